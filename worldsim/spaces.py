@@ -1,1 +1,283 @@
-"""stub"""
+"""One codec for every Gymnasium space: a tree of leaves, each leaf one flat array.
+
+A frame, a proprioception vector, a record's field and a text are all leaves of one tree. `flatten` takes a value of a
+space to `{leaf name: array}`, `unflatten` takes it back exactly; the rest of worldsim only ever sees the arrays.
+
+| kind        | spaces                                             | array                                        |
+|-------------|----------------------------------------------------|----------------------------------------------|
+| image       | Box uint8 (H, W) or (H, W, C), C <= 4, H and W >= 8 | uint8 (H, W, C)                              |
+| vector      | every other Box                                    | float32 (n,), float64 for 64-bit spaces      |
+| categorical | Discrete, MultiDiscrete, MultiBinary, Text         | int64 (k,), zero-based class indices         |
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from worldsim.errors import SpaceMismatchError
+
+Kind = Literal["image", "vector", "categorical"]
+Arrays = dict[str, NDArray[Any]]
+ROOT = "value"  # the name of the only leaf of a space that is not composite
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """One leaf of a space's tree: where it is, what it is, and the shape and type of its flat array."""
+
+    path: tuple[str | int, ...]
+    space: spaces.Space[Any]
+
+    @property
+    def name(self) -> str:
+        return "/".join(map(str, self.path)) or ROOT
+
+    @cached_property
+    def kind(self) -> Kind:
+        if not isinstance(self.space, spaces.Box):
+            return "categorical"
+        shape = self.space.shape
+        is_frame = len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4)
+        return "image" if self.space.dtype == np.uint8 and is_frame and min(shape[:2]) >= 8 else "vector"
+
+    @cached_property
+    def nvec(self) -> NDArray[np.int64]:
+        """(k,) class counts of a categorical leaf; a Text has one more class than characters, 0 being its end."""
+        space = self.space
+        if isinstance(space, spaces.Discrete):
+            counts: Any = [space.n]
+        elif isinstance(space, spaces.MultiDiscrete):
+            counts = space.nvec.ravel()
+        elif isinstance(space, spaces.MultiBinary):
+            counts = np.full(int(np.prod(space.shape)), 2)
+        elif isinstance(space, spaces.Text):
+            counts = np.full(space.max_length, len(space.character_list) + 1)
+        else:
+            raise SpaceMismatchError(f"leaf '{self.name}' is a {type(space).__name__} and has no classes")
+        return np.asarray(counts, np.int64)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the flat array."""
+        if self.kind == "categorical":
+            return self.nvec.shape
+        shape = self.space.shape or ()
+        return (*shape, 1)[:3] if self.kind == "image" else (int(np.prod(shape)),)
+
+    @cached_property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the flat array: wide enough to take every value of the space back exactly."""
+        if self.kind == "categorical":
+            return np.dtype(np.int64)
+        if self.kind == "image":
+            return np.dtype(np.uint8)
+        assert self.space.dtype is not None
+        return np.dtype(np.float64 if self.space.dtype.itemsize >= 4 and self.space.dtype != np.float32 else np.float32)
+
+    @cached_property
+    def start(self) -> Any:
+        """What is added to zero-based class indices of Discrete and MultiDiscrete spaces."""
+        return np.asarray(getattr(self.space, "start", 0)).ravel()
+
+    def flatten(self, value: Any, batch: tuple[int, ...] = ()) -> NDArray[Any]:
+        """A value of the leaf's space (or a batch of them, leading axes `batch`) as its flat array."""
+        space = self.space
+        if isinstance(space, spaces.Text):
+            texts = [value] if not batch else list(value)
+            codes = np.zeros((len(texts), space.max_length), np.int64)
+            for row, text in zip(codes, texts, strict=True):
+                row[: len(text)] = [space.character_index(c) + 1 for c in text]
+            return codes.reshape(*batch, *self.shape)
+        array = np.asarray(value)
+        if self.kind == "categorical" and isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+            return (array.reshape(*batch, *self.shape).astype(np.int64)) - self.start
+        return array.reshape(*batch, *self.shape).astype(self.dtype, copy=False)
+
+    def unflatten(self, array: NDArray[Any], batch: tuple[int, ...] = ()) -> Any:
+        """The inverse of `flatten`; values outside the space's bounds are clipped into it."""
+        space = self.space
+        if isinstance(space, spaces.Text):
+            letters = ["", *space.character_list]
+            texts = tuple("".join(letters[c] for c in row) for row in array.reshape(-1, *self.shape).tolist())
+            return texts if batch else texts[0]
+        shape = (*batch, *(space.shape or ()))
+        if isinstance(space, spaces.Box):
+            if self.kind == "vector":
+                low, high = space.low.ravel(), space.high.ravel()
+                array = np.clip(np.rint(array) if np.issubdtype(space.dtype, np.integer) else array, low, high)
+            return array.astype(space.dtype).reshape(shape)
+        if isinstance(space, spaces.Discrete) and not batch:
+            return space.dtype.type(array.item() + space.start)  # type: ignore[union-attr]
+        return (array + self.start).astype(space.dtype).reshape(shape)
+
+
+class _ById:
+    """A space as a cache key: spaces are mutable and have no hash, but one space object keeps its structure."""
+
+    def __init__(self, space: spaces.Space[Any]):
+        self.space = space
+
+    def __hash__(self) -> int:
+        return id(self.space)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and other.space is self.space
+
+
+@lru_cache(maxsize=256)
+def _leaves(key: _ById) -> tuple[Leaf, ...]:
+    found: list[Leaf] = []
+
+    def walk(space: spaces.Space[Any], path: tuple[str | int, ...]) -> None:
+        if isinstance(space, spaces.Dict):
+            for name, inner in space.spaces.items():
+                walk(inner, (*path, name))
+        elif isinstance(space, spaces.Tuple):
+            for index, inner in enumerate(space.spaces):
+                walk(inner, (*path, index))
+        elif isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Text):
+            found.append(Leaf(path, space))
+        else:
+            where = "/".join(map(str, path)) or "the space"
+            raise SpaceMismatchError(
+                f"{where} is a {type(space).__name__}; use Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict or Tuple"
+            )
+
+    walk(key.space, ())
+    return tuple(found)
+
+
+def leaves(space: spaces.Space[Any]) -> tuple[Leaf, ...]:
+    """The leaves of a space, depth first, Dict entries in the space's own order.
+
+    Raises SpaceMismatchError for spaces other than Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict and Tuple.
+    """
+    return _leaves(_ById(space))
+
+
+def _at(value: Any, path: Sequence[str | int]) -> Any:
+    for step in path:
+        value = value[step]
+    return value
+
+
+def flatten(space: spaces.Space[Any], value: Any) -> Arrays:
+    """A value of `space` as one array a leaf."""
+    return {leaf.name: leaf.flatten(_at(value, leaf.path)) for leaf in leaves(space)}
+
+
+def flatten_batch(space: spaces.Space[Any], value: Any) -> Arrays:
+    """A batched value, as a vector environment of `space` gives it, as arrays with a leading batch axis."""
+    parts = {leaf: _at(value, leaf.path) for leaf in leaves(space)}
+    return {leaf.name: leaf.flatten(part, (len(part),)) for leaf, part in parts.items()}
+
+
+def unflatten(space: spaces.Space[Any], arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """The inverse of `flatten`: always a member of `space`."""
+    return _build(space, iter([leaf.unflatten(np.asarray(arrays[leaf.name])) for leaf in leaves(space)]))
+
+
+def unflatten_batch(space: spaces.Space[Any], arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """The inverse of `flatten_batch`: a member of `gymnasium.vector.utils.batch_space(space, n)`."""
+    parts = [leaf.unflatten(arrays[leaf.name], (len(arrays[leaf.name]),)) for leaf in leaves(space)]
+    return _build(space, iter(parts))
+
+
+def _build(space: spaces.Space[Any], parts: Iterator[Any]) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {name: _build(inner, parts) for name, inner in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_build(inner, parts) for inner in space.spaces)
+    return next(parts)
+
+
+# --- plain JSON, for checkpoints and tools: no pickle anywhere ---
+
+
+def space_to_json(space: spaces.Space[Any]) -> dict[str, Any]:
+    """A space as plain JSON; `space_from_json` gives an equal one."""
+    if isinstance(space, spaces.Dict):
+        return {"type": "Dict", "spaces": [[name, space_to_json(inner)] for name, inner in space.spaces.items()]}
+    if isinstance(space, spaces.Tuple):
+        return {"type": "Tuple", "spaces": [space_to_json(inner) for inner in space.spaces]}
+    if isinstance(space, spaces.Box):
+        bounds = {"low": _bound(space.low), "high": _bound(space.high)}
+        return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
+    if isinstance(space, spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
+    if isinstance(space, spaces.MultiDiscrete):
+        arrays = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+        return {"type": "MultiDiscrete", **arrays, "dtype": str(space.dtype)}
+    if isinstance(space, spaces.MultiBinary):
+        return {"type": "MultiBinary", "shape": list(space.shape)}
+    if isinstance(space, spaces.Text):
+        lengths = {"min_length": space.min_length, "max_length": space.max_length}
+        return {"type": "Text", **lengths, "characters": "".join(space.character_list)}
+    raise SpaceMismatchError(f"a {type(space).__name__} space cannot be written as JSON")
+
+
+def _bound(array: NDArray[Any]) -> Any:
+    """One number where all bounds are the same, nested lists otherwise; infinities as strings."""
+    value = array.flat[0].item() if array.size and (array == array.flat[0]).all() else array.tolist()
+    return json.loads(json.dumps(value), parse_constant=str)
+
+
+def space_from_json(data: Mapping[str, Any]) -> spaces.Space[Any]:
+    """The space that `space_to_json` wrote."""
+    kind = data["type"]
+    if kind == "Dict":
+        return spaces.Dict([(name, space_from_json(inner)) for name, inner in data["spaces"]])
+    if kind == "Tuple":
+        return spaces.Tuple([space_from_json(inner) for inner in data["spaces"]])
+    if kind == "Box":
+        dtype = np.dtype(data["dtype"])
+        exact = np.float64 if dtype.kind == "f" else dtype
+        low, high = (np.broadcast_to(np.asarray(data[k], exact), data["shape"]).astype(dtype) for k in ("low", "high"))
+        return spaces.Box(low, high, tuple(data["shape"]), dtype.type)
+    if kind == "Discrete":
+        return spaces.Discrete(data["n"], start=data["start"], dtype=np.dtype(data["dtype"]).type)
+    if kind == "MultiDiscrete":
+        dtype = np.dtype(data["dtype"])
+        return spaces.MultiDiscrete(np.array(data["nvec"]), dtype=dtype.type, start=np.array(data["start"]))
+    if kind == "MultiBinary":
+        return spaces.MultiBinary(data["shape"] if len(data["shape"]) > 1 else data["shape"][0])
+    if kind == "Text":
+        return spaces.Text(data["max_length"], min_length=data["min_length"], charset=data["characters"])
+    raise SpaceMismatchError(f"unknown space type '{kind}'; this file is from another version of worldsim")
+
+
+def json_schema(space: spaces.Space[Any]) -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of the plain-JSON form of the values of a space."""
+    if isinstance(space, spaces.Dict):
+        properties = {name: json_schema(inner) for name, inner in space.spaces.items()}
+        required = list(properties)
+        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    if isinstance(space, spaces.Tuple):
+        items = [json_schema(inner) for inner in space.spaces]
+        return {"type": "array", "prefixItems": items, "minItems": len(items), "maxItems": len(items)}
+    if isinstance(space, spaces.Discrete):
+        return {"type": "integer", "minimum": int(space.start), "maximum": int(space.start + space.n - 1)}
+    if isinstance(space, spaces.Text):
+        return {"type": "string", "minLength": space.min_length, "maxLength": space.max_length}
+    if isinstance(space, spaces.MultiDiscrete):
+        low, high = space.start, space.start + space.nvec - 1
+        scalar: dict[str, Any] = {"type": "integer", "minimum": int(low.min()), "maximum": int(high.max())}
+    elif isinstance(space, spaces.MultiBinary):
+        scalar = {"type": "integer", "minimum": 0, "maximum": 1}
+    elif isinstance(space, spaces.Box):
+        scalar = {"type": "number" if np.issubdtype(space.dtype, np.floating) else "integer"}
+        if np.isfinite(space.low).all():
+            scalar["minimum"] = space.low.min().item()
+        if np.isfinite(space.high).all():
+            scalar["maximum"] = space.high.max().item()
+    else:
+        raise SpaceMismatchError(f"a {type(space).__name__} space has no JSON Schema")
+    for size in reversed(space.shape):
+        scalar = {"type": "array", "items": scalar, "minItems": size, "maxItems": size}
+    return scalar
