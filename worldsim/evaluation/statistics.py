@@ -1,8 +1,8 @@
 """Interval estimates and rankings that do not claim more than the episodes show.
 
 All intervals are two-sided and each holds at its own level (95 % unless told): nothing is corrected for looking at many
-of them. Bootstrap intervals of a mean are BCa (Efron 1987) with the small-sample levels of Hesterberg (2014: t instead of
-z, and the factor sqrt(n / (n - 1))), because plain percentiles are too narrow below some 30 episodes.
+of them. Bootstrap intervals of a mean are BCa (Efron 1987) with the small-sample levels of Hesterberg (2014: t instead
+of z, and the factor sqrt(n / (n - 1))), because plain percentiles are too narrow below some 30 episodes.
 """
 
 import math
