@@ -1,0 +1,146 @@
+"""Flat arrays of a data set: one memory-mapped .npy file a leaf, written once, verified on every opening.
+
+An episode of T steps takes T+1 rows. Row t holds observation o_t and the action, reward, terminated and truncated that
+LED to o_t, so the first row of an episode has zeros there. N = all rows, E = episodes.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim import spaces
+
+FlatEpisode = dict[str, NDArray[Any]]  # "observation/<leaf>", "action/<leaf>", "reward", ...: (T+1, ...) rows
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """All episodes of a data set, one after another, by leaf. The arrays are read-only maps of files."""
+
+    observation: dict[str, NDArray[Any]]  # leaf name -> (N, *leaf.shape)
+    action: dict[str, NDArray[Any]]  # leaf name -> (N, *leaf.shape), zeros in an episode's first row
+    reward: NDArray[np.float32]  # (N,)
+    terminated: NDArray[np.bool_]  # (N,)
+    truncated: NDArray[np.bool_]  # (N,)
+    start: NDArray[np.int64]  # (E+1,): episode e has the rows start[e]:start[e+1]
+
+    @property
+    def rows(self) -> int:
+        return len(self.reward)
+
+    @property
+    def episodes(self) -> int:
+        return len(self.start) - 1
+
+    @cached_property
+    def first(self) -> NDArray[np.bool_]:
+        """(N,) True in the first row of every episode."""
+        first = np.zeros(self.rows, np.bool_)
+        first[self.start[:-1]] = True
+        return first
+
+    @cached_property
+    def content_hash(self) -> str:
+        """sha256 over every array with its name, type and shape."""
+        named = self._named()
+        return combine({name: hashlib.sha256(np.ascontiguousarray(a)).hexdigest() for name, a in named.items()}, named)
+
+    def _named(self) -> dict[str, NDArray[Any]]:
+        named = {f"observation/{name}": array for name, array in self.observation.items()}
+        named |= {f"action/{name}": array for name, array in self.action.items()}
+        return named | {k: getattr(self, k) for k in ("reward", "terminated", "truncated", "start")}
+
+    @classmethod
+    def load(cls, folder: Path, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> Self:
+        """Map the files that `write_arrays` left in `folder`. Raises OSError or ValueError where one is missing or cut."""
+
+        def read(name: str) -> NDArray[Any]:
+            return np.asarray(np.load(folder / file_name(name), mmap_mode="r"))
+
+        return cls(
+            observation={leaf.name: read(f"observation/{leaf.name}") for leaf in spaces.leaves(observation_space)},
+            action={leaf.name: read(f"action/{leaf.name}") for leaf in spaces.leaves(action_space)},
+            **{name: read(name) for name in ("reward", "terminated", "truncated", "start")},
+        )
+
+
+def flat_episode(
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    observations: Any,
+    actions: Any,
+    rewards: Any,
+    terminations: Any,
+    truncations: Any,
+) -> FlatEpisode:
+    """The rows of one episode from its batched values: T+1 observations, T of everything else."""
+
+    def after_zeros(array: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate([np.zeros_like(array[:1]), array])
+
+    flat = {f"observation/{k}": v for k, v in spaces.flatten_batch(observation_space, observations).items()}
+    flat |= {f"action/{k}": after_zeros(v) for k, v in spaces.flatten_batch(action_space, actions).items()}
+    flat["reward"] = after_zeros(np.asarray(rewards, np.float32))
+    flat["terminated"] = after_zeros(np.asarray(terminations, np.bool_))
+    flat["truncated"] = after_zeros(np.asarray(truncations, np.bool_))
+    assert len({len(array) for array in flat.values()}) == 1, {name: array.shape for name, array in flat.items()}
+    return flat
+
+
+def write_arrays(folder: Path, episodes: Iterator[FlatEpisode], lengths: list[int]) -> str:
+    """Write episodes of `lengths` steps as .npy files, one episode in memory at a time; returns the content hash.
+
+    Files are written from front to back and not through a map, so that a full disk is an OSError and not a bus error.
+    """
+    start = np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64) + 1)]).astype(np.int64)
+    columns: dict[str, _Column] = {}
+    with ExitStack() as stack:
+        for episode in episodes:
+            for name, array in episode.items():
+                if name not in columns:
+                    column = _Column(folder / file_name(name), (int(start[-1]), *array.shape[1:]), array.dtype)
+                    stack.callback(column.file.close)
+                    columns[name] = column
+                columns[name].append(array)
+        columns["start"] = _Column(folder / file_name("start"), start.shape, start.dtype)
+        stack.callback(columns["start"].file.close)
+        columns["start"].append(start)
+    return combine({name: column.digest.hexdigest() for name, column in columns.items()}, columns)
+
+
+class _Column:
+    """One .npy file that grows by rows, and the digest of what was written."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]):
+        self.file = path.open("wb")
+        self.shape, self.dtype = shape, dtype
+        self.digest = hashlib.sha256()
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.file, header)
+
+    def append(self, array: NDArray[Any]) -> None:
+        assert array.shape[1:] == self.shape[1:] and array.dtype == self.dtype, (array.shape, array.dtype, self.shape)
+        data = np.ascontiguousarray(array)
+        self.file.write(data.data)
+        self.digest.update(data.data)
+
+
+def combine(digests: Mapping[str, str], arrays: Mapping[str, Any]) -> str:
+    """One sha256 from the digests of the named arrays, with their types and shapes."""
+    table = [[name, digests[name], arrays[name].dtype.str, list(arrays[name].shape)] for name in sorted(digests)]
+    return hashlib.sha256(json.dumps(table).encode()).hexdigest()
+
+
+def file_name(name: str) -> str:
+    """The file of an array: its name with what file systems do not take escaped as in a URL."""
+    return quote(name, safe="") + ".npy"

@@ -1,0 +1,137 @@
+"""A data set of rollouts: a folder with a Minari data set, its provenance, and the flat arrays built from it."""
+
+import errno
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from minari import MinariDataset
+
+from worldsim import spaces
+from worldsim.errors import DatasetError
+from worldsim.rollouts.arrays import Arrays, FlatEpisode, flat_episode, write_arrays
+
+__all__ = ["Arrays", "Rollouts"]
+
+MINARI = "minari-data"  # the Minari data set, readable by Minari itself
+PROVENANCE = "provenance.json"  # written last: a folder with it is complete
+ARRAYS = "arrays"  # a cache of flat arrays; may be deleted at any time
+
+
+class Rollouts:
+    """Recorded episodes of one environment, opened by path.
+
+    Raises DatasetError, in one line, where `path` holds no data set, an unfinished one, or one that cannot be read.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.provenance = _read_provenance(self.path)
+        with _readable(self.path):
+            self.observation_space = spaces.space_from_json(self.provenance["observation_space"])
+            self.action_space = spaces.space_from_json(self.provenance["action_space"])
+            self.content_hash: str = self.provenance["content_hash"]
+            self.metadata: dict[str, Any] = self.provenance["metadata"]
+            self.minari = MinariDataset(self.path / MINARI)
+            last = self.minari.total_episodes - 1
+            if last < 0:
+                raise DatasetError(f"{self.path} has no episodes; collect it again")
+            self.minari.storage.get_episode_metadata([last])
+
+    @property
+    def episodes(self) -> int:
+        return int(self.minari.total_episodes)
+
+    @property
+    def steps(self) -> int:
+        return int(self.minari.total_steps)
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Steps of each episode."""
+        with _readable(self.path):
+            rows = self.minari.storage.get_episode_metadata(range(self.episodes))
+            return [int(row["total_steps"]) for row in rows]
+
+    @cached_property
+    def _arrays(self) -> Arrays:
+        folder = self.path / ARRAYS / self.content_hash[:16]
+        return self._load(folder) or self._build(folder)
+
+    def arrays(self) -> Arrays:
+        """The flat arrays, from the cache where it is sound, else built from the Minari data.
+
+        Raises DatasetError where the Minari data is damaged or is not what the provenance says it is.
+        """
+        return self._arrays
+
+    def _load(self, folder: Path) -> Arrays | None:
+        try:
+            arrays = Arrays.load(folder, self.observation_space, self.action_space)
+        except (OSError, ValueError):
+            return None
+        return arrays if arrays.content_hash == self.content_hash else None
+
+    def _build(self, folder: Path) -> Arrays:
+        folder.parent.mkdir(exist_ok=True)
+        _remove_abandoned(folder.parent)
+        building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+        try:
+            with _readable(self.path):
+                found = write_arrays(building, self._flat_episodes(), self.lengths)
+            if found != self.content_hash:
+                raise DatasetError(
+                    f"{self.path / MINARI} holds other data than {PROVENANCE} says (hash {found[:12]}, not "
+                    f"{self.content_hash[:12]}); restore it or collect it again"
+                )
+            shutil.rmtree(folder, ignore_errors=True)
+            building.replace(folder)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+        return Arrays.load(folder, self.observation_space, self.action_space)
+
+    def _flat_episodes(self) -> Iterator[FlatEpisode]:
+        for e in self.minari.iterate_episodes():
+            parts = (e.observations, e.actions, e.rewards, e.terminations, e.truncations)
+            yield flat_episode(self.observation_space, self.action_space, *parts)
+
+
+def _read_provenance(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise DatasetError(f"there is no data set at {path}; make one: worldsim collect out={path}")
+    if not (path / PROVENANCE).is_file():
+        raise DatasetError(f"{path} holds no finished data set (no {PROVENANCE}); run the same worldsim collect again")
+    with _readable(path):
+        provenance = json.loads((path / PROVENANCE).read_text())
+        if not isinstance(provenance, dict):
+            raise ValueError(f"{PROVENANCE} is not a JSON object")
+        return provenance
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What the libraries raise on damaged files becomes one line."""
+    try:
+        yield
+    except DatasetError:
+        raise
+    except (OSError, KeyError, ValueError, AssertionError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise DatasetError(f"the disk of {path} is full; free some space and run the same command again") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DatasetError(f"{path} is damaged or cut short ({reason}); restore it or collect it again") from error
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Builds that were killed: nothing in them has changed for a minute."""
+    for building in folder.glob(".building-*"):
+        newest = max((p.stat().st_mtime for p in [building, *building.iterdir()]), default=0.0)
+        if time.time() - newest > 60:
+            shutil.rmtree(building, ignore_errors=True)

@@ -1,0 +1,102 @@
+"""What a trainer draws from flat arrays: B sequences of T rows. Same generator state, same batches."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.errors import DatasetError
+from worldsim.rollouts.arrays import Arrays
+
+Ints = NDArray[np.int64]
+Batch = dict[str, Any]
+
+
+def split(arrays: Arrays, holdout: float = 0.1, seed: int = 0) -> tuple[Ints, Ints]:
+    """Episode indices for training and held out, disjoint and sorted, the same for the same seed.
+
+    `holdout` in [0, 1) is the share of episodes held out; above 0 it is at least one episode, and never all of them.
+    Raises DatasetError where there are too few episodes to hold one out.
+    """
+    assert 0 <= holdout < 1, holdout
+    count = arrays.episodes
+    if holdout > 0 and count < 2:
+        raise DatasetError(f"{count} episode is too few to hold one out; collect more steps, or set holdout to 0")
+    held = int(np.clip(round(holdout * count), 1, count - 1)) if holdout > 0 else 0
+    order = np.random.default_rng(seed).permutation(count)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def gather(arrays: Arrays, rows: Ints, mask: NDArray[np.bool_] | None = None) -> Batch:
+    """The given rows of every array, (B, T, ...), contiguous and of the stored types.
+
+    `first` marks an episode's first row: the action and the reward there are zeros, and a recurrent state must be reset
+    before it. `mask` is False where a row only fills up the shape.
+    """
+    return {
+        "observation": {name: array.take(rows, axis=0) for name, array in arrays.observation.items()},
+        "action": {name: array.take(rows, axis=0) for name, array in arrays.action.items()},
+        "reward": arrays.reward.take(rows),
+        "terminated": arrays.terminated.take(rows),
+        "first": arrays.first.take(rows),
+        "mask": np.ones(rows.shape, np.bool_) if mask is None else mask,
+    }
+
+
+class SequenceSampler:
+    """Endless sequences from `episodes`, started uniformly over all their rows.
+
+    A sequence that reaches an episode's end goes on with the first row of another, drawn uniformly, and `first` is True
+    there: no row is padding, and ends are seen as often as everything else. `mask` is therefore True throughout.
+    """
+
+    def __init__(self, arrays: Arrays, episodes: Ints, batch: int, length: int, rng: np.random.Generator):
+        """`batch` = B sequences of `length` = T rows; `rng` is owned by the sampler from here on."""
+        if len(episodes) == 0:
+            raise DatasetError("no episodes to sample from; collect more steps")
+        self.arrays, self.batch, self.length, self.rng = arrays, batch, length, rng
+        self._begin, self._end = arrays.start[episodes], arrays.start[np.asarray(episodes) + 1]
+        self._total = np.cumsum(self._end - self._begin)  # rows in all episodes up to and including each
+
+    def sample(self) -> Batch:
+        """The next batch: observation and action {leaf: (B, T, ...)}, reward, terminated, first and mask (B, T)."""
+        return gather(self.arrays, self._rows())
+
+    def _rows(self) -> Ints:
+        draw = self.rng.integers(self._total[-1], size=self.batch)
+        episode = np.searchsorted(self._total, draw, side="right")
+        row, end = self._end[episode] - (self._total[episode] - draw), self._end[episode]
+        rows = np.empty((self.batch, self.length), np.int64)
+        for t in range(self.length):
+            over = np.flatnonzero(row == end)
+            if len(over):
+                episode = self.rng.integers(len(self._begin), size=len(over))
+                row[over], end[over] = self._begin[episode], self._end[episode]
+            rows[:, t] = row
+            row += 1
+        return rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator's state as plain JSON: a sampler that loads it draws the batches that come next here."""
+        return {"rng": dict(self.rng.bit_generator.state)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.rng.bit_generator.state = state["rng"]
+
+
+def windows(arrays: Arrays, episodes: Ints, length: int, count: int, rng: np.random.Generator) -> Batch:
+    """`count` windows of `length` rows, each inside ONE episode, uniform over all places where one fits.
+
+    An episode shorter than `length` has one place, its beginning; there the last row is repeated and `mask` is False.
+    """
+    if len(episodes) == 0:
+        raise DatasetError("no episodes to take windows from; collect more steps or hold more out")
+    begin, end = arrays.start[episodes], arrays.start[np.asarray(episodes) + 1]
+    total = np.cumsum(np.maximum(1, end - begin - length + 1))
+    draw = rng.integers(total[-1], size=count)
+    episode = np.searchsorted(total, draw, side="right")
+    first_row = begin[episode] + draw - np.concatenate([[0], total])[episode]
+    rows = first_row[:, None] + np.arange(length)
+    last = end[episode][:, None] - 1
+    return gather(arrays, np.minimum(rows, last), rows <= last)
