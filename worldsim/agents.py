@@ -1,12 +1,241 @@
-"""Agents: whatever chooses actions, be it a policy, a program or a model. Collection policies are agents, too."""
+"""Agents: whatever chooses actions, be it a policy, a program or a model. Collection policies are agents, too.
 
-from collections.abc import Mapping
+An agent is named by a spec, a plain string:
+
+| spec                  | agent                                                                                        |
+|-----------------------|----------------------------------------------------------------------------------------------|
+| a name of the env's   | a reference agent of the environment's configuration, e.g. `careful`                         |
+| `random`              | uniform over the action space                                                                |
+| `biased:1=0.3`        | Discrete actions: action 1 with probability 0.3, all others alike; `1=0.3,2=0.2` for several |
+| `sticky`, `sticky:0.9` | repeats its last action with that probability (0.8), else a uniform one                     |
+| `pkg.module:factory`  | `factory(observation_space, action_space)`; the current folder is searched, too              |
+| `path/to/ppo.zip`     | a Stable-Baselines3 PPO file. It is unpickled: load only files you trust                     |
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
 from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+
+from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError
+
+Space = gym.Space[Any]
+BUILT_IN = ("random", "sticky", "biased")
 
 
 class Agent(Protocol):
-    """One decision maker. `reset` starts an episode and seeds all its randomness; `act` maps what it sees to an action."""
+    """One decision maker. `reset` starts an episode and seeds all randomness; `act` maps what it sees to an action."""
 
     def reset(self, seed: int) -> None: ...
 
     def act(self, observation: Any, info: Mapping[str, Any]) -> Any: ...
+
+
+class RandomAgent:
+    """Uniform over the action space, in any space."""
+
+    def __init__(self, observation_space: Space, action_space: Space):
+        self.action_space = deepcopy(action_space)  # its generator is this agent's own
+
+    def reset(self, seed: int) -> None:
+        self.action_space.seed(seed)
+
+    def act(self, observation: Any, info: Mapping[str, Any]) -> Any:
+        return self.action_space.sample()
+
+
+class StickyRandom:
+    """Repeats its last action with probability `repeat`, else draws a uniform one: it gets further than noise."""
+
+    def __init__(self, observation_space: Space, action_space: Space, repeat: float = 0.8):
+        if not 0 <= repeat < 1:
+            raise ConfigError(f"sticky:{repeat} must repeat with a probability in [0, 1), e.g. sticky:0.8")
+        self.repeat = repeat
+        self.random = RandomAgent(observation_space, action_space)
+        self.rng = np.random.default_rng(0)
+        self.last: Any = None
+
+    def reset(self, seed: int) -> None:
+        self.random.reset(seed)
+        self.rng = np.random.default_rng([seed, 1])
+        self.last = None
+
+    def act(self, observation: Any, info: Mapping[str, Any]) -> Any:
+        if self.last is None or self.rng.random() >= self.repeat:
+            self.last = self.random.act(observation, info)
+        return self.last
+
+
+class BiasedRandom:
+    """Draws Discrete actions with given probabilities; what is left of 1 is shared alike by the others."""
+
+    def __init__(self, observation_space: Space, action_space: Space, probabilities: Mapping[int, float]):
+        if not isinstance(action_space, gym.spaces.Discrete):
+            raise ConfigError(f"biased needs a Discrete action space, not {type(action_space).__name__}; try random")
+        first, count = int(action_space.start), int(action_space.n)
+        unknown = [a for a in probabilities if not first <= a < first + count]
+        if unknown:
+            raise ConfigError(f"biased: there is no action {unknown[0]}, actions are {first} to {first + count - 1}")
+        left = 1 - sum(probabilities.values())
+        others = count - len(probabilities)
+        if min(probabilities.values()) < 0 or left < -1e-9 or (others == 0 and left > 1e-9):
+            raise ConfigError(f"biased: probabilities {dict(probabilities)} must be positive and add up to at most 1")
+        share = max(0.0, left) / max(1, others)
+        self.actions = np.arange(first, first + count)
+        self.cumulative = np.cumsum([probabilities.get(int(a), share) for a in self.actions])
+        self.rng = np.random.default_rng(0)
+
+    def reset(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def act(self, observation: Any, info: Mapping[str, Any]) -> Any:
+        index = np.searchsorted(self.cumulative, self.rng.random() * self.cumulative[-1], side="right")
+        return self.actions[index]
+
+
+class Mixture:
+    """Draws one of several agents for each episode, and with probability `epsilon` a step a uniform action instead."""
+
+    def __init__(self, agents: Mapping[str, tuple[Agent, float]], action_space: Space, epsilon: float = 0.0):
+        """`agents` maps a name to an agent and its weight (positive, any scale)."""
+        self.names = list(agents)
+        self.agents = {name: agent for name, (agent, _) in agents.items()}
+        weights = np.array([weight for _, weight in agents.values()], float)
+        if not agents or not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+            shown = {name: weight for name, (_, weight) in agents.items()}
+            raise ConfigError(f"the weights of policy {shown} must not be negative, and one must be above 0")
+        if not 0 <= epsilon <= 1:
+            raise ConfigError(f"epsilon={epsilon} must be a probability, in [0, 1]")
+        self.shares = weights / weights.sum()
+        self.epsilon = epsilon
+        self.noise = RandomAgent(action_space, action_space)
+        self.rng = np.random.default_rng(0)
+        self.drawn = self.names[0]  # the agent of this episode
+
+    def reset(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.drawn = self.names[int(self.rng.choice(len(self.names), p=self.shares))]
+        self.noise.reset(int(self.rng.integers(2**31)))
+        self.agents[self.drawn].reset(int(self.rng.integers(2**31)))
+
+    def act(self, observation: Any, info: Mapping[str, Any]) -> Any:
+        if self.epsilon and self.rng.random() < self.epsilon:
+            return self.noise.act(observation, info)
+        return self.agents[self.drawn].act(observation, info)
+
+
+class StableBaselines:
+    """A Stable-Baselines3 PPO file that acts as it was trained: it samples, from generators of its own."""
+
+    def __init__(self, path: str, observation_space: Space, action_space: Space):
+        try:
+            import torch
+            from stable_baselines3 import PPO
+        except ImportError as error:
+            raise MissingExtraError(f"{path} needs Stable-Baselines3: pip install 'worldsim[sb3]'") from error
+        if not Path(path).is_file():
+            raise ConfigError(f"there is no agent file {path}")
+        try:
+            self.model = PPO.load(path, device="cpu")
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"{path} is not a Stable-Baselines3 PPO file that can be loaded ({reason})") from error
+        if self.model.action_space != action_space:
+            raise SpaceMismatchError(f"{path} acts in {self.model.action_space}, the environment takes {action_space}")
+        try:
+            self.model.policy.obs_to_tensor(observation_space.sample())
+        except Exception as error:
+            seen = self.model.observation_space
+            raise SpaceMismatchError(
+                f"{path} was trained on {seen}, the environment gives {observation_space}"
+            ) from error
+        self.torch = torch
+        self.rng = np.random.default_rng(0)
+
+    def reset(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+
+    def act(self, observation: Any, info: Mapping[str, Any]) -> Any:
+        with self.torch.random.fork_rng(devices=[]):  # predict samples from torch's global generator: left as it was
+            self.torch.manual_seed(int(self.rng.integers(2**63)))
+            action, _ = self.model.predict(observation)
+        return action[()] if action.ndim == 0 else action
+
+
+def make_agent(
+    spec: str, observation_space: Space, action_space: Space, known: Mapping[str, str] | None = None
+) -> Agent:
+    """The agent that `spec` names (see the table above); `known` maps an environment's agent names to factories.
+
+    Raises ConfigError for an unknown name or an unusable factory, MissingExtraError without Stable-Baselines3.
+    """
+    known = known or {}
+    if spec in known:
+        return _from_factory(known[spec], observation_space, action_space)
+    if spec.endswith(".zip"):
+        return StableBaselines(spec, observation_space, action_space)
+    name, _, argument = spec.partition(":")
+    if name == "random" and not argument:
+        return RandomAgent(observation_space, action_space)
+    if name == "sticky":
+        repeat = _number(argument, spec) if argument else 0.8
+        return StickyRandom(observation_space, action_space, repeat)
+    if name == "biased":
+        pairs = [pair.partition("=") for pair in argument.split(",")]
+        probabilities = {int(_number(action, spec)): _number(value, spec) for action, _, value in pairs}
+        return BiasedRandom(observation_space, action_space, probabilities)
+    if argument:
+        return _from_factory(spec, observation_space, action_space)
+    raise ConfigError(f"there is no agent '{spec}'{_hint(spec, [*known, *BUILT_IN])}")
+
+
+def make_policy(
+    policy: str | Mapping[str, float],
+    observation_space: Space,
+    action_space: Space,
+    known: Mapping[str, str] | None = None,
+    epsilon: float = 0.0,
+) -> Mixture:
+    """A spec, or specs with weights, as one agent."""
+    weights = {policy: 1.0} if isinstance(policy, str) else policy
+    agents = {s: (make_agent(s, observation_space, action_space, known), w) for s, w in weights.items()}
+    return Mixture(agents, action_space, epsilon)
+
+
+def _from_factory(spec: str, observation_space: Space, action_space: Space) -> Agent:
+    module_name, _, attribute = spec.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # an agent beside the user's own files is found, as by python -m
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"agent '{spec}': cannot import {module_name} ({error})") from error
+    factory: Callable[[Space, Space], Any] | None = getattr(module, attribute, None)
+    if not callable(factory):
+        raise ConfigError(f"agent '{spec}': {module_name} has no callable '{attribute}'{_hint(attribute, dir(module))}")
+    agent = factory(observation_space, action_space)
+    if not (callable(getattr(agent, "act", None)) and callable(getattr(agent, "reset", None))):
+        raise ConfigError(f"agent '{spec}' must be a factory of objects with reset(seed) and act(observation, info)")
+    return agent  # type: ignore[no-any-return]
+
+
+def _number(text: str, spec: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise ConfigError(f"agent '{spec}': '{text}' is not a number; write sticky:0.8 or biased:1=0.3") from error
+
+
+def _hint(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f". Did you mean '{close[0]}'?"
+    names = ", ".join(n for n in known if not n.startswith("_"))
+    return f"; known: {names}, or write pkg.module:factory" if len(names) < 300 else ""

@@ -53,7 +53,9 @@ class Arrays:
     def content_hash(self) -> str:
         """sha256 over every array with its name, type and shape."""
         named = self._named()
-        return combine({name: hashlib.sha256(np.ascontiguousarray(a)).hexdigest() for name, a in named.items()}, named)
+        return combine(
+            {name: hashlib.sha256(np.ascontiguousarray(a).data).hexdigest() for name, a in named.items()}, named
+        )
 
     def _named(self) -> dict[str, NDArray[Any]]:
         named = {f"observation/{name}": array for name, array in self.observation.items()}
@@ -62,7 +64,7 @@ class Arrays:
 
     @classmethod
     def load(cls, folder: Path, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> Self:
-        """Map the files that `write_arrays` left in `folder`. Raises OSError or ValueError where one is missing or cut."""
+        """Map the files that `write_arrays` left in `folder`. Raises OSError or ValueError if one is missing or cut."""
 
         def read(name: str) -> NDArray[Any]:
             return np.asarray(np.load(folder / file_name(name), mmap_mode="r"))

@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 from minari import MinariDataset
 
 from worldsim import spaces
