@@ -1,0 +1,19 @@
+"""The embedded default environment: a refund desk over a real SQLite database."""
+
+from worldsim.envs.refund_desk.database import Counts, Database
+from worldsim.envs.refund_desk.env import REWARDS, RefundDeskEnv, Rewards
+from worldsim.envs.refund_desk.fields import ACTIONS, Known, Request, Shipping, Status, Tool
+
+__all__ = [
+    "ACTIONS",
+    "REWARDS",
+    "Counts",
+    "Database",
+    "Known",
+    "RefundDeskEnv",
+    "Request",
+    "Rewards",
+    "Shipping",
+    "Status",
+    "Tool",
+]
