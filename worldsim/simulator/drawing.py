@@ -1,0 +1,67 @@
+"""An observation as a picture that a person can read: image leaves scaled up, or bars where there is no image."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from gymnasium import spaces
+
+from worldsim.spaces import Leaf
+
+HEIGHT = 256  # pixels that a picture aims at
+GAP = 4  # pixels between image leaves
+BACKGROUND = 24  # grey level
+BAR_WIDTH, BAR_HEIGHT, MAX_BARS = 256, 12, 64
+COLOURS = np.array([[94, 156, 211], [214, 138, 76]], dtype=np.uint8)  # leaves take turns
+
+
+def to_rgb(image: np.ndarray) -> np.ndarray:
+    """(H, W, C) uint8 as (H, W, 3). Three channels are colours; of any other number the last is shown in grey."""
+    return image if image.shape[-1] == 3 else np.repeat(image[..., -1:], 3, axis=-1)
+
+
+def scale_up(image: np.ndarray, factor: int) -> np.ndarray:
+    """Nearest-neighbour enlargement of (H, W, 3) by a whole factor, so that single pixels stay visible."""
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def side_by_side(images: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
+    """Pictures (H_i, W_i, 3) in a row on a dark ground, tops aligned: (max H, sum W + gaps, 3)."""
+    height = max(image.shape[0] for image in images)
+    width = sum(image.shape[1] for image in images) + gap * (len(images) - 1)
+    canvas = np.full((height, width, 3), BACKGROUND, dtype=np.uint8)
+    left = 0
+    for image in images:
+        canvas[: image.shape[0], left : left + image.shape[1]] = image
+        left += image.shape[1] + gap
+    return canvas
+
+
+def bars(observed: Sequence[Leaf], observation: Mapping[str, np.ndarray]) -> np.ndarray:
+    """One horizontal bar a value, the first MAX_BARS of them, its length the value's place in its range."""
+    rows = [(shade, place) for shade, leaf in enumerate(observed) for place in _places(leaf, observation[leaf.name])]
+    canvas = np.full((max(1, min(len(rows), MAX_BARS)) * BAR_HEIGHT, BAR_WIDTH, 3), BACKGROUND, dtype=np.uint8)
+    for row, (shade, place) in enumerate(rows[:MAX_BARS]):
+        top = row * BAR_HEIGHT
+        canvas[top + 2 : top + BAR_HEIGHT - 2, : 2 + round(place * (BAR_WIDTH - 2))] = COLOURS[shade % len(COLOURS)]
+    return canvas
+
+
+def draw(observed: Sequence[Leaf], observation: Mapping[str, np.ndarray], height: int = HEIGHT) -> np.ndarray:
+    """A flat observation (leaf name -> array) as (H, W, 3) uint8, every image leaf about `height` pixels high."""
+    images = [to_rgb(observation[leaf.name]) for leaf in observed if leaf.kind == "image"]
+    if not images:
+        return bars(observed, observation)
+    return side_by_side([scale_up(image, max(1, round(height / image.shape[0]))) for image in images])
+
+
+def _places(leaf: Leaf, values: np.ndarray) -> np.ndarray:
+    """Where each value lies in its range, in [0, 1]; unbounded ones are squashed with 0 in the middle."""
+    values = np.asarray(values, dtype=np.float64).ravel()
+    if leaf.kind == "categorical":
+        assert leaf.nvec is not None
+        return values / np.maximum(np.asarray(leaf.nvec).ravel() - 1, 1)
+    assert isinstance(leaf.space, spaces.Box)
+    low, high = (np.asarray(bound, dtype=np.float64).ravel() for bound in (leaf.space.low, leaf.space.high))
+    bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
+    low, span = np.where(bounded, low, 0.0), np.where(bounded, high - low, 1.0)
+    return np.clip(np.where(bounded, (values - low) / span, 0.5 + np.arctan(values) / np.pi), 0.0, 1.0)

@@ -1,0 +1,207 @@
+"""Many learned worlds at once: one network step moves all of them. Semantics are those of gymnasium's SyncVectorEnv."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from worldsim.errors import ConfigError
+from worldsim.simulator.drawing import draw
+from worldsim.simulator.env import SEED_LIMIT, check_classes, check_member, make_metadata, make_rules, open_world
+from worldsim.spaces import Arrays, flatten, flatten_batch, leaves, unflatten_batch
+
+if TYPE_CHECKING:
+    from worldsim.simulator.world import World, WorldState
+
+Mask = NDArray[np.bool_]  # (N,)
+
+
+class VectorSnapshot(NamedTuple):
+    """Where all N worlds are, complete: restoring it gives the same future, bit for bit. Pickles."""
+
+    state: "WorldState"
+    elapsed: NDArray[np.int64]  # (N,) steps since each reset
+    ended: Mask  # whose next step is a reset
+    random: tuple[dict[str, Any], ...]  # one bit generator a world, which seeds the episodes to come
+
+
+class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
+    """N learned worlds in one batch; world i seeded s lives as a WorldEnv seeded s does.
+
+    world, horizon, min_trust, render_mode: as for WorldEnv. num_envs: N, at least 1.
+
+    An episode that ended starts anew at the next step, whose action is ignored and whose reward is 0
+    (AutoresetMode.NEXT_STEP). reset(seed=s) seeds the worlds s, s+1, ...; reset(seed=[...]) each by itself;
+    reset(options={"observation": o}) starts all from one observation, or each from its own if o is a batch;
+    reset(options={"reset_mask": m}) resets only the worlds where m, a boolean array (N,), is true.
+    info["trust"]: (N,) probabilities in [0, 1], with info["_trust"] true where there is one.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 8, "autoreset_mode": AutoresetMode.NEXT_STEP}
+
+    def __init__(
+        self,
+        world: "World | str | os.PathLike[str]",
+        num_envs: int = 1,
+        horizon: int | None = None,
+        min_trust: float | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        if num_envs < 1:
+            raise ConfigError(f"num_envs={num_envs} is no number of worlds: give at least 1")
+        self.world = open_world(world)
+        self.num_envs = num_envs
+        self.single_observation_space = self.world.observation_space
+        self.single_action_space = self.world.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.rules = make_rules(self.world, horizon, min_trust)
+        self.metadata = {**make_metadata(self.world, render_mode), "autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.render_mode = render_mode
+        self._generators: list[np.random.Generator | None] = [None] * num_envs
+        self._seeds = [-1] * num_envs
+        self._state: WorldState | None = None
+        self._observation: Arrays = {}
+        self._elapsed = np.zeros(num_envs, np.int64)
+        self._ended = np.zeros(num_envs, np.bool_)
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]  # a tuple, as SyncVectorEnv has it
+        """One generator a world, which seeds the episodes to come."""
+        return tuple(self._generator(index) for index in range(self.num_envs))
+
+    @property
+    def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
+        """The seed of each generator."""
+        return tuple(self._seeds[index] for index, _ in enumerate(self.np_random))
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        options = options or {}
+        mask = self._reset_mask(options)
+        for index, each in enumerate(self._each_seed(seed)):
+            if mask[index] and each is not None:
+                self._generators[index], self._seeds[index] = seeding.np_random(each)
+        self._restart(mask, options.get("observation"))
+        self._elapsed = np.where(mask, 0, self._elapsed)
+        self._ended = self._ended & ~mask
+        return self._emit(), {"trust": mask.astype(np.float64), "_trust": mask}
+
+    def step(self, actions: Any) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        batch = _own(flatten_batch(self.single_action_space, actions))
+        check_classes(self.single_action_space, batch)
+        self._state, step = self.world.step(self._here(), batch)
+        self._observation = step.observation
+        new = self._ended
+        if new.any():
+            self._restart(new)
+        self._elapsed = np.where(new, 0, self._elapsed + 1)
+        trust = np.where(new, 1.0, step.trust.astype(np.float64))
+        reward = np.where(new, 0.0, step.reward.astype(np.float64))
+        terminated = step.terminated & ~new
+        truncated = self.rules.truncates(self._elapsed, trust, terminated) & ~new
+        self._ended = terminated | truncated
+        return self._emit(), reward, terminated, truncated, {"trust": trust, "_trust": np.ones_like(new)}
+
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
+        """The last observation of each world as a picture, (H, W, 3) uint8; None where no render_mode was given."""
+        if self.render_mode is None:
+            gym.logger.warn('render() needs render_mode="rgb_array" when the environment is made')
+            return None
+        observed = leaves(self.single_observation_space)
+        rows = ({name: array[i] for name, array in self._observation.items()} for i in range(self.num_envs))
+        return tuple(draw(observed, row) for row in rows)
+
+    def snapshot(self) -> VectorSnapshot:
+        """This point of all N episodes as a value; stepping on does not change it."""
+        random = tuple(dict(generator.bit_generator.state) for generator in self.np_random)
+        return VectorSnapshot(self._here(), self._elapsed.copy(), self._ended.copy(), random)
+
+    def restore(self, snapshot: VectorSnapshot) -> Any:
+        """Goes to where the snapshot was taken, in this or another environment of the same world and size.
+
+        Returns the observations. Raises ConfigError when the snapshot holds another number of worlds.
+        """
+        if len(snapshot.elapsed) != self.num_envs:
+            raise ConfigError(f"a snapshot of {len(snapshot.elapsed)} worlds does not fit num_envs={self.num_envs}")
+        self._state, self._elapsed, self._ended = snapshot.state, snapshot.elapsed.copy(), snapshot.ended.copy()
+        self._observation = self.world.observation(self._state)
+        for generator, state in zip(self.np_random, snapshot.random, strict=True):
+            generator.bit_generator.state = state
+        return self._emit()
+
+    def fork(self) -> "WorldVectorEnv":
+        """A second environment at this very point; from here each goes its own way."""
+        other = type(self)(self.world, self.num_envs, self.rules.horizon, self.rules.min_trust, self.render_mode)
+        other.restore(self.snapshot())
+        return other
+
+    def _restart(self, mask: Mask, start: Any = None) -> None:
+        """New episodes for the worlds where mask is true, from recorded starts or from `start`; the others stay."""
+        seeds = [int(self._generator(i).integers(SEED_LIMIT)) if new else 0 for i, new in enumerate(mask)]
+        fresh = self.world.start_seeds(seeds) if start is None else self.world.encode(self._batch(start), seeds)
+        observation = self.world.observation(fresh)
+        if mask.all():
+            self._state, self._observation = fresh, observation
+            return
+        self._state = self.world.merge(mask, fresh, self._here())
+        self._observation = {k: _where(mask, array, self._observation[k]) for k, array in observation.items()}
+
+    def _batch(self, observation: Any) -> Arrays:
+        """What the caller starts from, one for all or one for each, as flat arrays (N, ...) in memory of their own."""
+        if self.observation_space.contains(observation):
+            return _own(flatten_batch(self.single_observation_space, observation))
+        check_member(self.single_observation_space, observation)
+        one = flatten(self.single_observation_space, observation)
+        return {name: np.repeat(array[None], self.num_envs, axis=0) for name, array in one.items()}
+
+    def _each_seed(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + index for index in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ConfigError(f"{len(seed)} seeds do not fit num_envs={self.num_envs}: give as many, or one number")
+        return [None if each is None else int(each) for each in seed]
+
+    def _reset_mask(self, options: dict[str, Any]) -> Mask:
+        mask = options.get("reset_mask")
+        if mask is None:
+            return np.ones(self.num_envs, np.bool_)
+        mask = np.array(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
+            raise ConfigError(f"options['reset_mask'] must be {self.num_envs} booleans, at least one true, not {mask}")
+        return mask
+
+    def _generator(self, index: int) -> np.random.Generator:
+        generator = self._generators[index]
+        if generator is None:
+            generator, self._seeds[index] = seeding.np_random()
+            self._generators[index] = generator
+        return generator
+
+    def _here(self) -> "WorldState":
+        if self._state is None:
+            raise gym.error.ResetNeeded("Cannot use a WorldVectorEnv without a state: call reset() or restore() first")
+        return self._state
+
+    def _emit(self) -> Any:
+        """The last observations as a member of the batched space, in memory of its own."""
+        return unflatten_batch(self.single_observation_space, _own(self._observation))
+
+
+def _own(arrays: Arrays) -> Arrays:
+    """Copies, so that neither the world nor the caller can write into the other's memory."""
+    return {name: np.array(array) for name, array in arrays.items()}
+
+
+def _where(mask: Mask, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+    """Rows of a where mask, else of b."""
+    return np.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
