@@ -38,9 +38,9 @@ WAITING_ROW, OPEN_ROW, CLOSED_ROW = (52, 60, 92), (255, 255, 255), (0, 0, 0)
 UNKNOWN_LAMP, GOOD, BAD = (120, 120, 120), (0, 200, 0), (230, 0, 0)
 CLOSED_CHIP, APPROVED = (96, 96, 96), (170, 0, 255)
 REQUESTS = {Request.REFUND: (255, 190, 0), Request.REPLACEMENT: (0, 120, 255)}
-YES_IS_GOOD = {Known.UNKNOWN: UNKNOWN_LAMP, Known.NO: BAD, Known.YES: GOOD}
-YES_IS_BAD = {Known.UNKNOWN: UNKNOWN_LAMP, Known.NO: GOOD, Known.YES: BAD}
-SHIPPING = {
+YES_IS_GOOD: Mapping[int, Colour] = {Known.UNKNOWN: UNKNOWN_LAMP, Known.NO: BAD, Known.YES: GOOD}
+YES_IS_BAD: Mapping[int, Colour] = {Known.UNKNOWN: UNKNOWN_LAMP, Known.NO: GOOD, Known.YES: BAD}
+SHIPPING: Mapping[int, Colour] = {
     Shipping.UNKNOWN: UNKNOWN_LAMP,
     Shipping.IN_TRANSIT: BAD,
     Shipping.DELIVERED: GOOD,

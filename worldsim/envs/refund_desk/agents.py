@@ -1,0 +1,294 @@
+"""Reference agents for the refund desk: one hasty, one that repeats blindly, one careful.
+
+Each class is an agent factory, `(observation_space, action_space) -> Agent`. They decide from `observation["reply"]`
+and `info["reply"]` alone, so they work at the real desk, behind faults, and in a learned imitation of it. None draws
+random numbers. A shift is written as a generator: it yields a call and is sent the reply.
+"""
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Generator, Mapping
+from typing import Any, TypeVar
+
+import gymnasium as gym
+import numpy as np
+
+from worldsim.envs.refund_desk.fields import (
+    APPROVAL_ABOVE,
+    DAYS_PER_AGE_STEP,
+    FORM_FIELDS,
+    PRICES,
+    REPLY_FIELDS,
+    RETURN_DAYS,
+    Known,
+    Request,
+    Shipping,
+    Tool,
+)
+from worldsim.envs.refund_desk.replies import Reply, read_reply
+
+T = TypeVar("T")
+Program = Generator[int, Reply, T]
+
+LOOK_UP, REFUND, REPLACE, REPLY, ESCALATE, CLOSE, WAIT = (int(tool) - 1 for tool in Tool if 0 < tool < Tool.OPEN)
+MAX_AGE = RETURN_DAYS // DAYS_PER_AGE_STEP
+FIRST_DEAR = next(k for k, price in enumerate(PRICES, 1) if price > APPROVAL_ABOVE)  # first amount class to be approved
+
+
+def open_(ticket: int) -> int:
+    """The action that opens ticket 1, 2, ..."""
+    return int(Tool.OPEN) - 2 + ticket
+
+
+class Clerk(ABC):
+    """Runs `_shift` against an environment."""
+
+    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
+        assert isinstance(observation_space, gym.spaces.Dict) and isinstance(action_space, gym.spaces.Discrete)
+        reply = observation_space["reply"]
+        assert isinstance(reply, gym.spaces.Dict)
+        self._sizes = {name: int(reply[name].n) for name in REPLY_FIELDS}  # type: ignore[attr-defined]
+        self._tickets = range(1, int(action_space.n) - int(Tool.OPEN) + 2)
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        del seed  # nothing here is left to chance
+        self._program = self._shift()
+        self._begun = False
+
+    def act(self, observation: Any, info: Mapping[str, Any]) -> np.int64:
+        if self._begun:
+            return np.int64(self._program.send(read_reply(observation, info, self._sizes)))
+        self._begun = True
+        return np.int64(next(self._program))
+
+    @abstractmethod
+    def _shift(self) -> Program[None]:
+        """Handle all tickets, then wait for ever."""
+
+
+class Hasty(Clerk):
+    """Gives every customer what was asked for, without a look at the order or at what came of a call."""
+
+    def _shift(self) -> Program[None]:
+        for ticket in self._tickets:
+            reply = yield open_(ticket)
+            yield REPLACE if reply.request == Request.REPLACEMENT else REFUND
+            yield CLOSE
+        while True:
+            yield WAIT
+
+
+class Blind(Clerk):
+    """Decides well, but from whatever stands on the form (a hole is no objection), and repeats a call that failed.
+
+    At a desk without faults it calls, one by one, what `Careful` calls.
+    """
+
+    RETRIES = 3
+
+    def _shift(self) -> Program[None]:
+        for ticket in self._tickets:
+            yield from self._insist(open_(ticket))
+            form = yield from self._insist(LOOK_UP)
+            yield from self._settle(form)
+            yield from self._insist(CLOSE)
+        while True:
+            yield WAIT
+
+    def _insist(self, call: int) -> Program[Reply]:
+        for _ in range(1 + self.RETRIES):
+            reply = yield call
+            if not reply.failed:
+                break
+        return reply
+
+    def _settle(self, form: Reply) -> Program[None]:
+        objection = (
+            form.paid == Known.NO
+            or form.shipping == Shipping.IN_TRANSIT
+            or form.refunded == Known.YES
+            or (form.age or 0) > MAX_AGE
+        )
+        if objection:
+            yield from self._insist(REPLY)
+        elif form.request == Request.REPLACEMENT:
+            yield from self._insist(REPLACE)
+        else:
+            if (form.amount or 0) >= FIRST_DEAR and form.approved != Known.YES:
+                yield from self._insist(ESCALATE)
+            yield from self._insist(REFUND)
+
+
+class Careful(Clerk):
+    """Acts only on a form without holes or contradictions, and never repeats a payment while its fate is unknown.
+
+    What it cannot find out in a few calls it leaves for later. Once the desk has sent garbage, it believes a field only
+    when two replies agree on it.
+    """
+
+    TRIES = 3  # of one call
+    LOOKS = 6  # look-ups in a row for one question
+
+    def reset(self, seed: int) -> None:
+        self._votes: dict[int, dict[str, Counter[int]]] = {
+            ticket: {name: Counter() for name in FORM_FIELDS} for ticket in self._tickets
+        }
+        self._tried: set[tuple[int, int]] = set()  # (ticket, call) of payments and parcels that may have gone out
+        self._served: set[int] = set()  # tickets that only need closing
+        self._suspicious = False
+        self._clock, self._calls_since = 0, 0  # the desk's clock when it last made sense, and calls since then
+        self._ledger = 0
+        super().reset(seed)
+
+    def _shift(self) -> Program[None]:
+        unfinished = list(self._tickets)
+        while unfinished:
+            for ticket in list(unfinished):
+                if (yield from self._handle(ticket)):
+                    unfinished.remove(ticket)
+                else:
+                    yield WAIT
+        while True:
+            yield WAIT
+
+    def _handle(self, ticket: int) -> Program[bool]:
+        """One go at a ticket. Returns whether it is closed."""
+        found = yield from self._open(ticket)
+        if found == "closed":
+            return True
+        if found == "unsure":
+            return False
+        if ticket not in self._served:
+            if not (yield from self._serve(ticket)):
+                return False
+            self._served.add(ticket)
+        return (yield from self._close(ticket))
+
+    def _open(self, ticket: int) -> Program[str]:
+        """ "open", "closed" (the desk refuses to open it, twice), or "unsure"."""
+        refusals = 0
+        for _ in range(self.TRIES):
+            reply = yield from self._ask(open_(ticket), ticket)
+            refusals += reply.refused
+            if refusals > 1:
+                return "closed"
+            named = reply.ticket == ticket or (not self._suspicious and not reply.ticket and reply.tool == Tool.OPEN)
+            if reply.ok and named:
+                return "open"
+        return "unsure"
+
+    def _close(self, ticket: int) -> Program[bool]:
+        for attempt in range(self.TRIES):
+            reply = yield from self._ask(CLOSE, ticket)
+            if reply.ok or (reply.refused and attempt):  # refused after a lost answer: it was closed then
+                return True
+        return False
+
+    def _serve(self, ticket: int) -> Program[bool]:
+        """Give the customer what is due. Returns whether that surely happened."""
+        for call, field, value in ((REFUND, "refunded", Known.YES), (REPLACE, "shipping", Shipping.IN_TRANSIT)):
+            if (ticket, call) in self._tried:  # left unclear the last time
+                return (yield from self._once(ticket, call, field, value))
+        yield from self._look_up(ticket)
+        due = self._due(ticket)
+        if due is None:
+            return False
+        if due == REPLY:
+            return (yield from self._decline(ticket))
+        if due == REPLACE:
+            return (yield from self._once(ticket, REPLACE, "shipping", Shipping.IN_TRANSIT))
+        if self._believed(ticket, "amount") >= FIRST_DEAR and not (yield from self._approve(ticket)):
+            return False
+        return (yield from self._once(ticket, REFUND, "refunded", Known.YES))
+
+    def _due(self, ticket: int) -> int | None:
+        """The call that settles the ticket; None while the form has a hole that matters."""
+        form = {name: self._believed(ticket, name) for name in FORM_FIELDS}
+        bad = form["paid"] == Known.NO or form["shipping"] == Shipping.IN_TRANSIT or form["refunded"] == Known.YES
+        if bad or form["age"] > MAX_AGE:
+            return REPLY
+        if not all(form[name] for name in ("paid", "shipping", "refunded", "age", "request")):
+            return None
+        if form["request"] == Request.REPLACEMENT:
+            return REPLACE
+        return REFUND if form["amount"] and form["approved"] else None
+
+    def _decline(self, ticket: int) -> Program[bool]:
+        for _ in range(self.TRIES):  # saying no twice harms nobody
+            if (yield from self._ask(REPLY, ticket)).ok:
+                return True
+        return False
+
+    def _approve(self, ticket: int) -> Program[bool]:
+        for _ in range(self.TRIES):
+            if self._believed(ticket, "approved") == Known.YES:
+                return True
+            if (yield from self._ask(ESCALATE, ticket)).ok:
+                return True
+            yield from self._verify(ticket, "approved", Known.YES)
+        return self._believed(ticket, "approved") == Known.YES
+
+    def _once(self, ticket: int, call: int, field: str, done: int) -> Program[bool]:
+        """Pay or send once: after an unclear answer, only again when the form shows that nothing happened."""
+        for _ in range(self.TRIES):
+            if (ticket, call) in self._tried:
+                happened = yield from self._verify(ticket, field, done)
+                if happened is None:
+                    return False
+                if happened:
+                    return True
+            self._tried.add((ticket, call))
+            if (yield from self._ask(call, ticket)).ok:
+                return True
+        return False
+
+    def _verify(self, ticket: int, field: str, done: int) -> Program[bool | None]:
+        """Ask the desk afresh whether `field` is `done`; None if it will not say. A grown ledger tells of a refund."""
+        ledger = self._ledger
+        self._votes[ticket][field].clear()
+        yield from self._look_up(ticket, only=field)
+        if field == "refunded" and self._ledger > ledger:
+            return True
+        believed = self._believed(ticket, field)
+        return believed == done if believed else None
+
+    def _look_up(self, ticket: int, only: str | None = None) -> Program[None]:
+        """Look the order up until the field (without `only`, until the form) is settled, a few times at most."""
+        for _ in range(self.LOOKS):
+            if self._believed(ticket, only) if only else self._due(ticket) is not None:
+                return
+            yield from self._ask(LOOK_UP, ticket)
+
+    def _ask(self, call: int, ticket: int) -> Program[Reply]:
+        """Make a call. A reply that contradicts itself or what is known counts as none; a good one is remembered."""
+        reply = yield call
+        self._calls_since += 1
+        if reply.garbled or (not reply.failed and not self._plausible(reply, call, ticket)):
+            self._suspicious = True
+            return Reply()
+        if reply.failed:
+            return reply
+        if reply.clock:
+            self._clock, self._calls_since = reply.clock, 0
+        self._ledger = max(self._ledger, reply.ledger or 0)
+        if reply.ok:
+            for name in FORM_FIELDS:
+                if value := getattr(reply, name):
+                    self._votes[ticket][name][value] += 1
+        return reply
+
+    def _plausible(self, reply: Reply, call: int, ticket: int) -> bool:
+        request = self._believed(ticket, "request")
+        return (
+            reply.tool in (None, 0, min(call + 1, Tool.OPEN))
+            and reply.ticket in (None, 0, ticket)
+            and (not request or reply.request in (None, 0, request))
+            and (not reply.clock or self._clock < reply.clock <= self._clock + self._calls_since + 2)
+            and (not reply.ledger or reply.ledger >= self._ledger)
+        )
+
+    def _believed(self, ticket: int, field: str) -> int:
+        """The field's class if enough replies agree on it and no other comes as often; 0 otherwise."""
+        (value, count), (_, next_count) = [*self._votes[ticket][field].most_common(2), (0, 0), (0, 0)][:2]
+        return value if count >= 1 + self._suspicious and count > next_count else 0
