@@ -1,0 +1,66 @@
+"""One exchange: a call that goes in and a reply that comes out. Faults stand between, and record what they did."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+
+class Lost(Enum):
+    """The payload of a reply that never came or could not be read."""
+
+    LOST = "lost"
+
+
+LOST: Final = Lost.LOST
+
+
+class Call(NamedTuple):
+    """What goes in: the tool's name, its arguments, and the call's number in the episode, from 0."""
+
+    tool: str
+    arguments: Mapping[str, Any]
+    number: int
+
+
+class Reply(NamedTuple):
+    """What comes out. All but the payload is what a caller may know of how the call went.
+
+    payload: an observation or a tool's result; LOST when nothing readable came.
+    error: the kind of failure ("timeout", "malformed", "unavailable"), None when ok.
+    retry_after_s: seconds after which the other side asks to be called again, None when it does not say.
+    latency_s: seconds from call to reply.
+    """
+
+    payload: Any
+    ok: bool = True
+    error: str | None = None
+    retry_after_s: float | None = None
+    latency_s: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the payload, as `info["reply"]` shows it."""
+        return {
+            "ok": self.ok,
+            "error": self.error,
+            "retry_after_s": self.retry_after_s,
+            "latency_s": self.latency_s,
+        }
+
+
+Forward = Callable[[Call], Reply]
+"""Passes a call on, to the next fault or to the environment behind the last."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a fault really did to one call: ground truth, for reports and not for agents."""
+
+    call: int
+    fault: str
+    kind: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {"call": self.call, "fault": self.fault, "kind": self.kind, "details": dict(self.details)}

@@ -1,0 +1,152 @@
+"""What a fault is: middleware on a call, with a severity, a schedule, and dice of its own."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import numpy as np
+
+from worldsim.errors import ConfigError
+from worldsim.faults.chance import Dice
+from worldsim.faults.clock import Clock
+from worldsim.faults.exchange import Call, Forward, Record, Reply
+from worldsim.faults.schedule import Always, Schedule
+from worldsim.spaces import Leaf
+
+
+def number(default: float | None, low: float, high: float, says: str) -> Any:
+    """A field of a fault: a number in [low, high] and what it means. A default of None allows None."""
+    return field(default=default, metadata={"low": low, "high": high, "says": says})
+
+
+def option(default: Any, says: str) -> Any:
+    """A field of a fault that is not a number, of its default's type, and what it means."""
+    return field(default=default, metadata={"type": type(default), "says": says})
+
+
+class Context:
+    """What one fault has to work with in one episode: dice, clock, the leaves it may touch, a memory, its records."""
+
+    __slots__ = ("clock", "dice", "fault", "number", "leaves", "memory", "missing", "now", "tools")
+
+    def __init__(
+        self, fault: "Fault", dice: Dice, clock: Clock, leaves: tuple[Leaf, ...], missing: dict[str, Any]
+    ) -> None:
+        self.fault = fault
+        self.dice = dice
+        self.clock = clock
+        self.leaves = leaves
+        self.missing = missing  # leaf name -> what stands for "unknown" there, where the environment says so
+        self.memory: dict[str, Any] = {}  # all that a fault remembers between calls; part of a snapshot
+        self.tools: dict[str, bool] = {}
+        self.number = 0
+        self.now: list[Record] = []
+
+    def due(self, call: Call) -> bool:
+        """Whether the fault is at work in this call, by its tools, its schedule and its probability."""
+        fault, self.number = self.fault, call.number
+        wanted = self.tools.get(call.tool)
+        if wanted is None:
+            wanted = self.tools[call.tool] = matches(call.tool, fault.tools)
+        if not wanted or not fault.schedule.due(call.number, self.dice, self.memory):
+            return False
+        return fault.probability >= 1 or self.dice.uniform(call.number, lane=1) < fault.probability
+
+    def uniform(self) -> float:
+        """This call's uniform in [0, 1): cheap, for deciding whether anything happens."""
+        return self.dice.uniform(self.number)
+
+    def rng(self) -> np.random.Generator:
+        """A generator for how it happens; the same one every time it is asked for within a call."""
+        return self.dice.generator(self.number)
+
+    def record(self, kind: str, **details: Any) -> None:
+        """Note what was really done to this call, as plain JSON."""
+        self.now.append(Record(self.number, self.fault.kind, kind, details))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault(ABC):
+    """Middleware on a call. A fault is a value: all that changes during an episode lives in its `Context`.
+
+    Subclasses map `severity` onto their parameters (the table in each docstring). The same call of the same episode
+    draws the same numbers at every severity, so a graver fault strikes wherever a milder one did, and more.
+
+    Raises ConfigError for parameters out of range.
+    """
+
+    kind: ClassVar[str]
+
+    severity: float = number(0.5, 0, 1, "0: nothing happens at all; 1: as bad as it gets")
+    probability: float = number(1.0, 0, 1, "share of the scheduled calls at which the fault is at work")
+    tools: tuple[str, ...] = option(("*",), "globs over the names of the calls that it acts on")
+    schedule: Schedule = option(Always(), "when it is at work: always, after, window or bursts")
+    seed: int | None = number(None, 0, 2**63, "seed of its own; by default that of the plan")
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            object.__setattr__(self, each.name, _checked(self.kind, each.name, getattr(self, each.name), each.metadata))
+
+    @property
+    def idle(self) -> bool:
+        """Whether this fault can never do anything."""
+        return self.severity == 0 or self.probability == 0
+
+    def begin(self, payload: Any, context: Context) -> None:  # noqa: B027  (most faults need nothing here)
+        """An episode starts; `payload` is what the caller got before its first call."""
+
+    @abstractmethod
+    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
+        """Carry a call out: pass it on by `forward` zero, one or two times, and give the reply that the caller gets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeafFault(Fault):
+    """A fault that changes leaves of the payload."""
+
+    targets: tuple[str, ...] = option(("*",), 'globs over the leaves that it may change, such as "reply/*"')
+    out_of_space: bool = option(False, "let values outside the observation space through, as they would really arrive")
+
+
+def matches(name: str, globs: Iterable[str]) -> bool:
+    """Whether one of the globs fits the name; `*` goes over slashes, too."""
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def suggest(word: object, words: Sequence[str]) -> str:
+    """The end of an error message: the nearest of the words, or all of them."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(str(word), words, n=1)
+    return f"Did you mean '{near[0]}'?" if near else f"Choose from: {', '.join(words)}"
+
+
+def require_match(fault: Fault, what: str, globs: Iterable[str], names: Sequence[str]) -> None:
+    """Raise ConfigError for a glob that fits none of the names."""
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in names):
+            raise ConfigError(f"{fault.kind}: {what} '{glob}' matches nothing. {suggest(glob, names)}")
+
+
+def _checked(kind: str, name: str, value: Any, says: Any) -> Any:
+    if "low" in says:
+        good = value is None and name == "seed"
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            good = says["low"] <= value <= says["high"] and (name != "seed" or isinstance(value, int))
+        if not good:
+            raise ConfigError(f"{kind}: {name} must be between {says['low']:g} and {says['high']:g}, got {value!r}")
+        return value
+    wanted = says.get("type")
+    if wanted is tuple:
+        items = (value,) if isinstance(value, str) else value
+        if not isinstance(items, list | tuple) or not items or not all(isinstance(item, str) for item in items):
+            raise ConfigError(f"{kind}: {name} must be a list of names, got {value!r}")
+        return tuple(items)
+    if wanted is Always:
+        if not isinstance(value, Schedule):
+            raise ConfigError(f"{kind}: {name} must be a schedule such as Window(start=5, stop=9), got {value!r}")
+    elif wanted is not None and not isinstance(value, wanted):
+        raise ConfigError(f"{kind}: {name} must be a {wanted.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,216 @@
+"""Faults on a Gymnasium environment: they act on the observation the agent gets and on whether its action arrives."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.utils import RecordConstructorArgs
+
+from worldsim.faults import (
+    LOST,
+    Call,
+    Clock,
+    Fault,
+    LeafFault,
+    Pipeline,
+    Record,
+    Reply,
+    VirtualClock,
+    fault_from_json,
+    fault_to_json,
+)
+from worldsim.faults.leafwise import copied, from_json, leaves_of, put
+from worldsim.spaces import Leaf
+
+TOOL = "step"  # the name of an environment's only call
+_CALM = Reply(None)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An environment's state with that of the faults on it."""
+
+    below: Any
+    faults: Any
+    episode: tuple[int, ...]
+    seen: Any
+    info: dict[str, Any]
+    reply: Reply
+
+
+class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Lets faults act between an agent and an environment.
+
+    One `step` is one call. A call that a fault loses is not carried out: the environment is not stepped and the reward
+    is 0. A reply that a fault loses leaves its effect, reward and end of episode standing, but not its observation: the
+    agent sees the last one that reached it, with `env.metadata["on_error"][error]` (leaf name -> zero-based class or
+    value) put in where the environment declares it. `reset` is never faulty.
+
+    `info["reply"]` (ok, error, retry_after_s, latency_s) is what an agent may know of the call. `info["faults"]`, the
+    records of this step, and all else in `info` is ground truth, as the environment last gave it.
+
+    What happens to call k of an episode depends on the seeds and on k alone: `seed`, and the seed given to the last
+    `reset` that had one, with the number of resets since. `A(B(env))` means the same as `InjectFaults(env, [a, b])`
+    with equal seeds. An observation space may hold anything; parts that no wrong value is known for are left alone.
+
+    Attributes: `records`, of the episode so far, and `clock`. Methods `snapshot()` and `restore(snapshot)` exist where
+    the environment has them.
+
+    Args:
+        env: any environment.
+        faults: outermost first; faults or mappings that describe them (`fault_from_json`).
+        seed: of the faults, 0 or more.
+        clock: passes with the latencies; by default that of faults further in, else a new `VirtualClock`.
+        blind: leave `info["faults"]` out.
+
+    Raises ConfigError for a bad seed or fault, and for a target that matches no leaf of the observation.
+    """
+
+    _blind: bool
+    _pipeline: Pipeline
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        faults: Sequence[Fault | Mapping[str, Any]],
+        seed: int = 0,
+        clock: Clock | None = None,
+        *,
+        blind: bool = False,
+    ) -> None:
+        built = [each if isinstance(each, Fault) else fault_from_json(each) for each in faults]
+        given: dict[str, Any] = {} if clock is None else {"clock": clock}
+        RecordConstructorArgs.__init__(
+            self, faults=[fault_to_json(each) for each in built], seed=seed, blind=blind, **given
+        )
+        super().__init__(env)
+        self._below = _nearest(env)
+        self._blind = blind or (self._below is not None and self._below._blind)
+        inherited = self._below.clock if self._below else VirtualClock()
+        self.clock: Clock = clock or inherited
+        self._leaves: tuple[Leaf, ...] = ()
+        self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
+        if self._on_error or any(isinstance(fault, LeafFault) for fault in built):
+            self._leaves = leaves_of(env.observation_space)
+        self._pipeline = Pipeline(
+            built,
+            seed,
+            self.clock,
+            self._leaves,
+            (TOOL,),
+            missing=env.metadata.get("on_missing", {}),
+            below=self._below._pipeline.kinds if self._below else None,
+        )
+        self._keeps = self._below is not None or not self._pipeline.idle
+        self._episode: tuple[int, ...] = (-1, 0)  # the seed of the last seeded reset, and resets since
+        self._seen: Any = None  # the last observation that reached the agent
+        self._info: dict[str, Any] = {}
+        self._reply = _CALM
+        self._rewards: list[Any] = []
+        self._terminated = self._truncated = False
+
+    @property
+    def records(self) -> list[Record]:
+        """What the faults of this wrapper and of those further in did in this episode."""
+        return self._pipeline.records
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._episode = (self._episode[0], self._episode[1] + 1) if seed is None else (int(seed), 0)
+        self._info = dict(info)
+        self._reply = _CALM
+        if self._keeps:
+            self._seen = copied(observation)
+        self._pipeline.start(self._episode, observation)
+        return observation, self._told()
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self._rewards = []
+        self._terminated = self._truncated = False
+        reply = self._pipeline.exchange(TOOL, {"action": action}, self._carry_out)
+        self._reply = reply
+        if reply.payload is LOST:
+            observation = self._at_error(reply.error)
+        else:
+            observation = reply.payload
+            if self._keeps:
+                self._seen = copied(observation)
+        rewards = self._rewards
+        reward = rewards[0] if len(rewards) == 1 else sum(rewards, 0.0)
+        return observation, reward, self._terminated, self._truncated, self._told()
+
+    def _carry_out(self, call: Call) -> Reply:
+        """Where the last fault passes the call on: step the environment."""
+        if self._below is not None:
+            self._below._pipeline.number = call.number  # it was not asked about calls that were lost on the way
+        if self._terminated or self._truncated:  # a call that is carried out twice finds the episode ended
+            return self._reply
+        observation, reward, self._terminated, self._truncated, info = self.env.step(call.arguments["action"])
+        self._rewards.append(reward)
+        self._info = info
+        if self._below is not None:
+            self._pipeline.now += self._below._pipeline.now
+            reply = self._below._reply
+            self._reply = reply if reply.payload is LOST else reply._replace(payload=observation)
+        else:
+            self._reply = Reply(observation)
+        return self._reply
+
+    def _at_error(self, error: str | None) -> Any:
+        """What the agent sees when a call failed: what reached it last, and the error as the environment shows it."""
+        observation = copied(self._seen)
+        shown = self._on_error.get(error or "", {})
+        for leaf in self._leaves:
+            if leaf.name in shown:
+                observation = put(observation, leaf.path, from_json(leaf, shown[leaf.name]))
+        return observation
+
+    def _told(self) -> dict[str, Any]:
+        info = {**self._info, "reply": self._reply.to_json()}
+        if self._blind:
+            info.pop("faults", None)
+        else:
+            info["faults"] = list(self._pipeline.now)
+        return info
+
+    @property
+    def snapshot(self) -> Callable[[], Snapshot]:
+        """`snapshot()`: the state of environment and faults, where the environment can tell its own."""
+        below: Callable[[], Any] = self.env.get_wrapper_attr("snapshot")
+
+        def take() -> Snapshot:
+            return Snapshot(
+                below(),
+                self._pipeline.snapshot(),
+                self._episode,
+                copied(self._seen),
+                copy.deepcopy(self._info),
+                self._reply,
+            )
+
+        return take
+
+    @property
+    def restore(self) -> Callable[[Snapshot], Any]:
+        """`restore(snapshot)`: back to where it was taken; what comes next is the same as it was then."""
+        below: Callable[[Any], Any] = self.env.get_wrapper_attr("restore")
+
+        def go_back(snapshot: Snapshot) -> Any:
+            result = below(snapshot.below)
+            self._pipeline.restore(snapshot.faults)
+            self._episode, self._seen = snapshot.episode, copied(snapshot.seen)
+            self._info, self._reply = copy.deepcopy(snapshot.info), snapshot.reply
+            return result
+
+        return go_back
+
+
+def _nearest(env: gym.Env[Any, Any]) -> InjectFaults | None:
+    """The outermost faults already on an environment."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, InjectFaults):
+            return env
+        env = env.env
+    return None
