@@ -6,12 +6,13 @@ LED to o_t, so the first row of an episode has zeros there. N = all rows, E = ep
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 from urllib.parse import quote
 
 import gymnasium as gym
@@ -99,9 +100,10 @@ def flat_episode(
     return flat
 
 
-def write_arrays(folder: Path, episodes: Iterator[FlatEpisode], lengths: list[int]) -> str:
+def write_arrays(folder: Path | None, episodes: Iterator[FlatEpisode], lengths: list[int]) -> str:
     """Write episodes of `lengths` steps as .npy files, one episode in memory at a time; returns the content hash.
 
+    Without a folder only the hash is made.
     Files are written from front to back and not through a map, so that a full disk is an OSError and not a bus error.
     """
     start = np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64) + 1)]).astype(np.int64)
@@ -110,22 +112,23 @@ def write_arrays(folder: Path, episodes: Iterator[FlatEpisode], lengths: list[in
         for episode in episodes:
             for name, array in episode.items():
                 if name not in columns:
-                    column = _Column(folder / file_name(name), (int(start[-1]), *array.shape[1:]), array.dtype)
-                    stack.callback(column.file.close)
-                    columns[name] = column
+                    file = stack.enter_context(_open(folder, name))
+                    columns[name] = _Column(file, (int(start[-1]), *array.shape[1:]), array.dtype)
                 columns[name].append(array)
-        columns["start"] = _Column(folder / file_name("start"), start.shape, start.dtype)
-        stack.callback(columns["start"].file.close)
+        columns["start"] = _Column(stack.enter_context(_open(folder, "start")), start.shape, start.dtype)
         columns["start"].append(start)
     return combine({name: column.digest.hexdigest() for name, column in columns.items()}, columns)
+
+
+def _open(folder: Path | None, name: str) -> IO[bytes]:
+    return (folder / file_name(name) if folder else Path(os.devnull)).open("wb")
 
 
 class _Column:
     """One .npy file that grows by rows, and the digest of what was written."""
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]):
-        self.file = path.open("wb")
-        self.shape, self.dtype = shape, dtype
+    def __init__(self, file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]):
+        self.file, self.shape, self.dtype = file, shape, dtype
         self.digest = hashlib.sha256()
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)

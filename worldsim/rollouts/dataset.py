@@ -1,10 +1,9 @@
 """A data set of rollouts: a folder with a Minari data set, its provenance, and the flat arrays built from it."""
 
 import errno
-import json
 import shutil
-import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -16,6 +15,7 @@ from minari import MinariDataset
 from worldsim import spaces
 from worldsim.errors import DatasetError
 from worldsim.rollouts.arrays import Arrays, FlatEpisode, flat_episode, write_arrays
+from worldsim.rollouts.provenance import read_json
 
 __all__ = ["Arrays", "Rollouts"]
 
@@ -79,9 +79,9 @@ class Rollouts:
         return arrays if arrays.content_hash == self.content_hash else None
 
     def _build(self, folder: Path) -> Arrays:
-        folder.parent.mkdir(exist_ok=True)
         _remove_abandoned(folder.parent)
-        building = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+        building = folder.parent / f".building-{uuid.uuid4().hex}"
+        building.mkdir(parents=True)
         try:
             with _readable(self.path):
                 found = write_arrays(building, self._flat_episodes(), self.lengths)
@@ -107,11 +107,7 @@ def _read_provenance(path: Path) -> dict[str, Any]:
         raise DatasetError(f"there is no data set at {path}; make one: worldsim collect out={path}")
     if not (path / PROVENANCE).is_file():
         raise DatasetError(f"{path} holds no finished data set (no {PROVENANCE}); run the same worldsim collect again")
-    with _readable(path):
-        provenance = json.loads((path / PROVENANCE).read_text())
-        if not isinstance(provenance, dict):
-            raise ValueError(f"{PROVENANCE} is not a JSON object")
-        return provenance
+    return read_json(path / PROVENANCE)
 
 
 @contextmanager

@@ -1,0 +1,194 @@
+"""Collect rollouts from any Gymnasium environment. The same settings give the same data, however it is run.
+
+Episode k is reset with a seed made of (seed, k) and so is its policy: what is recorded depends neither on the number of
+environments or processes nor on interruptions. Kept are the first episodes that hold the requested steps together.
+"""
+
+import errno
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from worldsim import spaces
+from worldsim.agents import make_policy
+from worldsim.envs.make import EnvConfig, make_env, make_vec
+from worldsim.errors import DatasetError
+from worldsim.rollouts import provenance
+from worldsim.rollouts.arrays import write_arrays
+from worldsim.rollouts.dataset import MINARI, PROVENANCE, Rollouts
+from worldsim.rollouts.progress import Bar
+from worldsim.rollouts.recorder import Recorder
+from worldsim.rollouts.recording import Parts, Raw, flat, write_minari
+
+SETTINGS = "collecting.json"  # what an unfinished collection was begun with
+PARTS = "parts"
+
+
+class CollectConfig(BaseModel):
+    """What to collect, and where to. `num_envs` and `workers` change the speed only, never the data."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    env: EnvConfig
+    steps: int = Field(20_000, gt=0)  # at least so many; the last episode is kept whole
+    policy: str | dict[str, float] | None = None  # spec or {spec: weight}; None: the env configuration's, else random
+    epsilon: float | None = Field(None, ge=0, le=1)  # probability a step of a uniform action; None: the env's, else 0
+    num_envs: int = Field(4, gt=0)
+    workers: int = Field(0, ge=0)  # processes; 0: all environments in this one
+    seed: int = Field(0, ge=0)
+    out: Path
+
+    def settings(self) -> dict[str, Any]:
+        """All that the data depends on, with the defaults of the environment's configuration filled in."""
+        env = self.env
+        epsilon = self.epsilon if self.epsilon is not None else getattr(env, "epsilon", None)
+        return {
+            "env": env.model_dump(mode="json"),
+            "steps": self.steps,
+            "policy": self.policy or getattr(env, "policy", None) or "random",
+            "epsilon": epsilon or 0.0,
+            "seed": self.seed,
+        }
+
+
+def collect(config: CollectConfig, progress: bool = True) -> Rollouts:
+    """Collect, or go on with what was begun in `config.out`, or return what is complete there.
+
+    With `progress`, a bar with ETA is shown on a terminal. Raises DatasetError, with everything recorded kept, where
+    `out` holds a data set of other settings or something else, or where the disk is full.
+    """
+    out, settings = config.out, config.settings()
+    with Bar("collect", config.steps, progress) as bar:
+        if (out / PROVENANCE).is_file():
+            rollouts = Rollouts(out)
+            _same(out, rollouts.provenance.get("collect", {}), settings)
+            _remove_working_files(out)
+            bar.say(f"{out} is complete: {rollouts.steps} steps in {rollouts.episodes} episodes; nothing to do")
+            return rollouts
+        with _room_on_disk(out):
+            parts = _begin(out, settings)
+        with _room_on_disk(out, parts):
+            count = parts.kept(config.steps) or _record(config, settings, parts, bar)
+            _finish(out, settings, config.env, parts, count)
+    return Rollouts(out)
+
+
+def _begin(out: Path, settings: Mapping[str, Any]) -> Parts:
+    begun = out / SETTINGS
+    if begun.is_file():
+        _same(out, provenance.read_json(begun), settings)
+    elif out.exists() and any(not re.match(r"\..*|.*\.log$", p.name) for p in out.iterdir()):
+        raise DatasetError(f"{out} is not empty and holds no rollouts; choose another out=")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        provenance.write_json(begun, settings)
+    return Parts(out / PARTS)
+
+
+def _same(out: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    old, new = _dotted(begun), _dotted(asked)
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key):
+            raise DatasetError(
+                f"{out} holds rollouts with {key}={old.get(key)}, not {key}={new.get(key)}; "
+                f"choose another out=, or delete it"
+            )
+
+
+def _dotted(settings: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(settings, Mapping):
+        return {prefix: settings}
+    return {k: v for key, value in settings.items() for k, v in _dotted(value, f"{prefix}.{key}".lstrip(".")).items()}
+
+
+@contextmanager
+def _room_on_disk(out: Path, parts: Parts | None = None) -> Iterator[None]:
+    """A full disk, and whatever HDF5 makes of it, becomes one line."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or re.search("errno = 28|No space left", str(error))
+        if not full:
+            raise
+        kept = f"{len(parts.lengths)} episodes ({sum(parts.lengths.values())} steps) are kept; " if parts else ""
+        raise DatasetError(
+            f"the disk of {out} is full; {kept}free some space and run the same command again"
+        ) from error
+
+
+def _record(config: CollectConfig, settings: Mapping[str, Any], parts: Parts, bar: Bar) -> int:
+    """Run environments side by side until the first episodes hold the requested steps; returns how many those are."""
+    envs = make_vec(config.env, config.num_envs, config.workers)
+    try:
+        observed, acted = envs.single_observation_space, envs.single_action_space
+        mix = (settings["policy"], observed, acted, config.env.agents, settings["epsilon"])
+        policies = [make_policy(*mix) for _ in range(envs.num_envs)]
+        return Recorder(envs, policies, parts, config.seed, config.steps).run(bar.at)
+    finally:
+        envs.close()
+
+
+def _finish(out: Path, settings: Mapping[str, Any], env_config: EnvConfig, parts: Parts, count: int) -> None:
+    """Make the Minari data set of the first `count` parts; the provenance is written last and makes it complete."""
+    env = make_env(env_config)
+    try:
+        observed, acted = env.observation_space, env.action_space
+        about = f"policy={settings['policy']} epsilon={settings['epsilon']}"
+        write_minari(out / MINARI, parts.read(count), observed, acted, env.spec, about)
+        facts = _Facts()
+        lengths = [parts.lengths[index] for index in range(count)]
+        episodes = (flat(observed, acted, facts.see(raw)) for raw in parts.read(count))
+        content_hash = write_arrays(None, episodes, lengths)
+        written = {
+            "format": provenance.FORMAT,
+            "created": provenance.now(),
+            "env": settings["env"],
+            "wrappers": provenance.wrapper_stack(env),
+            "metadata": provenance.plain(env.metadata),
+            "observation_space": spaces.space_to_json(observed),
+            "action_space": spaces.space_to_json(acted),
+            "collect": dict(settings),
+            "seeding": provenance.SEEDING,
+            "episodes": count,
+            "steps": sum(lengths),
+            "longest_episode": max(lengths),
+            **facts.summary(),
+            "versions": provenance.versions(env, [*facts.policies, *env_config.agents.values()]),
+            "git_sha": provenance.git_sha(),
+            "content_hash": content_hash,
+        }
+        provenance.write_json(out / PROVENANCE, written)
+    finally:
+        env.close()
+    _remove_working_files(out)
+
+
+class _Facts:
+    """What the provenance tells about the episodes, seen one at a time."""
+
+    def __init__(self) -> None:
+        self.policies: dict[str, int] = {}
+        self.returns: list[float] = []
+        self.low, self.high = np.inf, -np.inf
+
+    def see(self, raw: Raw) -> Raw:
+        reward, policy = raw["reward"], str(raw["policy"])
+        self.policies[policy] = self.policies.get(policy, 0) + 1
+        self.returns.append(float(reward.sum()))
+        self.low, self.high = min(self.low, float(reward.min())), max(self.high, float(reward.max()))
+        return raw
+
+    def summary(self) -> dict[str, Any]:
+        returns = {"return_mean": float(np.mean(self.returns))}
+        return {"policies": self.policies, "reward_range": [self.low, self.high], **returns}
+
+
+def _remove_working_files(out: Path) -> None:
+    (out / SETTINGS).unlink(missing_ok=True)
+    shutil.rmtree(out / PARTS, ignore_errors=True)

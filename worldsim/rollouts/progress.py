@@ -1,0 +1,43 @@
+"""A progress bar with ETA, only where someone watches, and only if the work takes longer than two seconds."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Bar:
+    """`with Bar("collect", total) as bar: bar.at(done)`, on stderr."""
+
+    def __init__(self, name: str, total: int, shown: bool = True, patience_s: float = 2.0):
+        self._console = Console(stderr=True)
+        self._name, self._total, self._patience_s = name, total, patience_s
+        self._shown = shown and self._console.is_terminal
+        self._begun = time.monotonic()
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+
+    def at(self, done: int) -> None:
+        if self._shown and self._progress is None and time.monotonic() - self._begun > self._patience_s:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._progress = Progress(*columns, console=self._console, transient=True)
+            self._task = self._progress.add_task(self._name, total=self._total)
+            self._progress.start()
+        if self._progress is not None:
+            self._progress.update(self._task, completed=min(done, self._total))
+
+    def say(self, line: str) -> None:
+        """One line for whoever watches."""
+        if self._shown:
+            self._console.print(line, highlight=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()

@@ -1,0 +1,94 @@
+"""Where a data set comes from: enough to collect it again and to see whether it is the same."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+import worldsim
+from worldsim.errors import DatasetError
+
+FORMAT = "worldsim-rollouts/1"
+SEEDING = "env and policy of episode k: numpy.random.SeedSequence([seed, k]).generate_state(2) >> 1"
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """The entries of a mapping that JSON can hold."""
+    kept = {}
+    for key, entry in dict(value).items():
+        try:
+            kept[str(key)] = json.loads(json.dumps(entry))
+        except (TypeError, ValueError):
+            continue
+    return kept
+
+
+def wrapper_stack(env: gym.Env[Any, Any]) -> list[str]:
+    """Class paths from the outermost wrapper to the environment itself."""
+    stack = [env]
+    while isinstance(stack[-1], gym.Wrapper):
+        stack.append(stack[-1].env)
+    return [f"{type(layer).__module__}.{type(layer).__qualname__}" for layer in stack]
+
+
+def versions(env: gym.Env[Any, Any], policies: Iterable[str]) -> dict[str, str]:
+    """Versions of Python and of the packages that had a part in the data: also those of the env and of the agents."""
+    owners = importlib.metadata.packages_distributions()
+    modules = {type(env.unwrapped).__module__} | {p.partition(":")[0] for p in policies if ":" in p}
+    found = {name for module in modules for name in owners.get(module.partition(".")[0], [])}
+    if any(policy.endswith(".zip") for policy in policies):
+        found |= {"stable-baselines3", "torch"}
+    found |= {"gymnasium", "minari", "numpy", "opencv-python-headless"}
+    known = {"python": platform.python_version(), "worldsim": worldsim.__version__}
+    for name in sorted(found - {"worldsim"}):
+        try:
+            known[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return known
+
+
+def git_sha() -> str | None:
+    """The commit of the checkout that worldsim runs from, None where it is an installed package."""
+    root = Path(worldsim.__file__).resolve().parent.parent
+    command = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return lines[1] if Path(lines[0]).resolve() == root else None
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises DatasetError where it holds something else."""
+    try:
+        data = json.loads(path.read_text())
+    except ValueError as error:
+        raise DatasetError(f"{path} is not JSON ({error}); delete it and collect again") from error
+    if not isinstance(data, dict):
+        raise DatasetError(f"{path} is not a JSON object; delete it and collect again")
+    return data
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    aside = path.with_name(f".{path.name}.tmp")
+    try:
+        with aside.open("w") as file:
+            json.dump(data, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

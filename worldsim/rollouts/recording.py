@@ -1,0 +1,172 @@
+"""Episodes on their way to disk: recorded leaf by leaf, kept one by one as they end, then put into one Minari data set.
+
+Minari's HDF5 file does not survive a kill while it is being written. So each episode that ends becomes a small file of
+its own (written aside, then renamed), and the Minari data set is made from these when all of them are there.
+"""
+
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import minari
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_storage import MinariStorage
+from numpy.typing import NDArray
+
+from worldsim import spaces
+from worldsim.rollouts.arrays import FlatEpisode, flat_episode
+
+Space = gym.Space[Any]
+Raw = dict[str, NDArray[Any]]  # one episode as the env gave it: "observation/<leaf>" (T+1, ...), the rest (T, ...)
+
+
+class Recording:
+    """One episode while it runs. Values are kept as the environment gives them, not as the flat arrays of `spaces`."""
+
+    def __init__(self, observation_space: Space, action_space: Space, seed: int, policy: str, observation: Any):
+        self._observed = spaces.leaves(observation_space)
+        self._acted = spaces.leaves(action_space)
+        self._columns: dict[str, list[Any]] = {"reward": [], "terminated": [], "truncated": []}
+        self._facts = {"seed": np.asarray(seed), "policy": np.asarray(policy)}
+        self._append("observation", self._observed, observation)
+
+    def __len__(self) -> int:
+        return len(self._columns["reward"])
+
+    def add(self, action: Any, observation: Any, reward: float, terminated: bool, truncated: bool) -> None:
+        self._append("action", self._acted, action)
+        self._append("observation", self._observed, observation)
+        self._columns["reward"].append(float(reward))
+        self._columns["terminated"].append(bool(terminated))
+        self._columns["truncated"].append(bool(truncated))
+
+    def _append(self, group: str, leaves: tuple[spaces.Leaf, ...], value: Any) -> None:
+        for leaf in leaves:
+            part = value
+            for step in leaf.path:
+                part = part[step]
+            is_text = isinstance(leaf.space, gym.spaces.Text)
+            self._columns.setdefault(f"{group}/{leaf.name}", []).append(
+                part if is_text else np.array(part, leaf.space.dtype)  # a copy: vector envs reuse their buffers
+            )
+
+    def raw(self) -> Raw:
+        return {name: np.stack([np.asarray(v) for v in column]) for name, column in self._columns.items()} | self._facts
+
+
+class Parts:
+    """The episodes recorded so far, by index: one file each in `folder`. Lengths of damaged ones are forgotten."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lengths: dict[int, int] = {}
+        for path in folder.glob("*.npz"):
+            try:
+                self.lengths[int(path.stem)] = len(_read(path)["reward"])
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+                path.unlink()
+
+    def save(self, index: int, raw: Raw) -> None:
+        """Write episode `index`, whole or not at all. Raises OSError where it cannot be written."""
+        aside = self.folder / f"{index:06d}.tmp"
+        try:
+            with aside.open("wb") as file:
+                np.savez(file, **raw)  # type: ignore[arg-type]
+            aside.replace(self.path(index))
+        finally:
+            aside.unlink(missing_ok=True)
+        self.lengths[index] = len(raw["reward"])
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"{index:06d}.npz"
+
+    def kept(self, steps: int) -> int | None:
+        """How many of the first episodes hold `steps` steps together, or None while some of them are missing."""
+        total = 0
+        for index in range(len(self.lengths)):
+            if index not in self.lengths:
+                return None
+            total += self.lengths[index]
+            if total >= steps:
+                return index + 1
+        return None
+
+    def read(self, count: int) -> Iterator[Raw]:
+        return (_read(self.path(index)) for index in range(count))
+
+
+def _read(path: Path) -> Raw:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def write_minari(
+    folder: Path,
+    episodes: Iterator[Raw],
+    observation_space: Space,
+    action_space: Space,
+    spec: EnvSpec | None,
+    about: str,
+) -> None:
+    """A new Minari data set in `folder` (replaced if it exists), frames stored without loss."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    storage = MinariStorage.new(folder, observation_space, action_space, _plain(spec), jpeg_encoding=False)
+    name = re.sub(r"-v\d+$", "", spec.id if spec else "env").rpartition("/")[2]
+    storage.update_metadata(
+        {
+            "dataset_id": f"worldsim/{re.sub(r'[^-a-zA-Z0-9_]+', '-', name)}-v0",
+            "minari_version": minari.__version__,
+            "algorithm_name": about,
+        }
+    )
+    policies: list[dict[str, str]] = []
+
+    def buffers() -> Iterator[EpisodeBuffer]:
+        for raw in episodes:
+            policies.append({"policy": str(raw["policy"])})
+            yield EpisodeBuffer(
+                seed=int(raw["seed"]),
+                observations=_nest(observation_space, raw, "observation", ()),
+                actions=_nest(action_space, raw, "action", ()),
+                rewards=raw["reward"],
+                terminations=raw["terminated"],
+                truncations=raw["truncated"],
+                infos={},
+            )
+
+    storage.update_episodes(buffers())
+    storage.update_episode_metadata(policies)
+
+
+def flat(observation_space: Space, action_space: Space, raw: Raw) -> FlatEpisode:
+    """The flat rows of a raw episode."""
+    observations = _nest(observation_space, raw, "observation", ())
+    actions = _nest(action_space, raw, "action", ())
+    parts = (raw["reward"], raw["terminated"], raw["truncated"])
+    return flat_episode(observation_space, action_space, observations, actions, *parts)
+
+
+def _nest(space: Space, raw: Raw, group: str, path: tuple[str | int, ...]) -> Any:
+    """The batched value that Minari stores: dicts and tuples of arrays, texts as lists."""
+    if isinstance(space, gym.spaces.Dict):
+        return {name: _nest(inner, raw, group, (*path, name)) for name, inner in space.spaces.items()}
+    if isinstance(space, gym.spaces.Tuple):
+        return tuple(_nest(inner, raw, group, (*path, i)) for i, inner in enumerate(space.spaces))
+    array = raw[f"{group}/{spaces.Leaf(path, space).name}"]
+    return array.tolist() if isinstance(space, gym.spaces.Text) else array
+
+
+def _plain(spec: EnvSpec | None) -> EnvSpec | None:
+    """The spec where it survives JSON, so that Minari can recover the environment from it; else None."""
+    try:
+        return EnvSpec.from_json(spec.to_json()) if spec is not None else None
+    except Exception:
+        return None
