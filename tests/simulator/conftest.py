@@ -2,7 +2,7 @@
 
 import pytest
 
-from .stub_world import StubWorld
+from tests.simulator.stub_world import StubWorld
 
 
 @pytest.fixture

@@ -54,6 +54,10 @@ class StubWorld:
         keys = np.array(seeds, np.int64)
         return StubState(keys, np.zeros_like(keys), observation)
 
+    def observe(self, observation: Arrays, action: Arrays, first: np.ndarray, seeds: list[int]) -> StubState:
+        assert first.shape == next(iter(action.values())).shape[:2] == (len(seeds), first.shape[1])
+        return self.encode({name: array[:, -1] for name, array in observation.items()}, seeds)
+
     def observation(self, state: StubState) -> Arrays:
         return state.observation
 

@@ -9,10 +9,9 @@ import pytest
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
+from tests.simulator.stub_world import IMAGE_SPACE, StubWorld
 from worldsim.errors import CheckpointError, ConfigError, SpaceMismatchError
 from worldsim.simulator import WorldEnv
-
-from .stub_world import IMAGE_SPACE, StubWorld
 
 OBSERVATION_SPACES = {
     "dict with an image": IMAGE_SPACE,

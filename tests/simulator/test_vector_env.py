@@ -10,10 +10,9 @@ from gymnasium import spaces
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
+from tests.simulator.stub_world import IMAGE_SPACE, StubWorld
 from worldsim.errors import ConfigError, SpaceMismatchError
 from worldsim.simulator import WorldEnv, WorldVectorEnv
-
-from .stub_world import IMAGE_SPACE, StubWorld
 
 NESTED = spaces.Dict({"a": spaces.Tuple([spaces.Discrete(2, start=1), spaces.Text(5, min_length=0)]), "b": IMAGE_SPACE})
 TOOL = spaces.Dict({"tool": spaces.Discrete(4), "amount": spaces.Box(-1, 1, (1,), np.float32)})

@@ -1,0 +1,1 @@
+"""What a person looks at: the learned world beside the real one."""

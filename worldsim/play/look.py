@@ -1,0 +1,163 @@
+"""Look: the real environment above, the learned one below, the same actions in both.
+
+A few recorded steps are context; from there on the learned world sees nothing but the recorded actions (open loop).
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.errors import DatasetError
+from worldsim.play import frames
+from worldsim.play.frames import AMBER, GREEN, GREY, RED, WHITE, Picture
+from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.sampling import windows
+from worldsim.simulator.drawing import draw, side_by_side
+from worldsim.spaces import leaves
+
+if TYPE_CHECKING:
+    from worldsim.simulator.world import World
+
+PICTURE, COLUMN = 256, 140  # widths of a picture and of the words beside it, in pixels
+GAP = 4
+WIDTH = PICTURE + GAP + COLUMN
+HOLD = 6  # frames for which the last one of a window stays
+MAX_BYTES = 3_000_000
+
+
+class Imagined(NamedTuple):
+    """What a world made of recorded windows (B, T): rows before `context` are the record, those after are its own."""
+
+    observation: dict[str, NDArray[Any]]  # leaf -> (B, T, ...)
+    reward: NDArray[np.float32]  # (B, T)
+    terminated: NDArray[np.bool_]  # (B, T)
+    trust: NDArray[np.float32]  # (B, T), in [0, 1]; 1 in the context
+
+
+class Side(NamedTuple):
+    """One of the two worlds at one moment: its picture's source and the words beside it."""
+
+    observation: dict[str, NDArray[Any]]  # leaf -> (...)
+    lines: list[tuple[str, frames.Colour]]  # the first is the heading
+    trust: float | None  # in [0, 1]; None where there is nothing to trust
+
+
+def imagine(world: "World", window: dict[str, Any], context: int, seeds: list[int]) -> Imagined:
+    """Open-loop predictions for recorded windows (as `windows` gives them), one seed each.
+
+    The world sees the first `context` rows, then only the actions that led to each further row.
+    """
+    length = window["reward"].shape[1]
+    assert 0 < context < length, (context, length)
+    seen = [{name: array[:, :context] for name, array in window[key].items()} for key in ("observation", "action")]
+    state = world.observe(seen[0], seen[1], window["first"][:, :context], seeds)
+    steps = []
+    for t in range(context, length):
+        state, step = world.step(state, {name: array[:, t] for name, array in window["action"].items()})
+        steps.append(step)
+
+    def joined(recorded: NDArray[Any], own: list[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate([recorded[:, :context], np.stack(own, axis=1)], axis=1)
+
+    return Imagined(
+        {k: joined(v, [step.observation[k] for step in steps]) for k, v in window["observation"].items()},
+        joined(window["reward"], [step.reward for step in steps]),
+        joined(window["terminated"], [step.terminated for step in steps]),
+        joined(np.ones_like(window["reward"]), [step.trust for step in steps]),
+    )
+
+
+def look(
+    world: "World",
+    arrays: Arrays,
+    episodes: NDArray[np.int64],
+    out: Path,
+    *,
+    context: int = 5,
+    length: int = 40,
+    count: int = 4,
+    seed: int = 0,
+    fps: int = 8,
+) -> Path:
+    """Write a GIF (at most 3 MB, 400 pixels wide) of `count` windows from `episodes`, real above and learned below.
+
+    context: recorded rows that the world sees first. length: steps that it then imagines, fewer where an episode ends.
+    out: a path ending in .gif (or .png for an animated PNG). Returns it.
+    Raises DatasetError where no episode is longer than the context.
+    """
+    episodes = np.asarray(episodes)
+    long = episodes[np.diff(arrays.start)[episodes] > context]
+    if not len(long):
+        raise DatasetError(f"none of {len(episodes)} episodes is longer than context={context}: give less context")
+    rng = np.random.default_rng(seed)
+    window = windows(arrays, long, context + length, count, rng)
+    imagined = imagine(world, window, context, rng.integers(2**63, size=count).tolist())
+    film = []
+    for index in range(count):
+        film += film_window(world, window, imagined, index, context)
+    return frames.write_animation(Path(out), film, fps, MAX_BYTES)
+
+
+def film_window(world: "World", window: dict[str, Any], imagined: Imagined, index: int, context: int) -> list[Picture]:
+    """The frames of one window, the last one held for a moment. They end where the recorded episode does."""
+    length, count = int(window["mask"][index].sum()), len(window["mask"])
+    film = []
+    for t in range(length):
+        where = f"context, {t + 1} of {context}" if t < context else f"imagined, step {t - context + 1}"
+        colour = GREY if t < context else AMBER
+        header = frames.text([(f"window {index + 1} of {count}: {where}", colour)], WIDTH)
+        progress = frames.bar(WIDTH, (t + 1) / length, colour, mark=context / length)
+        sides = real_side(world, window, index, t, context), learned_side(world, window, imagined, index, t, context)
+        film.append(frames.stack([header, progress, *(side_picture(world, side) for side in sides)], GAP))
+    return film + film[-1:] * HOLD
+
+
+def real_side(world: "World", window: dict[str, Any], index: int, t: int, context: int) -> Side:
+    """What was recorded in row t of a window, with the rewards since the context ended."""
+    lines = [("real", WHITE)]
+    if not window["first"][index, t]:
+        lines.append((f"action {action_name(world, _at(window['action'], index, t))}", WHITE))
+    lines.append((f"rewards {window['reward'][index, context : t + 1].sum():+.2f}", WHITE))
+    if window["terminated"][index, t]:
+        lines.append(("episode ends", RED))
+    return Side(_at(window["observation"], index, t), lines, None)
+
+
+def learned_side(world: "World", window: dict[str, Any], imagined: Imagined, index: int, t: int, context: int) -> Side:
+    """What the learned world says of row t; where it has ended the episode, its end stays on show."""
+    if t < context:
+        return Side(_at(window["observation"], index, t), [("learned", AMBER), ("watches", GREY)], None)
+    ends = np.flatnonzero(imagined.terminated[index, context : t + 1])
+    last = context + int(ends[0]) if len(ends) else t
+    action = action_name(world, _at(window["action"], index, last))
+    rewards = imagined.reward[index, context : last + 1].sum()
+    lines = [("learned", AMBER), (f"action {action}", WHITE), (f"rewards {rewards:+.2f}", WHITE)]
+    if len(ends):
+        lines.append(("episode ends", RED))
+    return Side(_at(imagined.observation, index, last), lines, float(imagined.trust[index, last]))
+
+
+def side_picture(world: "World", side: Side) -> Picture:
+    """A side's picture with its words to the right, WIDTH pixels wide."""
+    picture = draw(leaves(world.observation_space), side.observation, height=1)
+    height = int(np.clip(round(PICTURE * picture.shape[0] / picture.shape[1]), PICTURE // 2, PICTURE * 5 // 4))
+    column = [frames.text(side.lines[:1], COLUMN, size=20), frames.text(side.lines[1:], COLUMN)]
+    if side.trust is not None:
+        column.append(frames.text([(f"trust {side.trust:.2f}", WHITE)], COLUMN))
+        column.append(frames.bar(COLUMN - 2 * GAP, side.trust, GREEN if side.trust >= 0.5 else RED))
+    return side_by_side([frames.fit(picture, PICTURE, height), frames.stack(column)], GAP)
+
+
+def action_name(world: "World", action: dict[str, NDArray[Any]]) -> str:
+    """A flat action (leaf -> (n,)) in words: the environment's own (`metadata["action_names"]`) or its numbers."""
+    names = world.metadata.get("action_names")
+    (first, *others) = action.values()
+    if names is not None and not others and first.size == 1 and first.dtype == np.int64:
+        return str(names[int(first[0])])
+    return ", ".join(" ".join(f"{value:.3g}" for value in values[:4]) for values in action.values())
+
+
+def _at(arrays: dict[str, NDArray[Any]], index: int, t: int) -> dict[str, NDArray[Any]]:
+    return {name: array[index, t] for name, array in arrays.items()}
