@@ -1,0 +1,126 @@
+"""Any Gymnasium environment, by its id, from a configuration."""
+
+import difflib
+import importlib
+from functools import partial
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any, Literal, NamedTuple
+
+import gymnasium as gym
+from pydantic import BaseModel, ConfigDict, Field
+
+from worldsim.errors import ConfigError, MissingExtraError, UnknownEnvError
+
+
+class Provider(NamedTuple):
+    """A package that registers environments when it is imported."""
+
+    module: str
+    prefix: str  # of its environments' ids
+
+
+PROVIDERS = {  # by the extra that installs it
+    "atari": Provider("ale_py", "ALE/"),
+    "vizdoom": Provider("vizdoom.gymnasium_wrapper", "Vizdoom"),
+}
+
+
+class EnvConfig(BaseModel):
+    """A source environment, and how its episodes are judged. `worldsim/configs/env` holds ready ones."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str  # Gymnasium id; "module:Name-v0" imports the module first
+    kwargs: dict[str, Any] = {}  # the environment's own arguments
+    resize: int | None = Field(None, ge=8)  # images become resize x resize pixels; None: left as they are
+    max_episode_steps: int | None = Field(None, gt=0)  # steps until truncation; None: the environment's own limit
+    requires: Literal["atari", "vizdoom"] | None = None  # extra to install; None: told from the id
+    agents: dict[str, str] = {}  # reference agents: name -> "package.module:factory"
+    policy: str | dict[str, float] | None = None  # what collects rollouts unless told otherwise; None: random
+    epsilon: float = Field(0.0, ge=0, le=1)  # probability, per step of collection, of a uniform action instead
+    success_return: float | None = None  # an episode succeeds when its return is at least this; None: not judged
+    violation_reward: float | None = None  # a step whose reward is at most this is a violation; None: not judged
+
+
+def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
+    """The environment, with its images resized.
+
+    Raises UnknownEnvError with the nearest names, MissingExtraError naming what to install, and ConfigError for
+    arguments that the environment does not take.
+    """
+    _register(config)
+    kwargs = config.kwargs if render_mode is None else {**config.kwargs, "render_mode": render_mode}
+    try:
+        env = gym.make(config.id, max_episode_steps=config.max_episode_steps, **kwargs)
+    except (gym.error.Error, ImportError, TypeError) as error:
+        raise _explained(error, config) from error
+    if config.resize is None:
+        return env
+    from worldsim.envs.resize import ResizeImages, has_images_to_resize
+
+    resize = has_images_to_resize(env.observation_space, config.resize)
+    return ResizeImages(env, config.resize) if resize else env
+
+
+def make_vec(config: EnvConfig, num_envs: int, workers: int = 0) -> gym.vector.VectorEnv[Any, Any, Any]:
+    """`num_envs` environments side by side, in this process, or with `workers` > 1 each in a process of its own.
+
+    A finished environment is reset by its next step (autoreset mode NEXT_STEP). Raises what `make_env` raises.
+    """
+    makers = [partial(make_env, config)] * num_envs
+    mode = gym.vector.AutoresetMode.NEXT_STEP
+    if workers > 1:
+        return gym.vector.AsyncVectorEnv(makers, autoreset_mode=mode)
+    return gym.vector.SyncVectorEnv(makers, autoreset_mode=mode)
+
+
+def config_names() -> list[str]:
+    """Names of the ready configurations, as `env=` takes them: refund_desk, atari/breakout, ..."""
+
+    def below(folder: Traversable, prefix: str) -> list[str]:
+        names: list[str] = []
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                names += below(entry, f"{prefix}{entry.name}/")
+            elif entry.name.endswith(".yaml"):
+                names.append(prefix + entry.name.removesuffix(".yaml"))
+        return names
+
+    return sorted(below(files("worldsim") / "configs" / "env", ""))
+
+
+def _register(config: EnvConfig) -> None:
+    """Import the package that registers the environment."""
+    for extra, provider in PROVIDERS.items():
+        if config.requires == extra or config.id.startswith(provider.prefix):
+            try:
+                importlib.import_module(provider.module)
+            except ImportError as error:
+                raise MissingExtraError(f"env '{config.id}' needs {extra}: pip install 'worldsim[{extra}]'") from error
+
+
+def _explained(error: Exception, config: EnvConfig) -> Exception:
+    """The error in the user's terms; a TypeError that is not about the arguments stays what it is."""
+    reason = " ".join(str(error).split()).partition(" was raised from")[0]
+    registered = config.id.rpartition(":")[2] in gym.registry
+    if isinstance(error, gym.error.UnregisteredEnv) or not registered:
+        return UnknownEnvError(f"there is no env '{config.id}'{_hint(config.id)}")
+    if isinstance(error, gym.error.DependencyNotInstalled | ImportError):
+        return MissingExtraError(f"env '{config.id}' needs another package: {reason}")
+    if isinstance(error, TypeError) and "argument" not in reason:
+        return error
+    return ConfigError(f"env '{config.id}' cannot be made with env.kwargs={config.kwargs}: {reason}")
+
+
+def _hint(env_id: str) -> str:
+    for provider in PROVIDERS.values():
+        try:
+            importlib.import_module(provider.module)
+        except ImportError:
+            continue
+    names = {name.lower(): name for name in (*sorted(gym.registry), *config_names())}
+    near = difflib.get_close_matches(env_id.lower(), names, n=3)
+    if near:
+        return f". Did you mean {' or '.join(repr(names[name]) for name in near)}?"
+    return f"; name any Gymnasium id, or one of {', '.join(config_names())}"
