@@ -1,0 +1,238 @@
+"""Observations to slots and back: one slot for every image patch, every categorical variable and every vector leaf.
+
+Axes: N any leading axes, S slots, D width, H W C frame height, width and channels, p patch size.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from worldsim.models.config import ModelConfig
+from worldsim.models.layers import SlotLinear, mlp, symexp, symlog
+from worldsim.spaces import Leaf
+
+Observation = Mapping[str, Tensor]
+
+
+def slots_of(leaf: Leaf, patch: int) -> int:
+    """How many dense slots a leaf takes: one a patch of an image, one a vector."""
+    return -(-leaf.shape[0] // patch) * -(-leaf.shape[1] // patch) if leaf.kind == "image" else 1
+
+
+class ImageCodec(nn.Module):
+    """A frame as a grid of patches, each seen and drawn relative to the data's mean image. Pure matrix products."""
+
+    def __init__(self, leaf: Leaf, patch: int, embed: int, hidden: int, features: int):
+        super().__init__()
+        self.height, self.width, self.channels = leaf.shape
+        self.patch = patch
+        self.rows, self.columns = -(-self.height // patch), -(-self.width // patch)
+        self.slots = self.rows * self.columns
+        pixels = patch * patch * self.channels
+        self.mean: Tensor
+        self.register_buffer("mean", torch.full((self.height, self.width, self.channels), 0.5))
+        self.enter = nn.Linear(pixels, hidden)
+        self.place = nn.Parameter(torch.randn(self.slots, hidden) * 0.1)
+        self.leave = mlp([hidden, embed])
+        self.draw_enter = nn.Linear(features, hidden)
+        self.draw_place = nn.Parameter(torch.randn(self.slots, hidden) * 0.1)
+        self.draw = mlp([hidden, hidden, pixels], norm=False)
+        nn.init.zeros_(self.draw[-1].weight)  # type: ignore[arg-type]
+
+    def patches(self, frames: Tensor) -> Tensor:
+        """(N, H, W, C) to (N, S, p*p*C), padded with zeros to whole patches."""
+        pad = (0, 0, 0, self.columns * self.patch - self.width, 0, self.rows * self.patch - self.height)
+        padded = F.pad(frames, pad) if any(pad) else frames
+        return rearrange(padded, "n (r p) (c q) k -> n (r c) (p q k)", p=self.patch, q=self.patch)
+
+    def frames(self, patches: Tensor) -> Tensor:
+        """The inverse of `patches`."""
+        pattern = "n (r c) (p q k) -> n (r p) (c q) k"
+        whole = rearrange(patches, pattern, r=self.rows, p=self.patch, q=self.patch, k=self.channels)
+        return whole[:, : self.height, : self.width]
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """uint8 frames (N, H, W, C) to (N, S, embed). What is seen is the difference from the mean image, in [-2, 2].
+
+        The difference is taken after the first product, where it is small: W (x - mean) = W x - W mean.
+        """
+        weight = self.enter.weight * (2 / 255)
+        offset = self.place + self.enter.bias - F.linear(self.mean_patches() * 255, weight)
+        x = F.linear(self.patches(frames).to(_compute_type(frames)), weight)
+        return self.leave(F.silu(x + offset.to(x.dtype)))
+
+    def residual(self, slots: Tensor) -> Tensor:
+        """(N, S, features) to patches (N, S, p*p*C) of what differs from the mean image."""
+        x = self.draw_enter(slots)
+        return self.draw(F.silu(x + self.draw_place.to(x.dtype)))
+
+    def decode(self, slots: Tensor) -> Tensor:
+        """(N, S, features) to uint8 frames (N, H, W, C)."""
+        frames = self.mean + self.frames(self.residual(slots).float())
+        return (frames * 255).round().clamp(0, 255).to(torch.uint8)
+
+    def loss(self, slots: Tensor, frames: Tensor) -> Tensor:
+        """Squared error (N,), ten times weighted where a pixel differs from the mean image by more than 5 %."""
+        error = _WeightedSquare.apply(self.residual(slots), self.patches(frames), self.mean_patches())
+        return error.sum(-1)  # type: ignore[no-any-return]
+
+    def mean_patches(self) -> Tensor:
+        """(S, p*p*C) of the mean image."""
+        return self.patches(self.mean.unsqueeze(0))[0]
+
+
+class _WeightedSquare(torch.autograd.Function):
+    """Weighted squared error of every slot (N, S). One buffer of pixels, worked on in place: memory traffic is what costs."""
+
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, patches: Tensor, mean: Tensor) -> Tensor:  # type: ignore[override]
+        weighted, losses = torch.empty_like(residual), torch.empty(residual.shape[:2], device=residual.device)
+        chunk = len(patches) if patches.is_cuda else 32  # 32 frames of 64x64x3 fit a core's cache
+        for rows in (slice(at, at + chunk) for at in range(0, len(patches), chunk)):
+            target = torch.div(patches[rows], 255).sub_(mean)
+            weight = torch.abs(target).gt_(0.05).mul_(9.0).add_(1.0)
+            error = target.neg_().add_(residual[rows])
+            losses[rows] = torch.linalg.vecdot(weight.mul_(error), error)
+            weighted[rows] = weight
+        ctx.save_for_backward(weighted)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (weighted,) = ctx.saved_tensors
+        return weighted * (2 * grad).to(weighted.dtype).unsqueeze(-1), None, None
+
+
+def _compute_type(like: Tensor) -> torch.dtype:
+    """The type that autocast would compute in on this tensor's device."""
+    kind = like.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+
+
+class RecordCodec(nn.Module):
+    """Every categorical variable of an observation in a slot of its own."""
+
+    def __init__(self, leaves: tuple[Leaf, ...], embed: int, features: int):
+        super().__init__()
+        self.leaves = leaves
+        nvec = np.concatenate([leaf.nvec for leaf in leaves] or [np.zeros(0, np.int64)])
+        self.slots, self.classes = len(nvec), int(nvec.max(initial=1))
+        self.nvec: Tensor
+        self.register_buffer("nvec", torch.from_numpy(nvec), persistent=False)
+        self.enter = SlotLinear(self.slots, self.classes, embed, scale=self.classes**0.5)
+        self.leave = SlotLinear(self.slots, features, self.classes)
+
+    def indices(self, observation: Observation) -> Tensor:
+        """Class indices (N, V)."""
+        if not self.leaves:
+            first = next(iter(observation.values()))
+            return torch.zeros(first.shape[0], 0, dtype=torch.long, device=first.device)
+        return torch.cat([observation[leaf.name] for leaf in self.leaves], -1)
+
+    def encode(self, indices: Tensor) -> Tensor:
+        """(N, V) class indices to (N, V, embed)."""
+        return self.enter(F.one_hot(indices, self.classes).to(self.enter.weight.dtype))
+
+    def possible(self, scores: Tensor) -> Tensor:
+        """Log-probabilities (N, V, classes) in which classes that a variable does not have are impossible."""
+        impossible = torch.arange(self.classes, device=scores.device) >= self.nvec.unsqueeze(-1)
+        return F.log_softmax(scores.float().masked_fill(impossible, -1e9), -1)
+
+    def decode(self, slots: Tensor) -> dict[str, Tensor]:
+        """(N, V, features) to flat leaves: the most probable class of every variable."""
+        chosen = self.possible(self.leave(slots)).argmax(-1).split([leaf.shape[0] for leaf in self.leaves], -1)
+        return {leaf.name: part for leaf, part in zip(self.leaves, chosen, strict=True)}
+
+    def loss(self, slots: Tensor, indices: Tensor) -> Tensor:
+        """Negative log-likelihood (N,) in nats."""
+        return -self.possible(self.leave(slots)).gather(-1, indices.unsqueeze(-1)).sum((-1, -2))
+
+
+class VectorCodec(nn.Module):
+    """A vector leaf in one slot, seen in symlog and standardised by the data's mean and deviation."""
+
+    slots = 1
+
+    def __init__(self, leaf: Leaf, embed: int, features: int):
+        super().__init__()
+        size = leaf.shape[0]
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+        self.enter = mlp([size, embed, embed])
+        self.leave = mlp([features, 2 * embed, size])
+
+    def scaled(self, value: Tensor) -> Tensor:
+        return (symlog(value.to(self.std.dtype)) - self.mean) / self.std
+
+    def encode(self, value: Tensor) -> Tensor:
+        """(N, n) to (N, 1, embed)."""
+        return self.enter(self.scaled(value)).unsqueeze(-2)  # type: ignore[no-any-return]
+
+    def decode(self, slots: Tensor) -> Tensor:
+        """(N, 1, features) to (N, n)."""
+        return symexp(self.leave(slots.squeeze(-2)).float() * self.std + self.mean)
+
+    def loss(self, slots: Tensor, value: Tensor) -> Tensor:
+        """Ten times the squared error of the standardised vector, as pixels that matter: (N,)."""
+        return 10 * (self.leave(slots.squeeze(-2)).float() - self.scaled(value)).square().sum(-1)
+
+
+class Slots(NamedTuple):
+    """An observation in slots: V categorical variables, and S image patches and vectors."""
+
+    record: Tensor  # (N, V, width)
+    dense: Tensor  # (N, S, width)
+
+
+class ObservationCodec(nn.Module):
+    """Encoder and decoder of a whole observation, leaf by leaf.
+
+    record_features, dense_features: widths of the slots that `decode` and `loss` take.
+    """
+
+    def __init__(self, leaves: tuple[Leaf, ...], config: ModelConfig, record_features: int | None, dense_features: int):
+        super().__init__()
+        record = tuple(leaf for leaf in leaves if leaf.kind == "categorical")
+        classes = max((int(leaf.nvec.max()) for leaf in record), default=1)
+        self.record = RecordCodec(record, config.embed, record_features or classes)
+        self.dense_leaves = [leaf for leaf in leaves if leaf.kind != "categorical"]
+        codecs: list[ImageCodec | VectorCodec] = [
+            ImageCodec(leaf, config.patch, config.embed, config.hidden, dense_features)
+            if leaf.kind == "image"
+            else VectorCodec(leaf, config.embed, dense_features)
+            for leaf in self.dense_leaves
+        ]
+        self.dense = nn.ModuleList(codecs)
+        self.sizes = [codec.slots for codec in codecs]
+
+    def dense_codecs(self) -> list[tuple[Leaf, "ImageCodec | VectorCodec"]]:
+        return list(zip(self.dense_leaves, self.dense, strict=True))  # type: ignore[arg-type]
+
+    def encode(self, observation: Observation) -> Slots:
+        """Flat leaves (N, ...) to embedded slots."""
+        indices = self.record.indices(observation)
+        dense = [codec.encode(observation[leaf.name]) for leaf, codec in self.dense_codecs()]
+        return Slots(self.record.encode(indices), torch.cat(dense, -2) if dense else indices.new_zeros(len(indices), 0, 1))
+
+    def decode(self, slots: Slots) -> dict[str, Tensor]:
+        """Feature slots to flat leaves (N, ...)."""
+        out = self.record.decode(slots.record) if self.record.leaves else {}
+        parts = slots.dense.split(self.sizes, -2)
+        return out | {leaf.name: codec.decode(part) for (leaf, codec), part in zip(self.dense_codecs(), parts, strict=True)}
+
+    def loss(self, slots: Slots, observation: Observation) -> dict[str, Tensor]:
+        """Reconstruction losses (N,) a leaf; categorical leaves together."""
+        out = {}
+        if self.record.leaves:
+            out["record"] = self.record.loss(slots.record, self.record.indices(observation))
+        parts = slots.dense.split(self.sizes, -2)
+        for (leaf, codec), part in zip(self.dense_codecs(), parts, strict=True):
+            out[leaf.name] = codec.loss(part, observation[leaf.name])
+        return out

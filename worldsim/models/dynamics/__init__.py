@@ -1,0 +1,14 @@
+"""Families of latent dynamics, one file each, interchangeable."""
+
+from torch import Tensor
+
+from worldsim.models.config import ModelConfig
+from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
+from worldsim.models.dynamics.ssm import SSM
+
+__all__ = ["Dynamics", "Latent", "Observed", "State", "make_dynamics"]
+
+
+def make_dynamics(config: ModelConfig, nvec: Tensor, slots: int, actions: int) -> Dynamics:
+    """The family that the configuration names. nvec: (V,) class counts of the record; slots: S; actions: A."""
+    return SSM(config, nvec, slots, actions)

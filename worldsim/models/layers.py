@@ -1,0 +1,87 @@
+"""Small layers that every part of a world model shares. Axes: B batch, T time, S slots, D width, K variables, C classes."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+def symlog(x: Tensor) -> Tensor:
+    """Symmetric logarithm: sign(x) ln(1 + |x|) (DreamerV3, eq. 9)."""
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+def symexp(x: Tensor) -> Tensor:
+    """The inverse of `symlog`."""
+    return torch.sign(x) * torch.expm1(torch.abs(x))
+
+
+def mlp(sizes: list[int], norm: bool = True) -> nn.Sequential:
+    """Linear layers with a SiLU, normalised or not, after each but the last."""
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+        layers += [nn.Linear(fan_in, fan_out), *([nn.LayerNorm(fan_out)] if norm else []), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
+
+
+class SlotLinear(nn.Module):
+    """A linear layer with its own weights for every slot: (..., S, fan_in) to (..., S, fan_out)."""
+
+    def __init__(self, slots: int, fan_in: int, fan_out: int, scale: float = 1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(slots, fan_in, fan_out) * scale * fan_in**-0.5)
+        self.bias = nn.Parameter(torch.zeros(slots, fan_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("...sd,sde->...se", x, self.weight.to(x.dtype)) + self.bias.to(x.dtype)
+
+
+def draw(log_probs: Tensor, uniform: Tensor | None, min_p: float = 0.0) -> Tensor:
+    """Class indices (...) drawn from (..., C) by the inverse of the distribution function; modes where `uniform` is None.
+
+    uniform: (...) in [0, 1). min_p: classes less probable than `min_p` times the most probable one are never drawn
+    (arXiv:2407.01082); it keeps long rollouts free of one-in-a-thousand flips and leaves real alternatives alone.
+    """
+    if uniform is None:
+        return log_probs.argmax(-1)
+    probs = log_probs.exp()
+    if min_p:
+        probs = torch.where(probs < min_p * probs.amax(-1, keepdim=True), 0.0, probs)
+    cumulative = probs.cumsum(-1)
+    threshold = uniform.to(probs.dtype).unsqueeze(-1) * cumulative[..., -1:]
+    return (cumulative <= threshold).sum(-1).clamp_max(probs.shape[-1] - 1)
+
+
+class Categoricals(NamedTuple):
+    """Independent categorical variables, as DreamerV3's latents: K variables of C classes in every slot.
+
+    logits: (..., S, K, C), normalised log-probabilities with `unimix` of the uniform distribution mixed in.
+    """
+
+    logits: Tensor
+
+    @staticmethod
+    def from_logits(flat: Tensor, variables: int, unimix: float = 0.0) -> "Categoricals":
+        """From unnormalised (..., S, K*C) scores."""
+        logits = F.log_softmax(rearrange(flat.float(), "... (k c) -> ... k c", k=variables), -1)
+        if unimix:
+            logits = torch.log((1 - unimix) * logits.exp() + unimix / logits.shape[-1])
+        return Categoricals(logits)
+
+    def sample(self, uniform: Tensor | None, min_p: float = 0.0) -> Tensor:
+        """One-hot samples as `draw` takes them; uniform (..., S, K) or None for the mode."""
+        return F.one_hot(draw(self.logits.detach(), uniform, min_p), self.logits.shape[-1]).to(self.logits.dtype)
+
+    def straight_through(self, uniform: Tensor | None) -> Tensor:
+        """Samples whose gradient is that of the probabilities (Bengio et al. 2013)."""
+        probs = self.logits.exp()
+        return self.sample(uniform) + probs - probs.detach()
+
+    def kl(self, other: "Categoricals") -> Tensor:
+        """KL divergence in nats to `other`, summed over K and C: (..., S)."""
+        return (self.logits.exp() * (self.logits - other.logits)).sum((-1, -2))
+
+    def detach(self) -> "Categoricals":
+        return Categoricals(self.logits.detach())

@@ -1,0 +1,137 @@
+"""How encoder, dynamics, decoder and heads are put together, and what they are trained for.
+
+Axes: B batch, T time, N = B*T, S slots, A width of an encoded action.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from worldsim.models.codec import ObservationCodec, Slots, slots_of
+from worldsim.models.config import ModelConfig
+from worldsim.models.dynamics import Latent, Observed, make_dynamics
+from worldsim.models.heads import Ensemble, RewardHead, TerminationHead
+from worldsim.models.layers import symlog
+from worldsim.spaces import Leaf, leaves
+
+
+WEIGHTS = {"reward": 2.0, "termination": 5.0}  # of losses that matter more than their size in nats says
+
+
+class ActionEncoder(nn.Module):
+    """Flat actions as one vector: one-hots of every categorical variable, symlog of every continuous one."""
+
+    def __init__(self, action_leaves: tuple[Leaf, ...]):
+        super().__init__()
+        self.leaves = action_leaves
+        self.width = sum(int(leaf.nvec.sum()) if leaf.kind == "categorical" else leaf.shape[0] for leaf in action_leaves)
+
+    def forward(self, actions: Mapping[str, Tensor]) -> Tensor:
+        """(..., n) a leaf to (..., A) fp32."""
+        parts = []
+        for leaf in self.leaves:
+            value = actions[leaf.name]
+            if leaf.kind == "vector":
+                parts.append(symlog(value.float()))
+            else:
+                parts += [F.one_hot(value[..., i], int(n)).float() for i, n in enumerate(leaf.nvec)]
+        return torch.cat(parts, -1)
+
+
+class Batch(NamedTuple):
+    """Recorded sequences on the device. Row t of action, reward and terminated led to row t of the observation."""
+
+    observation: dict[str, Tensor]  # (B, T, ...) a leaf
+    action: dict[str, Tensor]  # (B, T, ...) a leaf
+    reward: Tensor  # (B, T) fp32
+    terminated: Tensor  # (B, T) bool
+    first: Tensor  # (B, T) bool: an episode begins here
+
+    @staticmethod
+    def from_numpy(arrays: Mapping[str, Any], device: torch.device | str = "cpu") -> "Batch":
+        def move(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: move(part) for name, part in value.items()}
+            return torch.from_numpy(value).to(device, non_blocking=True)
+
+        return Batch(*(move(arrays[name]) for name in Batch._fields))
+
+
+class Losses(NamedTuple):
+    """The scalar to minimise and its parts, averaged over moments."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class WorldModel(nn.Module):
+    """A learned world: pure functions of explicit states.
+
+    reward_range: least and greatest reward in the data, which the reward bins must cover.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        reward_range: tuple[float, float],
+    ):
+        super().__init__()
+        self.config = config
+        self.act = ActionEncoder(leaves(action_space))
+        found = leaves(observation_space)
+        nvec = np.concatenate([leaf.nvec for leaf in found if leaf.kind == "categorical"] or [np.zeros(0, np.int64)])
+        slots = sum(slots_of(leaf, config.patch) for leaf in found if leaf.kind != "categorical")
+        self.dynamics = make_dynamics(config, torch.from_numpy(nvec), slots, self.act.width)
+        self.codec = ObservationCodec(found, config, self.dynamics.record_features, self.dynamics.dense_features)
+        hidden, features = config.head_hidden, self.dynamics.feature_width
+        self.reward = RewardHead(features, hidden, *reward_range)
+        self.termination = TerminationHead(features, hidden)
+        target = len(nvec) * self.codec.record.classes + slots * self.dynamics.dense_features
+        self.ensemble = Ensemble(self.dynamics.past_width, target, hidden, config.ensemble)
+
+    def observe(
+        self,
+        observation: Mapping[str, Tensor],
+        action: Mapping[str, Tensor],
+        first: Tensor,
+        generator: Generator | None = None,
+    ) -> Observed:
+        """Follow a recorded sequence (B, T, ...) from its beginning."""
+        lead = first.shape
+        flat = {name: value.flatten(0, 1) for name, value in observation.items()}
+        embeds = Slots(*(part.unflatten(0, lead) for part in self.codec.encode(flat)))
+        record = self.codec.record.indices(flat).unflatten(0, lead)
+        state = self.dynamics.initial(lead[0])
+        return self.dynamics.observe(state, embeds, record, self.act(action), first, generator)
+
+    def losses(self, batch: Batch, generator: Generator) -> Losses:
+        """Training losses of one batch; all randomness from `generator`."""
+        seen = self.observe(batch.observation, batch.action, batch.first, generator)
+        flat = {name: value.flatten(0, 1) for name, value in batch.observation.items()}
+        slots = Slots(*(part.flatten(0, 1) for part in seen.latent.slots))
+        parts = {f"draw/{name}": loss.mean() for name, loss in self.codec.loss(slots, flat).items()}
+        features, follows = seen.latent.features, (~batch.first).float()
+        parts |= {name: _mean(loss, follows) for name, loss in seen.losses.items()}
+        parts["reward"] = _mean(self.reward.loss(features, batch.reward), follows)
+        parts["termination"] = _mean(self.termination.loss(features, batch.terminated), follows)
+        parts["ensemble"] = self._ensemble_loss(seen.latent, follows, generator)
+        total = torch.stack([WEIGHTS.get(name, 1.0) * loss for name, loss in parts.items()]).sum()
+        return Losses(total, {name: loss.detach() for name, loss in parts.items()})
+
+    def _ensemble_loss(self, latent: Latent, follows: Tensor, generator: Generator) -> Tensor:
+        past = latent.features[..., : self.dynamics.past_width].detach().flatten(0, 1)
+        target = torch.cat([part.detach().flatten(2) for part in latent.slots], -1).flatten(0, 1)
+        chance = torch.rand(self.config.ensemble, follows.shape[0], 1, generator=generator, device=past.device)
+        taught = (chance < 0.5).expand(-1, -1, follows.shape[1]).flatten(1).float()
+        return _mean(self.ensemble.loss(past, target, taught), follows.flatten())
+
+
+def _mean(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum() / weight.sum().clamp_min(1)
