@@ -68,7 +68,7 @@ def same(left: Any, right: Any) -> bool:
     """Whether two leaf values are alike in shape, type and every bit (NaN equals NaN)."""
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
         left, right = np.asarray(left), np.asarray(right)
-        return left.shape == right.shape and left.dtype == right.dtype and left.tobytes() == right.tobytes()
+        return bool(left.shape == right.shape and left.dtype == right.dtype and left.tobytes() == right.tobytes())
     both_nan = left != left and right != right
     return type(left) is type(right) and (bool(left == right) or bool(both_nan))
 
@@ -97,6 +97,11 @@ def plain(value: Any) -> Any:
 def like(old: Any, new: int) -> Any:
     """An integer in the type in which the old value came (int, numpy scalar or 0-d array)."""
     return np.asarray(new, old.dtype) if isinstance(old, np.ndarray) else type(old)(new)
+
+
+def clipped(value: np.ndarray[Any, Any], space: spaces.Box) -> Any:
+    """An array brought inside the bounds of a space, in its own type."""
+    return np.asarray(np.clip(value, space.low, space.high), value.dtype)
 
 
 def from_json(leaf: Leaf, given: Any) -> Any:

@@ -87,7 +87,7 @@ class MissingData(LeafFault):
             return how, leafwise.copied(context.memory["frames"][leaf.path])
         blackened = np.zeros_like(value) if how == "black" else frames.occlude(value, axes, self.severity, rng)
         assert isinstance(leaf.space, spaces.Box)
-        return how, np.clip(blackened, leaf.space.low, leaf.space.high).astype(value.dtype, copy=False)
+        return how, leafwise.clipped(blackened, leaf.space)
 
 
 def _nothing(space: spaces.Space[Any], value: Any, out_of_space: bool) -> Any:
@@ -95,7 +95,7 @@ def _nothing(space: spaces.Space[Any], value: Any, out_of_space: bool) -> Any:
     if isinstance(space, spaces.Box):
         if out_of_space:
             return np.full(value.shape, np.nan, np.promote_types(value.dtype, np.float32))
-        return np.clip(np.zeros_like(value), space.low, space.high).astype(value.dtype, copy=False)
+        return leafwise.clipped(np.zeros_like(value), space)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Text) and out_of_space:
         return None
     if isinstance(space, spaces.Discrete):

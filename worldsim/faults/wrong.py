@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldsim.faults import frames
-from worldsim.faults.leafwise import like, same, usual
+from worldsim.faults.leafwise import clipped, like, same, usual
 from worldsim.spaces import Leaf
 
 Way = Callable[[Any, Any, float, np.random.Generator], Any]
@@ -60,15 +60,15 @@ def _invalid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
 
 
 def _rows_shifted(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
-    return _clipped(frames.shift_rows(value, _axes(space), severity, rng), space)
+    return clipped(frames.shift_rows(value, _axes(space), severity, rng), space)
 
 
 def _channels_swapped(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
-    return _clipped(frames.swap_channels(value, _axes(space), severity, rng), space)
+    return clipped(frames.swap_channels(value, _axes(space), severity, rng), space)
 
 
 def _block_torn(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
-    return _clipped(frames.tear_block(value, _axes(space), severity, rng), space)
+    return clipped(frames.tear_block(value, _axes(space), severity, rng), space)
 
 
 def _swapped(value: Any, space: Any, severity: float, rng: np.random.Generator) -> Any:
@@ -77,7 +77,7 @@ def _swapped(value: Any, space: Any, severity: float, rng: np.random.Generator) 
     if value.size > 1:
         one, other = (int(entry) for entry in rng.choice(value.size, 2, replace=False))
         changed.flat[one], changed.flat[other] = value.flat[other], value.flat[one]
-    return _clipped(changed, space) if isinstance(space, spaces.Box) else changed if changed in space else value
+    return clipped(changed, space) if isinstance(space, spaces.Box) else changed if changed in space else value
 
 
 def _scaled(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
@@ -187,10 +187,6 @@ def _axes(space: spaces.Box) -> frames.Axes:
     axes = frames.frame_axes(space)
     assert axes is not None, f"{space} is no frame"
     return axes
-
-
-def _clipped(value: Any, space: spaces.Box) -> Any:
-    return np.clip(value, space.low, space.high).astype(value.dtype, copy=False)
 
 
 def _another(value: int, start: int, count: int, rng: np.random.Generator) -> int:
