@@ -95,10 +95,3 @@ def test_agreement_tells_contradictions_and_ties() -> None:
     flat = st.mean_signs([1, 1, 1])
     assert st.agreement(flat, flat) == (None, True, ())
     assert st.agreement(real, flat) == (None, False, ())
-
-
-def test_interval_signs_order_only_what_is_told_apart() -> None:
-    base = rng().normal(size=32)
-    noisy = base + rng(1).normal(0, 1, 32) * np.where(np.arange(32) % 2, 1, -1)
-    signs = st.interval_signs([base + 5, base, noisy], rng(2))
-    assert signs.tolist() == [[0, 1, 1], [-1, 0, 0], [-1, 0, 0]]

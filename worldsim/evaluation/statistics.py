@@ -117,18 +117,6 @@ def mean_signs(means: Sequence[float]) -> NDArray[np.int64]:
     return np.sign(x[:, None] - x[None, :]).astype(np.int64)
 
 
-def interval_signs(
-    samples: Sequence[ArrayLike], rng: np.random.Generator, confidence: float = 0.95
-) -> NDArray[np.int64]:
-    """Pairwise order (n, n) that counts only differences whose paired interval excludes zero; 0 for all others."""
-    signs = np.zeros((len(samples), len(samples)), dtype=np.int64)
-    for i in range(len(samples)):
-        for j in range(i + 1, len(samples)):
-            signs[i, j] = paired_difference(samples[i], samples[j], rng, confidence).sign
-            signs[j, i] = -signs[i, j]
-    return signs
-
-
 def agreement(a: NDArray[np.int64], b: NDArray[np.int64]) -> Agreement:
     """Compares two pairwise orders (n, n). On `mean_signs` this is Kendall's tau-b of the means (Kendall 1945)."""
     upper = np.triu_indices(len(a), 1)

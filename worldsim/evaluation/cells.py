@@ -1,0 +1,119 @@
+"""A cell: one agent under one fault at one severity in one world. Finished cells are kept, so that a run can go on."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import worldsim
+from worldsim.evaluation.runs import EpisodeResult
+
+Where = Literal["real", "world"]
+CLEAN = "none"  # the fault's name in cells without one
+
+
+class Cell(NamedTuple):
+    """What the episodes of a cell have in common. Without a fault: fault "none", severity 0.0."""
+
+    agent: str
+    fault: str
+    severity: float
+    where: Where
+
+    @property
+    def condition(self) -> tuple[str, float]:
+        return self.fault, self.severity
+
+    def __str__(self) -> str:
+        fault = "without faults" if self.fault == CLEAN else f"under {self.fault} {self.severity:g}"
+        return f"{self.agent} {fault} in the {'real environment' if self.where == 'real' else 'World'}"
+
+
+def all_cells(
+    agents: Sequence[str], faults: Sequence[str], severities: Sequence[float], where: Sequence[Where]
+) -> list[Cell]:
+    """Every agent clean once and under each fault at each severity, in each world; clean cells come first."""
+    conditions = [(CLEAN, 0.0), *((fault, float(severity)) for fault in faults for severity in severities)]
+    return [Cell(agent, *condition, place) for condition in conditions for agent in agents for place in where]
+
+
+class CellStore:
+    """Finished cells as files, each named by what it is and by a hash of everything that decides its figures."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def path(self, cell: Cell, defined_by: Mapping[str, Any], suffix: str = ".json") -> Path:
+        """Where the cell's file is or will be."""
+        key = digest(json.dumps({**defined_by, "cell": cell}, sort_keys=True))
+        name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{cell.where}-{cell.fault}-{cell.severity:g}-{cell.agent}")[-80:]
+        return self.directory / f"{name.strip('-.')}-{key[:16]}{suffix}"
+
+    def load(self, path: Path) -> list[EpisodeResult] | None:
+        """The episodes of a finished cell; None where there is no whole file."""
+        try:
+            return [EpisodeResult(**episode) for episode in json.loads(path.read_text())["episodes"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, path: Path, cell: Cell, episodes: Iterable[EpisodeResult]) -> None:
+        """Writes a finished cell, whole or not at all."""
+        data = {"cell": cell._asdict(), "episodes": [asdict(episode) for episode in episodes]}
+        write_atomically(path, json.dumps(data, indent=1) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that a reader, or a crash at any moment, finds the old one or the new one whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest(*parts: str | bytes) -> str:
+    """SHA-256 of the parts, each with its length, as hex."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        total.update(len(data).to_bytes(8, "little") + data)
+    return total.hexdigest()
+
+
+def files_digest(files: Iterable[Path], root: Path) -> str:
+    """SHA-256 of the files' names below `root` and their contents."""
+    ordered = sorted(files)
+    return digest(*(part for file in ordered for part in (str(file.relative_to(root)), file.read_bytes())))
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 of worldsim's own code: after a change of it no stored cell is trusted."""
+    root = Path(worldsim.__file__).parent
+    return files_digest(root.rglob("*.py"), root)
+
+
+def agent_digest(spec: str, known: Mapping[str, str]) -> str:
+    """SHA-256 of what an agent's name stands for: its saved file, or the source of the module that makes it."""
+    target = known.get(spec, spec)
+    if target.endswith(".zip"):
+        path = Path(target)
+    else:
+        try:
+            found = importlib.util.find_spec(target.partition(":")[0]) if ":" in target else None
+        except (ImportError, ValueError):
+            found = None
+        path = Path(found.origin) if found is not None and found.origin else Path()
+    return digest(target, path.read_bytes() if path.is_file() else b"")

@@ -1,0 +1,160 @@
+"""Plots as inline SVG whose colours are CSS variables, so that they follow the page into the dark."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from worldsim.evaluation.cells import CLEAN
+
+Row = Mapping[str, Any]
+Interval = Sequence[float | None]
+
+INK, GRID = "#010203", "#010204"  # stand-ins that become CSS variables
+COLOURS = 8  # the page defines --c0 to --c7
+STYLE = {
+    "font.size": 9,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "worldsim",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": GRID,
+    "axes.grid": True,
+    "figure.constrained_layout.use": True,
+}
+
+
+def colour(index: int) -> str:
+    """The stand-in for series `index`; the page's CSS decides what it looks like."""
+    return f"#0102{index % COLOURS + 16:02x}"
+
+
+def severity_plot(rows: Sequence[Row], agents: Sequence[str], fault: str, measure: str, title: str, limits: Any) -> str:
+    """A measure against severity, one colour an agent, real solid and World dashed, with intervals."""
+    figure, axes = _figure()
+    severities = sorted({row["severity"] for row in rows if row["fault"] in (CLEAN, fault)})
+    width = (severities[-1] - severities[0] or 1.0) * 0.035
+    for index, agent in enumerate(agents):
+        for where, style, shift in (("real", "-", -0.5), ("world", "--", 0.5)):
+            points = [r for r in rows if r["agent"] == agent and r["where"] == where and r["fault"] in (CLEAN, fault)]
+            points.sort(key=lambda row: row["severity"])
+            offset = (index - (len(agents) - 1) / 2 + shift * 0.6) * width / 2
+            xs = [row["severity"] + offset for row in points]
+            _line(axes, xs, points, measure, style, colour(index))
+    axes.set_title(title)
+    axes.set_xticks(severities, [f"{s:g}" if s else "none" for s in severities])
+    axes.grid(axis="x", visible=False)
+    axes.set_xlabel("severity")
+    axes.set_ylim(*limits)
+    return _svg(figure, title)
+
+
+def agreement_plot(rows: Sequence[Row], agents: Sequence[str], title: str) -> str:
+    """Mean return in the World against the real one, a mark for each cell: filled without faults, hollow under one."""
+    figure, axes = _figure(width=4.2, height=3.9)
+    real = {(row["agent"], row["fault"], row["severity"]): row for row in rows if row["where"] == "real"}
+    for row in rows:
+        other = real.get((row["agent"], row["fault"], row["severity"]))
+        if row["where"] != "world" or other is None:
+            continue
+        tint = colour(list(agents).index(row["agent"]))
+        x, y = other["return_mean"], row["return_mean"]
+        bars = {"xerr": _error(x, other["return_mean_interval"]), "yerr": _error(y, row["return_mean_interval"])}
+        clean = row["fault"] == CLEAN
+        fill = tint if clean else "none"
+        axes.errorbar(x, y, **bars, fmt="o", color=tint, markerfacecolor=fill, markersize=6, elinewidth=0.8)
+    low = min(axes.get_xlim()[0], axes.get_ylim()[0])
+    high = max(axes.get_xlim()[1], axes.get_ylim()[1])
+    axes.plot([low, high], [low, high], color=GRID, linewidth=1, zorder=0)
+    axes.set(xlim=(low, high), ylim=(low, high), xlabel="mean return, real environment", ylabel="mean return, World")
+    axes.set_title(title)
+    return _svg(figure, title)
+
+
+def curves_plot(horizons: Sequence[float], curves: Mapping[str, Sequence[float]], title: str, ylabel: str) -> str:
+    """One line a curve over horizons, labelled at its end."""
+    figure, axes = _figure(width=4.2, height=3.2)
+    for index, (name, values) in enumerate(curves.items()):
+        style = "-" if name == "model" else "--"
+        axes.plot(horizons, values, style, color=colour(index), linewidth=2 if name == "model" else 1.4)
+        axes.annotate(name, (horizons[-1], values[-1]), (4, 0), textcoords="offset points", va="center", color=INK)
+    axes.set(xlabel="steps ahead", ylabel=ylabel)
+    axes.margins(x=0.12)
+    axes.set_title(title)
+    return _svg(figure, title)
+
+
+def shared_limits(rows: Sequence[Row], measure: str) -> tuple[float, float]:
+    """Limits of the y axis that fit every interval of a measure, so that plots beside each other compare."""
+    ends = [row[f"{measure}"] for row in rows if row[measure] is not None]
+    ends += [end for row in rows for end in row[f"{measure}_interval"] or () if end is not None]
+    low, high = min(ends, default=0.0), max(ends, default=1.0)
+    margin = 0.06 * (high - low or 1.0)
+    return low - margin, high + margin
+
+
+def _figure(width: float = 3.4, height: float = 2.6) -> tuple[Figure, Axes]:
+    with rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _line(axes: Axes, xs: Sequence[float], rows: Sequence[Row], measure: str, style: str, tint: str) -> None:
+    there = [(x, row[measure], row[f"{measure}_interval"]) for x, row in zip(xs, rows, strict=True)]
+    there = [each for each in there if each[1] is not None]
+    if not there:
+        return
+    axes.plot([x for x, _, _ in there], [y for _, y, _ in there], style, color=tint, linewidth=1.7)
+    for x, y, ends in there:
+        fill = tint if style == "-" else "none"
+        axes.errorbar(
+            x,
+            y,
+            yerr=_error(y, ends),
+            fmt="o",
+            color=tint,
+            markersize=4,
+            markerfacecolor=fill,
+            elinewidth=0.9,
+            capsize=2,
+        )
+
+
+def _error(value: float, ends: Interval | None) -> list[list[float]] | None:
+    """Lengths below and above a value, as matplotlib has it."""
+    if ends is None or ends[0] is None or ends[1] is None:
+        return None
+    return [[max(0.0, value - ends[0])], [max(0.0, ends[1] - value)]]
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """The figure as an <svg> element without links or namespaces, which HTML does not need."""
+    buffer = io.StringIO()
+    with rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = text.replace(INK, "var(--ink)").replace(GRID, "var(--grid)")
+    for index in range(COLOURS):
+        text = text.replace(colour(index), f"var(--c{index})")
+    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip()

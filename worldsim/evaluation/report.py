@@ -1,0 +1,202 @@
+"""The report of a stress test: report.json, report.html (one file, nothing fetched) and a table for the terminal."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from rich.markup import escape
+from rich.table import Table
+
+from worldsim.evaluation import plots, words
+from worldsim.evaluation.animations import animate, data_uri
+from worldsim.evaluation.cells import CLEAN, Cell, write_atomically
+from worldsim.evaluation.runs import Episode
+from worldsim.evaluation.summary import Outcomes, Summary
+from worldsim.evaluation.worst import Worst
+from worldsim.faults import named
+
+Row = dict[str, Any]
+Replays = Mapping[tuple[Cell, int], Episode]  # episodes run again with frames, by cell and seed
+
+MEASURES = (  # key of the row, title of its plots, how it is shown
+    ("return_mean", "return", words.figure),
+    ("success_rate", "success rate", words.percent),
+    ("violations_mean", "violations an episode", words.figure),
+)
+PACKAGES = ("worldsim", "gymnasium", "numpy", "scipy", "torch")
+
+
+def assemble(
+    outcomes: Outcomes,
+    config: Mapping[str, Any],
+    seeds: Sequence[int],
+    world: Mapping[str, Any] | None,
+    worst: Sequence[Worst],
+    replays: Replays,
+) -> Row:
+    """All that report.json holds. Depends on its arguments and the installed versions only."""
+    summary = Summary(outcomes, config["seed"], config["confidence"])
+    data: Row = {"format": 1, "config": dict(config), "world": world, "versions": versions(), "seeds": list(seeds)}
+    data["results"] = summary.results()
+    data["comparisons"] = {
+        "faults": summary.fault_effects(),
+        "agents": summary.agent_pairs(),
+        "worlds": summary.world_gaps(),
+    }
+    data["ranking"] = summary.rankings()
+    data["worst"] = [_told(each, outcomes, replays) for each in worst]
+    data["verdict"] = words.verdict(data)
+    data["warnings"] = words.warnings(data)
+    return data
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a stress test found: `data` as in report.json, and what only the page shows."""
+
+    data: Row
+    replays: Replays
+    certificate: Mapping[str, Any] | None = None
+    action_names: Sequence[str] | None = None
+
+    @property
+    def results(self) -> list[Row]:
+        """One row for each agent, fault, severity and world."""
+        return list(self.data["results"])
+
+    def write(self, out: Path) -> None:
+        """Writes report.json and report.html into the folder `out`, each whole or not at all."""
+        write_atomically(out / "report.json", json.dumps(self.data, indent=1, allow_nan=False) + "\n")
+        write_atomically(out / "report.html", self.html())
+
+    def html(self) -> str:
+        """The whole page, with plots and animations inside."""
+        loader = jinja2.PackageLoader("worldsim.evaluation", ".")
+        page = jinja2.Environment(
+            loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        )
+        shown = (words.figure, words.signed, words.percent, words.bounds, words.condition, words.order, words.place)
+        page.filters.update({function.__name__: function for function in shown})
+        return page.get_template("report.html.j2").render(**self._view())
+
+    def table(self) -> Table:
+        """The results as a table for the terminal."""
+        table = Table(title="Stress test", caption=" ".join(self.data["verdict"]), caption_justify="left")
+        for name in ("agent", "fault", "where"):
+            table.add_column(name)
+        for name in ("return", "success", "violations", "faults fired"):
+            table.add_column(name, justify="right")
+        last = None
+        for row in self.results:
+            condition = (row["fault"], row["severity"])
+            if last not in (None, condition):
+                table.add_section()
+            last = condition
+            figures = [_with_interval(row, key, show) for key, _, show in MEASURES]
+            fired = "" if row["fault"] == CLEAN else words.figure(row["faults_fired"], 1)
+            table.add_row(row["agent"], words.condition(*condition), row["where"], *figures, fired)
+        return table
+
+    def _view(self) -> Row:
+        data = self.data
+        agents = list(dict.fromkeys(row["agent"] for row in data["results"]))
+        faults = list(dict.fromkeys(row["fault"] for row in data["results"] if row["fault"] != CLEAN))
+        view: Row = {"data": data, "agents": agents, "faults": faults, "clean": CLEAN}
+        view["both"] = {"real", "world"} <= {row["where"] for row in data["results"]}
+        view["places"] = [w for w in ("real", "world") if any(row["where"] == w for row in data["results"])]
+        view["groups"] = grouped(data["results"])
+        view["effects"] = grouped(data["comparisons"]["faults"])
+        view["plots"] = _severity_plots(data["results"], agents, faults)
+        view["about_faults"] = {fault: _about(fault) for fault in faults}
+        view["quiet"] = words.never_fired(data["results"])
+        view["agreement_plot"] = plots.agreement_plot(data["results"], agents, "Mean returns") if view["both"] else ""
+        view["animations"] = [self._animation(worst) for worst in data["worst"]]
+        view["certificate"] = certificate_view(self.certificate)
+        return view
+
+    def _animation(self, worst: Row) -> Row:
+        episodes = {}
+        for where in worst["where"]:
+            cell = Cell(worst["agent"], worst["fault"], worst["severity"], where)
+            episodes[words.place(where)] = self.replays[cell, worst["seed"]]
+        return {**worst, "uri": data_uri(animate(episodes, self.action_names), "image/webp")}
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the figures."""
+    return {"python": platform.python_version(), **{package: metadata.version(package) for package in PACKAGES}}
+
+
+def grouped(rows: Sequence[Row]) -> list[Row]:
+    """Rows by condition and agent, real and World side by side: [{fault, severity, agents: [{agent, real, world}]}]."""
+    conditions: dict[tuple[str, float], dict[str, Row]] = {}
+    for row in rows:
+        agents = conditions.setdefault((row["fault"], row["severity"]), {})
+        agents.setdefault(row["agent"], {"agent": row["agent"], "real": None, "world": None})[row["where"]] = row
+    return [{"fault": f, "severity": s, "agents": list(agents.values())} for (f, s), agents in conditions.items()]
+
+
+def certificate_view(certificate: Mapping[str, Any] | None) -> Row | None:
+    """What the page shows of a fidelity certificate: curves over the horizon where there are any, and plain figures."""
+    if certificate is None:
+        return None
+    horizons = certificate.get("horizons")
+    curves = certificate.get("psnr")
+    plot = ""
+    if isinstance(horizons, list) and isinstance(curves, dict):
+        fit = {name: values for name, values in curves.items() if isinstance(values, list)}
+        fit = {name: values for name, values in fit.items() if len(values) == len(horizons) and None not in values}
+        if fit:
+            plot = plots.curves_plot(horizons, fit, "Open loop: how long frames stay true", "PSNR (dB)")
+    return {"plot": plot, "figures": _plain_figures(certificate)}
+
+
+def _plain_figures(certificate: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for key, value in certificate.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            continue
+        found[key.replace("_", " ")] = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return found
+
+
+def _told(worst: Worst, outcomes: Outcomes, replays: Replays) -> Row:
+    """A worst episode as report.json has it. `replayed`: whether running it again gave the very same result."""
+    cell = worst.cells[0]
+    told: Row = {"agent": cell.agent, "fault": cell.fault, "severity": cell.severity, "seed": worst.seed}
+    told |= {"where": [each.where for each in worst.cells]}
+    told |= {"return_drop": worst.return_drop, "more_violations": worst.more_violations, "episodes": []}
+    told["replayed"] = True
+    for each in worst.cells:
+        result = next(episode for episode in outcomes[each] if episode.seed == worst.seed)
+        told["replayed"] &= result == replays[each, worst.seed].result
+        figures = {"return": result.episode_return, "steps": result.steps, "violations": result.violations}
+        told["episodes"].append({"where": each.where, **figures, "faults": result.faults, "crash": result.crash})
+    return told
+
+
+def _severity_plots(rows: Sequence[Row], agents: Sequence[str], faults: Sequence[str]) -> list[Row]:
+    shown = []
+    for key, title, _ in MEASURES:
+        if all(row[key] is None for row in rows):
+            continue
+        limits = plots.shared_limits(rows, key)
+        figures = [plots.severity_plot(rows, agents, fault, key, f"{title}: {fault}", limits) for fault in faults]
+        shown.append({"title": title, "figures": figures})
+    return shown
+
+
+def _about(fault: str) -> str:
+    """What a fault does, in the words of its own documentation."""
+    docs = [(type(each).__doc__ or "").strip().partition("\n\n")[0] for each in named(fault, 1.0)]
+    return " ".join(" ".join(docs).replace("`", "").split())
+
+
+def _with_interval(row: Row, key: str, show: Any) -> str:
+    ends = words.bounds(row[f"{key}_interval"], show)
+    return f"{show(row[key])} [dim]{escape(ends)}[/dim]" if ends else show(row[key])

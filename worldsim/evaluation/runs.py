@@ -1,0 +1,213 @@
+"""One episode, or one cell of episodes on given seeds, of an agent in an environment, real or learned alike."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.agents import Agent
+from worldsim.faults import Record
+from worldsim.simulator.drawing import draw
+from worldsim.spaces import flatten, leaves
+
+Observer = Callable[[], None]
+SEEN_BY_AGENTS = ("reply",)  # the keys of info that an agent is given
+
+
+class Yardstick(NamedTuple):
+    """What counts as success and as a violation, by rewards alone, so that both worlds are measured alike."""
+
+    success_return: float | None  # an episode succeeds when its return is at least this; None: not judged
+    violation_reward: float | None  # a step whose reward is at most this is a violation; None: not judged
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """What one episode came to. `seed` and the cell it belongs to are enough to run it again."""
+
+    seed: int
+    episode_return: float  # sum of rewards, undiscounted
+    steps: int
+    success: bool | None
+    violations: int | None  # steps at or below the violation reward
+    violations_counted: int | None  # what the environment itself counted, where it does
+    faults: dict[str, int]  # how often each kind of fault fired
+    latency_s: float  # virtual seconds that replies took, summed
+    terminated: bool
+    truncated: bool
+    crash: str | None  # what the agent raised; its episode ended there and is no success
+    trust_mean: float | None  # of the World's steps; None in the real environment
+    trust_min: float | None
+
+
+class Episode(NamedTuple):
+    """An episode with what was asked for besides its result."""
+
+    result: EpisodeResult
+    trace: list[dict[str, Any]]  # one plain-JSON row a step; empty unless recorded
+    frames: list[NDArray[np.uint8]]  # what the agent received, drawn, (H, W, 3), one more than steps; empty unless kept
+
+
+@dataclass
+class _Tally:
+    """Sums over the steps of one episode."""
+
+    rewards: list[float] = field(default_factory=list)
+    trusts: list[float] = field(default_factory=list)
+    faults: Counter[str] = field(default_factory=Counter)
+    latency_s: float = 0.0
+    counted: int | None = None
+
+    def add(self, info: Mapping[str, Any], reward: float | None = None) -> None:
+        """Takes in what a reset (no reward) or a step gave."""
+        if reward is not None:
+            self.rewards.append(reward)
+            if "trust" in info:
+                self.trusts.append(float(info["trust"]))
+        self.faults.update(fault_kinds(info))
+        self.latency_s += float(info.get("reply", {}).get("latency_s", 0.0))
+        if "violations" in info:
+            self.counted = int(info["violations"])
+
+
+def agent_seed(seed: int) -> int:
+    """The agent's seed in an episode: bound to the episode's own, but another stream than the environment's."""
+    return int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]) & 0x7FFFFFFF
+
+
+def fault_kinds(info: Mapping[str, Any]) -> list[str]:
+    """What the faults really did in one step, as the records call it: "delay", "timeout, answer lost", ..."""
+    return [_kind(record) for record in info.get("faults", ())]
+
+
+def _kind(record: Record) -> str:
+    """A record's kind, and what was lost where it says so."""
+    lost = record.details.get("lost")
+    return f"{record.kind}, {lost} lost" if lost else record.kind
+
+
+def run_episode(
+    agent: Agent,
+    env: gym.Env[Any, Any],
+    seed: int,
+    yardstick: Yardstick,
+    max_steps: int | None = None,
+    start: Any = None,
+    trace: bool = False,
+    frames: bool = False,
+) -> Episode:
+    """Runs `agent` in `env` from `reset(seed=seed)` to the end of the episode, or for `max_steps` steps.
+
+    `start` is an observation that the World starts from (None: whatever reset gives). Of `info` the agent sees only
+    `reply`, what it may know of its last call: the rest is ground truth and differs between the worlds. What the agent
+    raises ends the episode and is told in `crash`; what the environment raises goes on to the caller.
+    """
+    options = None if start is None else {"observation": start}
+    observation, info = env.reset(seed=seed, options=options)
+    agent.reset(agent_seed(seed))
+    tally, rows, pictures, crash = _Tally(), list[dict[str, Any]](), list[NDArray[np.uint8]](), None
+    tally.add(info)
+    terminated = truncated = False
+    while not (terminated or truncated):
+        if frames:
+            pictures.append(_picture(env, observation))
+        try:
+            action = agent.act(observation, {key: info[key] for key in SEEN_BY_AGENTS if key in info})
+        except Exception as error:  # a crash under faults is a finding, not the end of the run
+            crash = f"{type(error).__name__}: {error}"
+            break
+        observation, reward, terminated, truncated, info = env.step(action)
+        tally.add(info, float(reward))
+        truncated = bool(truncated) or (max_steps is not None and len(tally.rewards) >= max_steps and not terminated)
+        if trace or frames:
+            rows.append(_row(env, len(rows), action, float(reward), bool(terminated), truncated, info))
+    if frames:
+        pictures.append(_picture(env, observation))
+    return Episode(_result(seed, tally, yardstick, bool(terminated), truncated, crash), rows, pictures)
+
+
+def run_cell(
+    make_agent: Callable[[gym.Env[Any, Any]], Agent],
+    make_env: Callable[[], gym.Env[Any, Any]],
+    seeds: Sequence[int],
+    yardstick: Yardstick,
+    max_steps: int | None = None,
+    starts: Mapping[int, Any] | None = None,
+    trace: bool = False,
+    frames: bool = False,
+    after_each: Observer = lambda: None,
+) -> list[Episode]:
+    """One episode for each seed, in one environment with one agent, both made here; `starts` maps seeds to starts."""
+    env = make_env()
+    try:
+        agent = make_agent(env)
+        episodes = []
+        for seed in seeds:
+            start = None if starts is None else starts[seed]
+            episodes.append(run_episode(agent, env, seed, yardstick, max_steps, start, trace, frames))
+            after_each()
+        return episodes
+    finally:
+        env.close()
+
+
+def first_observations(env: gym.Env[Any, Any], seeds: Iterable[int]) -> dict[int, Any]:
+    """What the real environment shows first for each seed, so that the World can start from the same."""
+    return {seed: env.reset(seed=seed)[0] for seed in seeds}
+
+
+def plain(space: gym.Space[Any], value: Any) -> Any:
+    """A value of a space as plain JSON: leaf name -> numbers, or just the numbers where there is but one leaf."""
+    arrays = flatten(space, value)
+    lists = {name: array.item() if array.size == 1 else array.tolist() for name, array in arrays.items()}
+    return next(iter(lists.values())) if len(lists) == 1 else lists
+
+
+def _row(
+    env: gym.Env[Any, Any],
+    step: int,
+    action: Any,
+    reward: float,
+    terminated: bool,
+    truncated: bool,
+    info: Mapping[str, Any],
+) -> dict[str, Any]:
+    row = {"step": step, "action": plain(env.action_space, action), "reward": reward}
+    row |= {"terminated": terminated, "truncated": truncated}
+    row |= {key: info[key] for key in ("trust", "reply", "violations") if key in info}
+    return row | {"faults": [record.to_json() for record in info.get("faults", ())], "fired": fault_kinds(info)}
+
+
+def _picture(env: gym.Env[Any, Any], observation: Any) -> NDArray[np.uint8]:
+    space = env.observation_space
+    picture: NDArray[np.uint8] = draw(leaves(space), flatten(space, observation))
+    return picture
+
+
+def _result(
+    seed: int, tally: _Tally, yardstick: Yardstick, terminated: bool, truncated: bool, crash: str | None
+) -> EpisodeResult:
+    total = float(np.sum(tally.rewards, dtype=np.float64))
+    reached = None if yardstick.success_return is None else total >= yardstick.success_return and crash is None
+    limit = yardstick.violation_reward
+    violations = None if limit is None else sum(reward <= limit for reward in tally.rewards)
+    trusts = tally.trusts
+    return EpisodeResult(
+        seed=seed,
+        episode_return=total,
+        steps=len(tally.rewards),
+        success=reached,
+        violations=violations,
+        violations_counted=tally.counted,
+        faults=dict(sorted(tally.faults.items())),
+        latency_s=tally.latency_s,
+        terminated=terminated,
+        truncated=truncated,
+        crash=crash,
+        trust_mean=float(np.mean(trusts)) if trusts else None,
+        trust_min=min(trusts) if trusts else None,
+    )

@@ -1,0 +1,274 @@
+"""The stress test: agents × faults × severities on paired seeds, in the real environment and in the World."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from worldsim.agents import make_agent
+from worldsim.envs.make import EnvConfig, make_env
+from worldsim.errors import ConfigError, SpaceMismatchError
+from worldsim.evaluation.cells import (
+    CLEAN,
+    Cell,
+    CellStore,
+    Where,
+    agent_digest,
+    all_cells,
+    code_digest,
+    files_digest,
+    write_atomically,
+)
+from worldsim.evaluation.report import Report, assemble
+from worldsim.evaluation.runs import Episode, EpisodeResult, Yardstick, first_observations, run_cell
+from worldsim.evaluation.summary import Outcomes
+from worldsim.evaluation.worst import pick_worst
+from worldsim.faults import fault_to_json, named
+from worldsim.wrappers import InjectFaults
+
+if TYPE_CHECKING:
+    from worldsim.simulator.world import World
+
+Env = gym.Env[Any, Any]
+
+
+class StressConfig(BaseModel):
+    """What a stress test runs. `configs/stress.yaml` explains every key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    env: EnvConfig
+    world: Path | None = None
+    agents: list[str] | None = None
+    faults: list[str] = ["slow_api", "malformed_output", "missing_data"]
+    severities: list[float] = [0.5]
+    episodes: int = Field(32, ge=1)
+    seed: int = Field(0, ge=0, lt=2**32)
+    where: list[Where] = Field(["real", "world"], min_length=1)
+    starts: Literal["real", "recorded"] = "real"
+    max_steps: int | None = Field(None, ge=1)
+    confidence: float = Field(0.95, gt=0, lt=1)
+    worst: int = Field(4, ge=0)
+    trace: bool = False
+    fresh: bool = False
+    out: Path = Path("runs/stress")
+
+    def agent_specs(self) -> list[str]:
+        """The agents asked for, or else all that the environment's configuration names, with `random` to compare."""
+        if self.agents is not None:
+            return self.agents
+        known = list(self.env.agents)
+        return known if "random" in known else ["random", *(known or ["sticky"])]
+
+    def seeds(self) -> list[int]:
+        """The episodes' seeds, far from those that collecting uses; the first n are the same for every n."""
+        return [int(s) & 0x7FFFFFFF for s in np.random.SeedSequence([self.seed, 2]).generate_state(self.episodes)]
+
+    def check(self) -> None:
+        """Raises ConfigError, in one line, for values that do not fit together."""
+        for key in ("agents", "faults", "severities", "where"):
+            values = getattr(self, key) or []
+            if len(set(values)) < len(values):
+                raise ConfigError(f"{key}={values} names one twice; give each once")
+        if not self.agent_specs():
+            raise ConfigError("agents=[] leaves nobody to test; name one, e.g. agents=[random]")
+        if "world" in self.where and self.world is None:
+            raise ConfigError(
+                "world is not set; give its folder, world=runs/quickstart/world, or leave it out: where=[real]"
+            )
+        for fault in self.faults:
+            for severity in self.severities or [0.0]:
+                named(fault, severity)
+
+
+class Bench:
+    """Everything that one stress test needs to run its cells: environments, agents, seeds, where results are kept."""
+
+    def __init__(self, config: StressConfig) -> None:
+        config.check()
+        self.config = config
+        self.seeds = config.seeds()
+        self.yardstick = Yardstick(config.env.success_return, config.env.violation_reward)
+        self.store = CellStore(config.out / "cells")
+        self.cells = all_cells(config.agent_specs(), config.faults, config.severities, config.where)
+
+    @cached_property
+    def world(self) -> "World":
+        """The learned world. Raises SpaceMismatchError where it is not one of this environment."""
+        from worldsim.simulator.world import load
+
+        assert self.config.world is not None, "checked with the configuration"
+        world = load(self.config.world)
+        env = make_env(self.config.env)
+        if (world.observation_space, world.action_space) != (env.observation_space, env.action_space):
+            raise SpaceMismatchError(
+                f"the world in {self.config.world} was not learned from {self.config.env.id} as configured: "
+                "their spaces differ; give the env that it was learned from"
+            )
+        env.close()
+        return world
+
+    @cached_property
+    def starts(self) -> dict[int, Any] | None:
+        """Where the World starts for each seed; None: from starts recorded with it."""
+        if self.config.starts == "recorded":
+            return None
+        env = make_env(self.config.env)
+        try:
+            return first_observations(env, self.seeds)
+        finally:
+            env.close()
+
+    @cached_property
+    def world_digest(self) -> str | None:
+        """SHA-256 of the world's files, its certificate left out."""
+        if "world" not in self.config.where or self.config.world is None:
+            return None
+        files = [p for p in self.config.world.rglob("*") if p.is_file() and p.name != "fidelity.json"]
+        return files_digest(files, self.config.world)
+
+    def make_env(self, cell: Cell) -> Env:
+        """The cell's environment, with its faults around it."""
+        env: Env = make_env(self.config.env) if cell.where == "real" else self._world_env()
+        if cell.fault == CLEAN:
+            return env
+        return InjectFaults(env, named(cell.fault, cell.severity), seed=self.config.seed)
+
+    def run(
+        self,
+        cell: Cell,
+        seeds: Sequence[int] | None = None,
+        trace: bool = False,
+        frames: bool = False,
+        after_each: Callable[[], None] = lambda: None,
+    ) -> list[Episode]:
+        """Runs the cell's episodes, all of them or those of some seeds."""
+
+        def agent(env: Env) -> Any:
+            return make_agent(cell.agent, env.observation_space, env.action_space, self.config.env.agents)
+
+        starts = self.starts if cell.where == "world" else None
+        chosen = self.seeds if seeds is None else seeds
+        max_steps = self.config.max_steps
+        return run_cell(
+            agent, lambda: self.make_env(cell), chosen, self.yardstick, max_steps, starts, trace, frames, after_each
+        )
+
+    def results(self, cell: Cell, after_each: Callable[[], None]) -> list[EpisodeResult]:
+        """The cell's results: stored ones where the same cell was finished before, else run now and stored."""
+        path = self.store.path(cell, self._defined_by(cell))
+        trace = self.config.out / "traces" / path.with_suffix(".jsonl").name
+        found = None if self.config.fresh or (self.config.trace and not trace.is_file()) else self.store.load(path)
+        if found is not None:
+            for _ in found:
+                after_each()
+            return found
+        episodes = self.run(cell, trace=self.config.trace, after_each=after_each)
+        if self.config.trace:
+            write_atomically(trace, "".join(_trace_lines(episodes)))
+        results = [episode.result for episode in episodes]
+        self.store.save(path, cell, results)
+        return results
+
+    def _world_env(self) -> Env:
+        from worldsim.simulator.env import WorldEnv
+
+        return WorldEnv(self.world, horizon=self.config.max_steps or self.config.env.max_episode_steps)
+
+    def _defined_by(self, cell: Cell) -> dict[str, Any]:
+        """Everything that decides a cell's figures."""
+        config = self.config
+        in_world = cell.where == "world"
+        return {
+            "code": code_digest(),
+            "env": config.env.model_dump(mode="json"),
+            "agent": agent_digest(cell.agent, config.env.agents),
+            "faults": [] if cell.fault == CLEAN else [fault_to_json(f) for f in named(cell.fault, cell.severity)],
+            "seeds": self.seeds,
+            "fault_seed": config.seed,
+            "max_steps": config.max_steps,
+            "world": self.world_digest if in_world else None,
+            "starts": config.starts if in_world else None,
+        }
+
+
+def stress(config: StressConfig, progress: bool | None = None) -> Report:
+    """Runs the stress test, writes report.json and report.html to `config.out`, and returns the report.
+
+    Cells that were finished before, by an interrupted run of the same configuration, are not run again. Equal
+    configurations give equal reports, byte for byte. `progress`: whether to show it; None: only on a terminal.
+
+    Raises a WorldsimError for what a user can mend: an unknown fault, agent or environment, a world that does not fit.
+    """
+    bench = Bench(config)
+    outcomes: dict[Cell, list[EpisodeResult]] = {}
+    with _progress(len(bench.cells) * config.episodes, progress) as (tell, advance):
+        for cell in bench.cells:
+            tell(str(cell))
+            outcomes[cell] = bench.results(cell, advance)
+        tell("worst episodes again, with frames")
+        report = _report(bench, outcomes)
+    report.write(config.out)
+    return report
+
+
+def _report(bench: Bench, outcomes: Outcomes) -> Report:
+    config = bench.config
+    # Paths are left out: the report is the same wherever the world lies and the report goes.
+    shown = config.model_dump(mode="json", exclude={"out", "world", "fresh", "trace"}) | {
+        "agents": config.agent_specs()
+    }
+    world = None
+    if bench.world_digest is not None:
+        world = {"name": config.world.name if config.world else "", "sha256": bench.world_digest}
+    worst = pick_worst(outcomes, config.worst)
+    replays = {}
+    for picked in worst:
+        for cell in picked.cells:
+            (episode,) = bench.run(cell, [picked.seed], frames=True)
+            replays[cell, picked.seed] = episode
+    data = assemble(outcomes, shown, bench.seeds, world, worst, replays)
+    return Report(data, replays, _certificate(config.world))
+
+
+def _certificate(world: Path | None) -> dict[str, Any] | None:
+    """The fidelity certificate that lies beside the world; None where there is none to read."""
+    try:
+        found = json.loads((world / "fidelity.json").read_text()) if world else None
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _trace_lines(episodes: Sequence[Episode]) -> Iterator[str]:
+    for episode in episodes:
+        for row in episode.trace:
+            yield json.dumps({"seed": episode.result.seed, **row}, default=_to_plain) + "\n"
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return dict(value)
+    return str(value)
+
+
+@contextmanager
+def _progress(total: int, wanted: bool | None) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    """Yields what to call with a description and what to call after each episode."""
+    console = Console(file=sys.stderr)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"))
+    shown = console.is_terminal if wanted is None else wanted
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not shown) as bar:
+        task = bar.add_task("stress", total=total)
+        yield lambda text: bar.update(task, description=text), lambda: bar.advance(task)

@@ -1,0 +1,202 @@
+"""What a report says in words. Every sentence is made from figures of the report and shows them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from worldsim.evaluation.cells import CLEAN
+
+Row = Mapping[str, Any]
+FEW = 20  # episodes below which a report warns
+LOW_TRUST = 0.5
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """A number as it is shown everywhere: a true minus, no negative zero, a dash where there is none."""
+    if value is None:
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    """A difference, with its sign."""
+    shown = figure(value)
+    return f"+{shown}" if value is not None and float(f"{value:.2f}") > 0 else shown
+
+
+def percent(value: float | None) -> str:
+    """A share as whole percent."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def bounds(ends: Sequence[float | None] | None, show: Any = figure) -> str:
+    """An interval as it is shown everywhere; empty where there is none."""
+    if ends is None or None in ends:
+        return ""
+    return f"[{show(ends[0])}, {show(ends[1])}]"
+
+
+def condition(fault: str, severity: float) -> str:
+    """What the agents were under."""
+    return "without faults" if fault == CLEAN else f"{fault} {severity:g}"
+
+
+def order(ranks: Mapping[str, float]) -> str:
+    """Agents from best to worst: "careful > hasty = random"."""
+    groups: dict[float, list[str]] = {}
+    for agent, rank in sorted(ranks.items(), key=lambda item: (item[1], item[0])):
+        groups.setdefault(rank, []).append(agent)
+    return " > ".join(" = ".join(agents) for agents in groups.values())
+
+
+def verdict(data: Row) -> list[str]:
+    """Two or three sentences that a hurried reader can act on."""
+    primary = "real" if any(row["where"] == "real" for row in data["results"]) else "world"
+    sentences = [_best_and_worst(data, primary), _costliest(data, primary)]
+    if any("by_means" in row for row in data["ranking"]):
+        sentences.append(_belief(data))
+    return sentences
+
+
+def warnings(data: Row) -> list[str]:
+    """Everything that a reader should know before believing the figures."""
+    found = list(_about_runs(data["results"]))
+    found += _about_worlds(data)
+    return found
+
+
+def never_fired(rows: Iterable[Row]) -> list[str]:
+    """One sentence for each faulty cell in which nothing happened."""
+    quiet = [row for row in rows if row["fault"] != CLEAN and not row["episodes_with_faults"]]
+    return [
+        f"{row['fault']} at severity {row['severity']:g} never fired for {row['agent']} in the {place(row['where'])}: "
+        "its figures say nothing about that fault."
+        for row in quiet
+    ]
+
+
+def place(where: str) -> str:
+    """The name of a world in a sentence."""
+    return "real environment" if where == "real" else "World"
+
+
+def _best_and_worst(data: Row, where: str) -> str:
+    rows = [row for row in data["results"] if row["where"] == where and row["fault"] == CLEAN]
+    rows.sort(key=lambda row: -row["return_mean"])
+    best, worst = rows[0], rows[-1]
+    if len(rows) == 1:
+        return f"Without faults {best['agent']} reaches {_reached(best)} in the {place(where)}."
+    pairs = data["comparisons"]["agents"]
+    told = next(p for p in pairs if p["where"] == where and p["fault"] == CLEAN and {p["a"], p["b"]} == _pair(rows))
+    sure = "" if told["return"]["told_apart"] else ", though the two best are not told apart"
+    return (
+        f"Without faults {best['agent']} does best in the {place(where)}, with {_reached(best)}{sure}; "
+        f"{worst['agent']} does worst, with {_reached(worst)}."
+    )
+
+
+def _pair(rows: Sequence[Row]) -> set[str]:
+    return {rows[0]["agent"], rows[1]["agent"]}
+
+
+def _reached(row: Row) -> str:
+    text = f"a mean return of {figure(row['return_mean'])} {bounds(row['return_mean_interval'])}".rstrip()
+    return text if row["success_rate"] is None else f"{text} and {percent(row['success_rate'])} success"
+
+
+def _costliest(data: Row, where: str) -> str:
+    effects = [row for row in data["comparisons"]["faults"] if row["where"] == where]
+    if not effects:
+        return "No faults were tried."
+    hurt = [row for row in effects if row["return"]["told_apart"] < 0]
+    if not hurt:
+        return f"No fault lowered any agent's return in the {place(where)} by more than chance explains."
+    row = min(hurt, key=lambda each: each["return"]["mean"])
+    text = (
+        f"The fault that costs most is {row['fault']} at severity {row['severity']:g}: it takes "
+        f"{figure(-row['return']['mean'])} of return from {row['agent']} "
+        f"(change {bounds(row['return']['interval'], signed)})"
+    )
+    more = row["violations"]
+    if more is not None and more["told_apart"] > 0:
+        text += f" and adds {figure(more['mean'])} violations an episode"
+    spared = sorted({each["agent"] for each in effects} - {each["agent"] for each in hurt})
+    if not spared:
+        return f"{text}."
+    return f"{text}; {_list(spared)} {'loses' if len(spared) == 1 else 'lose'} nothing that can be told from chance."
+
+
+def _belief(data: Row) -> str:
+    ranked = [row for row in data["ranking"] if "by_means" in row]
+    same = sum(row["by_means"]["same_ranking"] for row in ranked)
+    against = sum(len(row["by_intervals"]["contradictions"]) for row in ranked)
+    gaps = data["comparisons"]["worlds"]
+    largest = max(gaps, key=lambda row: abs(row["return"]["mean"]))
+    mean = sum(abs(row["return"]["mean"]) for row in gaps) / len(gaps)
+    pairs = "no pair of agents" if not against else f"{against} pair{'s' if against > 1 else ''} of agents"
+    where = f"{largest['agent']}, {condition(largest['fault'], largest['severity'])}"
+    return (
+        f"The World ranks the agents exactly as the real environment does in {same} of {len(ranked)} conditions, and "
+        f"puts {pairs} clearly the other way round; its mean returns are off by {figure(mean)} on average, at most by "
+        f"{figure(abs(largest['return']['mean']))} ({where})."
+    )
+
+
+def _about_runs(rows: Sequence[Row]) -> Iterable[str]:
+    if rows[0]["episodes"] < FEW:
+        yield f"Only {rows[0]['episodes']} episodes a cell: the intervals are wide and rankings may be luck."
+    if rows[0]["success_rate"] is None:
+        yield "Success was not judged: the environment's configuration sets no success_return."
+    if rows[0]["violations_mean"] is None:
+        yield "Violations were not judged: the environment's configuration sets no violation_reward."
+    yield from never_fired(rows)
+    for row in rows:
+        if row["crashes"]:
+            where = f"{condition(row['fault'], row['severity'])}, {place(row['where'])}"
+            share = f"{row['crashes']} of {row['episodes']} episodes"
+            yield f"{row['agent']} crashed in {share} ({where}): {row['crash_example']}"
+
+
+def _about_worlds(data: Row) -> list[str]:
+    found = []
+    for row in data["ranking"]:
+        for a, b in row.get("by_intervals", {}).get("contradictions", ()):
+            where = condition(row["fault"], row["severity"])
+            found.append(
+                f"The World puts {a} and {b} in the opposite order ({where}): do not choose between them by it."
+            )
+    apart = [row for row in data["comparisons"]["worlds"] if row["return"]["told_apart"]]
+    if apart:
+        high = sum(row["return"]["told_apart"] > 0 for row in apart)
+        found.append(
+            f"In {len(apart)} of {len(data['comparisons']['worlds'])} cells the World's mean return differs from the "
+            f"real one by more than chance ({high} too high, {len(apart) - high} too low)."
+        )
+    found += _different_effects(data["comparisons"]["faults"])
+    low = [row for row in data["results"] if row["trust_mean"] is not None and row["trust_mean"] < LOW_TRUST]
+    if low:
+        least = min(low, key=lambda row: row["trust_mean"])
+        found.append(
+            f"The World trusts its own steps little in {len(low)} cells (mean trust below {LOW_TRUST:g}); least with "
+            f"{least['agent']}, {condition(least['fault'], least['severity'])}: {figure(least['trust_mean'])}."
+        )
+    return found
+
+
+def _different_effects(effects: Sequence[Row]) -> list[str]:
+    """Faults that clearly hurt in one world and not, or the other way, in the other."""
+    by_cell: dict[tuple[str, str, float], dict[str, Row]] = {}
+    for row in effects:
+        by_cell.setdefault((row["agent"], row["fault"], row["severity"]), {})[row["where"]] = row["return"]
+    found = []
+    for (agent, fault, severity), both in by_cell.items():
+        if len(both) == 2 and both["real"]["told_apart"] * both["world"]["told_apart"] < 0:
+            found.append(
+                f"{fault} {severity:g} changes {agent}'s return by {signed(both['real']['mean'])} in the real "
+                f"environment and by {signed(both['world']['mean'])} in the World: the opposite."
+            )
+    return found
+
+
+def _list(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
