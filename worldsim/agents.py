@@ -135,13 +135,13 @@ class StableBaselines:
     """A Stable-Baselines3 PPO file that acts as it was trained: it samples, from generators of its own."""
 
     def __init__(self, path: str, observation_space: Space, action_space: Space):
+        if not Path(path).is_file():
+            raise ConfigError(f"there is no agent file {path}")
         try:
             import torch
             from stable_baselines3 import PPO
         except ImportError as error:
             raise MissingExtraError(f"{path} needs Stable-Baselines3: pip install 'worldsim[sb3]'") from error
-        if not Path(path).is_file():
-            raise ConfigError(f"there is no agent file {path}")
         try:
             self.model = PPO.load(path, device="cpu")
         except Exception as error:
@@ -220,7 +220,10 @@ def _from_factory(spec: str, observation_space: Space, action_space: Space) -> A
     factory: Callable[[Space, Space], Any] | None = getattr(module, attribute, None)
     if not callable(factory):
         raise ConfigError(f"agent '{spec}': {module_name} has no callable '{attribute}'{_hint(attribute, dir(module))}")
-    agent = factory(observation_space, action_space)
+    try:
+        agent = factory(observation_space, action_space)
+    except TypeError as error:
+        raise ConfigError(f"agent '{spec}' must take (observation_space, action_space): {error}") from error
     if not (callable(getattr(agent, "act", None)) and callable(getattr(agent, "reset", None))):
         raise ConfigError(f"agent '{spec}' must be a factory of objects with reset(seed) and act(observation, info)")
     return agent  # type: ignore[no-any-return]

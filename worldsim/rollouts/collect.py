@@ -28,6 +28,7 @@ from worldsim.rollouts.recording import Parts, Raw, flat, write_minari
 
 SETTINGS = "collecting.json"  # what an unfinished collection was begun with
 PARTS = "parts"
+NOT_IN_THE_DATA = {"requires", "agents", "policy", "epsilon", "success_return", "violation_reward"}  # keys of EnvConfig
 
 
 class CollectConfig(BaseModel):
@@ -40,19 +41,20 @@ class CollectConfig(BaseModel):
     policy: str | dict[str, float] | None = None  # spec or {spec: weight}; None: the env configuration's, else random
     epsilon: float | None = Field(None, ge=0, le=1)  # probability a step of a uniform action; None: the env's, else 0
     num_envs: int = Field(4, gt=0)
-    workers: int = Field(0, ge=0)  # processes; 0: all environments in this one
+    workers: int = Field(0, ge=0)  # above 1: each environment in a process of its own
     seed: int = Field(0, ge=0)
     out: Path
 
     def settings(self) -> dict[str, Any]:
         """All that the data depends on, with the defaults of the environment's configuration filled in."""
-        env = self.env
-        epsilon = self.epsilon if self.epsilon is not None else getattr(env, "epsilon", None)
+        policy = self.policy or self.env.policy or "random"
+        specs = [policy] if isinstance(policy, str) else list(policy)
         return {
-            "env": env.model_dump(mode="json"),
+            "env": self.env.model_dump(mode="json", exclude=NOT_IN_THE_DATA),
+            "agents": {spec: self.env.agents[spec] for spec in specs if spec in self.env.agents},
             "steps": self.steps,
-            "policy": self.policy or getattr(env, "policy", None) or "random",
-            "epsilon": epsilon or 0.0,
+            "policy": policy,
+            "epsilon": self.env.epsilon if self.epsilon is None else self.epsilon,
             "seed": self.seed,
         }
 
@@ -81,13 +83,13 @@ def collect(config: CollectConfig, progress: bool = True) -> Rollouts:
 
 def _begin(out: Path, settings: Mapping[str, Any]) -> Parts:
     begun = out / SETTINGS
-    if begun.is_file():
+    if begun.is_file() and any((out / PARTS).glob("*.npz")):
         _same(out, provenance.read_json(begun), settings)
-    elif out.exists() and any(not re.match(r"\..*|.*\.log$", p.name) for p in out.iterdir()):
+        return Parts(out / PARTS)
+    if not begun.is_file() and out.exists() and any(not re.match(r"\..*|.*\.log$", p.name) for p in out.iterdir()):
         raise DatasetError(f"{out} is not empty and holds no rollouts; choose another out=")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        provenance.write_json(begun, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    provenance.write_json(begun, settings)
     return Parts(out / PARTS)
 
 
@@ -148,7 +150,7 @@ def _finish(out: Path, settings: Mapping[str, Any], env_config: EnvConfig, parts
         written = {
             "format": provenance.FORMAT,
             "created": provenance.now(),
-            "env": settings["env"],
+            "env": env_config.model_dump(mode="json"),
             "wrappers": provenance.wrapper_stack(env),
             "metadata": provenance.plain(env.metadata),
             "observation_space": spaces.space_to_json(observed),

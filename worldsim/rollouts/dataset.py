@@ -5,7 +5,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -74,16 +74,16 @@ class Rollouts:
     def _load(self, folder: Path) -> Arrays | None:
         try:
             arrays = Arrays.load(folder, self.observation_space, self.action_space)
-        except (OSError, ValueError):
+        except (OSError, ValueError, EOFError):
             return None
         return arrays if arrays.content_hash == self.content_hash else None
 
     def _build(self, folder: Path) -> Arrays:
-        _remove_abandoned(folder.parent)
         building = folder.parent / f".building-{uuid.uuid4().hex}"
-        building.mkdir(parents=True)
         try:
             with _readable(self.path):
+                _remove_abandoned(folder.parent)
+                building.mkdir(parents=True)
                 found = write_arrays(building, self._flat_episodes(), self.lengths)
             if found != self.content_hash:
                 raise DatasetError(
@@ -91,10 +91,12 @@ class Rollouts:
                     f"{self.content_hash[:12]}); restore it or collect it again"
                 )
             shutil.rmtree(folder, ignore_errors=True)
-            building.replace(folder)
+            with suppress(OSError):  # another process has just put the same arrays there
+                building.replace(folder)
+            with _readable(self.path):
+                return Arrays.load(folder, self.observation_space, self.action_space)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-        return Arrays.load(folder, self.observation_space, self.action_space)
 
     def _flat_episodes(self) -> Iterator[FlatEpisode]:
         for e in self.minari.iterate_episodes():
@@ -120,6 +122,8 @@ def _readable(path: Path) -> Iterator[None]:
     except (OSError, KeyError, ValueError, AssertionError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise DatasetError(f"the disk of {path} is full; free some space and run the same command again") from error
+        if isinstance(error, PermissionError):
+            raise DatasetError(f"{error.filename or path} cannot be written or read; change its permissions") from error
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise DatasetError(f"{path} is damaged or cut short ({reason}); restore it or collect it again") from error
 

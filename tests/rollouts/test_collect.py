@@ -1,0 +1,192 @@
+import errno
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from minari import MinariDataset
+from pydantic import ValidationError
+
+from worldsim.agents import make_policy
+from worldsim.errors import ConfigError, DatasetError
+from worldsim.rollouts import collect as module
+from worldsim.rollouts import recording
+from worldsim.rollouts.collect import CollectConfig, collect
+from worldsim.rollouts.dataset import MINARI, PROVENANCE, Rollouts
+from worldsim.rollouts.recorder import episode_seeds
+
+
+def run(out: Path, **changes: Any) -> Rollouts:
+    given = {"env": {"id": "CartPole-v1"}, "steps": 200, "seed": 1, "num_envs": 2, "out": out} | changes
+    return collect(CollectConfig(**given), progress=False)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Rollouts:
+    return run(tmp_path_factory.mktemp("whole") / "data")
+
+
+def test_equals_a_plain_loop_over_the_environment(tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    mixture = {"random": 1, "sticky": 2}
+    run(out, env={"id": "worldsim/RefundDesk-v0"}, steps=150, policy=mixture, epsilon=0.2, num_envs=3)
+    env = gym.make("worldsim/RefundDesk-v0")
+    policy = make_policy(mixture, env.observation_space, env.action_space, epsilon=0.2)
+    dataset = MinariDataset(out / MINARI)
+    total = 0
+    for k, episode in enumerate(dataset.iterate_episodes()):
+        assert total < 150, "no episode more than needed"
+        env_seed, policy_seed = episode_seeds(1, k)
+        policy.reset(policy_seed)
+        observation, info = env.reset(seed=env_seed)
+        for t in range(len(episode)):
+            assert np.array_equal(episode.observations["screen"][t], observation["screen"])
+            assert all(episode.observations["reply"][f][t] == v for f, v in observation["reply"].items())
+            action = policy.act(observation, info)
+            assert episode.actions[t] == action
+            observation, reward, terminated, truncated, info = env.step(action)
+            assert episode.rewards[t] == reward
+            assert (episode.terminations[t], episode.truncations[t]) == (terminated, truncated)
+        assert terminated or truncated
+        total += len(episode)
+    assert total >= 150
+
+
+def test_the_data_does_not_depend_on_how_it_is_run(whole: Rollouts, tmp_path: Path) -> None:
+    assert run(tmp_path / "five", num_envs=5).content_hash == whole.content_hash
+    assert run(tmp_path / "processes", num_envs=2, workers=2).content_hash == whole.content_hash
+    assert run(tmp_path / "other", seed=2).content_hash != whole.content_hash
+
+
+def test_provenance_tells_where_the_data_comes_from(whole: Rollouts) -> None:
+    facts = json.loads((whole.path / PROVENANCE).read_text())
+    assert facts["env"]["id"] == "CartPole-v1"
+    assert facts["wrappers"][-1].endswith("CartPoleEnv") and "TimeLimit" in "".join(facts["wrappers"])
+    assert facts["collect"]["policy"] == "random" and facts["collect"]["seed"] == 1
+    assert facts["policies"] == {"random": whole.episodes}
+    assert facts["versions"]["gymnasium"] == gym.__version__
+    assert facts["git_sha"] is None or len(facts["git_sha"]) == 40
+    assert facts["reward_range"] == [1, 1] and facts["return_mean"] == whole.steps / whole.episodes
+    assert facts["content_hash"] == whole.arrays().content_hash
+    assert whole.metadata["render_fps"] == 50
+    assert (whole.path / PROVENANCE).exists() and not (whole.path / "parts").exists()
+
+
+KILLED = """
+import sys, time
+from worldsim.rollouts import collect, recorder
+step = recorder.Recorder._step
+recorder.Recorder._step = lambda self: (time.sleep(0.01), step(self))[1]
+collect.collect(collect.CollectConfig(env={"id": "CartPole-v1"}, steps=200, seed=1, num_envs=2, out=sys.argv[1]))
+"""
+
+
+def test_killed_and_continued_gives_the_same_data(whole: Rollouts, tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(out)])
+    deadline = time.monotonic() + 60
+    while len(list(out.glob("parts/*.npz"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {p.name: p.stat().st_mtime_ns for p in out.glob("parts/*.npz")}
+    assert len(kept) >= 2 and not (out / PROVENANCE).exists()
+    with pytest.raises(DatasetError, match="no finished data set"):
+        Rollouts(out)
+    saved: list[int] = []
+    original = recording.Parts.save
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording.Parts, "save", lambda self, k, raw: (saved.append(k), original(self, k, raw))[1])
+        assert run(out).content_hash == whole.content_hash
+    assert not set(saved) & {int(Path(name).stem) for name in kept}, "recorded episodes are not recorded again"
+
+
+def test_interrupted_while_the_data_set_is_made(whole: Rollouts, tmp_path: Path) -> None:
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.provenance, "versions", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "data")
+    assert run(tmp_path / "data").content_hash == whole.content_hash
+
+
+def test_complete_is_left_alone_and_other_settings_are_refused(whole: Rollouts) -> None:
+    before = {p: p.stat().st_mtime_ns for p in whole.path.rglob("*") if p.is_file()}
+    assert (
+        run(whole.path, num_envs=7, env={"id": "CartPole-v1", "success_return": 9}).content_hash == whole.content_hash
+    )
+    with pytest.raises(DatasetError, match="steps=200, not steps=300"):
+        run(whole.path, steps=300)
+    with pytest.raises(DatasetError, match="env.id=CartPole-v1, not env.id=CartPole-v0"):
+        run(whole.path, env={"id": "CartPole-v0"})
+    assert {p: p.stat().st_mtime_ns for p in whole.path.rglob("*") if p.is_file()} == before
+
+
+def test_a_full_disk_loses_nothing(whole: Rollouts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = np.savez
+    calls: list[int] = []
+
+    def full(file: Any, **arrays: Any) -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            file.write(b"half an episode")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(DatasetError, match="disk .* is full; 2 episodes .* are kept; free some space"):
+        run(tmp_path / "data")
+    assert sorted(p.suffix for p in (tmp_path / "data" / "parts").iterdir()) == [".npz", ".npz"]
+    assert run(tmp_path / "data").content_hash == whole.content_hash
+
+
+def test_damaged_parts_are_recorded_again(whole: Rollouts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_finish", lambda *args: None)
+    with pytest.raises(DatasetError):  # not finished
+        run(tmp_path / "data")
+    monkeypatch.undo()
+    part = tmp_path / "data" / "parts" / "000001.npz"
+    part.write_bytes(part.read_bytes()[:-200])
+    assert run(tmp_path / "data").content_hash == whole.content_hash
+
+
+class Wrong:
+    def __init__(self, *spaces: gym.Space): ...
+
+    def reset(self, seed: int) -> None: ...
+
+    def act(self, observation: Any, info: Any) -> int:
+        return 7
+
+
+def test_mistakes_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError):
+        run(tmp_path, steps=0)
+    with pytest.raises(ValidationError):
+        run(tmp_path, stepz=9)
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").touch()
+    with pytest.raises(DatasetError, match="not empty and holds no rollouts"):
+        run(tmp_path / "letters")
+    with pytest.raises(ConfigError, match=r"returned the action 7, which is not in Discrete\(2\)"):
+        run(tmp_path / "wrong", policy=f"{__name__}:Wrong")
+    with pytest.raises(ConfigError, match="Did you mean 'random'"):
+        run(tmp_path / "named", policy="randon")
+    assert run(tmp_path / "named", policy="random", steps=20).steps >= 20, (
+        "a mistake that recorded nothing can be mended"
+    )
+
+
+def test_an_episode_without_end_is_cut_at_the_steps_asked_for(tmp_path: Path) -> None:
+    endless = {"id": "Pendulum-v1", "max_episode_steps": 1000}
+    rollouts = run(tmp_path / "data", env=endless, steps=30)
+    assert (rollouts.steps, rollouts.episodes) == (30, 1)
+    assert rollouts.arrays().truncated.nonzero()[0].tolist() == [30]
