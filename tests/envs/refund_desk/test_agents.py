@@ -1,0 +1,172 @@
+import math
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import yaml
+
+from worldsim.agents import RandomAgent, make_agent
+from worldsim.envs.refund_desk import ACTIONS, RefundDeskEnv, Status
+from worldsim.envs.refund_desk.agents import Blind, Careful, Hasty
+
+AGENTS = {"careful": Careful, "blind": Blind, "hasty": Hasty, "random": RandomAgent}
+
+
+def play(factory, seed, fault=None, fault_rate=0.5):
+    """One shift. `fault(env, action)` stands in for `env.step` at random calls, the same ones for every agent.
+
+    Returns (return, actions, last info).
+    """
+    env, rng = RefundDeskEnv(), np.random.default_rng(seed)
+    observation, info = env.reset(seed=seed)
+    agent = factory(env.observation_space, env.action_space)
+    agent.reset(seed)
+    total, actions, terminated = 0.0, [], False
+    while not terminated:
+        action = agent.act(observation, info)
+        assert env.action_space.contains(action)
+        actions.append(ACTIONS[int(action)])
+        step = fault if fault and rng.random() < fault_rate else RefundDeskEnv.step
+        observation, reward, terminated, _, info = step(env, action)
+        total += reward
+    env.close()
+    return total, actions, info
+
+
+def failed(result, status):
+    """The same step with its reply lost."""
+    observation, *rest = result
+    reply = {name: np.int64(status if name == "status" else 0) for name in observation["reply"]}
+    return {**observation, "reply": reply}, *rest
+
+
+def lose_answer(env, action):
+    return failed(env.step(action), Status.TIMEOUT)
+
+
+def lose_request(env, action):
+    return failed(env.step(ACTIONS.index("wait")), Status.TIMEOUT)
+
+
+def lose_answer_and_say_so_in_info_only(env, action):
+    observation, reward, terminated, truncated, info = env.step(action)
+    return observation, reward, terminated, truncated, {**info, "reply": {"ok": False, "error": "timeout"}}
+
+
+def drop_fields(env, action):
+    observation, *rest = env.step(action)
+    reply = dict(observation["reply"])
+    for name in ("paid", "refunded", "age", "status", "clock")[:: 1 + int(reply["clock"]) % 2]:
+        reply[name] = np.int64(0)
+    return {**observation, "reply": reply}, *rest
+
+
+def returns(name, fault=None, shifts=40):
+    return np.array([play(AGENTS[name], seed, fault)[0] for seed in range(shifts)])
+
+
+def test_clean_ranking():
+    careful, blind, hasty, random = (returns(name) for name in AGENTS)
+    assert (careful == blind).all() and (careful > 4.5).all()
+    assert -4 < hasty.mean() < 0 and hasty.mean() - random.mean() > 4
+
+
+def test_careful_and_blind_call_the_same_without_faults():
+    for seed in range(40):
+        total, actions, info = play(Careful, seed)
+        assert actions == play(Blind, seed)[1]
+        assert info["success"] and info["violations"] == 0
+        assert len(actions) <= 25 and actions[:2] == ["open_0", "look_up"]
+
+
+def test_hasty_never_looks_up():
+    actions = play(Hasty, 0)[1]
+    assert len(actions) == 15 and "look_up" not in actions and "escalate" not in actions
+
+
+@pytest.mark.parametrize("fault", [lose_answer, lose_answer_and_say_so_in_info_only])
+def test_lost_answers_make_blind_pay_twice_and_not_careful(fault):
+    twice = {}
+    for name in ("careful", "blind"):
+        ends = [play(AGENTS[name], seed, fault) for seed in range(40)]
+        twice[name] = sum(info["double_refunds"] + info["double_replacements"] for *_, info in ends)
+    assert twice["careful"] == 0 and twice["blind"] > 20
+    assert (returns("careful", fault) - returns("blind", fault)).mean() > 2
+
+
+@pytest.mark.parametrize("fault", [lose_request, drop_fields])
+def test_careful_violates_nothing_and_beats_the_others(fault):
+    for seed in range(40):
+        assert play(Careful, seed, fault)[2]["violations"] == 0
+    careful, blind, hasty = (returns(name, fault).mean() for name in ("careful", "blind", "hasty"))
+    assert careful > blind > hasty
+
+
+def test_careful_looks_before_it_repeats_a_payment():
+    for seed in range(40):
+        actions = play(Careful, seed, lose_answer)[1]
+        for first, second in zip(actions, actions[1:], strict=False):
+            assert not (first == second and first in ("refund", "replace"))
+
+
+GARBAGE = [
+    None,
+    math.nan,
+    math.inf,
+    -1,
+    10**9,
+    "refund",
+    "",
+    2.5,
+    True,
+    [],
+    {},
+    b"\0",
+    np.array([1, 2]),
+    np.array([]),
+    object(),
+]
+
+
+@pytest.mark.parametrize("name", ["careful", "blind", "hasty"])
+def test_no_garbage_stops_an_agent(name):
+    """Whatever a reply holds, an agent answers with an action, for longer than a shift lasts."""
+    env, rng = RefundDeskEnv(), np.random.default_rng(0)
+    observation, _ = env.reset(seed=0)
+    whole = [{}, None, {"reply": None}, {"reply": "<html>502</html>"}, {"reply": {}}, [], 3, {"reply": [1, 2]}]
+    for _ in range(20):
+        agent = AGENTS[name](env.observation_space, env.action_space)
+        agent.reset(0)
+        for _ in range(60):
+            reply = {key: GARBAGE[rng.integers(len(GARBAGE))] for key in observation["reply"] if rng.random() < 0.9}
+            seen = {"reply": reply} if rng.random() < 0.8 else whole[rng.integers(len(whole))]
+            info = [{}, {"reply": None}, {"reply": {"ok": False}}, {"reply": {"ok": True}}][rng.integers(4)]
+            assert env.action_space.contains(agent.act(seen, info))
+
+
+def test_careful_pays_nobody_on_garbage():
+    def garble(env, action):
+        observation, *rest = env.step(action)
+        return {**observation, "reply": {name: 77 for name in observation["reply"]}}, *rest
+
+    info = play(Careful, 0, garble, fault_rate=1.0)[2]
+    assert info["refunded_eur"] == 0 and info["violations"] == 0
+
+
+def test_reset_begins_anew():
+    env = RefundDeskEnv()
+    agent = Careful(env.observation_space, env.action_space)
+    for _ in range(2):
+        observation, info = env.reset(seed=3)
+        agent.reset(0)
+        assert ACTIONS[agent.act(observation, info)] == "open_0"
+        assert ACTIONS[agent.act(env.step(7)[0], {})] == "look_up"
+
+
+def test_configuration_names_the_agents():
+    config = yaml.safe_load((files("worldsim") / "configs/env/refund_desk.yaml").read_text())
+    env = RefundDeskEnv()
+    made = {
+        name: make_agent(name, env.observation_space, env.action_space, config["agents"]) for name in config["agents"]
+    }
+    assert {name: type(agent) for name, agent in made.items()} == {k: v for k, v in AGENTS.items() if k != "random"}

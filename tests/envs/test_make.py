@@ -1,0 +1,180 @@
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import yaml
+from gymnasium import spaces
+
+import worldsim
+from worldsim.envs.make import EnvConfig, config_names, make_env, make_vec
+from worldsim.envs.resize import ResizeImages
+from worldsim.errors import ConfigError, MissingExtraError, UnknownEnvError
+from worldsim.spaces import leaves
+
+CONFIGS = Path(worldsim.__file__).parent / "configs" / "env"
+READY = ["refund_desk", "atari/breakout", "vizdoom/defend_center"]
+
+
+def load(name, **changes):
+    return EnvConfig(**(yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) | changes))
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # ViZDoom writes its settings into the current folder
+
+
+def test_ready_configurations_are_found_and_write_every_key_with_a_comment():
+    assert config_names() == sorted([*READY, "gymnasium"])
+    for name in config_names():
+        text = (CONFIGS / f"{name}.yaml").read_text()
+        assert set(yaml.safe_load(text)) == set(EnvConfig.model_fields)
+        for line in text.splitlines():
+            assert (
+                line.startswith("#")
+                or " #" in line
+                or line.lstrip().startswith(("careful:", "blind:", "hasty:", "random:", "sticky:"))
+            ), line
+
+
+@pytest.mark.parametrize("name", READY)
+def test_real_environments_step_in_their_spaces(name):
+    env = make_env(load(name))
+    observation, _ = env.reset(seed=0)
+    env.action_space.seed(0)
+    images = [leaf for leaf in leaves(env.observation_space) if leaf.kind == "image"]
+    assert images and all(leaf.shape == (64, 64, 3) for leaf in images)
+    for _ in range(5):
+        assert env.observation_space.contains(observation)
+        observation, reward, *_ = env.step(env.action_space.sample())
+    env.close()
+
+
+def test_breakout_has_its_four_actions_and_no_luck():
+    env = make_env(load("atari/breakout"))
+    assert env.unwrapped.get_action_meanings() == ["NOOP", "FIRE", "RIGHT", "LEFT"]
+    frames = []
+    for _ in range(2):
+        env.reset(seed=3)
+        frames.append(np.stack([env.step(action)[0] for action in [1, 2, 2, 3, 0] * 4]))
+    assert np.array_equal(*frames)
+    env.close()
+
+
+def test_defend_center_shows_ammunition_and_health():
+    env = make_env(load("vizdoom/defend_center"))
+    observation, _ = env.reset(seed=0)
+    assert observation["gamevariables"].tolist() == [26.0, 100.0]
+    assert env.action_space.n == 4 and observation["screen"].std() > 0
+    env.close()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_vector_environments_are_the_single_one_several_times(workers):
+    config = EnvConfig(id="worldsim/RefundDesk-v0")
+    envs = make_vec(config, num_envs=2, workers=workers)
+    assert isinstance(envs, gym.vector.AsyncVectorEnv if workers > 1 else gym.vector.SyncVectorEnv)
+    assert envs.metadata["autoreset_mode"] is gym.vector.AutoresetMode.NEXT_STEP
+    envs.reset(seed=[5, 6])
+    for action in (7, 0, 1):
+        batch, rewards, *_ = envs.step(np.array([action, 6]))
+    single = make_env(config)
+    single.reset(seed=5)
+    for action in (7, 0, 1):
+        observation, reward, *_ = single.step(action)
+    assert np.array_equal(batch["screen"][0], observation["screen"]) and rewards[0] == reward
+    assert {k: v[0] for k, v in batch["reply"].items()} == observation["reply"]
+    envs.close()
+
+
+def test_episode_limit_and_render_mode():
+    env = make_env(EnvConfig(id="CartPole-v1", max_episode_steps=3))
+    env.reset(seed=0)
+    assert [env.step(step % 2)[3] for step in range(3)] == [False, False, True]
+    env = make_env(EnvConfig(id="worldsim/RefundDesk-v0", kwargs={"tickets": 3}), render_mode="rgb_array")
+    env.reset(seed=0)
+    assert env.render().shape == (480, 480, 3) and env.unwrapped.tickets == 3
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("CartPol-v1", "'CartPole-v1'"),
+        ("cartpole-v9", "'CartPole-v1'"),
+        ("ALE/Brekout-v5", "'ALE/Breakout-v5'"),
+        ("VizdoomDefendCentre-v1", "'VizdoomDefendCenter-v1'"),
+        ("refunddesk", "'refund_desk'"),
+        ("a name of nothing", "one of atari/breakout, gymnasium, refund_desk"),
+        ("nomodule:Thing-v0", ""),
+    ],
+)
+def test_unknown_ids_get_a_hint(wrong, meant):
+    with pytest.raises(UnknownEnvError) as error:
+        make_env(EnvConfig(id=wrong))
+    assert f"'{wrong}'" in str(error.value) and meant in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "module", "extra"),
+    [("ALE/Pong-v5", "ale_py", "atari"), ("VizdoomBasic-v1", "vizdoom.gymnasium_wrapper", "vizdoom")],
+)
+def test_missing_extra_is_named(monkeypatch, env_id, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
+    with pytest.raises(MissingExtraError, match=rf"^env '{env_id}'.*pip install 'worldsim\[{extra}\]'$"):
+        make_env(EnvConfig(id=env_id))
+
+
+def test_missing_package_of_gymnasiums_own_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "Box2D", None)
+    for module in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
+        monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(MissingExtraError, match="gymnasium.box2d"):
+        make_env(EnvConfig(id="CarRacing-v3"))
+
+
+def test_arguments_that_do_not_fit():
+    with pytest.raises(
+        ConfigError, match=r"^env 'CartPole-v1' cannot be made with env.kwargs=\{'gravity': 2\}.*'gravity'$"
+    ):
+        make_env(EnvConfig(id="CartPole-v1", kwargs={"gravity": 2}))
+    with pytest.raises(ValueError, match="frame_skip"):
+        EnvConfig(id="CartPole-v1", frame_skip=2)
+
+
+class Pictures(gym.Env):
+    """Frames of several shapes, nested, beside other leaves."""
+
+    def __init__(self):
+        grey, colour = spaces.Box(0, 255, (12, 20), np.uint8), spaces.Box(0, 255, (16, 16, 3), np.uint8)
+        single = spaces.Box(0, 255, (24, 8, 1), np.uint8)
+        self.observation_space = spaces.Dict(
+            {
+                "cameras": spaces.Tuple([grey, spaces.Dict({"front": colour, "depth": single})]),
+                "counts": spaces.Box(0, 255, (3,), np.uint8),
+                "speed": spaces.Box(-1, 1, (2,), np.float32),
+                "gear": spaces.Discrete(4),
+            }
+        )
+        self.action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.last = self.observation_space.sample()
+        return self.last, {}
+
+
+def test_every_image_leaf_is_resized_by_area_and_nothing_else_is_touched():
+    inner = Pictures()
+    env = ResizeImages(inner, 8)
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    grey, others = observation["cameras"]
+    assert grey.shape == (8, 8) and others["front"].shape == (8, 8, 3) and others["depth"].shape == (8, 8, 1)
+    blocks = inner.last["cameras"][1]["front"].reshape(8, 2, 8, 2, 3).mean((1, 3))
+    assert np.abs(others["front"] - blocks).max() <= 0.5
+    for name in ("counts", "speed", "gear"):
+        assert np.array_equal(observation[name], inner.last[name])
+        assert env.observation_space[name] == inner.observation_space[name]
