@@ -109,6 +109,26 @@ def test_careful_looks_before_it_repeats_a_payment():
             assert not (first == second and first in ("refund", "replace"))
 
 
+def wrong_values(env, action):
+    """Half of the replies cannot be parsed; in the others a quarter of the fields hold another class."""
+    observation, *rest = env.step(action)
+    rng = np.random.default_rng([int(observation["reply"]["clock"]), int(action)])
+    if rng.random() < 0.5:
+        return failed((observation, *rest), Status.MALFORMED)
+    reply = dict(observation["reply"])
+    for name, space in env.observation_space["reply"].items():
+        if rng.random() < 0.25:
+            reply[name] = np.int64(rng.integers(space.n))
+    return {**observation, "reply": reply}, *rest
+
+
+def test_careful_grows_suspicious_of_wrong_values():
+    ends = {name: [play(AGENTS[name], seed, wrong_values, 0.2) for seed in range(40)] for name in ("careful", "blind")}
+    violations = {name: sum(info["violations"] for *_, info in shifts) for name, shifts in ends.items()}
+    assert violations["careful"] <= 6 < 10 < violations["blind"]
+    assert np.mean([total for total, *_ in ends["careful"]]) > np.mean([total for total, *_ in ends["blind"]]) + 0.3
+
+
 GARBAGE = [
     None,
     math.nan,

@@ -17,12 +17,14 @@ from worldsim.envs.refund_desk.fields import (
     APPROVAL_ABOVE,
     DAYS_PER_AGE_STEP,
     FORM_FIELDS,
+    LEDGER_STEP,
     PRICES,
     REPLY_FIELDS,
     RETURN_DAYS,
     Known,
     Request,
     Shipping,
+    Status,
     Tool,
 )
 from worldsim.envs.refund_desk.replies import Reply, read_reply
@@ -138,7 +140,8 @@ class Careful(Clerk):
         self._served: set[int] = set()  # tickets that only need closing
         self._suspicious = False
         self._clock, self._calls_since = 0, 0  # the desk's clock when it last made sense, and calls since then
-        self._ledger = 0
+        self._ledger, self._refunds_since = 0, 0  # the ledger when it last made sense, and refunds told since then
+        self._surprise = 0  # the last ledger that made none
         super().reset(seed)
 
     def _shift(self) -> Program[None]:
@@ -264,14 +267,18 @@ class Careful(Clerk):
         """Make a call. A reply that contradicts itself or what is known counts as none; a good one is remembered."""
         reply = yield call
         self._calls_since += 1
-        if reply.garbled or (not reply.failed and not self._plausible(reply, call, ticket)):
+        self._refunds_since += call == REFUND
+        if reply.garbled or reply.status == Status.MALFORMED:
+            self._suspicious = True
+        if reply.garbled or reply.failed:
+            return Reply()
+        if not self._plausible(reply, call, ticket):
             self._suspicious = True
             return Reply()
-        if reply.failed:
-            return reply
         if reply.clock:
             self._clock, self._calls_since = reply.clock, 0
-        self._ledger = max(self._ledger, reply.ledger or 0)
+        if reply.ledger:
+            self._ledger, self._refunds_since = reply.ledger, 0
         if reply.ok:
             for name in FORM_FIELDS:
                 if value := getattr(reply, name):
@@ -279,14 +286,17 @@ class Careful(Clerk):
         return reply
 
     def _plausible(self, reply: Reply, call: int, ticket: int) -> bool:
-        request = self._believed(ticket, "request")
-        return (
-            reply.tool in (None, 0, min(call + 1, Tool.OPEN))
-            and reply.ticket in (None, 0, ticket)
-            and (not request or reply.request in (None, 0, request))
-            and (not reply.clock or self._clock < reply.clock <= self._clock + self._calls_since + 2)
-            and (not reply.ledger or reply.ledger >= self._ledger)
-        )
+        of_this_call = reply.tool in (None, 0, min(call + 1, Tool.OPEN)) and reply.ticket in (None, 0, ticket)
+        new = not reply.clock or self._clock < reply.clock <= self._clock + self._calls_since + 2
+        return of_this_call and new and self._ledger_plausible(reply.ledger)
+
+    def _ledger_plausible(self, ledger: int | None) -> bool:
+        """The ledger grows by refunds only. Told the same surprising figure twice in a row, the desk is believed."""
+        most = self._ledger + self._refunds_since * max(PRICES) // LEDGER_STEP
+        if not ledger or self._ledger <= ledger <= most:
+            return True
+        surprise, self._surprise = self._surprise, ledger
+        return ledger == surprise
 
     def _believed(self, ticket: int, field: str) -> int:
         """The field's class if enough replies agree on it and no other comes as often; 0 otherwise."""
