@@ -7,6 +7,9 @@ environments or processes nor on interruptions. Kept are the first episodes that
 import errno
 import re
 import shutil
+import signal
+import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,9 +78,13 @@ def collect(config: CollectConfig, progress: bool = True) -> Rollouts:
             return rollouts
         with _room_on_disk(out):
             parts = _begin(out, settings)
-        with _room_on_disk(out, parts):
-            count = parts.kept(config.steps) or _record(config, settings, parts, bar)
-            _finish(out, settings, config.env, parts, count)
+        try:
+            with _room_on_disk(out, parts):
+                count = parts.kept(config.steps) or _record(config, settings, parts, bar)
+                _finish(out, settings, config.env, parts, count)
+        except KeyboardInterrupt:
+            bar.say(f"stopped; {_kept(parts)} in {out}, and the same command goes on from there")
+            raise
     return Rollouts(out)
 
 
@@ -118,22 +125,42 @@ def _room_on_disk(out: Path, parts: Parts | None = None) -> Iterator[None]:
         full = getattr(error, "errno", None) == errno.ENOSPC or re.search("errno = 28|No space left", str(error))
         if not full:
             raise
-        kept = f"{len(parts.lengths)} episodes ({sum(parts.lengths.values())} steps) are kept; " if parts else ""
+        kept = f"{_kept(parts)}; " if parts else ""
         raise DatasetError(
             f"the disk of {out} is full; {kept}free some space and run the same command again"
         ) from error
 
 
+def _kept(parts: Parts) -> str:
+    return f"{len(parts.lengths)} episodes ({sum(parts.lengths.values())} steps) are kept"
+
+
 def _record(config: CollectConfig, settings: Mapping[str, Any], parts: Parts, bar: Bar) -> int:
     """Run environments side by side until the first episodes hold the requested steps; returns how many those are."""
-    envs = make_vec(config.env, config.num_envs, config.workers)
+    with _deaf_to_interrupts():
+        envs = make_vec(config.env, config.num_envs, config.workers)
     try:
         observed, acted = envs.single_observation_space, envs.single_action_space
         mix = (settings["policy"], observed, acted, config.env.agents, settings["epsilon"])
         policies = [make_policy(*mix) for _ in range(envs.num_envs)]
         return Recorder(envs, policies, parts, config.seed, config.steps).run(bar.at)
     finally:
-        envs.close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # after an interrupt, Gymnasium warns of the step that nobody waits for
+            envs.close()
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Processes begun inside leave Ctrl-C to this one, which stops them in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _finish(out: Path, settings: Mapping[str, Any], env_config: EnvConfig, parts: Parts, count: int) -> None:

@@ -4,6 +4,7 @@ Minari's HDF5 file does not survive a kill while it is being written. So each ep
 its own (written aside, then renamed), and the Minari data set is made from these when all of them are there.
 """
 
+import errno
 import re
 import shutil
 import zipfile
@@ -23,6 +24,7 @@ from worldsim import spaces
 from worldsim.rollouts.arrays import FlatEpisode, flat_episode
 
 Space = gym.Space[Any]
+HDF5_MARGIN = 64 << 20  # bytes that stay free while an HDF5 file is written
 Raw = dict[str, NDArray[Any]]  # one episode as the env gave it: "observation/<leaf>" (T+1, ...), the rest (T, ...)
 
 
@@ -115,7 +117,10 @@ def write_minari(
     spec: EnvSpec | None,
     about: str,
 ) -> None:
-    """A new Minari data set in `folder` (replaced if it exists), frames stored without loss."""
+    """A new Minari data set in `folder` (replaced if it exists), frames stored without loss.
+
+    Raises OSError well before the disk is full, because HDF5 takes the process down with it when it is.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     storage = MinariStorage.new(folder, observation_space, action_space, _plain(spec), jpeg_encoding=False)
@@ -131,6 +136,9 @@ def write_minari(
 
     def buffers() -> Iterator[EpisodeBuffer]:
         for raw in episodes:
+            need = HDF5_MARGIN + 4 * sum(array.nbytes for array in raw.values())  # HDF5 pads what it stores
+            if shutil.disk_usage(folder).free < need:
+                raise OSError(errno.ENOSPC, "No space left on device")
             policies.append({"policy": str(raw["policy"])})
             yield EpisodeBuffer(
                 seed=int(raw["seed"]),
