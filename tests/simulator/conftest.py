@@ -1,10 +1,53 @@
-"""The suite runs on a world of known numpy draws; what needs weights is in test_real_world.py."""
+"""Two worlds: numpy draws whose every value is known, and a real one with fresh weights in a directory."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+import torch
+from gymnasium import spaces
 
-from tests.simulator.stub_world import StubWorld
+from tests.simulator.stub_world import IMAGE_SPACE, StubWorld
+from worldsim.models.checkpoint import FORMAT, WorldManifest, save_world
+from worldsim.models.config import ModelConfig
+from worldsim.spaces import flatten, space_to_json
+
+TINY = ModelConfig(embed=16, hidden=16, variables=2, width=32, layers=1, code_width=4, ensemble=2, head_hidden=16)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Networks as small as these are slower on two threads, and much slower where other tests run beside them."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
 def world() -> StubWorld:
     return StubWorld()
+
+
+@pytest.fixture(scope="session")
+def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A world with random weights, random starts and a made-up calibration: right in form alone."""
+    folder = tmp_path_factory.mktemp("world")
+    manifest = WorldManifest(
+        format=FORMAT,
+        worldsim="test",
+        model=TINY,
+        observation_space=space_to_json(IMAGE_SPACE),
+        action_space=space_to_json(spaces.Discrete(3)),
+        reward_range=(-1.0, 1.0),
+        horizon=25,
+        metadata={"render_modes": ["rgb_array"], "render_fps": 4},
+        env={},
+        data={},
+        training={},
+    )
+    IMAGE_SPACE.seed(0)
+    rows = [flatten(IMAGE_SPACE, IMAGE_SPACE.sample()) for _ in range(8)]
+    starts = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_world(folder, manifest, manifest.build(), starts)
+    (folder / "trust.json").write_text('{"disagreement": [0.0, 1.0], "probability": [1.0, 0.0]}')
+    return folder

@@ -24,7 +24,7 @@ class StubStep(NamedTuple):
 IMAGE_SPACE = spaces.Dict(
     {
         "screen": spaces.Box(0, 255, (40, 48, 3), np.uint8),
-        "values": spaces.Box(-1.0, 1.0, (3,), np.float32),
+        "lamps": spaces.Box(-1.0, 1.0, (3,), np.float32),
         "mode": spaces.Discrete(4),
     }
 )
@@ -40,6 +40,7 @@ class StubWorld:
         self.action_space = action_space if action_space is not None else spaces.Discrete(3)
         self.metadata: dict[str, Any] = {"on_error": {"timeout": {"mode": 3}}, "render_modes": ["human"]}
         self.horizon = horizon
+        self.trust: Any = "calibrated"
         self.ending = ending  # probability of termination at a step
         self.steps_called = 0
 

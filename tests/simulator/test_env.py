@@ -126,6 +126,13 @@ def test_min_trust_truncates_as_soon_as_trust_is_below() -> None:
     assert [s[3] for s in steps].index(True) == 3  # 0.97 ** 4 is the first power below 0.9
 
 
+def test_min_trust_of_a_world_whose_trust_means_nothing_is_refused(world: StubWorld) -> None:
+    world.trust = None
+    with pytest.raises(ConfigError, match="worldsim validate"):
+        WorldEnv(world, min_trust=0.5)
+    WorldEnv(world, min_trust=0.0)
+
+
 def test_a_snapshot_has_one_future(world: StubWorld) -> None:
     env = WorldEnv(world, horizon=6)
     play(env, [0, 1], seed=3)
@@ -192,7 +199,6 @@ def test_metadata_is_the_real_environments_but_for_the_rendering(world: StubWorl
 
 
 def test_a_directory_without_a_world_says_so(tmp_path) -> None:
-    pytest.importorskip("worldsim.simulator.world")
     with pytest.raises(CheckpointError, match="nowhere"):
         gym.make("worldsim/World-v0", world=str(tmp_path / "nowhere"))
     with pytest.raises(CheckpointError):

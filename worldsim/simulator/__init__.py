@@ -2,5 +2,6 @@
 
 from worldsim.simulator.env import Snapshot, WorldEnv
 from worldsim.simulator.vector_env import VectorSnapshot, WorldVectorEnv
+from worldsim.simulator.world import Step, World, WorldState, load
 
-__all__ = ["Snapshot", "VectorSnapshot", "WorldEnv", "WorldVectorEnv"]
+__all__ = ["Snapshot", "Step", "VectorSnapshot", "World", "WorldEnv", "WorldState", "WorldVectorEnv", "load"]

@@ -39,12 +39,12 @@ class Rules(NamedTuple):
         return over & ~np.asarray(terminated)
 
 
-def open_world(world: "World | str | os.PathLike[str]") -> "World":
+def as_world(world: "World | str | os.PathLike[str]") -> "World":
     """The world itself, loaded if a directory is given. Raises CheckpointError where there is none."""
     if isinstance(world, (str, os.PathLike)):
         from worldsim.simulator.world import load
 
-        return load(world)
+        return load(os.fspath(world))
     return world
 
 
@@ -54,6 +54,8 @@ def make_rules(world: "World", horizon: int | None, min_trust: float | None) -> 
         raise ConfigError(f"horizon={horizon} leaves no step to take: give at least 1, or None for {world.horizon}")
     if min_trust is not None and not 0 <= min_trust <= 1:
         raise ConfigError(f"min_trust={min_trust} is not a probability: give a number in [0, 1], or None")
+    if min_trust and world.trust is None:
+        raise ConfigError(f"min_trust={min_trust} needs a calibrated world: run worldsim validate, or leave it out")
     return Rules(world.horizon if horizon is None else int(horizon), min_trust)
 
 
@@ -108,7 +110,7 @@ class WorldEnv(gym.Env[Any, Any]):
         min_trust: float | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self.world = open_world(world)
+        self.world = as_world(world)
         self.observation_space = self.world.observation_space
         self.action_space = self.world.action_space
         self.rules = make_rules(self.world, horizon, min_trust)

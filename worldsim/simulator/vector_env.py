@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.simulator.drawing import draw
-from worldsim.simulator.env import SEED_LIMIT, check_classes, check_member, make_metadata, make_rules, open_world
+from worldsim.simulator.env import SEED_LIMIT, as_world, check_classes, check_member, make_metadata, make_rules
 from worldsim.spaces import Arrays, flatten, flatten_batch, leaves, unflatten_batch
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     ) -> None:
         if num_envs < 1:
             raise ConfigError(f"num_envs={num_envs} is no number of worlds: give at least 1")
-        self.world = open_world(world)
+        self.world = as_world(world)
         self.num_envs = num_envs
         self.single_observation_space = self.world.observation_space
         self.single_action_space = self.world.action_space

@@ -1,0 +1,98 @@
+"""The environments on a World that was loaded from its directory, with a network in it."""
+
+import pickle
+import warnings
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.vector import SyncVectorEnv
+
+import worldsim
+from tests.simulator.stub_world import IMAGE_SPACE
+from worldsim.play.look import look
+from worldsim.rollouts.arrays import Arrays
+from worldsim.simulator import WorldEnv, WorldVectorEnv
+
+
+def test_the_checkers_find_nothing_to_warn_of(world_folder: Path) -> None:
+    sb3 = pytest.importorskip("stable_baselines3.common.env_checker")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gym.make("worldsim/World-v0", world=world_folder, render_mode="rgb_array")
+        check_env(env.unwrapped)
+        sb3.check_env(env.unwrapped, warn=True, skip_render_check=False)
+
+
+def test_has_the_spaces_of_the_real_environment_and_starts_from_recorded_observations(world_folder: Path) -> None:
+    env = gym.make("worldsim/World-v0", world=world_folder)
+    assert env.observation_space == IMAGE_SPACE and env.action_space == spaces.Discrete(3)
+    starts = env.unwrapped.world.starts["screen"].numpy()
+    seen = [env.reset(seed=seed)[0]["screen"] for seed in range(20)]
+    which = [int(np.flatnonzero((starts == screen).all(axis=(1, 2, 3)))[0]) for screen in seen]
+    assert len(set(which)) > 3
+
+
+def test_snapshots_pickle_and_have_one_future(world_folder: Path) -> None:
+    env = WorldEnv(worldsim.load(world_folder))
+    env.reset(seed=1)
+    env.step(1)
+    kept = pickle.dumps(env.snapshot())
+    future = [env.step(action) for action in (0, 2, 1)] + [env.reset(), env.step(0)]
+    other = WorldEnv(world_folder)
+    other.restore(pickle.loads(kept))
+    again = [other.step(action) for action in (0, 2, 1)] + [other.reset(), other.step(0)]
+    assert data_equivalence(again, future, exact=True)
+
+
+def test_the_global_generators_play_no_part(world_folder: Path) -> None:
+    runs = []
+    for seed in range(2):
+        torch.manual_seed(seed), np.random.seed(seed)
+        env = WorldEnv(world_folder)
+        runs.append([env.reset(seed=4), env.step(0), env.step(2), env.reset()])
+    assert data_equivalence(runs[0], runs[1], exact=True)
+
+
+def test_worlds_in_a_batch_live_as_they_do_alone(world_folder: Path) -> None:
+    world = worldsim.load(world_folder)
+    batched = gym.make_vec("worldsim/World-v0", num_envs=5, world=world_folder, horizon=6)
+    assert isinstance(batched, WorldVectorEnv)
+    alone = SyncVectorEnv([lambda: WorldEnv(world, horizon=6)] * 5)
+    assert data_equivalence(batched.reset(seed=3), alone.reset(seed=3), exact=True)
+    alone.action_space.seed(0)
+    ends = 0
+    for _ in range(20):
+        actions = alone.action_space.sample()
+        ours, theirs = batched.step(actions), alone.step(actions)
+        assert all(np.array_equal(a, b) for a, b in zip(ours[2:4], theirs[2:4], strict=True))
+        assert np.allclose(ours[1], theirs[1], atol=1e-4)
+        assert np.allclose(ours[4]["trust"], theirs[4]["trust"], atol=1e-4)
+        assert np.abs(ours[0]["screen"].astype(int) - theirs[0]["screen"]).max() <= 1  # rounding of one batch or five
+        assert np.allclose(ours[0]["lamps"], theirs[0]["lamps"], atol=1e-4)
+        assert np.array_equal(ours[0]["mode"], theirs[0]["mode"])
+        ends += int((ours[2] | ours[3]).sum())
+    assert ends > 10
+
+
+def test_ppo_trains_in_it(world_folder: Path) -> None:
+    sb3 = pytest.importorskip("stable_baselines3")
+    small = {"features_extractor_kwargs": {"cnn_output_dim": 16}, "net_arch": [16]}
+    env = gym.make("worldsim/World-v0", world=world_folder)
+    model = sb3.PPO("MultiInputPolicy", env, n_steps=64, batch_size=32, n_epochs=1, policy_kwargs=small, seed=0)
+    assert model.learn(256).num_timesteps == 256
+
+
+def test_can_be_looked_at(world_folder: Path, tmp_path: Path) -> None:
+    world = worldsim.load(world_folder)
+    rows = 15
+    recorded = {name: tensor[np.arange(rows) % 8].numpy() for name, tensor in world.starts.items()}
+    ends = np.arange(rows) == rows - 1
+    start = np.array([0, rows], np.int64)
+    arrays = Arrays(recorded, {"value": np.ones((rows, 1), np.int64)}, np.zeros(rows, np.float32), ends, ~ends, start)
+    path = look(world, arrays, np.array([0]), tmp_path / "real_vs_world.gif", length=6, count=2)
+    assert 0 < path.stat().st_size < 3_000_000
