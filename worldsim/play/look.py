@@ -41,7 +41,7 @@ class Side(NamedTuple):
 
     observation: dict[str, NDArray[Any]]  # leaf -> (...)
     lines: list[tuple[str, frames.Colour]]  # the first is the heading
-    trust: float | None  # in [0, 1]; None where there is nothing to trust
+    trust: float | None  # in [0, 1]; None in the context and for a world without calibration
 
 
 def imagine(world: "World", window: dict[str, Any], context: int, seeds: list[int]) -> Imagined:
@@ -136,7 +136,8 @@ def learned_side(world: "World", window: dict[str, Any], imagined: Imagined, ind
     lines = [("learned", AMBER), (f"action {action}", WHITE), (f"rewards {rewards:+.2f}", WHITE)]
     if len(ends):
         lines.append(("episode ends", RED))
-    return Side(_at(imagined.observation, index, last), lines, float(imagined.trust[index, last]))
+    trust = None if world.trust is None else float(imagined.trust[index, last])
+    return Side(_at(imagined.observation, index, last), lines, trust)
 
 
 def side_picture(world: "World", side: Side) -> Picture:
