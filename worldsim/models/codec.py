@@ -126,6 +126,8 @@ class RecordCodec(nn.Module):
         self.register_buffer("nvec", torch.from_numpy(nvec), persistent=False)
         self.enter = SlotLinear(self.slots, self.classes, embed, scale=self.classes**0.5)
         self.leave = SlotLinear(self.slots, features, self.classes)
+        if features == self.classes:  # the slot is the variable's own one-hot: begin with reading it off
+            self.leave.weight.data.copy_(10 * torch.eye(features))
 
     def indices(self, observation: Observation) -> Tensor:
         """Class indices (N, V)."""

@@ -4,7 +4,7 @@ Axes: B batch, T time, N = B*T, S slots, A width of an encoded action.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -20,6 +20,7 @@ from worldsim.models.layers import symlog
 from worldsim.spaces import Leaf, leaves
 
 
+Part = Literal["all", "codec", "rest"]
 WEIGHTS = {"reward": 2.0, "termination": 5.0}  # of losses that matter more than their size in nats says
 
 
@@ -104,26 +105,45 @@ class WorldModel(nn.Module):
         generator: Generator | None = None,
     ) -> Observed:
         """Follow a recorded sequence (B, T, ...) from its beginning."""
-        lead = first.shape
         flat = {name: value.flatten(0, 1) for name, value in observation.items()}
-        embeds = Slots(*(part.unflatten(0, lead) for part in self.codec.encode(flat)))
+        return self._follow(self.codec.encode(flat), flat, action, first, generator)
+
+    def _follow(
+        self,
+        embeds: Slots,
+        flat: Mapping[str, Tensor],
+        action: Mapping[str, Tensor],
+        first: Tensor,
+        generator: Generator | None,
+    ) -> Observed:
+        lead = first.shape
+        sequence = Slots(*(part.unflatten(0, lead) for part in embeds))
         record = self.codec.record.indices(flat).unflatten(0, lead)
         state = self.dynamics.initial(lead[0])
-        return self.dynamics.observe(state, embeds, record, self.act(action), first, generator)
+        return self.dynamics.observe(state, sequence, record, self.act(action), first, generator)
 
-    def losses(self, batch: Batch, generator: Generator) -> Losses:
-        """Training losses of one batch; all randomness from `generator`."""
-        seen = self.observe(batch.observation, batch.action, batch.first, generator)
+    def losses(self, batch: Batch, generator: Generator, part: Part = "all") -> Losses:
+        """Training losses of one batch; all randomness from `generator`.
+
+        part: "codec" learns to draw, "rest" learns everything else on codes that stay as they are, "all" learns both.
+        Families whose codes do not depend on the dynamics learn faster one after the other.
+        """
         flat = {name: value.flatten(0, 1) for name, value in batch.observation.items()}
-        slots = Slots(*(part.flatten(0, 1) for part in seen.latent.slots))
-        parts = {f"draw/{name}": loss.mean() for name, loss in self.codec.loss(slots, flat).items()}
+        if part == "codec":
+            drawn = self.dynamics.recode(self.codec.encode(flat), self.codec.record.indices(flat))
+            return _summed({f"draw/{name}": loss.mean() for name, loss in self.codec.loss(drawn, flat).items()})
+        with torch.set_grad_enabled(part == "all"):
+            embeds = self.codec.encode(flat)
+        seen = self._follow(embeds, flat, batch.action, batch.first, generator)
         features, follows = seen.latent.features, (~batch.first).float()
-        parts |= {name: _mean(loss, follows) for name, loss in seen.losses.items()}
+        parts = {name: _mean(loss, follows) for name, loss in seen.losses.items()}
+        if part == "all":
+            slots = Slots(*(slot.flatten(0, 1) for slot in seen.latent.slots))
+            parts |= {f"draw/{name}": loss.mean() for name, loss in self.codec.loss(slots, flat).items()}
         parts["reward"] = _mean(self.reward.loss(features, batch.reward), follows)
         parts["termination"] = _mean(self.termination.loss(features, batch.terminated), follows)
         parts["ensemble"] = self._ensemble_loss(seen.latent, follows, generator)
-        total = torch.stack([WEIGHTS.get(name, 1.0) * loss for name, loss in parts.items()]).sum()
-        return Losses(total, {name: loss.detach() for name, loss in parts.items()})
+        return _summed(parts)
 
     def _ensemble_loss(self, latent: Latent, follows: Tensor, generator: Generator) -> Tensor:
         past = latent.features[..., : self.dynamics.past_width].detach().flatten(0, 1)
@@ -131,6 +151,11 @@ class WorldModel(nn.Module):
         chance = torch.rand(self.config.ensemble, follows.shape[0], 1, generator=generator, device=past.device)
         taught = (chance < 0.5).expand(-1, -1, follows.shape[1]).flatten(1).float()
         return _mean(self.ensemble.loss(past, target, taught), follows.flatten())
+
+
+def _summed(parts: dict[str, Tensor]) -> Losses:
+    total = torch.stack([WEIGHTS.get(name, 1.0) * loss for name, loss in parts.items()]).sum()
+    return Losses(total, {name: loss.detach() for name, loss in parts.items()})
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:

@@ -36,11 +36,16 @@ class Dynamics(nn.Module, ABC):
     past_width: int  # the leading part of the features, which does not know the present observation
     record_features: int | None  # width of a record slot for the decoder; None: as many as there are classes
     dense_features: int
+    separable: bool  # whether the codes depend on the codec alone, which may then be trained first
     noise_size: int  # N, consumed by one step of one world
 
     @abstractmethod
     def initial(self, batch: int) -> State:
         """The state of `batch` worlds before anything was seen."""
+
+    @abstractmethod
+    def recode(self, embeds: Slots, record: Tensor) -> Slots:
+        """What the decoder would get of moments (N, ...) seen without their past. Only for separable families."""
 
     @abstractmethod
     def observe(

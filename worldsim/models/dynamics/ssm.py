@@ -134,6 +134,7 @@ class SSM(Dynamics):
         self.register_buffer("possible", torch.arange(classes) < nvec.unsqueeze(-1), persistent=False)
         self.record_features, self.dense_features = None, self.numbers
         self.feature_width, self.past_width = 2 * config.width, config.width
+        self.separable = True
         self.noise_size = variables + slots * self.numbers
         code, everything = config.code_width, variables + slots
         self.quantise = SlotLinear(slots, config.embed, self.numbers)
@@ -164,6 +165,10 @@ class SSM(Dynamics):
     def values(self, index: Tensor) -> Tensor:
         """Level indices to numbers in [-1, 1]."""
         return index.float() / ((self.levels - 1) / 2) - 1
+
+    def recode(self, embeds: Slots, record: Tensor) -> Slots:
+        index, values = self.codes(self.quantise(embeds.dense))
+        return Slots(self.embed.onehot(Codes(record, index))[0], values)
 
     def observe(
         self,

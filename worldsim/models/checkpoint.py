@@ -1,0 +1,142 @@
+"""A world at rest: a directory of plain JSON and safetensors. No pickle, so opening one never runs code.
+
+    world.json            what the world is: format, model configuration, spaces, source environment, data, hashes
+    weights.safetensors   the parameters
+    starts.safetensors    recorded first observations, one row each
+    trust.json            calibration of trust, once validated
+    fidelity.json         the certificate, once validated
+
+world.json is written last and holds the other files' hashes: a directory with a sound world.json is whole.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from worldsim.errors import CheckpointError
+from worldsim.models.config import ModelConfig
+from worldsim.models.world_model import WorldModel
+from worldsim.spaces import space_from_json
+
+FORMAT = 1
+MANIFEST, WEIGHTS, STARTS = "world.json", "weights.safetensors", "starts.safetensors"
+
+
+class WorldManifest(BaseModel):
+    """What world.json holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int
+    worldsim: str  # version that wrote it
+    model: ModelConfig
+    observation_space: dict[str, Any]
+    action_space: dict[str, Any]
+    reward_range: tuple[float, float]
+    horizon: int  # steps after which an episode is truncated: the longest recorded
+    metadata: dict[str, Any]  # of the source environment
+    env: dict[str, Any]  # configuration of the source environment
+    data: dict[str, Any]  # path, content hash, holdout and seed of the split
+    training: dict[str, Any]  # trainer configuration and steps
+    files: dict[str, str] = {}  # name -> sha256
+
+    def build(self) -> WorldModel:
+        """An untrained model of this description."""
+        observation, action = space_from_json(self.observation_space), space_from_json(self.action_space)
+        return WorldModel(self.model, observation, action, self.reward_range)
+
+
+class Opened(NamedTuple):
+    """A world directory, read and checked."""
+
+    manifest: WorldManifest
+    model: WorldModel
+    starts: dict[str, Tensor]  # leaf -> (M, ...)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """The file is either wholly there or as it was before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Writes a safetensors file atomically; returns its sha256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, part)
+        digest = hash_of(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return digest
+
+
+def hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_world(out: Path, manifest: WorldManifest, model: WorldModel, starts: Mapping[str, Tensor]) -> None:
+    """Writes a world; anything that knew an older one (trust, certificate) goes."""
+    for stale in ("trust.json", "fidelity.json"):
+        (out / stale).unlink(missing_ok=True)
+    files = {WEIGHTS: save_tensors(out / WEIGHTS, model.state_dict()), STARTS: save_tensors(out / STARTS, starts)}
+    text = manifest.model_copy(update={"files": files}).model_dump_json(indent=1)
+    write_atomically(out / MANIFEST, text.encode())
+
+
+def read_manifest(path: Path) -> WorldManifest:
+    """Raises CheckpointError where there is no world, or one of another format."""
+    file = path / MANIFEST
+    if not file.is_file():
+        raise CheckpointError(f"{path} holds no world (no {MANIFEST}); train one with: worldsim train out={path}")
+    try:
+        data = json.loads(file.read_text())
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{file} cannot be read ({type(error).__name__}); train the world again") from error
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        found = data.get("format") if isinstance(data, dict) else None
+        raise CheckpointError(f"{file} has format {found}, this worldsim reads {FORMAT}; train the world again with this version")
+    try:
+        return WorldManifest(**data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{file}: {where}: {first['msg']}; train the world again with this version") from error
+
+
+def open_world(path: str | Path, device: str | torch.device = "cpu") -> Opened:
+    """Reads a world directory. Raises CheckpointError, in one line, where it is missing, cut short or of another version."""
+    path = Path(path)
+    manifest = read_manifest(path)
+    for name, digest in manifest.files.items():
+        if not (path / name).is_file() or hash_of(path / name) != digest:
+            raise CheckpointError(f"{path / name} is cut short or changed (its hash is not the manifest's); train the world again")
+    try:
+        weights, starts = (load_file(path / name, device=str(device)) for name in (WEIGHTS, STARTS))
+        with torch.random.fork_rng(devices=[]):
+            model = manifest.build()
+        model.load_state_dict(weights)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: the weights do not fit the model ({reason}); train the world again") from error
+    return Opened(manifest, model.to(device).eval(), starts)

@@ -1,0 +1,191 @@
+"""The World: a learned environment as pure functions of an explicit state."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.models.checkpoint import WorldManifest, open_world
+from worldsim.models.dynamics import Latent
+from worldsim.models.layers import draw
+from worldsim.models.world_model import WorldModel
+from worldsim.simulator.noise import uniforms
+from worldsim.spaces import space_from_json
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class WorldState(NamedTuple):
+    """Where B worlds are. A value: keep one and you have a snapshot."""
+
+    latent: dict[str, Tensor]  # of the dynamics, (B, ...)
+    seed: Tensor  # (B,) int64
+    tick: Tensor  # (B,) int64, steps since the start
+    observation: dict[str, Tensor]  # what was last seen, flat leaves (B, ...)
+
+
+class Step(NamedTuple):
+    """What a step gives back."""
+
+    observation: Arrays  # flat leaves (B, ...)
+    reward: NDArray[np.float32]  # (B,)
+    terminated: NDArray[np.bool_]  # (B,)
+    trust: NDArray[np.float32]  # (B,) in [0, 1]: calibrated probability that this prediction is within tolerance
+
+
+class Trust(NamedTuple):
+    """How the ensemble's disagreement translates into trust: a falling curve through these points."""
+
+    disagreement: NDArray[np.float64]
+    probability: NDArray[np.float64]
+
+    def of(self, disagreement: NDArray[Any]) -> NDArray[np.float32]:
+        return np.interp(disagreement, self.disagreement, self.probability).astype(np.float32)
+
+
+class World:
+    """A learned world. Its methods change nothing: states go in and come out.
+
+    sample: draw each future from the predicted distribution; False takes the most probable one.
+    Without a calibration (`worldsim validate` writes one) trust is 0: nothing is known about it.
+    """
+
+    def __init__(
+        self,
+        manifest: WorldManifest,
+        model: WorldModel,
+        starts: Mapping[str, Tensor],
+        trust: Trust | None = None,
+        certificate: dict[str, Any] | None = None,
+        sample: bool = True,
+    ):
+        self.manifest, self.model, self.starts = manifest, model.eval(), dict(starts)
+        self.trust, self.certificate, self.sample = trust, certificate, sample
+        self.observation_space = space_from_json(manifest.observation_space)
+        self.action_space = space_from_json(manifest.action_space)
+        self.metadata, self.horizon, self.config = manifest.metadata, manifest.horizon, manifest.model
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @torch.inference_mode()
+    def start(self, count: int, seed: int = 0) -> WorldState:
+        """`count` worlds at recorded starts. World i is the one that seed number i of `seed` gives."""
+        seeds = np.random.default_rng(seed).integers(2**62, size=count)
+        return self.start_seeds(seeds.tolist())
+
+    @torch.inference_mode()
+    def start_seeds(self, seeds: Sequence[int]) -> WorldState:
+        """One world a seed, each at the recorded start that its seed draws."""
+        total = len(next(iter(self.starts.values())))
+        keys = torch.tensor(seeds, dtype=torch.long, device=self.device)
+        chosen = (uniforms(keys, torch.full_like(keys, -1), 1)[:, 0] * total).long()
+        observation = {name: rows[chosen].unsqueeze(1) for name, rows in self.starts.items()}
+        return self._observed(observation, None, None, keys)
+
+    @torch.inference_mode()
+    def encode(self, observation: Mapping[str, NDArray[Any]], seeds: Sequence[int]) -> WorldState:
+        """Worlds that begin at the given flat observations (B, ...)."""
+        seen = {name: self._tensor(value).unsqueeze(1) for name, value in observation.items()}
+        return self._observed(seen, None, None, torch.tensor(seeds, dtype=torch.long, device=self.device))
+
+    @torch.inference_mode()
+    def observe(
+        self,
+        observation: Mapping[str, NDArray[Any]],
+        action: Mapping[str, NDArray[Any]],
+        first: NDArray[np.bool_],
+        seeds: Sequence[int],
+    ) -> WorldState:
+        """Worlds that have seen a recorded prefix: flat leaves (B, T, ...), `first` (B, T)."""
+        seen = {name: self._tensor(value) for name, value in observation.items()}
+        done = {name: self._tensor(value) for name, value in action.items()}
+        keys = torch.tensor(seeds, dtype=torch.long, device=self.device)
+        return self._observed(seen, done, self._tensor(first), keys)
+
+    def observation(self, state: WorldState) -> Arrays:
+        """What was last seen: recorded for a start, decoded after a step. Flat leaves (B, ...)."""
+        return {name: value.cpu().numpy().copy() for name, value in state.observation.items()}
+
+    @torch.inference_mode()
+    def step(self, state: WorldState, actions: Mapping[str, NDArray[Any]]) -> tuple[WorldState, Step]:
+        """One tick of every world under flat actions (B, ...)."""
+        model = self.model
+        encoded = model.act({name: self._tensor(value) for name, value in actions.items()})
+        noise = uniforms(state.seed, state.tick, model.dynamics.noise_size + 1) if self.sample else None
+        inner = None if noise is None else noise[:, 1:]
+        latent, now = model.dynamics.step(state.latent, encoded, inner, model.config.min_p)
+        observation = model.codec.decode(now.slots)
+        following = WorldState(latent, state.seed, state.tick + 1, observation)
+        terminated = self._terminated(now, None if noise is None else noise[:, 0])
+        reward = model.reward.mean(now.features).cpu().numpy()
+        return following, Step(self.observation(following), reward, terminated, self._trust(now))
+
+    def merge(self, mask: NDArray[np.bool_], a: WorldState, b: WorldState) -> WorldState:
+        """Rows of `a` where `mask` (B,) is true, rows of `b` elsewhere."""
+        where = self._tensor(mask)
+
+        def pick(x: Tensor, y: Tensor) -> Tensor:
+            return torch.where(where.view(-1, *[1] * (x.dim() - 1)), x, y)
+
+        latent = {name: pick(a.latent[name], b.latent[name]) for name in a.latent}
+        observation = {name: pick(a.observation[name], b.observation[name]) for name in a.observation}
+        return WorldState(latent, pick(a.seed, b.seed), pick(a.tick, b.tick), observation)
+
+    def disagreement(self, latent: Latent) -> NDArray[np.float32]:
+        """(B,) standard deviation between the ensemble's members: large where the data had little to say."""
+        past = latent.features[..., : self.model.dynamics.past_width]
+        return self.model.ensemble.disagreement(past).cpu().numpy()
+
+    def _observed(
+        self, observation: dict[str, Tensor], action: dict[str, Tensor] | None, first: Tensor | None, seed: Tensor
+    ) -> WorldState:
+        shape = next(iter(observation.values())).shape[:2]
+        if first is None:
+            first = torch.ones(shape, dtype=torch.bool, device=self.device)
+        else:
+            first = first.clone()
+            first[:, 0] = True
+        taken = action if action is not None else self._no_action(shape)
+        latent = self.model.observe(observation, taken, first).state
+        last = {name: value[:, -1] for name, value in observation.items()}
+        return WorldState(latent, seed, torch.zeros_like(seed), last)
+
+    def _no_action(self, shape: torch.Size) -> dict[str, Tensor]:
+        found = self.model.act.leaves
+        types = [torch.long if leaf.kind == "categorical" else torch.float32 for leaf in found]
+        return {
+            leaf.name: torch.zeros((*shape, *leaf.shape), dtype=kind, device=self.device)
+            for leaf, kind in zip(found, types, strict=True)
+        }
+
+    def _terminated(self, latent: Latent, uniform: Tensor | None) -> NDArray[np.bool_]:
+        logit = self.model.termination(latent.features)
+        both = torch.nn.functional.logsigmoid(torch.stack([-logit, logit], -1))
+        return draw(both, uniform, self.model.config.min_p).bool().cpu().numpy()
+
+    def _trust(self, latent: Latent) -> NDArray[np.float32]:
+        if self.trust is None:
+            return np.zeros(len(latent.features), np.float32)
+        return self.trust.of(self.disagreement(latent))
+
+    def _tensor(self, value: NDArray[Any]) -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(value), device=self.device)
+
+
+def load(path: str | Path, device: str | torch.device = "cpu", sample: bool = True) -> World:
+    """Opens a world's directory. Raises CheckpointError, in one line, where it cannot be used."""
+    opened = open_world(path, device)
+    trust_file, certificate_file = Path(path) / "trust.json", Path(path) / "fidelity.json"
+    trust = None
+    if trust_file.is_file():
+        curve = json.loads(trust_file.read_text())
+        trust = Trust(np.asarray(curve["disagreement"]), np.asarray(curve["probability"]))
+    certificate = json.loads(certificate_file.read_text()) if certificate_file.is_file() else None
+    return World(*opened, trust, certificate, sample)

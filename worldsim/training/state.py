@@ -1,0 +1,95 @@
+"""A training run at rest: all that the next step depends on, in safetensors and JSON, written atomically."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Generator, Tensor
+from torch.optim import Optimizer
+
+from worldsim.errors import CheckpointError
+from worldsim.models.checkpoint import save_tensors, write_atomically
+from worldsim.models.world_model import WorldModel
+from worldsim.rollouts.sampling import SequenceSampler
+
+KEPT = 1  # finished states kept; a new one is complete before the old one goes
+
+
+class TrainingState:
+    """Model, optimizer, sampler and generator of a run, and the folder they are saved in."""
+
+    def __init__(
+        self, folder: Path, model: WorldModel, optimizer: Optimizer, sampler: SequenceSampler, generator: Generator
+    ):
+        self.folder, self.model, self.optimizer = folder, model, optimizer
+        self.sampler, self.generator = sampler, generator
+
+    def save(self, step: int, settings: Mapping[str, Any]) -> None:
+        """Saves the state after `step` updates; older states go only then."""
+        place = self.folder / f"step-{step:08d}"
+        working = self.folder / f".step-{step:08d}"
+        shutil.rmtree(working, ignore_errors=True)
+        working.mkdir(parents=True)
+        save_tensors(working / "weights.safetensors", self.model.state_dict())
+        save_tensors(working / "optimizer.safetensors", self._optimizer_tensors())
+        state = {"step": step, "sampler": self.sampler.state_dict(), "settings": settings}
+        write_atomically(working / "state.json", json.dumps(state).encode())
+        shutil.rmtree(place, ignore_errors=True)
+        working.rename(place)
+        for old in self.saved()[:-KEPT]:
+            shutil.rmtree(old)
+
+    def saved(self) -> list[Path]:
+        """Folders of complete states, oldest first."""
+        return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
+
+    def restore(self, settings: Mapping[str, Any]) -> int:
+        """Loads the newest state; returns the number of updates it has seen, 0 where there is none.
+
+        Raises CheckpointError where the state belongs to other settings or cannot be read.
+        """
+        found = self.saved()
+        if not found:
+            return 0
+        place = found[-1]
+        try:
+            state = json.loads((place / "state.json").read_text())
+            weights = load_file(place / "weights.safetensors")
+            tensors = load_file(place / "optimizer.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
+            raise CheckpointError(f"{place} is damaged ({type(error).__name__}); delete it to train from the start") from error
+        _same(place, state["settings"], settings)
+        self.model.load_state_dict(weights)
+        self.generator.set_state(tensors.pop("generator"))
+        self._load_optimizer(tensors)
+        self.sampler.load_state_dict(state["sampler"])
+        return int(state["step"])
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        named = dict(self.model.named_parameters())
+        slots = {
+            f"{name}.{key}": torch.as_tensor(value)
+            for name, parameter in named.items()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
+        return slots | {"generator": self.generator.get_state()}
+
+    def _load_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
+            keys = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
+            if keys:
+                kept = {k: v.to(parameter.device) if k != "step" else v for k, v in keys.items()}
+                self.optimizer.state[parameter] = kept
+
+
+def _same(place: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    for key, value in asked.items():
+        if begun.get(key) != value:
+            raise CheckpointError(
+                f"{place.parent.parent} was begun with {key}={begun.get(key)}, now {key}={value}; use another out= or delete it"
+            )
