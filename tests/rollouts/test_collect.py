@@ -4,15 +4,19 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
 from minari import MinariDataset
+from omegaconf import OmegaConf
 from pydantic import ValidationError
 
+import worldsim
 from worldsim.agents import make_policy
 from worldsim.errors import ConfigError, DatasetError
 from worldsim.rollouts import collect as module
@@ -148,6 +152,14 @@ def test_a_full_disk_loses_nothing(whole: Rollouts, tmp_path: Path, monkeypatch:
     assert run(tmp_path / "data").content_hash == whole.content_hash
 
 
+def test_a_disk_too_full_for_the_minari_file_loses_nothing(whole: Rollouts, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recording.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1 << 20))
+        with pytest.raises(DatasetError, match=f"{sum(whole.lengths)} steps.* are kept"):
+            run(tmp_path / "data", num_envs=1)
+    assert run(tmp_path / "data").content_hash == whole.content_hash
+
+
 def test_damaged_parts_are_recorded_again(whole: Rollouts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_finish", lambda *args: None)
     with pytest.raises(DatasetError):  # not finished
@@ -156,6 +168,15 @@ def test_damaged_parts_are_recorded_again(whole: Rollouts, tmp_path: Path, monke
     part = tmp_path / "data" / "parts" / "000001.npz"
     part.write_bytes(part.read_bytes()[:-200])
     assert run(tmp_path / "data").content_hash == whole.content_hash
+
+
+def test_every_key_of_the_configuration_file_is_one_of_the_model() -> None:
+    with initialize_config_dir(str(Path(worldsim.__file__).parent / "configs"), version_base=None):
+        composed = OmegaConf.to_container(compose("collect"), resolve=True)
+    config = CollectConfig(**composed)
+    assert composed.keys() == CollectConfig.model_fields.keys()
+    assert config.settings()["policy"] == config.env.policy and config.settings()["epsilon"] == config.env.epsilon
+    assert config.settings()["agents"].keys() == {"careful", "blind", "hasty"}
 
 
 class Wrong:
@@ -174,6 +195,8 @@ def test_mistakes_are_one_line(tmp_path: Path) -> None:
         run(tmp_path, stepz=9)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").touch()
+    with pytest.raises(DatasetError, match="is a file"):
+        run(tmp_path / "letters" / "dear.txt")
     with pytest.raises(DatasetError, match="not empty and holds no rollouts"):
         run(tmp_path / "letters")
     with pytest.raises(ConfigError, match=r"returned the action 7, which is not in Discrete\(2\)"):

@@ -25,7 +25,7 @@ from worldsim.errors import DatasetError
 from worldsim.rollouts import provenance
 from worldsim.rollouts.arrays import write_arrays
 from worldsim.rollouts.dataset import MINARI, PROVENANCE, Rollouts
-from worldsim.rollouts.progress import Bar
+from worldsim.rollouts.progress import Bar, say
 from worldsim.rollouts.recorder import Recorder
 from worldsim.rollouts.recording import Parts, Raw, flat, write_minari
 
@@ -69,27 +69,29 @@ def collect(config: CollectConfig, progress: bool = True) -> Rollouts:
     `out` holds a data set of other settings or something else, or where the disk is full.
     """
     out, settings = config.out, config.settings()
-    with Bar("collect", config.steps, progress) as bar:
-        if (out / PROVENANCE).is_file():
-            rollouts = Rollouts(out)
-            _same(out, rollouts.provenance.get("collect", {}), settings)
-            _remove_working_files(out)
-            bar.say(f"{out} is complete: {rollouts.steps} steps in {rollouts.episodes} episodes; nothing to do")
-            return rollouts
-        with _room_on_disk(out):
-            parts = _begin(out, settings)
-        try:
-            with _room_on_disk(out, parts):
-                count = parts.kept(config.steps) or _record(config, settings, parts, bar)
-                _finish(out, settings, config.env, parts, count)
-        except KeyboardInterrupt:
-            bar.say(f"stopped; {_kept(parts)} in {out}, and the same command goes on from there")
-            raise
+    if (out / PROVENANCE).is_file():
+        rollouts = Rollouts(out)
+        _same(out, rollouts.provenance.get("collect", {}), settings)
+        _remove_working_files(out)
+        say(f"{out} is complete: {rollouts.steps} steps in {rollouts.episodes} episodes; nothing to do", progress)
+        return rollouts
+    with _room_on_disk(out):
+        parts = _begin(out, settings)
+    try:
+        with _room_on_disk(out, parts):
+            count = parts.kept(config.steps) or _record(config, settings, parts, progress)
+            with Bar("write", count, progress) as bar:
+                _finish(out, settings, config.env, parts, count, bar)
+    except KeyboardInterrupt:
+        say(f"stopped; {_kept(parts)} in {out}, and the same command goes on from there", progress)
+        raise
     return Rollouts(out)
 
 
 def _begin(out: Path, settings: Mapping[str, Any]) -> Parts:
     begun = out / SETTINGS
+    if out.exists() and not out.is_dir():
+        raise DatasetError(f"{out} is a file, not a folder; choose another out=")
     if begun.is_file() and any((out / PARTS).glob("*.npz")):
         _same(out, provenance.read_json(begun), settings)
         return Parts(out / PARTS)
@@ -135,7 +137,7 @@ def _kept(parts: Parts) -> str:
     return f"{len(parts.lengths)} episodes ({sum(parts.lengths.values())} steps) are kept"
 
 
-def _record(config: CollectConfig, settings: Mapping[str, Any], parts: Parts, bar: Bar) -> int:
+def _record(config: CollectConfig, settings: Mapping[str, Any], parts: Parts, progress: bool) -> int:
     """Run environments side by side until the first episodes hold the requested steps; returns how many those are."""
     with _deaf_to_interrupts():
         envs = make_vec(config.env, config.num_envs, config.workers)
@@ -143,7 +145,8 @@ def _record(config: CollectConfig, settings: Mapping[str, Any], parts: Parts, ba
         observed, acted = envs.single_observation_space, envs.single_action_space
         mix = (settings["policy"], observed, acted, config.env.agents, settings["epsilon"])
         policies = [make_policy(*mix) for _ in range(envs.num_envs)]
-        return Recorder(envs, policies, parts, config.seed, config.steps).run(bar.at)
+        with Bar("record", config.steps, progress) as bar:
+            return Recorder(envs, policies, parts, config.seed, config.steps).run(bar.at)
     finally:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # after an interrupt, Gymnasium warns of the step that nobody waits for
@@ -163,13 +166,13 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def _finish(out: Path, settings: Mapping[str, Any], env_config: EnvConfig, parts: Parts, count: int) -> None:
+def _finish(out: Path, settings: Mapping[str, Any], env_config: EnvConfig, parts: Parts, count: int, bar: Bar) -> None:
     """Make the Minari data set of the first `count` parts; the provenance is written last and makes it complete."""
     env = make_env(env_config)
     try:
         observed, acted = env.observation_space, env.action_space
         about = f"policy={settings['policy']} epsilon={settings['epsilon']}"
-        write_minari(out / MINARI, parts.read(count), observed, acted, env.spec, about)
+        write_minari(out / MINARI, bar.each(parts.read(count)), observed, acted, env.spec, about)
         facts = _Facts()
         lengths = [parts.lengths[index] for index in range(count)]
         episodes = (flat(observed, acted, facts.see(raw)) for raw in parts.read(count))

@@ -15,6 +15,7 @@ from minari import MinariDataset
 from worldsim import spaces
 from worldsim.errors import DatasetError
 from worldsim.rollouts.arrays import Arrays, FlatEpisode, flat_episode, write_arrays
+from worldsim.rollouts.progress import Bar
 from worldsim.rollouts.provenance import read_json
 
 __all__ = ["Arrays", "Rollouts"]
@@ -99,9 +100,10 @@ class Rollouts:
             shutil.rmtree(building, ignore_errors=True)
 
     def _flat_episodes(self) -> Iterator[FlatEpisode]:
-        for e in self.minari.iterate_episodes():
-            parts = (e.observations, e.actions, e.rewards, e.terminations, e.truncations)
-            yield flat_episode(self.observation_space, self.action_space, *parts)
+        with Bar("read", self.episodes) as bar:
+            for e in bar.each(self.minari.iterate_episodes()):
+                parts = (e.observations, e.actions, e.rewards, e.terminations, e.truncations)
+                yield flat_episode(self.observation_space, self.action_space, *parts)
 
 
 def _read_provenance(path: Path) -> dict[str, Any]:

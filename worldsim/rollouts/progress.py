@@ -1,15 +1,18 @@
 """A progress bar with ETA, only where someone watches, and only if the work takes longer than two seconds."""
 
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+Item = TypeVar("Item")
+
 
 class Bar:
-    """`with Bar("collect", total) as bar: bar.at(done)`, on stderr."""
+    """`with Bar("record", total) as bar: bar.at(done)`, on stderr."""
 
     def __init__(self, name: str, total: int, shown: bool = True, patience_s: float = 2.0):
         self._console = Console(stderr=True)
@@ -28,10 +31,11 @@ class Bar:
         if self._progress is not None:
             self._progress.update(self._task, completed=min(done, self._total))
 
-    def say(self, line: str) -> None:
-        """One line for whoever watches."""
-        if self._shown:
-            self._console.print(line, highlight=False)
+    def each(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, counted as they are taken."""
+        for done, item in enumerate(items):
+            self.at(done)
+            yield item
 
     def __enter__(self) -> Self:
         return self
@@ -41,3 +45,10 @@ class Bar:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+def say(line: str, shown: bool = True) -> None:
+    """One line on stderr for whoever watches."""
+    console = Console(stderr=True)
+    if shown and console.is_terminal:
+        console.print(line, highlight=False, soft_wrap=True)
