@@ -33,17 +33,8 @@ def animate(episodes: Mapping[str, Episode], action_names: Sequence[str] | None 
     frames = [Image.fromarray(_in_a_row(row)) for row in zip(*panels, strict=True)]
     buffer = io.BytesIO()
     durations = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
-    frames[0].save(
-        buffer,
-        "WEBP",
-        save_all=True,
-        append_images=frames[1:],
-        duration=durations,
-        loop=0,
-        lossless=True,
-        quality=60,
-        method=3,
-    )
+    fast = {"lossless": True, "quality": 40, "method": 0}  # ten times faster than the smallest, half as large again
+    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, **fast)
     return buffer.getvalue()
 
 

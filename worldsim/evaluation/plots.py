@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from worldsim.evaluation.cells import CLEAN
 
@@ -16,7 +17,7 @@ Interval = Sequence[float | None]
 
 INK, GRID = "#010203", "#010204"  # stand-ins that become CSS variables
 COLOURS = 8  # the page defines --c0 to --c7
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "svg.fonttype": "none",
     "svg.hashsalt": "worldsim",
@@ -24,15 +25,11 @@ STYLE = {
     "axes.spines.right": False,
     "axes.edgecolor": GRID,
     "axes.labelcolor": INK,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
     "grid.color": GRID,
     "axes.grid": True,
-    "figure.constrained_layout.use": True,
 }
 
 
@@ -41,7 +38,15 @@ def colour(index: int) -> str:
     return f"#0102{index % COLOURS + 16:02x}"
 
 
-def severity_plot(rows: Sequence[Row], agents: Sequence[str], fault: str, measure: str, title: str, limits: Any) -> str:
+def severity_plot(
+    rows: Sequence[Row],
+    agents: Sequence[str],
+    fault: str,
+    measure: str,
+    title: str,
+    limits: tuple[float, float],
+    percent: bool = False,
+) -> str:
     """A measure against severity, one colour an agent, real solid and World dashed, with intervals."""
     figure, axes = _figure()
     severities = sorted({row["severity"] for row in rows if row["fault"] in (CLEAN, fault)})
@@ -53,7 +58,9 @@ def severity_plot(rows: Sequence[Row], agents: Sequence[str], fault: str, measur
             offset = (index - (len(agents) - 1) / 2 + shift * 0.6) * width / 2
             xs = [row["severity"] + offset for row in points]
             _line(axes, xs, points, measure, style, colour(index))
-    axes.set_title(title)
+    axes.set_title(fault, loc="left", fontsize=10, fontweight="bold")
+    if percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xticks(severities, [f"{s:g}" if s else "none" for s in severities])
     axes.grid(axis="x", visible=False)
     axes.set_xlabel("severity")
@@ -71,15 +78,15 @@ def agreement_plot(rows: Sequence[Row], agents: Sequence[str], title: str) -> st
             continue
         tint = colour(list(agents).index(row["agent"]))
         x, y = other["return_mean"], row["return_mean"]
-        bars = {"xerr": _error(x, other["return_mean_interval"]), "yerr": _error(y, row["return_mean_interval"])}
+        across, up = _error(x, other["return_mean_interval"]), _error(y, row["return_mean_interval"])
         clean = row["fault"] == CLEAN
         fill = tint if clean else "none"
-        axes.errorbar(x, y, **bars, fmt="o", color=tint, markerfacecolor=fill, markersize=6, elinewidth=0.8)
+        axes.errorbar(x, y, up, across, fmt="o", color=tint, markerfacecolor=fill, markersize=6, elinewidth=0.8)
     low = min(axes.get_xlim()[0], axes.get_ylim()[0])
     high = max(axes.get_xlim()[1], axes.get_ylim()[1])
     axes.plot([low, high], [low, high], color=GRID, linewidth=1, zorder=0)
     axes.set(xlim=(low, high), ylim=(low, high), xlabel="mean return, real environment", ylabel="mean return, World")
-    axes.set_title(title)
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     return _svg(figure, title)
 
 
@@ -92,13 +99,13 @@ def curves_plot(horizons: Sequence[float], curves: Mapping[str, Sequence[float]]
         axes.annotate(name, (horizons[-1], values[-1]), (4, 0), textcoords="offset points", va="center", color=INK)
     axes.set(xlabel="steps ahead", ylabel=ylabel)
     axes.margins(x=0.12)
-    axes.set_title(title)
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     return _svg(figure, title)
 
 
 def shared_limits(rows: Sequence[Row], measure: str) -> tuple[float, float]:
     """Limits of the y axis that fit every interval of a measure, so that plots beside each other compare."""
-    ends = [row[f"{measure}"] for row in rows if row[measure] is not None]
+    ends = [row[measure] for row in rows if row[measure] is not None]
     ends += [end for row in rows for end in row[f"{measure}_interval"] or () if end is not None]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
     margin = 0.06 * (high - low or 1.0)
@@ -107,8 +114,9 @@ def shared_limits(rows: Sequence[Row], measure: str) -> tuple[float, float]:
 
 def _figure(width: float = 3.4, height: float = 2.6) -> tuple[Figure, Axes]:
     with rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.add_subplot()
+        figure = Figure(figsize=(width, height))
+        left, below, right, above = 0.52, 0.46, 0.08, 0.28  # inches
+        axes = figure.add_axes((left / width, below / height, 1 - (left + right) / width, 1 - (below + above) / height))
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     return figure, axes

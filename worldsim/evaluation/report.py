@@ -24,9 +24,9 @@ Row = dict[str, Any]
 Replays = Mapping[tuple[Cell, int], Episode]  # episodes run again with frames, by cell and seed
 
 MEASURES = (  # key of the row, title of its plots, how it is shown
-    ("return_mean", "return", words.figure),
-    ("success_rate", "success rate", words.percent),
-    ("violations_mean", "violations an episode", words.figure),
+    ("return_mean", "Mean return", words.figure),
+    ("success_rate", "Success rate", words.percent),
+    ("violations_mean", "Violations an episode", words.figure),
 )
 PACKAGES = ("worldsim", "gymnasium", "numpy", "scipy", "torch")
 
@@ -62,7 +62,7 @@ class Report:
     data: Row
     replays: Replays
     certificate: Mapping[str, Any] | None = None
-    action_names: Sequence[str] | None = None
+    action_names: Sequence[str] | None = None  # of a Discrete action space, for captions
 
     @property
     def results(self) -> list[Row]:
@@ -186,7 +186,10 @@ def _severity_plots(rows: Sequence[Row], agents: Sequence[str], faults: Sequence
         if all(row[key] is None for row in rows):
             continue
         limits = plots.shared_limits(rows, key)
-        figures = [plots.severity_plot(rows, agents, fault, key, f"{title}: {fault}", limits) for fault in faults]
+        percent = key == "success_rate"
+        figures = [
+            plots.severity_plot(rows, agents, fault, key, f"{title} under {fault}", limits, percent) for fault in faults
+        ]
         shown.append({"title": title, "figures": figures})
     return shown
 

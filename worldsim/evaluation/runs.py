@@ -112,9 +112,9 @@ def run_episode(
     tally, rows, pictures, crash = _Tally(), list[dict[str, Any]](), list[NDArray[np.uint8]](), None
     tally.add(info)
     terminated = truncated = False
+    if frames:
+        pictures.append(_picture(env, observation))
     while not (terminated or truncated):
-        if frames:
-            pictures.append(_picture(env, observation))
         try:
             action = agent.act(observation, {key: info[key] for key in SEEN_BY_AGENTS if key in info})
         except Exception as error:  # a crash under faults is a finding, not the end of the run
@@ -125,8 +125,8 @@ def run_episode(
         truncated = bool(truncated) or (max_steps is not None and len(tally.rewards) >= max_steps and not terminated)
         if trace or frames:
             rows.append(_row(env, len(rows), action, float(reward), bool(terminated), truncated, info))
-    if frames:
-        pictures.append(_picture(env, observation))
+        if frames:
+            pictures.append(_picture(env, observation))
     return Episode(_result(seed, tally, yardstick, bool(terminated), truncated, crash), rows, pictures)
 
 

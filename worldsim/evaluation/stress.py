@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from worldsim.simulator.world import World
 
 Env = gym.Env[Any, Any]
+WORLD_FILES = ("world.json", "trust.json")
 
 
 class StressConfig(BaseModel):
@@ -130,11 +131,11 @@ class Bench:
 
     @cached_property
     def world_digest(self) -> str | None:
-        """SHA-256 of the world's files, its certificate left out."""
-        if "world" not in self.config.where or self.config.world is None:
+        """SHA-256 of the world's manifest, which holds the hashes of its weights and starts, and of its trust."""
+        folder = self.config.world
+        if "world" not in self.config.where or folder is None:
             return None
-        files = [p for p in self.config.world.rglob("*") if p.is_file() and p.name != "fidelity.json"]
-        return files_digest(files, self.config.world)
+        return files_digest([folder / name for name in WORLD_FILES if (folder / name).is_file()], folder)
 
     def make_env(self, cell: Cell) -> Env:
         """The cell's environment, with its faults around it."""
@@ -237,7 +238,16 @@ def _report(bench: Bench, outcomes: Outcomes) -> Report:
             (episode,) = bench.run(cell, [picked.seed], frames=True)
             replays[cell, picked.seed] = episode
     data = assemble(outcomes, shown, bench.seeds, world, worst, replays)
-    return Report(data, replays, _certificate(config.world))
+    return Report(data, replays, _certificate(config.world), _action_names(config.env))
+
+
+def _action_names(config: EnvConfig) -> list[str] | None:
+    """What the environment calls its actions, where it says so: in its metadata, or as Atari's do."""
+    env = make_env(config)
+    meanings = getattr(env.unwrapped, "get_action_meanings", list)
+    names = list(env.metadata.get("action_names", ())) or list(meanings())
+    env.close()
+    return [str(name) for name in names] or None
 
 
 def _certificate(world: Path | None) -> dict[str, Any] | None:

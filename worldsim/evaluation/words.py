@@ -86,17 +86,25 @@ def _best_and_worst(data: Row, where: str) -> str:
     best, worst = rows[0], rows[-1]
     if len(rows) == 1:
         return f"Without faults {best['agent']} reaches {_reached(best)} in the {place(where)}."
-    pairs = data["comparisons"]["agents"]
-    told = next(p for p in pairs if p["where"] == where and p["fault"] == CLEAN and {p["a"], p["b"]} == _pair(rows))
-    sure = "" if told["return"]["told_apart"] else ", though the two best are not told apart"
+    level = [row["agent"] for row in rows if row["return_mean"] == best["return_mean"]]
+    if len(level) == len(rows):
+        return f"Without faults all agents are level in the {place(where)}, at {_reached(best)}."
+    does = f"{_list(level)} are level and do" if len(level) > 1 else f"{best['agent']} does"
     return (
-        f"Without faults {best['agent']} does best in the {place(where)}, with {_reached(best)}{sure}; "
+        f"Without faults {does} best in the {place(where)}, with {_reached(best)}{_unsure(data, where, rows)}; "
         f"{worst['agent']} does worst, with {_reached(worst)}."
     )
 
 
-def _pair(rows: Sequence[Row]) -> set[str]:
-    return {rows[0]["agent"], rows[1]["agent"]}
+def _unsure(data: Row, where: str, rows: Sequence[Row]) -> str:
+    """What to add when the second best may be as good as the best."""
+    if rows[0]["return_mean"] == rows[1]["return_mean"]:
+        return ""
+    pair = {rows[0]["agent"], rows[1]["agent"]}
+    for each in data["comparisons"]["agents"]:
+        if each["where"] == where and each["fault"] == CLEAN and {each["a"], each["b"]} == pair:
+            return "" if each["return"]["told_apart"] else f" (not told apart from {rows[1]['agent']})"
+    raise AssertionError(f"no comparison of {pair}")
 
 
 def _reached(row: Row) -> str:
@@ -173,8 +181,11 @@ def _about_worlds(data: Row) -> list[str]:
             f"real one by more than chance ({high} too high, {len(apart) - high} too low)."
         )
     found += _different_effects(data["comparisons"]["faults"])
-    low = [row for row in data["results"] if row["trust_mean"] is not None and row["trust_mean"] < LOW_TRUST]
-    if low:
+    trusted = [row for row in data["results"] if row["trust_mean"] is not None]
+    low = [row for row in trusted if row["trust_mean"] < LOW_TRUST]
+    if trusted and not any(row["trust_mean"] for row in trusted):
+        found.append("The World's trust is 0 throughout: it was never calibrated. worldsim validate does that.")
+    elif low:
         least = min(low, key=lambda row: row["trust_mean"])
         found.append(
             f"The World trusts its own steps little in {len(low)} cells (mean trust below {LOW_TRUST:g}); least with "

@@ -1,0 +1,199 @@
+"""Stress tests of real small environments: what is run, that it is paired, goes on, and comes out the same twice."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.evaluation.conftest import CARTPOLE, small
+from worldsim.errors import WorldsimError
+from worldsim.evaluation import runs
+from worldsim.evaluation.report import Report
+from worldsim.evaluation.runs import Yardstick, run_cell
+from worldsim.evaluation.stress import Bench, StressConfig, stress
+
+
+def by_cell(report: Report) -> dict[tuple[str, str, float], dict]:
+    return {(row["agent"], row["fault"], row["severity"]): row for row in report.results}
+
+
+def test_rows_are_agents_times_conditions(report: Report) -> None:
+    agents = {"random", "balance", "push", "brittle"}
+    conditions = {("none", 0.0)} | {(f, s) for f in ("slow_api", "missing_data") for s in (0.5, 1.0)}
+    assert set(by_cell(report)) == {(a, *c) for a in agents for c in conditions}
+    assert len(report.results) == 20
+    for row in report.results:
+        assert row["episodes"] == 6
+        for name in ("success_rate", "return_mean", "violations_mean"):
+            low, high = row[f"{name}_interval"]
+            assert low <= row[name] <= high
+
+
+def test_clean_figures_are_what_cartpole_gives(report: Report) -> None:
+    """A return is the steps survived, so the figures can be had without worldsim."""
+    import gymnasium as gym
+
+    lengths = []
+    for seed in small(Path()).seeds():
+        env = gym.make("CartPole-v1")
+        env.reset(seed=seed)
+        steps = 1
+        while not env.step(0)[2]:
+            steps += 1
+        lengths.append(steps)
+    rows = by_cell(report)
+    assert rows["push", "none", 0.0]["return_mean"] == np.mean(lengths)
+    assert rows["balance", "none", 0.0]["success_rate"] == 1.0
+    assert rows["balance", "none", 0.0]["return_mean_interval"] == [40.0, 40.0]
+    assert rows["push", "none", 0.0]["violations_mean"] == 0.0
+
+
+def test_faults_fire_hurt_and_are_counted(report: Report) -> None:
+    rows = by_cell(report)
+    assert all((row["faults_fired"] > 0) == (fault != "none") for (_, fault, _), row in rows.items())
+    assert rows["balance", "missing_data", 1.0]["success_rate"] < 1.0
+    assert rows["balance", "slow_api", 1.0]["latency_s_mean"] > 10
+    assert set(rows["push", "slow_api", 1.0]["faults_fired_by_kind"]) <= {
+        "delay",
+        "timeout, answer lost",
+        "timeout, request lost",
+    }
+
+
+def test_a_crash_is_a_finding(report: Report) -> None:
+    rows = by_cell(report)
+    assert rows["brittle", "none", 0.0]["crashes"] == 0
+    worst = rows["brittle", "slow_api", 1.0]
+    assert worst["crashes"] == 6 and worst["success_rate"] == 0.0 and worst["crash_example"] == "KeyError: 'answer'"
+    assert any("brittle crashed in 6 of 6 episodes" in warning for warning in report.data["warnings"])
+
+
+def test_effects_are_paired_differences(report: Report) -> None:
+    rows = by_cell(report)
+    for effect in report.data["comparisons"]["faults"]:
+        clean = rows[effect["agent"], "none", 0.0]["return_mean"]
+        faulty = rows[effect["agent"], effect["fault"], effect["severity"]]["return_mean"]
+        assert effect["return"]["mean"] == pytest.approx(faulty - clean)
+
+
+def test_two_runs_give_the_same_bytes(report: Report, out: Path, tmp_path: Path) -> None:
+    stress(small(tmp_path), progress=False)
+    for name in ("report.json", "report.html"):
+        assert (tmp_path / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_an_interrupted_run_goes_on(report: Report, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran, episode = [], runs.run_episode
+
+    def stops_once(agent, env, seed, *rest):  # type: ignore[no-untyped-def]
+        ran.append(seed)
+        if len(ran) == 21:
+            raise KeyboardInterrupt
+        return episode(agent, env, seed, *rest)
+
+    monkeypatch.setattr(runs, "run_episode", stops_once)
+    with pytest.raises(KeyboardInterrupt):
+        stress(small(tmp_path, worst=0), progress=False)
+    cells = sorted((tmp_path / "cells").iterdir())
+    assert len(cells) == 3  # 20 episodes are three whole cells of six
+    cells[0].write_text(cells[0].read_text()[:100])  # and one of them is damaged
+    ran.clear()
+    ran.extend([-1] * 100)
+    again = stress(small(tmp_path, worst=0), progress=False)
+    assert len(ran) - 100 == 18 * 6
+    assert again.results == report.results
+    ran.clear()
+    ran.extend([-1] * 100)
+    stress(small(tmp_path, worst=0), progress=False)
+    assert len(ran) == 100, "a finished run runs nothing again"
+
+
+def test_cells_are_run_again_when_anything_changes(tmp_path: Path) -> None:
+    cell = Bench(small(tmp_path)).cells[-1]
+
+    def path(**changes):  # type: ignore[no-untyped-def]
+        bench = Bench(small(tmp_path, **changes))
+        return bench.store.path(cell, bench._defined_by(cell))
+
+    assert path() == path(worst=7) == path(confidence=0.9)
+    changed = [path(seed=1), path(episodes=7), path(max_steps=9), path(env=CARTPOLE.model_copy(update={"resize": 8}))]
+    assert len({path(), *changed}) == 5
+
+
+def test_more_episodes_keep_the_first(tmp_path: Path) -> None:
+    assert small(tmp_path, episodes=9).seeds()[:6] == small(tmp_path).seeds()
+    assert not set(small(tmp_path, seed=1).seeds()) & set(small(tmp_path).seeds())
+
+
+def test_trace_holds_every_step(tmp_path: Path) -> None:
+    config = small(tmp_path, trace=True, agents=["push"], faults=["slow_api"], severities=[1.0], worst=0)
+    report = stress(config, progress=False)
+    traces = {path.name.split("-push")[0]: path for path in (tmp_path / "traces").iterdir()}
+    assert set(traces) == {"real-none-0", "real-slow-api-1"}
+    rows = [json.loads(line) for line in traces["real-slow-api-1"].read_text().splitlines()]
+    faulty = report.results[1]
+    assert len(rows) == round(faulty["steps_mean"] * 6)
+    assert sum(row["reward"] for row in rows) / 6 == pytest.approx(faulty["return_mean"])
+    assert sum(len(row["faults"]) for row in rows) / 6 == pytest.approx(faulty["faults_fired"])
+    assert {"call", "fault", "kind", "details"} == set(rows[0]["faults"][0])
+
+
+def test_max_steps_cuts_in_any_environment(tmp_path: Path) -> None:
+    bench = Bench(small(tmp_path, max_steps=5))
+    episodes = bench.run(bench.cells[0])
+    assert {episode.result.steps for episode in episodes} == {5}
+    assert all(episode.result.truncated and not episode.result.terminated for episode in episodes)
+
+
+def test_violations_and_success_follow_the_yardstick(tmp_path: Path) -> None:
+    bench = Bench(small(tmp_path))
+    cell = next(cell for cell in bench.cells if cell.agent == "push")
+
+    def measure(yardstick: Yardstick) -> runs.EpisodeResult:
+        from tests.evaluation.agents import Push
+
+        def make_agent(env):  # type: ignore[no-untyped-def]
+            return Push(env.observation_space, env.action_space)
+
+        return run_cell(make_agent, lambda: bench.make_env(cell), bench.seeds[:1], yardstick)[0].result
+
+    every = measure(Yardstick(success_return=1.0, violation_reward=1.0))
+    assert every.success is True and every.violations == every.steps
+    none = measure(Yardstick(None, None))
+    assert none.success is None and none.violations is None
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"faults": ["slow_apo"]}, "Did you mean 'slow_api'"),
+        ({"severities": [-0.5]}, "between 0 and 1, got -0.5"),
+        ({"agents": ["push", "push"]}, "names one twice"),
+        ({"agents": []}, "leaves nobody"),
+        ({"where": ["real", "world"]}, "world is not set"),
+        ({"agents": ["balence"]}, "balence"),
+    ],
+)
+def test_mistakes_get_one_line(changes: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(WorldsimError, match=message) as caught:
+        stress(small(tmp_path, **changes), progress=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_agents_default_to_the_envs_and_random(tmp_path: Path) -> None:
+    assert small(tmp_path).agent_specs() == ["random", "balance", "push", "brittle"]
+    assert small(tmp_path, env={"id": "CartPole-v1"}).agent_specs() == ["random", "sticky"]
+
+
+def test_every_key_is_in_the_yaml() -> None:
+    import yaml
+
+    import worldsim
+
+    text = (Path(worldsim.__file__).parent / "configs" / "stress.yaml").read_text()
+    given = yaml.safe_load(text)
+    assert set(given) - {"defaults"} == set(StressConfig.model_fields) - {"env"}
+    config = StressConfig.model_validate({**{k: v for k, v in given.items() if k != "defaults"}, "env": CARTPOLE})
+    fresh = StressConfig(env=CARTPOLE)
+    assert config == fresh
