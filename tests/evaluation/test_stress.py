@@ -126,6 +126,16 @@ def test_more_episodes_keep_the_first(tmp_path: Path) -> None:
     assert not set(small(tmp_path, seed=1).seeds()) & set(small(tmp_path).seeds())
 
 
+@pytest.mark.parametrize("changes", [{"episodes": 1}, {"faults": []}, {"agents": ["push"], "severities": [0.0]}])
+def test_small_runs_make_a_report_too(changes: dict, tmp_path: Path) -> None:
+    report = stress(small(tmp_path, **changes), progress=False)
+    assert len(report.html()) > 5000 and report.table().row_count == len(report.results)
+    if "episodes" in changes:
+        assert report.results[0]["return_mean_interval"] == [None, None]
+    if changes.get("severities") == [0.0]:
+        assert any("never fired" in warning for warning in report.data["warnings"])
+
+
 def test_trace_holds_every_step(tmp_path: Path) -> None:
     config = small(tmp_path, trace=True, agents=["push"], faults=["slow_api"], severities=[1.0], worst=0)
     report = stress(config, progress=False)

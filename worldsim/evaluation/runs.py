@@ -118,7 +118,7 @@ def run_episode(
         try:
             action = agent.act(observation, {key: info[key] for key in SEEN_BY_AGENTS if key in info})
         except Exception as error:  # a crash under faults is a finding, not the end of the run
-            crash = f"{type(error).__name__}: {error}"
+            crash = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
             break
         observation, reward, terminated, truncated, info = env.step(action)
         tally.add(info, float(reward))
@@ -184,7 +184,7 @@ def _row(
 
 def _picture(env: gym.Env[Any, Any], observation: Any) -> NDArray[np.uint8]:
     space = env.observation_space
-    picture: NDArray[np.uint8] = draw(leaves(space), flatten(space, observation))
+    picture: NDArray[np.uint8] = draw(leaves(space), flatten(space, observation), height=1)  # as small as it comes
     return picture
 
 

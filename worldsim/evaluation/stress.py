@@ -102,6 +102,13 @@ class Bench:
         self.store = CellStore(config.out / "cells")
         self.cells = all_cells(config.agent_specs(), config.faults, config.severities, config.where)
 
+    def check_agents(self) -> None:
+        """Makes every agent once, so that a wrong name is told before anything runs."""
+        env = make_env(self.config.env)
+        for spec in self.config.agent_specs():
+            make_agent(spec, env.observation_space, env.action_space, self.config.env.agents)
+        env.close()
+
     @cached_property
     def world(self) -> "World":
         """The learned world. Raises SpaceMismatchError where it is not one of this environment."""
@@ -211,6 +218,7 @@ def stress(config: StressConfig, progress: bool | None = None) -> Report:
     Raises a WorldsimError for what a user can mend: an unknown fault, agent or environment, a world that does not fit.
     """
     bench = Bench(config)
+    bench.check_agents()
     outcomes: dict[Cell, list[EpisodeResult]] = {}
     with _progress(len(bench.cells) * config.episodes, progress) as (tell, advance):
         for cell in bench.cells:
