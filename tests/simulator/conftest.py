@@ -9,10 +9,10 @@ from gymnasium import spaces
 
 from tests.simulator.stub_world import IMAGE_SPACE, StubWorld
 from worldsim.models.checkpoint import FORMAT, WorldManifest, save_world
-from worldsim.models.config import ModelConfig
+from worldsim.models.config import SSMConfig
 from worldsim.spaces import flatten, space_to_json
 
-TINY = ModelConfig(embed=16, hidden=16, variables=2, width=32, layers=1, code_width=4, ensemble=2, head_hidden=16)
+TINY = SSMConfig(embed=16, hidden=16, variables=2, width=32, layers=1, code_width=4, ensemble=2, head_hidden=16)
 
 
 @pytest.fixture(autouse=True, scope="session")

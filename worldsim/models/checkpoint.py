@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from worldsim.errors import CheckpointError
-from worldsim.models.config import ModelConfig
+from worldsim.models.config import AnyModelConfig
 from worldsim.models.world_model import WorldModel
 from worldsim.spaces import space_from_json
 
@@ -38,7 +38,7 @@ class WorldManifest(BaseModel):
 
     format: int
     worldsim: str  # version that wrote it
-    model: ModelConfig
+    model: AnyModelConfig
     observation_space: dict[str, Any]
     action_space: dict[str, Any]
     reward_range: tuple[float, float]

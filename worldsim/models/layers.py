@@ -55,32 +55,29 @@ def draw(log_probs: Tensor, uniform: Tensor | None, min_p: float = 0.0) -> Tenso
 
 
 class Categoricals(NamedTuple):
-    """Independent categorical variables, as DreamerV3's latents: K variables of C classes in every slot.
+    """Independent categorical variables, as DreamerV3's latents: K variables of C classes.
 
-    logits: (..., S, K, C), normalised log-probabilities with `unimix` of the uniform distribution mixed in.
+    logits: (..., K, C), normalised log-probabilities with `unimix` of the uniform distribution mixed in.
     """
 
     logits: Tensor
 
     @staticmethod
     def from_logits(flat: Tensor, variables: int, unimix: float = 0.0) -> "Categoricals":
-        """From unnormalised (..., S, K*C) scores."""
+        """From unnormalised (..., K*C) scores."""
         logits = F.log_softmax(rearrange(flat.float(), "... (k c) -> ... k c", k=variables), -1)
         if unimix:
             logits = torch.log((1 - unimix) * logits.exp() + unimix / logits.shape[-1])
         return Categoricals(logits)
 
-    def sample(self, uniform: Tensor | None, min_p: float = 0.0) -> Tensor:
-        """One-hot samples as `draw` takes them; uniform (..., S, K) or None for the mode."""
-        return F.one_hot(draw(self.logits.detach(), uniform, min_p), self.logits.shape[-1]).to(self.logits.dtype)
-
     def straight_through(self, uniform: Tensor | None) -> Tensor:
-        """Samples whose gradient is that of the probabilities (Bengio et al. 2013)."""
+        """One-hot samples (..., K, C), as `draw` takes them, with the gradient of the probabilities."""
         probs = self.logits.exp()
-        return self.sample(uniform) + probs - probs.detach()
+        sample = F.one_hot(draw(self.logits.detach(), uniform), self.logits.shape[-1])
+        return sample + (probs - probs.detach())  # in brackets: the values stay exactly one-hot
 
     def kl(self, other: "Categoricals") -> Tensor:
-        """KL divergence in nats to `other`, summed over K and C: (..., S)."""
+        """KL divergence in nats to `other`, summed over K and C: (...)."""
         return (self.logits.exp() * (self.logits - other.logits)).sum((-1, -2))
 
     def detach(self) -> "Categoricals":

@@ -94,7 +94,8 @@ class WorldModel(nn.Module):
         hidden, features = config.head_hidden, self.dynamics.feature_width
         self.reward = RewardHead(features, hidden, *reward_range)
         self.termination = TerminationHead(features, hidden)
-        target = len(nvec) * self.codec.record.classes + slots * self.dynamics.dense_features
+        record_features = self.dynamics.record_features or self.codec.record.classes
+        target = len(nvec) * record_features + slots * self.dynamics.dense_features
         self.ensemble = Ensemble(self.dynamics.past_width, target, hidden, config.ensemble)
 
     def observe(

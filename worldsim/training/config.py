@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from worldsim.envs.make import EnvConfig
-from worldsim.models.config import ModelConfig
+from worldsim.models.config import AnyModelConfig
 
 
 class TrainerConfig(BaseModel):
@@ -46,7 +46,7 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     env: EnvConfig
-    model: ModelConfig
+    model: AnyModelConfig
     trainer: TrainerConfig
     logger: LoggerConfig = LoggerConfig()
     data: Path

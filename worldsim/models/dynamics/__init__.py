@@ -2,13 +2,19 @@
 
 from torch import Tensor
 
-from worldsim.models.config import ModelConfig
+from worldsim.models.config import ModelConfig, RSSMConfig, SSMConfig
 from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
+from worldsim.models.dynamics.rssm import RSSM
 from worldsim.models.dynamics.ssm import SSM
 
 __all__ = ["Dynamics", "Latent", "Observed", "State", "make_dynamics"]
 
 
 def make_dynamics(config: ModelConfig, nvec: Tensor, slots: int, actions: int) -> Dynamics:
-    """The family that the configuration names. nvec: (V,) class counts of the record; slots: S; actions: A."""
-    return SSM(config, nvec, slots, actions)
+    """The family that the configuration is of. nvec: (V,) class counts of the record; slots: S; actions: A."""
+    match config:
+        case SSMConfig():
+            return SSM(config, nvec, slots, actions)
+        case RSSMConfig():
+            return RSSM(config, nvec, slots, actions)
+    raise TypeError(f"{type(config).__name__} is no family of dynamics")

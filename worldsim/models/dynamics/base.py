@@ -43,9 +43,9 @@ class Dynamics(nn.Module, ABC):
     def initial(self, batch: int) -> State:
         """The state of `batch` worlds before anything was seen."""
 
-    @abstractmethod
     def recode(self, embeds: Slots, record: Tensor) -> Slots:
-        """What the decoder would get of moments (N, ...) seen without their past. Only for separable families."""
+        """What the decoder would get of moments (N, ...) seen without their past; separable families implement it."""
+        raise TypeError(f"{type(self).__name__} is not separable: its codes depend on the past")
 
     @abstractmethod
     def observe(

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Generator, Tensor, nn
 
 from worldsim.models.codec import Slots
-from worldsim.models.config import ModelConfig
+from worldsim.models.config import SSMConfig
 from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
 from worldsim.models.layers import SlotLinear, draw, mlp
 
@@ -124,7 +124,7 @@ class SlotPrior(nn.Module):
 class SSM(Dynamics):
     """See the module's text. State: last and before, (B, V) and (B, S, K) int64 each, and memory (B, layers, W) fp32."""
 
-    def __init__(self, config: ModelConfig, nvec: Tensor, slots: int, actions: int):
+    def __init__(self, config: SSMConfig, nvec: Tensor, slots: int, actions: int):
         super().__init__()
         variables, classes = len(nvec), int(nvec.max()) if len(nvec) else 1
         self.variables, self.classes, self.slots = variables, classes, slots
