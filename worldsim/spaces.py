@@ -96,7 +96,7 @@ class Leaf:
             return codes.reshape(*batch, *self.shape)
         array = np.asarray(value)
         if self.kind == "categorical" and isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
-            return (array.reshape(*batch, *self.shape).astype(np.int64)) - self.start
+            return np.asarray(array.reshape(*batch, *self.shape).astype(np.int64) - self.start)
         return array.reshape(*batch, *self.shape).astype(self.dtype, copy=False)
 
     def unflatten(self, array: NDArray[Any], batch: tuple[int, ...] = ()) -> Any:
@@ -113,7 +113,7 @@ class Leaf:
                 array = np.clip(np.rint(array) if np.issubdtype(space.dtype, np.integer) else array, low, high)
             return array.astype(space.dtype).reshape(shape)
         if isinstance(space, spaces.Discrete) and not batch:
-            return space.dtype.type(array.item() + space.start)  # type: ignore[union-attr]
+            return space.dtype.type(array.item() + space.start)
         return (array + self.start).astype(space.dtype).reshape(shape)
 
 
@@ -146,7 +146,8 @@ def _leaves(key: _ById) -> tuple[Leaf, ...]:
         else:
             where = "/".join(map(str, path)) or "the space"
             raise SpaceMismatchError(
-                f"{where} is a {type(space).__name__}; use Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict or Tuple"
+                f"{where} is a {type(space).__name__}; "
+                "use Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict or Tuple"
             )
 
     walk(key.space, ())

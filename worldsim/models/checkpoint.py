@@ -115,7 +115,7 @@ def read_manifest(path: Path) -> WorldManifest:
         raise CheckpointError(f"{file} cannot be read ({type(error).__name__}); train the world again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else None
-        raise CheckpointError(f"{file} has format {found}, this worldsim reads {FORMAT}; train the world again with this version")
+        raise CheckpointError(f"{file} has format {found}, this worldsim reads {FORMAT}; train the world again")
     try:
         return WorldManifest(**data)
     except ValidationError as error:
@@ -125,12 +125,13 @@ def read_manifest(path: Path) -> WorldManifest:
 
 
 def open_world(path: str | Path, device: str | torch.device = "cpu") -> Opened:
-    """Reads a world directory. Raises CheckpointError, in one line, where it is missing, cut short or of another version."""
+    """Reads a world directory. Raises CheckpointError, in a line, if it is missing, cut short or of another version."""
     path = Path(path)
     manifest = read_manifest(path)
     for name, digest in manifest.files.items():
         if not (path / name).is_file() or hash_of(path / name) != digest:
-            raise CheckpointError(f"{path / name} is cut short or changed (its hash is not the manifest's); train the world again")
+            reason = f"is cut short or changed (its hash is not the one in {MANIFEST})"
+            raise CheckpointError(f"{path / name} {reason}; train the world again")
     try:
         weights, starts = (load_file(path / name, device=str(device)) for name in (WEIGHTS, STARTS))
         with torch.random.fork_rng(devices=[]):

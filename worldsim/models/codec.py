@@ -64,12 +64,14 @@ class ImageCodec(nn.Module):
         weight = self.enter.weight * (2 / 255)
         offset = self.place + self.enter.bias - F.linear(self.mean_patches() * 255, weight)
         x = F.linear(self.patches(frames).to(_compute_type(frames)), weight)
-        return self.leave(F.silu(x + offset.to(x.dtype)))
+        embeds: Tensor = self.leave(F.silu(x + offset.to(x.dtype)))
+        return embeds
 
     def residual(self, slots: Tensor) -> Tensor:
         """(N, S, features) to patches (N, S, p*p*C) of what differs from the mean image."""
         x = self.draw_enter(slots)
-        return self.draw(F.silu(x + self.draw_place.to(x.dtype)))
+        patches: Tensor = self.draw(F.silu(x + self.draw_place.to(x.dtype)))
+        return patches
 
     def decode(self, slots: Tensor) -> Tensor:
         """(N, S, features) to uint8 frames (N, H, W, C)."""
@@ -78,8 +80,9 @@ class ImageCodec(nn.Module):
 
     def loss(self, slots: Tensor, frames: Tensor) -> Tensor:
         """Squared error (N,), ten times weighted where a pixel differs from the mean image by more than 5 %."""
-        error = _WeightedSquare.apply(self.residual(slots), self.patches(frames), self.mean_patches())
-        return error.sum(-1)  # type: ignore[no-any-return]
+        seen = self.residual(slots), self.patches(frames), self.mean_patches()
+        error: Tensor = _WeightedSquare.apply(*seen)  # type: ignore[no-untyped-call]
+        return error.sum(-1)
 
     def mean_patches(self) -> Tensor:
         """(S, p*p*C) of the mean image."""
@@ -87,10 +90,10 @@ class ImageCodec(nn.Module):
 
 
 class _WeightedSquare(torch.autograd.Function):
-    """Weighted squared error of every slot (N, S). One buffer of pixels, worked on in place: memory traffic is what costs."""
+    """Weighted squared error of every slot (N, S), in one buffer worked on in place: memory traffic is what costs."""
 
     @staticmethod
-    def forward(ctx: Any, residual: Tensor, patches: Tensor, mean: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, residual: Tensor, patches: Tensor, mean: Tensor) -> Tensor:
         weighted, losses = torch.empty_like(residual), torch.empty(residual.shape[:2], device=residual.device)
         chunk = len(patches) if patches.is_cuda else 32  # 32 frames of 64x64x3 fit a core's cache
         for rows in (slice(at, at + chunk) for at in range(0, len(patches), chunk)):
@@ -103,7 +106,7 @@ class _WeightedSquare(torch.autograd.Function):
         return losses
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (weighted,) = ctx.saved_tensors
         return weighted * (2 * grad).to(weighted.dtype).unsqueeze(-1), None, None
 
@@ -138,7 +141,8 @@ class RecordCodec(nn.Module):
 
     def encode(self, indices: Tensor) -> Tensor:
         """(N, V) class indices to (N, V, embed)."""
-        return self.enter(F.one_hot(indices, self.classes).to(self.enter.weight.dtype))
+        embeds: Tensor = self.enter(F.one_hot(indices, self.classes).to(self.enter.weight.dtype))
+        return embeds
 
     def possible(self, scores: Tensor) -> Tensor:
         """Log-probabilities (N, V, classes) in which classes that a variable does not have are impossible."""
@@ -175,7 +179,8 @@ class VectorCodec(nn.Module):
 
     def encode(self, value: Tensor) -> Tensor:
         """(N, n) to (N, 1, embed)."""
-        return self.enter(self.scaled(value)).unsqueeze(-2)  # type: ignore[no-any-return]
+        embeds: Tensor = self.enter(self.scaled(value))
+        return embeds.unsqueeze(-2)
 
     def decode(self, slots: Tensor) -> Tensor:
         """(N, 1, features) to (N, n)."""
@@ -183,7 +188,8 @@ class VectorCodec(nn.Module):
 
     def loss(self, slots: Tensor, value: Tensor) -> Tensor:
         """Ten times the squared error of the standardised vector, as pixels that matter: (N,)."""
-        return 10 * (self.leave(slots.squeeze(-2)).float() - self.scaled(value)).square().sum(-1)
+        predicted: Tensor = self.leave(slots.squeeze(-2))
+        return 10 * (predicted.float() - self.scaled(value)).square().sum(-1)
 
 
 class Slots(NamedTuple):
@@ -221,13 +227,15 @@ class ObservationCodec(nn.Module):
         """Flat leaves (N, ...) to embedded slots."""
         indices = self.record.indices(observation)
         dense = [codec.encode(observation[leaf.name]) for leaf, codec in self.dense_codecs()]
-        return Slots(self.record.encode(indices), torch.cat(dense, -2) if dense else indices.new_zeros(len(indices), 0, 1))
+        nothing = indices.new_zeros(len(indices), 0, 1)
+        return Slots(self.record.encode(indices), torch.cat(dense, -2) if dense else nothing)
 
     def decode(self, slots: Slots) -> dict[str, Tensor]:
         """Feature slots to flat leaves (N, ...)."""
         out = self.record.decode(slots.record) if self.record.leaves else {}
         parts = slots.dense.split(self.sizes, -2)
-        return out | {leaf.name: codec.decode(part) for (leaf, codec), part in zip(self.dense_codecs(), parts, strict=True)}
+        found = zip(self.dense_codecs(), parts, strict=True)
+        return out | {leaf.name: codec.decode(part) for (leaf, codec), part in found}
 
     def loss(self, slots: Slots, observation: Observation) -> dict[str, Tensor]:
         """Reconstruction losses (N,) a leaf; categorical leaves together."""

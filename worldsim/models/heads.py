@@ -11,7 +11,7 @@ from worldsim.models.layers import mlp, symexp, symlog
 
 
 class RewardHead(nn.Module):
-    """A distribution over reward bins spaced evenly in symlog space, trained with two-hot targets (DreamerV3, sec. "Critic").
+    """A distribution over reward bins, evenly spaced in symlog, trained with two-hot targets (DreamerV3, "Critic").
 
     The bins cover the rewards of the data, so that a reward seen in training can be told exactly.
     """
@@ -32,7 +32,8 @@ class RewardHead(nn.Module):
 
     def mean(self, features: Tensor) -> Tensor:
         """Expected reward (N,) in the environment's units."""
-        return (self(features).exp() * symexp(self.bins)).sum(-1)
+        log_probs: Tensor = self(features)
+        return (log_probs.exp() * symexp(self.bins)).sum(-1)
 
     def loss(self, features: Tensor, reward: Tensor) -> Tensor:
         """Cross-entropy (N,) with the two bins around the reward."""
@@ -40,7 +41,7 @@ class RewardHead(nn.Module):
         place = place.clamp(0, len(self.bins) - 1)
         below = place.floor().long().clamp_max(len(self.bins) - 2)
         share = place - below
-        logits = self(features)
+        logits: Tensor = self(features)
         low = logits.gather(-1, below.unsqueeze(-1)).squeeze(-1)
         high = logits.gather(-1, (below + 1).unsqueeze(-1)).squeeze(-1)
         return -((1 - share) * low + share * high)
@@ -55,16 +56,17 @@ class TerminationHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (N,)."""
-        return self.net(features).float().squeeze(-1)
+        logits: Tensor = self.net(features)
+        return logits.float().squeeze(-1)
 
     def loss(self, features: Tensor, terminated: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(self(features), terminated.float(), reduction="none")
 
 
 class Ensemble(nn.Module):
-    """Members that each predict, from the past alone, a random projection of what comes next (Plan2Explore, arXiv:2005.05960).
+    """Members that predict a random projection of what comes next from the past alone (Plan2Explore, arXiv:2005.05960).
 
-    They differ by initialisation and by the sequences they are trained on; where they disagree, the data had little to say.
+    They differ by initialisation and by the sequences they learn from; where they disagree, the data had little to say.
     """
 
     def __init__(self, features: int, target: int, hidden: int, members: int, projected: int = 32):
@@ -82,9 +84,10 @@ class Ensemble(nn.Module):
 
     def disagreement(self, past: Tensor) -> Tensor:
         """Standard deviation between the members (N,), averaged over the projection."""
-        return self(past).std(0).mean(-1)
+        predictions: Tensor = self(past)
+        return predictions.std(0).mean(-1)
 
     def loss(self, past: Tensor, target: Tensor, taught: Tensor) -> Tensor:
         """Squared error (N,). target (N, X) flat codes; taught (M, N) in {0, 1}: which member learns from which row."""
-        error = (self(past) - (target.float() @ self.project)).square().mean(-1)
+        error: Tensor = (self(past) - (target.float() @ self.project)).square().mean(-1)
         return (error * taught).sum(0)

@@ -1,4 +1,4 @@
-"""Small layers that every part of a world model shares. Axes: B batch, T time, S slots, D width, K variables, C classes."""
+"""Small layers that the parts of a model share. Axes: B batch, T time, S slots, D width, K variables, C classes."""
 
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ class SlotLinear(nn.Module):
 
 
 def draw(log_probs: Tensor, uniform: Tensor | None, min_p: float = 0.0) -> Tensor:
-    """Class indices (...) drawn from (..., C) by the inverse of the distribution function; modes where `uniform` is None.
+    """Class indices (...) drawn from (..., C) through the inverse distribution function; modes if `uniform` is None.
 
     uniform: (...) in [0, 1). min_p: classes less probable than `min_p` times the most probable one are never drawn
     (arXiv:2407.01082); it keeps long rollouts free of one-in-a-thousand flips and leaves real alternatives alone.

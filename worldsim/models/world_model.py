@@ -19,7 +19,6 @@ from worldsim.models.heads import Ensemble, RewardHead, TerminationHead
 from worldsim.models.layers import symlog
 from worldsim.spaces import Leaf, leaves
 
-
 Part = Literal["all", "codec", "rest"]
 WEIGHTS = {"reward": 2.0, "termination": 5.0}  # of losses that matter more than their size in nats says
 
@@ -30,7 +29,7 @@ class ActionEncoder(nn.Module):
     def __init__(self, action_leaves: tuple[Leaf, ...]):
         super().__init__()
         self.leaves = action_leaves
-        self.width = sum(int(leaf.nvec.sum()) if leaf.kind == "categorical" else leaf.shape[0] for leaf in action_leaves)
+        self.width = sum(int(a.nvec.sum()) if a.kind == "categorical" else a.shape[0] for a in action_leaves)
 
     def forward(self, actions: Mapping[str, Tensor]) -> Tensor:
         """(..., n) a leaf to (..., A) fp32."""

@@ -45,7 +45,7 @@ class Trust(NamedTuple):
     probability: NDArray[np.float64]
 
     def of(self, disagreement: NDArray[Any]) -> NDArray[np.float32]:
-        return np.interp(disagreement, self.disagreement, self.probability).astype(np.float32)
+        return np.asarray(np.interp(disagreement, self.disagreement, self.probability), np.float32)
 
 
 class World:

@@ -37,7 +37,7 @@ class LoggerConfig(BaseModel):
     mode: Literal["disabled", "offline", "online"] = "disabled"
     project: str = "worldsim"
     name: str | None = None
-    video_every: int = Field(500, ge=1)
+    video_every: int = Field(default=500, ge=1)
 
 
 class TrainConfig(BaseModel):

@@ -111,7 +111,12 @@ def describe(config: TrainConfig, rollouts: Rollouts, arrays: Arrays, taught: An
         horizon=int(lengths.max()),
         metadata=rollouts.metadata,
         env=config.env.model_dump(mode="json"),
-        data={"hash": rollouts.content_hash, "holdout": config.trainer.holdout, "seed": config.seed, "steps": rollouts.steps},
+        data={
+            "hash": rollouts.content_hash,
+            "holdout": config.trainer.holdout,
+            "seed": config.seed,
+            "steps": rollouts.steps,
+        },
         training={**config.trainer.model_dump(mode="json"), "seed": config.seed},
     )
 
@@ -127,7 +132,8 @@ def _check_env(config: TrainConfig, rollouts: Rollouts) -> None:
     recorded = rollouts.provenance.get("collect", {}).get("env", {})
     if recorded.get("id") != config.env.id:
         raise SpaceMismatchError(
-            f"data={config.data} was recorded from {recorded.get('id')}, but env is {config.env.id}; give the env= of the data"
+            f"data={config.data} was recorded from {recorded.get('id')}, but env is {config.env.id}; "
+            "give the env= of the data"
         )
 
 
@@ -136,7 +142,8 @@ def _check_finite(figures: dict[str, float], step: int, state: TrainingState) ->
     if bad:
         last = state.saved()[-1].name if state.saved() else "none"
         raise DatasetError(
-            f"the loss {bad[0]} is not finite at step {step} (last good state: {last}); lower trainer.learning_rate or look for NaN in the data"
+            f"the loss {bad[0]} is not finite at step {step} (last good state: {last}); "
+            "lower trainer.learning_rate or look for NaN in the data"
         )
 
 

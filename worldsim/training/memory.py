@@ -9,8 +9,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 def keep_freed_memory() -> bool:
     """Tells glibc to keep freed tensors for the next step instead of handing their pages back to the kernel.
 
-    Every page that comes back must be zeroed again: with the defaults a training step on a CPU spends up to half its time
-    there. True where the allocator took the settings (Linux with glibc); elsewhere nothing happens.
+    Every page that comes back must be zeroed again: with the defaults a training step on a CPU spends up to half its
+    time there. True where the allocator took the settings (Linux with glibc); elsewhere nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return False

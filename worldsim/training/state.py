@@ -62,7 +62,8 @@ class TrainingState:
             weights = load_file(place / "weights.safetensors")
             tensors = load_file(place / "optimizer.safetensors")
         except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"{place} is damaged ({type(error).__name__}); delete it to train from the start") from error
+            reason = f"{place} is damaged ({type(error).__name__})"
+            raise CheckpointError(f"{reason}; delete it to train from the start") from error
         _same(place, state["settings"], settings)
         self.model.load_state_dict(weights)
         self.generator.set_state(tensors.pop("generator"))
@@ -91,5 +92,6 @@ def _same(place: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]) -> No
     for key, value in asked.items():
         if begun.get(key) != value:
             raise CheckpointError(
-                f"{place.parent.parent} was begun with {key}={begun.get(key)}, now {key}={value}; use another out= or delete it"
+                f"{place.parent.parent} was begun with {key}={begun.get(key)}, now {key}={value}; "
+                "use another out= or delete it"
             )

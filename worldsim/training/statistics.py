@@ -30,7 +30,8 @@ def fit_statistics(model: WorldModel, arrays: Arrays, episodes: NDArray[np.int64
     for leaf, codec in model.codec.dense_codecs():
         values = arrays.observation[leaf.name]
         if isinstance(codec, ImageCodec):
-            total = sum(values[part].sum(0, dtype=np.float64) for part in np.array_split(rows, max(1, len(rows) // 256)))
+            parts = np.array_split(rows, max(1, len(rows) // 256))
+            total = sum(values[part].sum(0, dtype=np.float64) for part in parts)
             codec.mean.copy_(torch.from_numpy(total / len(rows) / 255))
         else:
             seen = symlog(torch.from_numpy(np.ascontiguousarray(values[rows])).float())

@@ -1,7 +1,7 @@
 """What a family of latent dynamics implements: `initial`, `observe` and `step`, nothing else.
 
-Axes: B batch, T time, V categorical variables of the observation, S its image patches and vectors, A width of an encoded
-action, F width of the features, N uniform numbers.
+Axes: B batch, T time, V categorical variables of the observation, S its image patches and vectors, A width of an
+encoded action, F width of the features, N uniform numbers.
 """
 
 from abc import ABC, abstractmethod
@@ -65,4 +65,4 @@ class Dynamics(nn.Module, ABC):
 
     @abstractmethod
     def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, Latent]:
-        """Imagine one tick. noise_BN: uniform in [0, 1); None takes the most probable future. min_p: see `layers.draw`."""
+        """Imagine one tick. noise_BN: uniform in [0, 1); None: the most probable future. min_p: see `layers.draw`."""

@@ -1,11 +1,12 @@
 """The `ssm` family: codes from each frame alone, a gated linear recurrence trained in parallel over time.
 
-An image patch or a vector becomes K numbers of C levels each (finite scalar quantisation, arXiv:2309.15505); a categorical
-variable is its own code. The recurrence (RG-LRU of Griffin, arXiv:2402.19427) carries what one frame cannot show. The prior
-of a slot looks at that memory, at its own two last codes and at the last codes of all other slots. The record is drawn before
-the picture, which is drawn to fit it.
+An image patch or a vector becomes K numbers of C levels each (finite scalar quantisation, arXiv:2309.15505); a
+categorical variable is its own code. The recurrence (RG-LRU of Griffin, arXiv:2402.19427) carries what one frame cannot
+show. The prior of a slot looks at that memory, at its own two last codes and at the last codes of all other slots. The
+record is drawn before the picture, which is drawn to fit it.
 
-Axes: B batch, T time, V categorical variables, S dense slots, K numbers, C levels, W width of the recurrence, E code width.
+Axes: B batch, T time, V categorical variables, S dense slots, K numbers, C levels, W width of the recurrence, E code
+width.
 """
 
 from typing import NamedTuple
@@ -39,7 +40,7 @@ class GatedRecurrence(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.enter = nn.Linear(width, 4 * width)
-        self.rate = nn.Parameter(torch.linspace(-4.0, 1.0, width))  # softplus gives time constants of 0.1 to 7 steps, gated
+        self.rate = nn.Parameter(torch.linspace(-4.0, 1.0, width))  # time constants of 0.1 to 7 steps, gated
         self.leave = nn.Linear(width, width)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp_enter = nn.Linear(width, 4 * width)
@@ -56,7 +57,8 @@ class GatedRecurrence(nn.Module):
     def finish(self, x: Tensor, memory: Tensor, gate: Tensor) -> Tensor:
         x = x + self.leave(memory.to(gate.dtype) * F.silu(gate))
         up, gate = self.mlp_enter(self.mlp_norm(x)).chunk(2, -1)
-        return x + self.mlp_leave(up * F.silu(gate))
+        out: Tensor = x + self.mlp_leave(up * F.silu(gate))
+        return out
 
     def sequence(self, x_BTW: Tensor, first_BT: Tensor, memory_BW: Tensor) -> tuple[Tensor, Tensor]:
         decay, drive, gate = self.gates(x_BTW)
@@ -114,7 +116,7 @@ class SlotPrior(nn.Module):
         self.stay = nn.Parameter(torch.zeros(self.count, 1))
 
     def forward(self, memory: Tensor, codes: Tensor, last: Tensor, before: Tensor) -> Tensor:
-        """memory (N, W), codes (N, count, scores) one-hot, last and before (N, V + S, E): to scores (N, count, scores)."""
+        """memory (N, W), one-hot codes (N, count, scores), last and before (N, V + S, E); to scores like codes."""
         told = rearrange(self.tell(memory), "n (s e) -> n s e", e=self.inner)
         own = self.own(torch.cat([last[:, self.group], before[:, self.group]], -1))
         others = self.blend(self.others(last.transpose(1, 2)).transpose(1, 2))
@@ -122,7 +124,7 @@ class SlotPrior(nn.Module):
 
 
 class SSM(Dynamics):
-    """See the module's text. State: last and before, (B, V) and (B, S, K) int64 each, and memory (B, layers, W) fp32."""
+    """See the module's text. State: two last codes, (B, V) and (B, S, K) int64 each, and memory (B, layers, W) fp32."""
 
     def __init__(self, config: SSMConfig, nvec: Tensor, slots: int, actions: int):
         super().__init__()
@@ -198,14 +200,17 @@ class SSM(Dynamics):
         record = self._record_prior(x.flatten(0, 1), last_flat, *around)
         dense = self._dense_prior(x.flatten(0, 1), now_embedded.flatten(0, 1), last_flat, *around)
         follows = (~first_BT).float()
+        told_record = record.gather(-1, record_BTV.flatten(0, 1).unsqueeze(-1)).sum((-1, -2))
+        told_dense = dense.gather(-1, index.flatten(0, 1).unsqueeze(-1)).sum((-1, -2, -3))
         losses = {
-            "record_prior": -record.gather(-1, record_BTV.flatten(0, 1).unsqueeze(-1)).sum((-1, -2)).view_as(follows) * follows,
-            "dense_prior": -dense.gather(-1, index.flatten(0, 1).unsqueeze(-1)).sum((-1, -2, -3)).view_as(follows) * follows,
+            "record_prior": -told_record.view_as(follows) * follows,
+            "dense_prior": -told_dense.view_as(follows) * follows,
         }
         features = torch.cat([x, self.enter(now_embedded.flatten(-2))], -1)
         following = {"record": record_BTV[:, -1], "dense": index[:, -1], "memory": torch.stack(memories, 1)}
-        previous = Codes(record_BTV[:, -2], index[:, -2]) if first_BT.shape[1] > 1 else Codes(state["record"], state["dense"])
-        fresh = first_BT[:, -1]
+        previous, fresh = Codes(state["record"], state["dense"]), first_BT[:, -1]
+        if first_BT.shape[1] > 1:
+            previous = Codes(record_BTV[:, -2], index[:, -2])
         following["record_before"] = torch.where(fresh[:, None], self.classes, previous.record)
         following["dense_before"] = torch.where(fresh[:, None, None], self.levels, previous.dense)
         return Observed(following, Latent(features, Slots(now[0], values)), losses)
@@ -247,7 +252,7 @@ class SSM(Dynamics):
 
 
 def _shifted(start: tuple[Tensor, Tensor], onehot: tuple[Tensor, Tensor], keep: Tensor) -> tuple[Tensor, Tensor]:
-    """What every moment (B, T, ...) has before it: `start` (B, ...) before the first, nothing before an episode's first."""
+    """What each moment (B, T, ...) has before it: `start` (B, ...), or nothing where an episode begins."""
     record, dense = (torch.cat([s.unsqueeze(1), o[:, :-1]], 1) * keep for s, o in zip(start, onehot, strict=True))
     return record, dense
 
