@@ -172,15 +172,15 @@ class StableBaselines:
 def make_agent(
     spec: str, observation_space: Space, action_space: Space, known: Mapping[str, str] | None = None
 ) -> Agent:
-    """The agent that `spec` names (see the table above); `known` maps an environment's agent names to factories.
+    """The agent that `spec` names (see the table above); `known` maps an environment's agent names to factories or PPO files.
 
     Raises ConfigError for an unknown name or an unusable factory, MissingExtraError without Stable-Baselines3.
     """
     known = known or {}
+    if known.get(spec, spec).endswith(".zip"):
+        return StableBaselines(known.get(spec, spec), observation_space, action_space)
     if spec in known:
         return _from_factory(known[spec], observation_space, action_space)
-    if spec.endswith(".zip"):
-        return StableBaselines(spec, observation_space, action_space)
     name, _, argument = spec.partition(":")
     if name == "random" and not argument:
         return RandomAgent(observation_space, action_space)

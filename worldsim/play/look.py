@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
-from worldsim.errors import DatasetError
+from worldsim.errors import DatasetError, SpaceMismatchError
 from worldsim.play import frames
 from worldsim.play.frames import AMBER, GREEN, GREY, RED, WHITE, Picture
 from worldsim.rollouts.arrays import Arrays
-from worldsim.rollouts.sampling import windows
+from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.sampling import split, windows
 from worldsim.simulator.drawing import draw, side_by_side
 from worldsim.spaces import leaves
 
@@ -25,6 +27,21 @@ GAP = 4
 WIDTH = PICTURE + GAP + COLUMN
 HOLD = 6  # frames for which the last one of a window stays
 MAX_BYTES = 3_000_000
+
+
+class LookConfig(BaseModel):
+    """What to look at. Every key is explained in configs/look.yaml."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    world: Path = Path("runs/world")
+    data: Path = Path("runs/rollouts")
+    out: Path = Path("runs/real_vs_world.gif")
+    context: int = Field(5, ge=1)
+    length: int = Field(40, ge=1)
+    count: int = Field(4, ge=1)
+    fps: int = Field(8, ge=1, le=50)
+    seed: int = Field(0, ge=0)
 
 
 class Imagined(NamedTuple):
@@ -42,6 +59,25 @@ class Side(NamedTuple):
     observation: dict[str, NDArray[Any]]  # leaf -> (...)
     lines: list[tuple[str, frames.Colour]]  # the first is the heading
     trust: float | None  # in [0, 1]; None in the context and for a world without calibration
+
+
+def show(config: LookConfig) -> Path:
+    """`look` at a world and a data set by their folders.
+
+    Raises CheckpointError or DatasetError where one cannot be opened, SpaceMismatchError where they do not fit.
+    """
+    from worldsim.simulator.world import load
+
+    world, rollouts = load(config.world), Rollouts(config.data)
+    if (world.observation_space, world.action_space) != (rollouts.observation_space, rollouts.action_space):
+        raise SpaceMismatchError(
+            f"data={config.data} does not fit world={config.world}: their spaces differ; give rollouts of the same env"
+        )
+    arrays, about = rollouts.arrays(), world.manifest.data
+    known = about.get("hash") == rollouts.content_hash and about["holdout"] > 0
+    episodes = split(arrays, about["holdout"], about["seed"])[1] if known else np.arange(arrays.episodes)
+    settings = config.model_dump(include={"context", "length", "count", "fps", "seed"})
+    return look(world, arrays, episodes, config.out, **settings)
 
 
 def imagine(world: "World", window: dict[str, Any], context: int, seeds: list[int]) -> Imagined:

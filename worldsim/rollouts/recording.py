@@ -121,6 +121,7 @@ def write_minari(
 
     Raises OSError well before the disk is full, because HDF5 takes the process down with it when it is.
     """
+    folder = folder.absolute()  # Minari loses its way from a relative one
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     storage = MinariStorage.new(folder, observation_space, action_space, _plain(spec), jpeg_encoding=False)

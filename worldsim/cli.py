@@ -1,0 +1,334 @@
+"""worldsim <verb> key=value ...: the command line. What a user can get wrong ends in one line and exit code 2."""
+
+import errno
+import importlib
+import logging
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import worldsim
+from worldsim.errors import ConfigError, WorldsimError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+    from pydantic import BaseModel
+
+    from worldsim.grammar import Composed
+
+STOPPED = 130  # exit code after Ctrl-C, as shells have it
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One thing that worldsim does."""
+
+    summary: str
+    schema: str  # "module:Class" of its configuration, imported when it is needed
+    run: "Callable[[Composed[Any]], None]"
+    examples: tuple[str, str, str]
+
+
+def _quickstart(composed: "Composed[Any]") -> None:
+    from worldsim.quickstart import quickstart
+
+    quickstart(composed.config, composed.choices)
+
+
+def _collect(composed: "Composed[Any]") -> None:
+    from worldsim.rollouts.collect import collect
+
+    rollouts = collect(composed.config)
+    print(f"{rollouts.steps} steps in {rollouts.episodes} episodes in {composed.config.out}")
+
+
+def _train(composed: "Composed[Any]") -> None:
+    from worldsim.training.loop import train
+    from worldsim.training.wandb_log import watching
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    with watching(composed.config) as watch:
+        train(composed.config, watch)
+    print(f"a world after {composed.config.trainer.steps} updates in {composed.config.out}")
+
+
+def _validate(composed: "Composed[Any]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from worldsim.fidelity.validate import validate
+
+    certificate = validate(composed.config)
+    table = Table(title="Fidelity", show_header=False, title_justify="left")
+    for key, value in certificate.items():
+        if isinstance(value, int | float | str):
+            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
+    Console().print(table)
+    print(f"fidelity.json and trust.json in {composed.config.out or composed.config.world}")
+
+
+def _look(composed: "Composed[Any]") -> None:
+    from worldsim.play.look import show
+
+    print(f"real above, learned below: {show(composed.config)}")
+
+
+def _stress(composed: "Composed[Any]") -> None:
+    from rich.console import Console
+
+    from worldsim.evaluation.stress import stress
+
+    Console().print(stress(composed.config).table())
+    print(f"report: {composed.config.out / 'report.html'}")
+
+
+def _info(composed: "Composed[Any]") -> None:
+    from rich.console import Console
+
+    from worldsim.simulator.info import info
+
+    Console().print(info(composed.config))
+
+
+VERBS = {
+    "quickstart": Verb(
+        "the whole job on one environment: collect, train, look, validate, stress, report",
+        "worldsim.quickstart:QuickstartConfig",
+        _quickstart,
+        ("", "env=atari/breakout out=runs/breakout", "experiment=debug out=runs/debug"),
+    ),
+    "collect": Verb(
+        "record rollouts from an environment",
+        "worldsim.rollouts.collect:CollectConfig",
+        _collect,
+        ("", "env=CartPole-v1 steps=5000 out=runs/cartpole", "policy={careful:0.5,random:0.5} epsilon=0.1 seed=3"),
+    ),
+    "train": Verb(
+        "learn a world from rollouts",
+        "worldsim.training.config:TrainConfig",
+        _train,
+        (
+            "data=runs/rollouts out=runs/world",
+            "model=rssm trainer.steps=3000 trainer.precision=32-true logger=offline",
+            "--multirun model=ssm,rssm seed=0,1",
+        ),
+    ),
+    "validate": Verb(
+        "measure how true a world is, on rollouts it has not seen",
+        "worldsim.fidelity.validate:ValidateConfig",
+        _validate,
+        ("", "world=runs/world data=runs/rollouts", "windows=256 horizon=50"),
+    ),
+    "look": Verb(
+        "draw a GIF: real above, learned below, same actions",
+        "worldsim.play.look:LookConfig",
+        _look,
+        ("", "world=runs/world data=runs/rollouts out=look.gif", "context=10 length=60 count=2 seed=7"),
+    ),
+    "stress": Verb(
+        "test agents under faults, in the real environment and in the world",
+        "worldsim.evaluation.stress:StressConfig",
+        _stress,
+        (
+            "world=runs/world out=runs/stress",
+            "where=[real] agents=[careful,my_package.agents:make] severities=[0.25,0.5,1.0]",
+            "env=CartPole-v1 where=[real] agents=[random,sticky] faults=[slow_api] episodes=100",
+        ),
+    ),
+    "info": Verb(
+        "tell what a world is and how far it can be believed",
+        "worldsim.simulator.info:InfoConfig",
+        _info,
+        ("", "world=runs/world", "world=runs/quickstart/world"),
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns its exit code. Errors that are not the user's keep their traceback."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(words)
+    except WorldsimError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print(f"\nworldsim: stopped; the same command goes on: {_typed(words)}", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        if not _disk_is_full(error):
+            raise
+        return _fail("the disk is full; free some space and run the same command again, finished work is kept")
+
+
+def _run(words: Sequence[str]) -> int:
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(_overview())
+        return 0
+    if words[0] == "--version":
+        print(f"worldsim {worldsim.__version__}")
+        return 0
+    name, rest = words[0], list(words[1:])
+    if name not in VERBS:
+        import difflib
+
+        close = difflib.get_close_matches(name, VERBS, n=1)
+        hint = f"Did you mean '{close[0]}'?" if close else f"Verbs are {', '.join(VERBS)}."
+        raise ConfigError(f"there is no verb '{name}'. {hint}")
+    flags = {word for word in rest if word.startswith("-")}
+    overrides = [word for word in rest if word not in flags]
+    strange = sorted(flags - {"--help", "-h", "--multirun", "-m"})
+    if strange:
+        key = strange[0].lstrip("-").partition("=")[0]
+        raise ConfigError(f"'{strange[0]}' is no flag; write {key}=... (flags are --help and --multirun)")
+    if flags & {"--help", "-h"}:
+        print(_help(name, overrides))
+    elif flags:
+        _sweep(name, overrides)
+    else:
+        _once(name, overrides)
+    return 0
+
+
+def _once(name: str, overrides: Sequence[str]) -> None:
+    from worldsim import grammar
+
+    several = grammar.swept(overrides)
+    if several:
+        raise ConfigError(f"{several[0]} is given several values; add --multirun to run them one after another")
+    _do(name, grammar.compose(name, _schema(name), overrides))
+
+
+def _do(name: str, composed: "Composed[Any]") -> None:
+    """Runs the verb and keeps its resolved configuration in the folder that it wrote, as config-<verb>.yaml."""
+    import yaml
+
+    from worldsim.evaluation.cells import write_atomically
+
+    config = composed.config
+    VERBS[name].run(composed)
+    if name not in ("look", "info"):
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        folder = Path(config.out or config.world)
+        write_atomically(folder / f"config-{name}.yaml", f"# worldsim {worldsim.__version__}: worldsim {name}\n{text}")
+
+
+def _sweep(name: str, overrides: Sequence[str]) -> None:
+    """Hydra's own multirun: every job is composed by Hydra and writes to out/<its swept overrides>.
+
+    A job that a user's mistake ends does not end the others.
+    """
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from worldsim import grammar
+
+    schema = _schema(name)
+    prepared = grammar.prepare(name, schema, overrides)
+    keys = grammar.swept(prepared)
+    fixed = [key for key in (word.lstrip("+~").partition("=")[0] for word in prepared) if key not in keys]
+    apart = "out" in schema.model_fields and "out" not in keys  # each job needs a folder of its own
+    failed: list[str] = []
+
+    def job(values: "DictConfig") -> None:
+        settings = HydraConfig.get()
+        label = settings.job.override_dirname
+        print(f"[{settings.job.num + 1}] {label.replace(',', ' ')}", flush=True)
+        try:
+            config = grammar.check(schema, grammar.plain(values))
+            if apart and label:
+                config = config.model_copy(update={"out": Path(str(values.out)) / label})
+            _do(name, grammar.Composed(config, grammar.chosen(settings)))
+        except WorldsimError as error:
+            failed.append(label)
+            _fail(f"{label}: {error}")
+
+    quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null"]
+    folder = "${out}" if apart else "multirun"
+    places = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=."]
+    label = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
+    run = hydra.main(version_base="1.3", config_path=str(grammar.CONFIGS), config_name=name)(job)
+    with _command_line(["worldsim", "--multirun", *prepared, *quiet, *places, *label]):
+        try:
+            run()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise grammar.explained(error, name, prepared) from error
+    if failed:
+        raise ConfigError(f"{len(failed)} of the runs failed: {'; '.join(failed)}")
+
+
+@contextmanager
+def _command_line(words: list[str]) -> Iterator[None]:
+    """hydra.main reads sys.argv, and leaves errors alone only where the environment says so."""
+    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = words, "1"
+    try:
+        yield
+    finally:
+        sys.argv = before
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def _schema(name: str) -> "type[BaseModel]":
+    module, _, attribute = VERBS[name].schema.partition(":")
+    schema: type[BaseModel] = getattr(importlib.import_module(module), attribute)
+    return schema
+
+
+def _overview() -> str:
+    lines = [f"worldsim {worldsim.__version__}: a wind tunnel for agents", "", "  worldsim <verb> key=value ...", ""]
+    lines += [f"  {name:<11} {verb.summary}" for name, verb in VERBS.items()]
+    lines += ["", "worldsim <verb> --help shows the keys, what they mean and examples."]
+    return "\n".join([*lines, "Several values, key=a,b with --multirun, run one after another."])
+
+
+def _help(name: str, overrides: Sequence[str]) -> str:
+    """The verb's configuration as it is written, comments and all, with the chosen option of each group below it."""
+    from worldsim import grammar
+
+    chosen = grammar.groups(name)
+    chosen |= {group: value for group, _, value in (word.partition("=") for word in overrides) if group in chosen}
+    parts = [f"worldsim {name}: {VERBS[name].summary}", (grammar.CONFIGS / f"{name}.yaml").read_text().strip()]
+    for group, option in chosen.items():
+        known = grammar.options(group)
+        others = ", ".join(known) + (", or any Gymnasium id" if group == "env" else "")
+        heading = f"# {group}={option} (one of: {others})" if option in known else f"# {group}= (one of: {others})"
+        body = (grammar.CONFIGS / group / f"{option}.yaml").read_text().strip() if option in known else ""
+        below = body and not body.startswith("# @package _global_")
+        parts.append(f"{heading}\n{group}:\n{textwrap.indent(body, '  ')}" if below else f"{heading}\n{body}")
+    examples = [f"  worldsim {name} {example}".rstrip() for example in VERBS[name].examples]
+    return "\n\n".join([*parts, "\n".join(["Examples:", *examples])])
+
+
+def _fail(message: str) -> int:
+    print("worldsim: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _typed(words: Sequence[str]) -> str:
+    import shlex
+
+    return shlex.join(["worldsim", *words])
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Also where a library wraps it: safetensors, HDF5 and torch only say so in their message."""
+    said = re.compile(r"No space left|os error 28|errno = 28")
+    while error is not None:
+        if getattr(error, "errno", None) == errno.ENOSPC or said.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,288 @@
+"""One grammar for every verb: Hydra overrides in, a checked pydantic configuration out, or one line on what is wrong.
+
+Configurations lie in worldsim/configs, one file a verb, with groups beside them.
+"""
+
+import difflib
+import os
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
+
+from worldsim.envs.make import config_names
+from worldsim.errors import ConfigError
+
+Config = TypeVar("Config", bound=BaseModel)
+CONFIGS = Path(str(files("worldsim"))) / "configs"
+
+
+class Composed(NamedTuple, Generic[Config]):
+    """A checked configuration, and the option that was chosen in each group."""
+
+    config: Config
+    choices: dict[str, str]  # group -> option, e.g. env -> atari/breakout
+
+
+def compose(verb: str, schema: type[Config], overrides: Sequence[str] = ()) -> Composed[Config]:
+    """The verb's configuration with overrides, checked. Raises ConfigError: one line with the key and the fix."""
+    prepared = prepare(verb, schema, overrides)
+    try:
+        composed = _composed(verb, prepared)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explained(error, verb, prepared) from error
+    return Composed(check(schema, plain(composed)), chosen(composed.hydra))
+
+
+def chosen(settings: Any) -> dict[str, str]:
+    """The option chosen in each group, from Hydra's own part of a configuration."""
+    choices = settings.runtime.choices
+    return {str(group): str(option) for group, option in choices.items() if not str(group).startswith("hydra/")}
+
+
+def plain(composed: DictConfig) -> dict[str, Any]:
+    """The composed configuration as plain values, without Hydra's own part."""
+    kept = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    missing = OmegaConf.missing_keys(kept)
+    if missing:
+        key = min(missing)
+        raise ConfigError(f"{key} is not set; add {key}=...")
+    try:
+        values = OmegaConf.to_container(kept, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_line(error)) from error
+    assert isinstance(values, dict)
+    return typing.cast(dict[str, Any], values)
+
+
+def check(schema: type[Config], values: Mapping[str, Any]) -> Config:
+    """The values as a configuration. Raises ConfigError for the first that is unknown or out of range."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain_validation(error, values)) from error
+
+
+def prepare(verb: str, schema: type[BaseModel], overrides: Sequence[str]) -> list[str]:
+    """Overrides as Hydra takes them: any text as a value, any Gymnasium id as env=, any key in open mappings."""
+    prepared: list[str] = []
+    for text in overrides:
+        override, text = _parse(text)
+        key = str(override.key_or_group)
+        if key == "env" and "env" in groups(verb):
+            prepared += _env_overrides(override, text)
+        elif _is_open(schema, key) and text[0] not in "+~":
+            prepared.append("++" + text)
+        else:
+            prepared.append(text)
+    return prepared
+
+
+def groups(verb: str) -> dict[str, str]:
+    """The verb's groups and the option that each has unless told otherwise."""
+    defaults = yaml.safe_load((CONFIGS / f"{verb}.yaml").read_text()).get("defaults", [])
+    found = {}
+    for entry in defaults:
+        if isinstance(entry, dict):
+            ((group, option),) = entry.items()
+            if " " not in group:  # "optional budget" follows another choice
+                found[group] = option
+    return found
+
+
+def options(group: str) -> list[str]:
+    """What a group can be set to."""
+    folder = CONFIGS / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+
+
+def swept(overrides: Sequence[str]) -> list[str]:
+    """Keys that are given several values, to be run one after another."""
+    parsed = [_parse(text)[0] for text in overrides]
+    return [str(override.key_or_group) for override in parsed if override.is_sweep_override()]
+
+
+def dotted(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings as ("trainer.steps", 1000)."""
+    if isinstance(values, Mapping) and (values or not prefix):
+        for key, value in values.items():
+            yield from dotted(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, values
+
+
+def command(verb: str, config: BaseModel, choices: Mapping[str, str]) -> str:
+    """The shortest command that gives exactly this configuration with the given group choices."""
+    taken = {group: choices[group] for group in groups(verb) if group in choices}
+    words = [f"{group}={option}" for group, option in taken.items() if option != groups(verb)[group]]
+    asked = config.model_dump(mode="json")
+    if taken.get("env") == "gymnasium":
+        words = [f"env={asked['env']['id']}" if word == "env=gymnasium" else word for word in words]
+    start = dict(dotted(_values(verb, prepare(verb, type(config), words))))
+    for key, value in dotted(asked):
+        if key not in start or start[key] != value:
+            words.append(f"{key}={_written(value)}")
+    return " ".join(["worldsim", verb, *map(_quoted_for_shell, words)])
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """". Did you mean ...?", or nothing where no name is near."""
+    last = {key.rpartition(".")[2]: key for key in reversed(known)}
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    close = close or [last[end] for end in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)]
+    close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f". Did you mean {close[0]}?" if close else ""
+
+
+def _composed(verb: str, overrides: Sequence[str]) -> DictConfig:
+    """Composed by Hydra, also inside one of its jobs: that one's state is put back afterwards."""
+    instance = GlobalHydra.instance()
+    outer = instance.hydra
+    instance.clear()
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return hydra_compose(verb, list(overrides), return_hydra_config=True)
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def _values(verb: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The composed values as they are, those that are not set as "???"."""
+    composed = _composed(verb, overrides)
+    values = OmegaConf.to_container(OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"]))
+    return typing.cast(dict[str, Any], values)
+
+
+def _parse(text: str) -> tuple[Override, str]:
+    """The override and its text, with the value quoted where it is plain text that Hydra's grammar has no room for."""
+    key, equals, value = text.partition("=")
+    if value.startswith("~/"):
+        value = os.path.expanduser(value)
+        text = f"{key}={value}"
+    parser = OverridesParser.create()
+    try:
+        return parser.parse_override(text), text
+    except HydraException as error:
+        if not re.fullmatch(r"[+~]{0,2}[\w.@/]+", key) or not equals:
+            raise ConfigError(f"'{text}' is not key=value, e.g. seed=1") from error
+        if re.match(r"\s*[\[{'\"]", value):
+            reason = _first_line(error)
+            raise ConfigError(f"{text}: the value cannot be read ({reason}); check brackets and quotes") from error
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    text = f"{key}='{escaped}'"
+    return parser.parse_override(text), text
+
+
+def _env_overrides(override: Override, text: str) -> list[str]:
+    """env=<a ready configuration> as it is; env=<anything else> is a Gymnasium id."""
+    ready = config_names()
+    if override.is_sweep_override():
+        strange = [str(e) for e in text.partition("=")[2].split(",") if e.strip() not in ready]
+        if strange:
+            raise ConfigError(f"env={strange[0]} cannot be swept by its id; write env=gymnasium env.id=A-v1,B-v1")
+        return [text]
+    name = str(override.value())
+    if name in ready:
+        return [text]
+    escaped = name.replace("'", "\\'")
+    return ["env=gymnasium", f"env.id='{escaped}'"]
+
+
+def _is_open(schema: type[BaseModel], key: str) -> bool:
+    """Whether the key lies inside a mapping that may hold anything, such as env.kwargs."""
+    first, _, rest = key.partition(".")
+    field = next((f for n, f in schema.model_fields.items() if first in (n, f.alias)), None)
+    if field is None or not rest:
+        return False
+    for part in _parts(field.annotation):
+        if typing.get_origin(part) is dict:
+            return True
+        if isinstance(part, type) and issubclass(part, BaseModel) and _is_open(part, rest):
+            return True
+    return False
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """The members of a union, through Annotated."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
+        for part in typing.get_args(annotation):
+            yield from _parts(part)
+    else:
+        yield annotation
+
+
+def explained(error: Exception, verb: str, overrides: Sequence[str]) -> ConfigError:
+    """A Hydra error in one line, with the nearest name that exists."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.partition("/")
+        known = options(group)
+        hint = nearest(option, known) or f"; it is one of {', '.join(known)}"
+        return ConfigError(f"there is no {group}={option}{hint}")
+    unknown = re.search(r"Could not override '([^']+)'", str(error))
+    if unknown is None:
+        return ConfigError(_first_line(error))
+    key = unknown[1]
+    with_groups = [word for word in overrides if word.partition("=")[0] in groups(verb)]
+    known = [*groups(verb), *(name for name, _ in dotted(_values(verb, with_groups)))]
+    hint = nearest(key, known) or f"; see worldsim {verb} --help"
+    return ConfigError(f"worldsim {verb} has no key '{key}'{hint}")
+
+
+def _explain_validation(error: ValidationError, values: Mapping[str, Any]) -> str:
+    first = error.errors()[0]
+    place: Any = values
+    path: list[str] = []
+    for number, part in enumerate(first["loc"]):
+        here = isinstance(place, Mapping) and part in place or isinstance(place, list) and isinstance(part, int)
+        if here or (number == len(first["loc"]) - 1 and first["type"] == "missing"):
+            path.append(str(part))
+            place = place[part] if here else None
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = [name for name, _ in dotted(values) if name != key]
+        return f"there is no key '{key}'{nearest(key, known)}"
+    if first["type"] == "missing":
+        return f"{key} is not set; add {key}=..."
+    said = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    return f"{key}: {said}" if isinstance(place, Mapping) else f"{key}={_written(place)}: {said}"
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _written(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower() if value is not None else "null"
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_written(entry)}" for key, entry in value.items()) + "}"
+    if not isinstance(value, str):
+        return repr(value)
+    if value and re.fullmatch(r"[\w./:+@-]*", value) and yaml.safe_load(value) == value:
+        return value
+    escaped = value.replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _quoted_for_shell(word: str) -> str:
+    if re.fullmatch(r"[\w./:+@=,~-]+", word):
+        return word
+    return f'"{word}"' if not re.search(r'["$`\\!]', word) else "'" + word.replace("'", "'\\''") + "'"
