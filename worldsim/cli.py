@@ -38,7 +38,10 @@ class Verb:
 def _quickstart(composed: "Composed[Any]") -> None:
     from worldsim.quickstart import quickstart
 
-    quickstart(composed.config, composed.choices)
+    def run(verb: str, config: "BaseModel") -> None:
+        _do(verb, type(composed)(config, composed.choices))
+
+    quickstart(composed.config, composed.choices, run)
 
 
 def _collect(composed: "Composed[Any]") -> None:
@@ -86,6 +89,12 @@ def _stress(composed: "Composed[Any]") -> None:
 
     Console().print(stress(composed.config).table())
     print(f"report: {composed.config.out / 'report.html'}")
+
+
+def _ppo(composed: "Composed[Any]") -> None:
+    from worldsim.evaluation.ppo import train_ppo
+
+    print(f"an agent after {composed.config.steps} steps: {train_ppo(composed.config)}")
 
 
 def _info(composed: "Composed[Any]") -> None:
@@ -140,6 +149,12 @@ VERBS = {
             "where=[real] agents=[careful,my_package.agents:make] severities=[0.25,0.5,1.0]",
             "env=CartPole-v1 where=[real] agents=[random,sticky] faults=[slow_api] episodes=100",
         ),
+    ),
+    "ppo": Verb(
+        "train a small PPO agent in the real environment, to be tested",
+        "worldsim.evaluation.ppo:PPOConfig",
+        _ppo,
+        ("env=atari/breakout out=runs/ppo.zip", "env=CartPole-v1 steps=20000", "env=vizdoom/defend_center seed=1"),
     ),
     "info": Verb(
         "tell what a world is and how far it can be believed",
@@ -215,7 +230,7 @@ def _do(name: str, composed: "Composed[Any]") -> None:
 
     config = composed.config
     VERBS[name].run(composed)
-    if name not in ("look", "info"):
+    if name not in ("look", "ppo", "info"):
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         folder = Path(config.out or config.world)
         write_atomically(folder / f"config-{name}.yaml", f"# worldsim {worldsim.__version__}: worldsim {name}\n{text}")

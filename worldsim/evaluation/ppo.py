@@ -1,0 +1,86 @@
+"""A small PPO agent of Stable-Baselines3, trained in the real environment, to have somebody better than chance to test."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from worldsim.envs.make import EnvConfig, make_env
+from worldsim.errors import ConfigError, MissingExtraError
+from worldsim.rollouts.progress import Bar
+
+ROLLOUT, BATCH, EPOCHS = (
+    128,
+    128,
+    4,
+)  # steps of an environment between updates, rows of a minibatch, passes over the rows
+
+
+class PPOConfig(BaseModel):
+    """Where the agent learns and for how long. Every key is explained in configs/ppo.yaml."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    env: EnvConfig
+    steps: int = Field(8192, ge=1)
+    num_envs: int = Field(4, ge=1)
+    seed: int = Field(0, ge=0, lt=2**32)
+    out: Path = Path("runs/ppo.zip")
+
+
+def train_ppo(config: PPOConfig, progress: bool = True) -> Path:
+    """Trains the agent and writes it, whole or not at all, to `config.out`, which it returns.
+
+    Raises MissingExtraError without Stable-Baselines3, ConfigError for action spaces that its PPO does not take.
+    """
+    try:
+        import torch
+        from stable_baselines3 import PPO
+        from stable_baselines3.common.callbacks import BaseCallback
+        from stable_baselines3.common.monitor import Monitor
+        from stable_baselines3.common.preprocessing import is_image_space
+        from stable_baselines3.common.vec_env import DummyVecEnv
+    except ImportError as error:
+        raise MissingExtraError("a PPO agent needs Stable-Baselines3: pip install 'worldsim[sb3]'") from error
+    if config.out.suffix != ".zip":
+        raise ConfigError(f"out={config.out} must be a file ending in .zip")
+
+    class Tell(BaseCallback):
+        def _on_step(self) -> bool:
+            bar.at(self.num_timesteps)
+            return True
+
+    envs = DummyVecEnv([lambda: Monitor(make_env(config.env))] * config.num_envs)
+    space = envs.observation_space
+    policy = "MultiInputPolicy" if isinstance(space, gym.spaces.Dict) else "MlpPolicy"
+    policy = "CnnPolicy" if is_image_space(space) else policy
+    settings = {"n_steps": ROLLOUT, "batch_size": BATCH, "n_epochs": EPOCHS, "device": "cpu"}
+    try:
+        with _global_generators_kept(), torch.random.fork_rng(devices=[]), Bar("ppo", config.steps, progress) as bar:
+            model = PPO(policy, envs, seed=config.seed, **settings)
+            model.learn(config.steps, callback=Tell())
+            config.out.parent.mkdir(parents=True, exist_ok=True)
+            part = config.out.with_name(f".{config.out.stem}.part.zip")
+            model.save(part)
+            part.replace(config.out)
+    except (AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"PPO cannot be trained in env '{config.env.id}': {reason}") from error
+    finally:
+        envs.close()
+    return config.out
+
+
+@contextmanager
+def _global_generators_kept() -> Iterator[None]:
+    """Stable-Baselines3 seeds the global generators: they are put back as they were."""
+    kept = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])

@@ -1,0 +1,166 @@
+"""The whole job on one environment: collect, train, look, validate, stress, report.
+
+Every step is a verb that also stands alone. out/steps/<name>.json says what a finished step was made from; a step whose
+record still holds is not done again, and one that was stopped goes on, because each verb does.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from worldsim import grammar
+from worldsim.envs.make import EnvConfig
+from worldsim.evaluation.cells import code_digest, digest, write_atomically
+from worldsim.evaluation.ppo import PPOConfig
+from worldsim.evaluation.stress import StressConfig
+from worldsim.fidelity.validate import ValidateConfig
+from worldsim.models.config import AnyModelConfig
+from worldsim.play.look import LookConfig
+from worldsim.rollouts.collect import CollectConfig
+from worldsim.training.config import LoggerConfig, TrainConfig, TrainerConfig
+
+
+class Part(BaseModel):
+    """A part of the configuration."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Collecting(Part):
+    """How much is recorded."""
+
+    steps: int = Field(20_000, gt=0)
+    num_envs: int = Field(4, gt=0)
+    workers: int = Field(0, ge=0)
+
+
+class Learning(Part):
+    """The agent that is trained for the stress test."""
+
+    steps: int = Field(0, ge=0)
+
+
+class Looking(Part):
+    """The GIF."""
+
+    context: int = Field(5, ge=1)
+    length: int = Field(40, ge=1)
+    count: int = Field(4, ge=1)
+
+
+class Measuring(Part):
+    """What validation imagines."""
+
+    context: int = Field(5, ge=1)
+    horizon: int = Field(30, ge=1)
+    windows: int = Field(64, ge=1)
+
+
+class Stressing(Part):
+    """What the stress test runs."""
+
+    agents: list[str] | None = None
+    faults: list[str] = ["slow_api", "malformed_output", "missing_data"]
+    severities: list[float] = [0.5]
+    episodes: int = Field(24, ge=1)
+    max_steps: int | None = Field(None, ge=1)
+    worst: int = Field(4, ge=0)
+
+
+class QuickstartConfig(Part):
+    """The whole job. Every key is explained in configs/quickstart.yaml."""
+
+    env: EnvConfig
+    model: AnyModelConfig
+    trainer: TrainerConfig
+    logger: LoggerConfig = LoggerConfig()
+    collect: Collecting = Collecting()
+    ppo: Learning = Learning()
+    look: Looking = Looking()
+    fidelity: Measuring = Measuring()
+    stress: Stressing = Stressing()
+    seed: int = Field(0, ge=0, lt=2**32)
+    out: Path = Path("runs/quickstart")
+
+
+class Step(NamedTuple):
+    """One step of the job."""
+
+    verb: str
+    what: str  # what it does, in a few words
+    config: BaseModel  # of the verb alone
+    makes: tuple[Path, ...]  # files without which it is not done
+
+
+Run = Callable[[str, BaseModel], None]  # a verb with its configuration; prints what came of it
+
+
+def quickstart(config: QuickstartConfig, choices: Mapping[str, str], run: Run) -> None:
+    """Does all steps that are not done yet, and says of each which command does it alone."""
+    steps = plan(config)
+    begun = time.monotonic()
+    made_from = code_digest()
+    for number, step in enumerate(steps, 1):
+        alone = grammar.command(step.verb, step.config, choices)
+        print(f"{number}/{len(steps)} {step.verb}: {step.what}\n    {alone}", flush=True)
+        made_from = digest(made_from, step.verb, step.config.model_dump_json())
+        record = config.out / "steps" / f"{step.verb}.json"
+        took = _finished(record, made_from, step.makes)
+        if took is None:
+            since = time.monotonic()
+            run(step.verb, step.config)
+            took = time.monotonic() - since
+            written = {"command": alone, "seconds": round(took, 1), "made_from": made_from}
+            write_atomically(record, json.dumps(written, indent=1) + "\n")
+            print(f"    done in {took:.0f} s", flush=True)
+        else:
+            print(f"    was done before, in {took:.0f} s", flush=True)
+    _conclude(config.out, time.monotonic() - begun)
+
+
+def plan(config: QuickstartConfig) -> list[Step]:
+    """The steps, in order, each with the configuration that its verb takes."""
+    out, env, seed = config.out, config.env, config.seed
+    rollouts, world, gif, agent = out / "rollouts", out / "world", out / "real_vs_world.gif", out / "ppo.zip"
+    collecting = CollectConfig(env=env, seed=seed, out=rollouts, **config.collect.model_dump())
+    kept = {key: getattr(config, key) for key in ("env", "model", "trainer", "logger", "seed")}
+    training = TrainConfig(data=rollouts, out=world, **kept)
+    looking = LookConfig(world=world, data=rollouts, out=gif, seed=seed, **config.look.model_dump())
+    measuring = ValidateConfig(world=world, data=rollouts, seed=seed, **config.fidelity.model_dump())
+    steps = [
+        Step("collect", f"record {env.id}", collecting, (rollouts / "provenance.json",)),
+        Step("train", "learn a world from what was recorded", training, (world / "world.json",)),
+        Step("look", "draw real above, learned below, same actions", looking, (gif,)),
+        Step("validate", "measure how true the world is", measuring, (world / "trust.json", world / "fidelity.json")),
+    ]
+    if config.ppo.steps:
+        learning = PPOConfig(env=env, steps=config.ppo.steps, seed=seed, out=agent)
+        steps.append(Step("ppo", "train a small agent in the real environment", learning, (agent,)))
+        env = env.model_copy(update={"agents": {**env.agents, "ppo": str(agent)}})
+    testing = StressConfig(env=env, world=world, seed=seed, out=out, **config.stress.model_dump())
+    testing.check()
+    report = (out / "report.json", out / "report.html")
+    return [*steps, Step("stress", "break agents in both worlds, on the same seeds", testing, report)]
+
+
+def _finished(record: Path, made_from: str, makes: tuple[Path, ...]) -> float | None:
+    """Seconds that the step took, where it was finished from the same beginnings and its files are all there."""
+    try:
+        found = json.loads(record.read_text())
+        same = found["made_from"] == made_from and all(path.is_file() for path in makes)
+        return float(found["seconds"]) if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _conclude(out: Path, seconds: float) -> None:
+    """The certificate beside the report; the last lines: the verdict, and where everything is."""
+    write_atomically(out / "fidelity.json", (out / "world" / "fidelity.json").read_text())
+    print(f"\nfinished in {seconds:.0f} s")
+    for sentence in json.loads((out / "report.json").read_text())["verdict"]:
+        print(f"  {sentence}")
+    print(f"film: {out / 'real_vs_world.gif'}   report: {out / 'report.html'}")
