@@ -39,7 +39,7 @@ class ImageCodec(nn.Module):
         self.enter = nn.Linear(pixels, hidden)
         self.place = nn.Parameter(torch.randn(self.slots, hidden) * 0.1)
         self.leave = mlp([hidden, embed])
-        self.draw_enter = nn.Linear(features, hidden)
+        self.draw_enter = SlotLinear(self.slots, features, hidden)
         self.draw_place = nn.Parameter(torch.randn(self.slots, hidden) * 0.1)
         self.draw = mlp([hidden, hidden, pixels], norm=False)
         nn.init.zeros_(self.draw[-1].weight)  # type: ignore[arg-type]

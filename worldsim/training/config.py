@@ -15,13 +15,15 @@ class TrainerConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int = Field(1000, ge=1)
-    batch: int = Field(16, ge=1)
+    batch: int = Field(8, ge=1)
     length: int = Field(32, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
     warmup: int = Field(50, ge=0)
     weight_decay: float = Field(0.01, ge=0)
-    codec_share: float = Field(0.4, gt=0, lt=1)
-    clip: float = Field(100.0, gt=0)
+    codec_steps: int = Field(1500, ge=1)
+    codec_frames: int = Field(64, ge=1)
+    codec_learning_rate: float = Field(1e-2, gt=0)
+    clip: float = Field(1000.0, gt=0)
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     accelerator: str = "auto"
     holdout: float = Field(0.1, ge=0, lt=1)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -45,56 +45,75 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
         raw = manifest.build()
     fit_statistics(raw, arrays, taught, np.random.default_rng([config.seed, 1]))
     betas = (0.9, 0.95)
-    raw_optimizer = torch.optim.AdamW(raw.parameters(), trainer.learning_rate, betas, weight_decay=trainer.weight_decay)
+    raw_optimizer = torch.optim.AdamW(raw.parameters(), betas=betas, weight_decay=trainer.weight_decay)
     model, optimizer = fabric.setup(raw.train(), raw_optimizer)
     model.mark_forward_method("losses")
-    sampler = SequenceSampler(arrays, taught, trainer.batch, trainer.length, rng)
+    plan = phases(trainer, raw)
+    samplers = [SequenceSampler(arrays, taught, phase.batch, phase.length, rng) for phase in plan]
     generator = torch.Generator(fabric.device).manual_seed(config.seed)
-    state = TrainingState(config.out / "training", raw, raw_optimizer, sampler, generator)
+    state = TrainingState(config.out / "training", raw, raw_optimizer, samplers[0], generator)
     settings = {**config.model_dump(mode="json", include={"model", "seed"}), "data": rollouts.content_hash}
     settings["trainer"] = trainer.model_dump(mode="json", exclude={"checkpoint_every", "log_every", "accelerator"})
-    done = state.restore(settings)
-    with Bar("train", trainer.steps, progress) as bar:
+    done, total = state.restore(settings), sum(phase.steps for phase in plan)
+    with Bar("train", total, progress) as bar:
         bar.at(done)
-        for step in range(done, trainer.steps):
+        for step in range(done, total):
+            phase, sampler, within = _phase_at(step, plan, samplers)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, trainer, raw)
+                group["lr"] = learning_rate(within, phase, trainer.warmup)
             batch = Batch.from_numpy(_trimmed(sampler.sample()), fabric.device)
-            losses = model.losses(batch, generator, part_of(step, trainer, raw))
+            losses = model.losses(batch, generator, phase.part)
             fabric.backward(losses.total)
             for part in raw.children():
                 torch.nn.utils.clip_grad_norm_(part.parameters(), trainer.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             bar.at(step + 1)
-            if (step + 1) % trainer.log_every == 0 or step + 1 == trainer.steps:
+            if (step + 1) % trainer.log_every == 0 or step + 1 == total:
                 figures = {name: value.item() for name, value in losses.parts.items()}
                 _check_finite(figures, step + 1, state)
                 if watch is not None:
                     watch(step + 1, figures, raw, manifest)
-            if (step + 1) % trainer.checkpoint_every == 0 or step + 1 == trainer.steps:
+            if (step + 1) % trainer.checkpoint_every == 0 or step + 1 == total:
                 state.save(step + 1, settings)
     save_world(config.out, manifest, raw, recorded_starts(arrays, taught))
     return manifest
 
 
-def part_of(step: int, trainer: TrainerConfig, model: WorldModel) -> Part:
-    """What this step teaches: the codec first and then the rest, where the family allows it."""
+class Phase(NamedTuple):
+    """A stretch of updates that teach one part of the model, with a learning-rate schedule of its own."""
+
+    part: Part
+    steps: int
+    batch: int  # sequences in an update
+    length: int  # rows in a sequence
+    learning_rate: float  # at its highest
+
+
+def phases(trainer: TrainerConfig, model: WorldModel) -> list[Phase]:
+    """All at once; or, where the family's codes depend on the codec alone, first to draw and then to foresee.
+
+    Learning to draw wants many small updates on single frames, and then stands still under what is learned on top of it.
+    """
+    size = trainer.batch, trainer.length, trainer.learning_rate
     if not model.dynamics.separable:
-        return "all"
-    return "codec" if step < codec_steps(trainer) else "rest"
+        return [Phase("all", trainer.steps, *size)]
+    drawing = Phase("codec", trainer.codec_steps, trainer.codec_frames, 1, trainer.codec_learning_rate)
+    return [drawing, Phase("rest", trainer.steps, *size)]
 
 
-def codec_steps(trainer: TrainerConfig) -> int:
-    return round(trainer.codec_share * trainer.steps)
+def _phase_at(step: int, plan: list[Phase], samplers: list[SequenceSampler]) -> tuple[Phase, SequenceSampler, int]:
+    for phase, sampler in zip(plan, samplers, strict=True):
+        if step < phase.steps:
+            return phase, sampler, step
+        step -= phase.steps
+    raise AssertionError(f"{step} steps beyond the plan")
 
 
-def learning_rate(step: int, trainer: TrainerConfig, model: WorldModel) -> float:
-    """Linear warm-up, then half a cosine down to nothing; once for each part that is taught."""
-    first = codec_steps(trainer) if model.dynamics.separable else 0
-    begun, steps = (0, first) if step < first else (first, trainer.steps - first)
-    rise = min(1.0, (step - begun + 1) / max(1, trainer.warmup))
-    return trainer.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * (step - begun) / steps))
+def learning_rate(step: int, phase: Phase, warmup: int) -> float:
+    """Linear warm-up, then half a cosine down to nothing at the phase's end."""
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    return phase.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / phase.steps))
 
 
 def describe(config: TrainConfig, rollouts: Rollouts, arrays: Arrays, taught: Any) -> WorldManifest:
