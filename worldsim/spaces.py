@@ -72,7 +72,7 @@ class Leaf:
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the flat array: wide enough to take every value of the space back exactly."""
+        """Type of the flat array: takes every value of the space back exactly, integers if they are below 2**53."""
         if self.kind == "categorical":
             return np.dtype(np.int64)
         if self.kind == "image":
@@ -103,18 +103,23 @@ class Leaf:
         """The inverse of `flatten`; values outside the space's bounds are clipped into it."""
         space = self.space
         if isinstance(space, spaces.Text):
-            letters = ["", *space.character_list]
-            texts = tuple("".join(letters[c] for c in row) for row in array.reshape(-1, *self.shape).tolist())
+            texts = tuple(_text(space, row) for row in array.reshape(-1, *self.shape).tolist())
             return texts if batch else texts[0]
         shape = (*batch, *(space.shape or ()))
         if isinstance(space, spaces.Box):
-            if self.kind == "vector":
-                low, high = space.low.ravel(), space.high.ravel()
-                array = np.clip(np.rint(array) if np.issubdtype(space.dtype, np.integer) else array, low, high)
-            return array.astype(space.dtype).reshape(shape)
+            whole = not np.issubdtype(space.dtype, np.floating)
+            numbers = (np.rint(array) if whole else array).reshape(shape)
+            return np.clip(numbers, space.low, space.high).astype(space.dtype)
         if isinstance(space, spaces.Discrete) and not batch:
             return space.dtype.type(array.item() + space.start)
         return (array + self.start).astype(space.dtype).reshape(shape)
+
+
+def _text(space: spaces.Text, codes: Sequence[int]) -> str:
+    """The letters up to the first end; where they are fewer than the space wants, its first letter fills up."""
+    letters = codes[: codes.index(0)] if 0 in codes else codes
+    text = "".join(space.character_list[code - 1] for code in letters)
+    return text.ljust(space.min_length, space.character_list[0])
 
 
 class _ById:
@@ -271,6 +276,8 @@ def json_schema(space: spaces.Space[Any]) -> dict[str, Any]:
         scalar: dict[str, Any] = {"type": "integer", "minimum": int(low.min()), "maximum": int(high.max())}
     elif isinstance(space, spaces.MultiBinary):
         scalar = {"type": "integer", "minimum": 0, "maximum": 1}
+    elif isinstance(space, spaces.Box) and space.dtype == np.bool_:
+        scalar = {"type": "boolean"}
     elif isinstance(space, spaces.Box):
         scalar = {"type": "number" if np.issubdtype(space.dtype, np.floating) else "integer"}
         if np.isfinite(space.low).all():
