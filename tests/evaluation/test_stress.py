@@ -157,7 +157,7 @@ def test_max_steps_cuts_in_any_environment(tmp_path: Path) -> None:
 
 
 def test_violations_and_success_follow_the_yardstick(tmp_path: Path) -> None:
-    bench = Bench(small(tmp_path))
+    bench = Bench(small(tmp_path, env=CARTPOLE.model_copy(update={"violation_reward": 0.0})))
     cell = next(cell for cell in bench.cells if cell.agent == "push")
 
     def measure(yardstick: Yardstick) -> runs.EpisodeResult:
@@ -170,6 +170,9 @@ def test_violations_and_success_follow_the_yardstick(tmp_path: Path) -> None:
 
     every = measure(Yardstick(success_return=1.0, violation_reward=1.0))
     assert every.success is True and every.violations == every.steps
+    slow = bench.run(next(cell for cell in bench.cells if cell.agent == "push" and cell.severity == 1.0))
+    lost = sum(episode.result.faults.get("timeout, request lost", 0) for episode in slow)
+    assert lost > 0 and sum(episode.result.violations or 0 for episode in slow) == 0
     none = measure(Yardstick(None, None))
     assert none.success is None and none.violations is None
 

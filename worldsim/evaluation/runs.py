@@ -33,7 +33,7 @@ class EpisodeResult:
     episode_return: float  # sum of rewards, undiscounted
     steps: int
     success: bool | None
-    violations: int | None  # steps at or below the violation reward
+    violations: int | None  # calls carried out whose reward is at or below the violation reward
     violations_counted: int | None  # what the environment itself counted, where it does
     faults: dict[str, int]  # how often each kind of fault fired
     latency_s: float  # virtual seconds that replies took, summed
@@ -57,6 +57,7 @@ class _Tally:
     """Sums over the steps of one episode."""
 
     rewards: list[float] = field(default_factory=list)
+    earned: list[float] = field(default_factory=list)  # rewards of the calls that were carried out
     trusts: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     latency_s: float = 0.0
@@ -66,8 +67,9 @@ class _Tally:
         """Takes in what a reset (no reward) or a step gave."""
         if reward is not None:
             self.rewards.append(reward)
-            if "trust" in info:
-                self.trusts.append(float(info["trust"]))
+            if not request_lost(info):
+                self.earned.append(reward)
+                self.trusts += [float(info["trust"])] if "trust" in info else []
         self.faults.update(fault_kinds(info))
         self.latency_s += float(info.get("reply", {}).get("latency_s", 0.0))
         if "violations" in info:
@@ -82,6 +84,11 @@ def agent_seed(seed: int) -> int:
 def fault_kinds(info: Mapping[str, Any]) -> list[str]:
     """What the faults really did in one step, as the records call it: "delay", "timeout, answer lost", ..."""
     return [_kind(record) for record in info.get("faults", ())]
+
+
+def request_lost(info: Mapping[str, Any]) -> bool:
+    """Whether the environment never got this call: its reward is 0 then, and the rest of info is of an earlier one."""
+    return any(record.details.get("lost") == "request" for record in info.get("faults", ()))
 
 
 def _kind(record: Record) -> str:
@@ -138,17 +145,20 @@ def run_cell(
     max_steps: int | None = None,
     starts: Mapping[int, Any] | None = None,
     trace: bool = False,
-    frames: bool = False,
+    film: int | None = None,
     after_each: Observer = lambda: None,
 ) -> list[Episode]:
-    """One episode for each seed, in one environment with one agent, both made here; `starts` maps seeds to starts."""
+    """One episode for each seed, in one environment with one agent, both made here.
+
+    `starts` maps seeds to what the World starts from; `film` is the seed whose episode keeps its frames.
+    """
     env = make_env()
     try:
         agent = make_agent(env)
         episodes = []
         for seed in seeds:
             start = None if starts is None else starts[seed]
-            episodes.append(run_episode(agent, env, seed, yardstick, max_steps, start, trace, frames))
+            episodes.append(run_episode(agent, env, seed, yardstick, max_steps, start, trace, seed == film))
             after_each()
         return episodes
     finally:
@@ -194,7 +204,7 @@ def _result(
     total = float(np.sum(tally.rewards, dtype=np.float64))
     reached = None if yardstick.success_return is None else total >= yardstick.success_return and crash is None
     limit = yardstick.violation_reward
-    violations = None if limit is None else sum(reward <= limit for reward in tally.rewards)
+    violations = None if limit is None else sum(reward <= limit for reward in tally.earned)
     trusts = tally.trusts
     return EpisodeResult(
         seed=seed,

@@ -4,7 +4,8 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from copy import copy
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from worldsim.agents import make_agent
+from worldsim.agents import Agent, make_agent
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, SpaceMismatchError
 from worldsim.evaluation.cells import (
@@ -28,6 +29,7 @@ from worldsim.evaluation.cells import (
     files_digest,
     write_atomically,
 )
+from worldsim.evaluation.lockstep import in_lockstep
 from worldsim.evaluation.report import Report, assemble
 from worldsim.evaluation.runs import Episode, EpisodeResult, Yardstick, first_observations, run_cell
 from worldsim.evaluation.summary import Outcomes
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 Env = gym.Env[Any, Any]
 WORLD_FILES = ("world.json", "trust.json")
+BATCH = 32  # episodes of a World that are stepped at once
 
 
 class StressConfig(BaseModel):
@@ -100,13 +103,14 @@ class Bench:
         self.seeds = config.seeds()
         self.yardstick = Yardstick(config.env.success_return, config.env.violation_reward)
         self.store = CellStore(config.out / "cells")
+        self._loaded: dict[str, Agent] = {}
         self.cells = all_cells(config.agent_specs(), config.faults, config.severities, config.where)
 
     def check_agents(self) -> None:
         """Makes every agent once, so that a wrong name is told before anything runs."""
         env = make_env(self.config.env)
         for spec in self.config.agent_specs():
-            make_agent(spec, env.observation_space, env.action_space, self.config.env.agents)
+            self._agent(spec, env)
         env.close()
 
     @cached_property
@@ -144,32 +148,67 @@ class Bench:
             return None
         return files_digest([folder / name for name in WORLD_FILES if (folder / name).is_file()], folder)
 
-    def make_env(self, cell: Cell) -> Env:
-        """The cell's environment, with its faults around it."""
-        env: Env = make_env(self.config.env) if cell.where == "real" else self._world_env()
+    def make_env(self, cell: Cell, world: Any = None) -> Env:
+        """The cell's environment, with its faults around it; `world` stands for the World where one is given."""
+        env: Env = make_env(self.config.env) if cell.where == "real" else self._world_env(world or self.world)
         if cell.fault == CLEAN:
             return env
         return InjectFaults(env, named(cell.fault, cell.severity), seed=self.config.seed)
 
     def run(
+        self, cell: Cell, trace: bool = False, film: int | None = None, after_each: Callable[[], None] = lambda: None
+    ) -> list[Episode]:
+        """Runs the cell's episodes. `film`: a seed; only what its episode needs is run, and that one keeps frames."""
+        if cell.where == "real":
+            seeds = self.seeds if film is None else [film]
+            return self._run(cell, None, seeds, trace, film, after_each)
+        episodes = []
+        for begin in range(0, len(self.seeds), BATCH):
+            batch = self.seeds[begin : begin + BATCH]
+            # An episode is filmed within its batch: the network's rounding may depend on how many it steps at once.
+            if film is None or film in batch:
+                programs = [partial(self._one, cell, seed, trace, film, after_each) for seed in batch]
+                episodes += in_lockstep(self.world, programs)
+        return episodes
+
+    def replay(self, cell: Cell, seed: int) -> Episode:
+        """One of the cell's episodes again, with frames."""
+        return next(episode for episode in self.run(cell, film=seed) if episode.result.seed == seed)
+
+    def _one(
+        self, cell: Cell, seed: int, trace: bool, film: int | None, after_each: Callable[[], None], world: Any
+    ) -> Episode:
+        return self._run(cell, world, [seed], trace, film, after_each)[0]
+
+    def _run(
         self,
         cell: Cell,
-        seeds: Sequence[int] | None = None,
-        trace: bool = False,
-        frames: bool = False,
-        after_each: Callable[[], None] = lambda: None,
+        world: Any,
+        seeds: Sequence[int],
+        trace: bool,
+        film: int | None,
+        after_each: Callable[[], None],
     ) -> list[Episode]:
-        """Runs the cell's episodes, all of them or those of some seeds."""
-
-        def agent(env: Env) -> Any:
-            return make_agent(cell.agent, env.observation_space, env.action_space, self.config.env.agents)
-
         starts = self.starts if cell.where == "world" else None
-        chosen = self.seeds if seeds is None else seeds
-        max_steps = self.config.max_steps
         return run_cell(
-            agent, lambda: self.make_env(cell), chosen, self.yardstick, max_steps, starts, trace, frames, after_each
+            partial(self._agent, cell.agent),
+            partial(self.make_env, cell, world),
+            seeds,
+            self.yardstick,
+            self.config.max_steps,
+            starts,
+            trace,
+            film,
+            after_each,
         )
+
+    def _agent(self, spec: str, env: Env) -> Agent:
+        known = self.config.env.agents
+        if not known.get(spec, spec).endswith(".zip"):
+            return make_agent(spec, env.observation_space, env.action_space, known)
+        if spec not in self._loaded:  # a file is read once; copies share its network and draw for themselves
+            self._loaded[spec] = make_agent(spec, env.observation_space, env.action_space, known)
+        return copy(self._loaded[spec])
 
     def results(self, cell: Cell, after_each: Callable[[], None]) -> list[EpisodeResult]:
         """The cell's results: stored ones where the same cell was finished before, else run now and stored."""
@@ -187,10 +226,10 @@ class Bench:
         self.store.save(path, cell, results)
         return results
 
-    def _world_env(self) -> Env:
+    def _world_env(self, world: Any) -> Env:
         from worldsim.simulator.env import WorldEnv
 
-        return WorldEnv(self.world, horizon=self.config.max_steps or self.config.env.max_episode_steps)
+        return WorldEnv(world, horizon=self.config.max_steps or self.config.env.max_episode_steps)
 
     def _defined_by(self, cell: Cell) -> dict[str, Any]:
         """Everything that decides a cell's figures."""
@@ -220,11 +259,11 @@ def stress(config: StressConfig, progress: bool | None = None) -> Report:
     bench = Bench(config)
     bench.check_agents()
     outcomes: dict[Cell, list[EpisodeResult]] = {}
-    with _progress(len(bench.cells) * config.episodes, progress) as (tell, advance):
+    with one_thread(), _progress(len(bench.cells) * config.episodes, progress) as (tell, advance):
         for cell in bench.cells:
             tell(str(cell))
             outcomes[cell] = bench.results(cell, advance)
-        tell("worst episodes again, with frames")
+        tell("the worst again, filmed")
         report = _report(bench, outcomes)
     report.write(config.out)
     return report
@@ -243,8 +282,7 @@ def _report(bench: Bench, outcomes: Outcomes) -> Report:
     replays = {}
     for picked in worst:
         for cell in picked.cells:
-            (episode,) = bench.run(cell, [picked.seed], frames=True)
-            replays[cell, picked.seed] = episode
+            replays[cell, picked.seed] = bench.replay(cell, picked.seed)
     data = assemble(outcomes, shown, bench.seeds, world, worst, replays)
     return Report(data, replays, _certificate(config.world), _action_names(config.env))
 
@@ -279,6 +317,19 @@ def _to_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     return str(value)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Small networks run faster on one thread than on threads that wait for each other, and always round alike."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -1,0 +1,92 @@
+"""Episodes in lockstep give what they give alone, in one network step each time."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.simulator.stub_world import StubWorld
+from worldsim.evaluation.lockstep import in_lockstep
+from worldsim.simulator.env import WorldEnv
+from worldsim.spaces import flatten
+
+
+class Counting(StubWorld):
+    """Notes how many worlds each step moved."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.sizes: list[int] = []
+
+    def step(self, state: Any, actions: Any) -> Any:
+        self.sizes.append(len(state.seed))
+        return super().step(state, actions)
+
+
+def shown(env: WorldEnv, observation: Any) -> dict[str, Any]:
+    return {name: array.tolist() for name, array in flatten(env.observation_space, observation).items()}
+
+
+def episode(seed: int):  # type: ignore[no-untyped-def]
+    """A program that plays one episode."""
+
+    def play(world: Any) -> list[Any]:
+        env = WorldEnv(world)
+        seen: list[Any] = [shown(env, env.reset(seed=seed)[0])]
+        ended = False
+        while not ended:
+            observation, reward, terminated, truncated, _ = env.step(len(seen) % 3)
+            seen.append((shown(env, observation), reward))
+            ended = terminated or truncated
+        return seen
+
+    return play
+
+
+def test_the_same_as_alone_in_one_batch_a_step() -> None:
+    world = Counting(ending=0.2)
+    together = in_lockstep(world, [episode(seed) for seed in range(9)])
+    assert together == [episode(seed)(StubWorld(ending=0.2)) for seed in range(9)]
+    lengths = np.array([len(seen) - 1 for seen in together])
+    assert len(set(lengths)) > 2
+    assert world.sizes == [int((lengths > step).sum()) for step in range(lengths.max())]
+
+
+def test_only_one_program_runs_at_a_time() -> None:
+    running: list[int] = []
+
+    def program(number: int):  # type: ignore[no-untyped-def]
+        def run(world: Any) -> int:
+            state = world.start(1, number)
+            for _ in range(4):
+                running.append(number)
+                assert running.count(number) == 1
+                running.remove(number)
+                state, _ = world.step(state, {"value": np.zeros((1, 1), np.int64)})
+            return number
+
+        return run
+
+    assert in_lockstep(StubWorld(), [program(number) for number in range(5)]) == list(range(5))
+    assert in_lockstep(StubWorld(), []) == []
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt()])
+def test_an_error_ends_all(error: BaseException) -> None:
+    closed = []
+
+    def patient(world: Any) -> None:
+        state = world.start(1)
+        try:
+            while True:
+                state, _ = world.step(state, {"value": np.zeros((1, 1), np.int64)})
+        finally:
+            closed.append(True)
+
+    def hasty(world: Any) -> None:
+        world.step(world.start(1), {"value": np.zeros((1, 1), np.int64)})
+        raise error
+
+    with pytest.raises(type(error)):
+        in_lockstep(StubWorld(), [patient, hasty, patient])
+    assert closed == [True, True]
