@@ -109,6 +109,16 @@ def test_the_verdict_says_what_the_figures_say(data: dict) -> None:
     assert "at most by 7.00 (a, slow_api 0.5)" in belief
 
 
+def test_differences_that_the_world_does_not_show_are_counted(outcomes: dict[Cell, list[EpisodeResult]]) -> None:
+    blurred = {c: e if c.where == "real" else outcomes[c._replace(agent="b")] for c, e in outcomes.items()}
+    pairs = Summary(blurred, seed=0).agent_pairs()
+    data = {"results": [], "ranking": [], "comparisons": {"faults": [], "agents": pairs, "worlds": []}}
+    # Clean all three pairs differ; under the fault a and c are level.
+    assert "Of 5 pairs of agents that the real environment tells apart, the World sees no difference in 5." in (
+        words._about_worlds(data)
+    )
+
+
 def test_warnings_name_where_the_world_misleads(data: dict) -> None:
     warnings = words.warnings(data)
     assert any("puts a and b in the opposite order (slow_api 0.5)" in warning for warning in warnings)

@@ -173,6 +173,7 @@ def _about_worlds(data: Row) -> list[str]:
             found.append(
                 f"The World puts {a} and {b} in the opposite order ({where}): do not choose between them by it."
             )
+    found += _unseen(data["comparisons"]["agents"])
     apart = [row for row in data["comparisons"]["worlds"] if row["return"]["told_apart"]]
     if apart:
         high = sum(row["return"]["told_apart"] > 0 for row in apart)
@@ -192,6 +193,20 @@ def _about_worlds(data: Row) -> list[str]:
             f"{least['agent']}, {condition(least['fault'], least['severity'])}: {figure(least['trust_mean'])}."
         )
     return found
+
+
+def _unseen(pairs: Sequence[Row]) -> list[str]:
+    """How many of the differences between agents the World does not show, where it does not show some."""
+    real, world = (
+        {(r["a"], r["b"], r["fault"], r["severity"]): r["return"]["told_apart"] for r in pairs if r["where"] == where}
+        for where in ("real", "world")
+    )
+    there = [key for key in world if real.get(key)]
+    missed = sum(not world[key] for key in there)
+    if not missed:
+        return []
+    pairs_there = f"{len(there)} pairs of agents that the real environment tells apart"
+    return [f"Of {pairs_there}, the World sees no difference in {missed}."]
 
 
 def _different_effects(effects: Sequence[Row]) -> list[str]:
