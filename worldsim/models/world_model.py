@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from worldsim.models.codec import ObservationCodec, Slots, slots_of
 from worldsim.models.config import ModelConfig
-from worldsim.models.dynamics import Latent, Observed, make_dynamics
+from worldsim.models.dynamics import Latent, Observed, State, make_dynamics
 from worldsim.models.heads import Ensemble, RewardHead, TerminationHead
 from worldsim.models.layers import symlog
 from worldsim.spaces import Leaf, leaves
@@ -102,11 +102,11 @@ class WorldModel(nn.Module):
         observation: Mapping[str, Tensor],
         action: Mapping[str, Tensor],
         first: Tensor,
-        generator: Generator | None = None,
+        state: State | None = None,
     ) -> Observed:
-        """Follow a recorded sequence (B, T, ...) from its beginning."""
+        """Follow a recorded sequence (B, T, ...), on from `state` or from nothing."""
         flat = {name: value.flatten(0, 1) for name, value in observation.items()}
-        return self._follow(self.codec.encode(flat), flat, action, first, generator)
+        return self._follow(self.codec.encode(flat), flat, action, first, None, state)
 
     def _follow(
         self,
@@ -115,12 +115,13 @@ class WorldModel(nn.Module):
         action: Mapping[str, Tensor],
         first: Tensor,
         generator: Generator | None,
+        state: State | None = None,
     ) -> Observed:
         lead = first.shape
         sequence = Slots(*(part.unflatten(0, lead) for part in embeds))
         record = self.codec.record.indices(flat).unflatten(0, lead)
-        state = self.dynamics.initial(lead[0])
-        return self.dynamics.observe(state, sequence, record, self.act(action), first, generator)
+        start = self.dynamics.initial(lead[0]) if state is None else state
+        return self.dynamics.observe(start, sequence, record, self.act(action), first, generator)
 
     def losses(self, batch: Batch, generator: Generator, part: Part = "all") -> Losses:
         """Training losses of one batch; all randomness from `generator`.

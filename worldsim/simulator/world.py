@@ -26,6 +26,7 @@ class WorldState(NamedTuple):
     latent: dict[str, Tensor]  # of the dynamics, (B, ...)
     seed: Tensor  # (B,) int64
     tick: Tensor  # (B,) int64, steps since the start
+    doubt: Tensor  # (B,) fp32, the ensemble's disagreement summed over the imagined steps
     observation: dict[str, Tensor]  # what was last seen, flat leaves (B, ...)
 
 
@@ -109,6 +110,18 @@ class World:
         keys = torch.tensor(seeds, dtype=torch.long, device=self.device)
         return self._observed(seen, done, self._tensor(first), keys)
 
+    @torch.inference_mode()
+    def follow(
+        self, state: WorldState, observation: Mapping[str, NDArray[Any]], action: Mapping[str, NDArray[Any]]
+    ) -> WorldState:
+        """Worlds that, after `state`, really saw the flat `observation` (B, ...) that `action` (B, ...) led to."""
+        seen = {name: self._tensor(value).unsqueeze(1) for name, value in observation.items()}
+        done = {name: self._tensor(value).unsqueeze(1) for name, value in action.items()}
+        first = torch.zeros(len(state.seed), 1, dtype=torch.bool, device=self.device)
+        latent = self.model.observe(seen, done, first, state.latent).state
+        last = {name: value[:, -1] for name, value in seen.items()}
+        return WorldState(latent, state.seed, state.tick + 1, torch.zeros_like(state.doubt), last)
+
     def observation(self, state: WorldState) -> Arrays:
         """What was last seen: recorded for a start, decoded after a step. Flat leaves (B, ...)."""
         return {name: value.cpu().numpy().copy() for name, value in state.observation.items()}
@@ -122,10 +135,12 @@ class World:
         inner = None if noise is None else noise[:, 1:]
         latent, now = model.dynamics.step(state.latent, encoded, inner, model.config.min_p)
         observation = model.codec.decode(now.slots)
-        following = WorldState(latent, state.seed, state.tick + 1, observation)
+        past = now.features[..., : model.dynamics.past_width]
+        doubt = state.doubt + model.ensemble.disagreement(past)
+        following = WorldState(latent, state.seed, state.tick + 1, doubt, observation)
         terminated = self._terminated(now, None if noise is None else noise[:, 0])
         reward = model.reward.mean(now.features).cpu().numpy()
-        return following, Step(self.observation(following), reward, terminated, self._trust(now))
+        return following, Step(self.observation(following), reward, terminated, self._trust(doubt))
 
     def merge(self, mask: NDArray[np.bool_], a: WorldState, b: WorldState) -> WorldState:
         """Rows of `a` where `mask` (B,) is true, rows of `b` elsewhere."""
@@ -136,12 +151,8 @@ class World:
 
         latent = {name: pick(a.latent[name], b.latent[name]) for name in a.latent}
         observation = {name: pick(a.observation[name], b.observation[name]) for name in a.observation}
-        return WorldState(latent, pick(a.seed, b.seed), pick(a.tick, b.tick), observation)
-
-    def disagreement(self, latent: Latent) -> NDArray[np.float32]:
-        """(B,) standard deviation between the ensemble's members: large where the data had little to say."""
-        past = latent.features[..., : self.model.dynamics.past_width]
-        return self.model.ensemble.disagreement(past).cpu().numpy()
+        numbers = (pick(x, y) for x, y in zip(a[1:4], b[1:4], strict=True))
+        return WorldState(latent, *numbers, observation)
 
     def _observed(
         self, observation: dict[str, Tensor], action: dict[str, Tensor] | None, first: Tensor | None, seed: Tensor
@@ -155,7 +166,7 @@ class World:
         taken = action if action is not None else self._no_action(shape)
         latent = self.model.observe(observation, taken, first).state
         last = {name: value[:, -1] for name, value in observation.items()}
-        return WorldState(latent, seed, torch.zeros_like(seed), last)
+        return WorldState(latent, seed, torch.zeros_like(seed), torch.zeros(len(seed), device=self.device), last)
 
     def _no_action(self, shape: torch.Size) -> dict[str, Tensor]:
         found = self.model.act.leaves
@@ -170,10 +181,10 @@ class World:
         both = torch.nn.functional.logsigmoid(torch.stack([-logit, logit], -1))
         return draw(both, uniform, self.model.config.min_p).bool().cpu().numpy()
 
-    def _trust(self, latent: Latent) -> NDArray[np.float32]:
+    def _trust(self, doubt: Tensor) -> NDArray[np.float32]:
         if self.trust is None:
-            return np.zeros(len(latent.features), np.float32)
-        return self.trust.of(self.disagreement(latent))
+            return np.zeros(len(doubt), np.float32)
+        return self.trust.of(doubt.cpu().numpy())
 
     def _tensor(self, value: NDArray[Any]) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(value), device=self.device)
@@ -186,6 +197,6 @@ def load(path: str | Path, device: str | torch.device = "cpu", sample: bool = Tr
     trust = None
     if trust_file.is_file():
         curve = json.loads(trust_file.read_text())
-        trust = Trust(np.asarray(curve["disagreement"]), np.asarray(curve["probability"]))
+        trust = Trust(np.asarray(curve["doubt"]), np.asarray(curve["probability"]))
     certificate = json.loads(certificate_file.read_text()) if certificate_file.is_file() else None
     return World(*opened, trust, certificate, sample)

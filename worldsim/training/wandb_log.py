@@ -108,5 +108,3 @@ def psnr(real: NDArray[np.uint8], drawn: NDArray[np.uint8]) -> float:
     """Peak signal-to-noise ratio over all pixels, in dB; 100 where they are the same."""
     error = float(np.mean((real.astype(np.float64) - drawn) ** 2))
     return min(100.0, 10 * float(np.log10(255**2 / max(error, 1e-9))))
-
-

@@ -85,10 +85,11 @@ class RSSM(Dynamics):
             moments.append((h, z, posterior.logits))
         past, codes, logits = (torch.stack(parts, 1) for parts in zip(*moments, strict=True))
         posterior, prior = Categoricals(logits), self._latents(self.prior(past))
-        losses = {
-            "dynamics": posterior.detach().kl(prior).clamp_min(self.free_nats),
-            "representation": self.scale * posterior.kl(prior.detach()).clamp_min(self.free_nats),
-        }
+        dynamics = posterior.detach().kl(prior).clamp_min(self.free_nats)
+        representation = self.scale * posterior.kl(prior.detach()).clamp_min(self.free_nats)
+        follows = ~first_BT  # what nothing led to cannot be foreseen, and what it tells must not be held against it
+        follows[:, 0] &= state["z"][:, 0] < self.classes
+        losses = {"dynamics": dynamics * follows, "representation": representation * follows}
         following = {"h": h, "z": z.unflatten(-1, (self.latents, self.classes)).argmax(-1)}
         return Observed(following, self._latent(past, codes), losses)
 
