@@ -1,4 +1,4 @@
-"""Faults by name: as plain mappings (YAML, JSON), and as the ready plans in `worldsim/configs/faults`."""
+"""Faults by name: as plain mappings (YAML, JSON), and as the ready plans in `worldsim/configs/fault`."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -30,7 +30,7 @@ def named(name: str, severity: float) -> list[Fault]:
 
     if name not in NAMES:
         raise ConfigError(f"no faults are called '{name}'. {suggest(name, NAMES)}")
-    text = files("worldsim").joinpath("configs", "faults", f"{name}.yaml").read_text(encoding="utf-8")
+    text = files("worldsim").joinpath("configs", "fault", f"{name}.yaml").read_text(encoding="utf-8")
     plan: Any = OmegaConf.to_container(OmegaConf.create(text))
     whole = SlowAPI(severity=severity).severity  # checked
     return [fault_from_json({**each, "severity": each["severity"] * whole}) for each in plan["faults"]]
