@@ -88,7 +88,7 @@ class Report:
         """The results as a table for the terminal."""
         table = Table(title="Stress test", caption=" ".join(self.data["verdict"]), caption_justify="left")
         for name in ("agent", "fault", "where"):
-            table.add_column(name)
+            table.add_column(name, overflow="fold")
         for name in ("return", "success", "violations", "faults fired"):
             table.add_column(name, justify="right")
         last = None
