@@ -63,16 +63,11 @@ def _train(composed: "Composed[Any]") -> None:
 
 def _validate(composed: "Composed[Any]") -> None:
     from rich.console import Console
-    from rich.table import Table
 
+    from worldsim.fidelity.table import certificate_table
     from worldsim.fidelity.validate import validate
 
-    certificate = validate(composed.config)
-    table = Table(title="Fidelity", show_header=False, title_justify="left")
-    for key, value in certificate.items():
-        if isinstance(value, int | float | str):
-            table.add_row(key, f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console().print(table)
+    Console().print(certificate_table(validate(composed.config)))
     print(f"fidelity.json and trust.json in {composed.config.out or composed.config.world}")
 
 
@@ -100,7 +95,7 @@ def _ppo(composed: "Composed[Any]") -> None:
 def _info(composed: "Composed[Any]") -> None:
     from rich.console import Console
 
-    from worldsim.simulator.info import info
+    from worldsim.fidelity.info import info
 
     Console().print(info(composed.config))
 
@@ -158,7 +153,7 @@ VERBS = {
     ),
     "info": Verb(
         "tell what a world is and how far it can be believed",
-        "worldsim.simulator.info:InfoConfig",
+        "worldsim.fidelity.info:InfoConfig",
         _info,
         ("", "world=runs/world", "world=runs/quickstart/world"),
     ),

@@ -103,6 +103,7 @@ def quickstart(config: QuickstartConfig, choices: Mapping[str, str], run: Run) -
     """Does all steps that are not done yet, and says of each which command does it alone."""
     steps = plan(config)
     begun = time.monotonic()
+    told = False  # whether the report has just been shown
     made_from = code_digest()
     for number, step in enumerate(steps, 1):
         alone = grammar.command(step.verb, step.config, choices)
@@ -110,6 +111,7 @@ def quickstart(config: QuickstartConfig, choices: Mapping[str, str], run: Run) -
         made_from = digest(made_from, step.verb, step.config.model_dump_json())
         record = config.out / "steps" / f"{step.verb}.json"
         took = _finished(record, made_from, step.makes)
+        told = took is None
         if took is None:
             since = time.monotonic()
             run(step.verb, step.config)
@@ -119,7 +121,7 @@ def quickstart(config: QuickstartConfig, choices: Mapping[str, str], run: Run) -
             print(f"    done in {took:.0f} s", flush=True)
         else:
             print(f"    was done before, in {took:.0f} s", flush=True)
-    _conclude(config.out, time.monotonic() - begun)
+    _conclude(config.out, time.monotonic() - begun, told)
 
 
 def plan(config: QuickstartConfig) -> list[Step]:
@@ -157,10 +159,10 @@ def _finished(record: Path, made_from: str, makes: tuple[Path, ...]) -> float | 
         return None
 
 
-def _conclude(out: Path, seconds: float) -> None:
-    """The certificate beside the report; the last lines: the verdict, and where everything is."""
+def _conclude(out: Path, seconds: float, told: bool) -> None:
+    """The certificate beside the report; the last lines: the verdict unless just told, and where everything is."""
     write_atomically(out / "fidelity.json", (out / "world" / "fidelity.json").read_text())
     print(f"\nfinished in {seconds:.0f} s")
-    for sentence in json.loads((out / "report.json").read_text())["verdict"]:
+    for sentence in [] if told else json.loads((out / "report.json").read_text())["verdict"]:
         print(f"  {sentence}")
     print(f"film: {out / 'real_vs_world.gif'}   report: {out / 'report.html'}")

@@ -1,4 +1,4 @@
-"""A small PPO agent of Stable-Baselines3, trained in the real environment, to have somebody better than chance to test."""
+"""A small PPO agent of Stable-Baselines3, trained in the real environment: somebody better than chance to test."""
 
 import random
 from collections.abc import Iterator
@@ -58,10 +58,10 @@ def train_ppo(config: PPOConfig, progress: bool = True) -> Path:
     space = envs.observation_space
     policy = "MultiInputPolicy" if isinstance(space, gym.spaces.Dict) else "MlpPolicy"
     policy = "CnnPolicy" if is_image_space(space) else policy
-    settings = {"n_steps": ROLLOUT, "batch_size": BATCH, "n_epochs": EPOCHS, "device": "cpu"}
     try:
         with _global_generators_kept(), torch.random.fork_rng(devices=[]), Bar("ppo", config.steps, progress) as bar:
-            model = PPO(policy, envs, seed=config.seed, **settings)
+            sizes = (ROLLOUT, BATCH, EPOCHS)
+            model = PPO(policy, envs, 3e-4, *sizes, seed=config.seed, device="cpu")
             model.learn(config.steps, callback=Tell())
             config.out.parent.mkdir(parents=True, exist_ok=True)
             part = config.out.with_name(f".{config.out.stem}.part.zip")

@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
+from worldsim.fidelity.table import summary
 from worldsim.simulator.world import World, load
 
 
@@ -23,6 +24,10 @@ def info(config: InfoConfig) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in facts(world).items():
+        table.add_row(name, value)
+    certificate = summary(world.certificate) if world.certificate else {"certificate": "none; run worldsim validate"}
+    table.add_section()
+    for name, value in certificate.items():
         table.add_row(name, value)
     return table
 
@@ -45,10 +50,4 @@ def facts(world: World) -> dict[str, str]:
     found["training"] = ", ".join(f"{key}={value}" for key, value in manifest.training.items())
     found["written by"] = f"worldsim {manifest.worldsim}, format {manifest.format}"
     found["trust"] = "calibrated" if world.trust is not None else "not calibrated; run worldsim validate"
-    if world.certificate is None:
-        found["certificate"] = "none; run worldsim validate"
-    else:
-        for key, value in world.certificate.items():
-            if isinstance(value, int | float | str):
-                found[f"  {key}"] = f"{value:.4g}" if isinstance(value, float) else str(value)
     return found

@@ -1,0 +1,222 @@
+"""The command line: what can be typed, what is said when it is wrong, and what is kept."""
+
+import errno
+import runpy
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+import worldsim
+from worldsim import grammar
+from worldsim.cli import STOPPED, VERBS, _schema, main
+from worldsim.errors import ConfigError
+from worldsim.rollouts.collect import CollectConfig
+
+TINY = ["collect", "env=CartPole-v1", "steps=20", "num_envs=1"]
+
+
+@pytest.fixture(autouse=True)
+def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def collecting(*overrides: str) -> CollectConfig:
+    return grammar.compose("collect", CollectConfig, overrides).config
+
+
+MISTAKES = {
+    "trian": "no verb 'trian'. Did you mean 'train'?",
+    "frobnicate": "Verbs are quickstart, collect",
+    "train trainer.stpes=3": "no key 'trainer.stpes'. Did you mean trainer.steps?",
+    "train steps=3": "no key 'steps'. Did you mean trainer.steps?",
+    "train modle=ssm": "no key 'modle'. Did you mean model?",
+    "train +colour=red": "no key 'colour'",
+    "train model=rssm +model.classes=3": "no key 'model.classes'",
+    "train model=rsm": "no model=rsm. Did you mean rssm?",
+    "train logger=wandb": "it is one of disabled, offline, online",
+    "train trainer.steps=-4": "trainer.steps=-4: must be greater than or equal to 1",
+    "train seed=abc": "seed=abc: must be a valid integer",
+    "train trainer.precision=fp8": "trainer.precision=fp8: must be '32-true' or 'bf16-mixed'",
+    "train model=rssm model.blocks=5": "width 384 is not a multiple of blocks 5",
+    "train data=nowhere": "no data set at nowhere",
+    "train oops": "'oops' is not key=value",
+    "train --steps=4": "'--steps=4' is no flag; write steps=...",
+    "collect policy=[": "policy=[: the value cannot be read",
+    "collect seed=1,2": "seed is given several values; add --multirun",
+    "collect env=gymnasium": "env.id is not set",
+    "collect env=CartPol-v1": "Did you mean 'CartPole-v1'",
+    "collect env=refund_dsk": "Did you mean 'refund_desk'",
+    "collect env=CartPole-v1 env.kwargs.wings=2": "env.kwargs={'wings': 2}",
+    "collect policy=nobody env=CartPole-v1": "no agent 'nobody'",
+    "collect --multirun env=refund_desk,CartPole-v1": "write env=gymnasium env.id=",
+    "stress where=[real] severities=[-1]": "severity must be between 0 and 1, got -1",
+    "stress": "world is not set",
+    "look world=nix": "nix holds no world",
+    "info world=nix": "nix holds no world",
+}
+
+
+@pytest.mark.parametrize("typed", MISTAKES)
+def test_a_mistake_is_answered_by_one_line_and_exit_code_2(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split(typed)) == 2
+    said = capsys.readouterr()
+    assert MISTAKES[typed] in said.err
+    assert said.err.startswith("worldsim: ") and said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("reason", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O: os error 28")])
+def test_a_full_disk_is_a_line(reason: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def fill(_: object) -> None:
+        raise RuntimeError("could not write") from reason
+
+    monkeypatch.setitem(VERBS, "info", replace(VERBS["info"], run=fill))
+    assert main(["info"]) == 2
+    assert "disk is full" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(VERBS, "train", replace(VERBS["train"], run=interrupt))
+    assert main(["train", "out=a b"]) == STOPPED
+    assert "the same command goes on: worldsim train 'out=a b'" in capsys.readouterr().err
+
+
+def test_errors_of_the_program_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def break_down(_: object) -> None:
+        raise KeyError("a slip of the author")
+
+    monkeypatch.setitem(VERBS, "info", replace(VERBS["info"], run=break_down))
+    with pytest.raises(KeyError, match="slip"):
+        main(["info"])
+
+
+def test_help_names_every_verb_and_is_quick() -> None:
+    code = "import sys; from worldsim.cli import main; main(['--help']); sys.exit(int('torch' in sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(name in shown and verb.summary in shown for name, verb in VERBS.items())
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"worldsim {worldsim.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_shows_every_key_with_its_comment(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    shown = capsys.readouterr().out
+    files = [f"{verb}.yaml", *(f"{group}/{option}.yaml" for group, option in grammar.groups(verb).items() if option)]
+    lines = [line.strip() for file in files for line in (grammar.CONFIGS / file).read_text().splitlines()]
+    assert not [line for line in lines if line and line not in shown]
+    assert shown.count(f"\n  worldsim {verb}") == 3
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_examples_of_a_verb_are_right(verb: str) -> None:
+    for example in VERBS[verb].examples:
+        words = [word for word in shlex.split(example) if word != "--multirun"]
+        if "--multirun" in example:
+            words = [word.partition(",")[0] for word in words]
+        grammar.compose(verb, _schema(verb), words)
+
+
+def test_help_shows_the_chosen_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "model=rssm", "--help"]) == 0
+    assert "latent_classes" in capsys.readouterr().out
+
+
+def test_any_gymnasium_id_is_an_env() -> None:
+    for name in ("CartPole-v1", "ALE/Pong-v5", "my_module:Thing-v0"):
+        assert collecting(f"env={name}").env.id == name
+    assert collecting("env=atari/breakout").env.id == "ALE/Breakout-v5"
+
+
+@pytest.mark.parametrize("value", ["a=b", "x (1)", "it's", "back\\slash", "ü/é", "50%", "runs/v1.0"])
+def test_any_text_is_a_value(value: str) -> None:
+    assert collecting(f"out={value}").out == Path(value)
+
+
+def test_home_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert collecting("out=~/rollouts").out == Path("/home/somebody/rollouts")
+
+
+def test_agents_with_arguments_and_mixtures_can_be_typed() -> None:
+    assert collecting("policy=biased:1=0.3").policy == "biased:1=0.3"
+    assert collecting("policy={careful:0.5,random:0.5}").policy == {"careful": 0.5, "random": 0.5}
+
+
+def test_arguments_of_the_environment_need_no_plus() -> None:
+    assert collecting("env=CarRacing-v3", "env.kwargs.continuous=false").env.kwargs == {"continuous": False}
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "",
+        "env=atari/breakout steps=7 'out=a b'",
+        "env=CartPole-v1 env.kwargs.sutton_barto_reward=true policy=null",
+        "policy={careful:0.5,random:0.5} env.success_return=null",
+        "env.agents.ppo=runs/ppo.zip policy='biased:1=0.3' epsilon=0.25",
+        "out='quote\"d' policy=\"it's\"",
+    ],
+)
+def test_a_printed_command_gives_the_same_configuration(typed: str) -> None:
+    composed = grammar.compose("collect", CollectConfig, shlex.split(typed))
+    printed = shlex.split(grammar.command("collect", composed.config, composed.choices))
+    assert printed[:2] == ["worldsim", "collect"]
+    assert collecting(*printed[2:]) == composed.config
+
+
+def test_the_resolved_configuration_is_kept_beside_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "seed=5", "out=data"]) == 0
+    kept = CollectConfig(**yaml.safe_load(Path("data/config-collect.yaml").read_text()))
+    assert kept == collecting("env=CartPole-v1", "steps=20", "num_envs=1", "seed=5", "out=data")
+    assert "in data" in capsys.readouterr().out
+
+
+def test_multirun_gives_each_run_its_folder_and_outlives_one_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ["collect", "--multirun", "env=CartPole-v1", "steps=20", "policy=random,nobody"]
+    assert main([*typed, "out=m", "seed=3,4"]) == 2
+    assert sorted(p.parent.name for p in Path("m").glob("*/provenance.json")) == [
+        "policy=random,seed=3",
+        "policy=random,seed=4",
+    ]
+    said = capsys.readouterr()
+    assert "2 of the runs failed" in said.err and "no agent 'nobody'" in said.err
+    assert "Traceback" not in said.err
+
+
+def test_multirun_names_an_unknown_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["collect", "-m", "stepps=1,2"]) == 2
+    assert "Did you mean steps?" in capsys.readouterr().err
+
+
+def test_train_py_is_the_same_app(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    script = Path(worldsim.__file__).parent.parent / "train.py"
+    monkeypatch.setattr(sys, "argv", ["train.py", "env=CartPole-v1", "data=nowhere"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(script), run_name="__main__")
+    assert left.value.code == 2
+    assert "no data set at nowhere" in capsys.readouterr().err
+
+
+def test_composing_inside_a_hydra_job_leaves_it_alone() -> None:
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(grammar.CONFIGS), version_base="1.3"):
+        assert collecting("seed=3").seed == 3
+        assert compose("collect").seed == 0
+
+
+def test_what_is_checked_later_is_checked_the_same_way() -> None:
+    with pytest.raises(ConfigError, match=r"env.epsilon=2: must be less than or equal to 1"):
+        grammar.check(CollectConfig, {"env": {"id": "CartPole-v1", "epsilon": 2}, "out": "x"})

@@ -1,0 +1,90 @@
+"""Every key of every YAML is a field of its model and the other way round; each is explained; defaults agree."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from worldsim import grammar
+from worldsim.cli import VERBS, _schema
+from worldsim.envs.make import EnvConfig
+from worldsim.models.config import RSSMConfig, SSMConfig
+from worldsim.training.config import LoggerConfig, TrainerConfig
+
+GROUPS = {"env": EnvConfig, "logger": LoggerConfig}
+WHOLE = {"model/ssm": SSMConfig, "model/rssm": RSSMConfig, "trainer/default": TrainerConfig}
+FILES = sorted(str(path.relative_to(grammar.CONFIGS)) for path in grammar.CONFIGS.rglob("*.yaml"))
+
+
+def read(name: str) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((grammar.CONFIGS / name).read_text())
+    return {key: value for key, value in values.items() if key != "defaults"}
+
+
+def agree(values: dict[str, Any], model: type[BaseModel], groups: set[str] = frozenset()) -> None:
+    """Keys are the model's fields; a value is the field's default where it has one."""
+    assert set(values) | groups == set(model.model_fields)
+    for key, value in values.items():
+        field = model.model_fields[key]
+        default = field.default
+        if isinstance(default, BaseModel):
+            agree(value, type(default))
+        elif default is not PydanticUndefined and field.default_factory is None:
+            default = str(default) if isinstance(default, Path) else default
+            assert default == (type(default)(value) if isinstance(default, float) else value), key
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verbs_file_has_the_keys_and_the_defaults_of_its_model(verb: str) -> None:
+    groups = {group for group in grammar.groups(verb) if group != "experiment"}
+    agree(read(f"{verb}.yaml"), _schema(verb), groups)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_groups_first_file_has_the_keys_and_the_defaults_of_its_model(name: str) -> None:
+    agree(read(f"{name}.yaml"), WHOLE[name])
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.partition("/")[0] in GROUPS])
+def test_files_of_a_group_have_all_keys(name: str) -> None:
+    assert set(read(name)) == set(GROUPS[name.partition("/")[0]].model_fields)
+
+
+def test_the_defaults_of_the_logger_are_the_disabled_one() -> None:
+    assert LoggerConfig(**read("logger/disabled.yaml")) == LoggerConfig()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_key_is_explained(name: str) -> None:
+    lines = (grammar.CONFIGS / name).read_text().splitlines()
+    assert lines[0].startswith("#"), "a file says first what it is for"
+    unexplained = []
+    for before, line in zip(lines, lines[1:], strict=False):
+        bare = line.strip()
+        if not bare or bare.startswith("#") or bare in ("defaults:", "- _self_", "- default"):
+            continue
+        if "#" not in bare and not before.strip().startswith("#"):
+            unexplained.append(line)
+    assert not unexplained or name in ("trainer/quick.yaml", "experiment/debug.yaml") or "budget/" in name, unexplained
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_combination_of_options_composes(verb: str) -> None:
+    schema = _schema(verb)
+    for group in grammar.groups(verb):
+        for option in grammar.options(group):
+            extra = ["env.id=CartPole-v1"] if option == "gymnasium" else []
+            assert isinstance(grammar.compose(verb, schema, [f"{group}={option}", *extra]).config, schema)
+
+
+def test_an_environments_budget_comes_with_it() -> None:
+    schema = _schema("quickstart")
+    breakout = grammar.compose("quickstart", schema, ["env=atari/breakout"]).config
+    assert breakout.stress.agents == ["random", "sticky", "ppo"] and breakout.ppo.steps > 0
+    desk = grammar.compose("quickstart", schema).config
+    assert desk.stress.agents is None and desk.ppo.steps == 0
+    assert grammar.compose("quickstart", schema, ["env=atari/breakout", "ppo.steps=5"]).config.ppo.steps == 5
+    assert grammar.compose("quickstart", schema, ["env=CartPole-v1"]).config.ppo.steps == 0
