@@ -65,7 +65,7 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
             losses = model.losses(batch, generator, phase.part)
             fabric.backward(losses.total)
             for part in raw.children():
-                torch.nn.utils.clip_grad_norm_(part.parameters(), trainer.clip)
+                torch.nn.utils.clip_grad_norm_(list(part.parameters()), trainer.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             bar.at(step + 1)
