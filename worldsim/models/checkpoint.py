@@ -124,6 +124,17 @@ def read_manifest(path: Path) -> WorldManifest:
         raise CheckpointError(f"{file}: {where}: {first['msg']}; train the world again with this version") from error
 
 
+def is_whole(path: Path, manifest: WorldManifest) -> bool:
+    """Whether a sound world of this very description lies there."""
+    try:
+        found = read_manifest(path)
+    except CheckpointError:
+        return False
+    files = {name: path / name for name in found.files}
+    sound = all(file.is_file() and hash_of(file) == found.files[name] for name, file in files.items())
+    return sound and found.model_copy(update={"files": {}}) == manifest
+
+
 def open_world(path: str | Path, device: str | torch.device = "cpu") -> Opened:
     """Reads a world directory. Raises CheckpointError, in a line, if it is missing, cut short or of another version."""
     path = Path(path)

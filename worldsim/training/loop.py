@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 
 import worldsim
 from worldsim.errors import DatasetError, SpaceMismatchError
-from worldsim.models.checkpoint import FORMAT, WorldManifest, save_world
+from worldsim.models.checkpoint import FORMAT, WorldManifest, is_whole, save_world
 from worldsim.models.world_model import Batch, Part, WorldModel
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts
@@ -76,7 +76,8 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
                     watch(step + 1, figures, raw, manifest)
             if (step + 1) % trainer.checkpoint_every == 0 or step + 1 == total:
                 state.save(step + 1, settings)
-    save_world(config.out, manifest, raw, recorded_starts(arrays, taught))
+    if done < total or not is_whole(config.out, manifest):  # a finished world keeps its certificate
+        save_world(config.out, manifest, raw, recorded_starts(arrays, taught))
     return manifest
 
 

@@ -1,0 +1,116 @@
+"""The whole job, as small as it can be, through the command line."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import worldsim
+from worldsim.cli import main
+from worldsim.models.checkpoint import hash_of
+from worldsim.rollouts.dataset import Rollouts
+
+FILES = ("real_vs_world.gif", "fidelity.json", "report.json", "report.html", "config-quickstart.yaml")
+KEYS = {"agent", "fault", "severity", "where", "episodes", "success_rate", "return_mean", "violations_mean"}
+INTERVALS = {"success_rate_interval", "return_mean_interval", "violations_mean_interval"}
+
+
+def quickstart(out: Path) -> None:
+    assert main(["quickstart", "experiment=debug", f"out={out}"]) == 0
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A quickstart left alone."""
+    out = tmp_path_factory.mktemp("quick") / "run"
+    quickstart(out)
+    return out
+
+
+def report(out: Path) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return read
+
+
+def test_makes_everything_that_it_promises(finished: Path) -> None:
+    assert not [name for name in FILES if not (finished / name).stat().st_size]
+    assert Rollouts(finished / "rollouts").steps >= 400
+    world = worldsim.load(finished / "world")
+    assert world.trust is not None and world.certificate == json.loads((finished / "fidelity.json").read_text())
+    with Image.open(finished / "real_vs_world.gif") as film:
+        assert film.format == "GIF" and getattr(film, "n_frames", 1) > 5
+
+
+def test_the_report_has_a_row_for_every_agent_fault_and_world(finished: Path) -> None:
+    rows = report(finished)["results"]
+    assert all(set(row) >= KEYS | INTERVALS for row in rows)
+    agents = {"random", "hasty", "careful", "blind"}
+    faults = {("none", 0.0), ("slow_api", 0.5), ("malformed_output", 0.5), ("missing_data", 0.5)}
+    found = {(row["agent"], row["fault"], row["severity"], row["where"]) for row in rows}
+    assert found == {(a, f, s, w) for a in agents for f, s in faults for w in ("real", "world")}
+    assert {row["episodes"] for row in rows} == {2}
+
+
+def test_the_second_time_nothing_is_done_and_nothing_changes(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {name: hash_of(finished / name) for name in FILES}
+    begun = time.monotonic()
+    quickstart(finished)
+    said = capsys.readouterr().out
+    assert said.count("was done before") == 5 and "    done in" not in said
+    assert time.monotonic() - begun < 5
+    assert {name: hash_of(finished / name) for name in FILES} == before
+
+
+def test_a_lost_file_is_made_again_and_the_same(finished: Path) -> None:
+    before = hash_of(finished / "world" / "trust.json")
+    (finished / "world" / "trust.json").unlink()
+    quickstart(finished)
+    assert hash_of(finished / "world" / "trust.json") == before
+
+
+def test_each_step_names_the_command_that_does_it_alone(finished: Path, tmp_path: Path) -> None:
+    other = tmp_path / "alone"
+    for verb in ("collect", "train", "look", "validate", "stress"):
+        command = json.loads((finished / "steps" / f"{verb}.json").read_text())["command"]
+        words = shlex.split(command.replace(str(finished), str(other)))
+        assert words[:2] == ["worldsim", verb]
+        assert main(words[1:]) == 0
+    assert hash_of(other / "world" / "weights.safetensors") == hash_of(finished / "world" / "weights.safetensors")
+    assert hash_of(other / "real_vs_world.gif") == hash_of(finished / "real_vs_world.gif")
+    assert report(other)["results"] == report(finished)["results"]
+
+
+def test_killed_at_any_time_it_goes_on_to_the_same_report(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "worldsim", "quickstart", "experiment=debug", f"out={out}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for sign in ("rollouts/parts/*", "world/training/step-*", "cells/*.json"):
+        running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while running.poll() is None and not any(out.glob(sign)):
+                time.sleep(0.01)
+        finally:
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+    quickstart(out)
+    assert hash_of(out / "world" / "weights.safetensors") == hash_of(finished / "world" / "weights.safetensors")
+    assert report(out)["results"] == report(finished)["results"]
+
+
+def test_another_configuration_in_the_same_folder_is_refused(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = hash_of(finished / "report.json")
+    assert main(["quickstart", "experiment=debug", f"out={finished}", "collect.steps=500"]) == 2
+    assert "choose another out=" in capsys.readouterr().err
+    assert hash_of(finished / "report.json") == before
