@@ -226,7 +226,7 @@ class SSM(Dynamics):
         record = draw(self._record_prior(x, last, *around), noise[0], min_p)
         drawn = self.embed.record(F.one_hot(record, self.classes).to(x.dtype))
         scores = self._dense_prior(x, drawn, last, *around)
-        dense = draw(scores, None if noise[1] is None else noise[1].view(-1, self.slots, self.numbers), min_p)
+        dense = draw(scores, None if noise[1] is None else noise[1].unflatten(-1, (self.slots, self.numbers)), min_p)
         onehot = self.embed.onehot(Codes(record, dense))
         features = torch.cat([x, self.enter(self.embed(onehot).flatten(-2))], -1)
         following = {"record": record, "dense": dense, "memory": torch.stack(memories, 1)}
