@@ -1,0 +1,49 @@
+"""A family's configuration has the keys that the family reads, and no others."""
+
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from tests.models.conftest import FAMILIES, built, random_batch
+from worldsim.models.config import AnyModelConfig, ModelConfig, RSSMConfig, SSMConfig
+from worldsim.models.dynamics import make_dynamics
+
+READ_BY_THE_WORLD = {"min_p"}  # tests/simulator/test_world.py sees what it does
+
+
+@pytest.mark.parametrize("family", [SSMConfig, RSSMConfig])
+def test_every_key_is_read(family: type[ModelConfig]) -> None:
+    read = set()
+
+    class Watched(family):  # type: ignore[misc, valid-type]
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    config = Watched(**{k: v for k, v in FAMILIES[family().family] if k != "family"})
+    read.clear()
+    built(config).losses(random_batch(2, 3), torch.Generator().manual_seed(0))
+    assert read & set(family.model_fields) == set(family.model_fields) - READ_BY_THE_WORLD - {"family"}
+
+
+def test_the_family_tells_which_keys_there_are() -> None:
+    adapter = TypeAdapter(AnyModelConfig)
+    for config in (SSMConfig(layers=3), RSSMConfig(unimix=0.1)):
+        assert adapter.validate_python(config.model_dump()) == config
+        assert adapter.validate_json(config.model_dump_json()) == config
+    with pytest.raises(ValidationError, match="rssm.layers"):
+        adapter.validate_python({"family": "rssm", "layers": 3})
+    with pytest.raises(ValidationError, match="family"):
+        adapter.validate_python({"family": "transformer"})
+
+
+def test_blocks_must_divide_the_width() -> None:
+    with pytest.raises(ValidationError, match="width 100 is not a multiple of blocks 8"):
+        RSSMConfig(width=100, blocks=8)
+
+
+def test_a_configuration_without_a_family_is_no_model() -> None:
+    with pytest.raises(TypeError, match="ModelConfig is no family"):
+        make_dynamics(ModelConfig(), torch.tensor([2]), 1, 2)

@@ -1,0 +1,130 @@
+"""Layers against plain loops, torch's own distributions and counted draws."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from torch.distributions import Categorical, kl_divergence
+from torch.testing import assert_close
+
+from tests.models.conftest import FAMILIES, built
+from worldsim.models.dynamics.rssm import BlockGRU
+from worldsim.models.dynamics.ssm import SSM, scan
+from worldsim.models.layers import Categoricals, SlotLinear, draw, symexp, symlog
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 37), st.integers(1, 5), st.integers(0, 999))
+def test_scan_is_the_loop_it_stands_for(batch: int, time: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    decay = rng.uniform(0, 1, (batch, time, width)) * (rng.random((batch, time, 1)) > 0.2)
+    drive, h = rng.normal(size=(batch, time, width)), rng.normal(size=(batch, width))
+    result = scan(*map(torch.from_numpy, (decay, drive, h)))
+    for t in range(time):
+        h = decay[:, t] * h + drive[:, t]
+        np.testing.assert_allclose(result[:, t], h, rtol=1e-10, atol=1e-12)
+
+
+def test_scan_has_the_gradient_of_the_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = (2, 5, 3), (2, 5, 3), (2, 3)
+    inputs = [torch.rand(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes]
+    assert torch.autograd.gradcheck(scan, inputs)
+
+
+@given(st.floats(-1e6, 1e6))
+def test_symlog_and_back(x: float) -> None:
+    value = torch.tensor(x, dtype=torch.float64)
+    assert symlog(value).item() == pytest.approx(math.copysign(math.log1p(abs(x)), x))
+    assert symexp(symlog(value)).item() == pytest.approx(x, rel=1e-9, abs=1e-12)
+
+
+def test_slots_have_weights_of_their_own() -> None:
+    layer, x = SlotLinear(3, 4, 5), torch.randn(2, 6, 3, 4)
+    expected = torch.stack([x[:, :, s] @ layer.weight[s] + layer.bias[s] for s in range(3)], 2)
+    assert_close(layer(x), expected)
+
+
+def test_draws_are_as_frequent_as_they_are_probable() -> None:
+    probs = torch.tensor([0.5, 0.2, 0.0, 0.05, 0.25])
+    uniform = torch.rand(20000, generator=torch.Generator().manual_seed(3))
+    counts = torch.bincount(draw(probs.log().expand(20000, -1), uniform), minlength=5).numpy()
+    assert counts[2] == 0
+    possible = probs.numpy() > 0
+    assert chisquare(counts[possible], 20000 * probs.numpy()[possible]).pvalue > 0.001
+
+
+@settings(deadline=None)
+@given(st.integers(0, 999), st.floats(0.01, 0.99))
+def test_min_p_keeps_the_rest_in_proportion(seed: int, min_p: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    probs = torch.softmax(2 * torch.randn(6, generator=generator, dtype=torch.float64), 0)
+    allowed = probs >= min_p * probs.max()
+    uniform = torch.linspace(0, 1, 5001, dtype=torch.float64)[:-1]
+    shares = torch.bincount(draw(probs.log().expand(5000, -1), uniform, min_p), minlength=6) / 5000
+    assert (shares[~allowed] == 0).all()
+    expected = torch.where(allowed, probs, 0) / probs[allowed].sum()
+    assert_close(shares.double(), expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
+def test_the_ends_of_the_unit_interval_draw_what_is_possible(uniform: float) -> None:
+    scores = torch.log_softmax(torch.tensor([-1e9, 0.3, 0.1, -1e9]), 0)
+    assert draw(scores, torch.tensor(uniform)).item() in (1, 2)
+    assert draw(scores, None).item() == 1
+
+
+def test_categoricals_are_torchs_own() -> None:
+    scores = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(0))
+    ours, theirs = Categoricals.from_logits(scores, 3), Categorical(logits=scores.unflatten(-1, (3, 4)))
+    assert_close(ours.logits, theirs.logits)
+    reference = Categorical(logits=scores.flip(1).unflatten(-1, (3, 4)))
+    assert_close(ours.kl(Categoricals.from_logits(scores.flip(1), 3)), kl_divergence(theirs, reference).sum(-1))
+    mixed = Categoricals.from_logits(scores, 3, unimix=0.2)
+    assert_close(mixed.logits.exp(), 0.8 * theirs.probs + 0.2 / 4)
+
+
+def test_straight_through_is_onehot_with_the_gradient_of_the_probabilities() -> None:
+    scores = torch.randn(5, 8, requires_grad=True)
+    weights = torch.randn(5, 2, 4)
+    uniform = torch.rand(5, 2)
+    latents = Categoricals.from_logits(scores, 2)
+    sample = latents.straight_through(uniform)
+    assert ((sample == 0) | (sample == 1)).all() and (sample.sum(-1) == 1).all()
+    assert_close(sample.argmax(-1), draw(latents.logits, uniform))
+    (grad,) = torch.autograd.grad((sample * weights).sum(), scores)
+    (expected,) = torch.autograd.grad((scores.unflatten(-1, (2, 4)).softmax(-1) * weights).sum(), scores)
+    assert_close(grad, expected)
+
+
+def test_codes_of_finite_scalars_invert() -> None:
+    ssm = built(FAMILIES["ssm"]).dynamics
+    assert isinstance(ssm, SSM)
+    index = torch.arange(ssm.levels)
+    values = ssm.values(index)
+    assert values.tolist() == pytest.approx(np.linspace(-1, 1, ssm.levels).tolist())
+    again, passed = ssm.codes(torch.atanh(values.clamp(-0.999, 0.999)))
+    assert torch.equal(again, index)
+    assert_close(passed, values)
+    numbers = torch.linspace(-4, 4, 201, requires_grad=True)
+    index, passed = ssm.codes(numbers)
+    assert_close(passed, ssm.values(index))
+    assert (passed - numbers.tanh()).abs().max() <= 1 / (ssm.levels - 1) + 1e-6  # the nearest level
+    (grad,) = torch.autograd.grad(passed.sum(), numbers)
+    assert_close(grad, 1 - numbers.tanh().square())
+
+
+def test_blocks_of_the_gru_keep_to_themselves() -> None:
+    gru = BlockGRU(3, 8, blocks=4)
+    x, h = torch.randn(1, 3), torch.randn(1, 8, requires_grad=True)
+    with torch.no_grad():  # the norm alone joins the blocks: make it an affine map that keeps them apart
+        gru.norm.forward = lambda gates: gates  # type: ignore[method-assign]
+    jacobian = torch.autograd.functional.jacobian(lambda state: gru(x, state), h)[0, :, 0]
+    assert (jacobian != 0).sum() == 4 * 2 * 2
+    assert torch.equal(jacobian != 0, torch.block_diag(*[torch.ones(2, 2)] * 4).bool())
+    bound = torch.maximum(h.abs(), torch.ones(()))
+    assert (gru(x, h).abs() <= bound).all()  # between the old state and a value in [-1, 1]
