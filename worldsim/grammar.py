@@ -140,7 +140,7 @@ def command(verb: str, config: BaseModel, choices: Mapping[str, str]) -> str:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """". Did you mean ...?", or nothing where no name is near."""
+    """The words ". Did you mean ...?", or nothing where no name is near."""
     last = {key.rpartition(".")[2]: key for key in reversed(known)}
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     close = close or [last[end] for end in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)]
