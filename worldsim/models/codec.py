@@ -42,7 +42,8 @@ class ImageCodec(nn.Module):
         self.draw_enter = SlotLinear(self.slots, features, hidden)
         self.draw_place = nn.Parameter(torch.randn(self.slots, hidden) * 0.1)
         self.draw = mlp([hidden, hidden, pixels], norm=False)
-        nn.init.zeros_(self.draw[-1].weight)  # type: ignore[arg-type]
+        for parameter in self.draw[-1].parameters():  # begin with the mean image
+            nn.init.zeros_(parameter)
 
     def patches(self, frames: Tensor) -> Tensor:
         """(N, H, W, C) to (N, S, p*p*C), padded with zeros to whole patches."""
@@ -59,13 +60,12 @@ class ImageCodec(nn.Module):
     def encode(self, frames: Tensor) -> Tensor:
         """uint8 frames (N, H, W, C) to (N, S, embed). What is seen is the difference from the mean image, in [-2, 2].
 
-        The difference is taken after the first product, where it is small: W (x - mean) = W x - W mean.
+        The difference is of whole numbers, which bf16 holds exactly: codes do not depend on the precision computed in.
         """
-        weight = self.enter.weight * (2 / 255)
-        offset = self.place + self.enter.bias - F.linear(self.mean_patches() * 255, weight)
-        x = F.linear(self.patches(frames).to(_compute_type(frames)), weight)
-        embeds: Tensor = self.leave(F.silu(x + offset.to(x.dtype)))
-        return embeds
+        kind = _compute_type(frames)
+        difference = self.patches(frames).to(kind) - (self.mean_patches() * 255).round().to(kind)
+        x = F.linear(difference, self.enter.weight * (2 / 255), self.enter.bias)
+        return self.leave(F.silu(x + self.place.to(x.dtype)))  # type: ignore[no-any-return]
 
     def residual(self, slots: Tensor) -> Tensor:
         """(N, S, features) to patches (N, S, p*p*C) of what differs from the mean image."""

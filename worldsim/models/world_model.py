@@ -131,10 +131,13 @@ class WorldModel(nn.Module):
         """
         flat = {name: value.flatten(0, 1) for name, value in batch.observation.items()}
         if part == "codec":
-            drawn = self.dynamics.recode(self.codec.encode(flat), self.codec.record.indices(flat))
+            drawn = self.dynamics.recode(self.codec.encode(flat), self.codec.record.indices(flat), generator)
             return _summed({f"draw/{name}": loss.mean() for name, loss in self.codec.loss(drawn, flat).items()})
-        with torch.set_grad_enabled(part == "all"):
+        if part == "all":
             embeds = self.codec.encode(flat)
+        else:
+            with torch.no_grad(), torch.autocast(batch.first.device.type, enabled=False):  # the codes that inference will see
+                embeds = self.codec.encode(flat)
         seen = self._follow(embeds, flat, batch.action, batch.first, generator)
         features, follows = seen.latent.features, (~batch.first).float()
         parts = {name: _mean(loss, follows) for name, loss in seen.losses.items()}

@@ -62,7 +62,8 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(within, phase, trainer.warmup)
             batch = Batch.from_numpy(_trimmed(sampler.sample()), fabric.device)
-            losses = model.losses(batch, generator, phase.part)
+            with fabric.autocast():
+                losses = model.losses(batch, generator, phase.part)
             fabric.backward(losses.total)
             for part in raw.children():
                 torch.nn.utils.clip_grad_norm_(list(part.parameters()), trainer.clip)

@@ -88,10 +88,13 @@ class TrainingState:
                 self.optimizer.state[parameter] = kept
 
 
-def _same(place: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+def _same(place: Path, begun: Mapping[str, Any], asked: Mapping[str, Any], group: str = "") -> None:
     for key, value in asked.items():
-        if begun.get(key) != value:
+        old = begun.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            _same(place, old, value, f"{group}{key}.")
+        elif old != value:
             raise CheckpointError(
-                f"{place.parent.parent} was begun with {key}={begun.get(key)}, now {key}={value}; "
+                f"{place.parent.parent} was begun with {group}{key}={old}, now {group}{key}={value}; "
                 "use another out= or delete it"
             )

@@ -43,8 +43,11 @@ class Dynamics(nn.Module, ABC):
     def initial(self, batch: int) -> State:
         """The state of `batch` worlds before anything was seen."""
 
-    def recode(self, embeds: Slots, record: Tensor) -> Slots:
-        """What the decoder would get of moments (N, ...) seen without their past; separable families implement it."""
+    def recode(self, embeds: Slots, record: Tensor, generator: Generator | None = None) -> Slots:
+        """What the decoder would get of moments (N, ...) seen without their past; separable families implement it.
+
+        generator: draws what training needs; None makes it a deterministic function.
+        """
         raise TypeError(f"{type(self).__name__} is not separable: its codes depend on the past")
 
     @abstractmethod

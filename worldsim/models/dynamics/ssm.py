@@ -22,6 +22,9 @@ from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
 from worldsim.models.layers import SlotLinear, draw, mlp
 
 
+MARGIN = 0.3  # of a level
+
+
 def scan(decay_BTW: Tensor, drive_BTW: Tensor, start_BW: Tensor) -> Tensor:
     """h_t = decay_t * h_{t-1} + drive_t for all t at once, in log2(T) doublings (Hillis and Steele 1986)."""
     drive = torch.cat([drive_BTW[:, :1] + decay_BTW[:, :1] * start_BW.unsqueeze(1), drive_BTW[:, 1:]], 1)
@@ -157,19 +160,28 @@ class SSM(Dynamics):
         memory = torch.zeros(batch, self.layers, self.width, device=where)
         return {"record": record, "dense": dense, "record_before": record, "dense_before": dense, "memory": memory}
 
-    def codes(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers (..., S, K) in (-1, 1) to level indices, and to their values with a straight-through gradient."""
+    def codes(self, embeds: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Encoded dense slots (..., S, embed) to level indices, and to their values with a straight-through gradient.
+
+        Always in fp32, so that training and inference see the same codes. With a generator the numbers are shaken by up
+        to MARGIN levels: the encoder learns to keep away from the edges between levels, where codes would flicker.
+        """
+        with torch.autocast(embeds.device.type, enabled=False):
+            bounded = torch.tanh(self.quantise(embeds.float()))
+        shaken = bounded.detach()
         half = (self.levels - 1) / 2
-        bounded = torch.tanh(numbers.float())
-        index = ((bounded.detach() + 1) * half).round().long()
+        if generator is not None:
+            noise = torch.rand(bounded.shape, generator=generator, device=bounded.device)
+            shaken = (shaken + (2 * noise - 1) * MARGIN / half).clamp(-1, 1)
+        index = ((shaken + 1) * half).round().long()
         return index, self.values(index) + bounded - bounded.detach()
 
     def values(self, index: Tensor) -> Tensor:
         """Level indices to numbers in [-1, 1]."""
         return index.float() / ((self.levels - 1) / 2) - 1
 
-    def recode(self, embeds: Slots, record: Tensor) -> Slots:
-        index, values = self.codes(self.quantise(embeds.dense))
+    def recode(self, embeds: Slots, record: Tensor, generator: Generator | None = None) -> Slots:
+        index, values = self.codes(embeds.dense, generator)
         return Slots(self.embed.onehot(Codes(record, index))[0], values)
 
     def observe(
@@ -181,7 +193,7 @@ class SSM(Dynamics):
         first_BT: Tensor,
         generator: Generator | None,
     ) -> Observed:
-        index, values = self.codes(self.quantise(embeds.dense))
+        index, values = self.codes(embeds.dense)
         now = self.embed.onehot(Codes(record_BTV, index))
         seen = _corrupted(now, self.corrupt, generator)
         keep = (~first_BT)[..., None, None]
