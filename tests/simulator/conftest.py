@@ -49,5 +49,5 @@ def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_world(folder, manifest, manifest.build(), starts)
-    (folder / "trust.json").write_text('{"disagreement": [0.0, 1.0], "probability": [1.0, 0.0]}')
+    (folder / "trust.json").write_text('{"doubt": [0.0, 1.0], "probability": [1.0, 0.0]}')
     return folder
