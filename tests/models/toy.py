@@ -1,5 +1,6 @@
 """A world small enough to be learned in seconds, and whose every future is known: a square on a ring and a counter."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -7,7 +8,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldsim.envs.make import EnvConfig
 from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.collect import CollectConfig, collect
+from worldsim.rollouts.dataset import Rollouts
 
 PLACES, COUNTS, SIZE = 8, 3, 16
 
@@ -69,3 +73,11 @@ def ring_arrays(episodes: int, length: int, seed: int) -> Arrays:
     reward[starts[:-1]] = 0
     observation = {"frame": frames, "count": count[:, None]}
     return Arrays(observation, {"value": action.reshape(-1, 1)}, reward, ended, ends, starts)
+
+
+ENV = EnvConfig(id="tests.models.toy:WorldsimTestRing-v0")
+
+
+def ring_rollouts(out: Path, steps: int = 400) -> Rollouts:
+    """Recorded random walks in the ring."""
+    return collect(CollectConfig(env=ENV, steps=steps, seed=3, out=out), progress=False)

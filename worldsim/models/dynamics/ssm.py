@@ -173,7 +173,7 @@ class SSM(Dynamics):
         if generator is not None:
             noise = torch.rand(bounded.shape, generator=generator, device=bounded.device)
             shaken = (shaken + (2 * noise - 1) * MARGIN / half).clamp(-1, 1)
-        index = ((shaken + 1) * half).round().long()
+        index = ((shaken + 1) * half).round().long().clamp(0, self.levels - 1)  # a NaN must live to be reported
         return index, self.values(index) + bounded - bounded.detach()
 
     def values(self, index: Tensor) -> Tensor:

@@ -1,0 +1,102 @@
+"""What the loop does with data, rates and figures."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.models.toy import COUNTS, SIZE
+from tests.training.conftest import MODELS, Make
+from worldsim.envs.make import EnvConfig
+from worldsim.errors import DatasetError, SpaceMismatchError
+from worldsim.models.world_model import WorldModel
+from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.sampling import split
+from worldsim.training.config import TrainerConfig
+from worldsim.training.loop import learning_rate, phases, train
+from worldsim.training.memory import keep_freed_memory
+from worldsim.training.statistics import fit_statistics, reward_range, rows_of
+
+
+def test_data_of_another_env_is_refused_in_a_line(make: Make) -> None:
+    config = make().model_copy(update={"env": EnvConfig(id="CartPole-v1")})
+    with pytest.raises(SpaceMismatchError, match="Ring-v0, but env is CartPole-v1; give the env=") as error:
+        train(config, progress=False)
+    assert "\n" not in str(error.value) and not config.out.exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_in_a_line(make: Make) -> None:
+    with pytest.raises(DatasetError, match="not finite at step .*learning_rate") as error:
+        train(make(codec_learning_rate=1e30), progress=False)
+    assert "\n" not in str(error.value)
+
+
+def test_the_rate_rises_and_falls_once_a_phase() -> None:
+    from tests.models.conftest import FAMILIES, built
+
+    trainer = TrainerConfig(steps=40, codec_steps=30, warmup=10, learning_rate=2.0, codec_learning_rate=3.0)
+    drawing, rest = phases(trainer, built(FAMILIES["ssm"]))
+    assert (drawing.part, drawing.steps, drawing.length, rest.part, rest.steps) == ("codec", 30, 1, "rest", 40)
+    (everything,) = phases(trainer, built(FAMILIES["rssm"]))
+    assert (everything.part, everything.steps, everything.batch) == ("all", 40, trainer.batch)
+    for phase, peak in ((drawing, 3.0), (rest, 2.0)):
+        rates = np.array([learning_rate(step, phase, trainer.warmup) for step in range(phase.steps)])
+        assert rates[0] == pytest.approx(peak / 10)
+        assert (np.diff(rates[:8]) > 0).all() and (np.diff(rates[10:]) < 0).all()
+        assert rates.max() < peak and 0 < rates[-1] < 0.02 * peak
+        middle = phase.steps // 2
+        assert rates[middle] == pytest.approx(peak / 2)
+        assert rates[middle + 5] + rates[middle - 5] == pytest.approx(peak)  # half a cosine, about its middle
+    assert learning_rate(0, rest, 0) == 2.0 and not math.isnan(learning_rate(0, rest._replace(steps=1), 50))
+
+
+def test_statistics_are_numpys(rollouts: Rollouts, make: Make) -> None:
+    arrays = rollouts.arrays()
+    taught, held = split(arrays, 0.3, 0)
+    rows = np.concatenate([np.arange(arrays.start[e], arrays.start[e + 1]) for e in taught])
+    assert np.array_equal(rows_of(arrays, taught), rows) and len(rows) + len(rows_of(arrays, held)) == arrays.rows
+    assert reward_range(arrays, taught) == (arrays.reward[rows].min(), arrays.reward[rows].max()) == (0.0, 1.0)
+    model = WorldModel(MODELS["ssm"], rollouts.observation_space, rollouts.action_space, (0.0, 1.0))
+    fit_statistics(model, arrays, taught, np.random.default_rng(0))
+    expected = arrays.observation["frame"][rows].mean(0) / 255
+    np.testing.assert_allclose(model.codec.dense[0].mean, expected, atol=1e-6)
+
+
+def test_the_scale_of_vectors_is_that_of_their_symlogs() -> None:
+    from gymnasium import spaces
+
+    rng = np.random.default_rng(0)
+    values = rng.normal([0, 50, -3], [1, 200, 0], (5000, 3)).astype(np.float32)
+    none = np.zeros(5000, np.bool_)
+    action = {"value": np.zeros((5000, 1), np.int64)}
+    arrays = Arrays({"value": values}, action, np.zeros(5000, np.float32), none, none, np.array([0, 5000]))
+    space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    model = WorldModel(MODELS["ssm"], space, spaces.Discrete(2), (0.0, 0.0))
+    fit_statistics(model, arrays, np.array([0]), rng)
+    codec = model.codec.dense[0]
+    logs = np.sign(values) * np.log1p(np.abs(values))
+    np.testing.assert_allclose(codec.mean, logs.mean(0), atol=0.2)  # 4000 of the 5000 rows
+    np.testing.assert_allclose(codec.std[:2], logs.std(0)[:2], rtol=0.05)
+    assert codec.std[2] > 0  # a constant must not divide by zero
+    scaled = codec.scaled(torch.from_numpy(values))
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=0.05)
+    np.testing.assert_allclose(scaled.std(0)[:2], 1, atol=0.05)
+
+
+def test_the_manifest_says_what_the_world_is(make: Make, rollouts: Rollouts) -> None:
+    config = make()
+    manifest = train(config, progress=False)
+    assert manifest.horizon == max(rollouts.lengths) == 16
+    assert manifest.reward_range == (0.0, 1.0)
+    assert manifest.data["hash"] == rollouts.content_hash
+    assert manifest.env["id"] == config.env.id
+    model = manifest.build()
+    assert model.codec.dense[0].mean.shape == (SIZE, SIZE, 1) and model.codec.record.nvec.tolist() == [COUNTS]
+
+
+def test_freed_memory_may_be_kept(tmp_path: Path) -> None:
+    assert keep_freed_memory() in (True, False)
+    assert keep_freed_memory() is keep_freed_memory()  # as often as one likes
