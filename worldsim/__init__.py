@@ -1,7 +1,7 @@
 """worldsim: a wind tunnel for agents.
 
-From recorded rollouts it learns a world, serves it as a Gymnasium environment, breaks it on purpose, and reports what an
-agent does then and how far the learned world can be believed. Importing this package loads no torch.
+From recorded rollouts it learns a world, serves it as a Gymnasium environment, breaks it on purpose, and reports what
+an agent does then and how far the learned world can be believed. Importing this package loads no torch.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -172,7 +172,7 @@ class StableBaselines:
 def make_agent(
     spec: str, observation_space: Space, action_space: Space, known: Mapping[str, str] | None = None
 ) -> Agent:
-    """The agent that `spec` names (see the table above); `known` maps an environment's agent names to factories or PPO files.
+    """The agent that `spec` names (see the table above); `known`: an environment's names for factories or PPO files.
 
     Raises ConfigError for an unknown name or an unusable factory, MissingExtraError without Stable-Baselines3.
     """

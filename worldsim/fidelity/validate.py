@@ -1,8 +1,8 @@
 """`worldsim validate`: measures a world on rollouts it has not seen, calibrates its trust, writes the certificate.
 
-Open loop: the world sees `context` recorded rows and then imagines `horizon` steps under the recorded actions. One step: at
-every row of every held-out episode it foresees the next one. Held-out episodes are dealt in two: even ones calibrate trust, odd
-ones are what the certificate reports.
+Open loop: the world sees `context` recorded rows and then imagines `horizon` steps under the recorded actions. One
+step: at every row of every held-out episode it foresees the next one. Held-out episodes are dealt in two: even ones
+calibrate trust, odd ones are what the certificate reports.
 """
 
 import json
@@ -65,7 +65,7 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
         first = open_loop(raw, arrays, calibrating, config, config.seed)
         bar.at(1)
         curve = trust_curve(*_doubts(world, first, config))
-        certificate = {"kind": "fidelity", "worldsim": world.manifest.worldsim, "data": rollouts.content_hash}
+        certificate: dict[str, Any] = {"kind": "fidelity", "worldsim": world.manifest.worldsim, "data": rollouts.content_hash}
         certificate |= {"episodes_calibrating": len(calibrating), "episodes_reported": len(reporting)}
         loop = open_loop(raw, arrays, reporting, config, config.seed + 1)
         bar.at(2)
@@ -113,12 +113,12 @@ def open_loop(world: World, arrays: Arrays, episodes: Ints, config: ValidateConf
     actual["observation"] = {name: value[:, cut:] for name, value in window["observation"].items()}
     before = {name: value[:, cut - 1 : cut] for name, value in window["observation"].items()}
     own = {name: value[:, cut:] for name, value in imagined.observation.items()}
-    rest = (part[:, cut:] for part in imagined[1:])
-    return OpenLoop(actual, before, Imagined(own, *rest), window["mask"][:, cut:])
+    rest = Imagined(own, imagined.reward[:, cut:], imagined.terminated[:, cut:], imagined.trust[:, cut:])
+    return OpenLoop(actual, before, rest, window["mask"][:, cut:])
 
 
 def curves(world: World, loop: OpenLoop, mean: dict[str, Any], config: ValidateConfig) -> dict[str, Any]:
-    """Per horizon: PSNR of every image leaf and accuracy of every categorical one, beside copying and the mean image."""
+    """Per horizon: PSNR of every image leaf, accuracy of every categorical one; beside copying and the mean image."""
     out: dict[str, Any] = {
         "horizons": list(range(1, config.horizon + 1)),
         "context": config.context,

@@ -151,8 +151,8 @@ class World:
 
         latent = {name: pick(a.latent[name], b.latent[name]) for name in a.latent}
         observation = {name: pick(a.observation[name], b.observation[name]) for name in a.observation}
-        numbers = (pick(x, y) for x, y in zip(a[1:4], b[1:4], strict=True))
-        return WorldState(latent, *numbers, observation)
+        seed, tick, doubt = pick(a.seed, b.seed), pick(a.tick, b.tick), pick(a.doubt, b.doubt)
+        return WorldState(latent, seed, tick, doubt, observation)
 
     def _observed(
         self, observation: dict[str, Tensor], action: dict[str, Tensor] | None, first: Tensor | None, seed: Tensor
