@@ -65,7 +65,8 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
         first = open_loop(raw, arrays, calibrating, config, config.seed)
         bar.at(1)
         curve = trust_curve(*_doubts(world, first, config))
-        certificate: dict[str, Any] = {"kind": "fidelity", "worldsim": world.manifest.worldsim, "data": rollouts.content_hash}
+        certificate: dict[str, Any] = {"kind": "fidelity", "worldsim": world.manifest.worldsim}
+        certificate |= {"data": rollouts.content_hash}
         certificate |= {"episodes_calibrating": len(calibrating), "episodes_reported": len(reporting)}
         loop = open_loop(raw, arrays, reporting, config, config.seed + 1)
         bar.at(2)

@@ -136,7 +136,8 @@ class WorldModel(nn.Module):
         if part == "all":
             embeds = self.codec.encode(flat)
         else:
-            with torch.no_grad(), torch.autocast(batch.first.device.type, enabled=False):  # the codes that inference will see
+            # fp32: the codes that inference will see
+            with torch.no_grad(), torch.autocast(batch.first.device.type, enabled=False):
                 embeds = self.codec.encode(flat)
         seen = self._follow(embeds, flat, batch.action, batch.first, generator)
         features, follows = seen.latent.features, (~batch.first).float()

@@ -95,7 +95,7 @@ class Phase(NamedTuple):
 def phases(trainer: TrainerConfig, model: WorldModel) -> list[Phase]:
     """All at once; or, where the family's codes depend on the codec alone, first to draw and then to foresee.
 
-    Learning to draw wants many small updates on single frames, and then stands still under what is learned on top of it.
+    Learning to draw wants many small updates on single frames, and then stands still under what is learned on top.
     """
     size = trainer.batch, trainer.length, trainer.learning_rate
     if not model.dynamics.separable:
