@@ -13,7 +13,7 @@ class ModelConfig(BaseModel):
     patch: int = Field(8, ge=2, le=64)
     embed: int = Field(96, ge=8)
     hidden: int = Field(160, ge=8)
-    width: int = Field(384, ge=16)
+    width: int = Field(256, ge=16)
     ensemble: int = Field(5, ge=2)
     head_hidden: int = Field(192, ge=8)
     min_p: float = Field(0.1, ge=0, lt=1)
@@ -25,7 +25,7 @@ class SSMConfig(ModelConfig):
     family: Literal["ssm"] = "ssm"
     variables: int = Field(6, ge=1)
     classes: int = Field(5, ge=2)
-    layers: int = Field(2, ge=1)
+    layers: int = Field(1, ge=1)
     code_width: int = Field(24, ge=4)
     corrupt: float = Field(0.05, ge=0, lt=1)
 

@@ -18,7 +18,7 @@ class RewardHead(nn.Module):
 
     def __init__(self, features: int, hidden: int, low: float, high: float, bins: int = 255):
         super().__init__()
-        self.net = mlp([features, hidden, bins])
+        self.net = mlp([features, hidden, hidden, bins])
         last = self.net[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)

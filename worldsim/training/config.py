@@ -14,13 +14,13 @@ class TrainerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(1000, ge=1)
-    batch: int = Field(8, ge=1)
+    steps: int = Field(1600, ge=1)
+    batch: int = Field(4, ge=1)
     length: int = Field(32, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(4e-3, gt=0)
     warmup: int = Field(50, ge=0)
     weight_decay: float = Field(0.01, ge=0)
-    codec_steps: int = Field(1500, ge=1)
+    codec_steps: int = Field(1200, ge=1)
     codec_frames: int = Field(64, ge=1)
     codec_learning_rate: float = Field(1e-2, gt=0)
     clip: float = Field(1000.0, gt=0)

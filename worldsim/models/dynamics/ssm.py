@@ -138,7 +138,8 @@ class SSM(Dynamics):
         self.possible: Tensor
         self.register_buffer("possible", torch.arange(classes) < nvec.unsqueeze(-1), persistent=False)
         self.record_features, self.dense_features = None, self.numbers
-        self.feature_width, self.past_width = 2 * config.width, config.width
+        self.past_width = config.width
+        self.feature_width = 2 * config.width + 2 * variables * config.code_width
         self.separable = True
         self.noise_size = variables + slots * self.numbers
         code, everything = config.code_width, variables + slots
@@ -218,7 +219,7 @@ class SSM(Dynamics):
             "record_prior": -told_record.view_as(follows) * follows,
             "dense_prior": -told_dense.view_as(follows) * follows,
         }
-        features = torch.cat([x, self.enter(now_embedded.flatten(-2))], -1)
+        features = self._features(x, now_embedded, last_embedded)
         following = {"record": record_BTV[:, -1], "dense": index[:, -1], "memory": torch.stack(memories, 1)}
         previous, fresh = Codes(state["record"], state["dense"]), first_BT[:, -1]
         if first_BT.shape[1] > 1:
@@ -240,10 +241,15 @@ class SSM(Dynamics):
         scores = self._dense_prior(x, drawn, last, *around)
         dense = draw(scores, None if noise[1] is None else noise[1].unflatten(-1, (self.slots, self.numbers)), min_p)
         onehot = self.embed.onehot(Codes(record, dense))
-        features = torch.cat([x, self.enter(self.embed(onehot).flatten(-2))], -1)
+        features = self._features(x, self.embed(onehot), around[0])
         following = {"record": record, "dense": dense, "memory": torch.stack(memories, 1)}
         following |= {"record_before": state["record"], "dense_before": state["dense"]}
         return following, Latent(features, Slots(onehot[0], self.values(dense)))
+
+    def _features(self, memory: Tensor, now: Tensor, last: Tensor) -> Tensor:
+        """What the heads read: the memory, everything now, and the record now and before, where rewards are written."""
+        records = [embedded[..., : self.variables, :].flatten(-2) for embedded in (now, last)]
+        return torch.cat([memory, self.enter(now.flatten(-2)), *records], -1)
 
     def _drive(self, last: Tensor, action: Tensor) -> Tensor:
         x = self.enter(last.flatten(-2)) + self.act(action)
