@@ -1,0 +1,246 @@
+"""The World as pure functions: states are values, rows are alone, draws are as likely as the model says."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest, kstest
+from torch import Tensor
+from torch.testing import assert_close
+
+import worldsim
+from tests.models.toy import COUNTS, ENV, PLACES, Ring, drawn, ring_rollouts
+from worldsim.models.config import RSSMConfig, SSMConfig
+from worldsim.simulator.noise import uniforms
+from worldsim.simulator.world import Trust, World, WorldState
+from worldsim.spaces import flatten
+from worldsim.training.config import TrainConfig, TrainerConfig
+from worldsim.training.loop import train
+
+SMALL = {"embed": 16, "hidden": 32, "width": 64, "ensemble": 2, "head_hidden": 32}
+MODELS = {
+    "ssm": SSMConfig(**SMALL, variables=3, layers=1, code_width=12),
+    "rssm": RSSMConfig(**SMALL, latents=8, latent_classes=8, slot_features=16),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Worlds of each family, trained on the ring for some seconds: enough for ssm to know it well."""
+    out = tmp_path_factory.mktemp("worlds")
+    rollouts = ring_rollouts(out / "rollouts", steps=1500)
+    for family, steps in (("ssm", 350), ("rssm", 30)):
+        loop = {"codec_steps": 200, "codec_frames": 48, "batch": 16, "length": 6, "learning_rate": 1e-2, "warmup": 10}
+        trainer = TrainerConfig(**loop, steps=steps, precision="32-true", accelerator="cpu", holdout=0.1)
+        config = TrainConfig(
+            env=ENV, model=MODELS[family], trainer=trainer, data=rollouts.path, out=out / family, seed=0
+        )
+        train(config, progress=False)
+    return out
+
+
+@pytest.fixture(params=MODELS)
+def world(request: pytest.FixtureRequest, folder: Path) -> World:
+    return worldsim.load(folder / request.param)
+
+
+def acts(count: int, tick: int = 0) -> dict[str, np.ndarray]:
+    return {"value": np.random.default_rng(tick).integers(3, size=(count, 1))}
+
+
+def tensors(state: WorldState) -> dict[str, Tensor]:
+    named = {**{f"latent/{k}": v for k, v in state.latent.items()}, **state.observation}
+    return {**named, "seed": state.seed, "tick": state.tick, "doubt": state.doubt}
+
+
+def rows(state: WorldState, which: Any) -> dict[str, Tensor]:
+    return {name: tensor[which] for name, tensor in tensors(state).items()}
+
+
+def test_a_state_is_a_value(world: World) -> None:
+    state = world.start(4, seed=1)
+    kept = {name: tensor.clone() for name, tensor in tensors(state).items()}
+    following, step = world.step(state, acts(4))
+    for array in world.observation(state).values():
+        array[:] = 0  # what is handed out is a copy
+    for array in step.observation.values():
+        array[:] = 0
+    assert_close(tensors(state), kept, atol=0, rtol=0)
+    again, same = world.step(state, acts(4))
+    assert_close(tensors(following), tensors(again), atol=0, rtol=0)
+    assert np.array_equal(same.reward, step.reward) and np.array_equal(same.terminated, step.terminated)
+    assert (following.tick == state.tick + 1).all() and (following.seed == state.seed).all()
+    types = [step.reward.dtype, step.terminated.dtype, step.trust.dtype]
+    assert types == [np.float32, np.bool_, np.float32]
+
+
+def test_a_row_lives_in_a_batch_as_it_does_alone(world: World) -> None:
+    seeds = list(range(100, 108))
+    together = world.start_seeds(seeds)
+    alone = [world.start_seeds([seed]) for seed in seeds]
+    for tick in range(5):
+        actions = acts(8, tick)
+        together, step = world.step(together, actions)
+        for row in range(8):
+            alone[row], one = world.step(alone[row], {"value": actions["value"][row : row + 1]})
+            drawn_codes = {k: v for k, v in rows(together, [row]).items() if not v.is_floating_point() and k != "frame"}
+            assert_close(drawn_codes, {k: tensors(alone[row])[k] for k in drawn_codes}, atol=0, rtol=0)
+            assert np.abs(one.observation["frame"].astype(int) - step.observation["frame"][[row]]).max() <= 1
+            assert one.reward == pytest.approx(step.reward[[row]], abs=1e-4)
+            assert one.terminated == step.terminated[row]
+
+
+def test_starts_are_recorded_ones_drawn_by_the_seed(world: World) -> None:
+    assert_close(tensors(world.start(6, seed=3)), tensors(world.start(6, seed=3)), atol=0, rtol=0)
+    assert_close(rows(world.start(6, seed=3), slice(0, 4)), tensors(world.start(4, seed=3)), atol=1e-5, rtol=1e-5)
+    assert not torch.equal(world.start(6, seed=3).seed, world.start(6, seed=4).seed)
+    recorded = {
+        (frame.tobytes(), int(count))
+        for frame, count in zip(world.starts["frame"].numpy(), world.starts["count"].numpy()[:, 0], strict=True)
+    }
+    seen = world.observation(world.start_seeds(range(200)))
+    begun = {(frame.tobytes(), int(count)) for frame, count in zip(seen["frame"], seen["count"][:, 0], strict=True)}
+    assert begun <= recorded and len(begun) > len(recorded) // 2
+
+
+def test_encode_begins_at_the_given_observation(world: World) -> None:
+    env = Ring()
+    seen = [flatten(env.observation_space, env.reset(seed=seed)[0]) for seed in range(5)]
+    given = {name: np.stack([row[name] for row in seen]) for name in seen[0]}
+    state = world.encode(given, range(5))
+    assert all(np.array_equal(world.observation(state)[name], given[name]) for name in given)
+    assert (state.tick == 0).all() and (state.doubt == 0).all() and state.seed.tolist() == list(range(5))
+    start = world.start_seeds([7])
+    assert_close(tensors(world.encode(world.observation(start), [7])), tensors(start), atol=0, rtol=0)
+
+
+def test_following_what_was_seen_is_observing_it(world: World) -> None:
+    rng = np.random.default_rng(0)
+    observation = {"frame": np.stack([[drawn(p) for p in row] for row in rng.integers(PLACES, size=(3, 4))])[..., None]}
+    observation["count"] = rng.integers(COUNTS, size=(3, 4, 1))
+    action, first = {"value": rng.integers(3, size=(3, 4, 1))}, np.zeros((3, 4), np.bool_)
+    whole = world.observe(observation, action, first, range(3))
+    state = world.encode({name: value[:, 0] for name, value in observation.items()}, range(3))
+    for t in range(1, 4):
+        now = {name: value[:, t] for name, value in observation.items()}
+        state = world.follow(state, now, {"value": action["value"][:, t]})
+        assert all(np.array_equal(world.observation(state)[name], now[name]) for name in now)
+    assert_close(state.latent, whole.latent, atol=1e-5, rtol=1e-4)
+    assert (state.doubt == 0).all() and (state.tick == 3).all()
+
+
+def test_merge_takes_rows(world: World) -> None:
+    a, b = world.start(4, seed=0), world.step(world.start(4, seed=1), acts(4))[0]
+    mask = np.array([True, False, False, True])
+    merged = world.merge(mask, a, b)
+    for row, from_a in enumerate(mask):
+        assert_close(rows(merged, row), rows(a if from_a else b, row), atol=0, rtol=0)
+
+
+def test_a_seed_has_one_future_and_seeds_have_many(world: World) -> None:
+    start = world.observation(world.start_seeds([5]))
+    many = world.encode({name: np.repeat(value, 64, 0) for name, value in start.items()}, [1] * 32 + list(range(32)))
+    world.model.config = world.model.config.model_copy(update={"min_p": 0.0})
+    with torch.no_grad():
+        for parameter in world.model.termination.parameters():
+            parameter.zero_()
+    _, step = world.step(many, {"value": np.zeros((64, 1), np.int64)})
+    assert len(set(step.terminated[:32])) == 1 and len(set(step.terminated[32:])) == 2
+
+
+@pytest.mark.parametrize("chance", [0.02, 0.3, 0.9])
+def test_terminations_are_as_frequent_as_they_are_probable(folder: Path, chance: float) -> None:
+    world = worldsim.load(folder / "rssm")
+    with torch.no_grad():
+        for parameter in world.model.termination.parameters():
+            parameter.zero_()
+        world.model.termination.net[-1].bias.fill_(np.log(chance / (1 - chance)))
+    _, step = world.step(world.start(2000, seed=0), acts(2000))
+    if chance < world.model.config.min_p / 2:
+        assert not step.terminated.any()  # what is that improbable never happens
+    else:
+        assert binomtest(int(step.terminated.sum()), 2000, chance).pvalue > 0.001
+
+
+def test_without_sampling_the_most_probable_future(world: World) -> None:
+    certain = World(world.manifest, world.model, world.starts, sample=False)
+    one = certain.start_seeds([3, 3])
+    other = one._replace(seed=one.seed + torch.tensor([0, 9]))
+    strict = World(world.manifest, world.model, world.starts)
+    for tick in range(3):
+        one, _ = certain.step(one, {"value": acts(1, tick)["value"].repeat(2, 0)})
+        assert_close(rows(one, 0)["count"], rows(one, 1)["count"])
+    world.model.config = world.model.config.model_copy(update={"min_p": 0.999999})
+    for tick in range(3):
+        other, _ = strict.step(other, {"value": acts(1, tick)["value"].repeat(2, 0)})
+    assert torch.equal(one.observation["count"], other.observation["count"])
+    assert torch.equal(one.observation["frame"], other.observation["frame"])
+
+
+def test_the_world_goes_on_as_the_ring_does(folder: Path) -> None:
+    world, env, rng = worldsim.load(folder / "ssm"), Ring(), np.random.default_rng(2)
+    first = [flatten(env.observation_space, env.reset(seed=seed)[0]) for seed in range(30)]
+    state = world.encode({name: np.stack([row[name] for row in first]) for name in first[0]}, range(30))
+    frames = [drawn(place) for place in range(PLACES)]
+    place = np.array([[np.array_equal(frame, row["frame"][..., 0]) for frame in frames].index(True) for row in first])
+    count = np.array([row["count"][0] for row in first])
+    for _ in range(8):
+        action = rng.integers(3, size=30)
+        state, step = world.step(state, {"value": action[:, None]})
+        place, count = (place + np.array([0, 1, -1])[action]) % PLACES, (count + action) % COUNTS
+        error = step.observation["frame"][..., 0] / 255 - np.stack([frames[p] for p in place]) / 255
+        near = np.square(error).mean((1, 2)) < 10**-1.5
+        assert (step.observation["count"][:, 0] == count).mean() > 0.85 and near.mean() > 0.85
+        assert (np.abs(step.reward - (place == 0)) < 0.3).mean() > 0.85
+
+
+def test_trust_falls_with_the_sum_of_doubts(world: World) -> None:
+    state = world.start(3, seed=0)
+    _, step = world.step(state, acts(3))
+    assert (step.trust == 0).all()  # nothing is known about it before it was calibrated
+    known = World(world.manifest, world.model, world.starts, Trust(np.array([0.0, 50.0]), np.array([1.0, 0.0])))
+    last, doubt = np.ones(3), np.zeros(3)
+    for tick in range(4):
+        state, step = known.step(state, acts(3, tick))
+        assert ((step.trust < last) & (step.trust > 0)).all() and (state.doubt.numpy() > doubt).all()
+        last, doubt = step.trust, state.doubt.numpy()
+        assert step.trust == pytest.approx(1 - doubt / 50, abs=1e-5)
+
+
+def keys(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.long)
+
+
+def test_uniform_numbers_are_uniform_along_every_axis() -> None:
+    seeds, ticks = torch.arange(3000), torch.zeros(3000, dtype=torch.long)
+    large = torch.from_numpy(np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 3000))
+    one = torch.zeros(3000, dtype=torch.long)
+    for numbers in (
+        uniforms(seeds, ticks, 1)[:, 0],
+        uniforms(seeds, ticks, 9)[:, 8],
+        uniforms(large, ticks, 1)[:, 0],
+        uniforms(one, torch.arange(3000), 1)[:, 0],
+        uniforms(keys(5), keys(7), 3000)[0],
+        uniforms(keys(-5), keys(-1), 3000)[0],
+    ):
+        assert numbers.dtype == torch.float32 and (numbers >= 0).all() and (numbers < 1).all()
+        assert kstest(numbers.numpy(), "uniform").pvalue > 0.001
+
+
+def test_uniform_numbers_of_other_seeds_ticks_and_places_are_unrelated() -> None:
+    seeds, zeros = torch.arange(4000), torch.zeros(4000, dtype=torch.long)
+    base = uniforms(seeds, zeros, 3)
+    others = (base[:, 1], uniforms(seeds + 1, zeros, 1)[:, 0], uniforms(seeds, zeros + 1, 1)[:, 0])
+    for other in (*others, uniforms(seeds + (1 << 32), zeros, 1)[:, 0], uniforms(zeros, seeds, 1)[:, 0]):
+        assert abs(np.corrcoef(base[:, 0], other)[0, 1]) < 0.06  # four deviations of chance
+        assert (base[:, 0] == other).float().mean() < 0.01
+
+
+def test_uniform_numbers_depend_on_seed_and_tick_alone() -> None:
+    seeds, ticks = keys(3, -8, 2**62, 3), keys(0, 5, 9, 1)
+    together = uniforms(seeds, ticks, 6)
+    for row in range(4):
+        assert torch.equal(uniforms(seeds[[row]], ticks[[row]], 6)[0], together[row])
+    assert torch.equal(uniforms(seeds, ticks, 4), together[:, :4])
