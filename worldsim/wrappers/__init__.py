@@ -1,6 +1,7 @@
 """Faults on any Gymnasium environment, real or learned: `SlowAPI(env, severity=0.5, seed=1)`. Loads no torch."""
 
+from worldsim.wrappers.flatten import FlattenDict
 from worldsim.wrappers.inject import InjectFaults
 from worldsim.wrappers.named import MalformedOutput, MissingData, SlowAPI
 
-__all__ = ["InjectFaults", "MalformedOutput", "MissingData", "SlowAPI"]
+__all__ = ["FlattenDict", "InjectFaults", "MalformedOutput", "MissingData", "SlowAPI"]
