@@ -72,6 +72,7 @@ class RefundDeskEnv(gym.Env[Observation, np.int64]):
     """
 
     metadata: dict[str, Any] = {
+        "action_names": list(action_names(MAX_TICKETS)),
         "render_modes": ["rgb_array"],
         "render_fps": 4,
         # How a failed call looks to an agent: error kind -> leaf -> class.
