@@ -114,3 +114,13 @@ def test_another_configuration_in_the_same_folder_is_refused(
     assert main(["quickstart", "experiment=debug", f"out={finished}", "collect.steps=500"]) == 2
     assert "choose another out=" in capsys.readouterr().err
     assert hash_of(finished / "report.json") == before
+
+
+def test_the_same_job_on_an_environment_nobody_here_wrote(tmp_path: Path) -> None:
+    """With an agent that is trained in it."""
+    typed = ["quickstart", "env=Acrobot-v1", "experiment=debug", "ppo.steps=64", "stress.agents=[random,ppo]"]
+    assert main([*typed, f"out={tmp_path}"]) == 0
+    rows = report(tmp_path)["results"]
+    assert {row["agent"] for row in rows} == {"random", "ppo"}
+    assert all(row["success_rate"] is None for row in rows), "nothing says what success is there"
+    assert (tmp_path / "ppo.zip").is_file()

@@ -12,6 +12,7 @@ world.json is written last and holds the other files' hashes: a directory with a
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +53,9 @@ class WorldManifest(BaseModel):
     def build(self) -> WorldModel:
         """An untrained model of this description."""
         observation, action = space_from_json(self.observation_space), space_from_json(self.action_space)
-        return WorldModel(self.model, observation, action, self.reward_range)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # spaces without categorical leaves
+            return WorldModel(self.model, observation, action, self.reward_range)
 
 
 class Opened(NamedTuple):
