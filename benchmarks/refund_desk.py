@@ -2,10 +2,11 @@
 
     python benchmarks/refund_desk.py runs/quickstart/world runs/quickstart/rollouts
 
-One step ahead from everything before, on held-out episodes, sampled. A field of `reply` is determined unless it is shown for
-the first time: an order's facts that no earlier reply about this ticket has shown, its request when it is opened first, and the
-ledger after a refund whose amount was not known. Prints accuracy on determined fields, and how often each value is drawn at a
-first look-up beside how often the real desk shows it, with total variation distance and a chi-square test.
+One step ahead from everything before, on held-out episodes, sampled. A field of `reply` is determined unless it
+is shown for the first time: an order's facts that no earlier reply about this ticket has shown, its request
+when it is opened first, and the ledger after a refund whose amount was not known. Prints accuracy on determined
+fields, and how often each value is drawn at a first look-up beside how often the real desk shows it, with total
+variation distance and a chi-square test.
 """
 
 import json
@@ -80,7 +81,8 @@ def frequencies(name: str, drawn: dict[str, list[int]]) -> None:
     table = np.array([[drawn[where].count(c) for c in classes] for where in ("real", "world")])
     share = table / table.sum(1, keepdims=True)
     p = chi2_contingency(table).pvalue if len(classes) > 1 else 1.0
-    print(f"{name:<10} n={table[0].sum():<4} total variation {abs(share[0] - share[1]).sum() / 2:.3f}, chi-square p={p:.2f}")
+    variation = abs(share[0] - share[1]).sum() / 2
+    print(f"{name:<10} n={table[0].sum():<4} total variation {variation:.3f}, chi-square p={p:.2f}")
     for label, row in zip(("real", "world"), share, strict=True):
         print(f"  {label:<6}" + " ".join(f"{c}:{x:.2f}" for c, x in zip(classes, row, strict=True)))
 

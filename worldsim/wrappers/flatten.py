@@ -12,9 +12,9 @@ Env = gym.Env[Any, Any]
 
 
 class FlattenDict(gym.ObservationWrapper[dict[str, Any], Any, Any], gym.utils.RecordConstructorArgs):
-    """A nested Dict or Tuple observation as one Dict from leaf name to leaf: obs["reply"]["status"] is obs["reply/status"].
+    """A nested Dict or Tuple observation as one Dict from leaf name to leaf.
 
-    Stable-Baselines3 and others take Dict observations of one level only. Values and leaf spaces are untouched.
+    `obs["reply"]["status"]` becomes `obs["reply/status"]`. Stable-Baselines3 and others take Dict observations of one level only. Values and leaf spaces are untouched.
     Raises SpaceMismatchError for an observation that is no Dict or Tuple.
     """
 
@@ -23,7 +23,9 @@ class FlattenDict(gym.ObservationWrapper[dict[str, Any], Any, Any], gym.utils.Re
         gym.ObservationWrapper.__init__(self, env)
         if not isinstance(env.observation_space, gym_spaces.Dict | gym_spaces.Tuple):
             kind = type(env.observation_space).__name__
-            raise SpaceMismatchError(f"the observation is a {kind}, which has nothing to flatten; leave FlattenDict out")
+            raise SpaceMismatchError(
+                f"the observation is a {kind}, which has nothing to flatten; leave FlattenDict out"
+            )
         self._leaves = leaves(env.observation_space)
         self.observation_space = gym_spaces.Dict([(leaf.name, leaf.space) for leaf in self._leaves])
 

@@ -21,7 +21,6 @@ from worldsim.models.config import SSMConfig
 from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
 from worldsim.models.layers import SlotLinear, draw, mlp
 
-
 MARGIN = 0.3  # of a level
 
 
