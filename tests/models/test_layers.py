@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from tests.models.conftest import FAMILIES, built
 from worldsim.models.dynamics.rssm import BlockGRU
-from worldsim.models.dynamics.ssm import SSM, scan
+from worldsim.models.dynamics.ssm import MARGIN, SSM, scan
 from worldsim.models.layers import Categoricals, SlotLinear, draw, symexp, symlog
 
 
@@ -117,6 +117,19 @@ def test_codes_of_finite_scalars_invert() -> None:
     assert (passed - numbers.tanh()).abs().max() <= 1 / (ssm.levels - 1) + 1e-6  # the nearest level
     (grad,) = torch.autograd.grad(passed.sum(), numbers)
     assert_close(grad, 1 - numbers.tanh().square())
+
+
+def test_shaken_codes_change_only_near_the_edges_between_levels() -> None:
+    ssm = built(FAMILIES["ssm"]).dynamics
+    assert isinstance(ssm, SSM)
+    ssm.quantise = torch.nn.Identity()  # type: ignore[assignment]
+    numbers = torch.linspace(-4, 4, 2001)
+    still, _ = ssm.codes(numbers)
+    shaken, _ = ssm.codes(numbers, torch.Generator().manual_seed(0))
+    place = (numbers.tanh() + 1) * (ssm.levels - 1) / 2  # in levels
+    to_edge = 0.5 - (place - place.round()).abs()
+    assert 0 < (shaken != still).float().mean() < 0.5
+    assert ((shaken - still).abs() <= 1).all() and (to_edge[shaken != still] <= MARGIN + 1e-6).all()
 
 
 def test_blocks_of_the_gru_keep_to_themselves() -> None:

@@ -27,7 +27,7 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     "ssm": Recipe(SSMConfig(**SMALL, variables=3, layers=1, code_width=12), 150, 200, 6),
-    "rssm": Recipe(RSSMConfig(**SMALL, latents=16, latent_classes=8, slot_features=16, free_nats=0.3), 0, 650, 8),
+    "rssm": Recipe(RSSMConfig(**SMALL, latents=16, latent_classes=8, slot_features=16, free_nats=0.3), 0, 450, 8),
 }
 
 
@@ -67,9 +67,8 @@ def test_learns_the_ring(family: str) -> None:
             state, now = model.dynamics.step(state, action, None, 0.0)
             drawn = model.codec.decode(now.slots)
             right = (drawn["count"] == batch.observation["count"][:, t]).float().mean()
-            assert right >= 0.95, (t, right)
+            assert right == 1, (t, right)
             error = (drawn["frame"].float() - batch.observation["frame"][:, t].float()) / 255
             psnr = -10 * torch.log10(error.square().mean((1, 2, 3)) + 1e-9)
-            assert psnr.quantile(0.05) > 15 and psnr.mean() > 22, (t, psnr)  # a place off is 9 dB
-            wrong = (model.reward.mean(now.features) - batch.reward[:, t]).abs() > 0.15
-            assert wrong.float().mean() <= 0.05, (t, wrong)
+            assert psnr.min() > 25, (t, psnr)  # a place off is 9 dB
+            assert (model.reward.mean(now.features) - batch.reward[:, t]).abs().max() < 0.2, t

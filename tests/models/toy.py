@@ -13,13 +13,13 @@ from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import Rollouts
 
-PLACES, COUNTS, SIZE = 8, 3, 16
+PLACES, COUNTS, SIZE = 4, 3, 16
 
 
 def drawn(place: int) -> NDArray[np.uint8]:
-    """A white square of 4x4 pixels, 2 pixels further right for each place; it leaves right and enters left."""
+    """A white square of 4x4 pixels, 4 pixels further right for each place."""
     frame = np.zeros((SIZE, SIZE), np.uint8)
-    frame[6:10, (2 * place + np.arange(4)) % SIZE] = 255
+    frame[6:10, 4 * place : 4 * place + 4] = 255
     return frame
 
 
