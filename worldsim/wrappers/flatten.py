@@ -14,7 +14,9 @@ Env = gym.Env[Any, Any]
 class FlattenDict(gym.ObservationWrapper[dict[str, Any], Any, Any], gym.utils.RecordConstructorArgs):
     """A nested Dict or Tuple observation as one Dict from leaf name to leaf.
 
-    `obs["reply"]["status"]` becomes `obs["reply/status"]`. Stable-Baselines3 and others take Dict observations of one level only. Values and leaf spaces are untouched.
+    `obs["reply"]["status"]` becomes `obs["reply/status"]`. Stable-Baselines3 and others take Dict observations of one
+    level only. Values and leaf spaces are untouched.
+
     Raises SpaceMismatchError for an observation that is no Dict or Tuple.
     """
 
