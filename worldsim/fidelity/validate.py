@@ -38,7 +38,7 @@ class ValidateConfig(BaseModel):
     context: int = Field(5, ge=1)
     horizon: int = Field(30, ge=1)
     windows: int = Field(64, ge=2)
-    tolerance_psnr: float = Field(25.0, gt=0)
+    tolerance_db: float = Field(10.0, gt=0)
     seed: int = Field(0, ge=0)
     out: Path | None = None
 
@@ -64,7 +64,8 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     with Bar("validate", 4, progress) as bar:
         first = open_loop(raw, arrays, calibrating, config, config.seed)
         bar.at(1)
-        curve = trust_curve(*_doubts(world, first, config))
+        tolerances = _tolerances(world, first, config.tolerance_db)
+        curve = trust_curve(*_doubts(world, first, tolerances))
         certificate: dict[str, Any] = {"kind": "fidelity", "worldsim": world.manifest.worldsim}
         certificate |= {"data": rollouts.content_hash}
         certificate |= {"episodes_calibrating": len(calibrating), "episodes_reported": len(reporting)}
@@ -72,7 +73,7 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
         bar.at(2)
         mean = {name: part.cpu().numpy() for name, part in _mean_images(world).items()}
         certificate |= curves(world, loop, mean, config)
-        doubt, within = _doubts(world, loop, config)
+        doubt, within = _doubts(world, loop, tolerances)
         trust = Trust(np.array(curve["doubt"]), np.array(curve["probability"])).of(doubt)
         certificate["trust"] = judged(trust.astype(np.float64), within)
         bar.at(3)
@@ -188,13 +189,23 @@ def _mean_images(world: World) -> dict[str, Any]:
     return {leaf.name: codec.mean for leaf, codec in world.model.codec.dense_codecs() if leaf.kind == "image"}
 
 
-def _doubts(world: World, loop: OpenLoop, config: ValidateConfig) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _tolerances(world: World, loop: OpenLoop, gain_db: float) -> dict[str, float]:
+    """Squared error up to which a frame is within tolerance, a leaf: so many dB below what the mean image makes."""
+    allowed = {}
+    for name, mean in _mean_images(world).items():
+        actual = loop.actual["observation"][name]
+        average = np.broadcast_to((mean.cpu().numpy() * 255).round().astype(np.uint8), actual.shape)
+        allowed[name] = float(squared_error(average, actual)[loop.mask].mean() * 10 ** (-gain_db / 10))
+    return allowed
+
+
+def _doubts(
+    world: World, loop: OpenLoop, tolerances: dict[str, float]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Doubt and whether the prediction was within tolerance, for every step inside an episode, flat."""
     within = np.ones(loop.mask.shape, np.bool_)
-    for leaf in leaves(world.observation_space):
-        actual, own = loop.actual["observation"][leaf.name], loop.imagined.observation[leaf.name]
-        if leaf.kind == "image":
-            within &= squared_error(own, actual) <= 10 ** (-config.tolerance_psnr / 10)
+    for name, allowed in tolerances.items():
+        within &= squared_error(loop.imagined.observation[name], loop.actual["observation"][name]) <= allowed
     shares = [
         loop.imagined.observation[leaf.name] == loop.actual["observation"][leaf.name] for leaf in _categorical(world)
     ]

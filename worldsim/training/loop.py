@@ -45,7 +45,7 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
         raw = manifest.build()
     fit_statistics(raw, arrays, taught, np.random.default_rng([config.seed, 1]))
     betas = (0.9, 0.95)
-    raw_optimizer = torch.optim.AdamW(raw.parameters(), betas=betas, weight_decay=trainer.weight_decay)
+    raw_optimizer = torch.optim.AdamW(raw.parameters(), betas=betas, weight_decay=trainer.weight_decay, fused=True)
     model, optimizer = fabric.setup(raw.train(), raw_optimizer)
     model.mark_forward_method("losses")
     plan = phases(trainer, raw)
