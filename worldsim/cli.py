@@ -221,7 +221,7 @@ def _do(name: str, composed: "Composed[Any]") -> None:
     """Runs the verb and keeps its resolved configuration in the folder that it wrote, as config-<verb>.yaml."""
     import yaml
 
-    from worldsim.evaluation.cells import write_atomically
+    from worldsim.files import write_atomically
 
     config = composed.config
     VERBS[name].run(composed)

@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from worldsim import grammar
 from worldsim.envs.make import EnvConfig
-from worldsim.evaluation.cells import code_digest, digest, write_atomically
+from worldsim.evaluation.cells import code_digest, digest
 from worldsim.evaluation.ppo import PPOConfig
 from worldsim.evaluation.stress import StressConfig
 from worldsim.fidelity.validate import ValidateConfig
+from worldsim.files import write_atomically
 from worldsim.models.config import AnyModelConfig
 from worldsim.play.look import LookConfig
 from worldsim.rollouts.collect import CollectConfig

@@ -3,9 +3,7 @@
 import hashlib
 import importlib.util
 import json
-import os
 import re
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -14,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import worldsim
 from worldsim.evaluation.runs import EpisodeResult
+from worldsim.files import write_atomically
 
 Where = Literal["real", "world"]
 CLEAN = "none"  # the fault's name in cells without one
@@ -67,20 +66,6 @@ class CellStore:
         """Writes a finished cell, whole or not at all."""
         data = {"cell": cell._asdict(), "episodes": [asdict(episode) for episode in episodes]}
         write_atomically(path, json.dumps(data, indent=1) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash at any moment, finds the old one or the new one whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def digest(*parts: str | bytes) -> str:

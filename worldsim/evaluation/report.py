@@ -14,11 +14,12 @@ from rich.table import Table
 
 from worldsim.evaluation import plots, words
 from worldsim.evaluation.animations import animate, data_uri
-from worldsim.evaluation.cells import CLEAN, Cell, write_atomically
+from worldsim.evaluation.cells import CLEAN, Cell
 from worldsim.evaluation.runs import Episode
 from worldsim.evaluation.summary import Outcomes, Summary
 from worldsim.evaluation.worst import Worst
 from worldsim.faults import named
+from worldsim.files import write_atomically
 
 Row = dict[str, Any]
 Replays = Mapping[tuple[Cell, int], Episode]  # episodes run again with frames, by cell and seed

@@ -27,7 +27,6 @@ from worldsim.evaluation.cells import (
     all_cells,
     code_digest,
     files_digest,
-    write_atomically,
 )
 from worldsim.evaluation.lockstep import in_lockstep
 from worldsim.evaluation.report import Report, assemble
@@ -35,6 +34,7 @@ from worldsim.evaluation.runs import Episode, EpisodeResult, Yardstick, first_ob
 from worldsim.evaluation.summary import Outcomes
 from worldsim.evaluation.worst import pick_worst
 from worldsim.faults import fault_to_json, named
+from worldsim.files import write_atomically
 from worldsim.wrappers import InjectFaults
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from worldsim.errors import DatasetError, SpaceMismatchError
 from worldsim.fidelity.measures import detection, judged, psnr, right, squared_error, ssim, trust_curve
-from worldsim.models.checkpoint import write_atomically
+from worldsim.files import write_atomically
 from worldsim.play.look import Imagined, imagine
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts

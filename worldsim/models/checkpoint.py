@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from worldsim.errors import CheckpointError
+from worldsim.files import write_atomically
 from worldsim.models.config import AnyModelConfig
 from worldsim.models.world_model import WorldModel
 from worldsim.spaces import space_from_json
@@ -64,20 +65,6 @@ class Opened(NamedTuple):
     manifest: WorldManifest
     model: WorldModel
     starts: dict[str, Tensor]  # leaf -> (M, ...)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """The file is either wholly there or as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:

@@ -4,7 +4,6 @@ Every picture is (H, W, 3) uint8.
 """
 
 import base64
-import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from worldsim.files import write_atomically
 from worldsim.simulator.drawing import BACKGROUND
 
 Picture = NDArray[np.uint8]
@@ -117,10 +117,7 @@ def data_uri(frames: Sequence[Picture], fps: float, form: Format = "gif", max_by
 def write_animation(path: Path, frames: Sequence[Picture], fps: float, max_bytes: int | None = None) -> Path:
     """Write a .gif or an animated .png, by the path's ending; whole or not at all. Returns the path."""
     data = animation(frames, fps, "png" if path.suffix == ".png" else "gif", max_bytes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    write_atomically(path, data)
     return path
 
 

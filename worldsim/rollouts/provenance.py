@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ import gymnasium as gym
 
 import worldsim
 from worldsim.errors import DatasetError
+from worldsim.files import write_atomically
 
 FORMAT = "worldsim-rollouts/1"
 SEEDING = "env and policy of episode k: numpy.random.SeedSequence([seed, k]).generate_state(2) >> 1"
@@ -83,12 +83,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all."""
-    aside = path.with_name(f".{path.name}.tmp")
-    try:
-        with aside.open("w") as file:
-            json.dump(data, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_atomically(path, json.dumps(data, indent=1))

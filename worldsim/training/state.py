@@ -13,7 +13,8 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from worldsim.errors import CheckpointError
-from worldsim.models.checkpoint import save_tensors, write_atomically
+from worldsim.files import write_atomically
+from worldsim.models.checkpoint import save_tensors
 from worldsim.models.world_model import WorldModel
 from worldsim.rollouts.sampling import SequenceSampler
 

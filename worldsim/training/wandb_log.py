@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError, DatasetError
-from worldsim.models.checkpoint import WorldManifest, write_atomically
+from worldsim.files import write_atomically
+from worldsim.models.checkpoint import WorldManifest
 from worldsim.models.world_model import WorldModel
 from worldsim.play.look import imagine, look
 from worldsim.rollouts.dataset import Rollouts
