@@ -6,16 +6,12 @@ from importlib.resources import files
 from typing import Any, TypeVar
 
 from worldsim.errors import ConfigError
+from worldsim.faults.catalogue import KINDS
 from worldsim.faults.fault import Fault, suggest
-from worldsim.faults.malformed import MalformedOutput
-from worldsim.faults.missing import MissingData
 from worldsim.faults.schedule import SCHEDULES, Schedule
 from worldsim.faults.slow import SlowAPI
 
 T = TypeVar("T")
-
-KINDS: dict[str, type[Fault]] = {each.kind: each for each in (SlowAPI, MalformedOutput, MissingData)}
-"""Every kind of fault there is."""
 
 NAMES = ("slow_api", "malformed_output", "missing_data")
 """The ready plans."""
