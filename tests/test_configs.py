@@ -11,11 +11,16 @@ from pydantic_core import PydanticUndefined
 from worldsim import grammar
 from worldsim.cli import VERBS, _schema
 from worldsim.envs.make import EnvConfig
-from worldsim.models.config import RSSMConfig, SSMConfig
+from worldsim.models.config import RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.training.config import LoggerConfig, TrainerConfig
 
 GROUPS = {"env": EnvConfig, "logger": LoggerConfig}
-WHOLE = {"model/ssm": SSMConfig, "model/rssm": RSSMConfig, "trainer/default": TrainerConfig}
+WHOLE = {
+    "model/ssm": SSMConfig,
+    "model/transformer": TransformerConfig,
+    "model/rssm": RSSMConfig,
+    "trainer/default": TrainerConfig,
+}
 FILES = sorted(str(path.relative_to(grammar.CONFIGS)) for path in grammar.CONFIGS.rglob("*.yaml"))
 
 

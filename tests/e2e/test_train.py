@@ -92,7 +92,7 @@ def test_a_world_cut_short_is_refused(plain: Path, tmp_path: Path, capsys: pytes
     assert "has format 999" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("family", ["ssm", "rssm"])
+@pytest.mark.parametrize("family", ["ssm", "transformer", "rssm"])
 def test_vectors_and_continuous_actions_in_both_families(
     family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,9 +11,9 @@ from scipy.stats import chisquare
 from torch.distributions import Categorical, kl_divergence
 from torch.testing import assert_close
 
-from tests.models.conftest import FAMILIES, built
+from worldsim.models.dynamics.codes import MARGIN, Quantiser
 from worldsim.models.dynamics.rssm import BlockGRU
-from worldsim.models.dynamics.ssm import MARGIN, SSM, scan
+from worldsim.models.dynamics.ssm import scan
 from worldsim.models.layers import Categoricals, SlotLinear, draw, symexp, symlog
 
 
@@ -101,32 +101,35 @@ def test_straight_through_is_onehot_with_the_gradient_of_the_probabilities() -> 
     assert_close(grad, expected)
 
 
+def bare_quantiser() -> Quantiser:
+    """One that takes its numbers as they are."""
+    quantise = Quantiser(slots=1, embed=1, numbers=1, levels=5)
+    quantise.enter = torch.nn.Identity()  # type: ignore[assignment]
+    return quantise
+
+
 def test_codes_of_finite_scalars_invert() -> None:
-    ssm = built(FAMILIES["ssm"]).dynamics
-    assert isinstance(ssm, SSM)
-    ssm.quantise = torch.nn.Identity()  # type: ignore[assignment]
-    index = torch.arange(ssm.levels)
-    values = ssm.values(index)
-    assert values.tolist() == pytest.approx(np.linspace(-1, 1, ssm.levels).tolist())
-    again, passed = ssm.codes(torch.atanh(values.clamp(-0.999, 0.999)))
+    quantise = bare_quantiser()
+    index = torch.arange(quantise.levels)
+    values = quantise.values(index)
+    assert values.tolist() == pytest.approx(np.linspace(-1, 1, quantise.levels).tolist())
+    again, passed = quantise(torch.atanh(values.clamp(-0.999, 0.999)))
     assert torch.equal(again, index)
     assert_close(passed, values)
     numbers = torch.linspace(-4, 4, 201, requires_grad=True)
-    index, passed = ssm.codes(numbers)
-    assert_close(passed, ssm.values(index))
-    assert (passed - numbers.tanh()).abs().max() <= 1 / (ssm.levels - 1) + 1e-6  # the nearest level
+    index, passed = quantise(numbers)
+    assert_close(passed, quantise.values(index))
+    assert (passed - numbers.tanh()).abs().max() <= 1 / (quantise.levels - 1) + 1e-6  # the nearest level
     (grad,) = torch.autograd.grad(passed.sum(), numbers)
     assert_close(grad, 1 - numbers.tanh().square())
 
 
 def test_shaken_codes_change_only_near_the_edges_between_levels() -> None:
-    ssm = built(FAMILIES["ssm"]).dynamics
-    assert isinstance(ssm, SSM)
-    ssm.quantise = torch.nn.Identity()  # type: ignore[assignment]
+    quantise = bare_quantiser()
     numbers = torch.linspace(-4, 4, 2001)
-    still, _ = ssm.codes(numbers)
-    shaken, _ = ssm.codes(numbers, torch.Generator().manual_seed(0))
-    place = (numbers.tanh() + 1) * (ssm.levels - 1) / 2  # in levels
+    still, _ = quantise(numbers)
+    shaken, _ = quantise(numbers, torch.Generator().manual_seed(0))
+    place = (numbers.tanh() + 1) * (quantise.levels - 1) / 2  # in levels
     to_edge = 0.5 - (place - place.round()).abs()
     assert 0 < (shaken != still).float().mean() < 0.5
     assert ((shaken - still).abs() <= 1).all() and (to_edge[shaken != still] <= MARGIN + 1e-6).all()

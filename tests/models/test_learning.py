@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.models.toy import Ring, ring_arrays
-from worldsim.models.config import ModelConfig, RSSMConfig, SSMConfig
+from worldsim.models.config import ModelConfig, RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.models.world_model import Batch, WorldModel
 from worldsim.rollouts.sampling import SequenceSampler, windows
 
@@ -27,6 +27,7 @@ class Recipe(NamedTuple):
 
 RECIPES = {
     "ssm": Recipe(SSMConfig(**SMALL, variables=3, layers=1, code_width=12), 150, 200, 6),
+    "transformer": Recipe(TransformerConfig(**SMALL, variables=3, code_width=12, window=6), 150, 200, 6),
     "rssm": Recipe(RSSMConfig(**SMALL, latents=16, latent_classes=8, slot_features=16, free_nats=0.3), 0, 450, 8),
 }
 

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 import worldsim
 from tests.models.toy import COUNTS, ENV, PLACES, Ring, drawn, ring_rollouts
-from worldsim.models.config import RSSMConfig, SSMConfig
+from worldsim.models.config import RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.simulator.noise import uniforms
 from worldsim.simulator.world import Trust, World, WorldState
 from worldsim.spaces import flatten
@@ -22,6 +22,7 @@ from worldsim.training.loop import train
 SMALL = {"embed": 16, "hidden": 32, "width": 64, "ensemble": 2, "head_hidden": 32}
 MODELS = {
     "ssm": SSMConfig(**SMALL, variables=3, layers=1, code_width=12),
+    "transformer": TransformerConfig(**SMALL, variables=3, code_width=12, window=6),
     "rssm": RSSMConfig(**SMALL, latents=8, latent_classes=8, slot_features=16),
 }
 
@@ -31,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Worlds of each family, trained on the ring for some seconds: enough for ssm to know it well."""
     out = tmp_path_factory.mktemp("worlds")
     rollouts = ring_rollouts(out / "rollouts", steps=1500)
-    for family, steps in (("ssm", 250), ("rssm", 30)):
+    for family, steps in (("ssm", 250), ("transformer", 30), ("rssm", 30)):
         loop = {"codec_steps": 150, "codec_frames": 48, "batch": 16, "length": 6, "learning_rate": 1e-2, "warmup": 10}
         trainer = TrainerConfig(**loop, steps=steps, precision="32-true", accelerator="cpu", holdout=0.1)
         config = TrainConfig(

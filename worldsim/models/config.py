@@ -19,15 +19,35 @@ class ModelConfig(BaseModel):
     min_p: float = Field(0.1, ge=0, lt=1)
 
 
-class SSMConfig(ModelConfig):
-    """Codes from each frame alone, followed by a gated linear recurrence."""
+class CodedConfig(ModelConfig):
+    """Codes from each frame alone, followed by a backbone."""
 
-    family: Literal["ssm"] = "ssm"
     variables: int = Field(6, ge=1)
     classes: int = Field(5, ge=2)
     layers: int = Field(1, ge=1)
     code_width: int = Field(24, ge=4)
     corrupt: float = Field(0.05, ge=0, lt=1)
+
+
+class SSMConfig(CodedConfig):
+    """The backbone is a gated linear recurrence."""
+
+    family: Literal["ssm"] = "ssm"
+
+
+class TransformerConfig(CodedConfig):
+    """The backbone is causal attention over a window."""
+
+    family: Literal["transformer"] = "transformer"
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    window: int = Field(32, ge=1)
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
 
 
 class RSSMConfig(ModelConfig):
@@ -49,4 +69,4 @@ class RSSMConfig(ModelConfig):
         return self
 
 
-AnyModelConfig = Annotated[SSMConfig | RSSMConfig, Field(discriminator="family")]
+AnyModelConfig = Annotated[SSMConfig | TransformerConfig | RSSMConfig, Field(discriminator="family")]

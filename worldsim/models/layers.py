@@ -38,6 +38,21 @@ class SlotLinear(nn.Module):
         return torch.einsum("...sd,sde->...se", x, self.weight.to(x.dtype)) + self.bias.to(x.dtype)
 
 
+class GatedMLP(nn.Module):
+    """A residual gated MLP (SwiGLU, arXiv:2002.05202): (..., D) to (..., D)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.enter = nn.Linear(width, 4 * width)
+        self.leave = nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        up, gate = self.enter(self.norm(x)).chunk(2, -1)
+        out: Tensor = x + self.leave(up * F.silu(gate))
+        return out
+
+
 def draw(log_probs: Tensor, uniform: Tensor | None, min_p: float = 0.0) -> Tensor:
     """Class indices (...) drawn from (..., C) through the inverse distribution function; modes if `uniform` is None.
 

@@ -2,10 +2,11 @@
 
 from torch import Tensor
 
-from worldsim.models.config import ModelConfig, RSSMConfig, SSMConfig
+from worldsim.models.config import ModelConfig, RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
 from worldsim.models.dynamics.rssm import RSSM
 from worldsim.models.dynamics.ssm import SSM
+from worldsim.models.dynamics.transformer import Transformer
 
 __all__ = ["Dynamics", "Latent", "Observed", "State", "make_dynamics"]
 
@@ -15,6 +16,8 @@ def make_dynamics(config: ModelConfig, nvec: Tensor, slots: int, actions: int) -
     match config:
         case SSMConfig():
             return SSM(config, nvec, slots, actions)
+        case TransformerConfig():
+            return Transformer(config, nvec, slots, actions)
         case RSSMConfig():
             return RSSM(config, nvec, slots, actions)
     raise TypeError(f"{type(config).__name__} is no family of dynamics")

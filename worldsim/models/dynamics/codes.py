@@ -1,0 +1,98 @@
+"""Codes from each frame alone: what families with a backbone foresee. A moment's codes depend on no other moment.
+
+An image patch or a vector becomes K numbers of C levels each (finite scalar quantisation, arXiv:2309.15505); a
+categorical variable is its own code.
+
+Axes: B batch, T time, V categorical variables, S dense slots, K numbers, C levels, E code width.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from worldsim.models.layers import SlotLinear
+
+MARGIN = 0.3  # of a level
+
+
+class Codes(NamedTuple):
+    """One moment's codes as indices; class V's or level C stands for "nothing seen yet"."""
+
+    record: Tensor  # (..., V) int64
+    dense: Tensor  # (..., S, K) int64
+
+
+class OneHot(NamedTuple):
+    """Codes as one-hot vectors; all zeros where nothing was seen."""
+
+    record: Tensor  # (..., V, classes)
+    dense: Tensor  # (..., S, K*C)
+
+
+class Quantiser(nn.Module):
+    """Encoded dense slots as K numbers of C levels, evenly spaced in [-1, 1]."""
+
+    def __init__(self, slots: int, embed: int, numbers: int, levels: int):
+        super().__init__()
+        self.levels = levels
+        self.enter = SlotLinear(slots, embed, numbers)
+
+    def forward(self, embeds: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """(..., S, embed) to level indices (..., S, K), and to their values with a straight-through gradient.
+
+        Always in fp32, so that training and inference see the same codes. With a generator the numbers are shaken by up
+        to MARGIN levels: the encoder learns to keep away from the edges between levels, where codes would flicker.
+        """
+        with torch.autocast(embeds.device.type, enabled=False):
+            bounded = torch.tanh(self.enter(embeds.float()))
+        shaken = bounded.detach()
+        half = (self.levels - 1) / 2
+        if generator is not None:
+            noise = torch.rand(bounded.shape, generator=generator, device=bounded.device)
+            shaken = (shaken + (2 * noise - 1) * MARGIN / half).clamp(-1, 1)
+        index = ((shaken + 1) * half).round().long().clamp(0, self.levels - 1)  # a NaN must live to be reported
+        return index, self.values(index) + bounded - bounded.detach()
+
+    def values(self, index: Tensor) -> Tensor:
+        """Level indices to numbers in [-1, 1]."""
+        return index.float() / ((self.levels - 1) / 2) - 1
+
+
+class CodeEmbedding(nn.Module):
+    """Codes of all V + S slots as vectors (..., V + S, E)."""
+
+    def __init__(self, variables: int, classes: int, slots: int, numbers: int, levels: int, width: int):
+        super().__init__()
+        self.classes, self.levels = classes, levels
+        self.record = SlotLinear(variables, classes, width, scale=classes**0.5)
+        self.dense = SlotLinear(slots, numbers * levels, width, scale=levels**0.5)
+
+    def onehot(self, codes: Codes) -> OneHot:
+        kind = self.dense.weight.dtype
+        record = F.one_hot(codes.record, self.classes + 1)[..., :-1].to(kind)
+        dense = F.one_hot(codes.dense, self.levels + 1)[..., :-1].to(kind)
+        return OneHot(record, dense.flatten(-2))
+
+    def forward(self, onehot: OneHot) -> Tensor:
+        return torch.cat([self.record(onehot.record), self.dense(onehot.dense)], -2)
+
+
+def shifted(start: OneHot, onehot: OneHot, keep: Tensor) -> OneHot:
+    """What each moment (B, T, ...) has before it: `start` (B, ...), or nothing where `keep` (B, T, 1, 1) is False."""
+    return OneHot(*(torch.cat([s.unsqueeze(1), o[:, :-1]], 1) * keep for s, o in zip(start, onehot, strict=True)))
+
+
+def corrupted(onehot: OneHot, share: float, generator: Generator | None) -> OneHot:
+    """In training some codes come from another moment, so that imagination learns to recover from its own slips."""
+    if generator is None or not share:
+        return onehot
+    batch, time, variables = onehot.record.shape[:3]
+    shape = (batch, time, variables + onehot.dense.shape[2] + 1, 1)
+    draws = torch.rand(shape, generator=generator, device=onehot.record.device)
+    wrong = draws[:, :, :-1] < 2 * share * draws[:, :1, -1:]  # a rate of its own for every sequence, on average `share`
+    masks = wrong[:, :, :variables], wrong[:, :, variables:]
+    return OneHot(
+        *(torch.where(mask, codes.flip(0).roll(1, 1), codes) for mask, codes in zip(masks, onehot, strict=True))
+    )
