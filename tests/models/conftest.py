@@ -13,12 +13,13 @@ from worldsim.models.world_model import Batch, WorldModel
 from worldsim.spaces import leaves
 
 SMALL = {"embed": 16, "hidden": 24, "width": 32, "ensemble": 3, "head_hidden": 16}
+RECURRENT = {"latents": 6, "latent_classes": 5, "units": 24, "slot_features": 12, "free_nats": 0}
 FAMILIES: dict[str, ModelConfig] = {
     "ssm": SSMConfig(**SMALL, variables=3, layers=2, code_width=8),
     "transformer": TransformerConfig(**SMALL, variables=3, code_width=8, heads=2, window=16),
     "transformer, short window": TransformerConfig(**SMALL, variables=3, code_width=8, heads=2, window=3),
-    "rssm": RSSMConfig(**SMALL, latents=6, latent_classes=5, slot_features=12, free_nats=0),
-    "rssm in blocks": RSSMConfig(**SMALL, latents=6, latent_classes=5, slot_features=12, free_nats=0, blocks=4),
+    "rssm": RSSMConfig(**SMALL, **RECURRENT),
+    "rssm in blocks": RSSMConfig(**SMALL, **RECURRENT, blocks=4),
 }
 NESTED = spaces.Dict(
     grey=spaces.Box(0, 255, (11, 18), np.uint8),  # whole patches of 8 do not fit

@@ -20,15 +20,18 @@ class Recipe(NamedTuple):
     """What a family needs to learn the ring."""
 
     config: ModelConfig
+    learning_rate: float  # at its highest
     drawing: int  # updates of the codec alone
     steps: int
     length: int
 
 
+CODES = {"variables": 3, "code_width": 12}
+LATENTS = {"latents": 16, "latent_classes": 8, "units": 64, "blocks": 8, "slot_features": 16, "free_nats": 0.3}
 RECIPES = {
-    "ssm": Recipe(SSMConfig(**SMALL, variables=3, layers=1, code_width=12), 150, 200, 6),
-    "transformer": Recipe(TransformerConfig(**SMALL, variables=3, code_width=12, window=6), 150, 200, 6),
-    "rssm": Recipe(RSSMConfig(**SMALL, latents=16, latent_classes=8, slot_features=16, free_nats=0.3), 0, 450, 8),
+    "ssm": Recipe(SSMConfig(**SMALL, **CODES, layers=1), 1e-2, 150, 200, 6),
+    "transformer": Recipe(TransformerConfig(**SMALL, **CODES, window=6), 1e-2, 150, 200, 6),
+    "rssm": Recipe(RSSMConfig(**SMALL, **LATENTS), 5e-3, 0, 700, 8),
 }
 
 
@@ -44,7 +47,7 @@ def learned(recipe: Recipe) -> WorldModel:
     for step in range(-recipe.drawing, recipe.steps):
         done, part = (step / recipe.steps, "rest") if step >= 0 else (1 + step / recipe.drawing, "codec")
         rise = min(1.0, (step % max(1, recipe.steps) + 1) / 10) if step >= 0 else 1.0
-        optimizer.param_groups[0]["lr"] = 1e-2 * rise * 0.5 * (1 + math.cos(math.pi * done))
+        optimizer.param_groups[0]["lr"] = recipe.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * done))
         batch = sampler.sample()
         rows = Batch.from_numpy({name: batch[name] for name in Batch._fields})
         model.losses(rows, generator, part if recipe.drawing else "all").total.backward()  # type: ignore[arg-type]

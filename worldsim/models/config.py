@@ -56,6 +56,7 @@ class RSSMConfig(ModelConfig):
     family: Literal["rssm"] = "rssm"
     latents: int = Field(24, ge=1)
     latent_classes: int = Field(24, ge=2)
+    units: int = Field(192, ge=8)
     blocks: int = Field(1, ge=1)
     slot_features: int = Field(32, ge=4)
     unimix: float = Field(0.01, ge=0, lt=1)

@@ -1,12 +1,17 @@
-"""The `rssm` family: DreamerV3's recurrent state-space model (arXiv:2301.04104).
+"""The `rssm` family: DreamerV3's recurrent state-space model (arXiv:2301.04104v2).
 
 A recurrent state h carries the past. From h alone the prior foretells the latents z, categorical variables; the
 posterior reads them off h and the observation. Prior and posterior are pulled towards each other at two speeds (KL
 balance), and no further than `free_nats`. Everything is drawn from h and z.
 
+What does not depend on the recurrence (the observation's and the action's share, the prior, log-probabilities) is
+computed for all moments at once, outside of the loop over time.
+
 Axes: B batch, T time, V categorical variables of the observation, S its patches and vectors, A action, K latents,
-C their classes, W width of h, Z = K*C, X input, N uniform numbers.
+C their classes, W width of h, U units of a hidden layer, Z = K*C, N uniform numbers.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,22 +24,49 @@ from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
 from worldsim.models.layers import Categoricals, SlotLinear, draw, mlp
 
 
-class BlockGRU(nn.Module):
-    """A gated recurrent unit, normalised before its gates. A block reads its own part of the state and the input."""
+def hidden(inputs: int, units: int) -> nn.Sequential:
+    """A hidden layer as all of them are here: normalised, then SiLU."""
+    return nn.Sequential(nn.Linear(inputs, units), nn.LayerNorm(units), nn.SiLU())
 
-    def __init__(self, inputs: int, width: int, blocks: int):
+
+class BlockGRU(nn.Module):
+    """The recurrence: a hidden layer and a gated recurrent unit whose weights on h are block-diagonal.
+
+    A block reads its own part of h, and what one layer of `units` makes of all of h, of z and of the action each.
+    """
+
+    def __init__(self, width: int, codes: int, actions: int, units: int, blocks: int):
         super().__init__()
         self.blocks = blocks
-        self.enter = SlotLinear(blocks, width // blocks + inputs, 3 * width // blocks)
-        self.norm = nn.LayerNorm(3 * width)
+        self.read_h, self.read_z, self.read_action = (hidden(n, units) for n in (width, codes, actions))
+        self.own = SlotLinear(blocks, width // blocks, width // blocks)
+        self.tell = nn.Linear(2 * units, width)
+        self.tell_action = nn.Linear(units, width, bias=False)
+        self.norm = nn.LayerNorm(width)
+        self.gates = SlotLinear(blocks, width // blocks, 3 * width // blocks)
 
-    def forward(self, x_BX: Tensor, h_BW: Tensor) -> Tensor:
-        own = rearrange(h_BW, "b (g w) -> b g w", g=self.blocks)
-        everything = torch.cat([own, x_BX.unsqueeze(1).expand(-1, self.blocks, -1)], -1)
-        gates = rearrange(self.enter(everything), "b g (k w) -> b (k g w)", k=3)
-        reset, value, update = self.norm(gates).float().chunk(3, -1)
-        update = torch.sigmoid(update - 1)
-        return update * torch.tanh(torch.sigmoid(reset) * value) + (1 - update) * h_BW
+    def drive(self, action: Tensor) -> Tensor:
+        """The action's share (..., W), which no recurrence is needed for."""
+        return self.tell_action(self.read_action(action))  # type: ignore[no-any-return]
+
+    def forward(self, h_BW: Tensor, z_BZ: Tensor, drive_BW: Tensor) -> Tensor:
+        told = self.tell(torch.cat([self.read_h(h_BW), self.read_z(z_BZ)], -1))
+        own = self.own(self._split(h_BW)).flatten(1)
+        inner = F.silu(self.norm(own + told + drive_BW))
+        reset, value, update = self.gates(self._split(inner)).float().chunk(3, -1)
+        update = torch.sigmoid(update - 1).flatten(1)
+        return torch.lerp(h_BW, torch.tanh(torch.sigmoid(reset) * value).flatten(1), update)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return rearrange(x, "b (g w) -> b g w", g=self.blocks)
+
+
+class Moments(NamedTuple):
+    """What the loop over time gives."""
+
+    past: Tensor  # (B, T, W): h
+    codes: Tensor  # (B, T, Z): z, drawn, one-hot
+    posterior: Categoricals  # (B, T, K, C)
 
 
 class RSSM(Dynamics):
@@ -45,17 +77,16 @@ class RSSM(Dynamics):
         self.variables, self.slots = len(nvec), slots
         self.latents, self.classes = config.latents, config.latent_classes
         self.unimix, self.free_nats, self.scale = config.unimix, config.free_nats, config.representation_scale
-        width, codes = config.width, config.latents * config.latent_classes
+        width, codes, units = config.width, config.latents * config.latent_classes, config.units
         self.record_features = self.dense_features = config.slot_features
         self.feature_width, self.past_width = width + codes, width
         self.separable = False
         self.noise_size = config.latents
-        self.enter = nn.Sequential(nn.Linear(codes + actions, width), nn.LayerNorm(width), nn.SiLU())
-        self.recur = BlockGRU(width, width, config.blocks)
-        self.see = nn.Linear((self.variables + slots) * config.embed, width)
-        self.recall = nn.Linear(width, width, bias=False)
-        self.posterior = nn.Sequential(nn.LayerNorm(width), nn.SiLU(), nn.Linear(width, codes))
-        self.prior = mlp([width, width, codes])
+        self.recur = BlockGRU(width, codes, actions, units, config.blocks)
+        self.see = nn.Linear((self.variables + slots) * config.embed, units)
+        self.recall = nn.Linear(width, units, bias=False)
+        self.posterior = nn.Sequential(nn.LayerNorm(units), nn.SiLU(), nn.Linear(units, codes))
+        self.prior = mlp([width, units, units, codes])
         self.spread = nn.Linear(self.feature_width, (self.variables + slots) * config.slot_features)
 
     def initial(self, batch: int) -> State:
@@ -75,35 +106,37 @@ class RSSM(Dynamics):
         seen = self.see(torch.cat([part.flatten(2) for part in embeds], -1))
         shape = (*first_BT.shape, self.latents)
         uniform = None if generator is None else torch.rand(shape, generator=generator, device=seen.device)
-        h, z = state["h"], self._onehot(state["z"])
-        moments = []
-        for t in range(shape[1]):
-            keep = (~first_BT[:, t]).unsqueeze(-1).float()
-            h = self._tick(h * keep, z * keep, actions_BTA[:, t] * keep)
-            posterior = self._latents(self.posterior(seen[:, t] + self.recall(h)))
-            z = posterior.straight_through(None if uniform is None else uniform[:, t]).flatten(1)
-            moments.append((h, z, posterior.logits))
-        past, codes, logits = (torch.stack(parts, 1) for parts in zip(*moments, strict=True))
-        posterior, prior = Categoricals(logits), self._latents(self.prior(past))
+        past, codes, posterior = self._moments(state, seen, actions_BTA, first_BT, uniform)
+        prior = self._latents(self.prior(past))
         dynamics = posterior.detach().kl(prior).clamp_min(self.free_nats)
         representation = self.scale * posterior.kl(prior.detach()).clamp_min(self.free_nats)
         follows = ~first_BT  # what nothing led to cannot be foreseen, and what it tells must not be held against it
         follows[:, 0] &= state["z"][:, 0] < self.classes
         losses = {"dynamics": dynamics * follows, "representation": representation * follows}
-        following = {"h": h, "z": z.unflatten(-1, (self.latents, self.classes)).argmax(-1)}
+        following = {"h": past[:, -1], "z": codes[:, -1].unflatten(-1, (self.latents, self.classes)).argmax(-1)}
         return Observed(following, self._latent(past, codes), losses)
 
+    def _moments(self, state: State, seen: Tensor, actions: Tensor, first: Tensor, uniform: Tensor | None) -> Moments:
+        keep = (~first).unsqueeze(-1).float()
+        drive = self.recur.drive(actions * keep)
+        h, z = state["h"], self._onehot(state["z"])
+        moments = []
+        for t, (kept, driven, shown) in enumerate(zip(*(x.unbind(1) for x in (keep, drive, seen)), strict=True)):
+            h = self.recur(h * kept, z * kept, driven)
+            scores = self.posterior(shown + self.recall(h))
+            z = self._latents(scores).straight_through(None if uniform is None else uniform[:, t]).flatten(1)
+            moments.append((h, z, scores))
+        past, codes, posterior = (torch.stack(parts, 1) for parts in zip(*moments, strict=True))
+        return Moments(past, codes, self._latents(posterior))
+
     def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, Latent]:
-        h = self._tick(state["h"], self._onehot(state["z"]), action_BA)
+        h = self.recur(state["h"], self._onehot(state["z"]), self.recur.drive(action_BA))
         z = draw(self._latents(self.prior(h)).logits, noise_BN, min_p)
         return {"h": h, "z": z}, self._latent(h, self._onehot(z))
 
     def _onehot(self, z: Tensor) -> Tensor:
         """(..., K) indices to (..., Z); zeros where nothing was seen."""
         return F.one_hot(z, self.classes + 1)[..., :-1].flatten(-2).float()
-
-    def _tick(self, h_BW: Tensor, z_BZ: Tensor, action_BA: Tensor) -> Tensor:
-        return self.recur(self.enter(torch.cat([z_BZ, action_BA], -1)), h_BW)  # type: ignore[no-any-return]
 
     def _latents(self, scores: Tensor) -> Categoricals:
         return Categoricals.from_logits(scores, self.latents, self.unimix)
