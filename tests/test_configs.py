@@ -1,17 +1,22 @@
 """Every key of every YAML is a field of its model and the other way round; each is explained; defaults agree."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from gymnasium.spaces import Box, Discrete
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from worldsim import grammar
 from worldsim.cli import VERBS, _schema
 from worldsim.envs.make import EnvConfig
+from worldsim.errors import ConfigError
 from worldsim.models.config import RSSMConfig, SSMConfig, TransformerConfig
+from worldsim.models.world_model import WorldModel
 from worldsim.training.config import LoggerConfig, TrainerConfig
 
 GROUPS = {"env": EnvConfig, "logger": LoggerConfig}
@@ -44,7 +49,7 @@ def agree(values: dict[str, Any], model: type[BaseModel], groups: set[str] = fro
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verbs_file_has_the_keys_and_the_defaults_of_its_model(verb: str) -> None:
-    groups = {group for group in grammar.groups(verb) if group != "experiment"}
+    groups = {group for group in grammar.groups(verb) if group != "experiment" and "/" not in group}
     agree(read(f"{verb}.yaml"), _schema(verb), groups)
 
 
@@ -83,6 +88,33 @@ def test_every_combination_of_options_composes(verb: str) -> None:
         for option in grammar.options(group):
             extra = ["env.id=CartPole-v1"] if option == "gymnasium" else []
             assert isinstance(grammar.compose(verb, schema, [f"{group}={option}", *extra]).config, schema)
+
+
+def test_sizes_are_the_size_that_they_say_and_about_the_same_in_every_family() -> None:
+    """Frames of 64x64x3 and 17 actions, as the files say; counted for those that are quick to make."""
+    spaces = Box(0, 255, (64, 64, 3), np.uint8), Discrete(17)
+    for size in ("xs", "s", "m"):
+        counts = []
+        for family in ("ssm", "transformer", "rssm"):
+            config = grammar.compose("train", _schema("train"), [f"model={family}", f"model/size={size}"]).config
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+                model = WorldModel(config.model, *spaces, (0.0, 1.0))
+            counts.append(sum(parameter.numel() for parameter in model.parameters()) / 1e6)
+            said = (grammar.CONFIGS / f"model/sized/{family}/{size}.yaml").read_text().splitlines()[1]
+            assert f": {counts[-1]:.2f} million parameters" in said
+        assert max(counts) < 1.15 * min(counts)
+
+
+def test_a_size_says_what_it_is_for_and_the_command_names_it() -> None:
+    composed = grammar.compose("train", _schema("train"), ["model=rssm", "model/size=l", "model.units=64"])
+    assert (composed.config.model.blocks, composed.config.model.units, composed.config.model.hidden) == (8, 64, 512)
+    said = grammar.command("train", composed.config, composed.choices)
+    assert said == "worldsim train model=rssm model/size=l model.units=64"
+    with pytest.raises(ConfigError, match="there is no model/size=xxl. Did you mean xl"):
+        grammar.compose("train", _schema("train"), ["model/size=xxl"])
+    plain = grammar.compose("train", _schema("train"))
+    assert grammar.command("train", plain.config, plain.choices) == "worldsim train"
 
 
 def test_an_environments_budget_comes_with_it() -> None:

@@ -317,7 +317,7 @@ def _help(name: str, overrides: Sequence[str]) -> str:
         others = ", ".join(known) + (", or any Gymnasium id" if group == "env" else "")
         heading = f"# {group}={option} (one of: {others})" if option in known else f"# {group}= (one of: {others})"
         body = (grammar.CONFIGS / group / f"{option}.yaml").read_text().strip() if option in known else ""
-        below = body and not body.startswith("# @package _global_")
+        below = body and not body.startswith("# @package")
         parts.append(f"{heading}\n{group}:\n{textwrap.indent(body, '  ')}" if below else f"{heading}\n{body}")
     examples = [f"  worldsim {name} {example}".rstrip() for example in VERBS[name].examples]
     return "\n\n".join([*parts, "\n".join(["Examples:", *examples])])

@@ -29,6 +29,7 @@ from worldsim.errors import ConfigError
 
 Config = TypeVar("Config", bound=BaseModel)
 CONFIGS = Path(str(files("worldsim"))) / "configs"
+INNER = ("model/size", "model/sized")  # groups that lie in another's folder
 
 
 class Composed(NamedTuple, Generic[Config]):
@@ -105,9 +106,10 @@ def groups(verb: str) -> dict[str, str]:
 
 
 def options(group: str) -> list[str]:
-    """What a group can be set to."""
+    """What a group can be set to. Folders of the groups inside it, such as model/size, are none of its own."""
     folder = CONFIGS / group
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    found = [path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml")]
+    return sorted(str(name) for name in found if f"{group}/{name.parts[0]}" not in INNER)
 
 
 def swept(overrides: Sequence[str]) -> list[str]:
@@ -128,7 +130,7 @@ def dotted(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def command(verb: str, config: BaseModel, choices: Mapping[str, str]) -> str:
     """The shortest command that gives exactly this configuration with the given group choices."""
     taken = {group: choices[group] for group in groups(verb) if group in choices}
-    words = [f"{group}={option}" for group, option in taken.items() if option != groups(verb)[group]]
+    words = [f"{group}={option}" for group, option in taken.items() if option != str(groups(verb)[group])]
     asked = config.model_dump(mode="json")
     if taken.get("env") == "gymnasium":
         words = [f"env={asked['env']['id']}" if word == "env=gymnasium" else word for word in words]
@@ -228,7 +230,9 @@ def _parts(annotation: Any) -> Iterator[Any]:
 def explained(error: Exception, verb: str, overrides: Sequence[str]) -> ConfigError:
     """A Hydra error in one line, with the nearest name that exists."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = error.missing_cfg_file.partition("/")
+        known_groups = [group for group in groups(verb) if error.missing_cfg_file.startswith(f"{group}/")]
+        group = max(known_groups, key=len, default=error.missing_cfg_file.partition("/")[0])
+        option = error.missing_cfg_file.removeprefix(f"{group}/")
         known = options(group)
         hint = nearest(option, known) or f"; it is one of {', '.join(known)}"
         return ConfigError(f"there is no {group}={option}{hint}")
