@@ -131,15 +131,15 @@ class World:
         """One tick of every world under flat actions (B, ...)."""
         model = self.model
         encoded = model.act({name: self._tensor(value) for name, value in actions.items()})
-        noise = uniforms(state.seed, state.tick, model.dynamics.noise_size + 1) if self.sample else None
-        inner = None if noise is None else noise[:, 1:]
+        noise = uniforms(state.seed, state.tick, model.dynamics.noise_size + 2) if self.sample else None
+        ending, inner, paying = (None,) * 3 if noise is None else (noise[:, 0], noise[:, 1:-1], noise[:, -1])
         latent, now = model.dynamics.step(state.latent, encoded, inner, model.config.min_p)
         observation = model.codec.decode(now.slots)
         past = now.features[..., : model.dynamics.past_width]
         doubt = state.doubt + model.ensemble.disagreement(past)
         following = WorldState(latent, state.seed, state.tick + 1, doubt, observation)
-        terminated = self._terminated(now, None if noise is None else noise[:, 0])
-        reward = model.reward.mean(now.features).cpu().numpy()
+        terminated = self._terminated(now, ending)
+        reward = model.reward.draw(now.features, paying, model.config.min_p).cpu().numpy()
         return following, Step(self.observation(following), reward, terminated, self._trust(doubt))
 
     def merge(self, mask: NDArray[np.bool_], a: WorldState, b: WorldState) -> WorldState:
@@ -179,7 +179,7 @@ class World:
     def _terminated(self, latent: Latent, uniform: Tensor | None) -> NDArray[np.bool_]:
         logit = self.model.termination(latent.features)
         both = torch.nn.functional.logsigmoid(torch.stack([-logit, logit], -1))
-        return draw(both, uniform, self.model.config.min_p).bool().cpu().numpy()
+        return draw(both, uniform).bool().cpu().numpy()
 
     def _trust(self, doubt: Tensor) -> NDArray[np.float32]:
         if self.trust is None:
