@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +27,13 @@ class WorldState(NamedTuple):
     seed: Tensor  # (B,) int64
     tick: Tensor  # (B,) int64, steps since the start
     doubt: Tensor  # (B,) fp32, the ensemble's disagreement summed over the imagined steps
-    observation: dict[str, Tensor]  # what was last seen, flat leaves (B, ...)
+    observation: dict[str, Tensor]  # what was last seen, flat leaves (B, ...); empty after a step that drew nothing
 
 
 class Step(NamedTuple):
     """What a step gives back."""
 
-    observation: Arrays  # flat leaves (B, ...)
+    observation: Arrays  # flat leaves (B, ...); empty where only the latent state was asked for
     reward: NDArray[np.float32]  # (B,)
     terminated: NDArray[np.bool_]  # (B,)
     trust: NDArray[np.float32]  # (B,) in [0, 1]: calibrated probability that this prediction is within tolerance
@@ -127,14 +127,19 @@ class World:
         return {name: value.cpu().numpy().copy() for name, value in state.observation.items()}
 
     @torch.inference_mode()
-    def step(self, state: WorldState, actions: Mapping[str, NDArray[Any]]) -> tuple[WorldState, Step]:
-        """One tick of every world under flat actions (B, ...)."""
+    def step(
+        self, state: WorldState, actions: Mapping[str, NDArray[Any]], observe: Literal["frame", "latent"] = "frame"
+    ) -> tuple[WorldState, Step]:
+        """One tick of every world under flat actions (B, ...).
+
+        observe: "latent" draws no observation, for planners that read rewards and endings alone; the future is as ever.
+        """
         model = self.model
         encoded = model.act({name: self._tensor(value) for name, value in actions.items()})
         noise = uniforms(state.seed, state.tick, model.dynamics.noise_size + 2) if self.sample else None
         ending, inner, paying = (None,) * 3 if noise is None else (noise[:, 0], noise[:, 1:-1], noise[:, -1])
         latent, now = model.dynamics.step(state.latent, encoded, inner, model.config.min_p)
-        observation = model.codec.decode(now.slots)
+        observation = model.codec.decode(now.slots) if observe == "frame" else {}
         past = now.features[..., : model.dynamics.past_width]
         doubt = state.doubt + model.ensemble.disagreement(past)
         following = WorldState(latent, state.seed, state.tick + 1, doubt, observation)
