@@ -34,7 +34,7 @@ class Part(BaseModel):
 class Collecting(Part):
     """How much is recorded."""
 
-    steps: int = Field(20_000, gt=0)
+    steps: int = Field(45_000, gt=0)
     num_envs: int = Field(4, gt=0)
     workers: int = Field(0, ge=0)
 

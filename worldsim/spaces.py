@@ -81,6 +81,12 @@ class Leaf:
         return np.dtype(np.float64 if self.space.dtype.itemsize >= 4 and self.space.dtype != np.float32 else np.float32)
 
     @cached_property
+    def unbounded(self) -> bool:
+        """Whether a uint8 box takes every uint8."""
+        space = self.space
+        return isinstance(space, spaces.Box) and bool((space.low == 0).all() and (space.high == 255).all())
+
+    @cached_property
     def start(self) -> Any:
         """What is added to zero-based class indices of Discrete and MultiDiscrete spaces."""
         return np.asarray(getattr(self.space, "start", 0)).ravel()
@@ -107,6 +113,8 @@ class Leaf:
             return texts if batch else texts[0]
         shape = (*batch, *(space.shape or ()))
         if isinstance(space, spaces.Box):
+            if array.dtype == space.dtype == np.uint8 and self.unbounded:
+                return array.reshape(shape)
             whole = not np.issubdtype(space.dtype, np.floating)
             numbers = (np.rint(array) if whole else array).reshape(shape)
             return np.clip(numbers, space.low, space.high).astype(space.dtype)

@@ -7,16 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
+from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import worldsim
 from worldsim.cli import main
 from worldsim.models.checkpoint import hash_of
 from worldsim.rollouts.dataset import Rollouts
+from worldsim.wrappers import FlattenDict
 
 FILES = ("real_vs_world.gif", "fidelity.json", "report.json", "report.html", "config-quickstart.yaml")
 KEYS = {"agent", "fault", "severity", "where", "episodes", "success_rate", "return_mean", "violations_mean"}
@@ -124,3 +128,18 @@ def test_the_same_job_on_an_environment_nobody_here_wrote(tmp_path: Path) -> Non
     assert {row["agent"] for row in rows} == {"random", "ppo"}
     assert all(row["success_rate"] is None for row in rows), "nothing says what success is there"
     assert (tmp_path / "ppo.zip").is_file()
+
+
+def test_the_learned_desk_passes_every_checker_and_ppo_trains_in_it(finished: Path) -> None:
+    """Stable-Baselines3 knows one level of keys, so it looks through `FlattenDict`."""
+    sb3 = pytest.importorskip("stable_baselines3")
+    from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gym.make("worldsim/World-v0", world=finished / "world", render_mode="rgb_array")
+        check_env(env.unwrapped)
+        sb3_check_env(FlattenDict(env.unwrapped), warn=True, skip_render_check=False)
+    small = {"features_extractor_kwargs": {"cnn_output_dim": 8}, "net_arch": [8]}
+    model = sb3.PPO("MultiInputPolicy", FlattenDict(env), n_steps=32, batch_size=16, n_epochs=1, policy_kwargs=small)
+    assert model.learn(64).num_timesteps == 64

@@ -174,3 +174,18 @@ def test_every_image_leaf_is_resized_by_area_and_nothing_else_is_touched():
     for name in ("counts", "speed", "gear"):
         assert np.array_equal(observation[name], inner.last[name])
         assert env.observation_space[name] == inner.observation_space[name]
+
+
+def test_vizdoom_ends_on_the_last_frame_that_the_player_saw():
+    env = make_env(load("vizdoom/defend_center"))
+    observation, _ = env.reset(seed=1)
+    over = False
+    while not over:
+        before = {name: value.copy() for name, value in observation.items()}
+        observation, _, terminated, truncated, _ = env.step(0)  # who does nothing is killed
+        over = terminated or truncated
+    assert env.unwrapped.state is None, "ViZDoom now tells what an episode ends on: the adapter can go"
+    assert before["screen"].std() > 10
+    np.testing.assert_array_equal(observation["screen"], before["screen"])
+    np.testing.assert_array_equal(observation["gamevariables"], before["gamevariables"])
+    env.close()

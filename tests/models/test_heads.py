@@ -43,6 +43,21 @@ def test_rewards_of_the_data_are_recovered() -> None:
     assert_close(head.mean(features), rewards, atol=0.06, rtol=0.03)
 
 
+def test_rewards_are_drawn_as_often_as_they_come_and_never_between() -> None:
+    """Three calls in four cost 1, the fourth pays 0.98; -0.02 falls between two bins and still is told exactly."""
+    torch.manual_seed(0)
+    features = torch.tensor([[1.0, 0.0]] * 40 + [[0.0, 1.0]])
+    rewards = torch.tensor([-1.02] * 30 + [0.98] * 10 + [-0.02])
+    head = RewardHead(2, 32, -2.0, 1.0)
+    fit(head, lambda: head.loss(features, rewards), steps=300)
+    uniform = (torch.arange(400) + 0.5) / 400
+    drawn = head.draw(features[:1].expand(400, 2), uniform, 0.1)
+    paid = (drawn - 0.98).abs() < 0.03
+    assert paid.float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert ((drawn - -1.02).abs() < 0.03)[~paid].all()
+    assert_close(head.draw(features[-1:], uniform[:1], 0.1), rewards[-1:], atol=0.01, rtol=0)
+
+
 def test_a_chance_is_told_as_it_is() -> None:
     torch.manual_seed(0)
     features = torch.eye(2).repeat(50, 1)

@@ -55,6 +55,10 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, 
         env = gym.make(config.id, max_episode_steps=config.max_episode_steps, **kwargs)
     except (gym.error.Error, ImportError, TypeError) as error:
         raise _explained(error, config) from error
+    if config.id.startswith(PROVIDERS["vizdoom"].prefix):
+        from worldsim.envs.vizdoom import KeepLastObservation
+
+        env = KeepLastObservation(env)
     if config.resize is None:
         return env
     from worldsim.envs.resize import ResizeImages, has_images_to_resize

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.models.layers import mlp, symexp, symlog
+from worldsim.models.layers import draw, mlp, symexp, symlog
+
+NEAR = 4  # bins to either side that tell the same reward
 
 
 class RewardHead(nn.Module):
@@ -34,6 +36,18 @@ class RewardHead(nn.Module):
         """Expected reward (N,) in the environment's units."""
         log_probs: Tensor = self(features)
         return (log_probs.exp() * symexp(self.bins)).sum(-1)
+
+    def draw(self, features: Tensor, uniform: Tensor | None, min_p: float) -> Tensor:
+        """Rewards (N,) as the environment would give them: one of the outcomes foreseen, not their mean.
+
+        A bin is drawn (see `layers.draw`); the reward is the mean over it and its neighbours, between which a known
+        reward is shared. A refund that is as likely right as wrong pays 0 or -1, never -0.5.
+        """
+        log_probs: Tensor = self(features)
+        chosen = draw(log_probs, uniform, min_p).unsqueeze(-1)
+        near = (torch.arange(len(self.bins), device=chosen.device) - chosen).abs() <= NEAR
+        weight = log_probs.exp() * near
+        return (weight * symexp(self.bins)).sum(-1) / weight.sum(-1)
 
     def loss(self, features: Tensor, reward: Tensor) -> Tensor:
         """Cross-entropy (N,) with the two bins around the reward."""

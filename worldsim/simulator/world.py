@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,13 +27,13 @@ class WorldState(NamedTuple):
     seed: Tensor  # (B,) int64
     tick: Tensor  # (B,) int64, steps since the start
     doubt: Tensor  # (B,) fp32, the ensemble's disagreement summed over the imagined steps
-    observation: dict[str, Tensor]  # what was last seen, flat leaves (B, ...)
+    observation: dict[str, Tensor]  # what was last seen, flat leaves (B, ...); empty after a step that drew nothing
 
 
 class Step(NamedTuple):
     """What a step gives back."""
 
-    observation: Arrays  # flat leaves (B, ...)
+    observation: Arrays  # flat leaves (B, ...); empty where only the latent state was asked for
     reward: NDArray[np.float32]  # (B,)
     terminated: NDArray[np.bool_]  # (B,)
     trust: NDArray[np.float32]  # (B,) in [0, 1]: calibrated probability that this prediction is within tolerance
@@ -127,19 +127,24 @@ class World:
         return {name: value.cpu().numpy().copy() for name, value in state.observation.items()}
 
     @torch.inference_mode()
-    def step(self, state: WorldState, actions: Mapping[str, NDArray[Any]]) -> tuple[WorldState, Step]:
-        """One tick of every world under flat actions (B, ...)."""
+    def step(
+        self, state: WorldState, actions: Mapping[str, NDArray[Any]], observe: Literal["frame", "latent"] = "frame"
+    ) -> tuple[WorldState, Step]:
+        """One tick of every world under flat actions (B, ...).
+
+        observe: "latent" draws no observation, for planners that read rewards and endings alone; the future is as ever.
+        """
         model = self.model
         encoded = model.act({name: self._tensor(value) for name, value in actions.items()})
-        noise = uniforms(state.seed, state.tick, model.dynamics.noise_size + 1) if self.sample else None
-        inner = None if noise is None else noise[:, 1:]
+        noise = uniforms(state.seed, state.tick, model.dynamics.noise_size + 2) if self.sample else None
+        ending, inner, paying = (None,) * 3 if noise is None else (noise[:, 0], noise[:, 1:-1], noise[:, -1])
         latent, now = model.dynamics.step(state.latent, encoded, inner, model.config.min_p)
-        observation = model.codec.decode(now.slots)
+        observation = model.codec.decode(now.slots) if observe == "frame" else {}
         past = now.features[..., : model.dynamics.past_width]
         doubt = state.doubt + model.ensemble.disagreement(past)
         following = WorldState(latent, state.seed, state.tick + 1, doubt, observation)
-        terminated = self._terminated(now, None if noise is None else noise[:, 0])
-        reward = model.reward.mean(now.features).cpu().numpy()
+        terminated = self._terminated(now, ending)
+        reward = model.reward.draw(now.features, paying, model.config.min_p).cpu().numpy()
         return following, Step(self.observation(following), reward, terminated, self._trust(doubt))
 
     def merge(self, mask: NDArray[np.bool_], a: WorldState, b: WorldState) -> WorldState:
@@ -179,7 +184,7 @@ class World:
     def _terminated(self, latent: Latent, uniform: Tensor | None) -> NDArray[np.bool_]:
         logit = self.model.termination(latent.features)
         both = torch.nn.functional.logsigmoid(torch.stack([-logit, logit], -1))
-        return draw(both, uniform, self.model.config.min_p).bool().cpu().numpy()
+        return draw(both, uniform).bool().cpu().numpy()
 
     def _trust(self, doubt: Tensor) -> NDArray[np.float32]:
         if self.trust is None:

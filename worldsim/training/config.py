@@ -14,7 +14,7 @@ class TrainerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(2300, ge=1)
+    steps: int = Field(2600, ge=1)
     batch: int = Field(4, ge=1)
     length: int = Field(32, ge=2)
     learning_rate: float = Field(4e-3, gt=0)
