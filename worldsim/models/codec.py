@@ -218,7 +218,7 @@ class ObservationCodec(nn.Module):
             for leaf in self.dense_leaves
         ]
         self.dense = nn.ModuleList(codecs)
-        self.sizes = [codec.slots for codec in codecs]
+        self.embed, self.sizes = config.embed, [codec.slots for codec in codecs]
 
     def dense_codecs(self) -> list[tuple[Leaf, "ImageCodec | VectorCodec"]]:
         return list(zip(self.dense_leaves, self.dense, strict=True))  # type: ignore[arg-type]
@@ -227,7 +227,7 @@ class ObservationCodec(nn.Module):
         """Flat leaves (N, ...) to embedded slots."""
         indices = self.record.indices(observation)
         dense = [codec.encode(observation[leaf.name]) for leaf, codec in self.dense_codecs()]
-        nothing = indices.new_zeros(len(indices), 0, 1)
+        nothing = self.record.enter.bias.new_zeros(len(indices), 0, self.embed)
         return Slots(self.record.encode(indices), torch.cat(dense, -2) if dense else nothing)
 
     def decode(self, slots: Slots) -> dict[str, Tensor]:

@@ -35,7 +35,9 @@ class SlotLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(slots, fan_out))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("...sd,sde->...se", x, self.weight.to(x.dtype)) + self.bias.to(x.dtype)
+        slots_first = x.flatten(0, -3).transpose(0, 1)
+        out = torch.baddbmm(self.bias.to(x.dtype).unsqueeze(1), slots_first, self.weight.to(x.dtype))
+        return out.transpose(0, 1).reshape(*x.shape[:-1], self.bias.shape[-1])
 
 
 class GatedMLP(nn.Module):
@@ -53,17 +55,23 @@ class GatedMLP(nn.Module):
         return out
 
 
-def draw(log_probs: Tensor, uniform: Tensor | None, min_p: float = 0.0) -> Tensor:
+def onehot(index: Tensor, classes: int) -> Tensor:
+    """Class indices (...) to booleans (..., classes); all False for an index beyond the classes."""
+    return index.unsqueeze(-1) == torch.arange(classes, device=index.device)
+
+
+def draw(scores: Tensor, uniform: Tensor | None, min_p: float = 0.0) -> Tensor:
     """Class indices (...) drawn from (..., C) through the inverse distribution function; modes if `uniform` is None.
 
-    uniform: (...) in [0, 1). min_p: classes less probable than `min_p` times the most probable one are never drawn
+    scores: log-probabilities, up to a constant. uniform: (...) in [0, 1).
+    min_p: classes less probable than `min_p` times the most probable one are never drawn
     (arXiv:2407.01082); it keeps long rollouts free of one-in-a-thousand flips and leaves real alternatives alone.
     """
     if uniform is None:
-        return log_probs.argmax(-1)
-    probs = log_probs.exp()
+        return scores.argmax(-1)
+    probs = (scores - scores.amax(-1, keepdim=True)).exp()  # of the most probable class: 1
     if min_p:
-        probs = torch.where(probs < min_p * probs.amax(-1, keepdim=True), 0.0, probs)
+        probs = F.threshold(probs, min_p, 0.0)
     cumulative = probs.cumsum(-1)
     threshold = uniform.to(probs.dtype).unsqueeze(-1) * cumulative[..., -1:]
     return (cumulative <= threshold).sum(-1).clamp_max(probs.shape[-1] - 1)

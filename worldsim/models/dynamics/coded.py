@@ -59,12 +59,16 @@ class SlotPrior(nn.Module):
         """memory (N, W), one-hot codes (N, count, scores), last and before (N, V + S, E); to scores like codes."""
         told = rearrange(self.tell(memory), "n (s e) -> n s e", e=self.inner)
         own = self.own(torch.cat([last[:, self.group], before[:, self.group]], -1))
-        others = self.blend(self.others(last.transpose(1, 2)).transpose(1, 2))
+        others = self.blend(torch.matmul(self.others.weight, last))
         return self.score(self.out(told + own + others)).float() + 10 * self.stay * codes  # type: ignore[no-any-return]
 
 
 class CodedDynamics(Dynamics):
-    """See the module's text. State: two last codes, (B, V) and (B, S, K) int64 each, and what the backbone keeps."""
+    """See the module's text.
+
+    State: the last codes, (B, V) and (B, S, K) int64; what the next step would compute of them again: their embedding
+    and that of the codes before, (B, V + S, E) each, and what the backbone is told, (B, W); what the backbone keeps.
+    """
 
     def __init__(
         self, config: CodedConfig, nvec: Tensor, slots: int, actions: int, backbone: Callable[[], Backbone]
@@ -96,7 +100,10 @@ class CodedDynamics(Dynamics):
         where = self.enter.weight.device
         record = torch.full((batch, self.variables), self.classes, device=where)
         dense = torch.full((batch, self.slots, self.numbers), self.levels, device=where)
-        codes = {"record": record, "dense": dense, "record_before": record, "dense_before": dense}
+        nothing = self.embed.nothing()
+        told = self.enter(nothing.flatten()).float().expand(batch, -1)
+        nothing = nothing.float().expand(batch, -1, -1)
+        codes = {"record": record, "dense": dense, "last": nothing, "before": nothing, "told": told}
         return codes | self.backbone.initial(batch, where)
 
     def recode(self, embeds: Slots, record: Tensor, generator: Generator | None = None) -> Slots:
@@ -114,75 +121,71 @@ class CodedDynamics(Dynamics):
     ) -> Observed:
         index, values = self.quantise(embeds.dense)
         codes, keep = Codes(record_BTV, index), (~first_BT)[..., None, None]
-        now, (start, older) = self.embed.onehot(codes), map(self.embed.onehot, _last_two(state))
-        last = shifted(start, corrupted(now, self.corrupt, generator), keep)
-        before = shifted(older, last, keep)
-        last_embedded, before_embedded, now_embedded = self.embed(last), self.embed(before), self.embed(now)
-        x = self._drive(last_embedded, actions_BTA * keep[..., 0])
+        now = seen = self.embed.onehot(codes)
+        now_embedded = seen_embedded = self.embed(now)
+        if generator is not None and self.corrupt:
+            seen = corrupted(now, self.corrupt, generator)
+            seen_embedded = self.embed(seen)
+        nothing = self.embed.nothing().to(now_embedded.dtype)
+        last = torch.where(keep, shifted(state["last"], seen_embedded), nothing)
+        before = torch.where(keep, shifted(state["before"], last), nothing)
+        start = self.embed.onehot(Codes(state["record"], state["dense"]))
+        kept_codes = OneHot(*((shifted(s, o) * keep).flatten(0, 1) for s, o in zip(start, seen, strict=True)))
+        x = self._drive(self.enter(last.flatten(-2)), actions_BTA * keep[..., 0])
         memory, kept = self.backbone.sequence(x, first_BT, state)
-        last_flat = OneHot(*(part.flatten(0, 1) for part in last))
-        around = (last_embedded.flatten(0, 1), before_embedded.flatten(0, 1))
-        record = self._record_prior(memory.flatten(0, 1), last_flat, *around)
-        dense = self._dense_prior(memory.flatten(0, 1), now_embedded.flatten(0, 1), last_flat, *around)
+        around = (last.flatten(0, 1), before.flatten(0, 1))
+        record = self._record_scores(memory.flatten(0, 1), kept_codes, *around)
+        drawn = now_embedded[:, :, : self.variables].flatten(0, 1)
+        dense = self._dense_scores(memory.flatten(0, 1), drawn, kept_codes, *around)
         losses = _told(Codes(record, dense), codes, (~first_BT).float())
-        features = self._features(memory, now_embedded, last_embedded)
-        return Observed(self._following(state, codes, first_BT) | kept, Latent(features, Slots(now[0], values)), losses)
+        told = self.enter(now_embedded.flatten(-2))
+        features = self._features(memory, told, now_embedded, last)
+        previous = torch.where(keep[:, -1], shifted(state["last"], now_embedded)[:, -1], nothing)
+        following = {"record": record_BTV[:, -1], "dense": index[:, -1], "told": told[:, -1].float()}
+        following |= {"last": now_embedded[:, -1].float(), "before": previous.float()}
+        return Observed(following | kept, Latent(features, Slots(now.record, values)), losses)
 
     def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, Latent]:
-        last, before = map(self.embed.onehot, _last_two(state))
-        around = (self.embed(last), self.embed(before))
-        memory, kept = self.backbone.tick(self._drive(around[0], action_BA), state)
         noise = (None, None) if noise_BN is None else noise_BN.split([self.variables, self.slots * self.numbers], -1)
-        record = draw(self._record_prior(memory, last, *around), noise[0], min_p)
-        drawn = self.embed.record(F.one_hot(record, self.classes).to(memory.dtype))
-        scores = self._dense_prior(memory, drawn, last, *around)
+        codes, around = self.embed.onehot(Codes(state["record"], state["dense"])), (state["last"], state["before"])
+        memory, kept = self.backbone.tick(self._drive(state["told"], action_BA), state)
+        record = draw(self._record_scores(memory, codes, *around), noise[0], min_p)
+        drawn = self.embed.onehot(Codes(record, state["dense"])).record
+        embedded = self.embed.record(drawn)
+        scores = self._dense_scores(memory, embedded, codes, *around)
         dense = draw(scores, None if noise[1] is None else noise[1].unflatten(-1, (self.slots, self.numbers)), min_p)
-        onehot = self.embed.onehot(Codes(record, dense))
-        features = self._features(memory, self.embed(onehot), around[0])
-        codes = {"record": record, "dense": dense, "record_before": state["record"], "dense_before": state["dense"]}
-        return codes | kept, Latent(features, Slots(onehot.record, self.quantise.values(dense)))
+        now = torch.cat([embedded, self.embed.dense(self.embed.onehot(Codes(record, dense)).dense)], -2)
+        told = self.enter(now.flatten(-2))
+        features = self._features(memory, told, now, state["last"])
+        following = {"record": record, "dense": dense, "last": now, "before": state["last"], "told": told}
+        return following | kept, Latent(features, Slots(drawn, self.quantise.values(dense)))
 
-    def _features(self, memory: Tensor, now: Tensor, last: Tensor) -> Tensor:
+    def _features(self, memory: Tensor, told: Tensor, now: Tensor, last: Tensor) -> Tensor:
         """What the heads read: the memory, everything now, and the record now and before, where rewards are written."""
         records = [embedded[..., : self.variables, :].flatten(-2) for embedded in (now, last)]
-        return torch.cat([memory, self.enter(now.flatten(-2)), *records], -1)
+        return torch.cat([memory, told, *records], -1)
 
-    def _drive(self, last: Tensor, action: Tensor) -> Tensor:
-        x = self.enter(last.flatten(-2)) + self.act(action)
+    def _drive(self, told: Tensor, action: Tensor) -> Tensor:
+        x = told + self.act(action)
         return x + self.mix(x)  # type: ignore[no-any-return]
 
-    def _record_prior(self, memory: Tensor, onehot: OneHot, last: Tensor, before: Tensor) -> Tensor:
-        """Log-probabilities (N, V, classes) of the categorical variables."""
-        scores = self.record_prior(memory, onehot.record, last, before)
-        return F.log_softmax(scores.masked_fill(~self.possible, -1e9), -1)
+    def _record_scores(self, memory: Tensor, codes: OneHot, last: Tensor, before: Tensor) -> Tensor:
+        """Scores (N, V, classes) of the categorical variables; log-probabilities up to a constant."""
+        if not self.variables:
+            return codes.record
+        return self.record_prior(memory, codes.record, last, before).masked_fill(~self.possible, -1e9)  # type: ignore[no-any-return]
 
-    def _dense_prior(self, memory: Tensor, now: Tensor, onehot: OneHot, last: Tensor, before: Tensor) -> Tensor:
-        """Log-probabilities (N, S, K, C) of the dense codes, given the record that `now` (N, V.., E) begins with."""
-        memory = memory + self.tell_record(now[:, : self.variables].flatten(-2))
-        scores = self.dense_prior(memory, onehot.dense, last, before)
-        return F.log_softmax(scores.unflatten(-1, (self.numbers, self.levels)), -1)
-
-    def _following(self, state: State, codes: Codes, first_BT: Tensor) -> State:
-        """The two last codes after a sequence."""
-        previous, fresh = Codes(state["record"], state["dense"]), first_BT[:, -1]
-        if first_BT.shape[1] > 1:
-            previous = Codes(codes.record[:, -2], codes.dense[:, -2])
-        return {
-            "record": codes.record[:, -1],
-            "dense": codes.dense[:, -1],
-            "record_before": torch.where(fresh[:, None], self.classes, previous.record),
-            "dense_before": torch.where(fresh[:, None, None], self.levels, previous.dense),
-        }
-
-
-def _last_two(state: State) -> tuple[Codes, Codes]:
-    return Codes(state["record"], state["dense"]), Codes(state["record_before"], state["dense_before"])
+    def _dense_scores(self, memory: Tensor, drawn: Tensor, codes: OneHot, last: Tensor, before: Tensor) -> Tensor:
+        """Scores (N, S, K, C) of the dense codes, given the record drawn (N, V, E)."""
+        if self.variables:
+            memory = memory + self.tell_record(drawn.flatten(-2))
+        return self.dense_prior(memory, codes.dense, last, before).unflatten(-1, (self.numbers, self.levels))  # type: ignore[no-any-return]
 
 
 def _told(foreseen: Codes, codes: Codes, follows: Tensor) -> dict[str, Tensor]:
-    """Negative log-likelihood (B, T) in nats of the codes, by log-probabilities (B*T, ..., classes) of them."""
+    """Negative log-likelihood (B, T) in nats of the codes, by scores (B*T, ..., classes) of them."""
     losses = {}
-    for name, log_probs, index in zip(("record_prior", "dense_prior"), foreseen, codes, strict=True):
-        told = log_probs.gather(-1, index.flatten(0, 1).unsqueeze(-1)).flatten(1).sum(-1)
+    for name, scores, index in zip(("record_prior", "dense_prior"), foreseen, codes, strict=True):
+        told = F.log_softmax(scores, -1).gather(-1, index.flatten(0, 1).unsqueeze(-1)).flatten(1).sum(-1)
         losses[name] = -told.view_as(follows) * follows
     return losses

@@ -9,10 +9,9 @@ Axes: B batch, T time, V categorical variables, S dense slots, K numbers, C leve
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from worldsim.models.layers import SlotLinear
+from worldsim.models.layers import SlotLinear, onehot
 
 MARGIN = 0.3  # of a level
 
@@ -71,28 +70,27 @@ class CodeEmbedding(nn.Module):
 
     def onehot(self, codes: Codes) -> OneHot:
         kind = self.dense.weight.dtype
-        record = F.one_hot(codes.record, self.classes + 1)[..., :-1].to(kind)
-        dense = F.one_hot(codes.dense, self.levels + 1)[..., :-1].to(kind)
-        return OneHot(record, dense.flatten(-2))
+        record, dense = onehot(codes.record, self.classes), onehot(codes.dense, self.levels)
+        return OneHot(record.to(kind), dense.to(kind).flatten(-2))
 
-    def forward(self, onehot: OneHot) -> Tensor:
-        return torch.cat([self.record(onehot.record), self.dense(onehot.dense)], -2)
+    def nothing(self) -> Tensor:
+        """(V + S, E): what stands for codes that were never seen."""
+        return torch.cat([self.record.bias, self.dense.bias])
 
-
-def shifted(start: OneHot, onehot: OneHot, keep: Tensor) -> OneHot:
-    """What each moment (B, T, ...) has before it: `start` (B, ...), or nothing where `keep` (B, T, 1, 1) is False."""
-    return OneHot(*(torch.cat([s.unsqueeze(1), o[:, :-1]], 1) * keep for s, o in zip(start, onehot, strict=True)))
+    def forward(self, codes: OneHot) -> Tensor:
+        return torch.cat([self.record(codes.record), self.dense(codes.dense)], -2)
 
 
-def corrupted(onehot: OneHot, share: float, generator: Generator | None) -> OneHot:
+def shifted(start: Tensor, x: Tensor) -> Tensor:
+    """What each moment (B, T, ...) has before it, the first one `start` (B, ...)."""
+    return torch.cat([start.to(x.dtype).unsqueeze(1), x[:, :-1]], 1)
+
+
+def corrupted(now: OneHot, share: float, generator: Generator) -> OneHot:
     """In training some codes come from another moment, so that imagination learns to recover from its own slips."""
-    if generator is None or not share:
-        return onehot
-    batch, time, variables = onehot.record.shape[:3]
-    shape = (batch, time, variables + onehot.dense.shape[2] + 1, 1)
-    draws = torch.rand(shape, generator=generator, device=onehot.record.device)
+    batch, time, variables = now.record.shape[:3]
+    shape = (batch, time, variables + now.dense.shape[2] + 1, 1)
+    draws = torch.rand(shape, generator=generator, device=now.record.device)
     wrong = draws[:, :, :-1] < 2 * share * draws[:, :1, -1:]  # a rate of its own for every sequence, on average `share`
     masks = wrong[:, :, :variables], wrong[:, :, variables:]
-    return OneHot(
-        *(torch.where(mask, codes.flip(0).roll(1, 1), codes) for mask, codes in zip(masks, onehot, strict=True))
-    )
+    return OneHot(*(torch.where(mask, codes.flip(0).roll(1, 1), codes) for mask, codes in zip(masks, now, strict=True)))
