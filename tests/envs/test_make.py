@@ -164,7 +164,7 @@ class Pictures(gym.Env):
 
 def test_every_image_leaf_is_resized_by_area_and_nothing_else_is_touched():
     inner = Pictures()
-    env = ResizeImages(inner, 8)
+    env = ResizeImages(inner, (8, 8))
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)
     grey, others = observation["cameras"]
@@ -174,6 +174,48 @@ def test_every_image_leaf_is_resized_by_area_and_nothing_else_is_touched():
     for name in ("counts", "speed", "gear"):
         assert np.array_equal(observation[name], inner.last[name])
         assert env.observation_space[name] == inner.observation_space[name]
+
+
+class Grids(gym.Env):
+    """Channels first, depth without an upper bound, and a stack of more channels than OpenCV takes at once."""
+
+    def __init__(self):
+        self.observation_space = spaces.Dict(
+            colour=spaces.Box(0, 255, (3, 32, 24), np.uint8),
+            depth=spaces.Box(0, np.inf, (32, 24), np.float32),
+            stack=spaces.Box(0, 1, (16, 12, 6), np.float64),
+        )
+        self.action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.observation_space.seed(seed)
+        self.last = self.observation_space.sample()
+        return self.last, {}
+
+
+def test_fields_and_channels_in_front_are_resized_too_and_not_only_to_squares():
+    inner = Grids()
+    env = ResizeImages(inner, (16, 12))
+    seen, _ = env.reset(seed=0)
+    assert env.observation_space.contains(seen)
+    colour = inner.last["colour"].reshape(3, 16, 2, 12, 2).mean((2, 4))
+    assert np.abs(seen["colour"] - colour).max() <= 0.5
+    np.testing.assert_allclose(seen["depth"], inner.last["depth"].reshape(16, 2, 12, 2).mean((1, 3)), rtol=1e-5)
+    assert np.array_equal(seen["stack"], inner.last["stack"])
+
+
+class Screen(gym.Env):
+    observation_space = spaces.Box(0, 255, (400, 600, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+
+gym.register("WorldsimTestScreen-v0", Screen)
+
+
+@pytest.mark.parametrize(("resize", "shape"), [(8, (8, 8, 3)), ((24, 40), (24, 40, 3)), (None, (400, 600, 3))])
+def test_the_size_is_a_number_two_or_none(resize, shape):
+    space = make_env(EnvConfig(id="tests.envs.test_make:WorldsimTestScreen-v0", resize=resize)).observation_space
+    assert space == spaces.Box(0, 255, shape, np.uint8)
 
 
 def test_vizdoom_ends_on_the_last_frame_that_the_player_saw():

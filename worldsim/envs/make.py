@@ -5,7 +5,7 @@ import importlib
 from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import gymnasium as gym
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,6 +26,9 @@ PROVIDERS = {  # by the extra that installs it
 }
 
 
+Side = Annotated[int, Field(ge=8)]
+
+
 class EnvConfig(BaseModel):
     """A source environment, and how its episodes are judged. `worldsim/configs/env` holds ready ones."""
 
@@ -33,7 +36,7 @@ class EnvConfig(BaseModel):
 
     id: str  # Gymnasium id; "module:Name-v0" imports the module first
     kwargs: dict[str, Any] = {}  # the environment's own arguments
-    resize: int | None = Field(None, ge=8)  # images become resize x resize pixels; None: left as they are
+    resize: Side | tuple[Side, Side] | None = None  # images become so many pixels high and wide; None: left as they are
     max_episode_steps: int | None = Field(None, gt=0)  # steps until truncation; None: the environment's own limit
     requires: Literal["atari", "vizdoom"] | None = None  # extra to install; None: told from the id
     agents: dict[str, str] = {}  # reference agents: name -> "package.module:factory"
@@ -63,8 +66,8 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, 
         return env
     from worldsim.envs.resize import ResizeImages, has_images_to_resize
 
-    resize = has_images_to_resize(env.observation_space, config.resize)
-    return ResizeImages(env, config.resize) if resize else env
+    size = (config.resize, config.resize) if isinstance(config.resize, int) else config.resize
+    return ResizeImages(env, size) if has_images_to_resize(env.observation_space, size) else env
 
 
 def make_vec(config: EnvConfig, num_envs: int, workers: int = 0) -> gym.vector.VectorEnv[Any, Any, Any]:
