@@ -14,7 +14,7 @@ from worldsim.errors import ConfigError, MissingExtraError, UnknownEnvError
 from worldsim.spaces import leaves
 
 CONFIGS = Path(worldsim.__file__).parent / "configs" / "env"
-READY = ["refund_desk", "atari/breakout", "vizdoom/defend_center"]
+READY = ["refund_desk", "atari/breakout", "vizdoom/defend_center", "box2d/car_racing"]
 
 
 def load(name, **changes):
@@ -102,7 +102,7 @@ def test_episode_limit_and_render_mode():
         ("ALE/Brekout-v5", "'ALE/Breakout-v5'"),
         ("VizdoomDefendCentre-v1", "'VizdoomDefendCenter-v1'"),
         ("refunddesk", "'refund_desk'"),
-        ("a name of nothing", "one of atari/breakout, gymnasium, refund_desk"),
+        ("a name of nothing", "one of atari/breakout, box2d/car_racing, gymnasium, refund_desk"),
         ("nomodule:Thing-v0", ""),
     ],
 )
@@ -114,7 +114,11 @@ def test_unknown_ids_get_a_hint(wrong, meant):
 
 @pytest.mark.parametrize(
     ("env_id", "module", "extra"),
-    [("ALE/Pong-v5", "ale_py", "atari"), ("VizdoomBasic-v1", "vizdoom.gymnasium_wrapper", "vizdoom")],
+    [
+        ("ALE/Pong-v5", "ale_py", "atari"),
+        ("VizdoomBasic-v1", "vizdoom.gymnasium_wrapper", "vizdoom"),
+        ("CarRacing-v3", "Box2D", "box2d"),
+    ],
 )
 def test_missing_extra_is_named(monkeypatch, env_id, module, extra):
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
@@ -123,11 +127,11 @@ def test_missing_extra_is_named(monkeypatch, env_id, module, extra):
 
 
 def test_missing_package_of_gymnasiums_own_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "Box2D", None)
-    for module in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    for module in [name for name in sys.modules if name.startswith("gymnasium.envs.mujoco")]:
         monkeypatch.delitem(sys.modules, module)
-    with pytest.raises(MissingExtraError, match="gymnasium.box2d"):
-        make_env(EnvConfig(id="CarRacing-v3"))
+    with pytest.raises(MissingExtraError, match="gymnasium.mujoco"):
+        make_env(EnvConfig(id="Ant-v5"))
 
 
 def test_arguments_that_do_not_fit():

@@ -14,15 +14,16 @@ from worldsim.errors import ConfigError, MissingExtraError, UnknownEnvError
 
 
 class Provider(NamedTuple):
-    """A package that registers environments when it is imported."""
+    """A package that environments need; importing it registers those that Gymnasium does not know by itself."""
 
     module: str
-    prefix: str  # of its environments' ids
+    prefix: str | tuple[str, ...]  # of its environments' ids
 
 
 PROVIDERS = {  # by the extra that installs it
     "atari": Provider("ale_py", "ALE/"),
     "vizdoom": Provider("vizdoom.gymnasium_wrapper", "Vizdoom"),
+    "box2d": Provider("Box2D", ("CarRacing", "LunarLander", "BipedalWalker")),
 }
 
 
@@ -38,7 +39,7 @@ class EnvConfig(BaseModel):
     kwargs: dict[str, Any] = {}  # the environment's own arguments
     resize: Side | tuple[Side, Side] | None = None  # images become so many pixels high and wide; None: left as they are
     max_episode_steps: int | None = Field(None, gt=0)  # steps until truncation; None: the environment's own limit
-    requires: Literal["atari", "vizdoom"] | None = None  # extra to install; None: told from the id
+    requires: Literal["atari", "vizdoom", "box2d"] | None = None  # extra to install; None: told from the id
     agents: dict[str, str] = {}  # reference agents: name -> "package.module:factory"
     policy: str | dict[str, float] | None = None  # what collects rollouts unless told otherwise; None: random
     epsilon: float = Field(0.0, ge=0, le=1)  # probability, per step of collection, of a uniform action instead
