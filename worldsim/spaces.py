@@ -3,11 +3,14 @@
 A frame, a proprioception vector, a record's field and a text are all leaves of one tree. `flatten` takes a value of a
 space to `{leaf name: array}`, `unflatten` takes it back exactly; the rest of worldsim only ever sees the arrays.
 
-| kind        | spaces                                             | array                                        |
-|-------------|----------------------------------------------------|----------------------------------------------|
-| image       | Box uint8 (H, W) or (H, W, C), C <= 4, H and W >= 8 | uint8 (H, W, C)                              |
-| vector      | every other Box                                    | float32 (n,), float64 for 64-bit spaces      |
-| categorical | Discrete, MultiDiscrete, MultiBinary, Text         | int64 (k,), zero-based class indices         |
+| kind        | spaces                                                  | array                                        |
+|-------------|---------------------------------------------------------|----------------------------------------------|
+| image       | Box of all uint8, a grid of at most 4 channels          | uint8 (H, W, C)                              |
+| field       | every other Box that is a grid: depth, heights, masks   | float32 (H, W, C), float64 for 64-bit spaces |
+| vector      | every other Box                                         | float32 (n,), float64 for 64-bit spaces      |
+| categorical | Discrete, MultiDiscrete, MultiBinary, Text              | int64 (k,), zero-based class indices         |
+
+A grid is (H, W), (H, W, C) or (C, H, W) with H and W at least 8; channels come first where there are fewer of them.
 """
 
 import json
@@ -22,9 +25,10 @@ from numpy.typing import NDArray
 
 from worldsim.errors import SpaceMismatchError
 
-Kind = Literal["image", "vector", "categorical"]
+Kind = Literal["image", "field", "vector", "categorical"]
 Arrays = dict[str, NDArray[Any]]
 ROOT = "value"  # the name of the only leaf of a space that is not composite
+SMALLEST_GRID = 8  # height or width below which a box is a vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +46,23 @@ class Leaf:
     def kind(self) -> Kind:
         if not isinstance(self.space, spaces.Box):
             return "categorical"
-        shape = self.space.shape
-        is_frame = len(shape) == 2 or (len(shape) == 3 and shape[2] <= 4)
-        return "image" if self.space.dtype == np.uint8 and is_frame and min(shape[:2]) >= 8 else "vector"
+        if self._grid is None:
+            return "vector"
+        return "image" if self.space.dtype == np.uint8 and self.unbounded and self._grid[2] <= 4 else "field"
+
+    @cached_property
+    def channels_first(self) -> bool:
+        shape = self.space.shape or ()
+        return len(shape) == 3 and shape[0] < shape[2]
+
+    @cached_property
+    def _grid(self) -> tuple[int, int, int] | None:
+        """Height, width and channels of a box that is a grid."""
+        shape = self.space.shape or ()
+        if len(shape) not in (2, 3):
+            return None
+        height, width, channels = (*shape[1:], shape[0]) if self.channels_first else (*shape, 1)[:3]
+        return (height, width, channels) if min(height, width) >= SMALLEST_GRID else None
 
     @cached_property
     def nvec(self) -> NDArray[np.int64]:
@@ -67,8 +85,10 @@ class Leaf:
         """Shape of the flat array."""
         if self.kind == "categorical":
             return self.nvec.shape
-        shape = self.space.shape or ()
-        return (*shape, 1)[:3] if self.kind == "image" else (int(np.prod(shape)),)
+        if self.kind == "vector":
+            return (int(np.prod(self.space.shape or ())),)
+        assert self._grid is not None
+        return self._grid
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
@@ -103,6 +123,8 @@ class Leaf:
         array = np.asarray(value)
         if self.kind == "categorical" and isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
             return np.asarray(array.reshape(*batch, *self.shape).astype(np.int64) - self.start)
+        if self.kind in ("image", "field") and self.channels_first:
+            array = np.ascontiguousarray(np.moveaxis(array, -3, -1))
         return array.reshape(*batch, *self.shape).astype(self.dtype, copy=False)
 
     def unflatten(self, array: NDArray[Any], batch: tuple[int, ...] = ()) -> Any:
@@ -112,6 +134,8 @@ class Leaf:
             texts = tuple(_text(space, row) for row in array.reshape(-1, *self.shape).tolist())
             return texts if batch else texts[0]
         shape = (*batch, *(space.shape or ()))
+        if self.kind in ("image", "field") and self.channels_first:
+            array = np.moveaxis(array, -1, -3)
         if isinstance(space, spaces.Box):
             if array.dtype == space.dtype == np.uint8 and self.unbounded:
                 return array.reshape(shape)
@@ -164,6 +188,10 @@ def _leaves(key: _ById) -> tuple[Leaf, ...]:
             )
 
     walk(key.space, ())
+    names = [leaf.name for leaf in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SpaceMismatchError(f"two parts of the space are called '{twice[0]}'; rename a key that has a slash in it")
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ from worldsim.errors import ConfigError, MissingExtraError, UnknownEnvError
 from worldsim.spaces import leaves
 
 CONFIGS = Path(worldsim.__file__).parent / "configs" / "env"
-READY = ["refund_desk", "atari/breakout", "vizdoom/defend_center"]
+READY = ["refund_desk", "atari/breakout", "vizdoom/defend_center", "box2d/car_racing"]
 
 
 def load(name, **changes):
@@ -102,7 +102,7 @@ def test_episode_limit_and_render_mode():
         ("ALE/Brekout-v5", "'ALE/Breakout-v5'"),
         ("VizdoomDefendCentre-v1", "'VizdoomDefendCenter-v1'"),
         ("refunddesk", "'refund_desk'"),
-        ("a name of nothing", "one of atari/breakout, gymnasium, refund_desk"),
+        ("a name of nothing", "one of atari/breakout, box2d/car_racing, gymnasium, refund_desk"),
         ("nomodule:Thing-v0", ""),
     ],
 )
@@ -114,7 +114,11 @@ def test_unknown_ids_get_a_hint(wrong, meant):
 
 @pytest.mark.parametrize(
     ("env_id", "module", "extra"),
-    [("ALE/Pong-v5", "ale_py", "atari"), ("VizdoomBasic-v1", "vizdoom.gymnasium_wrapper", "vizdoom")],
+    [
+        ("ALE/Pong-v5", "ale_py", "atari"),
+        ("VizdoomBasic-v1", "vizdoom.gymnasium_wrapper", "vizdoom"),
+        ("CarRacing-v3", "Box2D", "box2d"),
+    ],
 )
 def test_missing_extra_is_named(monkeypatch, env_id, module, extra):
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
@@ -123,11 +127,11 @@ def test_missing_extra_is_named(monkeypatch, env_id, module, extra):
 
 
 def test_missing_package_of_gymnasiums_own_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "Box2D", None)
-    for module in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    for module in [name for name in sys.modules if name.startswith("gymnasium.envs.mujoco")]:
         monkeypatch.delitem(sys.modules, module)
-    with pytest.raises(MissingExtraError, match="gymnasium.box2d"):
-        make_env(EnvConfig(id="CarRacing-v3"))
+    with pytest.raises(MissingExtraError, match="gymnasium.mujoco"):
+        make_env(EnvConfig(id="Ant-v5"))
 
 
 def test_arguments_that_do_not_fit():
@@ -164,7 +168,7 @@ class Pictures(gym.Env):
 
 def test_every_image_leaf_is_resized_by_area_and_nothing_else_is_touched():
     inner = Pictures()
-    env = ResizeImages(inner, 8)
+    env = ResizeImages(inner, (8, 8))
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)
     grey, others = observation["cameras"]
@@ -174,6 +178,48 @@ def test_every_image_leaf_is_resized_by_area_and_nothing_else_is_touched():
     for name in ("counts", "speed", "gear"):
         assert np.array_equal(observation[name], inner.last[name])
         assert env.observation_space[name] == inner.observation_space[name]
+
+
+class Grids(gym.Env):
+    """Channels first, depth without an upper bound, and a stack of more channels than OpenCV takes at once."""
+
+    def __init__(self):
+        self.observation_space = spaces.Dict(
+            colour=spaces.Box(0, 255, (3, 32, 24), np.uint8),
+            depth=spaces.Box(0, np.inf, (32, 24), np.float32),
+            stack=spaces.Box(0, 1, (16, 12, 6), np.float64),
+        )
+        self.action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.observation_space.seed(seed)
+        self.last = self.observation_space.sample()
+        return self.last, {}
+
+
+def test_fields_and_channels_in_front_are_resized_too_and_not_only_to_squares():
+    inner = Grids()
+    env = ResizeImages(inner, (16, 12))
+    seen, _ = env.reset(seed=0)
+    assert env.observation_space.contains(seen)
+    colour = inner.last["colour"].reshape(3, 16, 2, 12, 2).mean((2, 4))
+    assert np.abs(seen["colour"] - colour).max() <= 0.5
+    np.testing.assert_allclose(seen["depth"], inner.last["depth"].reshape(16, 2, 12, 2).mean((1, 3)), rtol=1e-5)
+    assert np.array_equal(seen["stack"], inner.last["stack"])
+
+
+class Screen(gym.Env):
+    observation_space = spaces.Box(0, 255, (400, 600, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+
+gym.register("WorldsimTestScreen-v0", Screen)
+
+
+@pytest.mark.parametrize(("resize", "shape"), [(8, (8, 8, 3)), ((24, 40), (24, 40, 3)), (None, (400, 600, 3))])
+def test_the_size_is_a_number_two_or_none(resize, shape):
+    space = make_env(EnvConfig(id="tests.envs.test_make:WorldsimTestScreen-v0", resize=resize)).observation_space
+    assert space == spaces.Box(0, 255, shape, np.uint8)
 
 
 def test_vizdoom_ends_on_the_last_frame_that_the_player_saw():

@@ -5,7 +5,7 @@ import importlib
 from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import gymnasium as gym
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,16 +14,20 @@ from worldsim.errors import ConfigError, MissingExtraError, UnknownEnvError
 
 
 class Provider(NamedTuple):
-    """A package that registers environments when it is imported."""
+    """A package that environments need; importing it registers those that Gymnasium does not know by itself."""
 
     module: str
-    prefix: str  # of its environments' ids
+    prefix: str | tuple[str, ...]  # of its environments' ids
 
 
 PROVIDERS = {  # by the extra that installs it
     "atari": Provider("ale_py", "ALE/"),
     "vizdoom": Provider("vizdoom.gymnasium_wrapper", "Vizdoom"),
+    "box2d": Provider("Box2D", ("CarRacing", "LunarLander", "BipedalWalker")),
 }
+
+
+Side = Annotated[int, Field(ge=8)]
 
 
 class EnvConfig(BaseModel):
@@ -33,9 +37,9 @@ class EnvConfig(BaseModel):
 
     id: str  # Gymnasium id; "module:Name-v0" imports the module first
     kwargs: dict[str, Any] = {}  # the environment's own arguments
-    resize: int | None = Field(None, ge=8)  # images become resize x resize pixels; None: left as they are
+    resize: Side | tuple[Side, Side] | None = None  # images become so many pixels high and wide; None: left as they are
     max_episode_steps: int | None = Field(None, gt=0)  # steps until truncation; None: the environment's own limit
-    requires: Literal["atari", "vizdoom"] | None = None  # extra to install; None: told from the id
+    requires: Literal["atari", "vizdoom", "box2d"] | None = None  # extra to install; None: told from the id
     agents: dict[str, str] = {}  # reference agents: name -> "package.module:factory"
     policy: str | dict[str, float] | None = None  # what collects rollouts unless told otherwise; None: random
     epsilon: float = Field(0.0, ge=0, le=1)  # probability, per step of collection, of a uniform action instead
@@ -63,8 +67,8 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, 
         return env
     from worldsim.envs.resize import ResizeImages, has_images_to_resize
 
-    resize = has_images_to_resize(env.observation_space, config.resize)
-    return ResizeImages(env, config.resize) if resize else env
+    size = (config.resize, config.resize) if isinstance(config.resize, int) else config.resize
+    return ResizeImages(env, size) if has_images_to_resize(env.observation_space, size) else env
 
 
 def make_vec(config: EnvConfig, num_envs: int, workers: int = 0) -> gym.vector.VectorEnv[Any, Any, Any]:

@@ -3,7 +3,7 @@
 Axes: N any leading axes, S slots, D width, H W C frame height, width and channels, p patch size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,8 +20,8 @@ Observation = Mapping[str, Tensor]
 
 
 def slots_of(leaf: Leaf, patch: int) -> int:
-    """How many dense slots a leaf takes: one a patch of an image, one a vector."""
-    return -(-leaf.shape[0] // patch) * -(-leaf.shape[1] // patch) if leaf.kind == "image" else 1
+    """How many dense slots a leaf takes: one a patch of an image or a field, one a vector."""
+    return 1 if leaf.kind == "vector" else -(-leaf.shape[0] // patch) * -(-leaf.shape[1] // patch)
 
 
 class ImageCodec(nn.Module):
@@ -44,6 +44,10 @@ class ImageCodec(nn.Module):
         self.draw = mlp([hidden, hidden, pixels], norm=False)
         for parameter in self.draw[-1].parameters():  # begin with the mean image
             nn.init.zeros_(parameter)
+
+    def shown(self, frames: Tensor) -> Tensor:
+        """Frames on the scale of pixels, 0 to 255: as they are."""
+        return frames
 
     def patches(self, frames: Tensor) -> Tensor:
         """(N, H, W, C) to (N, S, p*p*C), padded with zeros to whole patches."""
@@ -87,6 +91,48 @@ class ImageCodec(nn.Module):
     def mean_patches(self) -> Tensor:
         """(S, p*p*C) of the mean image."""
         return self.patches(self.mean.unsqueeze(0))[0]
+
+
+class FieldCodec(ImageCodec):
+    """A grid of any numbers, seen as an image: in symlog, on a scale from the least to the greatest of the data."""
+
+    def __init__(self, leaf: Leaf, patch: int, embed: int, hidden: int, features: int):
+        super().__init__(leaf, patch, embed, hidden, features)
+        self.kind = _torch_type(leaf)
+        self.low: Tensor
+        self.high: Tensor
+        self.register_buffer("low", torch.tensor(0.0))
+        self.register_buffer("high", torch.tensor(1.0))
+
+    def measure(self, parts: Iterable[Tensor]) -> None:
+        """Sets the scale from frames (N, H, W, C) of the data, part by part; what is not finite counts for nothing."""
+        finite = [part[part.isfinite()] for part in parts]
+        ends = [torch.stack(part.aminmax()).float() for part in finite if part.numel()]
+        if ends:
+            low, high = torch.stack(ends).unbind(1)
+            self.low.copy_(symlog(low.min()))
+            self.high.copy_(symlog(high.max()))
+
+    def shown(self, frames: Tensor) -> Tensor:
+        """(N, H, W, C) in the data's units to fp32 in [0, 255]; what the data never had is cut off."""
+        place = (symlog(frames.float()) - self.low) / (self.high - self.low).clamp_min(1e-6)
+        return 255 * place.clamp(0, 1)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        return super().encode(self.shown(frames))
+
+    def decode(self, slots: Tensor) -> Tensor:
+        """(N, S, features) to frames (N, H, W, C) in the data's units."""
+        place = (self.mean + self.frames(self.residual(slots).float())).clamp(0, 1)
+        return symexp(self.low + place * (self.high - self.low)).to(self.kind)
+
+    def loss(self, slots: Tensor, frames: Tensor) -> Tensor:
+        return super().loss(slots, self.shown(frames))
+
+
+def _torch_type(leaf: Leaf) -> torch.dtype:
+    """Of the leaf's flat array."""
+    return torch.from_numpy(np.zeros(0, leaf.dtype)).dtype
 
 
 class _WeightedSquare(torch.autograd.Function):
@@ -166,7 +212,7 @@ class VectorCodec(nn.Module):
 
     def __init__(self, leaf: Leaf, embed: int, features: int):
         super().__init__()
-        size = leaf.shape[0]
+        size, self.kind = leaf.shape[0], _torch_type(leaf)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.zeros(size))
@@ -184,7 +230,7 @@ class VectorCodec(nn.Module):
 
     def decode(self, slots: Tensor) -> Tensor:
         """(N, 1, features) to (N, n)."""
-        return symexp(self.leave(slots.squeeze(-2)).float() * self.std + self.mean)
+        return symexp(self.leave(slots.squeeze(-2)).float() * self.std + self.mean).to(self.kind)
 
     def loss(self, slots: Tensor, value: Tensor) -> Tensor:
         """Ten times the squared error of the standardised vector, as pixels that matter: (N,)."""
@@ -211,12 +257,7 @@ class ObservationCodec(nn.Module):
         classes = max((int(leaf.nvec.max()) for leaf in record), default=1)
         self.record = RecordCodec(record, config.embed, record_features or classes)
         self.dense_leaves = [leaf for leaf in leaves if leaf.kind != "categorical"]
-        codecs: list[ImageCodec | VectorCodec] = [
-            ImageCodec(leaf, config.patch, config.embed, config.hidden, dense_features)
-            if leaf.kind == "image"
-            else VectorCodec(leaf, config.embed, dense_features)
-            for leaf in self.dense_leaves
-        ]
+        codecs = [_dense_codec(leaf, config, dense_features) for leaf in self.dense_leaves]
         self.dense = nn.ModuleList(codecs)
         self.embed, self.sizes = config.embed, [codec.slots for codec in codecs]
 
@@ -238,11 +279,19 @@ class ObservationCodec(nn.Module):
         return out | {leaf.name: codec.decode(part) for (leaf, codec), part in found}
 
     def loss(self, slots: Slots, observation: Observation) -> dict[str, Tensor]:
-        """Reconstruction losses (N,) a leaf; categorical leaves together."""
+        """Reconstruction losses (N,) a leaf; categorical leaves together, as "record"."""
         out = {}
         if self.record.leaves:
             out["record"] = self.record.loss(slots.record, self.record.indices(observation))
         parts = slots.dense.split(self.sizes, -2)
         for (leaf, codec), part in zip(self.dense_codecs(), parts, strict=True):
-            out[leaf.name] = codec.loss(part, observation[leaf.name])
+            loss = codec.loss(part, observation[leaf.name])
+            out[leaf.name] = out[leaf.name] + loss if leaf.name in out else loss  # a leaf may be called "record"
         return out
+
+
+def _dense_codec(leaf: Leaf, config: ModelConfig, features: int) -> ImageCodec | VectorCodec:
+    if leaf.kind == "vector":
+        return VectorCodec(leaf, config.embed, features)
+    grid = ImageCodec if leaf.kind == "image" else FieldCodec
+    return grid(leaf, config.patch, config.embed, config.hidden, features)

@@ -29,17 +29,17 @@ class ActionEncoder(nn.Module):
     def __init__(self, action_leaves: tuple[Leaf, ...]):
         super().__init__()
         self.leaves = action_leaves
-        self.width = sum(int(a.nvec.sum()) if a.kind == "categorical" else a.shape[0] for a in action_leaves)
+        self.width = sum(int(a.nvec.sum() if a.kind == "categorical" else np.prod(a.shape)) for a in action_leaves)
 
     def forward(self, actions: Mapping[str, Tensor]) -> Tensor:
-        """(..., n) a leaf to (..., A) fp32."""
+        """(..., *leaf.shape) a leaf to (..., A) fp32."""
         parts = []
         for leaf in self.leaves:
             value = actions[leaf.name]
-            if leaf.kind == "vector":
-                parts.append(symlog(value.float()))
-            else:
+            if leaf.kind == "categorical":
                 parts += [F.one_hot(value[..., i], int(n)).float() for i, n in enumerate(leaf.nvec)]
+            else:
+                parts.append(symlog(value.flatten(-len(leaf.shape)).float()))
         return torch.cat(parts, -1)
 
 

@@ -193,7 +193,7 @@ def action_name(world: "World", action: dict[str, NDArray[Any]]) -> str:
     (first, *others) = action.values()
     if names is not None and not others and first.size == 1 and first.dtype == np.int64:
         return str(names[int(first[0])])
-    return ", ".join(" ".join(f"{value:.3g}" for value in values[:4]) for values in action.values())
+    return ", ".join(" ".join(f"{value:.3g}" for value in values.flat[:4]) for values in action.values())
 
 
 def _at(arrays: dict[str, NDArray[Any]], index: int, t: int) -> dict[str, NDArray[Any]]:

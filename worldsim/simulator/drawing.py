@@ -47,11 +47,18 @@ def bars(observed: Sequence[Leaf], observation: Mapping[str, np.ndarray]) -> np.
 
 
 def draw(observed: Sequence[Leaf], observation: Mapping[str, np.ndarray], height: int = HEIGHT) -> np.ndarray:
-    """A flat observation (leaf name -> array) as (H, W, 3) uint8, every image leaf about `height` pixels high."""
-    images = [to_rgb(observation[leaf.name]) for leaf in observed if leaf.kind == "image"]
+    """A flat observation (leaf name -> array) as (H, W, 3) uint8, every grid in it about `height` pixels high."""
+    images = [_pixels(leaf, observation[leaf.name]) for leaf in observed if leaf.kind in ("image", "field")]
     if not images:
         return bars(observed, observation)
     return side_by_side([scale_up(image, max(1, round(height / image.shape[0]))) for image in images])
+
+
+def _pixels(leaf: Leaf, values: np.ndarray) -> np.ndarray:
+    """An image or a field as (H, W, 3) uint8."""
+    if leaf.kind == "image":
+        return to_rgb(values)
+    return to_rgb((255 * _places(leaf, values)).astype(np.uint8).reshape(leaf.shape))
 
 
 def _places(leaf: Leaf, values: np.ndarray) -> np.ndarray:
@@ -61,7 +68,8 @@ def _places(leaf: Leaf, values: np.ndarray) -> np.ndarray:
         assert leaf.nvec is not None
         return values / np.maximum(np.asarray(leaf.nvec).ravel() - 1, 1)
     assert isinstance(leaf.space, spaces.Box)
-    low, high = (np.asarray(bound, dtype=np.float64).ravel() for bound in (leaf.space.low, leaf.space.high))
+    bounds = (leaf.space.low, leaf.space.high)
+    low, high = (np.asarray(leaf.flatten(bound), dtype=np.float64).ravel() for bound in bounds)
     bounded = np.isfinite(low) & np.isfinite(high) & (high > low)
     low, span = np.where(bounded, low, 0.0), np.where(bounded, high - low, 1.0)
     return np.clip(np.where(bounded, (values - low) / span, 0.5 + np.arctan(values) / np.pi), 0.0, 1.0)

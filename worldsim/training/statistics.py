@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldsim.models.codec import ImageCodec
+from worldsim.models.codec import FieldCodec, ImageCodec
 from worldsim.models.layers import symlog
 from worldsim.models.world_model import WorldModel
 from worldsim.rollouts.arrays import Arrays
@@ -29,10 +29,12 @@ def fit_statistics(model: WorldModel, arrays: Arrays, episodes: NDArray[np.int64
     rows = np.sort(rng.choice(rows, min(SAMPLED, len(rows)), replace=False))
     for leaf, codec in model.codec.dense_codecs():
         values = arrays.observation[leaf.name]
+        parts = np.array_split(rows, max(1, len(rows) // 256))
+        if isinstance(codec, FieldCodec):
+            codec.measure(torch.from_numpy(values[part]) for part in parts)
         if isinstance(codec, ImageCodec):
-            parts = np.array_split(rows, max(1, len(rows) // 256))
-            total = sum(values[part].sum(0, dtype=np.float64) for part in parts)
-            codec.mean.copy_(torch.from_numpy(total / len(rows) / 255))
+            sums = [codec.shown(torch.from_numpy(values[part])).sum(0, dtype=torch.float64) for part in parts]
+            codec.mean.copy_(torch.stack(sums).sum(0) / len(rows) / 255)
         else:
             seen = symlog(torch.from_numpy(np.ascontiguousarray(values[rows])).float())
             codec.mean.copy_(seen.mean(0))

@@ -1,0 +1,46 @@
+"""An environment with every kind of leaf, in and out, through the command line: recorded, learned, drawn, served."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.utils.env_checker import check_env
+
+import worldsim
+from tests.models.test_inputs import ACTS, ARM
+from worldsim.cli import main
+from worldsim.simulator import WorldEnv
+
+
+class Arm(gym.Env):
+    """Noise in every leaf; an episode has six steps."""
+
+    def __init__(self) -> None:
+        self.observation_space, self.action_space = ARM, ACTS
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        assert self.action_space.contains(action)
+        self.steps += 1
+        return self.observation_space.sample(), float(self.steps % 3), self.steps == 6, False, {}
+
+
+gym.register("WorldsimTestArm-v0", Arm)
+ENV = "env=tests.e2e.test_inputs:WorldsimTestArm-v0"
+SMALL = ["model.embed=16", "model.hidden=16", "model.width=32", "model.head_hidden=16", "model.ensemble=2"]
+SHORT = ["trainer.steps=2", "trainer.codec_steps=2", "trainer.codec_frames=4", "trainer.batch=2", "trainer.length=4"]
+
+
+def test_every_kind_of_leaf_is_recorded_learned_drawn_and_served(tmp_path: Path) -> None:
+    data, world, film = tmp_path / "rollouts", tmp_path / "world", tmp_path / "look.gif"
+    assert main(["collect", ENV, "steps=40", "env.resize=null", "num_envs=2", f"out={data}"]) == 0
+    train = ["train", ENV, "env.resize=null", "model=transformer", *SMALL, *SHORT, "trainer.holdout=0.3"]
+    assert main([*train, f"data={data}", f"out={world}"]) == 0
+    assert main(["look", f"world={world}", f"data={data}", f"out={film}", "context=2", "length=3", "count=1"]) == 0
+    assert film.stat().st_size > 0
+    check_env(WorldEnv(worldsim.load(world)), skip_render_check=True)
