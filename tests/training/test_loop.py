@@ -10,14 +10,15 @@ import torch
 from tests.models.toy import COUNTS, SIZE
 from tests.training.conftest import MODELS, Make
 from worldsim.envs.make import EnvConfig
-from worldsim.errors import DatasetError, SpaceMismatchError
+from worldsim.errors import ConfigError, SpaceMismatchError
 from worldsim.models.world_model import WorldModel
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.sampling import split
 from worldsim.training.config import TrainerConfig
-from worldsim.training.loop import learning_rate, phases, train
+from worldsim.training.loop import train
 from worldsim.training.memory import keep_freed_memory
+from worldsim.training.phases import learning_rate, phases
 from worldsim.training.statistics import fit_statistics, reward_range, rows_of
 
 
@@ -29,7 +30,7 @@ def test_data_of_another_env_is_refused_in_a_line(make: Make) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run_in_a_line(make: Make) -> None:
-    with pytest.raises(DatasetError, match="not finite at step .*learning_rate") as error:
+    with pytest.raises(ConfigError, match="not finite at step .*learning_rate") as error:
         train(make(codec_learning_rate=1e30), progress=False)
     assert "\n" not in str(error.value)
 

@@ -17,6 +17,7 @@ from worldsim.models.codec import Slots
 from worldsim.models.config import RSSMConfig
 from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
 from worldsim.models.layers import Categoricals, SlotLinear, draw, mlp
+from worldsim.models.share import uniform
 
 
 class BlockGRU(nn.Module):
@@ -74,14 +75,14 @@ class RSSM(Dynamics):
     ) -> Observed:
         seen = self.see(torch.cat([part.flatten(2) for part in embeds], -1))
         shape = (*first_BT.shape, self.latents)
-        uniform = None if generator is None else torch.rand(shape, generator=generator, device=seen.device)
+        noise = None if generator is None else uniform(shape, generator, seen.device)
         h, z = state["h"], self._onehot(state["z"])
         moments = []
         for t in range(shape[1]):
             keep = (~first_BT[:, t]).unsqueeze(-1).float()
             h = self._tick(h * keep, z * keep, actions_BTA[:, t] * keep)
             posterior = self._latents(self.posterior(seen[:, t] + self.recall(h)))
-            z = posterior.straight_through(None if uniform is None else uniform[:, t]).flatten(1)
+            z = posterior.straight_through(None if noise is None else noise[:, t]).flatten(1)
             moments.append((h, z, posterior.logits))
         past, codes, logits = (torch.stack(parts, 1) for parts in zip(*moments, strict=True))
         posterior, prior = Categoricals(logits), self._latents(self.prior(past))

@@ -20,6 +20,7 @@ from worldsim.models.codec import Slots
 from worldsim.models.config import SSMConfig
 from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
 from worldsim.models.layers import SlotLinear, draw, mlp
+from worldsim.models.share import uniform
 
 MARGIN = 0.3  # of a level
 
@@ -171,7 +172,7 @@ class SSM(Dynamics):
         shaken = bounded.detach()
         half = (self.levels - 1) / 2
         if generator is not None:
-            noise = torch.rand(bounded.shape, generator=generator, device=bounded.device)
+            noise = uniform(bounded.shape, generator, bounded.device)
             shaken = (shaken + (2 * noise - 1) * MARGIN / half).clamp(-1, 1)
         index = ((shaken + 1) * half).round().long().clamp(0, self.levels - 1)  # a NaN must live to be reported
         return index, self.values(index) + bounded - bounded.detach()
@@ -280,7 +281,7 @@ def _corrupted(onehot: tuple[Tensor, Tensor], share: float, generator: Generator
         return onehot
     batch, time, variables = onehot[0].shape[:3]
     shape = (batch, time, variables + onehot[1].shape[2] + 1, 1)
-    draws = torch.rand(shape, generator=generator, device=onehot[0].device)
+    draws = uniform(shape, generator, onehot[0].device)
     wrong = draws[:, :, :-1] < 2 * share * draws[:, :1, -1:]  # a rate of its own for every sequence, on average `share`
     record, dense = (
         torch.where(part, codes.flip(0).roll(1, 1), codes)
