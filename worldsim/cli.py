@@ -302,7 +302,10 @@ def _overview() -> str:
     lines = [f"worldsim {worldsim.__version__}: a wind tunnel for agents", "", "  worldsim <verb> key=value ...", ""]
     lines += [f"  {name:<11} {verb.summary}" for name, verb in VERBS.items()]
     lines += ["", "worldsim <verb> --help shows the keys, what they mean and examples."]
-    return "\n".join([*lines, "Several values, key=a,b with --multirun, run one after another."])
+    lines += ["Several values, key=a,b with --multirun, run one after another."]
+    return "\n".join(
+        [*lines, "config=<folder of a run>/config-<verb>.yaml types the same again; other keys change it."]
+    )
 
 
 def _help(name: str, overrides: Sequence[str]) -> str:
