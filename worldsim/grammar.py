@@ -287,6 +287,11 @@ def _parts(annotation: Any) -> Iterator[Any]:
 def explained(error: Exception, verb: str, overrides: Sequence[str]) -> ConfigError:
     """A Hydra error in one line, with the nearest name that exists."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        if group == "hydra/launcher":
+            return ConfigError(
+                f"there is no launcher '{option}' here; pip install 'worldsim[sweeps]' has joblib and submitit"
+            )
         group, _, option = error.missing_cfg_file.partition("/")
         known = options(group)
         hint = nearest(option, known) or f"; it is one of {', '.join(known)}"
