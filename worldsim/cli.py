@@ -8,7 +8,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,12 +53,14 @@ def _collect(composed: "Composed[Any]") -> None:
 
 def _train(composed: "Composed[Any]") -> None:
     from worldsim.training.loop import train
+    from worldsim.training.processes import is_first
     from worldsim.training.wandb_log import watching
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    with watching(composed.config) as watch:
+    with watching(composed.config) if is_first() else nullcontext() as watch:
         train(composed.config, watch)
-    print(f"a world after {composed.config.trainer.steps} updates in {composed.config.out}")
+    if is_first():
+        print(f"a world after {composed.config.trainer.steps} updates in {composed.config.out}")
 
 
 def _validate(composed: "Composed[Any]") -> None:

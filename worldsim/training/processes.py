@@ -77,6 +77,11 @@ def together(config: TrainConfig, in_parts: bool = True) -> Iterator[Fabric]:
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
+def is_first() -> bool:
+    """Whether this is the only process or the first, told from what a launcher leaves in the environment."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"))
+
+
 def share(fabric: Fabric) -> Share:
     """This process's part of a batch."""
     return Share(fabric.global_rank, fabric.world_size)
