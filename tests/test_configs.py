@@ -125,3 +125,14 @@ def test_an_environments_budget_comes_with_it() -> None:
     assert desk.stress.agents is None and desk.ppo.steps == 0
     assert grammar.compose("quickstart", schema, ["env=atari/breakout", "ppo.steps=5"]).config.ppo.steps == 5
     assert grammar.compose("quickstart", schema, ["env=CartPole-v1"]).config.ppo.steps == 0
+
+
+@pytest.mark.parametrize("name", ["breakout_race", "vizdoom_race", "refund_desk"])
+def test_an_experiment_fixes_what_a_table_is_made_with(name: str) -> None:
+    schema = _schema("quickstart")
+    composed = grammar.compose("quickstart", schema, [f"experiment={name}"])
+    plain = grammar.compose("quickstart", schema, [f"env={composed.choices['env']}"])
+    assert composed.config == plain.config  # so far they are the environments' own budgets, written out
+    typed = grammar.command("quickstart", composed.config, composed.choices).split()
+    assert f"experiment={name}" in typed
+    assert grammar.compose("quickstart", schema, typed[2:]).config == composed.config

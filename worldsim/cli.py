@@ -8,7 +8,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,12 +53,14 @@ def _collect(composed: "Composed[Any]") -> None:
 
 def _train(composed: "Composed[Any]") -> None:
     from worldsim.training.loop import train
+    from worldsim.training.processes import is_first
     from worldsim.training.wandb_log import watching
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    with watching(composed.config) as watch:
+    with watching(composed.config) if is_first() else nullcontext() as watch:
         train(composed.config, watch)
-    print(f"a world after {composed.config.trainer.steps} updates in {composed.config.out}")
+    if is_first():
+        print(f"a world after {composed.config.trainer.steps} updates in {composed.config.out}")
 
 
 def _validate(composed: "Composed[Any]") -> None:
@@ -234,8 +236,11 @@ def _do(name: str, composed: "Composed[Any]") -> None:
 def _sweep(name: str, overrides: Sequence[str]) -> None:
     """Hydra's own multirun: every job is composed by Hydra and writes to out/<its swept overrides>.
 
-    A job that a user's mistake ends does not end the others.
+    A job that a user's mistake ends does not end the others. Jobs may run in other processes (hydra/launcher=joblib or
+    submitit): what each leaves behind is a file in a folder of this sweep.
     """
+    import tempfile
+
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
@@ -248,7 +253,6 @@ def _sweep(name: str, overrides: Sequence[str]) -> None:
     keys = grammar.swept(prepared)
     fixed = [key for key in (word.lstrip("+~").partition("=")[0] for word in prepared) if key not in keys]
     apart = "out" in schema.model_fields and "out" not in keys  # each job needs a folder of its own
-    failed: list[str] = []
 
     def job(values: "DictConfig") -> None:
         settings = HydraConfig.get()
@@ -260,7 +264,7 @@ def _sweep(name: str, overrides: Sequence[str]) -> None:
                 config = config.model_copy(update={"out": Path(str(values.out)) / label})
             _do(name, grammar.Composed(config, grammar.chosen(settings)))
         except WorldsimError as error:
-            failed.append(label)
+            (Path(failures) / str(settings.job.num)).write_text(label)
             _fail(f"{label}: {error}")
 
     quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null"]
@@ -268,11 +272,13 @@ def _sweep(name: str, overrides: Sequence[str]) -> None:
     places = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=."]
     label = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
     run = hydra.main(version_base="1.3", config_path=str(grammar.CONFIGS), config_name=name)(job)
-    with _command_line(["worldsim", "--multirun", *prepared, *quiet, *places, *label]):
+    words = ["worldsim", "--multirun", *prepared, *quiet, *places, *label]
+    with tempfile.TemporaryDirectory(prefix=".worldsim-sweep-", dir=Path.cwd()) as failures, _command_line(words):
         try:
             run()
         except (HydraException, OmegaConfBaseException) as error:
             raise grammar.explained(error, name, prepared) from error
+        failed = [path.read_text() for path in sorted(Path(failures).iterdir(), key=lambda path: int(path.name))]
     if failed:
         raise ConfigError(f"{len(failed)} of the runs failed: {'; '.join(failed)}")
 
@@ -302,7 +308,10 @@ def _overview() -> str:
     lines = [f"worldsim {worldsim.__version__}: a wind tunnel for agents", "", "  worldsim <verb> key=value ...", ""]
     lines += [f"  {name:<11} {verb.summary}" for name, verb in VERBS.items()]
     lines += ["", "worldsim <verb> --help shows the keys, what they mean and examples."]
-    return "\n".join([*lines, "Several values, key=a,b with --multirun, run one after another."])
+    lines += ["Several values, key=a,b with --multirun, run one after another."]
+    return "\n".join(
+        [*lines, "config=<folder of a run>/config-<verb>.yaml types the same again; other keys change it."]
+    )
 
 
 def _help(name: str, overrides: Sequence[str]) -> str:

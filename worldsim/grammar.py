@@ -79,9 +79,12 @@ def check(schema: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def prepare(verb: str, schema: type[BaseModel], overrides: Sequence[str]) -> list[str]:
-    """Overrides as Hydra takes them: any text as a value, any Gymnasium id as env=, any key in open mappings."""
+    """Overrides as Hydra takes them: any text as a value, any Gymnasium id as env=, any key in open mappings.
+
+    config=<file>, as a run has left it in its folder, stands for the overrides that give that configuration.
+    """
     prepared: list[str] = []
-    for text in overrides:
+    for text in _with_file(verb, schema, overrides):
         override, text = _parse(text)
         key = str(override.key_or_group)
         if key == "env" and "env" in groups(verb):
@@ -129,6 +132,10 @@ def dotted(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def command(verb: str, config: BaseModel, choices: Mapping[str, str]) -> str:
     """The shortest command that gives exactly this configuration with the given group choices."""
+    return " ".join(["worldsim", verb, *map(_quoted_for_shell, _words(verb, config, choices))])
+
+
+def _words(verb: str, config: BaseModel, choices: Mapping[str, str]) -> list[str]:
     taken = {group: choices[group] for group in groups(verb) if group in choices}
     words = [f"{group}={option}" for group, option in taken.items() if option != str(groups(verb)[group])]
     asked = config.model_dump(mode="json")
@@ -138,7 +145,59 @@ def command(verb: str, config: BaseModel, choices: Mapping[str, str]) -> str:
     for key, value in dotted(asked):
         if key not in start or start[key] != value:
             words.append(f"{key}={_written(value)}")
-    return " ".join(["worldsim", verb, *map(_quoted_for_shell, words)])
+    return words
+
+
+def _with_file(verb: str, schema: type[BaseModel], overrides: Sequence[str]) -> list[str]:
+    """The overrides with config=<file> replaced by what it holds; what else is typed wins, also whole groups."""
+    given = [text for text in overrides if text.startswith("config=")]
+    if not given:
+        return list(overrides)
+    if len(given) > 1:
+        raise ConfigError(f"{' '.join(given)}: give one file")
+    path = Path(given[0].removeprefix("config=")).expanduser()
+    config = check(schema, _read(path))
+    typed = [text for text in overrides if text != given[0]]
+    choices = {group: option for group in groups(verb) if (option := _nearest_option(verb, group, config)) is not None}
+    kept = _words(verb, config, choices)
+    if check(schema, plain(_composed(verb, prepare(verb, schema, kept)))) != config:
+        raise ConfigError(f"config={path} cannot be typed as overrides; give its values one by one")
+    whole = {text.partition("=")[0] for text in typed} & groups(verb).keys()
+    return [word for word in kept if re.split(r"[.=]", word)[0] not in whole] + typed
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"config={path} cannot be read; give the config-<verb>.yaml of a run's folder") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config={path} is not YAML ({_first_line(error)})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"config={path} holds no keys; give the config-<verb>.yaml of a run's folder")
+    return values
+
+
+def _option(group: str, option: str) -> dict[str, Any]:
+    """The values of a group's file, on top of those that it begins with."""
+    values: dict[str, Any] = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text())
+    below = [_option(group, name) for name in values.pop("defaults", []) if name != "_self_"]
+    return {key: value for part in [*below, values] for key, value in part.items()}
+
+
+def _nearest_option(verb: str, group: str, config: BaseModel) -> str | None:
+    """The option of a group from which the least has to be changed; None where the configuration has no such part."""
+    asked = config.model_dump(mode="json").get(group)
+    if asked is None:
+        return None
+
+    def differing(option: str) -> tuple[bool, int]:
+        have, want = dict(dotted(_option(group, option))), dict(dotted(asked))
+        return bool(have.keys() - want.keys()), sum(key not in have or have[key] != want[key] for key in want)
+
+    known = options(group)
+    default = groups(verb)[group]
+    return min(known, key=lambda option: (*differing(option), option != default))
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -230,6 +289,11 @@ def _parts(annotation: Any) -> Iterator[Any]:
 def explained(error: Exception, verb: str, overrides: Sequence[str]) -> ConfigError:
     """A Hydra error in one line, with the nearest name that exists."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        if error.missing_cfg_file.startswith("hydra/launcher/"):
+            option = error.missing_cfg_file.rpartition("/")[2]
+            return ConfigError(
+                f"there is no launcher '{option}' here; pip install 'worldsim[sweeps]' has joblib and submitit"
+            )
         known_groups = [group for group in groups(verb) if error.missing_cfg_file.startswith(f"{group}/")]
         group = max(known_groups, key=len, default=error.missing_cfg_file.partition("/")[0])
         option = error.missing_cfg_file.removeprefix(f"{group}/")

@@ -78,8 +78,4 @@ def random_batch(rows: int, length: int, seed: int = 0, first: bool = False) -> 
 
 def part(batch: Batch, rows: slice, times: slice) -> Batch:
     """Some rows and moments of a batch."""
-
-    def cut(item: torch.Tensor | dict[str, torch.Tensor]) -> object:
-        return {name: cut(leaf) for name, leaf in item.items()} if isinstance(item, dict) else item[rows, times]
-
-    return Batch(*map(cut, batch))
+    return batch.each(lambda item: item[rows, times])

@@ -1,23 +1,29 @@
 """What the loop does with data, rates and figures."""
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import worldsim
 from tests.models.toy import COUNTS, SIZE
 from tests.training.conftest import MODELS, Make
+from tests.training.test_resume import Stop, equal, stop_at
 from worldsim.envs.make import EnvConfig
-from worldsim.errors import DatasetError, SpaceMismatchError
+from worldsim.errors import ConfigError, SpaceMismatchError
 from worldsim.models.world_model import WorldModel
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.sampling import split
 from worldsim.training.config import TrainerConfig
-from worldsim.training.loop import learning_rate, phases, train
+from worldsim.training.loop import train
 from worldsim.training.memory import keep_freed_memory
+from worldsim.training.phases import learning_rate, phases
 from worldsim.training.statistics import fit_statistics, reward_range, rows_of
 
 
@@ -29,9 +35,51 @@ def test_data_of_another_env_is_refused_in_a_line(make: Make) -> None:
 
 
 def test_a_loss_that_is_no_number_ends_the_run_in_a_line(make: Make) -> None:
-    with pytest.raises(DatasetError, match="not finite at step .*learning_rate") as error:
+    with pytest.raises(ConfigError, match="not finite at step .*learning_rate") as error:
         train(make(codec_learning_rate=1e30), progress=False)
     assert "\n" not in str(error.value)
+
+
+def test_a_run_that_diverges_stops_and_keeps_the_last_good_state(make: Make) -> None:
+    """Its loss grows without ever being no number; and states are saved between two looks at the losses."""
+    config = make(steps=40, learning_rate=50.0, warmup=0, checkpoint_every=2, log_every=1000, precision="32-true")
+    with pytest.raises(ConfigError, match=r"diverges \(.*\) at step \d+ \(last good state: step-") as error:
+        train(config, progress=False)
+    assert "\n" not in str(error.value) and "lower trainer.learning_rate" in str(error.value)
+    (state,) = (config.out / "training").glob("step-*")
+    assert state.name in str(error.value) and not (config.out / "world.json").exists()
+    weights = load_file(state / "weights.safetensors")
+    assert all(value.float().isfinite().all() for value in weights.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="told by /proc")
+def test_memory_that_runs_out_is_a_line_with_the_knobs(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(make("rssm", batch=50_000).model_dump_json())
+    command = [sys.executable, "-m", "tests.training.starved", str(tmp_path / "config.json"), str(200 << 20)]
+    done = subprocess.run(command, cwd=Path(worldsim.__file__).parents[1], capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert "out of memory with trainer.batch=50000, trainer.length=5 and" in said and "lower one" in said
+
+
+@pytest.mark.parametrize("sampling", [{"sampling": "prioritised"}, {"ends": 0.5}])
+def test_sequences_may_be_drawn_by_loss_or_for_their_ends_and_stopped(make: Make, sampling: dict) -> None:
+    whole, cut = make("rssm", "whole", **sampling), make("rssm", "cut", checkpoint_every=1, **sampling)
+    train(whole, progress=False)
+    for stop in (2, 3, 5):
+        with pytest.raises(Stop):
+            train(cut, stop_at(stop), progress=False)
+    train(cut, progress=False)
+    train(make("rssm", "uniform"), progress=False)
+    ends = [load_file(tmp / "weights.safetensors") for tmp in (whole.out, cut.out, whole.out.parent / "uniform")]
+    assert equal(ends[0], ends[1]) and not equal(ends[0], ends[2])
+
+
+def test_a_mix_is_trained_on_and_described(make: Make, rollouts: Rollouts) -> None:
+    config = make().model_copy(update={"data": [rollouts.path, rollouts.path], "weights": [1.0, 3.0]})
+    manifest = train(config, progress=False)
+    assert manifest.data["parts"] == [rollouts.content_hash] * 2 and manifest.data["hash"] != rollouts.content_hash
+    assert manifest.data["steps"] == 2 * rollouts.steps
 
 
 def test_the_rate_rises_and_falls_once_a_phase() -> None:

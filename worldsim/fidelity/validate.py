@@ -19,8 +19,9 @@ from worldsim.files import write_atomically
 from worldsim.play.look import Imagined, imagine
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.mix import unseen
 from worldsim.rollouts.progress import Bar
-from worldsim.rollouts.sampling import gather, split, windows
+from worldsim.rollouts.sampling import gather, windows
 from worldsim.simulator.world import Trust, World, load
 from worldsim.spaces import leaves
 
@@ -91,10 +92,7 @@ def held_out(world: World, rollouts: Rollouts, arrays: Arrays) -> tuple[Ints, In
         raise SpaceMismatchError(
             f"{rollouts.path} and the world have different spaces; validate on rollouts of the same env"
         )
-    data = world.manifest.data
-    episodes = np.arange(arrays.episodes)
-    if rollouts.content_hash == data["hash"]:
-        episodes = split(arrays, data["holdout"], data["seed"])[1]
+    episodes = unseen(rollouts, world.manifest.data)
     if len(episodes) < 2:
         raise DatasetError(
             f"{rollouts.path} has {len(episodes)} episodes the world has not seen, 2 are needed; collect more steps"

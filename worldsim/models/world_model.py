@@ -3,7 +3,7 @@
 Axes: B batch, T time, N = B*T, S slots, A width of an encoded action.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
@@ -17,6 +17,7 @@ from worldsim.models.config import ModelConfig
 from worldsim.models.dynamics import Latent, Observed, State, make_dynamics
 from worldsim.models.heads import Ensemble, RewardHead, TerminationHead
 from worldsim.models.layers import symlog
+from worldsim.models.share import uniform
 from worldsim.spaces import Leaf, leaves
 
 Part = Literal["all", "codec", "rest"]
@@ -51,6 +52,8 @@ class Batch(NamedTuple):
     reward: Tensor  # (B, T) fp32
     terminated: Tensor  # (B, T) bool
     first: Tensor  # (B, T) bool: an episode begins here
+    weight: Tensor | None = None  # (B,) fp32: how much each sequence counts; None: all the same
+    moments: Tensor | None = None  # () fp32: rows that losses are averaged over, where processes share a batch
 
     @staticmethod
     def from_numpy(arrays: Mapping[str, Any], device: torch.device | str = "cpu") -> "Batch":
@@ -59,7 +62,17 @@ class Batch(NamedTuple):
                 return {name: move(part) for name, part in value.items()}
             return torch.from_numpy(value).to(device, non_blocking=True)
 
-        return Batch(*(move(arrays[name]) for name in Batch._fields))
+        return Batch(**{name: move(arrays[name]) for name in Batch._fields if name in arrays})
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The batch with every tensor changed."""
+
+        def changed(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {name: changed(part) for name, part in value.items()}
+            return None if value is None else change(value)
+
+        return Batch(*map(changed, self))
 
 
 class Losses(NamedTuple):
@@ -67,6 +80,7 @@ class Losses(NamedTuple):
 
     total: Tensor
     parts: dict[str, Tensor]
+    surprise: Tensor | None = None  # (B,) nats: how badly a moment of each sequence was foreseen, on average
 
 
 class WorldModel(nn.Module):
@@ -141,21 +155,28 @@ class WorldModel(nn.Module):
                 embeds = self.codec.encode(flat)
         seen = self._follow(embeds, flat, batch.action, batch.first, generator)
         features, follows = seen.latent.features, (~batch.first).float()
-        parts = {name: _mean(loss, follows) for name, loss in seen.losses.items()}
+        heads = {"reward": self.reward.loss(features, batch.reward)}
+        heads["termination"] = self.termination.loss(features, batch.terminated)
+        moments = torch.stack([loss.detach() for loss in (seen.losses | heads).values()]).sum(0)
+        surprise = (moments * follows).sum(1) / follows.sum(1).clamp_min(1)
+        heads["ensemble"] = self._ensemble_loss(seen.latent, generator)
+        count = follows.sum() if batch.moments is None else batch.moments
+        counted = _weighted(follows, batch.weight)
+        parts = {name: _mean(loss, counted, count) for name, loss in seen.losses.items()}
         if part == "all":
             slots = Slots(*(slot.flatten(0, 1) for slot in seen.latent.slots))
-            parts |= {f"draw/{name}": loss.mean() for name, loss in self.codec.loss(slots, flat).items()}
-        parts["reward"] = _mean(self.reward.loss(features, batch.reward), follows)
-        parts["termination"] = _mean(self.termination.loss(features, batch.terminated), follows)
-        parts["ensemble"] = self._ensemble_loss(seen.latent, follows, generator)
-        return _summed(parts)
+            errors = {name: loss.view(follows.shape) for name, loss in self.codec.loss(slots, flat).items()}
+            parts |= {f"draw/{name}": _weighted(loss, batch.weight).mean() for name, loss in errors.items()}
+        parts |= {name: _mean(loss, counted, count) for name, loss in heads.items()}
+        return _summed(parts)._replace(surprise=surprise)
 
-    def _ensemble_loss(self, latent: Latent, follows: Tensor, generator: Generator) -> Tensor:
-        past = latent.features[..., : self.dynamics.past_width].detach().flatten(0, 1)
+    def _ensemble_loss(self, latent: Latent, generator: Generator) -> Tensor:
+        """Squared error (B, T)."""
+        past = latent.features[..., : self.dynamics.past_width].detach()
         target = torch.cat([part.detach().flatten(2) for part in latent.slots], -1).flatten(0, 1)
-        chance = torch.rand(self.config.ensemble, follows.shape[0], 1, generator=generator, device=past.device)
-        taught = (chance < 0.5).expand(-1, -1, follows.shape[1]).flatten(1).float()
-        return _mean(self.ensemble.loss(past, target, taught), follows.flatten())
+        chance = uniform((self.config.ensemble, past.shape[0], 1), generator, past.device, axis=1)
+        taught = (chance < 0.5).expand(-1, -1, past.shape[1]).flatten(1).float()
+        return self.ensemble.loss(past.flatten(0, 1), target, taught).view(past.shape[:2])
 
 
 def _summed(parts: dict[str, Tensor]) -> Losses:
@@ -163,5 +184,10 @@ def _summed(parts: dict[str, Tensor]) -> Losses:
     return Losses(total, {name: loss.detach() for name, loss in parts.items()})
 
 
-def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    return (values * weight).sum() / weight.sum().clamp_min(1)
+def _weighted(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Values (B, T) with every sequence as heavy as `weight` (B,) says."""
+    return values if weight is None else values * weight.unsqueeze(1)
+
+
+def _mean(values: Tensor, weight: Tensor, count: Tensor) -> Tensor:
+    return (values * weight).sum() / count.clamp_min(1)

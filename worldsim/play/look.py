@@ -15,7 +15,8 @@ from worldsim.play import frames
 from worldsim.play.frames import AMBER, GREEN, GREY, RED, WHITE, Picture
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts
-from worldsim.rollouts.sampling import split, windows
+from worldsim.rollouts.mix import unseen
+from worldsim.rollouts.sampling import windows
 from worldsim.simulator.drawing import draw, side_by_side
 from worldsim.spaces import leaves
 
@@ -73,9 +74,9 @@ def show(config: LookConfig) -> Path:
         raise SpaceMismatchError(
             f"data={config.data} does not fit world={config.world}: their spaces differ; give rollouts of the same env"
         )
-    arrays, about = rollouts.arrays(), world.manifest.data
-    known = about.get("hash") == rollouts.content_hash and about["holdout"] > 0
-    episodes = split(arrays, about["holdout"], about["seed"])[1] if known else np.arange(arrays.episodes)
+    arrays, episodes = rollouts.arrays(), unseen(rollouts, world.manifest.data)
+    if not len(episodes):  # nothing was held out
+        episodes = np.arange(arrays.episodes)
     settings = config.model_dump(include={"context", "length", "count", "fps", "seed"})
     return look(world, arrays, episodes, config.out, **settings)
 

@@ -6,13 +6,14 @@ LED to o_t, so the first row of an episode has zeros there. N = all rows, E = ep
 
 import hashlib
 import json
+import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Self, cast
 from urllib.parse import quote
 
 import gymnasium as gym
@@ -21,7 +22,51 @@ from numpy.typing import NDArray
 
 from worldsim import spaces
 
+CHUNK = 64 << 20  # bytes that are read at once to verify an array
 FlatEpisode = dict[str, NDArray[Any]]  # "observation/<leaf>", "action/<leaf>", "reward", ...: (T+1, ...) rows
+
+
+class Joined:
+    """Rows of several arrays of one type and shape, one after another, read where they lie."""
+
+    def __init__(self, parts: Sequence[NDArray[Any]]):
+        self.parts = tuple(parts)
+        self.dtype = parts[0].dtype
+        self._start = np.cumsum([0, *map(len, parts)])
+        self.shape: tuple[int, ...] = (int(self._start[-1]), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return self.take(rows)
+
+    def take(self, rows: NDArray[np.int64], axis: int = 0) -> NDArray[Any]:
+        """The rows (...), each of them whole: (..., *shape[1:])."""
+        assert axis == 0, axis
+        flat = np.asarray(rows).ravel()
+        found = np.empty((len(flat), *self.shape[1:]), self.dtype)
+        owner = np.searchsorted(self._start, flat, side="right") - 1
+        for number in np.unique(owner):
+            here = owner == number
+            found[here] = self.parts[number].take(flat[here] - self._start[number], axis=0)
+        return found.reshape(*np.shape(rows), *self.shape[1:])
+
+
+def joined(several: Sequence["Arrays"]) -> "Arrays":
+    """Several data sets of the same leaves as one, episodes in order. Observations and actions stay where they are."""
+    if len(several) == 1:
+        return several[0]
+
+    def together(group: str) -> dict[str, NDArray[Any]]:
+        names = getattr(several[0], group)
+        return {name: cast(NDArray[Any], Joined([getattr(a, group)[name] for a in several])) for name in names}
+
+    offsets = np.cumsum([0, *(a.rows for a in several)])
+    starts = [a.start[:-1] + offset for a, offset in zip(several, offsets, strict=False)]
+    flags = {k: np.concatenate([getattr(a, k) for a in several]) for k in ("reward", "terminated", "truncated")}
+    start = np.concatenate([*starts, offsets[-1:]])
+    return Arrays(together("observation"), together("action"), start=start, **flags)
 
 
 @dataclass(frozen=True)
@@ -54,9 +99,23 @@ class Arrays:
     def content_hash(self) -> str:
         """sha256 over every array with its name, type and shape."""
         named = self._named()
-        return combine(
-            {name: hashlib.sha256(np.ascontiguousarray(a).data).hexdigest() for name, a in named.items()}, named
-        )
+        return combine({name: self._digest(array) for name, array in named.items()}, named)
+
+    def _digest(self, array: NDArray[Any]) -> str:
+        digest = hashlib.sha256()
+        rows = max(1, CHUNK // max(1, array[:1].nbytes))
+        for at in range(0, len(array), rows):
+            digest.update(np.ascontiguousarray(array[at : at + rows]).data)
+            self.release()
+        return digest.hexdigest()
+
+    def release(self) -> None:
+        """Give back the memory of what was read from maps; the kernel may still keep it as cache of the files."""
+        for array in self._named().values():
+            for part in array.parts if isinstance(array, Joined) else (array,):
+                held: Any = getattr(part.base, "_mmap", None) if isinstance(part.base, np.memmap) else None
+                if held is not None and hasattr(held, "madvise"):  # not on Windows
+                    held.madvise(mmap.MADV_DONTNEED)
 
     def _named(self) -> dict[str, NDArray[Any]]:
         named = {f"observation/{name}": array for name, array in self.observation.items()}

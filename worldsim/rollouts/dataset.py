@@ -14,7 +14,9 @@ from minari import MinariDataset
 
 from worldsim import spaces
 from worldsim.errors import DatasetError
-from worldsim.rollouts.arrays import Arrays, FlatEpisode, flat_episode, write_arrays
+from worldsim.rollouts import offline
+from worldsim.rollouts.arrays import Arrays, FlatEpisode, write_arrays
+from worldsim.rollouts.offline import flat_episodes
 from worldsim.rollouts.progress import Bar
 from worldsim.rollouts.provenance import read_json
 
@@ -26,20 +28,28 @@ ARRAYS = "arrays"  # a cache of flat arrays; may be deleted at any time
 
 
 class Rollouts:
-    """Recorded episodes of one environment, opened by path.
+    """Recorded episodes of one environment, opened by path: what `collect` wrote, or any Minari data set.
+
+    A Minari data set may also be named by its id, if it has been downloaded; see `worldsim.rollouts.offline`.
 
     Raises DatasetError, in one line, where `path` holds no data set, an unfinished one, or one that cannot be read.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.provenance = _read_provenance(self.path)
+        place = offline.found(self.path)
+        self._own = self.path if place is None else place / offline.OWN
+        self._stored = self.path / MINARI if place is None else offline.stored(place)
+        if place is not None:
+            with _readable(self.path):
+                offline.adopt(place)
+        self.provenance = _read_provenance(self._own)
         with _readable(self.path):
             self.observation_space = spaces.space_from_json(self.provenance["observation_space"])
             self.action_space = spaces.space_from_json(self.provenance["action_space"])
             self.content_hash: str = self.provenance["content_hash"]
             self.metadata: dict[str, Any] = self.provenance["metadata"]
-            self.minari = MinariDataset(self.path / MINARI)
+            self.minari = MinariDataset(self._stored)
             last = self.minari.total_episodes - 1
             if last < 0:
                 raise DatasetError(f"{self.path} has no episodes; collect it again")
@@ -62,7 +72,7 @@ class Rollouts:
 
     @cached_property
     def _arrays(self) -> Arrays:
-        folder = self.path / ARRAYS / self.content_hash[:16]
+        folder = self._own / ARRAYS / self.content_hash[:16]
         return self._load(folder) or self._build(folder)
 
     def arrays(self) -> Arrays:
@@ -88,7 +98,7 @@ class Rollouts:
                 found = write_arrays(building, self._flat_episodes(), self.lengths)
             if found != self.content_hash:
                 raise DatasetError(
-                    f"{self.path / MINARI} holds other data than {PROVENANCE} says (hash {found[:12]}, not "
+                    f"{self._stored} holds other data than {PROVENANCE} says (hash {found[:12]}, not "
                     f"{self.content_hash[:12]}); restore it or collect it again"
                 )
             shutil.rmtree(folder, ignore_errors=True)
@@ -101,9 +111,7 @@ class Rollouts:
 
     def _flat_episodes(self) -> Iterator[FlatEpisode]:
         with Bar("read", self.episodes) as bar:
-            for e in bar.each(self.minari.iterate_episodes()):
-                parts = (e.observations, e.actions, e.rewards, e.terminations, e.truncations)
-                yield flat_episode(self.observation_space, self.action_space, *parts)
+            yield from bar.each(flat_episodes(self.minari, self.observation_space, self.action_space))
 
 
 def _read_provenance(path: Path) -> dict[str, Any]:

@@ -1,16 +1,39 @@
 """What a trainer draws from flat arrays: B sequences of T rows. Same generator state, same batches."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import DatasetError
 from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.segments import Segments
 
 Ints = NDArray[np.int64]
 Batch = dict[str, Any]
+
+
+class Share(NamedTuple):
+    """One process of `ranks`. Of a whole batch it holds rows from both ends, so that row i and row B-1-i stay together.
+
+    Models corrupt a row with the codes of that mate (`Tensor.flip` of the batch), which must not be elsewhere.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+
+    def of(self, size: int) -> NDArray[np.int64]:
+        """Row numbers of this process in a batch of `size` rows, a multiple of 2 * ranks where there are several."""
+        if self.ranks == 1:
+            return np.arange(size)
+        assert size % (2 * self.ranks) == 0, (size, self.ranks)
+        half = size // (2 * self.ranks)
+        low = np.arange(self.rank * half, (self.rank + 1) * half)
+        return np.concatenate([low, size - 1 - low[::-1]])
+
+
+WHOLE = Share()
 
 
 def split(arrays: Arrays, holdout: float = 0.1, seed: int = 0) -> tuple[Ints, Ints]:
@@ -45,28 +68,56 @@ def gather(arrays: Arrays, rows: Ints, mask: NDArray[np.bool_] | None = None) ->
 
 
 class SequenceSampler:
-    """Endless sequences from `episodes`, started uniformly over all their rows.
+    """Endless sequences from `episodes`, started uniformly over all their rows, or as `segments` have it.
 
     A sequence that reaches an episode's end goes on with the first row of another, drawn uniformly, and `first` is True
     there: no row is padding, and ends are seen as often as everything else. `mask` is therefore True throughout.
+    Where several processes share a batch, each draws the rows of the whole one and reads its own.
     """
 
-    def __init__(self, arrays: Arrays, episodes: Ints, batch: int, length: int, rng: np.random.Generator):
+    def __init__(
+        self,
+        arrays: Arrays,
+        episodes: Ints,
+        batch: int,
+        length: int,
+        rng: np.random.Generator,
+        segments: Segments | None = None,
+        share: Share = WHOLE,
+    ):
         """`batch` = B sequences of `length` = T rows; `rng` is owned by the sampler from here on."""
         if len(episodes) == 0:
             raise DatasetError("no episodes to sample from; collect more steps")
         self.arrays, self.batch, self.length, self.rng = arrays, batch, length, rng
+        self.segments, self.share = segments, share
         self._begin, self._end = arrays.start[episodes], arrays.start[np.asarray(episodes) + 1]
         self._total = np.cumsum(self._end - self._begin)  # rows in all episodes up to and including each
 
     def sample(self) -> Batch:
-        """The next batch: observation and action {leaf: (B, T, ...)}, reward, terminated, first and mask (B, T)."""
-        return gather(self.arrays, self._rows())
+        """The next batch: observation and action {leaf: (B, T, ...)}, reward, terminated, first and mask (B, T).
 
-    def _rows(self) -> Ints:
-        draw = self.rng.integers(self._total[-1], size=self.batch)
-        episode = np.searchsorted(self._total, draw, side="right")
-        row, end = self._end[episode] - (self._total[episode] - draw), self._end[episode]
+        With segments also `weight` (B,), and `segment`: those of the whole batch. Where processes share a batch, B is
+        this one's part, and `moments` is how many rows of the whole batch follow another, over the number of processes.
+        """
+        mine, more = self.share.of(self.batch), dict[str, Any]()
+        if self.segments is None:
+            drawn = self.rng.integers(self._total[-1], size=self.batch)
+            episode = np.searchsorted(self._total, drawn, side="right")
+            start = np.asarray(self._end[episode] - (self._total[episode] - drawn), np.int64)
+        else:
+            starts = self.segments.draw(self.batch, self.rng)
+            start = starts.row
+            more |= {"weight": starts.weight[mine], "segment": starts.segment}
+            episode = np.searchsorted(self._begin, start, side="right") - 1
+        rows = self._rows(start, episode)
+        if self.share.ranks > 1:
+            more["moments"] = np.asarray((~self.arrays.first[rows]).sum() / self.share.ranks, np.float32)
+        found = gather(self.arrays, rows[mine]) | more
+        self.arrays.release()
+        return found
+
+    def _rows(self, start: Ints, episode: Ints) -> Ints:
+        row, end = start.copy(), self._end[episode]
         rows = np.empty((self.batch, self.length), np.int64)
         for t in range(self.length):
             over = np.flatnonzero(row == end)
@@ -78,11 +129,14 @@ class SequenceSampler:
         return rows
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator's state as plain JSON: a sampler that loads it draws the batches that come next here."""
-        return {"rng": dict(self.rng.bit_generator.state)}
+        """Generator and segments as plain JSON: a sampler that loads it draws the batches that come next here."""
+        segments = {} if self.segments is None else {"segments": self.segments.state_dict()}
+        return {"rng": dict(self.rng.bit_generator.state), **segments}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.rng.bit_generator.state = state["rng"]
+        if self.segments is not None:
+            self.segments.load_state_dict(state["segments"])
 
 
 def windows(arrays: Arrays, episodes: Ints, length: int, count: int, rng: np.random.Generator) -> Batch:

@@ -1,9 +1,9 @@
 """What a training run is made of. Every key is explained in configs/train.yaml and configs/trainer/*.yaml."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from worldsim.envs.make import EnvConfig
 from worldsim.models.config import AnyModelConfig
@@ -24,8 +24,15 @@ class TrainerConfig(BaseModel):
     codec_frames: int = Field(64, ge=1)
     codec_learning_rate: float = Field(1e-2, gt=0)
     clip: float = Field(1000.0, gt=0)
+    sampling: Literal["uniform", "prioritised"] = "uniform"
+    alpha: float = Field(0.6, ge=0, le=1)
+    ends: float = Field(0.0, ge=0, lt=1)
+    correction: float = Field(0.4, ge=0, le=1)
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     accelerator: str = "auto"
+    devices: int = Field(1, ge=1)
+    num_nodes: int = Field(1, ge=1)
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     holdout: float = Field(0.1, ge=0, lt=1)
     checkpoint_every: int = Field(200, ge=1)
     log_every: int = Field(20, ge=1)
@@ -51,6 +58,21 @@ class TrainConfig(BaseModel):
     model: AnyModelConfig
     trainer: TrainerConfig
     logger: LoggerConfig = LoggerConfig()
-    data: Path
+    data: Path | list[Path]
+    weights: list[float] | None = None
     out: Path
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if isinstance(self.data, list) and not self.data:
+            raise ValueError("data=[] names no data set; give at least one")
+        named = len(self.data) if isinstance(self.data, list) else 1
+        if self.weights is not None and (len(self.weights) != named or min(self.weights) <= 0):
+            raise ValueError(f"weights={self.weights} must be {named} numbers above 0, one for each data set in data")
+        ranks = self.trainer.devices * self.trainer.num_nodes
+        for key in ("batch", "codec_frames"):
+            if ranks > 1 and getattr(self.trainer, key) % (2 * ranks):
+                value = f"trainer.{key}={getattr(self.trainer, key)}"
+                raise ValueError(f"{value} cannot be shared by {ranks} processes; make it a multiple of {2 * ranks}")
+        return self

@@ -1,126 +1,191 @@
 """The training loop: read it top to bottom."""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricOptimizer
+from torch import Generator, Tensor
+from torch.distributed.tensor import DTensor
 
 import worldsim
-from worldsim.errors import DatasetError, SpaceMismatchError
+from worldsim.errors import ConfigError, SpaceMismatchError
 from worldsim.models.checkpoint import FORMAT, WorldManifest, is_whole, save_world
-from worldsim.models.world_model import Batch, Part, WorldModel
+from worldsim.models.share import SharedGenerator
+from worldsim.models.world_model import Losses, WorldModel
 from worldsim.rollouts.arrays import Arrays
-from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.mix import Mix
 from worldsim.rollouts.progress import Bar
-from worldsim.rollouts.sampling import SequenceSampler, split
-from worldsim.training.config import TrainConfig, TrainerConfig
+from worldsim.rollouts.sampling import SequenceSampler, Share
+from worldsim.rollouts.segments import Segments
+from worldsim.training.config import TrainConfig
+from worldsim.training.feed import Feed
 from worldsim.training.memory import keep_freed_memory
+from worldsim.training.phases import Phase, at, learning_rate, phases
+from worldsim.training.processes import Objective, gathered, mean_of, share, together, whole_batch
 from worldsim.training.state import TrainingState
 from worldsim.training.statistics import fit_statistics, reward_range
 
 Watch = Callable[[int, dict[str, float], WorldModel, WorldManifest], None]  # step, losses, model: to log or to look
 STARTS = 256  # recorded first observations that a world keeps
+FAR = 100.0  # times the loss that a phase began with: it diverges
+CHANGES_NO_WEIGHT = {"checkpoint_every", "log_every", "accelerator", "devices", "num_nodes", "strategy"}
 
 
 def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True) -> WorldManifest:
     """Trains a world, or goes on with what was begun in `config.out`, and writes it there.
 
-    Same configuration, data and machine: same weights, also after any number of interruptions. Raises DatasetError,
-    SpaceMismatchError or CheckpointError where data, model and folder do not fit together.
+    Same configuration, data and machine: same weights, also after any number of interruptions. Several processes give
+    the weights of one up to rounding. The first of them writes the files, calls `watch` and shows the progress.
+    Raises DatasetError, SpaceMismatchError or CheckpointError where data, model and folder do not fit together, and
+    ConfigError where memory runs out or the loss diverges; the last good state is then kept.
     """
     keep_freed_memory()
-    trainer = config.trainer
-    rollouts = Rollouts(config.data)
-    arrays = rollouts.arrays()
-    _check_env(config, rollouts)
-    taught, _ = split(arrays, trainer.holdout, config.seed)
-    rng = np.random.default_rng(config.seed)
-    fabric = Fabric(accelerator=trainer.accelerator, devices=1, precision=trainer.precision)
-    manifest = describe(config, rollouts, arrays, taught)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(config.seed)
-        raw = manifest.build()
-    fit_statistics(raw, arrays, taught, np.random.default_rng([config.seed, 1]))
-    betas = (0.9, 0.95)
-    raw_optimizer = torch.optim.AdamW(raw.parameters(), betas=betas, weight_decay=trainer.weight_decay, fused=True)
-    model, optimizer = fabric.setup(raw.train(), raw_optimizer)
-    model.mark_forward_method("losses")
-    plan = phases(trainer, raw)
-    samplers = [SequenceSampler(arrays, taught, phase.batch, phase.length, rng) for phase in plan]
-    generator = torch.Generator(fabric.device).manual_seed(config.seed)
-    state = TrainingState(config.out / "training", raw, raw_optimizer, samplers[0], generator)
-    settings = {**config.model_dump(mode="json", include={"model", "seed"}), "data": rollouts.content_hash}
-    settings["trainer"] = trainer.model_dump(mode="json", exclude={"checkpoint_every", "log_every", "accelerator"})
-    done, total = state.restore(settings), sum(phase.steps for phase in plan)
-    with Bar("train", total, progress) as bar:
-        bar.at(done)
-        for step in range(done, total):
-            phase, sampler, within = _phase_at(step, plan, samplers)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(within, phase, trainer.warmup)
-            batch = Batch.from_numpy(_trimmed(sampler.sample()), fabric.device)
-            with fabric.autocast():
-                losses = model.losses(batch, generator, phase.part)
-            fabric.backward(losses.total)
-            for part in raw.children():
-                torch.nn.utils.clip_grad_norm_(list(part.parameters()), trainer.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            bar.at(step + 1)
-            if (step + 1) % trainer.log_every == 0 or step + 1 == total:
-                figures = {name: value.item() for name, value in losses.parts.items()}
-                _check_finite(figures, step + 1, state)
-                if watch is not None:
-                    watch(step + 1, figures, raw, manifest)
-            if (step + 1) % trainer.checkpoint_every == 0 or step + 1 == total:
-                state.save(step + 1, settings)
-    if done < total or not is_whole(config.out, manifest):  # a finished world keeps its certificate
-        save_world(config.out, manifest, raw, recorded_starts(arrays, taught))
+    data = Mix(config.data, config.weights)
+    _check_env(config, data)
+    taught, _ = data.split(config.trainer.holdout, config.seed)
+    manifest = describe(config, data, taught)
+    model = initialised(manifest, data.arrays, taught, config.seed)
+    plan = phases(config.trainer, model)
+    with together(config, in_parts=len(plan) > 1) as fabric, _enough_memory(config):
+        feed = Feed(plan, samplers(config, data, taught, plan, share(fabric)), fabric.device)
+        run = Run(config, fabric, manifest, model, feed)
+        run.go(watch, progress and fabric.is_global_zero)
+        if run.done or not is_whole(config.out, manifest):  # a finished world keeps its certificate
+            whole = run.whole_model()
+            if fabric.is_global_zero:
+                save_world(config.out, manifest, whole, recorded_starts(data.arrays, taught))
     return manifest
 
 
-class Phase(NamedTuple):
-    """A stretch of updates that teach one part of the model, with a learning-rate schedule of its own."""
+class Run:
+    """One process of a training run."""
 
-    part: Part
-    steps: int
-    batch: int  # sequences in an update
-    length: int  # rows in a sequence
-    learning_rate: float  # at its highest
+    def __init__(self, config: TrainConfig, fabric: Fabric, manifest: WorldManifest, model: WorldModel, feed: Feed):
+        self.trainer, self.fabric, self.manifest, self.model, self.feed = config.trainer, fabric, manifest, model, feed
+        self.objective = fabric.setup_module(Objective(model.train()))
+        decay, betas = self.trainer.weight_decay, (0.9, 0.95)
+        optimizer = torch.optim.AdamW(self.model.parameters(), betas=betas, weight_decay=decay, fused=True)
+        self.optimizer = cast(_FabricOptimizer, fabric.setup_optimizers(optimizer))
+        self.generator = _generator(fabric).manual_seed(config.seed)
+        self.state = TrainingState(config.out / "training", model, optimizer, feed, self.generator)
+        settings = {**config.model_dump(mode="json", include={"model", "seed"}), "data": manifest.data["hash"]}
+        settings["trainer"] = self.trainer.model_dump(mode="json", exclude=CHANGES_NO_WEIGHT)
+        self.settings = settings
+        self.began: tuple[int, Tensor] | None = None  # the phase, and the loss that it began with
+
+    def go(self, watch: Watch | None, progress: bool) -> None:
+        """From wherever it stands to the end. `watch` is called in the first process only."""
+        done, total = self.state.restore(self.settings), self.feed.total
+        self.done = total - done
+        with Bar("train", total, progress) as bar, self.feed:
+            bar.at(done)
+            for step in range(done, total):
+                parts = self.update(step)
+                bar.at(step + 1)
+                last = step + 1 == total
+                if (step + 1) % self.trainer.log_every == 0 or last:
+                    self.log(step + 1, parts, watch)
+                if (step + 1) % self.trainer.checkpoint_every == 0 or last:
+                    self.check(step + 1, parts)
+                    self.state.save(step + 1, self.settings, self.fabric.is_global_zero)
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        """One update; returns the losses before it, which nothing waits for."""
+        plan = self.feed.plan
+        number, within = at(step, plan)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(within, plan[number], self.trainer.warmup)
+        batch, part = self.feed.take(step), plan[number].part
+        losses: Losses = self.objective(lambda model: model.losses(batch, self.generator, part))
+        self.fabric.backward(losses.total)
+        for child in self.model.children():
+            torch.nn.utils.clip_grad_norm_(list(child.parameters()), self.trainer.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.feed.listens and losses.surprise is not None:
+            self.feed.tell(whole_batch(self.fabric, losses.surprise))
+        if self.began is None or self.began[0] != number:
+            self.began = number, losses.total.detach()
+        return losses.parts | {"total": losses.total.detach()}
+
+    def log(self, step: int, parts: dict[str, Tensor], watch: Watch | None) -> None:
+        figures = self.check(step, parts)
+        model = self.whole_model()
+        if watch is not None and self.fabric.is_global_zero:
+            watch(step, {name: value for name, value in figures.items() if name != "total"}, model, self.manifest)
+
+    def check(self, step: int, parts: dict[str, Tensor]) -> dict[str, float]:
+        """The losses as numbers, averaged over the processes. Raises ConfigError where training has gone wrong."""
+        assert self.began is not None
+        weights = torch.stack([_sum(parameter) for parameter in self.model.parameters()]).sum()
+        values = mean_of(self.fabric, torch.stack([*parts.values(), self.began[1], weights]))
+        *numbers, first, weight = values.tolist()
+        figures = dict(zip(parts, numbers, strict=True))
+        wrong = [name for name, value in figures.items() if not math.isfinite(value)]
+        if wrong or not math.isfinite(weight) or figures["total"] > FAR * max(1.0, first):
+            what = f"the loss {wrong[0]} is not finite" if wrong else f"the loss diverges ({figures['total']:.3g})"
+            kept = self.state.saved()[-1].name if self.state.saved() else "none"
+            raise ConfigError(
+                f"{what} at step {step} (last good state: {kept}); lower trainer.learning_rate or "
+                "trainer.codec_learning_rate, and choose another out="
+            )
+        return figures
+
+    def whole_model(self) -> WorldModel:
+        """The model itself, or where it is sharded a copy put together, which all processes must ask for."""
+        weights = self.model.state_dict()
+        whole = gathered(weights)
+        if all(whole[name] is value for name, value in weights.items()):
+            return self.model
+        copy = self.manifest.build().to(self.fabric.device)
+        copy.load_state_dict(whole)
+        return copy
 
 
-def phases(trainer: TrainerConfig, model: WorldModel) -> list[Phase]:
-    """All at once; or, where the family's codes depend on the codec alone, first to draw and then to foresee.
-
-    Learning to draw wants many small updates on single frames, and then stands still under what is learned on top.
-    """
-    size = trainer.batch, trainer.length, trainer.learning_rate
-    if not model.dynamics.separable:
-        return [Phase("all", trainer.steps, *size)]
-    drawing = Phase("codec", trainer.codec_steps, trainer.codec_frames, 1, trainer.codec_learning_rate)
-    return [drawing, Phase("rest", trainer.steps, *size)]
+def _sum(parameter: Tensor) -> Tensor:
+    """The sum of all its numbers; of a sharded one, of those that this process has."""
+    own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+    return own.detach().sum()
 
 
-def _phase_at(step: int, plan: list[Phase], samplers: list[SequenceSampler]) -> tuple[Phase, SequenceSampler, int]:
-    for phase, sampler in zip(plan, samplers, strict=True):
-        if step < phase.steps:
-            return phase, sampler, step
-        step -= phase.steps
-    raise AssertionError(f"{step} steps beyond the plan")
+def initialised(manifest: WorldManifest, arrays: Arrays, taught: Any, seed: int) -> WorldModel:
+    """An untrained model that knows the statistics of its data."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = manifest.build()
+    fit_statistics(model, arrays, taught, np.random.default_rng([seed, 1]))
+    return model
 
 
-def learning_rate(step: int, phase: Phase, warmup: int) -> float:
-    """Linear warm-up, then half a cosine down to nothing at the phase's end."""
-    rise = min(1.0, (step + 1) / max(1, warmup))
-    return phase.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / phase.steps))
+def _generator(fabric: Fabric) -> Generator:
+    alone = fabric.world_size == 1
+    return Generator(fabric.device) if alone else SharedGenerator(fabric.device, share(fabric))
 
 
-def describe(config: TrainConfig, rollouts: Rollouts, arrays: Arrays, taught: Any) -> WorldManifest:
+def samplers(config: TrainConfig, data: Mix, taught: Any, plan: list[Phase], mine: Share) -> list[SequenceSampler]:
+    """A sampler for each phase, on one generator. Single frames are drawn uniformly from each data set."""
+    rng, trainer, made = np.random.default_rng(config.seed), config.trainer, []
+    weights = data.row_weights(taught)
+    for phase in plan:
+        segments = None
+        if phase.length > 1 and (trainer.ends or trainer.sampling == "prioritised"):
+            alpha = trainer.alpha if trainer.sampling == "prioritised" else 0.0
+            chances = trainer.ends, alpha, trainer.correction
+            segments = Segments(data.arrays, taught, phase.length, *chances, weights)
+        elif weights is not None:
+            segments = Segments(data.arrays, taught, trainer.length, weights=weights)
+        made.append(SequenceSampler(data.arrays, taught, phase.batch, phase.length, rng, segments, mine))
+    return made
+
+
+def describe(config: TrainConfig, data: Mix, taught: Any) -> WorldManifest:
     """The manifest of the world that this run makes; its spaces are those of the data."""
-    provenance = rollouts.provenance
+    provenance, arrays = data.provenance, data.arrays
     lengths = np.diff(arrays.start) - 1
     return WorldManifest(
         format=FORMAT,
@@ -130,13 +195,14 @@ def describe(config: TrainConfig, rollouts: Rollouts, arrays: Arrays, taught: An
         action_space=provenance["action_space"],
         reward_range=reward_range(arrays, taught),
         horizon=int(lengths.max()),
-        metadata=rollouts.metadata,
+        metadata=data.metadata,
         env=config.env.model_dump(mode="json"),
         data={
-            "hash": rollouts.content_hash,
+            "hash": data.content_hash,
+            **({"parts": data.hashes} if len(data.hashes) > 1 else {}),
             "holdout": config.trainer.holdout,
             "seed": config.seed,
-            "steps": rollouts.steps,
+            "steps": data.steps,
         },
         training={**config.trainer.model_dump(mode="json"), "seed": config.seed},
     )
@@ -149,24 +215,25 @@ def recorded_starts(arrays: Arrays, episodes: Any) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(array[rows])) for name, array in arrays.observation.items()}
 
 
-def _check_env(config: TrainConfig, rollouts: Rollouts) -> None:
-    recorded = rollouts.provenance.get("collect", {}).get("env", {})
-    if recorded.get("id") != config.env.id:
-        raise SpaceMismatchError(
-            f"data={config.data} was recorded from {recorded.get('id')}, but env is {config.env.id}; "
-            "give the env= of the data"
-        )
+def _check_env(config: TrainConfig, data: Mix) -> None:
+    for part in data.parts:
+        recorded = part.provenance.get("collect", {}).get("env", {}).get("id")
+        if recorded not in (None, config.env.id):
+            raise SpaceMismatchError(
+                f"data={part.path} was recorded from {recorded}, but env is {config.env.id}; give the env= of the data"
+            )
 
 
-def _check_finite(figures: dict[str, float], step: int, state: TrainingState) -> None:
-    bad = [name for name, value in figures.items() if not math.isfinite(value)]
-    if bad:
-        last = state.saved()[-1].name if state.saved() else "none"
-        raise DatasetError(
-            f"the loss {bad[0]} is not finite at step {step} (last good state: {last}); "
-            "lower trainer.learning_rate or look for NaN in the data"
-        )
-
-
-def _trimmed(batch: dict[str, Any]) -> dict[str, Any]:
-    return {name: batch[name] for name in Batch._fields}
+@contextmanager
+def _enough_memory(config: TrainConfig) -> Iterator[None]:
+    """Memory that runs out becomes one line."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        trainer = config.trainer
+        raise ConfigError(
+            f"out of memory with trainer.batch={trainer.batch}, trainer.length={trainer.length} and "
+            f"trainer.codec_frames={trainer.codec_frames}; lower one of them, or the width of the model"
+        ) from error

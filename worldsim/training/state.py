@@ -16,29 +16,34 @@ from worldsim.errors import CheckpointError
 from worldsim.files import write_atomically
 from worldsim.models.checkpoint import save_tensors
 from worldsim.models.world_model import WorldModel
-from worldsim.rollouts.sampling import SequenceSampler
+from worldsim.training.feed import Feed
+from worldsim.training.processes import gathered, like
 
 KEPT = 1  # finished states kept; a new one is complete before the old one goes
 
 
 class TrainingState:
-    """Model, optimizer, sampler and generator of a run, and the folder they are saved in."""
+    """Model, optimizer, batches and generator of a run, and the folder they are saved in."""
 
-    def __init__(
-        self, folder: Path, model: WorldModel, optimizer: Optimizer, sampler: SequenceSampler, generator: Generator
-    ):
+    def __init__(self, folder: Path, model: WorldModel, optimizer: Optimizer, feed: Feed, generator: Generator):
         self.folder, self.model, self.optimizer = folder, model, optimizer
-        self.sampler, self.generator = sampler, generator
+        self.feed, self.generator = feed, generator
 
-    def save(self, step: int, settings: Mapping[str, Any]) -> None:
-        """Saves the state after `step` updates; older states go only then."""
+    def save(self, step: int, settings: Mapping[str, Any], writes: bool = True) -> None:
+        """Saves the state after `step` updates; older states go only then.
+
+        Where processes share the model all of them call this, and the one that `writes` has the files.
+        """
+        weights, slots = gathered(self.model.state_dict()), gathered(self._optimizer_tensors())
+        if not writes:
+            return
         place = self.folder / f"step-{step:08d}"
         working = self.folder / f".step-{step:08d}"
         shutil.rmtree(working, ignore_errors=True)
         working.mkdir(parents=True)
-        save_tensors(working / "weights.safetensors", self.model.state_dict())
-        save_tensors(working / "optimizer.safetensors", self._optimizer_tensors())
-        state = {"step": step, "sampler": self.sampler.state_dict(), "settings": settings}
+        save_tensors(working / "weights.safetensors", weights)
+        save_tensors(working / "optimizer.safetensors", slots)
+        state = {"step": step, "feed": self.feed.state_dict(), "settings": settings}
         write_atomically(working / "state.json", json.dumps(state).encode())
         shutil.rmtree(place, ignore_errors=True)
         working.rename(place)
@@ -66,10 +71,11 @@ class TrainingState:
             reason = f"{place} is damaged ({type(error).__name__})"
             raise CheckpointError(f"{reason}; delete it to train from the start") from error
         _same(place, state["settings"], settings)
-        self.model.load_state_dict(weights)
+        own = self.model.state_dict()
+        self.model.load_state_dict({name: like(own[name], value) for name, value in weights.items()})
         self.generator.set_state(tensors.pop("generator"))
         self._load_optimizer(tensors)
-        self.sampler.load_state_dict(state["sampler"])
+        self.feed.load_state_dict(state["feed"], int(state["step"]))
         return int(state["step"])
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
@@ -85,8 +91,7 @@ class TrainingState:
         for name, parameter in self.model.named_parameters():
             keys = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
             if keys:
-                kept = {k: v.to(parameter.device) if k != "step" else v for k, v in keys.items()}
-                self.optimizer.state[parameter] = kept
+                self.optimizer.state[parameter] = {k: v if k == "step" else like(parameter, v) for k, v in keys.items()}
 
 
 def _same(place: Path, begun: Mapping[str, Any], asked: Mapping[str, Any], group: str = "") -> None:

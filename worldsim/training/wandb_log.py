@@ -14,8 +14,8 @@ from worldsim.files import write_atomically
 from worldsim.models.checkpoint import WorldManifest
 from worldsim.models.world_model import WorldModel
 from worldsim.play.look import imagine, look
-from worldsim.rollouts.dataset import Rollouts
-from worldsim.rollouts.sampling import split, windows
+from worldsim.rollouts.mix import Mix
+from worldsim.rollouts.sampling import windows
 from worldsim.simulator.world import World
 from worldsim.training.config import TrainConfig
 from worldsim.training.loop import Watch
@@ -63,9 +63,9 @@ class _Watcher:
 
     def __init__(self, config: TrainConfig, run: Any):
         self.config, self.run = config, run
-        rollouts = Rollouts(config.data)
-        self.arrays = rollouts.arrays()
-        taught, held = split(self.arrays, config.trainer.holdout, config.seed)
+        data = Mix(config.data)
+        self.arrays = data.arrays
+        taught, held = data.split(config.trainer.holdout, config.seed)
         self.episodes = held if len(held) else taught
         self.looked = 0
 

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from worldsim.models.layers import SlotLinear, onehot
+from worldsim.models.share import uniform
 
 MARGIN = 0.3  # of a level
 
@@ -49,7 +50,7 @@ class Quantiser(nn.Module):
         shaken = bounded.detach()
         half = (self.levels - 1) / 2
         if generator is not None:
-            noise = torch.rand(bounded.shape, generator=generator, device=bounded.device)
+            noise = uniform(bounded.shape, generator, bounded.device)
             shaken = (shaken + (2 * noise - 1) * MARGIN / half).clamp(-1, 1)
         index = ((shaken + 1) * half).round().long().clamp(0, self.levels - 1)  # a NaN must live to be reported
         return index, self.values(index) + bounded - bounded.detach()
@@ -90,7 +91,7 @@ def corrupted(now: OneHot, share: float, generator: Generator) -> OneHot:
     """In training some codes come from another moment, so that imagination learns to recover from its own slips."""
     batch, time, variables = now.record.shape[:3]
     shape = (batch, time, variables + now.dense.shape[2] + 1, 1)
-    draws = torch.rand(shape, generator=generator, device=now.record.device)
+    draws = uniform(shape, generator, now.record.device)
     wrong = draws[:, :, :-1] < 2 * share * draws[:, :1, -1:]  # a rate of its own for every sequence, on average `share`
     masks = wrong[:, :, :variables], wrong[:, :, variables:]
     return OneHot(*(torch.where(mask, codes.flip(0).roll(1, 1), codes) for mask, codes in zip(masks, now, strict=True)))

@@ -22,6 +22,7 @@ from worldsim.models.codec import Slots
 from worldsim.models.config import RSSMConfig
 from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
 from worldsim.models.layers import Categoricals, SlotLinear, draw, mlp
+from worldsim.models.share import uniform
 
 
 def hidden(inputs: int, units: int) -> nn.Sequential:
@@ -105,8 +106,8 @@ class RSSM(Dynamics):
     ) -> Observed:
         seen = self.see(torch.cat([part.flatten(2) for part in embeds], -1))
         shape = (*first_BT.shape, self.latents)
-        uniform = None if generator is None else torch.rand(shape, generator=generator, device=seen.device)
-        past, codes, posterior = self._moments(state, seen, actions_BTA, first_BT, uniform)
+        noise = None if generator is None else uniform(shape, generator, seen.device)
+        past, codes, posterior = self._moments(state, seen, actions_BTA, first_BT, noise)
         prior = self._latents(self.prior(past))
         dynamics = posterior.detach().kl(prior).clamp_min(self.free_nats)
         representation = self.scale * posterior.kl(prior.detach()).clamp_min(self.free_nats)
@@ -116,7 +117,7 @@ class RSSM(Dynamics):
         following = {"h": past[:, -1], "z": codes[:, -1].unflatten(-1, (self.latents, self.classes)).argmax(-1)}
         return Observed(following, self._latent(past, codes), losses)
 
-    def _moments(self, state: State, seen: Tensor, actions: Tensor, first: Tensor, uniform: Tensor | None) -> Moments:
+    def _moments(self, state: State, seen: Tensor, actions: Tensor, first: Tensor, noise: Tensor | None) -> Moments:
         keep = (~first).unsqueeze(-1).float()
         drive = self.recur.drive(actions * keep)
         h, z = state["h"], self._onehot(state["z"])
@@ -124,7 +125,7 @@ class RSSM(Dynamics):
         for t, (kept, driven, shown) in enumerate(zip(*(x.unbind(1) for x in (keep, drive, seen)), strict=True)):
             h = self.recur(h * kept, z * kept, driven)
             scores = self.posterior(shown + self.recall(h))
-            z = self._latents(scores).straight_through(None if uniform is None else uniform[:, t]).flatten(1)
+            z = self._latents(scores).straight_through(None if noise is None else noise[:, t]).flatten(1)
             moments.append((h, z, scores))
         past, codes, posterior = (torch.stack(parts, 1) for parts in zip(*moments, strict=True))
         return Moments(past, codes, self._latents(posterior))

@@ -1,0 +1,70 @@
+"""Where sequences begin when that is not uniform: frequencies and weights against what they are defined to be."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.rollouts.test_sampling import numbered
+from worldsim.errors import DatasetError
+from worldsim.rollouts.sampling import SequenceSampler
+from worldsim.rollouts.segments import Segments
+
+LENGTHS = [4, 9, 2, 30, 5]
+EPISODES = np.array([0, 1, 3, 4])
+
+
+def test_segments_are_a_partition_of_the_rows_cut_from_the_ends() -> None:
+    arrays = numbered(LENGTHS)
+    segments = Segments(arrays, EPISODES, length=4)
+    rows = np.concatenate([np.arange(b, b + n) for b, n in zip(segments.begin, segments.rows, strict=True)])
+    assert rows.tolist() == [r for e in EPISODES for r in range(arrays.start[e], arrays.start[e + 1])]
+    assert segments.rows.max() == 4
+    last = np.isin(segments.begin + segments.rows, arrays.start[1:])
+    assert last.sum() == len(EPISODES) and (segments.rows[last] == 4).all()
+
+
+def test_frequencies_are_the_probabilities_and_weights_undo_them() -> None:
+    arrays, rng = numbered(LENGTHS), np.random.default_rng(0)
+    segments = Segments(arrays, EPISODES, 4, ends=0.3, alpha=0.7, correction=1.0)
+    segments.learn(np.arange(len(segments.begin)), rng.uniform(0.5, 2.0, len(segments.begin)))
+    starts = segments.draw(200_000, rng)
+    counts, p = np.bincount(starts.segment, minlength=len(segments.begin)), segments.probabilities()
+    assert p.sum() == pytest.approx(1) and (np.abs(counts - 200_000 * p) < 5 * np.sqrt(200_000 * p)).all()
+    uniform = np.concatenate([np.arange(arrays.start[e], arrays.start[e + 1]) for e in EPISODES])
+    assert np.average(starts.row, weights=starts.weight) == pytest.approx(uniform.mean(), rel=0.01)
+    assert starts.weight.mean() == pytest.approx(1, rel=0.01)
+    plain = Segments(arrays, EPISODES, 4).draw(200_000, rng)
+    assert (plain.weight == 1).all() and plain.row.mean() == pytest.approx(uniform.mean(), rel=0.01)
+
+
+def test_as_many_sequences_as_asked_hold_an_end() -> None:
+    arrays = numbered([99] * 20)
+    share = {}
+    for ends in (0.0, 0.5):
+        segments = Segments(arrays, np.arange(20), 8, ends)
+        batch = SequenceSampler(arrays, np.arange(20), 4000, 8, np.random.default_rng(1), segments).sample()
+        share[ends] = batch["terminated"].any(1).mean()
+    assert share[0.0] == pytest.approx(0.08, abs=0.02)  # 8 of the 100 rows of an episode reach its end
+    assert share[0.5] == pytest.approx(0.5 + 0.5 * 0.08, abs=0.03)
+    arrays.terminated[:] = False
+    with pytest.raises(DatasetError, match="no episode of the data terminates; set trainer.ends=0"):
+        Segments(arrays, np.arange(20), 8, 0.5)
+
+
+def test_what_was_foreseen_badly_comes_more_often_and_what_was_not_seen_as_often_as_the_worst() -> None:
+    arrays = numbered([7, 7, 7, 7])
+    segments = Segments(arrays, np.arange(4), 8, alpha=1.0)
+    assert segments.probabilities() == pytest.approx(0.25)
+    segments.learn(np.array([0, 1, 2]), np.array([1.0, 3.0, 2.0]))
+    assert segments.probabilities() == pytest.approx(np.array([1, 3, 2, 3]) / 9)
+    again = Segments(arrays, np.arange(4), 8, alpha=1.0)
+    again.load_state_dict(json.loads(json.dumps(segments.state_dict())))
+    assert np.array_equal(again.probabilities(), segments.probabilities())
+
+
+def test_weights_of_rows_are_kept_by_segments() -> None:
+    arrays = numbered([9, 19])
+    segments = Segments(arrays, np.arange(2), 4, weights=np.array([3 / 10, 1 / 20]))
+    first = segments.begin < arrays.start[1]
+    assert segments.probabilities()[first].sum() == pytest.approx(0.75)

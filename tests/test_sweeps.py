@@ -1,0 +1,39 @@
+"""--multirun through launchers that run jobs in other processes."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from worldsim.cli import main
+
+TYPED = [
+    "collect",
+    "--multirun",
+    "hydra/launcher=joblib",
+    "env=CartPole-v1",
+    "steps=20",
+    "policy=random,nobody",
+    "out=m",
+]
+
+
+@pytest.fixture(autouse=True)
+def somewhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_jobs_of_the_joblib_launcher_report_what_failed(capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    assert main([*TYPED, "hydra.launcher.n_jobs=2", "seed=3,4"]) == 2
+    made = sorted(path.parent.name for path in Path("m").glob("*/provenance.json"))
+    assert made == ["policy=random,seed=3", "policy=random,seed=4"]
+    said = capfd.readouterr().err
+    assert "2 of the runs failed: policy=nobody,seed=3; policy=nobody,seed=4" in said and "Traceback" not in said
+    assert [path.name for path in Path().iterdir()] == ["m"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("hydra_plugins") is not None, reason="a launcher is installed")
+def test_a_launcher_that_is_not_installed_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(TYPED) == 2
+    assert "there is no launcher 'joblib' here; pip install 'worldsim[sweeps]'" in capsys.readouterr().err

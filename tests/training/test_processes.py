@@ -1,0 +1,99 @@
+"""Two processes on the CPU (gloo) learn what one does, and stop and go on as one does."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from tests.training.conftest import Make
+from tests.training.test_resume import Stop, stop_at
+from worldsim.errors import ConfigError
+from worldsim.models.share import SharedGenerator, uniform
+from worldsim.rollouts.sampling import Share
+from worldsim.training.config import TrainConfig
+from worldsim.training.loop import train
+from worldsim.training.processes import together
+
+SHARED = {"batch": 4, "codec_frames": 8, "precision": "32-true"}
+
+
+def trained(config: TrainConfig, *stops: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    """Losses of every update, and the weights; stopped after each of `stops` and begun again."""
+    figures: dict[int, dict[str, float]] = {}
+
+    def watch(step: int, losses: dict[str, float], *_: object) -> None:
+        figures[step] = losses
+        if step in left:
+            left.remove(step)
+            raise Stop
+
+    left = list(stops)
+    for _ in stops:
+        with pytest.raises(Stop):
+            train(config, watch, progress=False)
+    train(config, watch, progress=False)
+    return [figures[step] for step in sorted(figures)], load_file(config.out / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("family", "strategy", "sampling"), [("ssm", "ddp", "uniform"), ("rssm", "fsdp", "prioritised")]
+)
+def test_two_processes_learn_what_one_does(make: Make, family: str, strategy: str, sampling: str) -> None:
+    environment = dict(os.environ)
+    shared = SHARED | {"sampling": sampling}
+    alone, weights = trained(make(family, "one", **shared))
+    config = make(family, "two", devices=2, strategy=strategy, **shared)
+    both, same = trained(config, 5)
+    assert len(alone) == len(both) == (11 if family == "ssm" else 6)
+    for one, two in zip(alone, both, strict=True):
+        assert one == pytest.approx(two, rel=1e-4)
+    assert weights.keys() == same.keys()
+    for name, value in weights.items():
+        assert torch.allclose(value.float(), same[name].float(), rtol=1e-3, atol=1e-5), name
+    (state,) = (config.out / "training").iterdir()  # one process writes, and nothing is left lying about
+    assert json.loads((state / "state.json").read_text())["step"] == len(both)
+    assert dict(os.environ) == environment and not torch.distributed.is_initialized()
+
+
+def test_a_state_does_not_depend_on_how_many_wrote_it(make: Make) -> None:
+    _, weights = trained(make("rssm", "one", **SHARED))
+    with pytest.raises(Stop):
+        train(make("rssm", "both", devices=2, strategy="fsdp", **SHARED), stop_at(5), progress=False)
+    _, same = trained(make("rssm", "both", **SHARED))
+    assert all(torch.allclose(value.float(), same[name].float(), atol=1e-5) for name, value in weights.items())
+
+
+def test_shares_are_a_partition_in_which_mates_stay_together() -> None:
+    for ranks, size in ((1, 5), (2, 8), (3, 12)):
+        shares = [Share(rank, ranks).of(size) for rank in range(ranks)]
+        assert sorted(np.concatenate(shares)) == list(range(size))
+        for rows in shares:
+            assert np.array_equal(rows[::-1], size - 1 - rows)
+
+
+def test_a_share_of_random_numbers_is_that_of_the_whole_batch() -> None:
+    device = torch.device("cpu")
+    whole = torch.rand((3, 8, 2), generator=torch.Generator().manual_seed(1))
+    for rank in range(2):
+        generator = SharedGenerator(device, Share(rank, 2))
+        generator.manual_seed(1)
+        assert torch.equal(uniform((3, 4, 2), generator, device, axis=1), whole[:, Share(rank, 2).of(8)])
+
+
+def test_what_cannot_be_shared_is_a_line(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = make(**SHARED).model_dump()
+    values["trainer"] |= {"devices": 2, "batch": 6}
+    with pytest.raises(ValidationError, match="batch=6 cannot be shared by 2 processes; make it a multiple of 4"):
+        TrainConfig.model_validate(values)
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    with pytest.raises(ConfigError, match="num_nodes=2 needs MASTER_ADDR"), together(make(**SHARED, num_nodes=2)):
+        pass
+    with (
+        pytest.raises(ConfigError, match="trainer.accelerator=nix trainer.devices=1: .*nix"),
+        together(make(accelerator="nix")),
+    ):
+        pass

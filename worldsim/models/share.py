@@ -1,0 +1,32 @@
+"""Random numbers for a batch that several processes share: a row gets the same, however many processes there are."""
+
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from torch import Generator, Tensor
+
+from worldsim.rollouts.sampling import Share
+
+
+class SharedGenerator(Generator):
+    """A generator of a process that holds a share of a batch: `uniform` draws for the whole of it."""
+
+    share: Share
+
+    def __new__(cls, device: torch.device, share: Share) -> Self:
+        made = super().__new__(cls, device)  # type: ignore[call-arg]
+        made.share = share
+        return made
+
+
+def uniform(shape: Sequence[int], generator: Generator, device: torch.device, axis: int = 0) -> Tensor:
+    """Numbers in [0, 1) for rows along `axis`: batch rows, or each of them in equally many pieces."""
+    if not isinstance(generator, SharedGenerator):
+        return torch.rand(tuple(shape), generator=generator, device=device)
+    whole = list(shape)
+    whole[axis] *= generator.share.ranks
+    drawn = torch.rand(whole, generator=generator, device=device)
+    half, rank = shape[axis] // 2, generator.share.rank
+    ends = drawn.narrow(axis, rank * half, half), drawn.narrow(axis, whole[axis] - (rank + 1) * half, half)
+    return torch.cat(ends, axis)

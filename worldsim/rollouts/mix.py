@@ -1,0 +1,109 @@
+"""What a world is trained on: one data set, or several of the same spaces as one."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim import spaces
+from worldsim.errors import DatasetError, SpaceMismatchError
+from worldsim.rollouts.arrays import Arrays, joined
+from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.sampling import Ints, split
+
+
+class Mix:
+    """Data sets by folder or Minari id, and how often each is drawn from.
+
+    weights: the share of sequences that begins in each, in any unit; None: rows are all drawn equally often.
+    Raises what `Rollouts` raises, and SpaceMismatchError, naming the leaf, where spaces differ.
+    """
+
+    def __init__(self, data: Path | Sequence[Path], weights: Sequence[float] | None = None):
+        paths = [data] if isinstance(data, Path) else list(data)
+        self.parts = [Rollouts(path) for path in paths]
+        self.weights = weights
+        first = self.parts[0]
+        for part in self.parts[1:]:
+            _same_spaces(first, part)
+        self.observation_space, self.action_space = first.observation_space, first.action_space
+        self.provenance, self.metadata = first.provenance, first.metadata
+        self.steps = sum(part.steps for part in self.parts)
+        self.hashes = [part.content_hash for part in self.parts]
+
+    @property
+    def content_hash(self) -> str:
+        """That of the data set; of several, a hash of theirs and of the weights."""
+        if len(self.hashes) == 1:
+            return self.hashes[0]
+        return hashlib.sha256(json.dumps([self.hashes, self.weights and list(self.weights)]).encode()).hexdigest()
+
+    @cached_property
+    def arrays(self) -> Arrays:
+        """The rows of all data sets, one set after another. Raises DatasetError where a number is not finite."""
+        several = [part.arrays() for part in self.parts]
+        for part, arrays in zip(self.parts, several, strict=True):
+            _check_numbers(part.path, arrays)
+        return joined(several)
+
+    def split(self, holdout: float, seed: int) -> tuple[Ints, Ints]:
+        """Episodes for training and held out; each data set is split as it would be alone."""
+        halves, offset = [], 0
+        for part in self.parts:
+            halves.append([offset + episodes for episodes in split(part.arrays(), holdout, seed)])
+            offset += part.episodes
+        taught, held = (np.concatenate(half) for half in zip(*halves, strict=True))
+        return taught, held
+
+    def row_weights(self, episodes: Ints) -> NDArray[np.float64] | None:
+        """How often a row of each episode is to be drawn; None where all are drawn equally often."""
+        if self.weights is None:
+            return None
+        rows = np.diff(self.arrays.start)[episodes]
+        owner = np.searchsorted(np.cumsum([part.episodes for part in self.parts]), episodes, side="right")
+        return np.asarray(self.weights)[owner] / np.bincount(owner, rows, len(self.parts))[owner]
+
+
+def unseen(rollouts: Rollouts, trained_on: Mapping[str, Any]) -> Ints:
+    """Episodes that a world has not been trained on. trained_on: `data` of its manifest."""
+    if rollouts.content_hash in (trained_on["hash"], *trained_on.get("parts", ())):
+        return split(rollouts.arrays(), trained_on["holdout"], trained_on["seed"])[1]
+    return np.arange(rollouts.episodes)
+
+
+def _same_spaces(a: Rollouts, b: Rollouts) -> None:
+    for kind in ("observation", "action"):
+        ours, theirs = ({leaf.name: leaf.space for leaf in spaces.leaves(getattr(r, f"{kind}_space"))} for r in (a, b))
+        for name in [*ours, *theirs]:
+            if ours.get(name) != theirs.get(name):
+                raise SpaceMismatchError(
+                    f"data={b.path} does not go with data={a.path}: {kind} '{name}' is {theirs.get(name)}, "
+                    f"not {ours.get(name)}; give data sets of the same spaces"
+                )
+
+
+def _check_numbers(path: Path, arrays: Arrays) -> None:
+    groups = {"observation": arrays.observation, "action": arrays.action, "": {"reward": arrays.reward}}
+    for group, columns in groups.items():
+        for name, array in columns.items():
+            if array.dtype.kind == "f" and (row := _not_finite(array)) is not None:
+                episode = int(np.searchsorted(arrays.start, row, side="right")) - 1
+                where = f"episode {episode}, step {row - arrays.start[episode]}"
+                what = f"{group} {name}".strip()
+                raise DatasetError(
+                    f"data={path}: {what} has NaN or an infinity in {where}; mend the environment and collect again"
+                )
+
+
+def _not_finite(array: NDArray[np.floating]) -> int | None:
+    """The first row that holds NaN or an infinity."""
+    for at in range(0, len(array), 1 << 16):
+        bad = ~np.isfinite(array[at : at + (1 << 16)]).reshape(len(array[at : at + (1 << 16)]), -1).all(1)
+        if bad.any():
+            return at + int(bad.argmax())
+    return None

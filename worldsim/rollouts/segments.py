@@ -1,0 +1,94 @@
+"""Where sequences begin, when that is not uniform: segments of episodes, drawn by weight, by loss or for their ends.
+
+One distribution over segments holds all three. Of R rows, segment i has n_i:
+
+    p_i = (1 - ends) * b_i l_i^alpha / sum_j b_j l_j^alpha + ends * e_i
+
+b_i is what uniform sampling would give it (n_i / R, or less or more where a data set has a weight), l_i the last loss
+of a sequence that began in it, as in prioritised experience replay (arXiv:1511.05952), e_i is uniform over the
+segments that a termination closes. Losses are then weighted by (b_i / p_i)^correction.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.errors import DatasetError
+from worldsim.rollouts.arrays import Arrays
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+class Starts(NamedTuple):
+    """Where B sequences begin."""
+
+    row: Ints  # (B,)
+    segment: Ints  # (B,)
+    weight: NDArray[np.float32]  # (B,)
+
+
+class Segments:
+    """Stretches of up to `length` rows, cut from each episode's end backwards: the last of an episode is never short
+    unless the episode is, so a sequence of `length` rows that begins there reaches the end.
+    """
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        episodes: Ints,
+        length: int,
+        ends: float = 0.0,
+        alpha: float = 0.0,
+        correction: float = 1.0,
+        weights: Floats | None = None,
+    ):
+        """weights: how often a row is drawn, one for each of `episodes`; None: all the same.
+
+        Raises DatasetError where ends are asked for and none of the episodes terminates.
+        """
+        begin, end = arrays.start[episodes], arrays.start[np.asarray(episodes) + 1]
+        count = -(-(end - begin) // length)
+        self._owner = np.repeat(np.arange(len(begin)), count)
+        back = np.concatenate([np.arange(c, 0, -1) for c in count]) * length
+        self.begin: Ints = np.maximum(end[self._owner] - back, begin[self._owner])
+        self.rows: Ints = end[self._owner] - back + length - self.begin
+        base = self.rows * (1.0 if weights is None else weights[self._owner])
+        self.base: Floats = base / base.sum()
+        closing = arrays.terminated[self.begin + self.rows - 1]
+        if ends and not closing.any():
+            raise DatasetError("trainer.ends: no episode of the data terminates; set trainer.ends=0")
+        self.ends, self.alpha, self.correction = ends, alpha, correction
+        self._closing: Floats = closing / max(1, closing.sum())
+        self.loss: Floats = np.full(len(self.begin), np.inf)  # inf: nothing has begun there yet
+
+    def probabilities(self) -> Floats:
+        """(S,) of each segment; those that nothing has begun in yet count as much as the worst one known."""
+        weight = self.base
+        if self.alpha:
+            known = np.isfinite(self.loss)
+            worst = self.loss.max(where=known, initial=0.0) or 1.0
+            weight = self.base * np.where(known, self.loss, worst) ** self.alpha
+        p: Floats = (1 - self.ends) * weight / weight.sum() + self.ends * self._closing
+        return p
+
+    def draw(self, batch: int, rng: np.random.Generator) -> Starts:
+        """Starts for B sequences: a segment each, and a row of it uniformly."""
+        p = self.probabilities()
+        total = p.cumsum()
+        segment = np.searchsorted(total, rng.random(batch) * total[-1], side="right")
+        row = self.begin[segment] + rng.integers(self.rows[segment])
+        return Starts(row, segment, ((self.base[segment] / p[segment]) ** self.correction).astype(np.float32))
+
+    def learn(self, segment: Ints, loss: Floats) -> None:
+        """Remember the losses of sequences that began in these segments; of two in one segment, the later stays."""
+        self.loss[segment] = np.maximum(loss, 1e-3)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {"loss": [None if np.isinf(x) else x for x in self.loss.tolist()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.loss = np.array([np.inf if x is None else x for x in state["loss"]])

@@ -1,0 +1,195 @@
+"""The processes that train one world together: one a device, on one machine or several.
+
+Those of this machine are started here, each by `python -m worldsim.training.worker`, unless torchrun, SLURM or MPI has
+started them all. On several machines the same command is typed on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK
+set.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning_fabric.strategies.parallel import ParallelStrategy
+from lightning_fabric.strategies.strategy import Strategy
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from worldsim.errors import ConfigError
+from worldsim.models.world_model import Losses, WorldModel
+from worldsim.rollouts.sampling import Share
+from worldsim.training.config import TrainConfig, TrainerConfig
+
+PATIENCE = timedelta(minutes=10)  # that processes wait for each other
+ADDRESS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+class Objective(nn.Module):
+    """A model's losses as a forward pass: what DDP and FSDP hang their hooks on.
+
+    It takes a function and not the batch, because Fabric would round the batch's rewards to bf16.
+    """
+
+    def __init__(self, model: WorldModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, losses: Callable[[WorldModel], Losses]) -> Losses:
+        return losses(self.model)
+
+
+@contextmanager
+def together(config: TrainConfig, in_parts: bool = True) -> Iterator[Fabric]:
+    """A Fabric whose processes all run this. Raises ConfigError where the devices asked for are not there.
+
+    in_parts: whether there are updates that teach only a part of the model.
+    """
+    trainer = config.trainer
+    if trainer.devices * trainer.num_nodes == 1:
+        yield _fabric(trainer, in_parts)
+        return
+    kept, threads = {name: os.environ.get(name) for name in ADDRESS}, torch.get_num_threads()
+    workers = [] if _started(_fabric(trainer, in_parts)) else _start(config)
+    try:
+        fabric = _fabric(trainer, in_parts)
+        if fabric.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, threads // trainer.devices))
+        fabric.launch()
+        yield fabric
+        for worker in workers:
+            worker.wait()
+    finally:
+        _end(workers)
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+        torch.set_num_threads(threads)
+        for name, value in kept.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def is_first() -> bool:
+    """Whether this is the only process or the first, told from what a launcher leaves in the environment."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"))
+
+
+def share(fabric: Fabric) -> Share:
+    """This process's part of a batch."""
+    return Share(fabric.global_rank, fabric.world_size)
+
+
+def whole_batch(fabric: Fabric, rows: Tensor) -> Tensor:
+    """What each process has for its rows (B / ranks,), in the order of the whole batch (B,)."""
+    if fabric.world_size == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(fabric.world_size)]
+    distributed.all_gather(parts, rows)
+    whole = torch.cat(parts)
+    for rank, part in enumerate(parts):
+        whole[torch.from_numpy(Share(rank, fabric.world_size).of(len(whole))).to(whole.device)] = part
+    return whole
+
+
+def mean_of(fabric: Fabric, value: Tensor) -> Tensor:
+    """The mean of what each process has."""
+    if fabric.world_size == 1:
+        return value
+    total = value.clone()
+    distributed.all_reduce(total)
+    return total / fabric.world_size
+
+
+def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with sharded ones put together, which all processes must ask for."""
+    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in tensors.items()}
+
+
+def like(own: Tensor, whole: Tensor) -> Tensor:
+    """A whole tensor on the device of another, and sharded as it is."""
+    there = whole.to(own.device)
+    return distribute_tensor(there, own.device_mesh, own.placements) if isinstance(own, DTensor) else there
+
+
+def _fabric(trainer: TrainerConfig, in_parts: bool) -> Fabric:
+    try:
+        return Fabric(
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy=_strategy(trainer, in_parts),
+            precision=trainer.precision,
+        )
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        asked = f"trainer.accelerator={trainer.accelerator} trainer.devices={trainer.devices}"
+        raise ConfigError(f"{asked}: {reason}") from error
+
+
+def _strategy(trainer: TrainerConfig, in_parts: bool) -> Strategy | str:
+    ranks = trainer.devices * trainer.num_nodes
+    if ranks == 1:
+        return "auto"
+    if trainer.strategy == "fsdp":
+        return ModelParallelStrategy(_sharded, data_parallel_size=ranks, tensor_parallel_size=1, timeout=PATIENCE)
+    return DDPStrategy(find_unused_parameters=in_parts, timeout=PATIENCE)
+
+
+def _sharded(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Parameters, gradients and optimizer state cut into one shard a process (FSDP, arXiv:2304.11277).
+
+    The model is one unit, because its parts are called by methods of their own and not by `forward`.
+    """
+    fully_shard(module, mesh=mesh["data_parallel"])
+    return module
+
+
+def _started(fabric: Fabric) -> bool:
+    """Whether somebody else has started all processes, this one among them."""
+    strategy = fabric.strategy
+    assert isinstance(strategy, ParallelStrategy) and strategy.cluster_environment is not None
+    return strategy.cluster_environment.creates_processes_externally
+
+
+def _start(config: TrainConfig) -> list["subprocess.Popen[str]"]:
+    """The other processes of this machine; this one becomes the first of them."""
+    trainer = config.trainer
+    if trainer.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
+        raise ConfigError(
+            f"trainer.num_nodes={trainer.num_nodes} needs MASTER_ADDR, MASTER_PORT and NODE_RANK in the environment of "
+            "every machine; set them, or start with torchrun"
+        )
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    command = [sys.executable, "-m", "worldsim.training.worker"]
+    workers = []
+    for rank in range(1, trainer.devices):
+        environment = {**os.environ, "LOCAL_RANK": str(rank)}
+        worker = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, text=True)
+        assert worker.stdin is not None
+        worker.stdin.write(config.model_dump_json() + "\n")
+        worker.stdin.flush()
+        workers.append(worker)
+    os.environ["LOCAL_RANK"] = "0"
+    return workers
+
+
+def _end(workers: list["subprocess.Popen[Any]"]) -> None:
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.close()  # a worker ends with its standard input
+        worker.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
