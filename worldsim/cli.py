@@ -68,7 +68,8 @@ def _validate(composed: "Composed[Any]") -> None:
     from worldsim.fidelity.validate import validate
 
     Console().print(certificate_table(validate(composed.config)))
-    print(f"fidelity.json and trust.json in {composed.config.out or composed.config.world}")
+    folder = composed.config.out or composed.config.world
+    print(f"certificate: {folder / 'fidelity.html'}, with fidelity.json, .png, .gif and calibration.json beside it")
 
 
 def _look(composed: "Composed[Any]") -> None:
@@ -102,7 +103,7 @@ def _info(composed: "Composed[Any]") -> None:
 
 VERBS = {
     "quickstart": Verb(
-        "the whole job on one environment: collect, train, look, validate, stress, report",
+        "the whole job on one environment: collect, train, validate, look, stress, report",
         "worldsim.quickstart:QuickstartConfig",
         _quickstart,
         ("", "env=atari/breakout out=runs/breakout", "experiment=debug out=runs/debug"),

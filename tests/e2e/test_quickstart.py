@@ -18,7 +18,7 @@ from worldsim.cli import main
 from worldsim.models.checkpoint import hash_of
 from worldsim.rollouts.dataset import Rollouts
 
-FILES = ("real_vs_world.gif", "fidelity.json", "report.json", "report.html", "config-quickstart.yaml")
+FILES = ("real_vs_world.gif", "fidelity.json", "fidelity.html", "report.json", "report.html", "config-quickstart.yaml")
 KEYS = {"agent", "fault", "severity", "where", "episodes", "success_rate", "return_mean", "violations_mean"}
 INTERVALS = {"success_rate_interval", "return_mean_interval", "violations_mean_interval"}
 
@@ -72,10 +72,10 @@ def test_the_second_time_nothing_is_done_and_nothing_changes(
 
 
 def test_a_lost_file_is_made_again_and_the_same(finished: Path) -> None:
-    before = hash_of(finished / "world" / "trust.json")
-    (finished / "world" / "trust.json").unlink()
+    before = hash_of(finished / "world" / "calibration.json")
+    (finished / "world" / "calibration.json").unlink()
     quickstart(finished)
-    assert hash_of(finished / "world" / "trust.json") == before
+    assert hash_of(finished / "world" / "calibration.json") == before
 
 
 def test_each_step_names_the_command_that_does_it_alone(finished: Path, tmp_path: Path) -> None:

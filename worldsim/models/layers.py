@@ -46,12 +46,21 @@ def draw(log_probs: Tensor, uniform: Tensor | None, min_p: float = 0.0) -> Tenso
     """
     if uniform is None:
         return log_probs.argmax(-1)
+    cumulative = _likely(log_probs, min_p).cumsum(-1)
+    threshold = uniform.to(cumulative.dtype).unsqueeze(-1) * cumulative[..., -1:]
+    return (cumulative <= threshold).sum(-1).clamp_max(log_probs.shape[-1] - 1)
+
+
+def entropy(log_probs: Tensor, min_p: float = 0.0) -> Tensor:
+    """Nats (N,) in the draws that `draw` would make of (N, ..., C): how open the future is, all variables together."""
+    probs = _likely(log_probs, min_p)
+    nats: Tensor = torch.special.entr(probs / probs.sum(-1, keepdim=True))
+    return nats.flatten(1).sum(-1)
+
+
+def _likely(log_probs: Tensor, min_p: float) -> Tensor:
     probs = log_probs.exp()
-    if min_p:
-        probs = torch.where(probs < min_p * probs.amax(-1, keepdim=True), 0.0, probs)
-    cumulative = probs.cumsum(-1)
-    threshold = uniform.to(probs.dtype).unsqueeze(-1) * cumulative[..., -1:]
-    return (cumulative <= threshold).sum(-1).clamp_max(probs.shape[-1] - 1)
+    return torch.where(probs < min_p * probs.amax(-1, keepdim=True), 0.0, probs) if min_p else probs
 
 
 class Categoricals(NamedTuple):

@@ -14,6 +14,7 @@ from worldsim.models.checkpoint import FORMAT, WorldManifest, is_whole, save_wor
 from worldsim.models.world_model import Batch, Part, WorldModel
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.fingerprints import fingerprints
 from worldsim.rollouts.progress import Bar
 from worldsim.rollouts.sampling import SequenceSampler, split
 from worldsim.training.config import TrainConfig, TrainerConfig
@@ -137,6 +138,7 @@ def describe(config: TrainConfig, rollouts: Rollouts, arrays: Arrays, taught: An
             "holdout": config.trainer.holdout,
             "seed": config.seed,
             "steps": rollouts.steps,
+            "episodes": fingerprints(arrays, taught),
         },
         training={**config.trainer.model_dump(mode="json"), "seed": config.seed},
     )

@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from worldsim.models.codec import Slots
 from worldsim.models.config import SSMConfig
 from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
-from worldsim.models.layers import SlotLinear, draw, mlp
+from worldsim.models.layers import SlotLinear, draw, entropy, mlp
 
 MARGIN = 0.3  # of a level
 
@@ -235,7 +235,8 @@ class SSM(Dynamics):
             x, memory = block.tick(x, state["memory"][:, number])  # type: ignore[operator]
             memories.append(memory)
         noise = (None, None) if noise_BN is None else noise_BN.split([self.variables, self.slots * self.numbers], -1)
-        record = draw(self._record_prior(x, last, *around), noise[0], min_p)
+        prior = self._record_prior(x, last, *around)
+        record = draw(prior, noise[0], min_p)
         drawn = self.embed.record(F.one_hot(record, self.classes).to(x.dtype))
         scores = self._dense_prior(x, drawn, last, *around)
         dense = draw(scores, None if noise[1] is None else noise[1].unflatten(-1, (self.slots, self.numbers)), min_p)
@@ -243,7 +244,8 @@ class SSM(Dynamics):
         features = self._features(x, self.embed(onehot), around[0])
         following = {"record": record, "dense": dense, "memory": torch.stack(memories, 1)}
         following |= {"record_before": state["record"], "dense_before": state["dense"]}
-        return following, Latent(features, Slots(onehot[0], self.values(dense)))
+        undecided = entropy(prior, min_p) + entropy(scores, min_p)
+        return following, Latent(features, Slots(onehot[0], self.values(dense)), undecided)
 
     def _features(self, memory: Tensor, now: Tensor, last: Tensor) -> Tensor:
         """What the heads read: the memory, everything now, and the record now and before, where rewards are written."""
