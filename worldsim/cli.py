@@ -98,7 +98,8 @@ def _info(composed: "Composed[Any]") -> None:
 
     from worldsim.fidelity.info import info
 
-    Console().print(info(composed.config))
+    found = info(composed.config)
+    print(found) if isinstance(found, str) else Console().print(found)
 
 
 VERBS = {
@@ -156,7 +157,7 @@ VERBS = {
         "tell what a world is and how far it can be believed",
         "worldsim.fidelity.info:InfoConfig",
         _info,
-        ("", "world=runs/world", "world=runs/quickstart/world"),
+        ("", "world=runs/quickstart/world", "world=runs/world form=json"),
     ),
 }
 

@@ -14,21 +14,26 @@ def certificate_table(certificate: Mapping[str, Any]) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in summary(certificate).items():
-        table.add_row(name, value)
+        table.add_row(name, in_lines(value))
     return table
+
+
+def in_lines(value: str) -> str:
+    """One clause a line, as narrow terminals need it."""
+    return value.replace("; ", "\n")
 
 
 def summary(certificate: Mapping[str, Any]) -> dict[str, str]:
     """What is measured -> the figures in words."""
     horizons = certificate["horizons"]
     places = [horizons.index(h) for h in SHOWN if h in horizons] or [len(horizons) - 1]
-    at = ", ".join(str(horizons[place]) for place in places)
     found = {"episodes": f"{certificate['episodes_reported']}, and {certificate['episodes_calibrating']} to calibrate"}
+    found["steps ahead"] = f"{', '.join(str(horizons[place]) for place in places)} in each of the following"
     for key, of in (("psnr_by_leaf", ""), ("psnr_changed_by_leaf", ", changed pixels")):
         for leaf, curves in certificate.get(key, {}).items():
-            found[f"{leaf}{of}, {at} steps ahead"] = _beside(curves, places, ".1f", " dB")
+            found[f"{leaf}{of}"] = _beside(curves, places, ".1f", " dB")
     for leaf, curves in certificate.get("nrmse_by_leaf", {}).items():
-        found[f"{leaf}, error / deviation, {at} steps ahead"] = _beside(curves, places, ".2f", "")
+        found[f"{leaf}, error / deviation"] = _beside(curves, places, ".2f", "")
     step = certificate["one_step"]
     if step["accuracy"]:
         found["right, one step ahead"] = ", ".join(f"{leaf} {value:.0%}" for leaf, value in step["accuracy"].items())
