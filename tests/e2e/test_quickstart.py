@@ -80,7 +80,7 @@ def test_a_lost_file_is_made_again_and_the_same(finished: Path) -> None:
 
 def test_each_step_names_the_command_that_does_it_alone(finished: Path, tmp_path: Path) -> None:
     other = tmp_path / "alone"
-    for verb in ("collect", "train", "look", "validate", "stress"):
+    for verb in ("collect", "train", "validate", "look", "stress"):
         command = json.loads((finished / "steps" / f"{verb}.json").read_text())["command"]
         words = shlex.split(command.replace(str(finished), str(other)))
         assert words[:2] == ["worldsim", verb]

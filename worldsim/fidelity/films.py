@@ -71,7 +71,7 @@ def _film(world: World, window: dict[str, Any], own: Imagined, context: int, nam
             where = "context" if seen else f"step {last - context + 1}"
             real = _cell(world, window["observation"], index, last, PICTURE, True)
             drawn = _cell(world, own.observation, index, last, PICTURE, True)
-            sure = _sure(float(own.trust[index, last]), PICTURE, not seen)
+            sure = _sure(float(own.trust[index, last]), PICTURE, not seen, "trust ")
             words = frames.text([(f"{name}, {where}", WHITE), ("real", GREY)], PICTURE)
             columns.append(frames.stack([words, real, frames.text([("learned", AMBER)], PICTURE), drawn, sure], GAP))
         film.append(side_by_side(columns, 2 * GAP))
@@ -86,9 +86,9 @@ def _cell(world: World, observation: dict[str, NDArray[Any]], index: int, t: int
     return frames.fit(picture, width, width)
 
 
-def _sure(trust: float, width: int, there: bool) -> Picture:
+def _sure(trust: float, width: int, there: bool, name: str = "") -> Picture:
     """Trust in words and as a bar."""
-    words = frames.text([(f"{trust:.2f}" if there else "", WHITE)], width)
+    words = frames.text([(f"{name}{trust:.2f}" if there else "", WHITE)], width)
     return frames.stack([words, frames.bar(width, trust if there else 0, GREEN if trust >= 0.5 else RED)], 0)
 
 
