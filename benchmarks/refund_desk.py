@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import chi2_contingency
 
 from worldsim.envs.refund_desk.fields import Tool
-from worldsim.fidelity.validate import held_out
+from worldsim.fidelity.unseen import unseen
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.simulator.world import load
 
@@ -42,7 +42,7 @@ def undetermined(past: list[dict[str, int]], now: dict[str, int]) -> set[str]:
 def main(world_path: str, data_path: str, seed: int = 0) -> None:
     world, rollouts = load(world_path), Rollouts(data_path)
     arrays = rollouts.arrays()
-    episodes = np.sort(np.concatenate(held_out(world, rollouts, arrays)))
+    episodes = unseen(world.manifest, rollouts, arrays)
     right: dict[str, list[bool]] = defaultdict(list)
     shown: dict[str, dict[str, list[int]]] = {name: {"real": [], "world": []} for name in FACTS}
     generator = np.random.default_rng(seed)

@@ -70,7 +70,8 @@ def _validate(composed: "Composed[Any]") -> None:
     from worldsim.fidelity.validate import validate
 
     Console().print(certificate_table(validate(composed.config)))
-    print(f"fidelity.json and trust.json in {composed.config.out or composed.config.world}")
+    folder = composed.config.out or composed.config.world
+    print(f"certificate: {folder / 'fidelity.html'}, with fidelity.json, .png, .gif and calibration.json beside it")
 
 
 def _look(composed: "Composed[Any]") -> None:
@@ -99,12 +100,13 @@ def _info(composed: "Composed[Any]") -> None:
 
     from worldsim.fidelity.info import info
 
-    Console().print(info(composed.config))
+    found = info(composed.config)
+    print(found) if isinstance(found, str) else Console().print(found)
 
 
 VERBS = {
     "quickstart": Verb(
-        "the whole job on one environment: collect, train, look, validate, stress, report",
+        "the whole job on one environment: collect, train, validate, look, stress, report",
         "worldsim.quickstart:QuickstartConfig",
         _quickstart,
         ("", "env=atari/breakout out=runs/breakout", "experiment=debug out=runs/debug"),
@@ -157,7 +159,7 @@ VERBS = {
         "tell what a world is and how far it can be believed",
         "worldsim.fidelity.info:InfoConfig",
         _info,
-        ("", "world=runs/world", "world=runs/quickstart/world"),
+        ("", "world=runs/quickstart/world", "world=runs/world form=json"),
     ),
 }
 

@@ -1,4 +1,4 @@
-"""The whole job on one environment: collect, train, look, validate, stress, report.
+"""The whole job on one environment: collect, train, validate, look, stress, report.
 
 Every step is a verb that also stands alone. out/steps/<name>.json says what a finished step was made from; a step whose
 record still holds is not done again, and one that was stopped goes on, because each verb does.
@@ -134,11 +134,12 @@ def plan(config: QuickstartConfig) -> list[Step]:
     training = TrainConfig(data=rollouts, out=world, **kept)
     looking = LookConfig(world=world, data=rollouts, out=gif, seed=seed, **config.look.model_dump())
     measuring = ValidateConfig(world=world, data=rollouts, seed=seed, **config.fidelity.model_dump())
+    certified = world / "calibration.json", world / "fidelity.json", world / "fidelity.html"
     steps = [
         Step("collect", f"record {env.id}", collecting, (rollouts / "provenance.json",)),
         Step("train", "learn a world from what was recorded", training, (world / "world.json",)),
+        Step("validate", "measure how true the world is", measuring, certified),
         Step("look", "draw real above, learned below, same actions", looking, (gif,)),
-        Step("validate", "measure how true the world is", measuring, (world / "trust.json", world / "fidelity.json")),
     ]
     if config.ppo.steps:
         learning = PPOConfig(env=env, steps=config.ppo.steps, seed=seed, out=agent)
@@ -162,8 +163,9 @@ def _finished(record: Path, made_from: str, makes: tuple[Path, ...]) -> float | 
 
 def _conclude(out: Path, seconds: float, told: bool) -> None:
     """The certificate beside the report; the last lines: the verdict unless just told, and where everything is."""
-    write_atomically(out / "fidelity.json", (out / "world" / "fidelity.json").read_text())
+    for name in ("fidelity.json", "fidelity.html"):
+        write_atomically(out / name, (out / "world" / name).read_bytes())
     print(f"\nfinished in {seconds:.0f} s")
     for sentence in [] if told else json.loads((out / "report.json").read_text())["verdict"]:
         print(f"  {sentence}")
-    print(f"film: {out / 'real_vs_world.gif'}   report: {out / 'report.html'}")
+    print(f"film: {out / 'real_vs_world.gif'}   certificate: {out / 'fidelity.html'}   report: {out / 'report.html'}")

@@ -22,7 +22,7 @@ from worldsim.models.checkpoint import hash_of
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.wrappers import FlattenDict
 
-FILES = ("real_vs_world.gif", "fidelity.json", "report.json", "report.html", "config-quickstart.yaml")
+FILES = ("real_vs_world.gif", "fidelity.json", "fidelity.html", "report.json", "report.html", "config-quickstart.yaml")
 KEYS = {"agent", "fault", "severity", "where", "episodes", "success_rate", "return_mean", "violations_mean"}
 INTERVALS = {"success_rate_interval", "return_mean_interval", "violations_mean_interval"}
 
@@ -76,15 +76,15 @@ def test_the_second_time_nothing_is_done_and_nothing_changes(
 
 
 def test_a_lost_file_is_made_again_and_the_same(finished: Path) -> None:
-    before = hash_of(finished / "world" / "trust.json")
-    (finished / "world" / "trust.json").unlink()
+    before = hash_of(finished / "world" / "calibration.json")
+    (finished / "world" / "calibration.json").unlink()
     quickstart(finished)
-    assert hash_of(finished / "world" / "trust.json") == before
+    assert hash_of(finished / "world" / "calibration.json") == before
 
 
 def test_each_step_names_the_command_that_does_it_alone(finished: Path, tmp_path: Path) -> None:
     other = tmp_path / "alone"
-    for verb in ("collect", "train", "look", "validate", "stress"):
+    for verb in ("collect", "train", "validate", "look", "stress"):
         command = json.loads((finished / "steps" / f"{verb}.json").read_text())["command"]
         words = shlex.split(command.replace(str(finished), str(other)))
         assert words[:2] == ["worldsim", verb]

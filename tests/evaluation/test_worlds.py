@@ -68,7 +68,7 @@ def test_a_changed_world_is_run_again(config: StressConfig) -> None:
     assert config.world is not None
     (config.world / "fidelity.json").write_text('{"horizons": [1]}')
     assert paths() == before, "a certificate changes no figure"
-    (config.world / "trust.json").write_text("{}")
+    (config.world / "calibration.json").write_text("{}")
     changed = [old != new for old, new in zip(before, paths(), strict=True)]
     assert changed == [cell.where == "world" for cell in cells]
 

@@ -91,7 +91,7 @@ def test_damage_is_told_in_a_line(tmp_path: Path, damage: Callable[[Path], None]
 
 
 def test_a_new_world_forgets_what_was_found_about_the_old(tmp_path: Path) -> None:
-    for name in ("trust.json", "fidelity.json"):
+    for name in ("calibration.json", "fidelity.json"):
         (tmp_path / name).write_text("{}")
     saved(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}

@@ -57,6 +57,7 @@ def test_shapes_are_those_of_the_contract(model: WorldModel) -> None:
     assert seen.losses and all(loss.shape == (B, T) and loss.isfinite().all() for loss in seen.losses.values())
     state, now = stepped(model, seen.state, random_batch(B, T), 0, uniform(model))
     assert now.features.shape == (B, dynamics.feature_width)
+    assert now.entropy is not None and now.entropy.shape == (B,) and (now.entropy >= 0).all()
     assert [s.shape for s in now.slots] == [s.shape[:1] + s.shape[2:] for s in seen.latent.slots]
     for name, tensor in dynamics.initial(B).items():
         assert tensor.shape == seen.state[name].shape == state[name].shape and len(tensor) == B, name
@@ -166,9 +167,10 @@ def test_a_step_is_a_function_of_state_action_and_noise(model: WorldModel) -> No
 def test_without_noise_the_most_probable_future(model: WorldModel) -> None:
     batch = random_batch(B, T)
     state = observed(model, batch).state
-    mode = stepped(model, state, batch, 0, None)
-    strict = stepped(model, state, batch, 0, uniform(model), min_p=0.999999)
-    assert_close(mode, strict, atol=0, rtol=0)
+    mode, likely = stepped(model, state, batch, 0, None)
+    strict, only = stepped(model, state, batch, 0, uniform(model), min_p=0.999999)
+    assert_close((mode, likely), (strict, only._replace(entropy=likely.entropy)), atol=0, rtol=0)
+    assert only.entropy.tolist() == pytest.approx([0] * B, abs=1e-5)  # nothing was left open
 
 
 def test_observing_draws_from_the_generator_alone(model: WorldModel) -> None:

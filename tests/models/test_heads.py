@@ -58,6 +58,24 @@ def test_rewards_are_drawn_as_often_as_they_come_and_never_between() -> None:
     assert_close(head.draw(features[-1:], uniform[:1], 0.1), rewards[-1:], atol=0.01, rtol=0)
 
 
+def test_signs_are_sums_over_bins() -> None:
+    """Counted by hand: bins at -1.5 to 1.5 in symlog, half of one apart, so that those within half of zero are none."""
+    head = RewardHead(1, 4, -1.0, 1.0, bins=7)
+    head.bins = torch.linspace(-1.5, 1.5, 7)
+    log_probs = torch.log(torch.tensor([[0.1, 0.2, 0.05, 0.3, 0.05, 0.1, 0.2]]))
+    assert_close(head.signs(log_probs).exp(), torch.tensor([[0.35, 0.3, 0.35]]))
+    rewards = symexp(torch.tensor([-2.0, -0.6, -0.4, 0.0, 0.4, 0.6, 2.0]))
+    assert head.sign(rewards).tolist() == [0, 0, 1, 1, 1, 2, 2]
+
+
+def test_a_temperature_divides_the_logits() -> None:
+    torch.manual_seed(0)
+    head, features = RewardHead(5, 8, -1.0, 1.0), torch.randn(6, 5)
+    nn.init.normal_(head.net[-1].weight)
+    assert_close(head(features, 3.0), torch.log_softmax(head.net(features) / 3, -1))
+    assert_close(head.mean(features, 3.0), (head(features, 3.0).exp() * symexp(head.bins)).sum(-1))
+
+
 def test_a_chance_is_told_as_it_is() -> None:
     torch.manual_seed(0)
     features = torch.eye(2).repeat(50, 1)

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from worldsim.models.dynamics.codes import MARGIN, Quantiser
 from worldsim.models.dynamics.ssm import scan
-from worldsim.models.layers import Categoricals, SlotLinear, draw, symexp, symlog
+from worldsim.models.layers import Categoricals, SlotLinear, draw, entropy, symexp, symlog
 
 
 @settings(max_examples=40, deadline=None)
@@ -46,6 +46,15 @@ def test_slots_have_weights_of_their_own() -> None:
     layer, x = SlotLinear(3, 4, 5), torch.randn(2, 6, 3, 4)
     expected = torch.stack([x[:, :, s] @ layer.weight[s] + layer.bias[s] for s in range(3)], 2)
     assert_close(layer(x), expected)
+
+
+def test_entropy_is_that_of_what_is_drawn() -> None:
+    log_probs = torch.log_softmax(3 * torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(2)), -1)
+    assert_close(entropy(log_probs), Categorical(logits=log_probs).entropy().sum(-1))
+    probs = torch.tensor([[[0.80, 0.15, 0.05], [1.0, 0.0, 0.0]]])
+    kept = torch.tensor([0.80, 0.15]) / 0.95  # 0.05 is less than a tenth of 0.80
+    assert_close(entropy(probs.log(), 0.1), -(kept * kept.log()).sum(-1, keepdim=True))
+    assert entropy(torch.zeros(3, 0, 5)).tolist() == [0, 0, 0]
 
 
 def test_draws_are_as_frequent_as_they_are_probable() -> None:

@@ -48,8 +48,7 @@ def learned(recipe: Recipe) -> WorldModel:
         done, part = (step / recipe.steps, "rest") if step >= 0 else (1 + step / recipe.drawing, "codec")
         rise = min(1.0, (step % max(1, recipe.steps) + 1) / 10) if step >= 0 else 1.0
         optimizer.param_groups[0]["lr"] = recipe.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * done))
-        batch = sampler.sample()
-        rows = Batch.from_numpy({name: batch[name] for name in Batch._fields})
+        rows = Batch.from_numpy(sampler.sample())
         model.losses(rows, generator, part if recipe.drawing else "all").total.backward()  # type: ignore[arg-type]
         optimizer.step()
         optimizer.zero_grad()
@@ -60,7 +59,7 @@ def learned(recipe: Recipe) -> WorldModel:
 def test_learns_the_ring(family: str) -> None:
     model = learned(RECIPES[family])
     held = windows(ring_arrays(40, 20, seed=1), np.arange(40), SEEN + HORIZON, 40, np.random.default_rng(0))
-    batch = Batch.from_numpy({name: held[name] for name in Batch._fields})
+    batch = Batch.from_numpy(held)
     with torch.inference_mode():
         first = torch.zeros(40, SEEN, dtype=torch.bool)
         first[:, 0] = True

@@ -10,6 +10,7 @@ from gymnasium import spaces
 from tests.simulator.stub_world import IMAGE_SPACE, StubWorld
 from worldsim.models.checkpoint import FORMAT, WorldManifest, save_world
 from worldsim.models.config import SSMConfig
+from worldsim.simulator.calibration import Calibration, Trust
 from worldsim.spaces import flatten, space_to_json
 
 TINY = SSMConfig(embed=16, hidden=16, variables=2, width=32, layers=1, code_width=4, ensemble=2, head_hidden=16)
@@ -49,5 +50,6 @@ def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_world(folder, manifest, manifest.build(), starts)
-    (folder / "trust.json").write_text('{"doubt": [0.0, 1.0], "probability": [1.0, 0.0]}')
+    curve = Trust(np.array([0.0, 50.0]), np.array([1.0, 0.0]), familiar=1e9)
+    (folder / "calibration.json").write_text(Calibration(curve).to_json())
     return folder

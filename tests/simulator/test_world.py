@@ -13,8 +13,9 @@ from torch.testing import assert_close
 import worldsim
 from tests.models.toy import COUNTS, ENV, PLACES, Ring, drawn, ring_rollouts
 from worldsim.models.config import RSSMConfig, SSMConfig, TransformerConfig
+from worldsim.simulator.calibration import Calibration, Trust
 from worldsim.simulator.noise import uniforms
-from worldsim.simulator.world import Trust, World, WorldState
+from worldsim.simulator.world import World, WorldState
 from worldsim.spaces import flatten
 from worldsim.training.config import TrainConfig, TrainerConfig
 from worldsim.training.loop import train
@@ -53,7 +54,7 @@ def acts(count: int, tick: int = 0) -> dict[str, np.ndarray]:
 
 def tensors(state: WorldState) -> dict[str, Tensor]:
     named = {**{f"latent/{k}": v for k, v in state.latent.items()}, **state.observation}
-    return {**named, "seed": state.seed, "tick": state.tick, "doubt": state.doubt}
+    return {**named, "seed": state.seed, "tick": state.tick, "doubt": state.doubt, "novelty": state.novelty}
 
 
 def rows(state: WorldState, which: Any) -> dict[str, Tensor]:
@@ -123,7 +124,8 @@ def test_encode_begins_at_the_given_observation(world: World) -> None:
     given = {name: np.stack([row[name] for row in seen]) for name in seen[0]}
     state = world.encode(given, range(5))
     assert all(np.array_equal(world.observation(state)[name], given[name]) for name in given)
-    assert (state.tick == 0).all() and (state.doubt == 0).all() and state.seed.tolist() == list(range(5))
+    assert (state.tick == 0).all() and (state.doubt == 0).all() and (state.novelty == 0).all()
+    assert state.seed.tolist() == list(range(5))
     start = world.start_seeds([7])
     assert_close(tensors(world.encode(world.observation(start), [7])), tensors(start), atol=0, rtol=0)
 
@@ -216,13 +218,39 @@ def test_trust_falls_with_the_sum_of_doubts(world: World) -> None:
     state = world.start(3, seed=0)
     _, step = world.step(state, acts(3))
     assert (step.trust == 0).all()  # nothing is known about it before it was calibrated
-    known = World(world.manifest, world.model, world.starts, Trust(np.array([0.0, 50.0]), np.array([1.0, 0.0])))
+    curve = Trust(np.array([0.0, 500.0]), np.array([1.0, 0.0]), familiar=1e9)
+    known = World(world.manifest, world.model, world.starts, Calibration(curve))
     last, doubt = np.ones(3), np.zeros(3)
     for tick in range(4):
         state, step = known.step(state, acts(3, tick))
-        assert ((step.trust < last) & (step.trust > 0)).all() and (state.doubt.numpy() > doubt).all()
+        assert (step.trust <= last).all() and (step.trust > 0).all() and (state.doubt.numpy() >= doubt).all()
         last, doubt = step.trust, state.doubt.numpy()
-        assert step.trust == pytest.approx(1 - doubt / 50, abs=1e-5)
+        assert step.trust == pytest.approx(1 - doubt / 500, abs=1e-5)
+    assert doubt.max() > 0
+
+
+def test_trust_falls_where_the_ensemble_has_never_been(world: World) -> None:
+    """Twice the greatest disagreement that was measured: half the trust."""
+    state, _ = world.step(world.start(3, seed=0), acts(3))
+    half = float(state.novelty.max()) / 2
+    curve = Trust(np.array([0.0, 1e9]), np.array([1.0, 1.0]), familiar=half)
+    known = World(world.manifest, world.model, world.starts, Calibration(curve))
+    _, step = known.step(world.start(3, seed=0), acts(3))
+    assert step.trust == pytest.approx(np.minimum(1, half / state.novelty.numpy()), rel=1e-5)
+    assert step.trust.min() == pytest.approx(0.5, rel=1e-5)
+
+
+def test_temperatures_are_those_of_the_heads(world: World) -> None:
+    """A very hot head knows nothing: every reward there is comes as often as any other, an end is a toss-up."""
+    flat = Trust(np.array([0.0, 1.0]), np.array([1.0, 1.0]))
+    hot = World(world.manifest, world.model, world.starts, Calibration(flat, 1e6, 1e6))
+    _, step = hot.step(world.start(400, seed=0), acts(400))
+    low, high = world.model.reward.bins[[0, -1]].tolist()
+    assert kstest(np.sign(step.reward) * np.log1p(abs(step.reward)), "uniform", (low, high - low)).pvalue > 0.001
+    assert 0.4 < step.terminated.mean() < 0.6
+    cold = World(world.manifest, world.model, world.starts, Calibration(flat))
+    same, plain = (w.step(w.start(5, seed=0), acts(5))[1] for w in (cold, world))
+    assert np.array_equal(same.reward, plain.reward) and np.array_equal(same.terminated, plain.terminated)
 
 
 def keys(*values: int) -> Tensor:

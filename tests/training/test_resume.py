@@ -83,7 +83,7 @@ def test_killed_in_the_middle_of_a_save(make: Make, tmp_path: Path) -> None:
 def test_a_finished_run_is_left_alone(make: Make) -> None:
     config = make()
     train(config, progress=False)
-    (config.out / "trust.json").write_text("{}")
+    (config.out / "calibration.json").write_text("{}")
     before = {path.name: path.stat().st_mtime_ns for path in config.out.iterdir()}
     train(config, lambda *_: pytest.fail("trained on"), progress=False)
     assert {path.name: path.stat().st_mtime_ns for path in config.out.iterdir()} == before

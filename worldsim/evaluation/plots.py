@@ -1,6 +1,7 @@
 """Plots as inline SVG whose colours are CSS variables, so that they follow the page into the dark."""
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,17 +91,46 @@ def agreement_plot(rows: Sequence[Row], agents: Sequence[str], title: str) -> st
     return _svg(figure, title)
 
 
-def curves_plot(horizons: Sequence[float], curves: Mapping[str, Sequence[float]], title: str, ylabel: str) -> str:
-    """One line a curve over horizons, labelled at its end."""
+def curves_plot(
+    horizons: Sequence[float], curves: Mapping[str, Sequence[float | None]], title: str, ylabel: str
+) -> str:
+    """One line a curve over horizons, labelled at its end; the labels keep clear of each other. None: a gap."""
     figure, axes = _figure(width=4.2, height=3.2)
+    ends = {}
     for index, (name, values) in enumerate(curves.items()):
         style = "-" if name == "model" else "--"
-        axes.plot(horizons, values, style, color=colour(index), linewidth=2 if name == "model" else 1.4)
-        axes.annotate(name, (horizons[-1], values[-1]), (4, 0), textcoords="offset points", va="center", color=INK)
-    axes.set(xlabel="steps ahead", ylabel=ylabel)
-    axes.margins(x=0.12)
+        heights = [math.nan if value is None else value for value in values]
+        axes.plot(horizons, heights, style, color=colour(index), linewidth=2 if name == "model" else 1.4)
+        ends[name] = next((y for y in reversed(heights) if not math.isnan(y)), math.nan)
+    low, high = axes.get_ylim()
+    beside = [name for name in ends if not math.isnan(ends[name])]
+    for name, place in zip(beside, _apart([ends[name] for name in beside], (high - low) * 0.06), strict=True):
+        tint = colour(list(curves).index(name))
+        axes.annotate(name, (horizons[-1], place), (5, 0), textcoords="offset points", va="center", color=tint)
+    axes.set(xlabel="steps ahead", ylabel=ylabel, xlim=(min(horizons), horizons[-1] + 0.28 * (horizons[-1] - 1 or 1)))
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     return _svg(figure, title)
+
+
+def reliability_plot(bins: Sequence[Mapping[str, float]], title: str) -> str:
+    """What came against what was said, a dot a bin, larger where it was said more often; honest: the diagonal."""
+    figure, axes = _figure(width=3.2, height=3.1)
+    axes.plot([0, 1], [0, 1], color=GRID, linewidth=1, zorder=0)
+    most = max((each["count"] for each in bins), default=1)
+    said, came = [each["said"] for each in bins], [each["came"] for each in bins]
+    axes.plot(said, came, color=colour(0), linewidth=1.2)
+    axes.scatter(said, came, [8 + 110 * each["count"] / most for each in bins], color=colour(0))
+    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xlabel="probability that was said", ylabel="share that came true")
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    return _svg(figure, title)
+
+
+def _apart(places: Sequence[float], gap: float) -> list[float]:
+    """The same places, moved as little upwards as it takes to be `gap` apart."""
+    moved, last = list(places), -math.inf
+    for index in sorted(range(len(places)), key=lambda i: places[i]):
+        last = moved[index] = max(places[index], last + gap)
+    return moved
 
 
 def shared_limits(rows: Sequence[Row], measure: str) -> tuple[float, float]:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from worldsim.simulator.world import World
 
 Env = gym.Env[Any, Any]
-WORLD_FILES = ("world.json", "trust.json")
+WORLD_FILES = ("world.json", "calibration.json")
 BATCH = 32  # episodes of a World that are stepped at once
 
 

@@ -1,53 +1,86 @@
-"""What a world is, for people: parts, spaces, where it comes from, how far it is known to be true."""
+"""What a world is: parts, costs, spaces, where it comes from, how far it is known to be true."""
 
+import json
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
-from worldsim.fidelity.table import summary
+from worldsim.fidelity.costs import BATCHES, cost
+from worldsim.fidelity.table import in_lines, summary
 from worldsim.simulator.world import World, load
 
 
 class InfoConfig(BaseModel):
-    """Which world. The key is explained in configs/info.yaml."""
+    """Which world. The keys are explained in configs/info.yaml."""
 
     model_config = ConfigDict(extra="forbid")
 
     world: Path = Path("runs/world")
+    form: Literal["table", "json"] = "table"
 
 
-def info(config: InfoConfig) -> Table:
-    """The facts of a world as a table. Raises CheckpointError where it cannot be opened."""
+def info(config: InfoConfig) -> Table | str:
+    """The facts of a world, as a table for people or as JSON. Raises CheckpointError where it cannot be opened."""
     world = load(config.world)
+    found = facts(world)
+    if config.form == "json":
+        return json.dumps(found | {"certificate": world.certificate}, indent=1)
     table = Table(title=f"World in {config.world}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in facts(world).items():
-        table.add_row(name, value)
     certificate = summary(world.certificate) if world.certificate else {"certificate": "none; run worldsim validate"}
-    table.add_section()
-    for name, value in certificate.items():
-        table.add_row(name, value)
+    for section in (*told(found), certificate):
+        for name, value in section.items():
+            table.add_row(name, in_lines(value))
+        table.add_section()
     return table
 
 
-def facts(world: World) -> dict[str, str]:
-    """What is known of a world, in words."""
+def facts(world: World) -> dict[str, Any]:
+    """What is known of a world, as JSON has it. Costs are of one step, decoded, by how many worlds step at once."""
     manifest = world.manifest
-    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in world.model.named_children()}
-    found = {"parameters": f"{sum(sizes.values()):,}"}
-    found |= {f"  {name}": f"{size:,}" for name, size in sizes.items() if size}
-    settings = manifest.model.model_dump()
-    found["model"] = ", ".join(f"{key}={value}" for key, value in settings.items())
-    found["observation"], found["action"] = str(world.observation_space), str(world.action_space)
-    low, high = manifest.reward_range
-    found["reward"] = f"{low:g} to {high:g}"
-    found["horizon"] = f"{world.horizon} steps"
-    found["starts"] = f"{len(next(iter(world.starts.values())))} recorded"
-    found["env"] = str(manifest.env.get("id", "unknown"))
-    found["data"] = ", ".join(f"{key}={value}" for key, value in manifest.data.items())
-    found["training"] = ", ".join(f"{key}={value}" for key, value in manifest.training.items())
-    found["written by"] = f"worldsim {manifest.worldsim}, format {manifest.format}"
-    found["trust"] = "calibrated" if world.trust is not None else "not calibrated; run worldsim validate"
-    return found
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in world.model.named_children()}
+    return {
+        "parameters": {"all": sum(parts.values()), **{name: size for name, size in parts.items() if size}},
+        "step": {str(batch): cost(world.model, batch)._asdict() for batch in BATCHES},
+        "model": manifest.model.model_dump(),
+        "observation": str(world.observation_space),
+        "action": str(world.action_space),
+        "reward": list(manifest.reward_range),
+        "horizon": world.horizon,
+        "starts": len(next(iter(world.starts.values()))),
+        "env": manifest.env.get("id", "unknown"),
+        "data": {key: len(value) if isinstance(value, list) else value for key, value in manifest.data.items()},
+        "training": manifest.training,
+        "written by": f"worldsim {manifest.worldsim}, format {manifest.format}",
+        "calibrated": world.calibration is not None,
+    }
+
+
+def told(found: dict[str, Any]) -> tuple[dict[str, str], ...]:
+    """The facts in words: parts and costs, spaces, provenance."""
+    sizes, steps = dict(found["parameters"]), found["step"]
+    parts = {"parameters": f"{sizes.pop('all'):,}"} | {f"  {name}": f"{size:,}" for name, size in sizes.items()}
+    for batch, each in steps.items():
+        figures = f"{_short(each['flops'])}FLOP, {_short(each['bytes'])}B moved, {_short(each['memory'])}B of memory"
+        parts[f"a step of {batch}"] = figures
+    low, high = found["reward"]
+    spaces = {name: found[name] for name in ("observation", "action")}
+    spaces |= {"reward": f"{low:g} to {high:g}", "horizon": f"{found['horizon']} steps"}
+    spaces |= {"starts": f"{found['starts']} recorded"}
+    origin = {"env": str(found["env"])}
+    origin |= {name: ", ".join(f"{k}={v}" for k, v in found[name].items()) for name in ("data", "training", "model")}
+    origin |= {"written by": found["written by"]}
+    origin |= {"calibration": "trust and heads" if found["calibrated"] else "none; run worldsim validate"}
+    return parts, spaces, origin
+
+
+def _short(value: float) -> str:
+    """1234567 as "1.23 M"."""
+    for unit in ("", "k", "M", "G", "T"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} P"

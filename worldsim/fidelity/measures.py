@@ -1,37 +1,59 @@
-"""What is measured on recorded and imagined sequences. Axes: B windows, T steps; everything is numpy."""
+"""Plain measures on plain arrays: PSNR, detection, calibration. Axes: B windows, T steps, N predictions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from scipy.optimize import isotonic_regression
-from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
-from torchmetrics.functional.image import structural_similarity_index_measure
+from scipy.optimize import isotonic_regression, minimize_scalar
+from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Curve = list[float | None]  # a value a horizon, None where nothing could be measured
+
+BINS = 10  # of reliability diagrams
 
 
 def squared_error(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Floats:
     """Mean squared error (B, T) of uint8 frames (B, T, H, W, C), in units of full scale."""
-    out = np.empty(a.shape[:2])
-    for t in range(a.shape[1]):
-        out[:, t] = ((a[:, t].astype(np.float32) - b[:, t]) / 255).astype(np.float64).__pow__(2).mean((1, 2, 3))
-    return out
+    return np.stack([_squares(a[:, t], b[:, t]).mean((1, 2, 3)) for t in range(a.shape[1])], 1).astype(np.float64)
 
 
-def psnr(error: Floats, mask: Bools) -> list[float]:
-    """Peak signal-to-noise ratio in dB a step, of the mean squared error over the windows that are still inside."""
-    mean = np.where(mask, error, 0).sum(0) / np.maximum(mask.sum(0), 1)
-    return [float(x) for x in -10 * np.log10(np.maximum(mean, 1e-10))]
+def changed_error(
+    a: NDArray[np.uint8], b: NDArray[np.uint8], before: NDArray[np.uint8]
+) -> tuple[Floats, NDArray[np.int64]]:
+    """Squared error (B, T) summed over the values of `b` whose pixel differs from `before` (B, 1, H, W, C), and their
+    number (B, T). A pixel differs if any of its channels does.
+    """
+    errors, counts = [], []
+    for t in range(b.shape[1]):
+        differs = (b[:, t] != before[:, 0]).any(-1)
+        errors.append((_squares(a[:, t], b[:, t]).sum(-1) * differs).sum((1, 2)))
+        counts.append(differs.sum((1, 2)) * b.shape[-1])
+    return np.stack(errors, 1).astype(np.float64), np.stack(counts, 1)
 
 
-def ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
-    """Structural similarity (Wang et al. 2004) of frames (N, H, W, C), averaged."""
-    both = [torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).float() / 255 for x in (a, b)]
-    return float(structural_similarity_index_measure(both[0], both[1], data_range=1.0))  # type: ignore[arg-type]
+def _squares(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
+    difference: NDArray[np.float32] = a.astype(np.float32) - b
+    difference *= 1 / 255
+    np.square(difference, out=difference)
+    return difference
+
+
+def psnr(error: Floats, weight: NDArray[Any]) -> Curve:
+    """Peak signal-to-noise ratio in dB a step: of the mean over windows of squared errors (B, T) that weigh `weight`.
+
+    100 where there is no error; None where nothing weighs anything.
+    """
+    mean = weighted_mean(error, weight)
+    return [None if x is None else float(-10 * np.log10(max(x, 1e-10))) for x in mean]
+
+
+def weighted_mean(values: NDArray[Any], weight: NDArray[Any]) -> Curve:
+    """Over windows, (B, T) to T values; None where nothing weighs anything."""
+    total, sums = weight.sum(0, dtype=np.float64), np.where(weight > 0, values * weight, 0).sum(0, dtype=np.float64)
+    return [float(s / t) if t else None for s, t in zip(sums, total, strict=True)]
 
 
 class Detection(NamedTuple):
@@ -53,29 +75,54 @@ def detection(predicted: Bools, actual: Bools) -> Detection:
     return Detection(precision, recall, f1, int(actual.sum()))
 
 
-def trust_curve(doubt: Floats, within: Bools, bins: int = 40) -> dict[str, list[float]]:
-    """Probability of being within tolerance as a falling function of doubt: isotonic regression over quantile bins."""
+def auroc(scores: Floats, truth: Bools) -> float | None:
+    """Probability that a true one scores above a false one (Hanley and McNeil 1982); None where all are alike."""
+    positive = int(truth.sum())
+    negative = len(truth) - positive
+    if not positive or not negative:
+        return None
+    ranks = rankdata(scores)
+    return float((ranks[truth].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def reliability(probability: Floats, truth: Bools) -> list[dict[str, float]]:
+    """A reliability diagram: what was said and what came, in BINS bins of equal width, empty ones left out."""
+    place = np.minimum((probability * BINS).astype(int), BINS - 1)
+    groups = [place == index for index in range(BINS)]
+    return [
+        {"said": float(probability[g].mean()), "came": float(truth[g].mean()), "count": int(g.sum())}
+        for g in groups
+        if g.any()
+    ]
+
+
+def calibration_error(bins: list[dict[str, float]]) -> float:
+    """Expected calibration error (Guo et al. 2017, eq. 3) of a reliability diagram."""
+    total = sum(each["count"] for each in bins)
+    return float(sum(each["count"] * abs(each["said"] - each["came"]) for each in bins) / max(1, total))
+
+
+def temperature(surprise: Callable[[float], float]) -> float:
+    """The temperature in [1/20, 20] with the least `surprise`: total negative log-likelihood in nats at a temperature.
+
+    A standard normal prior on its logarithm keeps it near 1 where there is little to learn from.
+    """
+
+    def cost(log_temperature: float) -> float:
+        return surprise(float(np.exp(log_temperature))) + 0.5 * log_temperature**2
+
+    return float(np.exp(minimize_scalar(cost, bounds=(-np.log(20), np.log(20)), method="bounded").x))
+
+
+def trust_curve(doubt: Floats, within: Bools, bins: int = 40) -> tuple[Floats, Floats]:
+    """Probability of being within tolerance as a falling function of doubt: isotonic regression over quantile bins.
+
+    The doubt in the middle of each bin, and the probability there.
+    """
     order = np.argsort(doubt, kind="stable")
     groups = np.array_split(order, min(bins, len(order)))
     middle = np.array([doubt[group].mean() for group in groups])
     share = np.array([within[group].mean() for group in groups])
     weights = np.array([len(group) for group in groups], float)
     fitted = isotonic_regression(share, weights=weights, increasing=False).x
-    return {"doubt": middle.tolist(), "probability": np.clip(fitted, 0, 1).tolist()}
-
-
-def judged(trust: Floats, within: Bools) -> dict[str, float | None]:
-    """How well trust tells right from wrong predictions: AUROC (null where all are alike) and calibration error."""
-    scores, truth = torch.from_numpy(trust.astype(np.float32)), torch.from_numpy(within.astype(np.int64))
-    alike = bool(within.all() or not within.any())
-    area = None if alike else float(binary_auroc(scores, truth))
-    return {
-        "auroc": area,
-        "ece": float(binary_calibration_error(scores, truth, n_bins=10)),
-        "share": float(within.mean()),
-    }
-
-
-def right(predicted: Mapping[str, NDArray[Any]], actual: Mapping[str, NDArray[Any]], leaf: str) -> Bools:
-    """(B, T): every variable of a categorical leaf is right."""
-    return np.asarray((predicted[leaf] == actual[leaf]).all(-1))
+    return middle, np.clip(fitted, 0, 1)

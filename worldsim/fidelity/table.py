@@ -14,32 +14,56 @@ def certificate_table(certificate: Mapping[str, Any]) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in summary(certificate).items():
-        table.add_row(name, value)
+        table.add_row(name, in_lines(value))
     return table
+
+
+def in_lines(value: str) -> str:
+    """One clause a line, as narrow terminals need it."""
+    return value.replace("; ", "\n")
 
 
 def summary(certificate: Mapping[str, Any]) -> dict[str, str]:
     """What is measured -> the figures in words."""
     horizons = certificate["horizons"]
     places = [horizons.index(h) for h in SHOWN if h in horizons] or [len(horizons) - 1]
-    at = ", ".join(str(horizons[place]) for place in places)
     found = {"episodes": f"{certificate['episodes_reported']}, and {certificate['episodes_calibrating']} to calibrate"}
-    for leaf, curves in certificate["psnr_by_leaf"].items():
-        shown = "; ".join(f"{name} {_at(curve, places, '.1f')} dB" for name, curve in curves.items())
-        found[f"{leaf} {at} steps ahead"] = shown
-    accuracy = certificate["one_step"]["accuracy"]
-    if accuracy:
-        found["right, one step ahead"] = ", ".join(f"{leaf} {value:.0%}" for leaf, value in accuracy.items())
-    ends = certificate["one_step"]["termination"]
-    found["ends of episodes"] = (
-        f"F1 {ends['f1']:.2f} (precision {ends['precision']:.2f}, recall {ends['recall']:.2f}, {ends['events']} ends)"
-    )
-    found["reward"] = f"off by {certificate['one_step']['reward_error']:.3g} on average, one step ahead"
+    found["steps ahead"] = f"{', '.join(str(horizons[place]) for place in places)} in each of the following"
+    for key, of in (("psnr_by_leaf", ""), ("psnr_changed_by_leaf", ", changed pixels")):
+        for leaf, curves in certificate.get(key, {}).items():
+            found[f"{leaf}{of}"] = _beside(curves, places, ".1f", " dB")
+    for leaf, curves in certificate.get("nrmse_by_leaf", {}).items():
+        found[f"{leaf}, error / deviation"] = _beside(curves, places, ".2f", "")
+    step = certificate["one_step"]
+    if step["accuracy"]:
+        found["right, one step ahead"] = ", ".join(f"{leaf} {value:.0%}" for leaf, value in step["accuracy"].items())
+    found["ends of episodes"] = f"{_detected(step['termination'])}; off by {step['termination']['ece']:.3f} on average"
+    signs = [f"{name} {_detected(each)}" for name, each in step["reward"]["signs"].items() if each["events"]]
+    found["sign of the reward"] = f"{'; '.join(signs)}; off by {step['reward']['ece']:.3f} on average"
+    found["reward"] = f"off by {step['reward_error']:.3g} on average, one step ahead"
+    for leaf, each in certificate["controllability"].get("psnr", {}).items():
+        if each["delta"] is not None:
+            found[f"{leaf}, random actions"] = (
+                f"{each['delta']:.1f} dB worse at step {certificate['controllability']['step']}"
+            )
+    loops = certificate["loop_closure"]
+    if loops["closed"] is not None:
+        found["loops"] = f"{loops['closed']:.0%} closed, of {loops['revisits']} revisits in the record"
     trust = certificate["trust"]
     area = "cannot be judged: all predictions are alike" if trust["auroc"] is None else f"AUROC {trust['auroc']:.2f}"
-    found["trust"] = f"{area}; off by {trust['ece']:.2f} on average; {trust['share']:.0%} were within tolerance"
+    found["trust"] = f"{area}; off by {trust['ece']:.3f} on average; {trust['share']:.0%} were within tolerance"
     return found
 
 
-def _at(curve: list[float], places: list[int], form: str) -> str:
-    return ", ".join(format(curve[place], form) for place in places)
+def _beside(curves: Mapping[str, Any], places: list[int], form: str, unit: str) -> str:
+    return "; ".join(f"{name} {_at(curve, places, form)}{unit}" for name, curve in curves.items())
+
+
+def _detected(each: Mapping[str, Any]) -> str:
+    return (
+        f"F1 {each['f1']:.2f} (precision {each['precision']:.2f}, recall {each['recall']:.2f}, {each['events']} seen)"
+    )
+
+
+def _at(curve: list[float | None], places: list[int], form: str) -> str:
+    return ", ".join("–" if curve[place] is None else format(curve[place], form) for place in places)

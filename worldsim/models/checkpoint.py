@@ -3,8 +3,8 @@
     world.json            what the world is: format, model configuration, spaces, source environment, data, hashes
     weights.safetensors   the parameters
     starts.safetensors    recorded first observations, one row each
-    trust.json            calibration of trust, once validated
-    fidelity.json         the certificate, once validated
+    calibration.json      how far to trust it and how sure its heads may be, once validated
+    fidelity.*            the certificate, once validated: json, and for people html, png and gif
 
 world.json is written last and holds the other files' hashes: a directory with a sound world.json is whole.
 """
@@ -47,7 +47,7 @@ class WorldManifest(BaseModel):
     horizon: int  # steps after which an episode is truncated: the longest recorded
     metadata: dict[str, Any]  # of the source environment
     env: dict[str, Any]  # configuration of the source environment
-    data: dict[str, Any]  # path, content hash, holdout and seed of the split
+    data: dict[str, Any]  # content hash, holdout and seed of the split, fingerprints of the episodes learned from
     training: dict[str, Any]  # trainer configuration and steps
     files: dict[str, str] = {}  # name -> sha256
 
@@ -87,8 +87,8 @@ def hash_of(path: Path) -> str:
 
 def save_world(out: Path, manifest: WorldManifest, model: WorldModel, starts: Mapping[str, Tensor]) -> None:
     """Writes a world; anything that knew an older one (trust, certificate) goes."""
-    for stale in ("trust.json", "fidelity.json"):
-        (out / stale).unlink(missing_ok=True)
+    for stale in (out / "calibration.json", *out.glob("fidelity.*")):
+        stale.unlink(missing_ok=True)
     files = {WEIGHTS: save_tensors(out / WEIGHTS, model.state_dict()), STARTS: save_tensors(out / STARTS, starts)}
     text = manifest.model_copy(update={"files": files}).model_dump_json(indent=1)
     write_atomically(out / MANIFEST, text.encode())

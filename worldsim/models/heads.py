@@ -28,36 +28,49 @@ class RewardHead(nn.Module):
         self.bins: Tensor
         self.register_buffer("bins", torch.linspace(float(edges[0]), float(edges[1]), bins))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, temperature: float = 1.0) -> Tensor:
         """Log-probabilities (N, R)."""
-        return F.log_softmax(self.net(features).float(), -1)
+        return F.log_softmax(self.net(features).float() / temperature, -1)
 
-    def mean(self, features: Tensor) -> Tensor:
+    def mean(self, features: Tensor, temperature: float = 1.0) -> Tensor:
         """Expected reward (N,) in the environment's units."""
-        log_probs: Tensor = self(features)
+        log_probs: Tensor = self(features, temperature)
         return (log_probs.exp() * symexp(self.bins)).sum(-1)
 
-    def draw(self, features: Tensor, uniform: Tensor | None, min_p: float) -> Tensor:
+    def draw(self, features: Tensor, uniform: Tensor | None, min_p: float, temperature: float = 1.0) -> Tensor:
         """Rewards (N,) as the environment would give them: one of the outcomes foreseen, not their mean.
 
         A bin is drawn (see `layers.draw`); the reward is the mean over it and its neighbours, between which a known
         reward is shared. A refund that is as likely right as wrong pays 0 or -1, never -0.5.
         """
-        log_probs: Tensor = self(features)
+        log_probs: Tensor = self(features, temperature)
         chosen = draw(log_probs, uniform, min_p).unsqueeze(-1)
         near = (torch.arange(len(self.bins), device=chosen.device) - chosen).abs() <= NEAR
         weight = log_probs.exp() * near
         return (weight * symexp(self.bins)).sum(-1) / weight.sum(-1)
 
+    def sign(self, reward: Tensor) -> Tensor:
+        """0 negative, 1 none, 2 positive, (N,): what is closer to zero than a bin to the next is none."""
+        step, place = self.bins[1] - self.bins[0], symlog(reward)
+        return 1 + (place >= step).long() - (place <= -step).long()
+
+    def signs(self, log_probs: Tensor) -> Tensor:
+        """Log-probabilities (N, 3) of the signs, from those (N, R) of the bins."""
+        kinds = F.one_hot(self.sign(symexp(self.bins)), 3).to(log_probs.dtype)
+        return torch.log((log_probs.exp() @ kinds).clamp_min(1e-12))
+
     def loss(self, features: Tensor, reward: Tensor) -> Tensor:
         """Cross-entropy (N,) with the two bins around the reward."""
+        return self.surprise(self(features), reward)
+
+    def surprise(self, log_probs: Tensor, reward: Tensor) -> Tensor:
+        """Cross-entropy (N,) of log-probabilities (N, R) with the two bins around the reward."""
         place = (symlog(reward) - self.bins[0]) / (self.bins[1] - self.bins[0])
         place = place.clamp(0, len(self.bins) - 1)
         below = place.floor().long().clamp_max(len(self.bins) - 2)
         share = place - below
-        logits: Tensor = self(features)
-        low = logits.gather(-1, below.unsqueeze(-1)).squeeze(-1)
-        high = logits.gather(-1, (below + 1).unsqueeze(-1)).squeeze(-1)
+        low = log_probs.gather(-1, below.unsqueeze(-1)).squeeze(-1)
+        high = log_probs.gather(-1, (below + 1).unsqueeze(-1)).squeeze(-1)
         return -((1 - share) * low + share * high)
 
 

@@ -69,12 +69,22 @@ def draw(scores: Tensor, uniform: Tensor | None, min_p: float = 0.0) -> Tensor:
     """
     if uniform is None:
         return scores.argmax(-1)
-    probs = (scores - scores.amax(-1, keepdim=True)).exp()  # of the most probable class: 1
-    if min_p:
-        probs = F.threshold(probs, min_p, 0.0)
-    cumulative = probs.cumsum(-1)
-    threshold = uniform.to(probs.dtype).unsqueeze(-1) * cumulative[..., -1:]
-    return (cumulative <= threshold).sum(-1).clamp_max(probs.shape[-1] - 1)
+    cumulative = _likely(scores, min_p).cumsum(-1)
+    threshold = uniform.to(cumulative.dtype).unsqueeze(-1) * cumulative[..., -1:]
+    return (cumulative <= threshold).sum(-1).clamp_max(scores.shape[-1] - 1)
+
+
+def entropy(scores: Tensor, min_p: float = 0.0) -> Tensor:
+    """Nats (N,) in the draws that `draw` would make of (N, ..., C): how open the future is, all variables together."""
+    probs = _likely(scores, min_p)
+    nats: Tensor = torch.special.entr(probs / probs.sum(-1, keepdim=True))
+    return nats.flatten(1).sum(-1)
+
+
+def _likely(scores: Tensor, min_p: float) -> Tensor:
+    """Probabilities in units of the greatest one; 0 what is below `min_p`."""
+    probs = (scores - scores.amax(-1, keepdim=True)).exp()
+    return F.threshold(probs, min_p, 0.0) if min_p else probs
 
 
 class Categoricals(NamedTuple):

@@ -183,8 +183,8 @@ def side_picture(world: "World", side: Side) -> Picture:
     height = int(np.clip(round(PICTURE * picture.shape[0] / picture.shape[1]), PICTURE // 2, PICTURE * 5 // 4))
     column = [frames.text(side.lines[:1], COLUMN, size=20), frames.text(side.lines[1:], COLUMN)]
     if side.trust is not None:
-        column.append(frames.text([(f"trust {side.trust:.2f}", WHITE)], COLUMN))
-        column.append(frames.bar(COLUMN - 2 * GAP, side.trust, GREEN if side.trust >= 0.5 else RED))
+        column.append(frames.text([(f"trust {side.trust:.2f}", WHITE)], COLUMN, size=17))
+        column.append(frames.bar(COLUMN - 2 * GAP, side.trust, GREEN if side.trust >= 0.5 else RED, height=12))
     return side_by_side([frames.fit(picture, PICTURE, height), frames.stack(column)], GAP)
 
 

@@ -14,10 +14,12 @@ from worldsim.models.checkpoint import WorldManifest, open_world
 from worldsim.models.dynamics import Latent
 from worldsim.models.layers import draw
 from worldsim.models.world_model import WorldModel
+from worldsim.simulator.calibration import Calibration, Trust
 from worldsim.simulator.noise import uniforms
 from worldsim.spaces import space_from_json
 
 Arrays = dict[str, NDArray[Any]]
+Observe = Literal["frame", "latent"]
 
 
 class WorldState(NamedTuple):
@@ -26,7 +28,8 @@ class WorldState(NamedTuple):
     latent: dict[str, Tensor]  # of the dynamics, (B, ...)
     seed: Tensor  # (B,) int64
     tick: Tensor  # (B,) int64, steps since the start
-    doubt: Tensor  # (B,) fp32, the ensemble's disagreement summed over the imagined steps
+    doubt: Tensor  # (B,) fp32 nats, the entropy of what was drawn, summed over the imagined steps
+    novelty: Tensor  # (B,) fp32, the ensemble's greatest disagreement in the imagined steps
     observation: dict[str, Tensor]  # what was last seen, flat leaves (B, ...); empty after a step that drew nothing
 
 
@@ -39,14 +42,13 @@ class Step(NamedTuple):
     trust: NDArray[np.float32]  # (B,) in [0, 1]: calibrated probability that this prediction is within tolerance
 
 
-class Trust(NamedTuple):
-    """How the ensemble's disagreement translates into trust: a falling curve through these points."""
+class Foreseen(NamedTuple):
+    """What a tick leads to, before reward and termination are read off it."""
 
-    disagreement: NDArray[np.float64]
-    probability: NDArray[np.float64]
-
-    def of(self, disagreement: NDArray[Any]) -> NDArray[np.float32]:
-        return np.asarray(np.interp(disagreement, self.disagreement, self.probability), np.float32)
+    state: WorldState
+    latent: Latent
+    ending: Tensor | None  # (B,) uniform in [0, 1), for termination; None: the most probable
+    paying: Tensor | None  # (B,) likewise, for the reward
 
 
 class World:
@@ -61,15 +63,20 @@ class World:
         manifest: WorldManifest,
         model: WorldModel,
         starts: Mapping[str, Tensor],
-        trust: Trust | None = None,
+        calibration: Calibration | None = None,
         certificate: dict[str, Any] | None = None,
         sample: bool = True,
     ):
         self.manifest, self.model, self.starts = manifest, model.eval(), dict(starts)
-        self.trust, self.certificate, self.sample = trust, certificate, sample
+        self.calibration, self.certificate, self.sample = calibration, certificate, sample
         self.observation_space = space_from_json(manifest.observation_space)
         self.action_space = space_from_json(manifest.action_space)
         self.metadata, self.horizon, self.config = manifest.metadata, manifest.horizon, manifest.model
+
+    @property
+    def trust(self) -> Trust | None:
+        """What the world's trust is calibrated by; None where it is not."""
+        return None if self.calibration is None else self.calibration.trust
 
     @property
     def device(self) -> torch.device:
@@ -120,7 +127,7 @@ class World:
         first = torch.zeros(len(state.seed), 1, dtype=torch.bool, device=self.device)
         latent = self.model.observe(seen, done, first, state.latent).state
         last = {name: value[:, -1] for name, value in seen.items()}
-        return WorldState(latent, state.seed, state.tick + 1, torch.zeros_like(state.doubt), last)
+        return WorldState(latent, state.seed, state.tick + 1, *self._sure(len(state.seed)), last)
 
     def observation(self, state: WorldState) -> Arrays:
         """What was last seen: recorded for a start, decoded after a step. Flat leaves (B, ...)."""
@@ -128,24 +135,32 @@ class World:
 
     @torch.inference_mode()
     def step(
-        self, state: WorldState, actions: Mapping[str, NDArray[Any]], observe: Literal["frame", "latent"] = "frame"
+        self, state: WorldState, actions: Mapping[str, NDArray[Any]], observe: Observe = "frame"
     ) -> tuple[WorldState, Step]:
         """One tick of every world under flat actions (B, ...).
 
         observe: "latent" draws no observation, for planners that read rewards and endings alone; the future is as ever.
         """
+        following, latent, ending, paying = self.foresee(state, actions, observe)
+        heat = self.calibration.reward if self.calibration else 1.0
+        reward = self.model.reward.draw(latent.features, paying, self.config.min_p, heat).cpu().numpy()
+        terminated = self._terminated(latent, ending)
+        return following, Step(self.observation(following), reward, terminated, self._trust(following))
+
+    @torch.inference_mode()
+    def foresee(self, state: WorldState, actions: Mapping[str, NDArray[Any]], observe: Observe = "frame") -> Foreseen:
+        """The dynamics' and the decoder's part of `step`."""
         model = self.model
         encoded = model.act({name: self._tensor(value) for name, value in actions.items()})
         noise = uniforms(state.seed, state.tick, model.dynamics.noise_size + 2) if self.sample else None
         ending, inner, paying = (None,) * 3 if noise is None else (noise[:, 0], noise[:, 1:-1], noise[:, -1])
         latent, now = model.dynamics.step(state.latent, encoded, inner, model.config.min_p)
         observation = model.codec.decode(now.slots) if observe == "frame" else {}
-        past = now.features[..., : model.dynamics.past_width]
-        doubt = state.doubt + model.ensemble.disagreement(past)
-        following = WorldState(latent, state.seed, state.tick + 1, doubt, observation)
-        terminated = self._terminated(now, ending)
-        reward = model.reward.draw(now.features, paying, model.config.min_p).cpu().numpy()
-        return following, Step(self.observation(following), reward, terminated, self._trust(doubt))
+        assert now.entropy is not None, "a family's step gives the entropy of what it drew"
+        disagreement = model.ensemble.disagreement(now.features[..., : model.dynamics.past_width])
+        sure = state.doubt + now.entropy, torch.maximum(state.novelty, disagreement)
+        following = WorldState(latent, state.seed, state.tick + 1, *sure, observation)
+        return Foreseen(following, now, ending, paying)
 
     def merge(self, mask: NDArray[np.bool_], a: WorldState, b: WorldState) -> WorldState:
         """Rows of `a` where `mask` (B,) is true, rows of `b` elsewhere."""
@@ -156,8 +171,9 @@ class World:
 
         latent = {name: pick(a.latent[name], b.latent[name]) for name in a.latent}
         observation = {name: pick(a.observation[name], b.observation[name]) for name in a.observation}
-        seed, tick, doubt = pick(a.seed, b.seed), pick(a.tick, b.tick), pick(a.doubt, b.doubt)
-        return WorldState(latent, seed, tick, doubt, observation)
+        seed, tick = pick(a.seed, b.seed), pick(a.tick, b.tick)
+        doubt, novelty = pick(a.doubt, b.doubt), pick(a.novelty, b.novelty)
+        return WorldState(latent, seed, tick, doubt, novelty, observation)
 
     def _observed(
         self, observation: dict[str, Tensor], action: dict[str, Tensor] | None, first: Tensor | None, seed: Tensor
@@ -171,7 +187,11 @@ class World:
         taken = action if action is not None else self._no_action(shape)
         latent = self.model.observe(observation, taken, first).state
         last = {name: value[:, -1] for name, value in observation.items()}
-        return WorldState(latent, seed, torch.zeros_like(seed), torch.zeros(len(seed), device=self.device), last)
+        return WorldState(latent, seed, torch.zeros_like(seed), *self._sure(len(seed)), last)
+
+    def _sure(self, count: int) -> tuple[Tensor, Tensor]:
+        """No doubt and no novelty yet."""
+        return torch.zeros(count, device=self.device), torch.zeros(count, device=self.device)
 
     def _no_action(self, shape: torch.Size) -> dict[str, Tensor]:
         found = self.model.act.leaves
@@ -182,14 +202,15 @@ class World:
         }
 
     def _terminated(self, latent: Latent, uniform: Tensor | None) -> NDArray[np.bool_]:
-        logit = self.model.termination(latent.features)
+        heat = self.calibration.termination if self.calibration else 1.0
+        logit = self.model.termination(latent.features) / heat
         both = torch.nn.functional.logsigmoid(torch.stack([-logit, logit], -1))
         return draw(both, uniform).bool().cpu().numpy()
 
-    def _trust(self, doubt: Tensor) -> NDArray[np.float32]:
+    def _trust(self, state: WorldState) -> NDArray[np.float32]:
         if self.trust is None:
-            return np.zeros(len(doubt), np.float32)
-        return self.trust.of(doubt.cpu().numpy())
+            return np.zeros(len(state.doubt), np.float32)
+        return self.trust.of(state.doubt.cpu().numpy(), state.novelty.cpu().numpy())
 
     def _tensor(self, value: NDArray[Any]) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(value), device=self.device)
@@ -198,10 +219,6 @@ class World:
 def load(path: str | Path, device: str | torch.device = "cpu", sample: bool = True) -> World:
     """Opens a world's directory. Raises CheckpointError, in one line, where it cannot be used."""
     opened = open_world(path, device)
-    trust_file, certificate_file = Path(path) / "trust.json", Path(path) / "fidelity.json"
-    trust = None
-    if trust_file.is_file():
-        curve = json.loads(trust_file.read_text())
-        trust = Trust(np.asarray(curve["doubt"]), np.asarray(curve["probability"]))
-    certificate = json.loads(certificate_file.read_text()) if certificate_file.is_file() else None
-    return World(*opened, trust, certificate, sample)
+    file = Path(path) / "fidelity.json"
+    certificate = json.loads(file.read_text()) if file.is_file() else None
+    return World(*opened, Calibration.read(Path(path)), certificate, sample)

@@ -18,6 +18,7 @@ from worldsim.models.checkpoint import FORMAT, WorldManifest, is_whole, save_wor
 from worldsim.models.share import SharedGenerator
 from worldsim.models.world_model import Losses, WorldModel
 from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.fingerprints import fingerprints
 from worldsim.rollouts.mix import Mix
 from worldsim.rollouts.progress import Bar
 from worldsim.rollouts.sampling import SequenceSampler, Share
@@ -203,6 +204,7 @@ def describe(config: TrainConfig, data: Mix, taught: Any) -> WorldManifest:
             "holdout": config.trainer.holdout,
             "seed": config.seed,
             "steps": data.steps,
+            "episodes": fingerprints(arrays, taught),
         },
         training={**config.trainer.model_dump(mode="json"), "seed": config.seed},
     )

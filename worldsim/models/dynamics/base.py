@@ -19,6 +19,7 @@ class Latent(NamedTuple):
 
     features: Tensor  # (..., F): what reward, termination and ensemble heads read
     slots: Slots  # (..., V, record_features) and (..., S, dense_features): what the decoder draws from
+    entropy: Tensor | None = None  # (B,) nats in what `step` drew from (`layers.entropy`); None where nothing was drawn
 
 
 class Observed(NamedTuple):
@@ -68,4 +69,7 @@ class Dynamics(nn.Module, ABC):
 
     @abstractmethod
     def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, Latent]:
-        """Imagine one tick. noise_BN: uniform in [0, 1); None: the most probable future. min_p: see `layers.draw`."""
+        """Imagine one tick. noise_BN: uniform in [0, 1); None: the most probable future. min_p: see `layers.draw`.
+
+        The latent comes with its entropy.
+        """

@@ -19,7 +19,7 @@ from worldsim.models.codec import Slots
 from worldsim.models.config import CodedConfig
 from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
 from worldsim.models.dynamics.codes import CodeEmbedding, Codes, OneHot, Quantiser, corrupted, shifted
-from worldsim.models.layers import SlotLinear, draw, mlp
+from worldsim.models.layers import SlotLinear, draw, entropy, mlp
 
 
 class Backbone(nn.Module, ABC):
@@ -149,7 +149,8 @@ class CodedDynamics(Dynamics):
         noise = (None, None) if noise_BN is None else noise_BN.split([self.variables, self.slots * self.numbers], -1)
         codes, around = self.embed.onehot(Codes(state["record"], state["dense"])), (state["last"], state["before"])
         memory, kept = self.backbone.tick(self._drive(state["told"], action_BA), state)
-        record = draw(self._record_scores(memory, codes, *around), noise[0], min_p)
+        told_record = self._record_scores(memory, codes, *around)
+        record = draw(told_record, noise[0], min_p)
         drawn = self.embed.onehot(Codes(record, state["dense"])).record
         embedded = self.embed.record(drawn)
         scores = self._dense_scores(memory, embedded, codes, *around)
@@ -158,7 +159,8 @@ class CodedDynamics(Dynamics):
         told = self.enter(now.flatten(-2))
         features = self._features(memory, told, now, state["last"])
         following = {"record": record, "dense": dense, "last": now, "before": state["last"], "told": told}
-        return following | kept, Latent(features, Slots(drawn, self.quantise.values(dense)))
+        undecided = entropy(told_record, min_p) + entropy(scores, min_p)
+        return following | kept, Latent(features, Slots(drawn, self.quantise.values(dense)), undecided)
 
     def _features(self, memory: Tensor, told: Tensor, now: Tensor, last: Tensor) -> Tensor:
         """What the heads read: the memory, everything now, and the record now and before, where rewards are written."""

@@ -21,7 +21,7 @@ from torch import Generator, Tensor, nn
 from worldsim.models.codec import Slots
 from worldsim.models.config import RSSMConfig
 from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
-from worldsim.models.layers import Categoricals, SlotLinear, draw, mlp
+from worldsim.models.layers import Categoricals, SlotLinear, draw, entropy, mlp
 from worldsim.models.share import uniform
 
 
@@ -132,8 +132,9 @@ class RSSM(Dynamics):
 
     def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, Latent]:
         h = self.recur(state["h"], self._onehot(state["z"]), self.recur.drive(action_BA))
-        z = draw(self._latents(self.prior(h)).logits, noise_BN, min_p)
-        return {"h": h, "z": z}, self._latent(h, self._onehot(z))
+        prior = self._latents(self.prior(h)).logits
+        z = draw(prior, noise_BN, min_p)
+        return {"h": h, "z": z}, self._latent(h, self._onehot(z))._replace(entropy=entropy(prior, min_p))
 
     def _onehot(self, z: Tensor) -> Tensor:
         """(..., K) indices to (..., Z); zeros where nothing was seen."""

@@ -1,0 +1,155 @@
+"""Measures against hand-counted cases, torchmetrics, and heads whose miscalibration is known."""
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
+
+from worldsim.fidelity.heads import end_temperature, reward_temperature
+from worldsim.fidelity.loops import revisited
+from worldsim.fidelity.measures import (
+    auroc,
+    calibration_error,
+    changed_error,
+    detection,
+    psnr,
+    reliability,
+    squared_error,
+    trust_curve,
+    weighted_mean,
+)
+from worldsim.fidelity.similarity import SCALES, scales_of, similarity
+from worldsim.models.heads import RewardHead
+
+
+def frames(seed: int, count: int = 5, height: int = 64, width: int = 48, channels: int = 3) -> np.ndarray:
+    """Smooth pictures with a little noise, which is where SSIM is neither 0 nor 1."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width] / 9
+    smooth = 128 + 80 * np.sin(x + y)[None, ..., None] * rng.uniform(0.3, 1, (count, 1, 1, channels))
+    return np.clip(smooth + rng.normal(0, 12, (count, height, width, channels)), 0, 255).astype(np.uint8)
+
+
+def tensor(pictures: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pictures.transpose(0, 3, 1, 2).copy()).double() / 255
+
+
+def reference_ssim(a: np.ndarray, b: np.ndarray) -> float:
+    """torchmetrics pads and then crops what the padding touched only in the full image."""
+    _, full = structural_similarity_index_measure(tensor(a), tensor(b), data_range=1.0, return_full_image=True)
+    edge = 5
+    return float(full[..., edge:-edge, edge:-edge].mean())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_ssim_is_that_of_torchmetrics_where_the_window_is_inside(channels: int) -> None:
+    a, b = frames(0, channels=channels), frames(1, channels=channels)
+    mine = similarity(a, b).ssim
+    assert mine == pytest.approx([reference_ssim(a[i : i + 1], b[i : i + 1]) for i in range(5)], abs=1e-4)
+    assert similarity(a, a).ssim == pytest.approx(np.ones(5), abs=1e-5)
+
+
+def test_ms_ssim_is_that_of_torchmetrics_with_the_scales_that_fit() -> None:
+    """The reference pads at its borders; on large frames that makes no difference in the second decimal."""
+    a, b = frames(0, 2, 256, 256), frames(1, 2, 256, 256)
+    assert scales_of(256, 256) == 5
+    expected = multiscale_structural_similarity_index_measure(tensor(a), tensor(b), data_range=1.0, betas=SCALES)
+    assert similarity(a, b).ms_ssim.mean() == pytest.approx(float(expected), abs=0.02)
+    assert similarity(a, a).ms_ssim == pytest.approx([1, 1], abs=1e-5)
+
+
+def test_small_frames_get_fewer_scales_and_a_smaller_window() -> None:
+    assert [scales_of(side, 256) for side in (8, 16, 64, 96, 176, 255)] == [1, 1, 3, 4, 5, 5]
+    tiny = similarity(frames(0, height=8, width=9), frames(1, height=8, width=9))
+    assert tiny.ms_ssim is None and ((tiny.ssim > -1) & (tiny.ssim < 1)).all()
+    assert similarity(frames(0)[:0], frames(1)[:0]).ssim.shape == (0,)
+
+
+def test_psnr_by_hand() -> None:
+    black, grey = np.zeros((2, 1, 8, 8, 3), np.uint8), np.full((2, 1, 8, 8, 3), 51, np.uint8)
+    error = squared_error(black, grey)
+    assert error == pytest.approx(np.full((2, 1), 0.04))
+    assert psnr(error, np.array([[1], [0]])) == pytest.approx([-10 * np.log10(0.04)])
+    assert psnr(np.zeros((1, 2)), np.array([[True, False]])) == [pytest.approx(100), None]
+
+
+def test_changed_pixels_are_those_that_differ_in_any_channel() -> None:
+    before, now, guess = (np.zeros((1, 1, 8, 8, 3), np.uint8) for _ in range(3))
+    now[0, 0, 2, 3, 1] = 255  # one channel of one pixel
+    guess[0, 0, 5, 5] = 200  # wrong elsewhere: does not count
+    error, count = changed_error(guess, now, before)
+    assert error.tolist() == [[1.0]] and count.tolist() == [[3]]
+    assert psnr(error / count, count) == pytest.approx([10 * np.log10(3)])
+
+
+def test_detection_by_hand() -> None:
+    said, came = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 0, 1, 1], bool)
+    assert detection(said, came) == pytest.approx((2 / 3, 2 / 3, 2 / 3, 3))
+    assert detection(~said & False, came) == (0, 0, 0, 3)
+
+
+def test_auroc_and_calibration_error_are_those_of_torchmetrics() -> None:
+    rng = np.random.default_rng(0)
+    said = np.round(rng.random(3000), 2)  # with ties
+    came = rng.random(3000) < said**2
+    scores, truth = torch.from_numpy(said), torch.from_numpy(came.astype(np.int64))
+    assert auroc(said, came) == pytest.approx(float(binary_auroc(scores, truth)), abs=1e-6)
+    expected = float(binary_calibration_error(scores, truth, n_bins=10))
+    assert calibration_error(reliability(said, came)) == pytest.approx(expected, abs=2e-3)  # edges of bins
+    assert auroc(said, np.ones(3000, bool)) is None
+
+
+def test_a_reliability_diagram_by_hand() -> None:
+    bins = reliability(np.array([0.05, 0.05, 0.95, 1.0]), np.array([True, False, True, True]))
+    assert bins == [{"said": 0.05, "came": 0.5, "count": 2}, {"said": 0.975, "came": 1.0, "count": 2}]
+    assert calibration_error(bins) == pytest.approx((2 * 0.45 + 2 * 0.025) / 4)
+
+
+@pytest.mark.parametrize("true", [0.4, 1.0, 3.0])
+def test_the_temperature_of_an_end_that_is_told_too_surely_is_found(true: float) -> None:
+    rng = np.random.default_rng(0)
+    honest = rng.normal(-1, 2, 20000)
+    ended = rng.random(20000) < 1 / (1 + np.exp(-honest))
+    assert end_temperature(honest * true, ended) == pytest.approx(true, rel=0.06)
+
+
+@pytest.mark.parametrize("true", [0.5, 2.5])
+def test_the_temperature_of_a_reward_that_is_told_too_surely_is_found(true: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = RewardHead(1, 4, -1.0, 1.0, bins=9)
+    honest = torch.log_softmax(1.5 * torch.randn(8000, 9, generator=generator), -1)
+    drawn = torch.multinomial(honest.exp(), 1, generator=generator)[:, 0]
+    bins = head.bins.double().numpy()[drawn.numpy()]
+    reward = np.sign(bins) * np.expm1(np.abs(bins))
+    told = torch.log_softmax(honest * true, -1)
+    assert reward_temperature(head, told, reward) == pytest.approx(true, rel=0.06)
+
+
+def test_where_there_is_nothing_to_learn_from_a_temperature_stays_near_one() -> None:
+    """Two steps without an end would, without the prior, be as sure as can be."""
+    assert 0.5 < end_temperature(np.array([-3.0, -3.0]), np.array([False, False])) < 1.0
+
+
+def test_trust_recovers_a_falling_chance_and_never_rises() -> None:
+    rng = np.random.default_rng(0)
+    doubt = rng.exponential(3, 20000)
+    places, chance = trust_curve(doubt, rng.random(20000) < np.exp(-doubt / 3))
+    assert (np.diff(places) > 0).all() and (np.diff(chance) <= 0).all()
+    middle = (places > 0.2) & (places < 8)
+    assert chance[middle] == pytest.approx(np.exp(-places[middle] / 3), abs=0.05)
+
+
+def test_means_weigh_windows() -> None:
+    values, weight = np.array([[1.0, 5.0], [4.0, 7.0]]), np.array([[1, 0], [3, 0]])
+    assert weighted_mean(values, weight) == [pytest.approx(13 / 4), None]
+
+
+def test_a_revisit_needs_a_departure() -> None:
+    """a a b a: the last a comes back to the second (and the first), with b between; a a does not."""
+    sequence = np.array(list("aabac"))
+    assert revisited(sequence[:, None] == sequence) == [(1, 3)]
+    assert revisited(np.ones((4, 4), bool)) == []

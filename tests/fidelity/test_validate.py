@@ -1,0 +1,162 @@
+"""Validation of a small world: what it covers, what it refuses, and figures whose truth is known."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import worldsim
+from tests.models.toy import ENV, ring_rollouts
+from worldsim.errors import DatasetError
+from worldsim.fidelity import one_step, open_loop
+from worldsim.fidelity.curves import blind, curves
+from worldsim.fidelity.loops import loop_closure
+from worldsim.fidelity.unseen import halves, unseen
+from worldsim.fidelity.validate import ValidateConfig, validate
+from worldsim.fidelity.yardstick import Yardstick
+from worldsim.models.checkpoint import read_manifest
+from worldsim.rollouts.collect import CollectConfig, collect
+from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.sampling import split
+from worldsim.simulator.calibration import Calibration
+from worldsim.simulator.world import World
+
+SMALL = {"context": 2, "horizon": 6, "windows": 5}
+
+
+def config(folder: Path, rollouts: Rollouts, out: Path, **changed: int) -> ValidateConfig:
+    return ValidateConfig(world=folder, data=rollouts.path, out=out, **{**SMALL, **changed})
+
+
+@pytest.fixture
+def world(folder: Path) -> World:
+    return worldsim.load(folder)
+
+
+@pytest.fixture
+def yardstick(world: World, rollouts: Rollouts) -> Yardstick:
+    return Yardstick.of(world, rollouts.arrays(), np.arange(4), 10.0, 0)
+
+
+def test_writes_one_certificate_the_same_each_time(folder: Path, rollouts: Rollouts, tmp_path: Path) -> None:
+    certificate = validate(config(folder, rollouts, tmp_path / "a"), progress=False)
+    validate(config(folder, rollouts, tmp_path / "b"), progress=False)
+    names = {"fidelity.json", "fidelity.html", "fidelity.png", "fidelity.gif", "calibration.json"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} == names
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    assert json.loads((tmp_path / "a" / "fidelity.json").read_text()) == certificate
+    assert Calibration.read(tmp_path / "a") is not None
+    held = len(split(rollouts.arrays(), 0.4, 0)[1])
+    assert certificate["episodes_calibrating"] + certificate["episodes_reported"] == held
+    assert set(certificate["psnr_by_leaf"]["frame"]) == {"model", "copy", "mean", "shuffled"}
+    curves_ = [*certificate["psnr_by_leaf"]["frame"].values(), *certificate["accuracy"]["count"].values()]
+    assert {len(curve) for curve in curves_} == {SMALL["horizon"]}
+
+
+def test_the_page_stands_alone(folder: Path, rollouts: Rollouts, tmp_path: Path) -> None:
+    validate(config(folder, rollouts, tmp_path), progress=False)
+    page = (tmp_path / "fidelity.html").read_text()
+    assert "http" not in page.replace("http-equiv", "") and 'src="data:image/png' in page
+    assert page.count("<svg") >= 3 + 3  # three diagrams of reliability, and the curves of the frame
+
+
+def test_every_transition_is_foreseen_once_from_all_that_was_before(world: World, rollouts: Rollouts) -> None:
+    arrays, episodes = rollouts.arrays(), np.arange(5)
+    cut = one_step.pieces(world, arrays, episodes, length=4)
+    behind = np.concatenate([np.arange(b + 1, min(b + 4, e) + 1) for b, e in zip(cut.begin, cut.end, strict=True)])
+    rows = np.arange(arrays.start[5])
+    assert np.array_equal(np.sort(behind), rows[~arrays.first[: arrays.start[5]]])
+    for index in range(len(cut.begin)):
+        first = arrays.start[np.searchsorted(arrays.start, cut.begin[index], side="right") - 1]
+        seen = np.arange(first, cut.begin[index] + 1)[None]
+        expected = one_step._observed(world, arrays, seen, None)
+        for name, value in expected.items():
+            torch.testing.assert_close(cut.latent[name][index : index + 1], value, atol=1e-5, rtol=1e-4)
+
+
+def test_followed_pieces_tell_what_came(world: World, yardstick: Yardstick, rollouts: Rollouts) -> None:
+    arrays = rollouts.arrays()
+    cut = one_step.pieces(world, arrays, np.arange(5), length=4)
+    reported = np.arange(len(cut.begin)) % 2 == 0
+    found = one_step.follow(world, arrays, cut, reported, 4, yardstick, seed=0)
+    inside = slice(0, arrays.start[5])
+    assert found.foreseen.ended.sum() == arrays.terminated[inside].sum()
+    assert found.foreseen.actual_reward.sum() == arrays.reward[inside].sum()
+    assert sum(found.counts) == found.foreseen.reported.sum() < len(found.foreseen.ended)
+
+
+def test_a_perfect_prediction_is_perfect_and_copying_what_stays(yardstick: Yardstick, rollouts: Rollouts) -> None:
+    arrays = rollouts.arrays()
+    actual = {name: rows[:12].reshape(2, 6, *rows.shape[1:]) for name, rows in arrays.observation.items()}
+    before = {name: rows[:, :1] for name, rows in actual.items()}
+    shown = {"perfect": actual, **blind(yardstick, before, actual)}
+    found = curves(yardstick, actual, before, shown, np.ones((2, 6), bool))
+    assert found["psnr"]["frame"]["perfect"] == pytest.approx([100] * 6)
+    assert found["psnr"]["frame"]["copy"][0] == pytest.approx(100)  # the first row is what is copied
+    assert found["psnr_changed"]["frame"]["copy"][0] is None  # where nothing has changed yet
+    assert found["ssim"]["frame"]["perfect"] == pytest.approx([1] * 6, abs=1e-5)
+    assert found["accuracy"]["count"]["perfect"] == [1] * 6
+
+
+def test_a_world_that_is_deaf_to_actions_cannot_be_controlled(
+    world: World, yardstick: Yardstick, rollouts: Rollouts
+) -> None:
+    episodes = np.arange(rollouts.episodes)
+    model = world.model
+    model.act.forward = lambda actions: torch.zeros(*next(iter(actions.values())).shape[:-1], model.act.width)
+    cut = open_loop.cut(world, rollouts.arrays(), episodes, 2, 6, 5, seed=0)
+    rolled = open_loop.roll(world, cut.state, cut.action, 6)
+    found = open_loop.controllability(world, yardstick, cut, rolled.observation, seed=0)
+    assert found["step"] == 4 and found["psnr"]["frame"]["delta"] == 0 == found["accuracy"]["count"]["delta"]
+
+
+def test_loops_are_closed_by_the_record_and_never_left_by_a_still(yardstick: Yardstick, rollouts: Rollouts) -> None:
+    arrays = rollouts.arrays()
+    rows = arrays.start[:1] + np.arange(min(12, int(np.diff(arrays.start)[0])))
+    real = {name: values[rows][None] for name, values in arrays.observation.items()}
+    still = {name: np.broadcast_to(values[:, :1], values.shape) for name, values in real.items()}
+    mask = np.ones((1, len(rows)), bool)
+    found = loop_closure(yardstick, real, real, mask)
+    assert found["revisits"] and found["left"] == 1 and found["closed"] == 1
+    assert loop_closure(yardstick, real, still, mask) == {"revisits": found["revisits"], "left": 0, "closed": None}
+
+
+def test_only_what_was_held_out_is_used(folder: Path, rollouts: Rollouts) -> None:
+    taught, held = split(rollouts.arrays(), 0.4, 0)
+    found = halves(read_manifest(folder), rollouts, rollouts.arrays())
+    assert sorted(np.concatenate(found)) == held.tolist() and not set(taught) & set(np.concatenate(found))
+
+
+def test_other_data_is_used_whole_unless_the_world_has_learned_from_it(
+    folder: Path, rollouts: Rollouts, tmp_path: Path
+) -> None:
+    manifest = read_manifest(folder)
+    longer = ring_rollouts(tmp_path / "longer", steps=600)  # the same seed: begins with the same episodes
+    assert longer.content_hash != rollouts.content_hash
+    with pytest.raises(DatasetError, match="were used to train") as error:
+        unseen(manifest, longer, longer.arrays())
+    assert str(longer.path) in str(error.value) and "\n" not in str(error.value)
+    fresh = collect(CollectConfig(env=ENV, steps=100, seed=99, out=tmp_path / "fresh"), progress=False)
+    assert len(unseen(manifest, fresh, fresh.arrays())) == fresh.episodes
+    nothing = manifest.model_copy(update={"data": {**manifest.data, "holdout": 0.0}})
+    with pytest.raises(DatasetError, match="holdout=0"):
+        unseen(nothing, rollouts, rollouts.arrays())
+
+
+def test_windows_longer_than_the_episodes_leave_gaps_and_a_long_context_is_refused(
+    folder: Path, rollouts: Rollouts, tmp_path: Path
+) -> None:
+    certificate = validate(config(folder, rollouts, tmp_path, horizon=40), progress=False)
+    assert certificate["psnr"]["model"][-1] is None and certificate["psnr"]["model"][0] is not None
+    with pytest.raises(DatasetError, match="context=50"):
+        validate(config(folder, rollouts, tmp_path, context=50), progress=False)
+
+
+def test_a_damaged_calibration_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "calibration.json").write_text("{}")
+    with pytest.raises(worldsim.errors.CheckpointError, match="validate again"):
+        Calibration.read(tmp_path)
+    assert Calibration.read(tmp_path / "nowhere") is None

@@ -1,0 +1,81 @@
+"""What one step of a world costs: operations, bytes, memory. Counted by running it on tensors that hold no data.
+
+Axes: B worlds.
+"""
+
+import copy
+import weakref
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from worldsim.models.world_model import WorldModel
+
+BATCHES = (1, 64, 1024)
+
+
+class Cost(NamedTuple):
+    """Of one step of B worlds, decoded, with reward, termination and ensemble."""
+
+    flops: int  # of matrix products and convolutions; a multiplication and an addition are two
+    bytes: int  # read and written at least: every parameter once, states, noise and actions in, states and frames out
+    memory: int  # bytes alive at once at most, parameters and states among them
+
+
+class _Peak(TorchDispatchMode):
+    """Follows how many bytes live tensors hold, and the most there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now, self.peak = 0, 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.meet(tree_leaves(out))
+        return out
+
+    def meet(self, values: Iterable[Any]) -> None:
+        """Counts the storages of the tensors among the values, each once."""
+        for storage in [value.untyped_storage() for value in values if isinstance(value, Tensor)]:
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self.known:
+                self.known.add(key)
+                self.now += size
+                weakref.finalize(storage, self._leave, key, size)
+        self.peak = max(self.peak, self.now)
+
+    def _leave(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+
+@torch.no_grad()
+def cost(model: WorldModel, batch: int) -> Cost:
+    """Of a model on `batch` states; nothing is computed."""
+    model = copy.deepcopy(model).to("meta")
+    state = model.dynamics.initial(batch)
+    action = torch.zeros(batch, model.act.width, device="meta")
+    noise = torch.zeros(batch, model.dynamics.noise_size + 1, device="meta")
+    flops, peak = FlopCounterMode(display=False), _Peak()
+    with flops:
+        outputs = _step(model, state, action, noise)
+    moved = [*model.parameters(), *state.values(), action, noise, *tree_leaves(outputs)]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in moved)
+    del outputs, moved
+    with peak:
+        peak.meet([*model.parameters(), *model.buffers(), *state.values(), action, noise])
+        _step(model, state, action, noise)
+    return Cost(flops.get_total_flops(), size, peak.peak)
+
+
+def _step(model: WorldModel, state: dict[str, Tensor], action: Tensor, noise: Tensor) -> tuple[Any, ...]:
+    following, now = model.dynamics.step(state, action, noise[:, 1:], model.config.min_p)
+    heads = model.reward.mean(now.features), model.termination(now.features)
+    disagreement = model.ensemble.disagreement(now.features[..., : model.dynamics.past_width])
+    return following, model.codec.decode(now.slots), heads, disagreement

@@ -1,0 +1,98 @@
+"""The best, the median and the worst reported window, as a strip of frames and as a film: real above, learned below."""
+
+import io
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from worldsim.fidelity.open_loop import Windows
+from worldsim.play import frames
+from worldsim.play.frames import AMBER, GREEN, GREY, RED, WHITE, Picture
+from worldsim.play.look import Imagined, imagine
+from worldsim.simulator.drawing import draw, side_by_side
+from worldsim.simulator.world import World
+from worldsim.spaces import leaves
+
+CELL, LABEL, GAP = 96, 76, 4  # of the strip, in pixels
+PICTURE = 208  # width of a window in the film, in pixels
+COLUMNS = (1, 2, 3, 5, 8, 13, 21, 30, 50, 75, 100)  # steps ahead that the strip shows
+FPS, HOLD, MAX_BYTES = 8, 8, 3_000_000
+
+
+class Films(NamedTuple):
+    """Ready to be written."""
+
+    strip: bytes  # PNG
+    film: bytes  # GIF
+    chosen: dict[str, int]  # name -> which window
+
+
+def films(world: World, cut: Windows, context: int, errors: NDArray[np.float64]) -> Films:
+    """errors: (B,) by which windows are ranked. `world` is calibrated: its trust is shown."""
+    order = np.argsort(errors, kind="stable")
+    chosen = {"best": int(order[0]), "median": int(order[len(order) // 2]), "worst": int(order[-1])}
+    rows = np.array(list(chosen.values()))
+    window = {k: {n: v[rows] for n, v in p.items()} if isinstance(p, dict) else p[rows] for k, p in cut.whole.items()}
+    own = imagine(world, window, context, [cut.seeds[row] for row in rows])
+    strip, film = _strip(world, window, own, context, list(chosen)), _film(world, window, own, context, list(chosen))
+    return Films(_png(strip), frames.animation(film, FPS, "gif", MAX_BYTES), chosen)
+
+
+def _strip(world: World, window: dict[str, Any], own: Imagined, context: int, names: list[str]) -> Picture:
+    """Rows of frames: the last that was seen, and some steps ahead."""
+    length = window["mask"].shape[1]
+    shown = [step for step in COLUMNS if context + step <= length]
+    header = [("", WHITE), ("seen", GREY), *((f"+{step}", WHITE) for step in shown)]
+    rows = [side_by_side([frames.text([each], CELL if i else LABEL) for i, each in enumerate(header)], GAP)]
+    for index, name in enumerate(names):
+        places = [context - 1, *(context + step - 1 for step in shown)]
+        inside = [bool(window["mask"][index, t]) for t in places]
+        real = [
+            _cell(world, window["observation"], index, t, CELL, there) for t, there in zip(places, inside, strict=True)
+        ]
+        drawn = [_cell(world, own.observation, index, t, CELL, there) for t, there in zip(places, inside, strict=True)]
+        sure = [_sure(float(own.trust[index, t]), CELL, there) for t, there in zip(places, inside, strict=True)]
+        rows.append(side_by_side([frames.text([(name, WHITE), ("real", GREY)], LABEL), *real], GAP))
+        rows.append(side_by_side([frames.text([("learned", AMBER)], LABEL), *drawn], GAP))
+        rows.append(side_by_side([frames.text([("trust", GREY)], LABEL), *sure], GAP))
+    return frames.stack(rows, GAP)
+
+
+def _film(world: World, window: dict[str, Any], own: Imagined, context: int, names: list[str]) -> list[Picture]:
+    """The windows side by side, the last frame held for a moment; each stops where its episode ends."""
+    film = []
+    for t in range(window["mask"].shape[1]):
+        columns = []
+        for index, name in enumerate(names):
+            last = min(t, int(window["mask"][index].sum()) - 1)
+            seen = last < context
+            where = "context" if seen else f"step {last - context + 1}"
+            real = _cell(world, window["observation"], index, last, PICTURE, True)
+            drawn = _cell(world, own.observation, index, last, PICTURE, True)
+            sure = _sure(float(own.trust[index, last]), PICTURE, not seen, "trust ")
+            words = frames.text([(f"{name}, {where}", WHITE), ("real", GREY)], PICTURE)
+            columns.append(frames.stack([words, real, frames.text([("learned", AMBER)], PICTURE), drawn, sure], GAP))
+        film.append(side_by_side(columns, 2 * GAP))
+    return film + film[-1:] * HOLD
+
+
+def _cell(world: World, observation: dict[str, NDArray[Any]], index: int, t: int, width: int, there: bool) -> Picture:
+    """One frame in a square; nothing after an episode's end."""
+    if not there:
+        return frames.blank(width, width)
+    picture = draw(leaves(world.observation_space), {name: rows[index, t] for name, rows in observation.items()}, 1)
+    return frames.fit(picture, width, width)
+
+
+def _sure(trust: float, width: int, there: bool, name: str = "") -> Picture:
+    """Trust in words and as a bar."""
+    words = frames.text([(f"{name}{trust:.2f}" if there else "", WHITE)], width)
+    return frames.stack([words, frames.bar(width, trust if there else 0, GREEN if trust >= 0.5 else RED)], 0)
+
+
+def _png(picture: Picture) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

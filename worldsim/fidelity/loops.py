@@ -1,0 +1,71 @@
+"""Loop closure: where the record comes back to what it has shown before, does the imagination?
+
+Benchmarks of a world model's memory walk loops and compare what is shown on the way back with what was shown on the way
+there (LoopNav, arXiv:2505.22976; WorldMem, arXiv:2504.12369). Here the loops are those that the recorded episodes
+happen to make, so that it works on every environment. Axes: B windows, T steps.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.fidelity.measures import Bools
+from worldsim.fidelity.yardstick import RIGHT_SHARE, Yardstick
+
+
+def loop_closure(
+    yardstick: Yardstick, actual: dict[str, NDArray[Any]], own: dict[str, NDArray[Any]], mask: Bools
+) -> dict[str, Any]:
+    """Revisits in the record, and what the imagination makes of them; rows (B, T, ...) begin with the last one seen.
+
+    A revisit is a moment within tolerance of an earlier one, with a moment that is not between them; the latest such
+    earlier moment counts. `left`: share of revisits for which the imagination, too, had left in between. `closed`:
+    share of those after which it is back within tolerance of its own earlier moment. Null where nothing can be counted.
+    """
+    revisits, left, closed = 0, 0, 0
+    for window in range(len(mask)):
+        length = int(mask[window].sum())
+        alike, own_alike = (
+            together(yardstick, {name: rows[window, :length] for name, rows in each.items()}) for each in (actual, own)
+        )
+        for begin, end in revisited(alike):
+            revisits += 1
+            if not own_alike[begin, begin:end].all():
+                left += 1
+                closed += int(own_alike[begin, end])
+    return {
+        "revisits": revisits,
+        "left": left / revisits if revisits else None,
+        "closed": closed / left if left else None,
+    }
+
+
+def revisited(alike: Bools) -> list[tuple[int, int]]:
+    """Pairs (s, t) of a symmetric (T, T): alike, and not so all the way between; the latest s for each t."""
+    found = []
+    for t in range(2, len(alike)):
+        for s in range(t - 2, -1, -1):
+            if alike[s, t] and not alike[s, s:t].all():
+                found.append((s, t))
+                break
+    return found
+
+
+def together(yardstick: Yardstick, rows: dict[str, NDArray[Any]]) -> Bools:
+    """(T, T): which moments of one window (T, ...) a leaf are within tolerance of each other."""
+    kept, same = [], []
+    for leaf in yardstick.leaves:
+        values = rows[leaf.name]
+        if leaf.kind == "categorical":
+            same.append(values[:, None] == values[None])
+            continue
+        scale = 255.0 if leaf.kind == "image" else yardstick.scale[leaf.name]
+        flat = ((values - yardstick.mean[leaf.name].astype(np.float32)) / scale).reshape(len(values), -1)
+        flat = flat.astype(np.float32)
+        squares = np.square(flat).sum(-1)
+        error = (squares[:, None] + squares[None] - 2 * flat @ flat.T) / flat.shape[1]
+        kept.append(error <= yardstick.allowed[leaf.name])
+    if same:
+        kept.append(np.concatenate(same, -1).mean(-1) >= RIGHT_SHARE)
+    return np.asarray(np.logical_and.reduce(kept))

@@ -1,0 +1,133 @@
+"""Teacher-forced: every recorded row is foreseen from all rows before it in its episode.
+
+Episodes are cut into pieces of `length` rows. What a world knows at the beginning of each comes from observing the rows
+before in parallel; then all pieces go through their rows together, one tick at a time. Axes: P pieces, T steps,
+N transitions, R reward bins.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.fidelity.curves import Curves, curves
+from worldsim.fidelity.measures import Bools, Floats
+from worldsim.fidelity.yardstick import Yardstick
+from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.sampling import gather
+from worldsim.simulator.world import World, WorldState
+
+Ints = NDArray[np.int64]
+TOGETHER = 32  # episodes that are observed at once
+
+
+class Pieces(NamedTuple):
+    """Where pieces begin, and what is known there."""
+
+    latent: dict[str, Tensor]  # (P, ...), after having seen the row `begin`
+    begin: Ints  # (P,) row numbers
+    end: Ints  # (P,) row number of the episode's last row
+
+
+class Foreseen(NamedTuple):
+    """What was said of every transition, and what came: each flat, (N,) or (N, R)."""
+
+    reward: Tensor  # (N, R) log-probabilities of the bins, at temperature 1
+    end: Floats  # (N,) logits of termination, at temperature 1
+    actual_reward: Floats
+    ended: Bools
+    reported: Bools  # False: of an episode that calibrates
+
+    def where(self, chosen: Bools) -> "Foreseen":
+        """The chosen transitions alone."""
+        reward = self.reward[torch.from_numpy(chosen)]
+        heads = self.end[chosen], self.actual_reward[chosen], self.ended[chosen], self.reported[chosen]
+        return Foreseen(reward, *heads)
+
+
+def pieces(world: World, arrays: Arrays, episodes: Ints, length: int) -> Pieces:
+    """All rows of the episodes, in pieces of `length` steps."""
+    parts = [
+        part
+        for at in range(0, len(episodes), TOGETHER)
+        for part in _pieces(world, arrays, episodes[at : at + TOGETHER], length)
+    ]
+    return joined(parts)
+
+
+def joined(parts: Sequence[Pieces]) -> Pieces:
+    """Pieces one after another."""
+    latent = {name: torch.cat([part.latent[name] for part in parts]) for name in parts[0].latent}
+    begin, end = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+    return Pieces(latent, begin, end)
+
+
+def _pieces(world: World, arrays: Arrays, episodes: Ints, length: int) -> list[Pieces]:
+    first, last = arrays.start[episodes], arrays.start[episodes + 1] - 1
+    latent, found = _observed(world, arrays, first[:, None], None), []
+    for at in range(0, int((last - first).max()), length):
+        going = first + at < last
+        kept = {name: value[torch.from_numpy(going)] for name, value in latent.items()}
+        found.append(Pieces(kept, first[going] + at, last[going]))
+        rows = np.minimum((first + at)[:, None] + 1 + np.arange(length), last[:, None])
+        latent = _observed(world, arrays, rows, latent)
+    return found
+
+
+@torch.inference_mode()
+def _observed(world: World, arrays: Arrays, rows: Ints, latent: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    batch = gather(arrays, rows)
+    seen, done = (_tensors(world, batch[key]) for key in ("observation", "action"))
+    return world.model.observe(seen, done, torch.from_numpy(batch["first"]).to(world.device), latent).state
+
+
+def _tensors(world: World, rows: dict[str, NDArray[Any]]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(values).to(world.device) for name, values in rows.items()}
+
+
+class Followed(NamedTuple):
+    """What one pass over all pieces gives."""
+
+    foreseen: Foreseen
+    curves: dict[str, Curves]  # of the reported pieces, by steps since a piece began
+    counts: list[int]  # (T,) transitions that are behind them
+
+
+@torch.inference_mode()
+def follow(
+    world: World, arrays: Arrays, cut: Pieces, reported: Bools, length: int, yardstick: Yardstick, seed: int
+) -> Followed:
+    """Foresee every row of the pieces. reported: (P,), which of them the curves are of; the others calibrate."""
+    seeds = torch.from_numpy(np.random.default_rng(seed).integers(2**62, size=len(cut.begin))).to(world.device)
+    nothing = torch.zeros(len(seeds), device=world.device)
+    last = gather(arrays, cut.begin)["observation"]
+    state = WorldState(cut.latent, seeds, torch.zeros_like(seeds), nothing, nothing, _tensors(world, last))
+    told, steps, counts = [], [], []
+    for step in range(1, length + 1):
+        inside = cut.begin + step <= cut.end
+        now = gather(arrays, np.minimum(cut.begin + step, cut.end))
+        following, latent, *_ = world.foresee(state, now["action"])
+        heads = (world.model.reward(latent.features), world.model.termination(latent.features))
+        reward, end = (head.cpu()[torch.from_numpy(inside)] for head in heads)
+        came = now["reward"][inside].astype(np.float64), now["terminated"][inside]
+        told.append(Foreseen(reward, end.double().numpy(), *came, reported[inside]))
+        counted = inside & reported
+        each = (now["observation"], last, world.observation(following))
+        actual, before, own = ({name: rows[counted][:, None] for name, rows in part.items()} for part in each)
+        counts.append(int(counted.sum()))
+        steps.append(curves(yardstick, actual, before, {"model": own}, np.ones((counts[-1], 1), np.bool_)))
+        state, last = world.follow(state, now["observation"], now["action"]), now["observation"]
+    rewards, *columns = zip(*told, strict=True)
+    flat = Foreseen(torch.cat(rewards), *map(np.concatenate, columns))
+    return Followed(flat, _strung(steps), counts)
+
+
+def _strung(steps: list[dict[str, Curves]]) -> dict[str, Curves]:
+    """Curves of one point each, one after another."""
+    return {
+        measure: {leaf: {"model": [step[measure][leaf]["model"][0] for step in steps]} for leaf in found}
+        for measure, found in steps[0].items()
+    }

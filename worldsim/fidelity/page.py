@@ -1,0 +1,76 @@
+"""fidelity.html: the certificate for people, one file with plots and films inside."""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+
+from worldsim.evaluation import plots
+from worldsim.fidelity.films import Films
+from worldsim.fidelity.table import summary
+
+MEASURES = (  # key of the certificate, title, unit
+    ("psnr_by_leaf", "All pixels", "PSNR (dB)"),
+    ("psnr_changed_by_leaf", "Pixels that change", "PSNR (dB)"),
+    ("ssim_by_leaf", "Structure", "SSIM"),
+    ("ms_ssim_by_leaf", "Structure at several scales", "MS-SSIM"),
+    ("nrmse_by_leaf", "Vectors", "error / deviation"),
+    ("accuracy", "Records", "share right"),
+)
+AT = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100)  # horizons of the tables
+
+
+def page(certificate: Mapping[str, Any], shown: Films) -> str:
+    """The whole page. Depends on its arguments only."""
+    loader = jinja2.ChoiceLoader([jinja2.PackageLoader(f"worldsim.{room}", ".") for room in ("fidelity", "evaluation")])
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    view: dict[str, Any] = {"data": certificate, "facts": summary(certificate), "groups": _groups(certificate)}
+    view |= {"honesty": _honesty(certificate), "chosen": shown.chosen, "steps": _columns(certificate)}
+    pictures = (("strip", shown.strip, "png"), ("film", shown.film, "gif"))
+    view |= {name: f"data:image/{form};base64,{base64.b64encode(data).decode()}" for name, data, form in pictures}
+    return environment.get_template("fidelity.html.j2").render(**view)
+
+
+def _columns(certificate: Mapping[str, Any]) -> list[int]:
+    return [step for step in AT if step in certificate["horizons"]]
+
+
+def _groups(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Curves and tables by leaf; records, of which there may be many, as tables alone."""
+    leaves: dict[str, dict[str, Any]] = {}
+    for key, title, unit in MEASURES:
+        for leaf, found in certificate.get(key, {}).items():
+            forced = certificate["teacher_forced"].get(key, {}).get(leaf, {}).get("model")
+            curves = dict(found) | ({"one step": forced} if forced else {})
+            group = leaves.setdefault(leaf, {"leaf": leaf, "plots": [], "tables": []})
+            if key != "accuracy":
+                heading = f"{title}: {leaf}"
+                group["plots"].append(plots.curves_plot(certificate["horizons"], curves, heading, unit))
+            group["tables"].append({"title": title, "unit": unit, "rows": _rows(certificate, curves, unit)})
+    return list(leaves.values())
+
+
+def _rows(certificate: Mapping[str, Any], curves: Mapping[str, Any], unit: str) -> list[dict[str, Any]]:
+    places = [certificate["horizons"].index(step) for step in _columns(certificate)]
+    digits = 1 if "dB" in unit else 3
+    return [
+        {"name": name, "values": ["–" if curve[at] is None else f"{curve[at]:.{digits}f}" for at in places]}
+        for name, curve in curves.items()
+    ]
+
+
+def _honesty(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Reliability diagrams, each with its calibration error, before and after where there are both."""
+    heads = certificate["one_step"]
+    found = (
+        ("Trust", certificate["trust"]),
+        ("Sign of the reward", heads["reward"]),
+        ("End of the episode", heads["termination"]),
+    )
+    return [
+        {"title": title, "plot": plots.reliability_plot(each["reliability"], title), "figures": each}
+        for title, each in found
+    ]

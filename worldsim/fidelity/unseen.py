@@ -1,0 +1,50 @@
+"""Which episodes a world may be measured on: those it has not learned from."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.errors import DatasetError, SpaceMismatchError
+from worldsim.models.checkpoint import WorldManifest
+from worldsim.rollouts import mix
+from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.fingerprints import fingerprints
+
+Ints = NDArray[np.int64]
+
+
+def unseen(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> Ints:
+    """Indices of the episodes that were held out; of another data set all of them.
+
+    Raises SpaceMismatchError where the data is of other spaces, DatasetError where the world learned from it: where
+    nothing was held out, or another data set holds an episode of the training.
+    """
+    given = (rollouts.provenance["observation_space"], rollouts.provenance["action_space"])
+    if given != (manifest.observation_space, manifest.action_space):
+        raise SpaceMismatchError(f"{rollouts.path} and the world have different spaces; give rollouts of the same env")
+    about = manifest.data
+    if rollouts.content_hash in (about.get("hash"), *about.get("parts", ())):
+        if not about["holdout"]:
+            raise DatasetError(
+                f"the world has learned from all of {rollouts.path} (trainer.holdout=0); give rollouts of other seeds"
+            )
+        return mix.unseen(rollouts, about)
+    every = np.arange(arrays.episodes)
+    learned = set(about.get("episodes", []))
+    known = len(learned.intersection(fingerprints(arrays, every))) if learned else 0
+    if known:
+        raise DatasetError(
+            f"{known} of the {arrays.episodes} episodes in {rollouts.path} were used to train the world; "
+            "give rollouts of other seeds, or the whole data set that it was trained on"
+        )
+    return every
+
+
+def halves(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> tuple[Ints, Ints]:
+    """Unseen episodes to calibrate with and, disjoint, to report on. Raises as `unseen` does."""
+    episodes = unseen(manifest, rollouts, arrays)
+    if len(episodes) < 2:
+        raise DatasetError(
+            f"{rollouts.path} has {len(episodes)} episodes the world has not seen, 2 are needed; collect more steps"
+        )
+    return episodes[::2], episodes[1::2]

@@ -1,0 +1,61 @@
+"""What held-out rollouts teach about a world's own probabilities: how far to trust it, how sure its heads may be."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.errors import CheckpointError
+
+FILE = "calibration.json"
+
+
+class Trust(NamedTuple):
+    """How doubt translates into trust: a falling curve through these points, which holds where the world knows its way.
+
+    Where the ensemble disagrees more than it ever did on held-out rollouts, nothing was measured: trust falls as the
+    disagreement grows beyond that.
+    """
+
+    doubt: NDArray[np.float64]  # nats, increasing
+    probability: NDArray[np.float64]  # in [0, 1], falling
+    familiar: float = float("inf")  # the greatest disagreement that the curve was measured at
+
+    def of(self, doubt: NDArray[Any], novelty: NDArray[Any]) -> NDArray[np.float32]:
+        """Trust in [0, 1], of the shape of both: entropy summed since the start, greatest disagreement since then."""
+        known = np.minimum(1.0, self.familiar / np.maximum(novelty, 1e-12))
+        return np.asarray(np.interp(doubt, self.doubt, self.probability) * known, np.float32)
+
+
+class Calibration(NamedTuple):
+    """What `worldsim validate` measures and a World then uses.
+
+    reward, termination: temperatures that the heads' logits are divided by (Guo et al. 2017, arXiv:1706.04599); above 1
+    a head was too sure of itself.
+    """
+
+    trust: Trust
+    reward: float = 1.0
+    termination: float = 1.0
+
+    def to_json(self) -> str:
+        trust = {"doubt": self.trust.doubt.tolist(), "probability": self.trust.probability.tolist()}
+        heads = {"reward": self.reward, "termination": self.termination}
+        return json.dumps({"trust": trust | {"familiar": self.trust.familiar}, "temperature": heads}, indent=1)
+
+    @classmethod
+    def read(cls, world: Path) -> Self | None:
+        """The calibration in a world's folder, None where it has none. Raises CheckpointError where it is damaged."""
+        file = world / FILE
+        if not file.is_file():
+            return None
+        try:
+            found = json.loads(file.read_text())
+            trust, heads = found["trust"], found["temperature"]
+            doubt, probability = (np.asarray(trust[key], np.float64) for key in ("doubt", "probability"))
+            curve = Trust(doubt, probability, float(trust["familiar"]))
+            return cls(curve, float(heads["reward"]), float(heads["termination"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{file} is damaged ({type(error).__name__}); run worldsim validate again") from error
