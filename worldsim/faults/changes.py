@@ -60,7 +60,8 @@ class LeafChange(ReplyFault):
             if leafwise.same(before, after) or not self.fits(leaf, after, context):
                 continue
             result = leafwise.write(result, leaf, after)
-            context.record(self.kind, leaf=leaf.name, **leafwise.described(before, after))
+            told = leafwise.described(leafwise.get(payload, leaf.path), leafwise.get(result, leaf.path))
+            context.record(self.kind, leaf=leaf.name, **told)
             wanted -= 1
             if not wanted:
                 break

@@ -197,7 +197,8 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def _move_on(self) -> None:
         """The world goes on by itself up to the present, a whole step at a time."""
         assert self._step_s is not None, "the world stands still"
-        while self.clock.now() - self._world_s >= self._step_s and not (self._terminated or self._truncated):
+        tick_s = self._step_s * (1 - 1e-6)  # clocks are sums of rounded numbers
+        while self.clock.now() - self._world_s >= tick_s and not (self._terminated or self._truncated):
             self._take(self._last if isinstance(self._hold, str) and self._hold == "last" else self._hold)
             self._world_s += self._step_s
 
