@@ -16,7 +16,7 @@ from worldsim.simulator.world import load
 from worldsim.spaces import flatten
 
 
-def lies(folder: Any, severity: float, calls: int = 12, **settings: Any) -> list[Outcome]:
+def lies(folder: Any, severity: float, calls: int = 5, **settings: Any) -> list[Outcome]:
     fault = faults.PlausibleLie(severity=severity, world=folder, rate=1.0, **settings)
     return Bench(IMAGE_SPACE).run([fault], calls)
 
@@ -35,7 +35,7 @@ def _pairs(outcomes: list[Outcome]) -> tuple[list[Any], list[Any]]:
 
 def test_it_keeps_what_every_fault_keeps(world_folder: Path) -> None:  # noqa: F811
     build = partial(faults.PlausibleLie, world=str(world_folder), dreams=3, ticks=2)
-    check_fault(build, IMAGE_SPACE, calls=12, statistic=lambda outcomes: sum(map(_told, outcomes)))
+    check_fault(build, IMAGE_SPACE, calls=6, statistic=lambda outcomes: sum(map(_told, outcomes)))
 
 
 def _told(each: Outcome) -> float:
