@@ -7,7 +7,7 @@ from worldsim.faults.fault import Context, Fault, LeafFault
 from worldsim.faults.malformed import MalformedOutput
 from worldsim.faults.missing import MissingData
 from worldsim.faults.pipeline import Pipeline
-from worldsim.faults.plan import NAMES, fault_from_json, fault_to_json, named
+from worldsim.faults.plan import Plan, fault_from_json, fault_to_json, ready_plans
 from worldsim.faults.schedule import After, Always, Bursts, Schedule, Window
 from worldsim.faults.slow import SlowAPI
 
@@ -25,8 +25,8 @@ __all__ = [
     "LeafFault",
     "MalformedOutput",
     "MissingData",
-    "NAMES",
     "Pipeline",
+    "Plan",
     "Record",
     "Reply",
     "Schedule",
@@ -36,5 +36,5 @@ __all__ = [
     "Window",
     "fault_from_json",
     "fault_to_json",
-    "named",
+    "ready_plans",
 ]
