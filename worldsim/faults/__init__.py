@@ -2,7 +2,7 @@
 
 from worldsim.faults.catalogue import KINDS
 from worldsim.faults.clock import Clock, VirtualClock, WallClock
-from worldsim.faults.exchange import LOST, Call, Forward, Record, Reply
+from worldsim.faults.exchange import ERRORS, LOST, Call, Forward, Record, Reply
 from worldsim.faults.fault import Context, Fault, LeafFault
 from worldsim.faults.malformed import MalformedOutput
 from worldsim.faults.missing import MissingData
@@ -18,6 +18,7 @@ __all__ = [
     "Call",
     "Clock",
     "Context",
+    "ERRORS",
     "Fault",
     "Forward",
     "KINDS",

@@ -14,6 +14,20 @@ class Lost(Enum):
 
 LOST: Final = Lost.LOST
 
+ERRORS: Final[Mapping[str, str]] = {
+    "timeout": "timeout",
+    "connection": "timeout",
+    "malformed": "malformed",
+    "unavailable": "unavailable",
+    "rate_limited": "unavailable",
+    "server_error": "unavailable",
+    "bad_gateway": "unavailable",
+    "unauthorized": "unavailable",
+    "forbidden": "unavailable",
+    "quota": "unavailable",
+}
+"""Kinds of failure -> which of the three basic ones each looks like to a caller who knows only those."""
+
 
 class Call(NamedTuple):
     """What goes in: the tool's name, its arguments, and the call's number in the episode, from 0."""
@@ -27,9 +41,10 @@ class Reply(NamedTuple):
     """What comes out. All but the payload is what a caller may know of how the call went.
 
     payload: an observation or a tool's result; LOST when nothing readable came.
-    error: the kind of failure ("timeout", "malformed", "unavailable"), None when ok.
+    error: the kind of failure, one of `ERRORS`; None when ok.
     retry_after_s: seconds after which the other side asks to be called again, None when it does not say.
     latency_s: seconds from call to reply.
+    raw: the text as it arrived, where it could not be read or was an error page; None when there is none.
     """
 
     payload: Any
@@ -37,15 +52,17 @@ class Reply(NamedTuple):
     error: str | None = None
     retry_after_s: float | None = None
     latency_s: float = 0.0
+    raw: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """All but the payload, as `info["reply"]` shows it."""
-        return {
+        """All but the payload, as `info["reply"]` shows it; `raw` only where there is one."""
+        told = {
             "ok": self.ok,
             "error": self.error,
             "retry_after_s": self.retry_after_s,
             "latency_s": self.latency_s,
         }
+        return told if self.raw is None else {**told, "raw": self.raw}
 
 
 Forward = Callable[[Call], Reply]

@@ -12,6 +12,7 @@ from worldsim.errors import ConfigError
 from worldsim.faults.chance import Dice
 from worldsim.faults.clock import Clock
 from worldsim.faults.exchange import Call, Forward, Record, Reply
+from worldsim.faults.leafwise import ABSENT, copied, get, plain_leaves, put
 from worldsim.faults.schedule import Always, Schedule
 from worldsim.spaces import Leaf
 
@@ -21,9 +22,22 @@ def number(default: float | None, low: float, high: float, says: str) -> Any:
     return field(default=default, metadata={"low": low, "high": high, "says": says})
 
 
+def count(default: int | None, low: int, high: int, says: str) -> Any:
+    """A field of a fault: a whole number in [low, high] and what it means. A default of None allows None."""
+    return field(default=default, metadata={"low": low, "high": high, "whole": True, "says": says})
+
+
 def option(default: Any, says: str) -> Any:
-    """A field of a fault that is not a number, of its default's type, and what it means."""
+    """A field of a fault that is not a number, of its default's type, and what it means.
+
+    A default of several texts or numbers is a list of such.
+    """
     return field(default=default, metadata={"type": type(default), "says": says})
+
+
+def choice(default: str, among: Sequence[str], says: str) -> Any:
+    """A field of a fault: one of a few words, and what it means."""
+    return field(default=default, metadata={"type": str, "among": tuple(among), "says": says})
 
 
 class Context:
@@ -32,12 +46,12 @@ class Context:
     __slots__ = ("clock", "dice", "fault", "number", "leaves", "memory", "missing", "now", "tools")
 
     def __init__(
-        self, fault: "Fault", dice: Dice, clock: Clock, leaves: tuple[Leaf, ...], missing: dict[str, Any]
+        self, fault: "Fault", dice: Dice, clock: Clock, leaves: tuple[Leaf, ...] | None, missing: dict[str, Any]
     ) -> None:
         self.fault = fault
         self.dice = dice
         self.clock = clock
-        self.leaves = leaves
+        self.leaves = leaves  # that it may change; None: payloads are plain JSON, without a space
         self.missing = missing  # leaf name -> what stands for "unknown" there, where the environment says so
         self.memory: dict[str, Any] = {}  # all that a fault remembers between calls; part of a snapshot
         self.tools: dict[str, bool] = {}
@@ -58,9 +72,41 @@ class Context:
         """This call's uniform in [0, 1): cheap, for deciding whether anything happens."""
         return self.dice.uniform(self.number)
 
-    def rng(self) -> np.random.Generator:
-        """A generator for how it happens; the same one every time it is asked for within a call."""
-        return self.dice.generator(self.number)
+    def rng(self, lane: int = 0) -> np.random.Generator:
+        """A generator for how it happens; each lane gives the same one every time it is asked for within a call."""
+        return self.dice.generator(self.number, lane)
+
+    def episode_rng(self, name: str = "") -> np.random.Generator:
+        """A generator for what stays the same for the whole episode; another one for each name."""
+        return np.random.default_rng([int(self.dice.uniform(0, lane=5) * 2**53), *name.encode()])
+
+    @property
+    def plain(self) -> bool:
+        """Whether payloads are plain JSON, which no space says anything about."""
+        return self.leaves is None
+
+    def leaves_in(self, payload: Any) -> tuple[Leaf, ...]:
+        """The leaves of a payload that the fault may change: those of the space, or of plain JSON as it is now."""
+        if self.leaves is not None:
+            return self.leaves
+        return tuple(leaf for leaf in plain_leaves(payload) if self.aims_at(leaf.name))
+
+    def aims_at(self, name: str) -> bool:
+        """Whether a place in the payload, by its name, is among the fault's targets."""
+        return matches(name, getattr(self.fault, "targets", ("*",)))
+
+    def mixed(self, payload: Any, other: Any) -> Any:
+        """A payload with the leaves that the fault may change taken from another one, where both have them.
+
+        Plain JSON of which it may change everything becomes the other one.
+        """
+        if self.plain and getattr(self.fault, "targets", ("*",)) == ("*",):
+            return copied(other)
+        for leaf in self.leaves_in(payload):
+            value = get(other, leaf.path)
+            if value is not ABSENT and get(payload, leaf.path) is not ABSENT:
+                payload = put(payload, leaf.path, copied(value))
+        return payload
 
     def record(self, kind: str, **details: Any) -> None:
         """Note what was really done to this call, as plain JSON."""
@@ -83,11 +129,12 @@ class Fault(ABC):
     probability: float = number(1.0, 0, 1, "share of the scheduled calls at which the fault is at work")
     tools: tuple[str, ...] = option(("*",), "globs over the names of the calls that it acts on")
     schedule: Schedule = option(Always(), "when it is at work: always, after, window or bursts")
-    seed: int | None = number(None, 0, 2**63, "seed of its own; by default that of the plan")
+    seed: int | None = count(None, 0, 2**63, "seed of its own; by default that of the plan")
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            object.__setattr__(self, each.name, _checked(self.kind, each.name, getattr(self, each.name), each.metadata))
+            value = _checked(self.kind, each.name, getattr(self, each.name), each.metadata, each.default)
+            object.__setattr__(self, each.name, value)
 
     @property
     def idle(self) -> bool:
@@ -130,23 +177,34 @@ def require_match(fault: Fault, what: str, globs: Iterable[str], names: Sequence
             raise ConfigError(f"{fault.kind}: {what} '{glob}' matches nothing. {suggest(glob, names)}")
 
 
-def _checked(kind: str, name: str, value: Any, says: Any) -> Any:
-    if "low" in says:
-        good = value is None and name == "seed"
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            good = says["low"] <= value <= says["high"] and (name != "seed" or isinstance(value, int))
-        if not good:
-            raise ConfigError(f"{kind}: {name} must be between {says['low']:g} and {says['high']:g}, got {value!r}")
+def _checked(kind: str, name: str, value: Any, says: Any, default: Any) -> Any:
+    if value is None and default is None:
         return value
+    if "low" in says:
+        return _checked_number(kind, name, value, says)
     wanted = says.get("type")
     if wanted is tuple:
-        items = (value,) if isinstance(value, str) else value
-        if not isinstance(items, list | tuple) or not items or not all(isinstance(item, str) for item in items):
-            raise ConfigError(f"{kind}: {name} must be a list of names, got {value!r}")
-        return tuple(items)
+        return _checked_list(kind, name, value, str if isinstance(default[0], str) else (int, float))
     if wanted is Always:
         if not isinstance(value, Schedule):
             raise ConfigError(f"{kind}: {name} must be a schedule such as Window(start=5, stop=9), got {value!r}")
     elif wanted is not None and not isinstance(value, wanted):
         raise ConfigError(f"{kind}: {name} must be a {wanted.__name__}, got {value!r}")
+    if "among" in says and value not in says["among"]:
+        raise ConfigError(f"{kind}: {name} cannot be {value!r}. {suggest(value, says['among'])}")
     return value
+
+
+def _checked_number(kind: str, name: str, value: Any, says: Any) -> Any:
+    types = int if says.get("whole") else (int, float)
+    if not isinstance(value, types) or isinstance(value, bool) or not says["low"] <= value <= says["high"]:
+        between = "a whole number between" if says.get("whole") else "between"
+        raise ConfigError(f"{kind}: {name} must be {between} {says['low']:g} and {says['high']:g}, got {value!r}")
+    return value
+
+
+def _checked_list(kind: str, name: str, value: Any, types: Any) -> tuple[Any, ...]:
+    items = (value,) if isinstance(value, types) and not isinstance(value, bool) else value
+    if not isinstance(items, list | tuple) or not items or not all(isinstance(item, types) for item in items):
+        raise ConfigError(f"{kind}: {name} must be a list of {'names' if types is str else 'numbers'}, got {value!r}")
+    return tuple(items)

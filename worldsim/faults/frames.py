@@ -30,6 +30,20 @@ def frame_axes(space: spaces.Space[Any]) -> Axes | None:
     return axes if min(space.shape[axes.rows], space.shape[axes.columns]) >= 4 else None
 
 
+def as_image(frame: Frame, axes: Axes) -> Frame:
+    """A frame as (height, width, channels), a grey one with one channel. Shares memory with the frame."""
+    if axes.channels is None:
+        return frame[..., None]
+    return np.moveaxis(frame, (axes.rows, axes.columns, axes.channels), (0, 1, 2))
+
+
+def as_frame(image: Frame, axes: Axes) -> Frame:
+    """The inverse of `as_image`."""
+    if axes.channels is None:
+        return image[..., 0]
+    return np.ascontiguousarray(np.moveaxis(image, (0, 1, 2), (axes.rows, axes.columns, axes.channels)))
+
+
 def shift_rows(frame: Frame, axes: Axes, severity: float, rng: np.random.Generator) -> Frame:
     """A band of rows, up to `severity` of all, slipped sideways."""
     changed = frame.copy()

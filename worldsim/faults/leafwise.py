@@ -1,8 +1,13 @@
 """Payloads leaf by leaf: read one, put one in its place without touching the original, compare, describe."""
 
+import base64
 import copy
+import json
 import math
-from typing import Any
+import string
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from typing import Any, Final
 
 import numpy as np
 from gymnasium import spaces
@@ -10,6 +15,20 @@ from gymnasium import spaces
 from worldsim.spaces import Leaf
 
 _SMALL = 16  # values with more entries than this are not written into records
+
+# What the leaves of plain JSON are, which has no space that would say so.
+_FLAG = spaces.Discrete(2)
+_NUMBER = spaces.Box(-np.inf, np.inf, (), np.float64)
+_STRING = spaces.Text(10**9, min_length=0, charset=string.ascii_letters + string.digits + string.punctuation + " ")
+
+
+class Absent(Enum):
+    """What `get` finds where a payload has no such place, because another fault has been at it."""
+
+    ABSENT = "absent"
+
+
+ABSENT: Final = Absent.ABSENT
 
 
 def leaves_of(space: spaces.Space[Any]) -> tuple[Leaf, ...]:
@@ -31,11 +50,50 @@ def leaves_of(space: spaces.Space[Any]) -> tuple[Leaf, ...]:
     return tuple(found)
 
 
+def plain_leaves(payload: Any) -> Iterator[Leaf]:
+    """The leaves of plain JSON: flags, numbers and strings, wherever they stand. A null is none."""
+    for path, value in nodes(payload):
+        if isinstance(value, bool):
+            yield Leaf(path, _FLAG)
+        elif isinstance(value, int | float):
+            yield Leaf(path, _NUMBER)
+        elif isinstance(value, str):
+            yield Leaf(path, _STRING)
+
+
+def nodes(payload: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every place of a payload with what stands there, containers before what is in them."""
+    yield path, payload
+    if isinstance(payload, Mapping):
+        for key, value in payload.items():
+            yield from nodes(value, (*path, key))
+    elif isinstance(payload, list | tuple):
+        for position, value in enumerate(payload):
+            yield from nodes(value, (*path, position))
+
+
 def get(payload: Any, path: tuple[str | int, ...]) -> Any:
-    """The value at a path of keys and positions."""
-    for step in path:
-        payload = payload[step]
+    """The value at a path of keys and positions; ABSENT where there is no such place."""
+    try:
+        for step in path:
+            payload = payload[step]
+    except (KeyError, IndexError, TypeError):
+        return ABSENT
     return payload
+
+
+def read(payload: Any, leaf: Leaf) -> Any:
+    """The value of a leaf like `get`, but numbers of plain JSON as 0-d arrays, as a Box has them."""
+    value = get(payload, leaf.path)
+    return np.asarray(value) if leaf.space is _NUMBER and type(value) in (int, float) else value
+
+
+def write(payload: Any, leaf: Leaf, value: Any) -> Any:
+    """A payload with another value in a leaf like `put`; arrays become numbers and lists again in plain JSON."""
+    plain_json = any(leaf.space is each for each in (_FLAG, _NUMBER, _STRING))
+    if plain_json and isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    return put(payload, leaf.path, value)
 
 
 def put(payload: Any, path: tuple[str | int, ...], value: Any) -> Any:
@@ -59,8 +117,8 @@ def copied(payload: Any) -> Any:
         changed = copy.copy(payload)
         changed.update((key, copied(value)) for key, value in payload.items())
         return changed
-    if type(payload) is tuple:
-        return tuple(map(copied, payload))
+    if type(payload) in (tuple, list):
+        return type(payload)(map(copied, payload))
     return payload if isinstance(payload, int | float | str | np.generic) else copy.deepcopy(payload)
 
 
@@ -71,6 +129,15 @@ def same(left: Any, right: Any) -> bool:
         return bool(left.shape == right.shape and left.dtype == right.dtype and left.tobytes() == right.tobytes())
     both_nan = left != left and right != right
     return type(left) is type(right) and (bool(left == right) or bool(both_nan))
+
+
+def alike(left: Any, right: Any) -> bool:
+    """Whether two payloads are alike in structure and in every leaf, to the bit."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        return list(left) == list(right) and all(alike(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple) and type(left) is type(right):
+        return len(left) == len(right) and all(map(alike, left, right))
+    return type(left) is type(right) and same(left, right)
 
 
 def usual(leaf: Leaf, value: Any) -> bool:
@@ -94,6 +161,24 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, int | float | str) else str(value)
 
 
+def described(before: Any, after: Any) -> dict[str, Any]:
+    """Two small values for a record, nothing where one of them is large."""
+    small = {"before": plain(before), "after": plain(after)}
+    return {} if "..." in small.values() else small
+
+
+def as_text(payload: Any) -> str:
+    """A payload as the JSON text that a service would send: arrays as lists, frames as base64 of their bytes."""
+    return json.dumps(payload, default=_json_of, ensure_ascii=False)
+
+
+def _json_of(value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim >= 2:
+        data = base64.b64encode(value.tobytes()).decode()
+        return {"dtype": "uint8", "shape": list(value.shape), "base64": data}
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
+
+
 def like(old: Any, new: int) -> Any:
     """An integer in the type in which the old value came (int, numpy scalar or 0-d array)."""
     return np.asarray(new, old.dtype) if isinstance(old, np.ndarray) else type(old)(new)
@@ -115,3 +200,18 @@ def from_json(leaf: Leaf, given: Any) -> Any:
     if isinstance(space, spaces.MultiDiscrete):
         array = array + space.start
     return array.astype(space.dtype)
+
+
+def nothing(space: spaces.Space[Any], value: Any, out_of_space: bool = False) -> Any:
+    """What an absent value looks like; spaces of unknown kinds stay as they are."""
+    if isinstance(space, spaces.Box):
+        if out_of_space:
+            return np.full(value.shape, np.nan, np.promote_types(value.dtype, np.float32))
+        return clipped(np.zeros_like(value), space)
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Text) and out_of_space:
+        return None
+    if isinstance(space, spaces.Discrete):
+        return like(value, int(space.start))
+    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        return np.zeros_like(value) + np.asarray(getattr(space, "start", 0), value.dtype)
+    return space.character_list[0] * space.min_length if isinstance(space, spaces.Text) else value

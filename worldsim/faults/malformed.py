@@ -44,23 +44,19 @@ class MalformedOutput(LeafFault):
         if rng.random() < self.loud:
             context.record("unparsable")
             return reply._replace(payload=LOST, ok=False, error="malformed")
-        wanted = max(1, round(self.severity * self.spread * len(context.leaves)))
+        leaves = context.leaves_in(reply.payload)
+        wanted = max(1, round(self.severity * self.spread * len(leaves)))
         payload: Any = reply.payload
-        for position in rng.permutation(len(context.leaves)):
-            leaf = context.leaves[position]
-            before = leafwise.get(reply.payload, leaf.path)
+        for position in rng.permutation(len(leaves)):
+            leaf = leaves[position]
+            before = leafwise.read(reply.payload, leaf)
             wrong = wrong_value(leaf, before, self.severity / 2, rng, self.out_of_space)
             if wrong is None:
                 continue
             how, after = wrong
-            payload = leafwise.put(payload, leaf.path, after)
-            context.record("wrong_value", leaf=leaf.name, how=how, **_small(before, after))
+            payload = leafwise.write(payload, leaf, after)
+            context.record("wrong_value", leaf=leaf.name, how=how, **leafwise.described(before, after))
             wanted -= 1
             if not wanted:
                 break
         return reply._replace(payload=payload)
-
-
-def _small(before: Any, after: Any) -> dict[str, Any]:
-    described = {"before": leafwise.plain(before), "after": leafwise.plain(after)}
-    return {} if "..." in described.values() else described

@@ -42,7 +42,7 @@ class MissingData(LeafFault):
     retry_after_s: float = number(1.0, 0, 1e9, "what an unavailable reply says: seconds after which to ask again")
 
     def begin(self, payload: Any, context: Context) -> None:
-        frame_paths = [leaf.path for leaf in context.leaves if frames.frame_axes(leaf.space)]
+        frame_paths = [leaf.path for leaf in context.leaves or () if frames.frame_axes(leaf.space)]
         context.memory["frames"] = {path: leafwise.copied(leafwise.get(payload, path)) for path in frame_paths}
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
@@ -54,7 +54,8 @@ class MissingData(LeafFault):
         if reply.ok:
             kept = context.memory["frames"]
             for path in kept:
-                kept[path] = leafwise.copied(leafwise.get(reply.payload, path))
+                value = leafwise.get(reply.payload, path)
+                kept[path] = kept[path] if value is leafwise.ABSENT else leafwise.copied(value)
         return reply
 
     def _bereft(self, reply: Reply, context: Context) -> Reply:
@@ -62,16 +63,17 @@ class MissingData(LeafFault):
         if rng.random() < self.unavailable:
             context.record("unavailable", retry_after_s=self.retry_after_s)
             return reply._replace(payload=LOST, ok=False, error="unavailable", retry_after_s=self.retry_after_s)
-        wanted = max(1, round(self.severity * self.spread * len(context.leaves)))
+        leaves = context.leaves_in(reply.payload)
+        wanted = max(1, round(self.severity * self.spread * len(leaves)))
         payload: Any = reply.payload
-        for position in rng.permutation(len(context.leaves))[:wanted]:
-            leaf = context.leaves[position]
-            before = leafwise.get(reply.payload, leaf.path)
+        for position in rng.permutation(len(leaves))[:wanted]:
+            leaf = leaves[position]
+            before = leafwise.read(reply.payload, leaf)
             if not leafwise.usual(leaf, before):
                 continue
             how, after = self._without(leaf, before, context, rng)
             if not leafwise.same(before, after):
-                payload = leafwise.put(payload, leaf.path, after)
+                payload = leafwise.write(payload, leaf, after)
                 context.record("missing", leaf=leaf.name, how=how)
         return reply._replace(payload=payload)
 
@@ -81,25 +83,10 @@ class MissingData(LeafFault):
             return "declared", leafwise.from_json(leaf, context.missing[leaf.name])
         axes = frames.frame_axes(leaf.space)
         if axes is None:
-            return "unknown", _nothing(leaf.space, value, self.out_of_space)
+            return "unknown", None if context.plain else leafwise.nothing(leaf.space, value, self.out_of_space)
         how = str(rng.choice(["black", "frozen", "occluded"]))
         if how == "frozen":
             return how, leafwise.copied(context.memory["frames"][leaf.path])
         blackened = np.zeros_like(value) if how == "black" else frames.occlude(value, axes, self.severity, rng)
         assert isinstance(leaf.space, spaces.Box)
         return how, leafwise.clipped(blackened, leaf.space)
-
-
-def _nothing(space: spaces.Space[Any], value: Any, out_of_space: bool) -> Any:
-    """What an absent value looks like; spaces of unknown kinds stay as they are."""
-    if isinstance(space, spaces.Box):
-        if out_of_space:
-            return np.full(value.shape, np.nan, np.promote_types(value.dtype, np.float32))
-        return leafwise.clipped(np.zeros_like(value), space)
-    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Text) and out_of_space:
-        return None
-    if isinstance(space, spaces.Discrete):
-        return leafwise.like(value, int(space.start))
-    if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
-        return np.zeros_like(value) + np.asarray(getattr(space, "start", 0), value.dtype)
-    return space.character_list[0] * space.min_length if isinstance(space, spaces.Text) else value

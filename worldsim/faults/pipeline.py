@@ -22,7 +22,7 @@ class Pipeline:
         seed: of the plan, 0 or more. A fault draws from (seed, its kind, how many of its kind are further in, episode),
             so what it does to call k does not depend on which other faults there are.
         clock: advanced by what the faults delay.
-        leaves: of the payload.
+        leaves: of the payload; None for plain JSON, whose leaves are seen reply by reply.
         tools: names of all calls there are.
         missing: leaf name -> what stands for "unknown" there, as plain JSON.
         below: how many faults of each kind are further in, behind another door.
@@ -35,7 +35,7 @@ class Pipeline:
         faults: Sequence[Fault],
         seed: int,
         clock: Clock,
-        leaves: tuple[Leaf, ...],
+        leaves: tuple[Leaf, ...] | None,
         tools: Sequence[str],
         missing: Mapping[str, Any] | None = None,
         below: Mapping[str, int] | None = None,
@@ -106,8 +106,8 @@ class Pipeline:
             context.dice, context.memory, context.now = dice, copy.deepcopy(memory), self.now
 
 
-def _chosen(fault: Fault, leaves: tuple[Leaf, ...]) -> tuple[Leaf, ...]:
-    if not isinstance(fault, LeafFault):
-        return ()
+def _chosen(fault: Fault, leaves: tuple[Leaf, ...] | None) -> tuple[Leaf, ...] | None:
+    if leaves is None or not isinstance(fault, LeafFault):
+        return leaves
     require_match(fault, "target", fault.targets, [leaf.name for leaf in leaves])
     return tuple(leaf for leaf in leaves if matches(leaf.name, fault.targets))

@@ -1,12 +1,17 @@
-"""A slow API: latency with a long tail, and time-outs that lose the request or only the answer."""
+"""Slow: latencies of every shape, and time-outs that lose the request or only the answer."""
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from statistics import NormalDist
 from typing import ClassVar
 
+from worldsim.errors import ConfigError
 from worldsim.faults.exchange import LOST, Call, Forward, Reply
-from worldsim.faults.fault import Context, Fault, number
+from worldsim.faults.fault import Context, Fault, number, option
+from worldsim.faults.leafwise import as_text
 
 _NORMAL = NormalDist()
 
@@ -41,17 +46,317 @@ class SlowAPI(Fault):
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         latency_s = self.latency_s(context.uniform())
         if latency_s < self.timeout_s:
-            context.clock.sleep(latency_s)
-            context.record("delay", latency_s=latency_s)
-            reply = forward(call)
-            return reply._replace(latency_s=reply.latency_s + latency_s)
+            return _delayed(latency_s, call, forward, context)
         lost = "answer" if context.rng().random() < self.lose_answer else "request"
         context.record("timeout", lost=lost, latency_s=latency_s)
-        spent_s = forward(call).latency_s if lost == "answer" else 0.0
-        context.clock.sleep(max(0.0, self.timeout_s - spent_s))
-        return Reply(LOST, ok=False, error="timeout", latency_s=max(self.timeout_s, spent_s))
+        return _timed_out(lost == "request", self.timeout_s, call, forward, context)
 
     def latency_s(self, quantile: float) -> float:
         """Latency in seconds at a quantile in [0, 1)."""
         spread = self.sigma * (1 + 0.1 * self.severity)
         return self.median_s * self.severity * math.exp(spread * _NORMAL.inv_cdf(max(quantile, 2.0**-54)))
+
+
+def _delayed(latency_s: float, call: Call, forward: Forward, context: Context) -> Reply:
+    """Wait, then pass the call on."""
+    context.clock.sleep(latency_s)
+    context.record("delay", latency_s=latency_s)
+    reply = forward(call)
+    return reply._replace(latency_s=reply.latency_s + latency_s)
+
+
+def _timed_out(request_lost: bool, timeout_s: float, call: Call, forward: Forward, context: Context) -> Reply:
+    """Wait in vain, for a request that was lost or for an answer."""
+    spent_s = 0.0 if request_lost else forward(call).latency_s
+    context.clock.sleep(max(0.0, timeout_s - spent_s))
+    return Reply(LOST, ok=False, error="timeout", latency_s=max(timeout_s, spent_s))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency(Fault):
+    """Every call takes time. Records: `delay` (latency_s)."""
+
+    @abstractmethod
+    def latency_s(self, quantile: float) -> float:
+        """Latency in seconds at a quantile in [0, 1)."""
+
+    @property
+    def median_latency_s(self) -> float:
+        """Median latency in seconds."""
+        return self.latency_s(0.5)
+
+    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
+        return _delayed(self.latency_s(context.uniform()), call, forward, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantLatency(Latency):
+    """Every call takes the same time.
+
+    | severity | median_latency_s |
+    |----------|------------------|
+    | 0.5      | 1                |
+    | 1        | 2                |
+
+    Records: `delay` (latency_s).
+    """
+
+    kind: ClassVar[str] = "constant_latency"
+
+    seconds: float = number(2.0, 0, 1e9, "latency at severity 1, in seconds")
+
+    def latency_s(self, quantile: float) -> float:
+        return self.severity * self.seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformLatency(Latency):
+    """Every call takes a time drawn evenly from a range.
+
+    | severity | median_latency_s |
+    |----------|------------------|
+    | 0.5      | 1                |
+    | 1        | 2                |
+
+    Both ends of the range are multiplied by severity. Records: `delay` (latency_s).
+    """
+
+    kind: ClassVar[str] = "uniform_latency"
+
+    low_s: float = number(0.0, 0, 1e9, "shortest latency at severity 1, in seconds")
+    high_s: float = number(4.0, 0, 1e9, "longest latency at severity 1, in seconds")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.high_s < self.low_s:
+            raise ConfigError(f"{self.kind}: high_s must be at least low_s ({self.low_s:g}), got {self.high_s:g}")
+
+    def latency_s(self, quantile: float) -> float:
+        return self.severity * (self.low_s + quantile * (self.high_s - self.low_s))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LognormalLatency(Latency):
+    """Every call takes log-normal time: a long tail, as most services have it.
+
+    | severity | median_latency_s |
+    |----------|------------------|
+    | 0.5      | 0.5              |
+    | 1        | 1                |
+
+    Records: `delay` (latency_s).
+    """
+
+    kind: ClassVar[str] = "lognormal_latency"
+
+    median_s: float = number(1.0, 0, 1e9, "median latency at severity 1, in seconds")
+    sigma: float = number(1.0, 0, 10, "standard deviation of the latency's natural logarithm")
+
+    def latency_s(self, quantile: float) -> float:
+        return self.severity * self.median_s * math.exp(self.sigma * _NORMAL.inv_cdf(max(quantile, 2.0**-54)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParetoLatency(Latency):
+    """Every call takes Pareto time: P(latency > t) = (t / minimum) ** -shape. A shape of 1 or less has no mean.
+
+    | severity | median_latency_s |
+    |----------|------------------|
+    | 0.5      | 0.397            |
+    | 1        | 0.794            |
+
+    The minimum is multiplied by severity. Records: `delay` (latency_s).
+    """
+
+    kind: ClassVar[str] = "pareto_latency"
+
+    minimum_s: float = number(0.5, 0, 1e9, "shortest latency at severity 1, in seconds")
+    shape: float = number(1.5, 0.1, 100, "how fast the tail falls; smaller is heavier")
+
+    def latency_s(self, quantile: float) -> float:
+        return self.severity * self.minimum_s * math.pow(1 - quantile, -1 / self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmpiricalLatency(Latency):
+    """Every call takes a time drawn from measured ones.
+
+    | severity | median_latency_s |
+    |----------|------------------|
+    | 0.5      | 0.1              |
+    | 1        | 0.2              |
+
+    Every measured latency is multiplied by severity. Records: `delay` (latency_s).
+
+    Raises ConfigError for a file that cannot be read or holds anything but seconds.
+    """
+
+    kind: ClassVar[str] = "empirical_latency"
+
+    file: str = option("", "path of a text file with one measured latency in seconds a line; replaces values_s")
+    values_s: tuple[float, ...] = option((0.05, 0.08, 0.12, 0.2, 0.4, 1.5, 6.0), "measured latencies in seconds")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(math.isfinite(value) and value >= 0 for value in self.measured_s):
+            raise ConfigError(f"{self.kind}: latencies must be seconds, 0 or more; see {self.file or 'values_s'}")
+
+    @cached_property
+    def measured_s(self) -> tuple[float, ...]:
+        """All measured latencies in seconds, shortest first."""
+        if not self.file:
+            return tuple(sorted(self.values_s))
+        try:
+            measured = sorted(map(float, Path(self.file).read_text(encoding="utf-8").split()))
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{self.kind}: file '{self.file}' must hold one latency in seconds a line; {error}"
+            ) from None
+        if not measured:
+            raise ConfigError(f"{self.kind}: file '{self.file}' is empty; it must hold one latency in seconds a line")
+        return tuple(measured)
+
+    def latency_s(self, quantile: float) -> float:
+        return self.severity * self.measured_s[int(quantile * len(self.measured_s))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jitter(Latency):
+    """A little time on top of every call, never the same: half-normal.
+
+    | severity | deviation_s |
+    |----------|-------------|
+    | 0.5      | 0.1         |
+    | 1        | 0.2         |
+
+    `deviation_s` is the standard deviation of the normal distribution whose absolute value is waited.
+    Records: `delay` (latency_s).
+    """
+
+    kind: ClassVar[str] = "jitter"
+
+    spread_s: float = number(0.2, 0, 1e9, "deviation at severity 1, in seconds")
+
+    @property
+    def deviation_s(self) -> float:
+        """Standard deviation, in seconds, of the normal distribution whose absolute value is waited."""
+        return self.severity * self.spread_s
+
+    def latency_s(self, quantile: float) -> float:
+        return self.deviation_s * _NORMAL.inv_cdf(0.5 + quantile / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowStart(Fault):
+    """The first calls of an episode are slow, each less so than the one before: cold caches, cold containers.
+
+    | severity | start_s |
+    |----------|---------|
+    | 0.5      | 5       |
+    | 1        | 10      |
+
+    Call k takes `start_s * exp(-k / calls)`. Records: `delay` (latency_s), while it is a millisecond or more.
+    """
+
+    kind: ClassVar[str] = "slow_start"
+
+    first_s: float = number(10.0, 0, 1e9, "latency of the first call at severity 1, in seconds")
+    calls: float = number(5.0, 0.1, 1e6, "calls after which the latency has fallen to a third (1/e)")
+
+    @property
+    def start_s(self) -> float:
+        """Latency of the first call, in seconds."""
+        return self.severity * self.first_s
+
+    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
+        latency_s = self.start_s * math.exp(-call.number / self.calls)
+        return _delayed(latency_s, call, forward, context) if latency_s >= 1e-3 else forward(call)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Timeout(Fault):
+    """Some calls time out."""
+
+    rate: float = number(0.3, 0, 1, "share of the calls that time out at severity 1")
+    timeout_s: float = number(4.0, 0, 1e9, "how long the caller waits, in seconds")
+    request_lost: ClassVar[bool]
+
+    @property
+    def share(self) -> float:
+        """Share of the calls that time out."""
+        return self.severity * self.rate
+
+    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
+        if context.uniform() >= self.share:
+            return forward(call)
+        context.record(self.kind, lost="request" if self.request_lost else "answer")
+        return _timed_out(self.request_lost, self.timeout_s, call, forward, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LostRequest(_Timeout):
+    """Some calls time out because the request never arrived: nothing was done.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 15 %  |
+    | 1        | 30 %  |
+
+    Records: `lost_request` (lost: "request").
+    """
+
+    kind: ClassVar[str] = "lost_request"
+    request_lost: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class LostAnswer(_Timeout):
+    """Some calls time out because the answer was lost: all was done, and nobody was told.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 15 %  |
+    | 1        | 30 %  |
+
+    Records: `lost_answer` (lost: "answer").
+    """
+
+    kind: ClassVar[str] = "lost_answer"
+    request_lost: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowDrip(Fault):
+    """Replies trickle in: the larger, the later. Who loses patience gets none of it, and what was done stays done.
+
+    | severity | seconds_per_kib |
+    |----------|-----------------|
+    | 0.5      | 0.5             |
+    | 1        | 1               |
+
+    The size is that of the reply as JSON text, frames in base64. Records: `drip` (size_bytes, latency_s, and cut: true
+    where the caller lost patience).
+    """
+
+    kind: ClassVar[str] = "slow_drip"
+
+    slowness: float = number(1.0, 0, 1e6, "seconds for each KiB of a reply at severity 1")
+    patience_s: float = number(30.0, 0, 1e9, "seconds after which the caller gives up")
+
+    @property
+    def seconds_per_kib(self) -> float:
+        """Seconds for each KiB of a reply."""
+        return self.severity * self.slowness
+
+    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
+        reply = forward(call)
+        if not reply.ok:
+            return reply
+        size = len(as_text(reply.payload).encode())
+        needed_s = self.seconds_per_kib * size / 1024
+        latency_s = min(needed_s, self.patience_s)
+        context.clock.sleep(latency_s)
+        context.record("drip", size_bytes=size, latency_s=needed_s, cut=needed_s > self.patience_s)
+        if needed_s > self.patience_s:
+            return Reply(LOST, ok=False, error="timeout", latency_s=reply.latency_s + latency_s)
+        return reply._replace(latency_s=reply.latency_s + latency_s)

@@ -48,11 +48,11 @@ def _valid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
 
 def _invalid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
     if frames.frame_axes(space):
-        return (_wrong_shape, _wrong_type)
+        return (wrong_shape, wrong_type)
     if isinstance(space, spaces.Box):
-        return (_nan, _infinite, _out_of_range, _wrong_type, _wrong_shape)
+        return (nan, infinite, out_of_range, wrong_type, wrong_shape)
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        return (_out_of_range, _wrong_type, _null)
+        return (out_of_range, wrong_type, _null)
     return (_null,)
 
 
@@ -82,7 +82,7 @@ def _swapped(value: Any, space: Any, severity: float, rng: np.random.Generator) 
 
 def _scaled(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
     """One entry in another unit, or with its sign turned."""
-    return _entry_changed(value, space, rng, lambda entry: entry * rng.choice([-1.0, 0.01, 0.1, 10.0, 100.0]))
+    return entry_changed(value, space, rng, lambda entry: entry * rng.choice([-1.0, 0.01, 0.1, 10.0, 100.0]))
 
 
 def _offset(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
@@ -100,12 +100,9 @@ def _offset(value: Any, space: spaces.Box, severity: float, rng: np.random.Gener
 
 def _digits_transposed(value: Any, space: spaces.Discrete, severity: float, rng: np.random.Generator) -> Any:
     """Two neighbouring digits in each other's place (ids, amounts)."""
-    digits = list(str(abs(int(value))))
-    if len(digits) < 2:
+    if abs(int(value)) < 10:
         return value
-    place = int(rng.integers(len(digits) - 1))
-    digits[place : place + 2] = digits[place + 1], digits[place]
-    changed = int("".join(digits)) * (-1 if value < 0 else 1)
+    changed = transposed(int(value), rng)
     return like(value, changed) if space.start <= changed < space.start + space.n else value
 
 
@@ -144,15 +141,15 @@ def _null(value: Any, space: Any, severity: float, rng: np.random.Generator) -> 
     return None
 
 
-def _nan(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
+def nan(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
     return _poked(value, space, rng, np.nan)
 
 
-def _infinite(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
+def infinite(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
     return _poked(value, space, rng, np.inf)
 
 
-def _out_of_range(value: Any, space: Any, severity: float, rng: np.random.Generator) -> Any:
+def out_of_range(value: Any, space: Any, severity: float, rng: np.random.Generator) -> Any:
     """Above what the space allows; a vector's type grows if it must."""
     if isinstance(space, spaces.Discrete):
         return type(value)(space.start + space.n) if not isinstance(value, np.ndarray) else value + space.n
@@ -166,14 +163,14 @@ def _out_of_range(value: Any, space: Any, severity: float, rng: np.random.Genera
     return wide
 
 
-def _wrong_type(value: Any, space: Any, severity: float, rng: np.random.Generator) -> Any:
+def wrong_type(value: Any, space: Any, severity: float, rng: np.random.Generator) -> Any:
     """Numbers as text; a frame as floats from 0 to 1."""
     if frames.frame_axes(space):
         return (value / 255).astype(np.float32)
     return value.astype(str) if isinstance(value, np.ndarray) and value.ndim else str(value)
 
 
-def _wrong_shape(value: Any, space: Any, severity: float, rng: np.random.Generator) -> Any:
+def wrong_shape(value: Any, space: Any, severity: float, rng: np.random.Generator) -> Any:
     """The first half, or one entry more where there is no half."""
     if value.ndim == 0 or len(value) < 2:
         return np.concatenate([value.ravel(), value.ravel()])
@@ -181,6 +178,14 @@ def _wrong_shape(value: Any, space: Any, severity: float, rng: np.random.Generat
 
 
 # --- helpers ---
+
+
+def transposed(value: int, rng: np.random.Generator) -> int:
+    """A whole number of two digits or more with two neighbouring digits in each other's place."""
+    digits = list(str(abs(value)))
+    place = int(rng.integers(len(digits) - 1))
+    digits[place : place + 2] = digits[place + 1], digits[place]
+    return int("".join(digits)) * (-1 if value < 0 else 1)
 
 
 def _axes(space: spaces.Box) -> frames.Axes:
@@ -194,7 +199,8 @@ def _another(value: int, start: int, count: int, rng: np.random.Generator) -> in
     return start + (value - start + int(rng.integers(1, count))) % count if count > 1 else value
 
 
-def _entry_changed(value: Any, space: spaces.Box, rng: np.random.Generator, change: Callable[[float], float]) -> Any:
+def entry_changed(value: Any, space: spaces.Box, rng: np.random.Generator, change: Callable[[float], float]) -> Any:
+    """The vector with one entry put through `change`, rounded and clipped into the space."""
     index = int(rng.integers(value.size))
     return _with_entry(value, space, index, change(float(value.flat[index])))
 

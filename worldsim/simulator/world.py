@@ -97,6 +97,14 @@ class World:
         return self._observed(seen, None, None, torch.tensor(seeds, dtype=torch.long, device=self.device))
 
     @torch.inference_mode()
+    def codes(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Where flat observations (B, ...), each seen by itself, lie in latent space: (B, D), what is decoded."""
+        seen = {name: self._tensor(value).unsqueeze(1) for name, value in observation.items()}
+        first = torch.ones(next(iter(seen.values())).shape[:2], dtype=torch.bool, device=self.device)
+        slots = self.model.observe(seen, self._no_action(first.shape), first).latent.slots
+        return torch.cat([part.flatten(1).float() for part in slots], 1).cpu().numpy()
+
+    @torch.inference_mode()
     def observe(
         self,
         observation: Mapping[str, NDArray[Any]],

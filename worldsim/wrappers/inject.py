@@ -10,6 +10,7 @@ import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
 from worldsim.faults import (
+    ERRORS,
     LOST,
     Call,
     Clock,
@@ -22,7 +23,7 @@ from worldsim.faults import (
     VirtualClock,
     fault_to_json,
 )
-from worldsim.faults.leafwise import copied, from_json, leaves_of, put
+from worldsim.faults.leafwise import ABSENT, copied, from_json, get, leaves_of, put
 from worldsim.spaces import Leaf
 
 TOOL = "step"  # the name of an environment's only call
@@ -47,9 +48,11 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     One `step` is one call. A call that a fault loses is not carried out: the environment is not stepped and the reward
     is 0. A reply that a fault loses leaves its effect, reward and end of episode standing, but not its observation: the
     agent sees the last one that reached it, with `env.metadata["on_error"][error]` (leaf name -> zero-based class or
-    value) put in where the environment declares it. `reset` is never faulty.
+    value) put in where the environment declares it, or else that of the basic error which it looks like
+    (`worldsim.faults.ERRORS`). `reset` is never faulty.
 
-    `info["reply"]` (ok, error, retry_after_s, latency_s) is what an agent may know of the call. `info["faults"]`, the
+    `info["reply"]` (ok, error, retry_after_s, latency_s, and raw, the text of a reply that could not be read, where
+    there is one) is what an agent may know of the call. `info["faults"]`, the
     records of this step, and all else in `info` is ground truth, as the environment last gave it.
 
     What happens to call k of an episode depends on the seeds and on k alone: `seed`, and the seed given to the last
@@ -165,9 +168,9 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def _at_error(self, error: str | None) -> Any:
         """What the agent sees when a call failed: what reached it last, and the error as the environment shows it."""
         observation = copied(self._seen)
-        shown = self._on_error.get(error or "", {})
+        shown = self._on_error.get(error or "", self._on_error.get(ERRORS.get(error or "", ""), {}))
         for leaf in self._leaves:
-            if leaf.name in shown:
+            if leaf.name in shown and get(observation, leaf.path) is not ABSENT:
                 observation = put(observation, leaf.path, from_json(leaf, shown[leaf.name]))
         return observation
 

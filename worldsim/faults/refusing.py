@@ -1,0 +1,287 @@
+"""Refusing: the service answers, and the answer is no. Standing for the statuses of RFC 9110 and RFC 6585."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from worldsim.faults.exchange import LOST, Call, Forward, Reply
+from worldsim.faults.fault import Context, Fault, count, number
+from worldsim.faults.leafwise import as_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal(Fault):
+    """Some calls are refused. By default nothing was done then.
+
+    Records: the kind of the fault (status, where there is one; lost: "request" or "answer").
+    """
+
+    error: ClassVar[str]
+    status: ClassVar[int | None]
+    says: ClassVar[str]  # the phrase of the status
+
+    lose_answer: float = number(0.0, 0, 1, "share of the refusals that come after the call was carried out")
+    retry_after_s: float | None = number(None, 0, 1e9, "seconds after which the service asks to be called again")
+
+    @abstractmethod
+    def refuses(self, call: Call, context: Context) -> bool:
+        """Whether this call is refused; called once for each."""
+
+    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
+        if not self.refuses(call, context):
+            return forward(call)
+        done = context.rng().random() < self.lose_answer
+        status = {} if self.status is None else {"status": self.status}
+        context.record(self.kind, **status, lost="answer" if done else "request")
+        spent_s = forward(call).latency_s if done else 0.0
+        raw = as_text({**status, "error": self.says}) if status else None
+        return Reply(LOST, False, self.error, self.retry_after_s, spent_s, raw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SomeRefused(Refusal):
+    """A share of the calls is refused, each by itself or until it has been retried often enough."""
+
+    rate: float = number(0.4, 0, 1, "share of the calls that are refused at severity 1")
+    until_retried: int = count(0, 0, 1000, "a refused call is refused until so many retries; 0: each try is by itself")
+
+    @property
+    def share(self) -> float:
+        """Share of the calls that are refused."""
+        return self.severity * self.rate
+
+    def refuses(self, call: Call, context: Context) -> bool:
+        waiting = context.memory.setdefault("retries", {})
+        same_call = f"{call.tool} {dict(call.arguments)!r}"
+        if same_call in waiting:
+            waiting[same_call] -= 1
+            if waiting[same_call] == 0:
+                del waiting[same_call]
+                return False
+            return True
+        refused = context.uniform() < self.share
+        if refused and self.until_retried:
+            waiting[same_call] = self.until_retried
+        return refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateLimited(SomeRefused):
+    """429 Too Many Requests, with Retry-After.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 20 %  |
+    | 1        | 40 %  |
+
+    Records: `rate_limited` (status, lost).
+    """
+
+    kind: ClassVar[str] = "rate_limited"
+    error, status, says = "rate_limited", 429, "Too Many Requests"
+
+    retry_after_s: float | None = number(2.0, 0, 1e9, "seconds after which the service asks to be called again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerError(SomeRefused):
+    """500 Internal Server Error: half of the times all was done before it broke.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 20 %  |
+    | 1        | 40 %  |
+
+    Records: `server_error` (status, lost).
+    """
+
+    kind: ClassVar[str] = "server_error"
+    error, status, says = "server_error", 500, "Internal Server Error"
+
+    lose_answer: float = number(0.5, 0, 1, "share of the errors that come after the call was carried out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadGateway(SomeRefused):
+    """502 Bad Gateway: something between caller and service gave up; half of the times the service did not.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 20 %  |
+    | 1        | 40 %  |
+
+    Records: `bad_gateway` (status, lost).
+    """
+
+    kind: ClassVar[str] = "bad_gateway"
+    error, status, says = "bad_gateway", 502, "Bad Gateway"
+
+    lose_answer: float = number(0.5, 0, 1, "share of the errors that come after the call was carried out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unavailable(SomeRefused):
+    """503 Service Unavailable, with Retry-After.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 20 %  |
+    | 1        | 40 %  |
+
+    Records: `unavailable` (status, lost).
+    """
+
+    kind: ClassVar[str] = "unavailable"
+    error, status, says = "unavailable", 503, "Service Unavailable"
+
+    retry_after_s: float | None = number(1.0, 0, 1e9, "seconds after which the service asks to be called again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DroppedConnection(SomeRefused):
+    """The connection is reset: no status, no answer. Half of the times the call had been carried out.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 20 %  |
+    | 1        | 40 %  |
+
+    Records: `dropped_connection` (lost).
+    """
+
+    kind: ClassVar[str] = "dropped_connection"
+    error, status, says = "connection", None, ""
+
+    lose_answer: float = number(0.5, 0, 1, "share of the drops that come after the call was carried out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outage(Refusal):
+    """Refuses calls for a while once something has happened."""
+
+    outage_calls: int = count(5, 1, 10**9, "how many calls it lasts, the first one counted")
+
+    def down(self, call: Call, context: Context, key: str, struck: bool) -> bool:
+        """Whether `key` is down at this call. Who is struck while down stays down for longer."""
+        until = context.memory.setdefault("until", {})
+        if struck:
+            until[key] = call.number + self.outage_calls
+        return bool(until.get(key, 0) > call.number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpiredToken(_Outage):
+    """401 Unauthorized for every tool until the token is renewed, which takes `outage_calls` calls.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 2.5 % |
+    | 1        | 5 %   |
+
+    `share` is the probability that the token expires at a call. Records: `expired_token` (status, lost).
+    """
+
+    kind: ClassVar[str] = "expired_token"
+    error, status, says = "unauthorized", 401, "Unauthorized"
+
+    rate: float = number(0.05, 0, 1, "probability that the token expires at a call at severity 1")
+
+    @property
+    def share(self) -> float:
+        """Probability that the token expires at a call."""
+        return self.severity * self.rate
+
+    def refuses(self, call: Call, context: Context) -> bool:
+        return self.down(call, context, "", context.uniform() < self.share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LostPermission(_Outage):
+    """403 Forbidden: a tool that worked is not allowed any more, for the rest of the episode.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 1 %   |
+    | 1        | 2 %   |
+
+    `share` is the probability that the permission for a tool is lost at a call of it.
+    Records: `lost_permission` (status, lost).
+    """
+
+    kind: ClassVar[str] = "lost_permission"
+    error, status, says = "forbidden", 403, "Forbidden"
+
+    rate: float = number(0.02, 0, 1, "probability that a tool's permission is lost at a call of it at severity 1")
+    outage_calls: int = count(10**9, 1, 10**9, "how many calls it lasts, the first one counted")
+
+    @property
+    def share(self) -> float:
+        """Probability that the permission for a tool is lost at a call of it."""
+        return self.severity * self.rate
+
+    def refuses(self, call: Call, context: Context) -> bool:
+        return self.down(call, context, call.tool, context.uniform() < self.share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuotaExceeded(Refusal):
+    """429 with no Retry-After: the episode's quota of calls is used up.
+
+    | severity | allowed |
+    |----------|---------|
+    | 0.25     | 75      |
+    | 0.5      | 50      |
+    | 1        | 0       |
+
+    Calls at which the fault is at work are counted: with `tools`, only theirs. Records: `quota_exceeded` (status,
+    lost).
+    """
+
+    kind: ClassVar[str] = "quota_exceeded"
+    error, status, says = "quota", 429, "Quota Exceeded"
+
+    calls: int = count(100, 0, 10**9, "calls that a quota allows where severity is nearly 0")
+
+    @property
+    def allowed(self) -> int:
+        """How many calls the quota allows."""
+        return round((1 - self.severity) * self.calls)
+
+    def refuses(self, call: Call, context: Context) -> bool:
+        context.memory["used"] = used = context.memory.get("used", 0) + 1
+        return bool(used > self.allowed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cascade(_Outage):
+    """503, and it spreads: once one tool is down, each call of another is likely to find that one down, too.
+
+    | severity | share | pull |
+    |----------|-------|------|
+    | 0.5      | 2.5 % | 25 % |
+    | 1        | 5 %   | 50 % |
+
+    `share` is the probability that a tool goes down at a call of it while all others are up, `pull` while another one
+    is down. Records: `cascade` (status, lost).
+    """
+
+    kind: ClassVar[str] = "cascade"
+    error, status, says = "unavailable", 503, "Service Unavailable"
+
+    rate: float = number(0.05, 0, 1, "probability that a tool goes down by itself at a call of it at severity 1")
+    spread: float = number(0.5, 0, 1, "the same while another tool is down")
+
+    @property
+    def share(self) -> float:
+        """Probability that a tool goes down by itself at a call of it."""
+        return self.severity * self.rate
+
+    @property
+    def pull(self) -> float:
+        """Probability that a tool goes down at a call of it while another one is down."""
+        return max(self.share, self.severity * self.spread)
+
+    def refuses(self, call: Call, context: Context) -> bool:
+        until = context.memory.get("until", {})
+        pulled = any(end > call.number for tool, end in until.items() if tool != call.tool)
+        return self.down(call, context, call.tool, context.uniform() < (self.pull if pulled else self.share))

@@ -1,0 +1,373 @@
+"""Malformed, silent: replies that are valid against their schema, and wrong."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+
+from worldsim.faults import frames, leafwise, wrong
+from worldsim.faults.changes import LeafChange, RowChange, SomeLeaves, SomeReplies
+from worldsim.faults.exchange import LOST, Call, Forward, Reply
+from worldsim.faults.fault import Context, Fault, number, option
+from worldsim.faults.fault import matches as named_like
+from worldsim.spaces import Leaf
+
+_DIGITS = re.compile(r"\d{2,}")
+
+
+def _is_number(leaf: Leaf, value: Any) -> bool:
+    """Whether a leaf holds a number, or a vector of them, that is not a frame."""
+    is_kind = isinstance(leaf.space, spaces.Box | spaces.Discrete) and not frames.frame_axes(leaf.space)
+    return is_kind and leafwise.usual(leaf, value) and not isinstance(value, bool)
+
+
+def _with_number(leaf: Leaf, value: Any, rng: np.random.Generator, change: Any) -> Any:
+    """A number, or one entry of a vector, put through `change`; the value itself where a class would not exist."""
+    if isinstance(leaf.space, spaces.Box):
+        finite = np.isfinite(value).all()
+        return wrong.entry_changed(value, leaf.space, rng, change) if finite else value
+    changed = leafwise.like(value, round(change(int(value))))
+    return changed if changed in leaf.space else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransposedDigits(SomeLeaves):
+    """Two neighbouring digits of a number, or of a number in a text, stand in each other's place.
+
+    | severity | share | reach |
+    |----------|-------|-------|
+    | 0.5      | 20 %  | 25 %  |
+    | 1        | 40 %  | 50 %  |
+
+    Of numbers with decimals the digits before the point. Records: `transposed_digits` (leaf, before, after).
+    """
+
+    kind: ClassVar[str] = "transposed_digits"
+
+    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
+        if isinstance(value, str):
+            found = list(_DIGITS.finditer(value))
+            if not found:
+                return value
+            run = found[int(rng.integers(len(found)))]
+            place = int(rng.integers(run.start(), run.end() - 1))
+            return value[:place] + value[place + 1] + value[place] + value[place + 2 :]
+
+        def change(entry: float) -> float:
+            whole = int(entry)
+            return wrong.transposed(whole, rng) + (entry - whole) if abs(whole) >= 10 else entry
+
+        return _with_number(leaf, value, rng, change) if _is_number(leaf, value) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwappedFields(SomeReplies):
+    """Two fields of one kind have each other's value: given name and surname, latitude and longitude.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 20 %  |
+    | 1        | 40 %  |
+
+    Only where both values are possible in both places. Frames are left alone. Records: `swapped_fields` (leaf, other).
+    """
+
+    kind: ClassVar[str] = "swapped_fields"
+
+    def changed(self, payload: Any, context: Context) -> Any:
+        rng, leaves = context.rng(), context.leaves_in(payload)
+        order = [leaves[position] for position in rng.permutation(len(leaves))]
+        for position, one in enumerate(order):
+            for other in order[position + 1 :]:
+                left, right = leafwise.get(payload, one.path), leafwise.get(payload, other.path)
+                if self._exchangeable(one, other, left, right, context):
+                    context.record(self.kind, leaf=one.name, other=other.name)
+                    return leafwise.put(leafwise.put(payload, one.path, right), other.path, left)
+        return payload
+
+    def _exchangeable(self, one: Leaf, other: Leaf, left: Any, right: Any, context: Context) -> bool:
+        if left is leafwise.ABSENT or type(left) is not type(right) or frames.frame_axes(one.space):
+            return False
+        both_fit = self.fits(one, right, context) and self.fits(other, left, context)
+        return both_fit and not leafwise.same(left, right)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongUnit(SomeLeaves):
+    """A number is in another unit or currency: cents for euros, metres for feet, grams for kilograms.
+
+    | severity | share | reach |
+    |----------|-------|-------|
+    | 0.5      | 20 %  | 25 %  |
+    | 1        | 40 %  | 50 %  |
+
+    Multiplied by one of `factors`; clipped into the space of a vector. Records: `wrong_unit` (leaf, before, after).
+    """
+
+    kind: ClassVar[str] = "wrong_unit"
+
+    factors: tuple[float, ...] = option((100.0, 0.01, 1000.0, 0.001, 1.1, 0.3048, 2.2046), "what numbers are times")
+
+    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
+        factor = self.factors[int(rng.integers(len(self.factors)))]
+        return _with_number(leaf, value, rng, lambda entry: entry * factor) if _is_number(leaf, value) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WrongTime(LeafChange):
+    """Moves times: ISO 8601 in texts, and numbers in leaves that are named like a time."""
+
+    names: tuple[str, ...] = option(
+        ("*time*", "*clock*", "*date*", "*stamp*", "*_at"), "globs over the names of leaves in which numbers are times"
+    )
+
+    def moved(self, leaf: Leaf, value: Any, step: float, rng: np.random.Generator) -> Any:
+        """A time moved by `step` seconds, or by `step` of the leaf's own units."""
+        if isinstance(value, str):
+            return _iso_moved(value, step)
+        is_time = named_like(leaf.name.rsplit("/", 1)[-1], self.names) and _is_number(leaf, value)
+        return _with_number(leaf, value, rng, lambda entry: entry + step) if is_time else value
+
+
+def _iso_moved(text: str, seconds: float) -> str:
+    """An ISO 8601 time moved, in the form in which it was written; other texts as they are."""
+    try:
+        moment = datetime.fromisoformat(text)
+        moved = (moment + timedelta(seconds=seconds)).isoformat(text[10:11] or "T")
+    except (ValueError, OverflowError):
+        return text
+    if len(text) == 10:
+        return moved[:10]
+    return moved.replace("+00:00", "Z") if text.endswith("Z") else moved
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClockSkew(_WrongTime):
+    """The service's clock is wrong: every time in its replies is off by the same.
+
+    | severity | skew  |
+    |----------|-------|
+    | 0.5      | 1800  |
+    | 1        | 3600  |
+
+    Texts in ISO 8601 are `skew` seconds late; numbers, where the leaf's name says that they are times, `skew` of their
+    own units, clipped into a vector's space and left alone where a class would not exist.
+    Records: `clock_skew` (leaf, before, after).
+    """
+
+    kind: ClassVar[str] = "clock_skew"
+
+    most: float = number(
+        3600.0, -1e9, 1e9, "how late the clock is at severity 1, in seconds or in the leaf's own units"
+    )
+
+    @property
+    def skew(self) -> float:
+        """How late the clock is, in seconds or in the leaf's own units."""
+        return self.severity * self.most
+
+    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
+        return self.moved(leaf, value, self.skew, rng)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongTimeZone(SomeReplies, _WrongTime):
+    """All times of a reply are local to somewhere else, and say that they are not.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 20 %  |
+    | 1        | 40 %  |
+
+    Off by a whole number of hours from -11 to 12, the same in one reply; numbers, where the leaf's name says that they
+    are times, by 3600 of their own units an hour. Records: `wrong_time_zone` (leaf, before, after).
+    """
+
+    kind: ClassVar[str] = "wrong_time_zone"
+
+    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
+        hours = [h for h in range(-11, 13) if h][int(context.rng().integers(23))]
+        return self.moved(leaf, value, 3600 * hours, rng)
+
+
+# --- whole replies ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherRecord(SomeReplies):
+    """The answer to another call: what was asked some calls ago, about something else.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 20 %  |
+    | 1        | 40 %  |
+
+    Drawn from the last `memory` answers that differ from this one. Records: `other_record` (of: the number of the call
+    whose answer it was, -1 for what was seen first).
+    """
+
+    kind: ClassVar[str] = "other_record"
+
+    memory: float = number(8, 1, 1000, "how many answers are kept to draw from")
+
+    def begin(self, payload: Any, context: Context) -> None:
+        context.memory["answers"] = [(-1, leafwise.copied(payload))]
+
+    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
+        reply = forward(call)
+        if not reply.ok:
+            return reply
+        answers = context.memory["answers"]
+        others = [each for each in answers if not leafwise.alike(each[1], reply.payload)]
+        answers.append((call.number, leafwise.copied(reply.payload)))
+        del answers[: -round(self.memory)]
+        if not others or context.uniform() >= self.share:
+            return reply
+        of, payload = others[int(context.rng().integers(len(others)))]
+        mixed = context.mixed(reply.payload, payload)
+        if leafwise.alike(mixed, reply.payload):
+            return reply
+        context.record(self.kind, of=of)
+        return reply._replace(payload=mixed)
+
+    def changed(self, payload: Any, context: Context) -> Any:
+        return payload
+
+
+@dataclass(frozen=True, kw_only=True)
+class FalseSuccess(Fault):
+    """Success is reported for what was not done: the call never arrives, and the answer is one from before.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 15 %  |
+    | 1        | 30 %  |
+
+    The answer is the last one of the same tool, or else the last of all. Records: `false_success` (lost: "request").
+    """
+
+    kind: ClassVar[str] = "false_success"
+
+    rate: float = number(0.3, 0, 1, "share of the calls that are not carried out at severity 1")
+
+    @property
+    def share(self) -> float:
+        """Share of the calls that are not carried out."""
+        return self.severity * self.rate
+
+    def begin(self, payload: Any, context: Context) -> None:
+        context.memory.update(last=leafwise.copied(payload), tools={})
+
+    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
+        memory = context.memory
+        if context.uniform() < self.share:
+            context.record(self.kind, lost="request")
+            return Reply(leafwise.copied(memory["tools"].get(call.tool, memory["last"])))
+        reply = forward(call)
+        if reply.ok:
+            memory["last"] = memory["tools"][call.tool] = leafwise.copied(reply.payload)
+        return reply
+
+
+@dataclass(frozen=True, kw_only=True)
+class FalseFailure(Fault):
+    """Failure is reported for what was done.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 15 %  |
+    | 1        | 30 %  |
+
+    The error is "server_error", and nothing is said of the answer. Records: `false_failure` (lost: "answer").
+    """
+
+    kind: ClassVar[str] = "false_failure"
+
+    rate: float = number(0.3, 0, 1, "share of the calls that are carried out and reported as failed at severity 1")
+
+    @property
+    def share(self) -> float:
+        """Share of the calls that are carried out and reported as failed."""
+        return self.severity * self.rate
+
+    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
+        reply = forward(call)
+        if not reply.ok or context.uniform() >= self.share:
+            return reply
+        context.record(self.kind, lost="answer")
+        return reply._replace(payload=LOST, ok=False, error="server_error")
+
+
+# --- rows ---
+
+
+@dataclass(frozen=True, kw_only=True)
+class DuplicatedRows(RowChange):
+    """A row arrives twice.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 20 %  |
+    | 1        | 40 %  |
+
+    Records: `duplicated_rows` (leaf, and the numbers of rows before and after).
+    """
+
+    kind: ClassVar[str] = "duplicated_rows"
+
+    def chosen(self, count: int, rng: np.random.Generator) -> list[int]:
+        twice = int(rng.integers(count))
+        return [*range(twice + 1), *range(twice, count)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReorderedRows(RowChange):
+    """Rows arrive in another order.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 20 %  |
+    | 1        | 40 %  |
+
+    Records: `reordered_rows` (leaf, and the numbers of rows before and after).
+    """
+
+    kind: ClassVar[str] = "reordered_rows"
+
+    def chosen(self, count: int, rng: np.random.Generator) -> list[int]:
+        return [int(row) for row in rng.permutation(count)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffByOnePage(RowChange):
+    """A page begins one row late, and repeats its last one; where the call names a page, the next page is fetched.
+
+    | severity | share |
+    |----------|-------|
+    | 0.5      | 20 %  |
+    | 1        | 40 %  |
+
+    Records: `off_by_one_page` (leaf, and the numbers of rows before and after; or argument, before, after).
+    """
+
+    kind: ClassVar[str] = "off_by_one_page"
+
+    arguments: tuple[str, ...] = option(("page", "offset", "start", "cursor"), "globs over arguments that name a page")
+
+    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
+        pages = [
+            name for name, value in call.arguments.items() if named_like(name, self.arguments) and type(value) is int
+        ]
+        if not pages:
+            return super().exchange(call, forward, context)
+        if context.uniform() >= self.share:
+            return forward(call)
+        name, page = pages[0], call.arguments[pages[0]]
+        context.record(self.kind, argument=name, before=page, after=page + 1)
+        return forward(call._replace(arguments={**call.arguments, name: page + 1}))
+
+    def chosen(self, count: int, rng: np.random.Generator) -> list[int]:
+        return [*range(1, count), count - 1]
