@@ -26,13 +26,17 @@ def values(each: Field[Any]) -> st.SearchStrategy[Any]:
     says = each.metadata
     if each.name == "seed":
         return st.none() | st.integers(0, 2**63)
+    if says.get("whole"):
+        return st.integers(says["low"], says["high"])
     if "low" in says:
         return st.floats(says["low"], says["high"]) | st.just(each.default)
-    if says["type"] is Always:
+    if "among" in says:
+        return st.sampled_from(says["among"])
+    if says.get("type") is Always:
         return schedules()
     if each.name in ("tools", "targets"):
         return st.lists(st.sampled_from(["*", "step", "reply/*", "a: b", "ü"]), min_size=1, max_size=3).map(tuple)
-    return st.booleans() if says["type"] is bool else st.just(each.default)
+    return st.booleans() if says.get("type") is bool else st.just(each.default)
 
 
 @st.composite

@@ -2,7 +2,10 @@
 
 import inspect
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from worldsim.faults.catalogue import KINDS
 from worldsim.faults.fault import Fault
@@ -10,6 +13,15 @@ from worldsim.faults.plan import Plan
 from worldsim.faults.schedule import SCHEDULES, Always, Schedule
 
 Json = dict[str, Any]
+
+
+class SchemaConfig(BaseModel):
+    """Where the schema goes. The key is explained in configs/schema-faults.yaml."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    out: Path | None = None
+
 
 TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", dict: "object"}
 
@@ -57,12 +69,13 @@ def _value(each: Field[Any]) -> Json:
         }
     if "among" in says:
         return {"type": "string", "enum": list(says["among"])}
-    if says["type"] is Always:
+    wanted = says.get("type", type(each.default))
+    if wanted is Always:
         return _one_of("schedule", SCHEDULES)
     if isinstance(each.default, tuple):
         item = {"type": "string" if isinstance(each.default[0], str) else "number"}
         return {"type": ["array", item["type"]], "items": item, "minItems": 1}
-    return {"type": TYPES[says["type"]]}
+    return {"type": TYPES[wanted]}
 
 
 def _default(each: Field[Any]) -> Json:
@@ -73,7 +86,15 @@ def _default(each: Field[Any]) -> Json:
 
 
 def _one_of(what: str, kinds: Any) -> Json:
-    return {"type": "object", "anyOf": [{"$ref": f"#/$defs/{what}.{name}"} for name in kinds]}
+    kind = {"enum": list(kinds), "description": f"which {what}"}
+    rules = [
+        {
+            "if": {"properties": {"kind": {"const": name}}, "required": ["kind"]},
+            "then": {"$ref": f"#/$defs/{what}.{name}"},
+        }
+        for name in kinds
+    ]
+    return {"type": "object", "properties": {"kind": kind}, "required": ["kind"], "allOf": rules}
 
 
 def _first_sentence(kind: type) -> str:
