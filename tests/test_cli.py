@@ -113,7 +113,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_of_a_verb_shows_every_key_with_its_comment(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
     shown = capsys.readouterr().out
-    files = [f"{verb}.yaml", *(f"{group}/{option}.yaml" for group, option in grammar.groups(verb).items() if option)]
+    files = [
+        grammar.file_of(verb).name,
+        *(f"{group}/{option}.yaml" for group, option in grammar.groups(verb).items() if option),
+    ]
     lines = [line.strip() for file in files for line in (grammar.CONFIGS / file).read_text().splitlines()]
     assert not [line for line in lines if line and line not in shown]
     assert shown.count(f"\n  worldsim {verb}") == 3

@@ -57,11 +57,10 @@ def _gilbert(failed: NDArray[np.bool_], gaps: Floats) -> tuple[float, float, flo
         return -gilbert_log_likelihood(failed, gaps, float(into), float(out_of), float(rate))
 
     share = float(failed.mean())
-    starts = [(0.3 * share, 0.3, 0.7), (0.03 * share, 0.03, 0.7), (0.1 * share, 0.1, max(0.2, 1.5 * share))]
+    starts = [(0.3 * share, 0.3, 0.7), (0.03 * share, 0.03, 0.7), (0.1 * share, 0.1, 0.7), (0.2 * share, 0.1, 0.3)]
     options = {"xatol": 1e-3, "fatol": 1e-3, "maxiter": 400}
     points = [logit(np.clip(start, 1e-6, 0.99)) for start in starts]
-    tried = [minimize(cost, point, method="Nelder-Mead", options=options) for point in points]
-    best = min(tried, key=lambda each: float(each.fun))
+    best = minimize(cost, min(points, key=cost), method="Nelder-Mead", options=options)
     into, out_of, rate = np.clip(expit(best.x), 1e-9, 1 - 1e-9).tolist()
     return into, out_of, rate, -float(best.fun)
 

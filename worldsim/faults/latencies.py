@@ -175,7 +175,7 @@ class Empirical(Family):
         return np.asarray(np.searchsorted(self.values_s, seconds, side="right") / len(self.values_s), np.float64)
 
     def quantile(self, share: Floats) -> Floats:
-        return np.asarray(self.values_s, np.float64)[(share * len(self.values_s)).astype(int)]
+        return np.quantile(self.values_s, share, method="inverted_cdf").astype(np.float64)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "severity": 1.0, "values_s": list(self.values_s)}
@@ -194,14 +194,18 @@ class GivenUp(Family):
     def fitted(cls, seconds: Floats) -> "GivenUp":
         """The longest of the latencies is taken for the time-out; what lies there is censored."""
         from scipy.optimize import minimize
+        from scipy.special import log_ndtr
 
         end = float(seconds.max())
         logs = np.log(seconds[seconds < end])
+        mean, variance, later = float(logs.mean()), float(logs.var()), len(seconds) - len(logs)
 
         def cost(point: Floats) -> float:
-            return -float(cls(math.exp(point[0]), math.exp(point[1]), end).log_density(seconds).sum())
+            spread = math.exp(point[1])
+            answered = len(logs) * (point[1] + (variance + (point[0] - mean) ** 2) / (2 * spread**2))
+            return float(answered - later * log_ndtr((point[0] - math.log(end)) / spread))
 
-        start = [float(logs.mean()), math.log(max(float(logs.std()), 1e-3))]
+        start = [mean, math.log(max(math.sqrt(variance), 1e-3))]
         best = minimize(cost, start, method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-5, "maxiter": 1000})
         return cls(math.exp(best.x[0]), math.exp(best.x[1]), end)
 
