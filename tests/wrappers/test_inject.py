@@ -105,7 +105,8 @@ def test_a_part_of_the_observation_that_worldsim_cannot_encode_is_left_alone() -
 
     space = gym.spaces.Dict({"mission": Mission(None, None), "direction": gym.spaces.Discrete(4)})
     below = Witness(space)
-    env = InjectFaults(below, [kind(severity=1.0) for kind in faults.KINDS.values()])  # type: ignore[call-arg]
+    kinds = [kind for kind in faults.KINDS.values() if kind is not faults.PlausibleLie]  # it needs a world
+    env = InjectFaults(below, [kind(severity=1.0) for kind in kinds])  # type: ignore[call-arg]
     assert {step[0]["mission"] for step in play(env, 100)} == {"get the key"}
 
 

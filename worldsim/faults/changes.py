@@ -54,15 +54,22 @@ class LeafChange(ReplyFault):
         for position in self.order(len(leaves), context):
             leaf = leaves[position]
             before = leafwise.read(payload, leaf)
+            if not self.suits(leaf, before):
+                continue
             after = self.leaf_changed(leaf, before, context.rng(1 + position), context)
             if leafwise.same(before, after) or not self.fits(leaf, after, context):
                 continue
             result = leafwise.write(result, leaf, after)
-            context.record(self.kind, leaf=leaf.name, **leafwise.described(before, after))
+            told = leafwise.described(leafwise.get(payload, leaf.path), leafwise.get(result, leaf.path))
+            context.record(self.kind, leaf=leaf.name, **told)
             wanted -= 1
             if not wanted:
                 break
         return result
+
+    def suits(self, leaf: Leaf, value: Any) -> bool:
+        """Whether this is a kind of leaf that the fault acts on."""
+        return True
 
     def leaves_wanted(self, count: int) -> int:
         """How many of `count` leaves are to change."""
@@ -133,10 +140,12 @@ def unreadable(reply: Reply, raw: str) -> Reply:
 class FrameChange(LeafChange):
     """Changes every frame: uint8 of 4 by 4 pixels or more, grey, channels last or first."""
 
+    def suits(self, leaf: Leaf, value: Any) -> bool:
+        return frames.frame_axes(leaf.space) is not None and leafwise.usual(leaf, value)
+
     def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
         axes = frames.frame_axes(leaf.space)
-        if axes is None or not leafwise.usual(leaf, value):
-            return value
+        assert axes is not None, f"{leaf.name} is no frame"
         image = frames.as_image(value, axes)
         drawn = np.clip(np.rint(self.drawn(image, rng)), 0, 255).astype(np.uint8)
         return leafwise.clipped(frames.as_frame(drawn, axes), leaf.space)  # type: ignore[arg-type]

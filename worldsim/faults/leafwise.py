@@ -154,6 +154,8 @@ def plain(value: Any) -> Any:
     """A small leaf value as plain JSON, non-finite numbers as strings; "..." for a large one."""
     if isinstance(value, np.ndarray):
         return [plain(item) for item in value.ravel().tolist()] if value.size <= _SMALL else "..."
+    if isinstance(value, list) and len(value) <= _SMALL:
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -49,9 +49,14 @@ class GaussianNoise(FrameChange):
         noise: frames.Frame = self.std * rng.standard_normal(image.shape, np.float32)
         return image + noise
 
+    def suits(self, leaf: Leaf, value: Any) -> bool:
+        is_vector = isinstance(leaf.space, spaces.Box) and leaf.space.dtype.kind == "f"
+        return is_vector and leafwise.usual(leaf, value) or super().suits(leaf, value)
+
     def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
         space = leaf.space
-        if not isinstance(space, spaces.Box) or space.dtype.kind != "f" or not leafwise.usual(leaf, value):
+        assert isinstance(space, spaces.Box), f"{leaf.name} is neither frame nor vector"
+        if space.dtype.kind != "f":
             return super().leaf_changed(leaf, value, rng, context)
         with np.errstate(over="ignore"):
             span = np.asarray(space.high, np.float64) - np.asarray(space.low, np.float64)

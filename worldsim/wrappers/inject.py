@@ -4,11 +4,14 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from worldsim.errors import ConfigError
 from worldsim.faults import (
     ERRORS,
     LOST,
@@ -21,12 +24,13 @@ from worldsim.faults import (
     Record,
     Reply,
     VirtualClock,
+    WallClock,
     fault_to_json,
 )
 from worldsim.faults.leafwise import ABSENT, copied, from_json, get, leaves_of, put
-from worldsim.spaces import Leaf
+from worldsim.spaces import Leaf, leaves, unflatten
 
-TOOL = "step"  # the name of an environment's only call
+TOOL = "step"  # the name of every call where the environment's actions have no names
 _CALM = Reply(None)
 
 
@@ -40,6 +44,7 @@ class Snapshot:
     seen: Any
     info: dict[str, Any]
     reply: Reply
+    world_s: float
 
 
 class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -55,6 +60,14 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     there is one) is what an agent may know of the call. `info["faults"]`, the
     records of this step, and all else in `info` is ground truth, as the environment last gave it.
 
+    The name of a call, which a fault's `tools` pick, is that of its action where the environment has
+    `metadata["action_names"]` and a Discrete action space, else "step".
+
+    Real-time control: by default the world stands still while the agent waits. With `time` it moves on, by a step for
+    every `step_s` on the clock, under the action `hold`; rewards and the end of the episode count as ever, and the
+    observation is the one that was sent. "virtual": only latencies take time, and each step takes `step_s` of it.
+    "wall": real time counts, the agent's own thinking too, and a step that is early waits for its tick.
+
     What happens to call k of an episode depends on the seeds and on k alone: `seed`, and the seed given to the last
     `reset` that had one, with the number of resets since. `A(B(env))` means the same as `InjectFaults(env, [a, b])`
     with equal seeds. An observation space may hold anything; parts that no wrong value is known for are left alone.
@@ -69,8 +82,12 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         seed: of the faults, 0 or more, where the plan has none of its own.
         clock: passes with the latencies; by default that of faults further in, else a new `VirtualClock`.
         blind: leave `info["faults"]` out.
+        time: None, "virtual" or "wall": whether the world moves on while the agent waits, and by which time.
+        step_s: seconds that one step of the world takes; by default 1 / `env.metadata["render_fps"]`.
+        hold: the action under which it moves on: one of the space, "last" for the last one that arrived, or None for
+            zero (of a Discrete space its first action).
 
-    Raises ConfigError for a bad seed or fault, and for a target that matches no leaf of the observation.
+    Raises ConfigError for a bad seed, fault or time, and for a target that matches no leaf of the observation.
     """
 
     _blind: bool
@@ -84,29 +101,45 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         clock: Clock | None = None,
         *,
         blind: bool = False,
+        time: Literal["virtual", "wall"] | None = None,
+        step_s: float | None = None,
+        hold: Any = None,
     ) -> None:
         plan = Plan.of(faults)
         built, seed = plan.faults, seed if plan.seed is None else plan.seed
         given: dict[str, Any] = {} if clock is None else {"clock": clock}
         RecordConstructorArgs.__init__(
-            self, faults=[fault_to_json(each) for each in built], seed=seed, blind=blind, **given
+            self,
+            faults=[fault_to_json(each) for each in built],
+            seed=seed,
+            blind=blind,
+            time=time,
+            step_s=step_s,
+            hold=hold,
+            **given,
         )
         super().__init__(env)
         self._below = _nearest(env)
         self._blind = blind or (self._below is not None and self._below._blind)
-        inherited = self._below.clock if self._below else VirtualClock()
-        self.clock: Clock = clock or inherited
+        fresh: Clock = WallClock() if time == "wall" else VirtualClock()
+        self.clock: Clock = clock or (self._below.clock if self._below else fresh)
+        self._step_s = _step_seconds(env, time, step_s)
+        self._hold = _zero(env.action_space) if hold is None and time else hold
+        self._world_s = 0.0  # on the clock: up to when the world has moved
+        self._last: Any = self._hold  # the last action that arrived
+        self._tools = _tools(env)
+        self._first_action = int(getattr(env.action_space, "start", 0)) if self._tools else 0
         self._leaves: tuple[Leaf, ...] = ()
         self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         if self._on_error or any(isinstance(fault, LeafFault) for fault in built):
             self._leaves = leaves_of(env.observation_space)
-        plan.check((TOOL,), [leaf.name for leaf in self._leaves])
+        plan.check(self._tools or (TOOL,), [leaf.name for leaf in self._leaves])
         self._pipeline = Pipeline(
             built,
             seed,
             self.clock,
             self._leaves,
-            (TOOL,),
+            self._tools or (TOOL,),
             missing=env.metadata.get("on_missing", {}),
             below=self._below._pipeline.kinds if self._below else None,
         )
@@ -131,12 +164,16 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if self._keeps:
             self._seen = copied(observation)
         self._pipeline.start(self._episode, observation)
+        self._world_s, self._last = self.clock.now(), self._hold
         return observation, self._told()
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._rewards = []
         self._terminated = self._truncated = False
-        reply = self._pipeline.exchange(TOOL, {"action": action}, self._carry_out)
+        tool = self._tools[int(action) - self._first_action] if self._tools else TOOL
+        reply = self._pipeline.exchange(tool, {"action": action}, self._carry_out)
+        if self._step_s:
+            self._move_on()
         self._reply = reply
         if reply.payload is LOST:
             observation = self._at_error(reply.error)
@@ -152,9 +189,28 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """Where the last fault passes the call on: step the environment."""
         if self._below is not None:
             self._below._pipeline.number = call.number  # it was not asked about calls that were lost on the way
-        if self._terminated or self._truncated:  # a call that is carried out twice finds the episode ended
+        if not self._step_s:
+            return self._take(call.arguments["action"])
+        self._move_on()
+        self._last = call.arguments["action"]
+        reply = self._take(self._last)
+        self._world_s += self._step_s
+        self.clock.sleep(max(0.0, self._world_s - self.clock.now()))
+        return reply
+
+    def _move_on(self) -> None:
+        """The world goes on by itself up to the present, a whole step at a time."""
+        assert self._step_s is not None, "the world stands still"
+        tick_s = self._step_s * (1 - 1e-6)  # clocks are sums of rounded numbers
+        while self.clock.now() - self._world_s >= tick_s and not (self._terminated or self._truncated):
+            self._take(self._last if isinstance(self._hold, str) and self._hold == "last" else self._hold)
+            self._world_s += self._step_s
+
+    def _take(self, action: Any) -> Reply:
+        """Step the environment, unless the episode has ended: a call that is carried out twice may find it so."""
+        if self._terminated or self._truncated:
             return self._reply
-        observation, reward, self._terminated, self._truncated, info = self.env.step(call.arguments["action"])
+        observation, reward, self._terminated, self._truncated, info = self.env.step(action)
         self._rewards.append(reward)
         self._info = info
         if self._below is not None:
@@ -195,6 +251,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 copied(self._seen),
                 copy.deepcopy(self._info),
                 self._reply,
+                self._world_s - self.clock.now(),
             )
 
         return take
@@ -209,6 +266,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             self._pipeline.restore(snapshot.faults)
             self._episode, self._seen = snapshot.episode, copied(snapshot.seen)
             self._info, self._reply = copy.deepcopy(snapshot.info), snapshot.reply
+            self._world_s = self.clock.now() + snapshot.world_s
             return result
 
         return go_back
@@ -221,3 +279,27 @@ def _nearest(env: gym.Env[Any, Any]) -> InjectFaults | None:
             return env
         env = env.env
     return None
+
+
+def _tools(env: gym.Env[Any, Any]) -> tuple[str, ...]:
+    """The names of a Discrete space's actions where the environment tells them, else nothing."""
+    names, space = env.metadata.get("action_names", ()), env.action_space
+    return tuple(names[: int(space.n)]) if isinstance(space, spaces.Discrete) and len(names) >= space.n else ()
+
+
+def _step_seconds(env: gym.Env[Any, Any], time: str | None, given_s: float | None) -> float | None:
+    """Seconds that a step of the world takes; None where it stands still while the agent waits."""
+    if time is None:
+        return None
+    if time not in ("virtual", "wall"):
+        raise ConfigError(f"time must be 'virtual', 'wall' or left out, got {time!r}")
+    frames_a_second = env.metadata.get("render_fps")
+    step_s = 1 / frames_a_second if given_s is None and frames_a_second else given_s
+    if step_s is None or not step_s > 0:
+        raise ConfigError(f"step_s must be the seconds that a step of the world takes, more than 0; got {given_s!r}")
+    return step_s
+
+
+def _zero(space: gym.Space[Any]) -> Any:
+    """The action of a space that is nearest to zero, and of classes the first."""
+    return unflatten(space, {leaf.name: np.zeros(leaf.shape, leaf.dtype) for leaf in leaves(space)})

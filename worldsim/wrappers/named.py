@@ -1,6 +1,6 @@
 """One fault in one line: `SlowAPI(env, severity=0.5, seed=1)`."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
@@ -23,19 +23,23 @@ class _OneFault(InjectFaults):
         *,
         clock: Clock | None = None,
         blind: bool = False,
+        time: Literal["virtual", "wall"] | None = None,
+        step_s: float | None = None,
+        hold: Any = None,
         **parameters: Any,
     ) -> None:
         fault = faults.fault_to_json(faults.fault_from_json({**parameters, "kind": self.kind, "severity": severity}))
         given = {"clock": clock} if clock else {}
         own = {key: value for key, value in fault.items() if key != "kind"}
-        RecordConstructorArgs.__init__(self, **{**own, "seed": seed, "blind": blind, **given})
-        super().__init__(env, [fault], seed, clock, blind=blind)
+        moving: dict[str, Any] = {"time": time, "step_s": step_s, "hold": hold}
+        RecordConstructorArgs.__init__(self, **{**own, "seed": seed, "blind": blind, **moving, **given})
+        super().__init__(env, [fault], seed, clock, blind=blind, **moving)
 
 
 class SlowAPI(_OneFault):
     __doc__ = f"""A slow API between the agent and the environment. See `InjectFaults` for what a step means then.
 
-    Keyword arguments: `clock`, `blind` (see `InjectFaults`), and the parameters of `worldsim.faults.SlowAPI`.
+    Keyword arguments: those of `InjectFaults` except `faults`, and the parameters of `worldsim.faults.SlowAPI`.
 
     {faults.SlowAPI.__doc__}"""
     kind = faults.SlowAPI.kind
@@ -44,7 +48,7 @@ class SlowAPI(_OneFault):
 class MalformedOutput(_OneFault):
     __doc__ = f"""Malformed output between the environment and the agent. See `InjectFaults` for what a step means then.
 
-    Keyword arguments: `clock`, `blind` (see `InjectFaults`), and the parameters of `worldsim.faults.MalformedOutput`.
+    Keyword arguments: those of `InjectFaults` except `faults`, and the parameters of `worldsim.faults.MalformedOutput`.
 
     {faults.MalformedOutput.__doc__}"""
     kind = faults.MalformedOutput.kind
@@ -53,7 +57,7 @@ class MalformedOutput(_OneFault):
 class MissingData(_OneFault):
     __doc__ = f"""Missing data between the environment and the agent. See `InjectFaults` for what a step means then.
 
-    Keyword arguments: `clock`, `blind` (see `InjectFaults`), and the parameters of `worldsim.faults.MissingData`.
+    Keyword arguments: those of `InjectFaults` except `faults`, and the parameters of `worldsim.faults.MissingData`.
 
     {faults.MissingData.__doc__}"""
     kind = faults.MissingData.kind

@@ -1,0 +1,499 @@
+"""What each kind does to replies, against what the caller, the service and other parsers see."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+from gymnasium import spaces
+
+from worldsim import faults
+from worldsim.errors import ConfigError
+from worldsim.faults import LOST, Fault, VirtualClock
+from worldsim.faults.conformance import Bench, Outcome
+
+from .payloads import RICH, orders
+
+
+def on_json(fault: Fault, calls: int = 200, payloads: Callable[[int], Any] = orders) -> list[Outcome]:
+    return Bench(None, payloads).run([fault], calls)
+
+
+def on_space(fault: Fault, calls: int = 200, space: Any = RICH) -> list[Outcome]:
+    return Bench(space).run([fault], calls)
+
+
+def struck(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    found = [each for each in outcomes if each.records]
+    assert found, "the fault never struck"
+    return found
+
+
+# --- slow ---
+
+
+@pytest.mark.parametrize(
+    ("fault", "truth"),
+    [
+        (faults.UniformLatency(severity=0.5, low_s=1, high_s=3), scipy.stats.uniform(0.5, 1.0)),
+        (faults.LognormalLatency(severity=0.5, median_s=2, sigma=0.7), scipy.stats.lognorm(0.7, scale=1.0)),
+        (faults.ParetoLatency(severity=0.5, minimum_s=1, shape=2), scipy.stats.pareto(2, scale=0.5)),
+        (faults.Jitter(severity=0.5, spread_s=2), scipy.stats.halfnorm(scale=1.0)),
+    ],
+)
+def test_latencies_have_the_distribution_they_say(fault: Fault, truth: Any) -> None:
+    waited = [each.waited_s for each in on_json(fault, 2000, lambda _: {})]
+    assert scipy.stats.kstest(waited, truth.cdf).pvalue > 0.01
+
+
+def test_measured_latencies_come_as_often_as_they_were_measured(tmp_path: Path) -> None:
+    file = tmp_path / "latencies.txt"
+    file.write_text("0.2\n0.1\n0.2\n0.5\n")
+    fault = faults.EmpiricalLatency(severity=0.5, file=str(file))
+    waited = Counter(round(each.waited_s, 9) for each in on_json(fault, 4000, lambda _: {}))
+    assert set(waited) == {0.05, 0.1, 0.25}
+    assert waited[0.1] / 4000 == pytest.approx(0.5, abs=0.04)
+    with pytest.raises(ConfigError, match="must hold one latency in seconds a line"):
+        faults.EmpiricalLatency(file=str(tmp_path / "none.txt"))
+    file.write_text("fast")
+    with pytest.raises(ConfigError, match="latency"):
+        faults.EmpiricalLatency(file=str(file))
+    with pytest.raises(ConfigError, match="0 or more"):
+        faults.EmpiricalLatency(values_s=[-1.0, 2.0])  # type: ignore[arg-type]
+
+
+def test_a_slow_start_wears_off() -> None:
+    waited = [each.waited_s for each in on_json(faults.SlowStart(severity=1.0, first_s=8, calls=3), 60)]
+    assert waited[0] == 8 and waited[3] == pytest.approx(8 / np.e) and waited[-1] == 0
+    assert all(left >= right for left, right in zip(waited, waited[1:], strict=False))
+
+
+def test_a_drip_takes_time_by_size_and_is_cut_when_patience_ends() -> None:
+    pages = [{"text": "x" * size} for size in (1013, 2037, 99990)]
+    outcomes = on_json(faults.SlowDrip(severity=1.0, slowness=2, patience_s=9), 3, lambda number: pages[number])
+    assert [each.waited_s for each in outcomes] == pytest.approx([2.0, 4.0, 9.0], rel=0.01)
+    assert [each.reply.error for each in outcomes] == [None, None, "timeout"]
+    assert all(each.carried_out for each in outcomes)
+
+
+def test_a_lost_request_is_not_carried_out_and_a_lost_answer_is() -> None:
+    for each in struck(on_json(faults.LostRequest(severity=1.0))):
+        assert (each.reply.error, each.waited_s, each.carried_out) == ("timeout", 4.0, [])
+    for each in struck(on_json(faults.LostAnswer(severity=1.0))):
+        assert (each.reply.error, each.waited_s, len(each.carried_out)) == ("timeout", 4.0, 1)
+
+
+def test_a_skewed_clock_is_late_by_the_same_everywhere() -> None:
+    for each in on_json(faults.ClockSkew(severity=0.5, most=7200), 20):
+        for shown, true in zip(each.reply.payload["orders"], each.answers[0].payload["orders"], strict=True):
+            gap = datetime.fromisoformat(shown["created_at"]) - datetime.fromisoformat(true["created_at"])
+            assert gap.total_seconds() == 3600
+            assert {**shown, "created_at": 0} == {**true, "created_at": 0}
+    for each in on_space(faults.ClockSkew(severity=1.0, most=50), 20):
+        assert each.reply.payload["reply"]["made_at"] - each.answers[0].payload["reply"]["made_at"] == 50
+
+
+# --- refusing ---
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "status", "retry_after_s"),
+    [
+        (faults.RateLimited(severity=1.0), "rate_limited", 429, 2.0),
+        (faults.ServerError(severity=1.0), "server_error", 500, None),
+        (faults.BadGateway(severity=1.0), "bad_gateway", 502, None),
+        (faults.Unavailable(severity=1.0), "unavailable", 503, 1.0),
+        (faults.DroppedConnection(severity=1.0), "connection", None, None),
+        (faults.ExpiredToken(severity=1.0), "unauthorized", 401, None),
+        (faults.LostPermission(severity=1.0), "forbidden", 403, None),
+        (faults.QuotaExceeded(severity=1.0), "quota", 429, None),
+        (faults.Cascade(severity=1.0), "unavailable", 503, None),
+    ],
+)
+def test_refusals_say_what_http_says(fault: Fault, error: str, status: int | None, retry_after_s: float | None) -> None:
+    outcomes = struck(on_json(fault, 400))
+    done = sum(bool(each.carried_out) for each in outcomes) / len(outcomes)
+    assert done == pytest.approx(getattr(fault, "lose_answer"), abs=0.15)  # noqa: B009
+    for each in outcomes:
+        assert (each.reply.error, each.reply.retry_after_s, each.reply.payload) == (error, retry_after_s, LOST)
+        assert (json.loads(each.reply.raw)["status"] if each.reply.raw else None) == status
+
+
+def test_shares_of_refusals_are_those_of_the_docstring() -> None:
+    outcomes = on_json(faults.Unavailable(severity=0.5), 3000, lambda _: {})
+    assert np.mean([not each.reply.ok for each in outcomes]) == pytest.approx(0.2, abs=4 * np.sqrt(0.16 / 3000))
+
+
+def test_until_retried_the_same_call_fails_so_often_and_then_goes_through() -> None:
+    pipeline = faults.Pipeline(
+        [faults.Unavailable(severity=1.0, rate=0.5, until_retried=3)], 0, VirtualClock(), None, ("pay",)
+    )
+    pipeline.start((0,), {})
+    for order in range(40):
+        tries = []
+        while not tries or not tries[-1]:
+            reply = pipeline.exchange("pay", {"order": order}, lambda call: faults.Reply({}))
+            tries.append(reply.ok)
+        assert tries in ([True], [False, False, False, True])
+    refused = len([record for record in pipeline.records]) / 3
+    assert 10 <= refused <= 30
+
+
+def test_an_expired_token_is_refused_by_every_tool_until_renewed() -> None:
+    down = [not each.reply.ok for each in on_json(faults.ExpiredToken(severity=1.0, outage_calls=6), 400)]
+    lengths = [len(run) for run in "".join("x" if each else " " for each in down).split()]
+    assert min(lengths[:-1]) >= 6 and lengths.count(6) >= len(lengths) / 2
+
+
+def test_a_lost_permission_stays_lost_for_its_tool_alone() -> None:
+    outcomes = on_json(faults.LostPermission(severity=1.0, rate=0.05), 300)
+    gone: set[str] = set()
+    for each in outcomes:
+        if not each.reply.ok:
+            gone.add(each.asked.tool)
+        assert each.reply.ok == (each.asked.tool not in gone)
+    assert len({each.asked.number for each in outcomes if not each.reply.ok}) > 100
+
+
+def test_a_quota_counts_calls() -> None:
+    down = [not each.reply.ok for each in on_json(faults.QuotaExceeded(severity=0.5, calls=60), 50)]
+    assert down == [False] * 30 + [True] * 20
+
+
+def test_a_cascade_pulls_others_down_and_independent_outages_do_not() -> None:
+    """The share of outages that begin while another tool is down, with the pull and without it."""
+
+    def meeting(spread: float) -> float:
+        fault = faults.Cascade(severity=1.0, rate=0.02, spread=spread, outage_calls=6)
+        outcomes = on_json(fault, 6000, lambda _: {})
+        last_down: dict[str, int] = {}
+        begun, met = 0, 0
+        for each in outcomes:
+            if not each.reply.ok:
+                begins = each.asked.number - last_down.get(each.asked.tool, -99) > 3
+                others = [number for tool, number in last_down.items() if tool != each.asked.tool]
+                begun += begins
+                met += begins and each.asked.number - max(others, default=-99) <= 3
+                last_down[each.asked.tool] = each.asked.number
+        return met / begun
+
+    assert meeting(0.5) > 2 * meeting(0.0)
+
+
+# --- malformed, loud ---
+
+
+@pytest.mark.parametrize("kind", ["truncated_json", "invalid_json", "html_error_page", "wrong_encoding"])
+@pytest.mark.parametrize("on", [on_json, on_space])
+def test_no_parser_takes_what_is_unreadable(kind: str, on: Any) -> None:
+    for each in struck(on(faults.KINDS[kind](severity=1.0))):
+        assert (each.reply.ok, each.reply.error, each.reply.payload) == (False, "malformed", LOST)
+        with pytest.raises(ValueError):
+            json.loads(each.reply.raw or "")
+
+
+def test_unreadable_text_is_made_of_the_real_reply() -> None:
+    for each in struck(on_json(faults.TruncatedJSON(severity=1.0))):
+        assert json.dumps({"result": each.answers[0].payload}).startswith(each.reply.raw or "?")
+    for each in struck(on_json(faults.WrongEncoding(severity=1.0))):
+        text = (each.reply.raw or "").encode("latin-1").decode("utf-16")
+        assert json.loads(text) == {"result": each.answers[0].payload}
+
+
+LOUD = ["wrong_type", "wrong_shape", "non_finite", "out_of_range", "unknown_value", "null_for_required"]
+
+
+@pytest.mark.parametrize("kind", [*LOUD, "schema_drift", "oversized_reply"])
+def test_what_no_schema_takes_is_refused_with_its_text_or_arrives_outside_the_space(kind: str) -> None:
+    for each in struck(on_space(faults.KINDS[kind](severity=1.0))):
+        assert (each.reply.ok, each.reply.error) == (False, "malformed")
+        assert json.loads(each.reply.raw or "")
+    for each in struck(on_space(faults.KINDS[kind](severity=1.0, out_of_space=True))):
+        assert each.reply.ok and each.reply.payload not in RICH
+
+
+def leaves_changed(each: Outcome) -> list[tuple[Any, Any]]:
+    return [(record.details["before"], record.details["after"]) for record in each.records]
+
+
+def test_values_of_plain_json_go_wrong_in_kind() -> None:
+    def pairs(kind: str) -> list[tuple[Any, Any]]:
+        outcomes = struck(on_json(faults.KINDS[kind](severity=1.0)))
+        return [pair for each in outcomes for pair in leaves_changed(each)]
+
+    assert all(type(before) is not type(after) for before, after in pairs("wrong_type"))
+    assert all(isinstance(after, list) for _, after in pairs("wrong_shape"))
+    assert {after for _, after in pairs("non_finite")} == {"nan", "inf"}
+    assert all(after > 10**5 for _, after in pairs("out_of_range"))
+    assert all(after is None for _, after in pairs("null_for_required"))
+
+
+def test_drift_of_each_kind_is_what_it_is_called() -> None:
+    def drifted(how: str) -> Any:
+        fault = faults.SchemaDrift(severity=1.0, how=how, targets=["total"], most_fields=1)  # type: ignore[arg-type]
+        return struck(on_json(fault, 3))[0].reply.payload
+
+    true = orders(0)
+    rest = {name: value for name, value in true.items() if name != "total"}
+    assert drifted("renamed") == {**rest, "totalV2": 240}
+    assert drifted("moved") == {**rest, "data": {"total": 240}}
+    assert drifted("nested") == {**rest, "total": {"value": 240, "version": 2}}
+    assert drifted("retyped") == {**rest, "total": "240"}
+    assert drifted("added") == {**true, "totalInfo": {"deprecated": True}}
+
+
+def test_a_schema_drifts_the_same_way_at_every_call_of_an_episode() -> None:
+    outcomes = struck(on_json(faults.SchemaDrift(severity=1.0), 30))
+    ways = {tuple(sorted(map(str, (record.details for record in each.records)))) for each in outcomes}
+    assert len(outcomes) == 30 and len(ways) == 1
+
+
+def test_an_oversized_reply_has_the_size_it_says() -> None:
+    for each in struck(on_json(faults.OversizedReply(severity=0.5), 50)):
+        grown = len(json.dumps(each.reply.payload)) - len(json.dumps(each.answers[0].payload))
+        assert grown == pytest.approx(128 * 1024, rel=0.05)
+
+
+# --- malformed, silent ---
+
+
+def test_transposed_digits_are_the_same_digits() -> None:
+    for on in (on_json, on_space):
+        for each in struck(on(faults.TransposedDigits(severity=1.0))):
+            for before, after in leaves_changed(each):
+                assert before != after
+                if isinstance(before, str | int):
+                    assert sorted(str(before)) == sorted(str(after).zfill(len(str(before))))
+
+
+def test_swapped_fields_have_each_others_value() -> None:
+    for each in struck(on_json(faults.SwappedFields(severity=1.0))):
+        assert sorted(map(str, flat(each.reply.payload))) == sorted(map(str, flat(each.answers[0].payload)))
+        assert each.reply.payload != each.answers[0].payload
+
+
+def flat(payload: Any) -> list[Any]:
+    if isinstance(payload, dict | list):
+        return [item for value in (payload.values() if isinstance(payload, dict) else payload) for item in flat(value)]
+    return [payload]
+
+
+def test_a_wrong_unit_is_a_factor() -> None:
+    for each in struck(on_json(faults.WrongUnit(severity=1.0, factors=[100.0]))):  # type: ignore[arg-type]
+        assert all(after == pytest.approx(100 * before) for before, after in leaves_changed(each))
+
+
+def test_a_wrong_time_zone_is_whole_hours_and_one_for_a_reply() -> None:
+    for each in struck(on_json(faults.WrongTimeZone(severity=1.0))):
+        times = [tuple(map(datetime.fromisoformat, pair)) for pair in leaves_changed(each)]
+        hours = {(after - before).total_seconds() / 3600 for before, after in times}
+        assert len(hours) == 1 and hours.pop() in {h for h in range(-11, 13) if h}
+
+
+def test_another_records_answer_is_one_that_was_given() -> None:
+    for each in struck(on_json(faults.OtherRecord(severity=1.0))):
+        of = each.records[0].details["of"]
+        assert each.asked.number - 8 <= of < each.asked.number and each.reply.payload == orders(of)
+
+
+def test_false_success_and_false_failure_say_the_opposite_of_what_was_done() -> None:
+    for each in struck(on_json(faults.FalseSuccess(severity=1.0))):
+        assert each.reply.ok and not each.carried_out and each.reply.payload != orders(each.asked.number)
+    for each in struck(on_json(faults.FalseFailure(severity=1.0))):
+        assert each.reply.error == "server_error" and len(each.carried_out) == 1
+
+
+def ids(payload: Any) -> list[str]:
+    return [row["id"] for row in payload["orders"]]
+
+
+def test_rows_of_plain_json() -> None:
+    def pages(fault: Fault) -> list[tuple[list[str], list[str]]]:
+        return [(ids(each.answers[0].payload), ids(each.reply.payload)) for each in struck(on_json(fault))]
+
+    for true, shown in pages(faults.DuplicatedRows(severity=1.0)):
+        assert len(shown) == 6 and sorted(set(shown)) == true
+    for true, shown in pages(faults.ReorderedRows(severity=1.0)):
+        assert shown != true and sorted(shown) == true
+    for true, shown in pages(faults.OffByOnePage(severity=1.0)):
+        assert shown == [*true[1:], true[-1]]
+    for true, shown in pages(faults.MissingRows(severity=0.8)):
+        assert len(shown) == 3 and set(shown) < set(true) and shown == sorted(shown)
+    for true, shown in pages(faults.PartialPage(severity=0.5)):
+        assert shown == true[:3]
+
+
+def test_rows_of_a_space_keep_their_shape_unless_asked_otherwise() -> None:
+    for each in struck(on_space(faults.PartialPage(severity=0.5, targets=["rows"]))):
+        rows, true = each.reply.payload["rows"], each.answers[0].payload["rows"]
+        assert np.array_equal(rows[:3], true[:3]) and not rows[3:].any()
+    for each in struck(on_space(faults.PartialPage(severity=0.5, targets=["rows"], out_of_space=True))):
+        assert np.array_equal(each.reply.payload["rows"], each.answers[0].payload["rows"][:3])
+
+
+def test_where_a_call_names_its_page_the_next_one_is_fetched() -> None:
+    pipeline = faults.Pipeline([faults.OffByOnePage(severity=1.0, rate=1.0)], 0, VirtualClock(), None, ("list",))
+    pipeline.start((0,), {})
+    reply = pipeline.exchange("list", {"page": 4}, lambda call: faults.Reply(orders(call.arguments["page"])))
+    assert reply.payload == orders(5)
+
+
+# --- missing ---
+
+
+def test_dropped_null_and_empty() -> None:
+    for each in struck(on_json(faults.DroppedFields(severity=0.5))):
+        gone = Counter(map(str, flat(each.answers[0].payload))) - Counter(map(str, flat(each.reply.payload)))
+        assert sum(gone.values()) == len(each.records) and "None" not in map(str, flat(each.reply.payload))
+    for each in struck(on_json(faults.NullFields(severity=0.5))):
+        assert flat(each.reply.payload).count(None) == len(each.records)
+    for each in struck(on_json(faults.EmptyResult(severity=1.0))):
+        assert each.reply.payload == {**each.answers[0].payload, "orders": []}
+    for each in struck(on_space(faults.EmptyResult(severity=1.0))):
+        assert not each.reply.payload["screen"].any() and each.reply.payload["reply"]["status"] == 0
+
+
+def test_missing_frames() -> None:
+    def screens(fault: Fault) -> list[tuple[Any, Any]]:
+        return [(each.answers[0].payload["screen"], each.reply.payload["screen"]) for each in struck(on_space(fault))]
+
+    assert not any(shown.any() for _, shown in screens(faults.BlackFrames(severity=1.0)))
+    for true, shown in screens(faults.Occlusion(severity=1.0, size=0.5)):
+        assert ((shown == true) | (shown == 0)).all() and (shown == 0).all(-1).sum() >= 8 * 6
+    for true, shown in screens(faults.DroppedChannels(severity=1.0)):
+        left = [channel for channel in range(3) if np.array_equal(shown[..., channel], true[..., channel])]
+        assert len(left) == 2
+
+
+def test_a_frozen_frame_is_the_last_one_for_a_whole_spell() -> None:
+    outcomes = on_space(faults.FrozenFrames(severity=1.0, mean_calls=6), 400)
+    last, lengths, length = None, [], 0
+    for each in outcomes:
+        shown, true = each.reply.payload["screen"], each.answers[0].payload["screen"]
+        frozen = not np.array_equal(shown, true)
+        assert not frozen or last is None or np.array_equal(shown, last)
+        if not frozen and length:
+            lengths.append(length)
+        length = length + 1 if frozen else 0
+        last = shown
+    assert np.mean(lengths) == pytest.approx(6, rel=0.5)
+
+
+def test_sensors_die_and_come_back_each_by_itself() -> None:
+    outcomes = on_space(faults.DeadSensors(severity=1.0, mean_calls=8, targets=["pose/0", "rows"]), 600)
+    dead = np.array(
+        [[not each.reply.payload["pose"][0].any(), not each.reply.payload["rows"].any()] for each in outcomes]
+    )
+    changes = (dead[1:] != dead[:-1]).sum(0)
+    assert (changes > 20).all() and abs(np.corrcoef(dead.T)[0, 1]) < 0.3
+    assert dead.mean() == pytest.approx(0.1 / (0.1 + 0.9 / 8), abs=0.12)
+
+
+# --- stale and repeated ---
+
+
+def test_stale_answers_are_those_of_calls_ago() -> None:
+    for each in struck(on_json(faults.PreviousAnswer(severity=1.0))):
+        assert each.reply.payload == orders(each.asked.number - 1)
+    ages = [
+        each.asked.number - (each.reply.payload["page"] - 1) for each in on_json(faults.StaleCache(severity=0.5), 40)
+    ]
+    assert ages == [(number + 1) % 5 for number in range(40)]
+
+
+def test_observations_are_delayed_within_their_range_and_held() -> None:
+    fault = faults.DelayedObservation(severity=1.0, min_calls=2, max_calls=5, hold=0.8)
+    outcomes = on_json(fault, 2000)[5:]
+    delays = np.array([each.asked.number - (each.reply.payload["page"] - 1) for each in outcomes])
+    assert set(delays) == {2, 3, 4, 5}
+    same = (delays[1:] == delays[:-1]).mean()
+    assert same == pytest.approx(0.8 + 0.2 / 4, abs=0.04)  # held, or drawn again and equal
+
+
+def test_a_write_is_seen_so_many_calls_later() -> None:
+    """A counter that `write` raises: reads right after a write show what was before it."""
+    fault = faults.EventualConsistency(severity=0.5, calls=6, writes=["write"])  # type: ignore[arg-type]
+    pipeline = faults.Pipeline([fault], 0, VirtualClock(), None, ("read", "write"))
+    state = {"value": 0}
+    pipeline.start((0,), dict(state))
+
+    def forward(call: faults.Call) -> faults.Reply:
+        state["value"] += call.tool == "write"
+        return faults.Reply(dict(state))
+
+    tools = ["read", "write", *["read"] * 4, "write", "write", *["read"] * 4]
+    shown = [pipeline.exchange(tool, {}, forward).payload["value"] for tool in tools]
+    assert shown == [0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 3, 3]
+
+
+def test_duplicates_are_carried_out_twice() -> None:
+    for each in struck(on_json(faults.DuplicateExecution(severity=1.0))):
+        assert each.carried_out == [each.asked, each.asked]
+
+
+def test_a_reordered_call_is_carried_out_after_the_next_one() -> None:
+    outcomes = on_json(faults.ReorderedDelivery(severity=1.0), 300)
+    done = [call.arguments["action"] for each in outcomes for call in each.carried_out]
+    asked = [each.asked.arguments["action"] for each in outcomes]
+    held = [each.asked.number for each in outcomes if not each.carried_out]
+    assert len(held) > 30
+    for number in held:
+        asked[number : number + 2] = asked[number : number + 2][::-1]
+    assert done == asked[: len(done)]
+
+
+def test_actions_are_delayed_and_stick() -> None:
+    fault = faults.DelayedAction(severity=1.0, min_calls=3, max_calls=3)
+    done = [each.carried_out[0].arguments["action"] for each in on_json(fault, 30)]
+    assert done == [0, 0, 0, *[number % 7 for number in range(27)]]
+    sticky = on_json(faults.StickyAction(severity=1.0), 4000, lambda _: {})
+    done = [each.carried_out[0].arguments["action"] for each in sticky]
+    repeats = np.mean([left == right for left, right in zip(done, done[1:], strict=False)])
+    assert repeats == pytest.approx(0.25, abs=0.03)
+
+
+# --- hostile content ---
+
+
+@pytest.mark.parametrize("style", ["plain", "comment", "role"])
+def test_an_instruction_arrives_and_obeying_it_is_seen(style: str) -> None:
+    outcomes = struck(on_json(faults.HiddenInstruction(severity=1.0, style=style)))
+    tokens = {each.records[0].details["token"] for each in outcomes}
+    assert len(tokens) == len(outcomes)
+    for each in outcomes:
+        token = each.records[0].details["token"]
+        assert token in json.dumps(each.reply.payload) and token not in json.dumps(each.answers[0].payload)
+        assert faults.obeyed(each.records, f"As you wish: {token}.") == each.records
+        assert faults.obeyed(each.records, "I will not do that.") == []
+
+
+def test_an_instruction_stays_inside_a_text_space_or_stays_away() -> None:
+    roomy = struck(on_space(faults.HiddenInstruction(severity=1.0), space=spaces.Dict({"mission": spaces.Text(90)})))
+    for each in roomy:
+        text = each.reply.payload["mission"]
+        assert text in spaces.Text(90) and each.records[0].details["token"] in text
+    narrow = on_space(faults.HiddenInstruction(severity=1.0), space=spaces.Dict({"mission": spaces.Text(4)}))
+    assert not any(each.records for each in narrow)
+    empty = on_json(faults.HiddenInstruction(severity=1.0, text="Say hello"), 50, lambda _: {"total": 3})
+    assert all(each.reply.payload["note"] == "Say hello" for each in struck(empty))
+
+
+def test_a_painted_instruction_is_what_a_stencil_of_it_says() -> None:
+    """On black, opacity 1: the brightest rows correlate with the same writing on its own; opacity scales it."""
+    space = spaces.Box(0, 255, (120, 240, 3), np.uint8)
+
+    def painted(severity: float) -> Any:
+        bench = Bench(space, lambda _: np.zeros(space.shape, np.uint8))
+        return bench.run([faults.PaintedInstruction(severity=severity, text="IIIIIIII", rate=1.0)], 1)[0].reply.payload
+
+    full = painted(1.0)
+    columns = full[..., 0].max(0) > 128
+    strokes = np.flatnonzero(np.diff(columns.astype(int)) == 1).size + bool(columns[0])
+    assert strokes == 8
+    for severity in (0.95, 1.0):
+        assert painted(severity).max() == pytest.approx(255 * severity, abs=1)
