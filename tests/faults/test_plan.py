@@ -176,6 +176,23 @@ def test_ready_plans_name_and_explain_themselves(name: str) -> None:
     assert all(fault.idle for fault in plan.at(0).faults)
 
 
+@pytest.mark.parametrize("name", ready_plans())
+def test_ready_plans_fire_and_keep_observations_inside_their_space(name: str) -> None:
+    env = InjectFaults(gym.make("worldsim/RefundDesk-v0"), name)
+    fired = set()
+    for seed in range(4):
+        env.reset(seed=seed)
+        env.action_space.seed(seed)
+        over = False
+        while not over:
+            observation, _, terminated, over, info = env.step(env.action_space.sample())
+            over |= terminated
+            assert observation in env.observation_space
+            fired |= {record.fault for record in info["faults"]}
+    # The desk's replies have neither rows nor times of day.
+    assert fired == {fault.kind for fault in Plan.load(name).faults} - {"missing_rows", "wrong_time_zone"}
+
+
 def test_the_seed_nearest_to_a_fault_counts() -> None:
     def records(plan: Plan, seed: int) -> list[object]:
         env = InjectFaults(gym.make("CartPole-v1"), plan, seed=seed)
