@@ -23,38 +23,45 @@ class Goodness(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Family(ABC):
-    """A distribution of latencies. Its fields are the parameters of the fault that draws from it at severity 1."""
+class Distribution(ABC):
+    """Latencies as a fault draws them. The fields are the parameters of that fault at severity 1."""
 
-    kind: ClassVar[str]  # of that fault
-
-    @classmethod
-    @abstractmethod
-    def fitted(cls, seconds: Floats) -> "Family":
-        """By maximum likelihood, from positive latencies."""
-
-    @abstractmethod
-    def log_density(self, seconds: Floats) -> Floats: ...
-
-    @abstractmethod
-    def cdf(self, seconds: Floats) -> Floats: ...
-
-    @abstractmethod
-    def quantile(self, share: Floats) -> Floats:
-        """Seconds that these shares of the calls stay below."""
+    kind: ClassVar[str]  # of the fault
 
     @property
     def end_s(self) -> float:
         """Seconds from which on nothing more is told apart."""
         return math.inf
 
-    def aic(self, seconds: Floats) -> float:
-        """Akaike's information criterion (1974); smaller is better."""
-        return 2.0 * len(asdict(self)) - 2.0 * float(self.log_density(seconds).sum())
+    @abstractmethod
+    def cdf(self, seconds: Floats) -> Floats:
+        """Shares of the calls that take no longer."""
+
+    @abstractmethod
+    def quantile(self, share: Floats) -> Floats:
+        """Seconds that these shares of the calls stay below."""
 
     def to_json(self) -> dict[str, Any]:
         """The fault, as plans write it."""
         return {"kind": self.kind, "severity": 1.0, **{k: shortened(v) for k, v in asdict(self).items()}}
+
+
+@dataclass(frozen=True)
+class Family(Distribution):
+    """A distribution with a density, fitted by maximum likelihood."""
+
+    @classmethod
+    @abstractmethod
+    def fitted(cls, seconds: Floats) -> "Family":
+        """To positive latencies."""
+
+    @abstractmethod
+    def log_density(self, seconds: Floats) -> Floats:
+        """Natural logarithm of the density, per second."""
+
+    def aic(self, seconds: Floats) -> float:
+        """Akaike's information criterion (1974); smaller is better."""
+        return 2.0 * len(asdict(self)) - 2.0 * float(self.log_density(seconds).sum())
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,7 @@ class Pareto(Family):
 
 
 @dataclass(frozen=True)
-class Empirical(Family):
+class Empirical(Distribution):
     """The measured latencies themselves, 100 of them: for what comes from no family here."""
 
     kind = "empirical_latency"
@@ -167,9 +174,6 @@ class Empirical(Family):
     @classmethod
     def fitted(cls, seconds: Floats) -> "Empirical":
         return cls(tuple(shortened(each) for each in np.quantile(seconds, np.linspace(0.005, 0.995, 100)).tolist()))
-
-    def log_density(self, seconds: Floats) -> Floats:
-        raise NotImplementedError("measured latencies have no density; they are taken where no family fits")
 
     def cdf(self, seconds: Floats) -> Floats:
         return np.asarray(np.searchsorted(self.values_s, seconds, side="right") / len(self.values_s), np.float64)
@@ -236,7 +240,7 @@ class GivenUp(Family):
 class Latencies(NamedTuple):
     """How long a tool's calls take."""
 
-    family: Family
+    family: Distribution
     goodness: Goodness
     aic: dict[str, float]  # of each family that was tried, by the kind of its fault
     measured: Floats  # sorted
@@ -271,7 +275,7 @@ def fit_given_up(seconds: Floats, timeouts: int, timeout_s: float, rng: np.rando
     return Latencies(best, _goodness(best, every, rng), {best.kind: best.aic(every)}, every)
 
 
-def ks_distance(family: Family, seconds: Floats) -> float:
+def ks_distance(family: Distribution, seconds: Floats) -> float:
     """The greatest gap between a distribution and sorted measurements, as shares of the calls, before its end."""
     steps = np.arange(len(seconds) + 1) / len(seconds)
     below = family.cdf(seconds[seconds < family.end_s])
