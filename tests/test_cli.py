@@ -1,6 +1,7 @@
 """The command line: what can be typed, what is said when it is wrong, and what is kept."""
 
 import errno
+import json
 import runpy
 import shlex
 import subprocess
@@ -15,6 +16,7 @@ import worldsim
 from worldsim import grammar
 from worldsim.cli import STOPPED, VERBS, _schema, main
 from worldsim.errors import ConfigError
+from worldsim.faults import KINDS, ready_plans
 from worldsim.rollouts.collect import CollectConfig
 
 TINY = ["collect", "env=CartPole-v1", "steps=20", "num_envs=1"]
@@ -58,6 +60,17 @@ MISTAKES = {
     "stress where=[real] severities=[-1]": "severity must be between 0 and 1, got -1",
     "stress": "world is not set",
     "look world=nix": "nix holds no world",
+    "faults": "Verbs are faults list, faults fit",
+    "faults fti": "no verb 'faults fti'. Did you mean 'faults fit'?",
+    "faults list slwo": "no faults are of this family. Did you mean 'slow'?",
+    "faults list kinds=[zz*]": "match no faults",
+    "faults fit": "traces is not set",
+    "faults fit nowhere.jsonl": "traces=nowhere.jsonl cannot be read (No such file or directory)",
+    "faults fit t.jsonl extra": "'extra' is not key=value",
+    "faults fit t.jsonl tolerance=2": "tolerance=2: must be less than or equal to 1",
+    "schema fautls": "Did you mean 'schema faults'?",
+    "stress where=[real] faults=[nowhere.yaml]": "the plan nowhere.yaml cannot be read",
+    "stress where=[real] faults=[slow_apo]": "Did you mean 'slow_api'?",
     "info world=nix": "nix holds no world",
 }
 
@@ -104,6 +117,25 @@ def test_help_names_every_verb_and_is_quick() -> None:
     assert all(name in shown and verb.summary in shown for name, verb in VERBS.items())
 
 
+def test_the_schema_is_printed_or_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "faults"]) == 0
+    assert main(["schema", "faults", "out=s/plan.json"]) == 0
+    shown = capsys.readouterr().out
+    assert json.loads(shown[: shown.rindex("}") + 1]) == json.loads(Path("s/plan.json").read_text())
+
+
+def test_the_list_shows_every_fault_and_every_plan(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    assert main(["faults", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"│ {name} " in shown for name in (*KINDS, *ready_plans()))
+    assert main(["faults", "list", "slow"]) == 0
+    shown = capsys.readouterr().out
+    assert "pareto_latency" in shown and "minimum_s=0.5, shape=1.5" in shown and "blur" not in shown
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"worldsim {worldsim.__version__}\n"
@@ -113,7 +145,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_of_a_verb_shows_every_key_with_its_comment(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
     shown = capsys.readouterr().out
-    files = [f"{verb}.yaml", *(f"{group}/{option}.yaml" for group, option in grammar.groups(verb).items() if option)]
+    files = [
+        grammar.file_of(verb).name,
+        *(f"{group}/{option}.yaml" for group, option in grammar.groups(verb).items() if option),
+    ]
     lines = [line.strip() for file in files for line in (grammar.CONFIGS / file).read_text().splitlines()]
     assert not [line for line in lines if line and line not in shown]
     assert shown.count(f"\n  worldsim {verb}") == 3

@@ -50,7 +50,7 @@ def agree(values: dict[str, Any], model: type[BaseModel], groups: set[str] = fro
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verbs_file_has_the_keys_and_the_defaults_of_its_model(verb: str) -> None:
     groups = {group for group in grammar.groups(verb) if group != "experiment" and "/" not in group}
-    agree(read(f"{verb}.yaml"), _schema(verb), groups)
+    agree(read(grammar.file_of(verb).name), _schema(verb), groups)
 
 
 @pytest.mark.parametrize("name", WHOLE)

@@ -33,6 +33,8 @@ class Verb:
     schema: str  # "module:Class" of its configuration, imported when it is needed
     run: "Callable[[Composed[Any]], None]"
     examples: tuple[str, str, str]
+    keeps: bool = True  # its configuration, in the folder that it wrote
+    first: str = ""  # the key that a first word without "=" is the value of
 
 
 def _quickstart(composed: "Composed[Any]") -> None:
@@ -104,6 +106,41 @@ def _info(composed: "Composed[Any]") -> None:
     print(found) if isinstance(found, str) else Console().print(found)
 
 
+def _faults_list(composed: "Composed[Any]") -> None:
+    from rich.console import Console
+
+    from worldsim.faults.listing import table
+
+    Console().print(table(composed.config))
+
+
+def _faults_fit(composed: "Composed[Any]") -> None:
+    from rich.console import Console
+
+    from worldsim.faults.fit import fit
+
+    fitted = fit(composed.config)
+    console = Console()
+    console.print(fitted.latency_table(), fitted.failure_table())
+    if fitted.left_out:
+        print(f"left out, fewer than {composed.config.fewest} calls: {', '.join(fitted.left_out)}")
+    print(f"a plan of {len(fitted.plan.faults)} faults in {composed.config.out}")
+
+
+def _schema_faults(composed: "Composed[Any]") -> None:
+    import json
+
+    from worldsim.faults.schema import plan_schema
+    from worldsim.files import write_atomically
+
+    text = json.dumps(plan_schema(), indent=2)
+    if composed.config.out is None:
+        print(text)
+    else:
+        write_atomically(composed.config.out, text + "\n")
+        print(f"the schema of plans in {composed.config.out}")
+
+
 VERBS = {
     "quickstart": Verb(
         "the whole job on one environment: collect, train, validate, look, stress, report",
@@ -138,6 +175,7 @@ VERBS = {
         "worldsim.play.look:LookConfig",
         _look,
         ("", "world=runs/world data=runs/rollouts out=look.gif", "context=10 length=60 count=2 seed=7"),
+        keeps=False,
     ),
     "stress": Verb(
         "test agents under faults, in the real environment and in the world",
@@ -154,12 +192,41 @@ VERBS = {
         "worldsim.evaluation.ppo:PPOConfig",
         _ppo,
         ("env=atari/breakout out=runs/ppo.zip", "env=CartPole-v1 steps=20000", "env=vizdoom/defend_center seed=1"),
+        keeps=False,
     ),
     "info": Verb(
         "tell what a world is and how far it can be believed",
         "worldsim.fidelity.info:InfoConfig",
         _info,
         ("", "world=runs/quickstart/world", "world=runs/world form=json"),
+        keeps=False,
+    ),
+    "faults list": Verb(
+        "show the faults there are, and the ready plans",
+        "worldsim.faults.listing:ListConfig",
+        _faults_list,
+        ("", "family=slow", "kinds=[*_latency,slow_*]"),
+        keeps=False,
+        first="family",
+    ),
+    "faults fit": Verb(
+        "learn a plan of faults from recorded calls, JSON lines or OpenTelemetry",
+        "worldsim.faults.fit:FitConfig",
+        _faults_fit,
+        (
+            "traces=traces.jsonl",
+            "traces=spans.json out=plans/production.yaml",
+            "traces=traces.jsonl fewest=100 lose_answer=1",
+        ),
+        keeps=False,
+        first="traces",
+    ),
+    "schema faults": Verb(
+        "print the JSON Schema of plans, for editors",
+        "worldsim.faults.schema:SchemaConfig",
+        _schema_faults,
+        ("", "out=plan.schema.json", "out=.vscode/plan.schema.json"),
+        keeps=False,
     ),
 }
 
@@ -190,13 +257,9 @@ def _run(words: Sequence[str]) -> int:
     if words[0] == "--version":
         print(f"worldsim {worldsim.__version__}")
         return 0
-    name, rest = words[0], list(words[1:])
-    if name not in VERBS:
-        import difflib
-
-        close = difflib.get_close_matches(name, VERBS, n=1)
-        hint = f"Did you mean '{close[0]}'?" if close else f"Verbs are {', '.join(VERBS)}."
-        raise ConfigError(f"there is no verb '{name}'. {hint}")
+    name, rest = _verb(words)
+    if VERBS[name].first and rest and not re.match(r"[+~-]|[^/]*=", rest[0]):
+        rest[0] = f"{VERBS[name].first}={rest[0]}"
     flags = {word for word in rest if word.startswith("-")}
     overrides = [word for word in rest if word not in flags]
     strange = sorted(flags - {"--help", "-h", "--multirun", "-m"})
@@ -210,6 +273,21 @@ def _run(words: Sequence[str]) -> int:
     else:
         _once(name, overrides)
     return 0
+
+
+def _verb(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The verb, of one word or two, and the words after it."""
+    for count in (2, 1):
+        name = " ".join(words[:count])
+        if name in VERBS:
+            return name, list(words[count:])
+    import difflib
+
+    second = [name for name in VERBS if name.split()[0] == words[0]]
+    given = " ".join(words[: 2 if second and len(words) > 1 and "=" not in words[1] else 1])
+    close = difflib.get_close_matches(given, second or VERBS, n=1) if given not in {v.split()[0] for v in VERBS} else []
+    hint = f"Did you mean '{close[0]}'?" if close else f"Verbs are {', '.join(second or VERBS)}."
+    raise ConfigError(f"there is no verb '{given}'. {hint}")
 
 
 def _once(name: str, overrides: Sequence[str]) -> None:
@@ -229,7 +307,7 @@ def _do(name: str, composed: "Composed[Any]") -> None:
 
     config = composed.config
     VERBS[name].run(composed)
-    if name not in ("look", "ppo", "info"):
+    if VERBS[name].keeps:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         folder = Path(config.out or config.world)
         write_atomically(folder / f"config-{name}.yaml", f"# worldsim {worldsim.__version__}: worldsim {name}\n{text}")
@@ -273,7 +351,7 @@ def _sweep(name: str, overrides: Sequence[str]) -> None:
     folder = "${out}" if apart else "multirun"
     places = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=."]
     label = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
-    run = hydra.main(version_base="1.3", config_path=str(grammar.CONFIGS), config_name=name)(job)
+    run = hydra.main(version_base="1.3", config_path=str(grammar.CONFIGS), config_name=grammar.file_of(name).stem)(job)
     words = ["worldsim", "--multirun", *prepared, *quiet, *places, *label]
     with tempfile.TemporaryDirectory(prefix=".worldsim-sweep-", dir=Path.cwd()) as failures, _command_line(words):
         try:
@@ -308,7 +386,7 @@ def _schema(name: str) -> "type[BaseModel]":
 
 def _overview() -> str:
     lines = [f"worldsim {worldsim.__version__}: a wind tunnel for agents", "", "  worldsim <verb> key=value ...", ""]
-    lines += [f"  {name:<11} {verb.summary}" for name, verb in VERBS.items()]
+    lines += [f"  {name:<13} {verb.summary}" for name, verb in VERBS.items()]
     lines += ["", "worldsim <verb> --help shows the keys, what they mean and examples."]
     lines += ["Several values, key=a,b with --multirun, run one after another."]
     return "\n".join(
@@ -322,7 +400,7 @@ def _help(name: str, overrides: Sequence[str]) -> str:
 
     chosen = grammar.groups(name)
     chosen |= {group: value for group, _, value in (word.partition("=") for word in overrides) if group in chosen}
-    parts = [f"worldsim {name}: {VERBS[name].summary}", (grammar.CONFIGS / f"{name}.yaml").read_text().strip()]
+    parts = [f"worldsim {name}: {VERBS[name].summary}", grammar.file_of(name).read_text().strip()]
     for group, option in chosen.items():
         known = grammar.options(group)
         others = ", ".join(known) + (", or any Gymnasium id" if group == "env" else "")

@@ -98,7 +98,7 @@ def prepare(verb: str, schema: type[BaseModel], overrides: Sequence[str]) -> lis
 
 def groups(verb: str) -> dict[str, str]:
     """The verb's groups and the option that each has unless told otherwise."""
-    defaults = yaml.safe_load((CONFIGS / f"{verb}.yaml").read_text()).get("defaults", [])
+    defaults = yaml.safe_load(file_of(verb).read_text()).get("defaults", [])
     found = {}
     for entry in defaults:
         if isinstance(entry, dict):
@@ -106,6 +106,11 @@ def groups(verb: str) -> dict[str, str]:
             if " " not in group:  # "optional budget" follows another choice
                 found[group] = option
     return found
+
+
+def file_of(verb: str) -> Path:
+    """The verb's own configuration."""
+    return CONFIGS / f"{verb.replace(' ', '-')}.yaml"
 
 
 def options(group: str) -> list[str]:
@@ -216,7 +221,7 @@ def _composed(verb: str, overrides: Sequence[str]) -> DictConfig:
     instance.clear()
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return hydra_compose(verb, list(overrides), return_hydra_config=True)
+            return hydra_compose(file_of(verb).stem, list(overrides), return_hydra_config=True)
     finally:
         GlobalHydra.instance().hydra = outer
 

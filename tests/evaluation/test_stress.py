@@ -12,6 +12,7 @@ from worldsim.evaluation import runs
 from worldsim.evaluation.report import Report
 from worldsim.evaluation.runs import Yardstick, run_cell
 from worldsim.evaluation.stress import Bench, StressConfig, stress
+from worldsim.faults import Plan
 
 
 def by_cell(report: Report) -> dict[tuple[str, str, float], dict]:
@@ -210,3 +211,26 @@ def test_every_key_is_in_the_yaml() -> None:
     config = StressConfig.model_validate({**{k: v for k, v in given.items() if k != "defaults"}, "env": CARTPOLE})
     fresh = StressConfig(env=CARTPOLE)
     assert config == fresh
+
+
+def test_a_plan_in_a_file_is_run_like_a_ready_one(tmp_path: Path) -> None:
+    plan = Plan.load("slow_api").model_copy(update={"name": "mine", "description": "As slow as mine."})
+    path = tmp_path / "plan.yaml"
+    path.write_text(plan.to_yaml())
+    settings = {"agents": ["push"], "severities": [1.0], "worst": 0, "faults": [str(path), "slow_api"]}
+    report = stress(small(tmp_path / "out", **settings), progress=False)
+    rows = {row["fault"]: row for row in report.results}
+    own, ready = ({**rows[name], "fault": ""} for name in ("mine", "slow_api"))
+    assert own == ready and own["faults_fired"] > 0
+    assert "As slow as mine." in report.html()
+    path.write_text(plan.model_copy(update={"name": "slow_api"}).to_yaml())
+    with pytest.raises(WorldsimError, match="two have the same name"):
+        stress(small(tmp_path / "out", **settings), progress=False)
+
+
+def test_a_plan_that_does_not_fit_the_environment_is_told_before_anything_runs(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("faults:\n  - kind: missing_data\n    targets: [screen]\n")
+    with pytest.raises(WorldsimError, match=f"^{path}:3: missing_data: target 'screen' matches nothing"):
+        stress(small(tmp_path / "out", faults=[str(path)]), progress=False)
+    assert not (tmp_path / "out").exists()

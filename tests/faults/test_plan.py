@@ -1,28 +1,36 @@
 """Faults as plain data: names, round trips, and one clear line for each mistake."""
 
 import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
 
+import gymnasium as gym
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.faults.plans import plans
 from worldsim.errors import ConfigError
 from worldsim.faults import (
     KINDS,
-    NAMES,
     Bursts,
     MalformedOutput,
     MissingData,
+    Plan,
     SlowAPI,
     Window,
     fault_from_json,
     fault_to_json,
-    named,
+    ready_plans,
 )
+from worldsim.wrappers import InjectFaults
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_ready_plan_is_its_fault_with_the_documented_defaults(name: str) -> None:
-    assert named(name, 0.5) == [KINDS[name](severity=0.5)]
-    assert all(fault.idle for fault in named(name, 0.0))
+@pytest.mark.parametrize("name", ["slow_api", "malformed_output", "missing_data"])
+def test_a_plan_of_the_mission_is_its_fault_with_the_documented_defaults(name: str) -> None:
+    assert Plan.load(name).at(0.5).faults == (KINDS[name](severity=0.5),)
 
 
 @pytest.mark.parametrize(
@@ -44,8 +52,8 @@ def test_defaults_are_not_written() -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda: named("slow_apo", 0.5), "no faults are called 'slow_apo'. Did you mean 'slow_api'?"),
-        (lambda: named("slow_api", 1.2), "severity must be between 0 and 1, got 1.2"),
+        (lambda: Plan.load("slow_apo"), "called 'slow_apo', and it is no file.yaml. Did you mean 'slow_api'?"),
+        (lambda: Plan.load("slow_api").at(1.2), "severity must be between 0 and 1, got 1.2"),
         (lambda: SlowAPI(severity=-0.1), "slow_api: severity must be between 0 and 1, got -0.1"),
         (lambda: SlowAPI(severity=float("nan")), "severity must be between 0 and 1, got nan"),
         (lambda: SlowAPI(severity="high"), "severity must be between 0 and 1, got 'high'"),
@@ -67,3 +75,146 @@ def test_mistakes_get_one_line_with_the_input_and_the_fix(make: object, says: st
         make()  # type: ignore[operator]
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+WRONG = {
+    "unknown fault": ("faults:\n  - kind: slow_api\n  - kind: slow_apo\n", 3, "Did you mean 'slow_api'?"),
+    "severity": ("faults:\n  - kind: slow_api\n    severity: 1.2\n", 3, "severity must be between 0 and 1, got 1.2"),
+    "parameter": ("faults:\n  - tiemout_s: 3\n    kind: slow_api\n", 2, "Did you mean 'timeout_s'?"),
+    "the wrong one of two": (
+        "faults:\n  - kind: slow_api\n    median_s: 3\n    sigma: -1\n",
+        4,
+        "sigma must be between",
+    ),
+    "a window that ends before it starts": (
+        "faults:\n  - kind: slow_api\n    schedule:\n      kind: window\n      start: 9\n      stop: 3\n",
+        6,
+        "window.stop must be a number of calls, at least 10; got 3",
+    ),
+    "parameters of two schedules": (
+        "faults:\n  - kind: slow_api\n    schedule: {kind: after, calls: 3,\n      stop: 9}\n",
+        4,
+        "'stop' belongs to a schedule of kind 'window'; keep one",
+    ),
+    "two schedules": (
+        "faults:\n  - kind: slow_api\n    schedule: {kind: always}\n    schedule: {kind: after}\n",
+        4,
+        "'schedule' is given twice, first in line 3; keep one",
+    ),
+    "unknown key": ("name: x\nfautls: []\n", 2, "a plan has no key 'fautls'. Did you mean 'faults'?"),
+    "no faults": ("name: x\n", 1, "a plan needs 'faults'"),
+    "wrong type": ("faults: []\nseed: 0.5\n", 2, "seed=0.5 must be a valid integer"),
+    "not YAML": ("name: x\nfaults: [\n", 3, "not YAML: "),
+    "a tag": ("faults:\n  - !!python/object:os.system {}\n", 2, "not YAML: could not determine a constructor"),
+    "binary": ("faults: []\nname: \0\n", 1, "not YAML: "),
+    "nothing": ("", 1, "a plan is a mapping"),
+    "itself": ("faults: &a [*a]\n", 1, "a fault is a mapping"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_plan_is_told_by_file_and_line(what: str, tmp_path: Path) -> None:
+    text, line, says = WRONG[what]
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        Plan.load(path)
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@given(plans(), st.data())
+def test_the_line_is_that_of_the_mistake_wherever_it_is(plan: Plan, data: st.DataObject) -> None:
+    """An independent finder: the line in which a word stands that is nowhere else."""
+    entries = [fault_to_json(fault) for fault in plan.faults] + [{"kind": "slow_api"}]
+    data.draw(st.sampled_from(entries))["zzz"] = 1
+    text = yaml.safe_dump({"description": plan.description, "faults": entries})
+    (line,) = (number for number, found in enumerate(text.split("\n"), 1) if "zzz" in found)
+    with pytest.raises(ConfigError, match=f"^plan.yaml:{line}: .* no parameter 'zzz'"):
+        Plan.from_yaml(text)
+
+
+@pytest.mark.parametrize(
+    ("glob", "says"), [("targets: [value, screen]", "target 'screen'"), ("tools:\n    - pay*", "tool 'pay*'")]
+)
+def test_a_glob_that_matches_nothing_is_told_when_the_environment_is_known(glob: str, says: str) -> None:
+    plan = Plan.from_yaml(f"faults:\n  - kind: slow_api\n  - kind: missing_data\n    {glob}\n")
+    line = 5 if "\n" in glob else 4
+    for tried in (plan, plan.at(0.5), pickle.loads(pickle.dumps(plan))):
+        with pytest.raises(ConfigError, match=rf"^plan.yaml:{line}: missing_data: ") as caught:
+            InjectFaults(gym.make("CartPole-v1"), tried)
+        assert f"{says} matches nothing" in str(caught.value)
+
+
+@given(plans())
+def test_round_trip_through_yaml(plan: Plan) -> None:
+    again = Plan.from_yaml(plan.to_yaml())
+    assert again == plan
+    assert again.to_yaml() == plan.to_yaml()
+
+
+@given(plans(), st.floats(0, 1))
+def test_each_fault_has_its_share_of_the_severity(plan: Plan, severity: float) -> None:
+    scaled = plan.at(severity)
+    assert scaled == plan.model_copy(update={"faults": scaled.faults})
+    assert [replace(each, severity=0.5) for each in scaled.faults] == [
+        replace(each, severity=0.5) for each in plan.faults
+    ]
+    assert [each.severity for each in scaled.faults] == [each.severity * severity for each in plan.faults]
+    assert plan.at(1) == plan
+
+
+def test_numbers_are_read_as_yaml_1_2_has_them() -> None:
+    (fault,) = Plan.from_yaml("faults: [{kind: slow_api, timeout_s: 1e3, median_s: -0e0}]").faults
+    assert fault == SlowAPI(timeout_s=1000.0, median_s=0.0)
+
+
+@pytest.mark.parametrize("name", ready_plans())
+def test_ready_plans_name_and_explain_themselves(name: str) -> None:
+    plan = Plan.load(name)
+    assert plan.name == name and plan.description.endswith(".")
+    assert all(fault.idle for fault in plan.at(0).faults)
+
+
+@pytest.mark.parametrize("name", ready_plans())
+def test_ready_plans_fire_and_keep_observations_inside_their_space(name: str) -> None:
+    env = InjectFaults(gym.make("worldsim/RefundDesk-v0"), name)
+    fired = set()
+    for seed in range(4):
+        env.reset(seed=seed)
+        env.action_space.seed(seed)
+        over = False
+        while not over:
+            observation, _, terminated, over, info = env.step(env.action_space.sample())
+            over |= terminated
+            assert observation in env.observation_space
+            fired |= {record.fault for record in info["faults"]}
+    # The desk's replies have neither rows nor times of day.
+    assert fired == {fault.kind for fault in Plan.load(name).faults} - {"missing_rows", "wrong_time_zone"}
+
+
+def test_the_seed_nearest_to_a_fault_counts() -> None:
+    def records(plan: Plan, seed: int) -> list[object]:
+        env = InjectFaults(gym.make("CartPole-v1"), plan, seed=seed)
+        env.reset(seed=0)
+        for _ in range(8):
+            env.step(0)
+        return list(env.records)
+
+    open_plan, own = Plan(faults=[SlowAPI()]), Plan(seed=7, faults=[SlowAPI()])
+    assert records(open_plan, 7) == records(own, 1) == records(own, 2) != records(open_plan, 1)
+    assert records(Plan(seed=9, faults=[SlowAPI(seed=7)]), 1) == records(own, 1)
+
+
+def test_whatever_stands_for_a_plan(tmp_path: Path) -> None:
+    plan = Plan.load("slow_api")
+    (tmp_path / "mine.yaml").write_text(plan.to_yaml())
+    spelt = ["slow_api", tmp_path / "mine.yaml", str(tmp_path / "mine.yaml"), plan]
+    assert all(Plan.of(each) == plan for each in spelt)
+    assert Plan.of(plan.faults) == Plan.of([fault_to_json(plan.faults[0])]) == Plan(faults=plan.faults)
+
+
+@pytest.mark.parametrize("what", ["nowhere.yaml", "."])
+def test_a_file_that_cannot_be_read_is_one_line(what: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be read|no faults are called"):
+        Plan.load(what)

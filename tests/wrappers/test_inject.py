@@ -125,7 +125,7 @@ def test_specs_are_plain_and_make_the_same_again(wrap: Any) -> None:
 
 def test_the_specs_of_a_plan_are_plain_too() -> None:
     env = InjectFaults(
-        gym.make("CartPole-v1"), [*faults.named("slow_api", 0.5), {"kind": "missing_data", "severity": 1}]
+        gym.make("CartPole-v1"), [*faults.Plan.load("slow_api").at(0.5).faults, {"kind": "missing_data", "severity": 1}]
     )
     assert env.spec is not None
     assert alike(play(env, 20), play(gym.make(env.spec), 20))

@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from worldsim.evaluation.cells import CLEAN, Cell
 from worldsim.evaluation.runs import Episode
 from worldsim.evaluation.summary import Outcomes, Summary
 from worldsim.evaluation.worst import Worst
-from worldsim.faults import named
+from worldsim.faults import Plan
 from worldsim.files import write_atomically
 
 Row = dict[str, Any]
@@ -64,6 +64,7 @@ class Report:
     replays: Replays
     certificate: Mapping[str, Any] | None = None
     action_names: Sequence[str] | None = None  # of a Discrete action space, for captions
+    plans: Mapping[str, Plan] = field(default_factory=dict)  # by the names that the cells have for them
 
     @property
     def results(self) -> list[Row]:
@@ -113,7 +114,7 @@ class Report:
         view["groups"] = grouped(data["results"])
         view["effects"] = grouped(data["comparisons"]["faults"])
         view["plots"] = _severity_plots(data["results"], agents, faults)
-        view["about_faults"] = {fault: _about(fault) for fault in faults}
+        view["about_faults"] = {fault: _about(self.plans[fault]) for fault in faults if fault in self.plans}
         view["quiet"] = words.never_fired(data["results"])
         view["agreement_plot"] = plots.agreement_plot(data["results"], agents, "Mean returns") if view["both"] else ""
         view["animations"] = [self._animation(worst) for worst in data["worst"]]
@@ -195,10 +196,10 @@ def _severity_plots(rows: Sequence[Row], agents: Sequence[str], faults: Sequence
     return shown
 
 
-def _about(fault: str) -> str:
-    """What a fault does, in the words of its own documentation."""
-    docs = [(type(each).__doc__ or "").strip().partition("\n\n")[0] for each in named(fault, 1.0)]
-    return " ".join(" ".join(docs).replace("`", "").split())
+def _about(plan: Plan) -> str:
+    """What a plan does, in its own words, or else in those of its faults."""
+    docs = [(type(each).__doc__ or "").strip().partition("\n\n")[0] for each in plan.faults]
+    return " ".join((plan.description or " ".join(docs)).replace("`", "").split())
 
 
 def _with_interval(row: Row, key: str, show: Any) -> str:

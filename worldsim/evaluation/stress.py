@@ -33,7 +33,7 @@ from worldsim.evaluation.report import Report, assemble
 from worldsim.evaluation.runs import Episode, EpisodeResult, Yardstick, first_observations, run_cell
 from worldsim.evaluation.summary import Outcomes
 from worldsim.evaluation.worst import pick_worst
-from worldsim.faults import fault_to_json, named
+from worldsim.faults import Plan
 from worldsim.files import write_atomically
 from worldsim.wrappers import InjectFaults
 
@@ -77,6 +77,10 @@ class StressConfig(BaseModel):
         """The episodes' seeds, far from those that collecting uses; the first n are the same for every n."""
         return [int(s) & 0x7FFFFFFF for s in np.random.SeedSequence([self.seed, 2]).generate_state(self.episodes)]
 
+    def plans(self) -> dict[str, Plan]:
+        """The plans of `faults` by their own names. Raises ConfigError for one that does not exist or is wrong."""
+        return {plan.name: plan for plan in map(Plan.load, self.faults)}
+
     def check(self) -> None:
         """Raises ConfigError, in one line, for values that do not fit together."""
         for key in ("agents", "faults", "severities", "where"):
@@ -89,9 +93,12 @@ class StressConfig(BaseModel):
             raise ConfigError(
                 "world is not set; give its folder, world=runs/quickstart/world, or leave it out: where=[real]"
             )
-        for fault in self.faults:
-            for severity in self.severities or [0.0]:
-                named(fault, severity)
+        plans = self.plans()
+        if len(plans) < len(self.faults):
+            raise ConfigError(f"faults={self.faults} are plans of which two have the same name; rename one")
+        for plan in plans.values():
+            for severity in self.severities:
+                plan.at(severity)
 
 
 class Bench:
@@ -104,11 +111,14 @@ class Bench:
         self.yardstick = Yardstick(config.env.success_return, config.env.violation_reward)
         self.store = CellStore(config.out / "cells")
         self._loaded: dict[str, Agent] = {}
-        self.cells = all_cells(config.agent_specs(), config.faults, config.severities, config.where)
+        self.plans = config.plans()
+        self.cells = all_cells(config.agent_specs(), list(self.plans), config.severities, config.where)
 
-    def check_agents(self) -> None:
-        """Makes every agent once, so that a wrong name is told before anything runs."""
+    def check_names(self) -> None:
+        """Makes every agent and lays every plan on once, so that a wrong name is told before anything runs."""
         env = make_env(self.config.env)
+        for plan in self.plans.values():
+            InjectFaults(env, plan)
         for spec in self.config.agent_specs():
             self._agent(spec, env)
         env.close()
@@ -153,7 +163,7 @@ class Bench:
         env: Env = make_env(self.config.env) if cell.where == "real" else self._world_env(world or self.world)
         if cell.fault == CLEAN:
             return env
-        return InjectFaults(env, named(cell.fault, cell.severity), seed=self.config.seed)
+        return InjectFaults(env, self.plans[cell.fault].at(cell.severity), seed=self.config.seed)
 
     def run(
         self, cell: Cell, trace: bool = False, film: int | None = None, after_each: Callable[[], None] = lambda: None
@@ -239,7 +249,7 @@ class Bench:
             "code": code_digest(),
             "env": config.env.model_dump(mode="json"),
             "agent": agent_digest(cell.agent, config.env.agents),
-            "faults": [] if cell.fault == CLEAN else [fault_to_json(f) for f in named(cell.fault, cell.severity)],
+            "faults": None if cell.fault == CLEAN else self.plans[cell.fault].at(cell.severity).model_dump(mode="json"),
             "seeds": self.seeds,
             "fault_seed": config.seed,
             "max_steps": config.max_steps,
@@ -257,7 +267,7 @@ def stress(config: StressConfig, progress: bool | None = None) -> Report:
     Raises a WorldsimError for what a user can mend: an unknown fault, agent or environment, a world that does not fit.
     """
     bench = Bench(config)
-    bench.check_agents()
+    bench.check_names()
     outcomes: dict[Cell, list[EpisodeResult]] = {}
     with one_thread(), _progress(len(bench.cells) * config.episodes, progress) as (tell, advance):
         for cell in bench.cells:
@@ -273,7 +283,8 @@ def _report(bench: Bench, outcomes: Outcomes) -> Report:
     config = bench.config
     # Paths are left out: the report is the same wherever the world lies and the report goes.
     shown = config.model_dump(mode="json", exclude={"out", "world", "fresh", "trace"}) | {
-        "agents": config.agent_specs()
+        "agents": config.agent_specs(),
+        "faults": list(bench.plans),
     }
     world = None
     if bench.world_digest is not None:
@@ -284,7 +295,7 @@ def _report(bench: Bench, outcomes: Outcomes) -> Report:
         for cell in picked.cells:
             replays[cell, picked.seed] = bench.replay(cell, picked.seed)
     data = assemble(outcomes, shown, bench.seeds, world, worst, replays)
-    return Report(data, replays, _certificate(config.world), _action_names(config.env))
+    return Report(data, replays, _certificate(config.world), _action_names(config.env), bench.plans)
 
 
 def _action_names(config: EnvConfig) -> list[str] | None:

@@ -49,7 +49,7 @@ from worldsim.faults.pixels import (
     ShotNoise,
     Tearing,
 )
-from worldsim.faults.plan import NAMES, fault_from_json, fault_to_json, named
+from worldsim.faults.plan import Plan, fault_from_json, fault_to_json, ready_plans
 from worldsim.faults.refusing import (
     BadGateway,
     Cascade,
@@ -153,7 +153,6 @@ __all__ = [
     "MalformedOutput",
     "MissingData",
     "MissingRows",
-    "NAMES",
     "NonFinite",
     "NullFields",
     "NullForRequired",
@@ -166,6 +165,7 @@ __all__ = [
     "ParetoLatency",
     "PartialPage",
     "Pipeline",
+    "Plan",
     "PlausibleLie",
     "PreviousAnswer",
     "QuotaExceeded",
@@ -201,6 +201,6 @@ __all__ = [
     "WrongUnit",
     "fault_from_json",
     "fault_to_json",
-    "named",
     "obeyed",
+    "ready_plans",
 ]

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -19,11 +20,11 @@ from worldsim.faults import (
     Fault,
     LeafFault,
     Pipeline,
+    Plan,
     Record,
     Reply,
     VirtualClock,
     WallClock,
-    fault_from_json,
     fault_to_json,
 )
 from worldsim.faults.leafwise import ABSENT, copied, from_json, get, leaves_of, put
@@ -76,8 +77,9 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     Args:
         env: any environment.
-        faults: outermost first; faults or mappings that describe them (`fault_from_json`).
-        seed: of the faults, 0 or more.
+        faults: a plan, the name of a ready one or the path of its file; or faults, outermost first, or mappings that
+            describe them.
+        seed: of the faults, 0 or more, where the plan has none of its own.
         clock: passes with the latencies; by default that of faults further in, else a new `VirtualClock`.
         blind: leave `info["faults"]` out.
         time: None, "virtual" or "wall": whether the world moves on while the agent waits, and by which time.
@@ -94,7 +96,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def __init__(
         self,
         env: gym.Env[Any, Any],
-        faults: Sequence[Fault | Mapping[str, Any]],
+        faults: Plan | str | Path | Sequence[Fault | Mapping[str, Any]],
         seed: int = 0,
         clock: Clock | None = None,
         *,
@@ -103,7 +105,8 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         step_s: float | None = None,
         hold: Any = None,
     ) -> None:
-        built = [each if isinstance(each, Fault) else fault_from_json(each) for each in faults]
+        plan = Plan.of(faults)
+        built, seed = plan.faults, seed if plan.seed is None else plan.seed
         given: dict[str, Any] = {} if clock is None else {"clock": clock}
         RecordConstructorArgs.__init__(
             self,
@@ -130,6 +133,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         if self._on_error or any(isinstance(fault, LeafFault) for fault in built):
             self._leaves = leaves_of(env.observation_space)
+        plan.check(self._tools or (TOOL,), [leaf.name for leaf in self._leaves])
         self._pipeline = Pipeline(
             built,
             seed,

@@ -1,0 +1,204 @@
+"""Writes docs/faults.md and its pictures from the code: python docs/generate_faults.py"""
+
+import difflib
+import inspect
+import json
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from worldsim.envs.refund_desk.env import RefundDeskEnv
+from worldsim.envs.refund_desk.fields import ACTIONS, DAYS_PER_AGE_STEP, PRICES, Known, Request, Shipping, Status, Tool
+from worldsim.faults import KINDS, LOST, Call, Fault, Pipeline, Plan, Reply, VirtualClock, ready_plans
+from worldsim.faults.catalogue import FAMILIES
+from worldsim.faults.changes import FrameChange
+from worldsim.faults.leafwise import leaves_of
+from worldsim.faults.listing import COMMON
+
+FOLDER = Path(__file__).parent
+PICTURES = Path("media/faults")  # below FOLDER
+SHIFT = [f"open_{ticket}" if call == 0 else name for ticket in range(5) for call, name in enumerate(
+    ("open", "look_up", "refund" if ticket % 2 else "replace", "reply", "close"))]  # fmt: skip
+SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
+PLACED = datetime(2026, 3, 30, 9, 30, tzinfo=UTC)
+LONGEST = 100  # characters of a text that are shown
+
+
+@dataclass
+class Desk:
+    """A shift at the refund desk with faults between it and whoever calls, as frames or as JSON."""
+
+    faults: list[Fault]
+    plain: bool
+    seed: int = 1
+
+    def run(self) -> list[tuple[Reply, bool]]:
+        """The replies to the calls of `SHIFT`, and whether a fault struck."""
+        env = RefundDeskEnv()
+        observation, _ = env.reset(seed=3)
+        leaves = None if self.plain else leaves_of(env.observation_space)
+        pipeline = Pipeline(self.faults, self.seed, VirtualClock(), leaves, ACTIONS)
+        pipeline.start((0,), self._payload(observation))
+
+        def forward(call: Call) -> Reply:
+            return Reply(self._payload(env.step(np.int64(ACTIONS.index(call.tool)))[0]))
+
+        found = []
+        for tool in SHIFT:
+            reply = pipeline.exchange(tool, {"page": 1} if tool == "look_up" else {}, forward)
+            found.append((reply, bool(pipeline.now)))
+        return found
+
+    def _payload(self, observation: dict[str, Any]) -> Any:
+        return as_json(observation["reply"]) if self.plain else observation
+
+
+def as_json(reply: dict[str, Any]) -> dict[str, Any]:
+    """What a reply of the desk says, as a tool would say it: words for classes, euros, days and times."""
+    value = {name: int(each) for name, each in reply.items()}
+    order = {
+        "paid": Known(value["paid"]).name.lower(),
+        "shipping": Shipping(value["shipping"]).name.lower(),
+        "refunded": Known(value["refunded"]).name.lower(),
+        "amount_eur": float(PRICES[value["amount"] - 1]) if value["amount"] else None,
+        "placed_at": (PLACED - timedelta(days=DAYS_PER_AGE_STEP * value["age"])).isoformat() if value["age"] else None,
+    }
+    return {
+        "tool": Tool(value["tool"]).name.lower(),
+        "status": Status(value["status"]).name.lower(),
+        "ticket": value["ticket"],
+        "request": Request(value["request"]).name.lower(),
+        "order": order,
+        "shift": [{"what": "calls", "count": value["clock"]}, {"what": "refunded_eur", "count": 50 * value["ledger"]}],
+    }
+
+
+def page() -> str:
+    """The whole page."""
+    head = (FOLDER / "faults_head.md").read_text(encoding="utf-8").strip()
+    plans = [f"| `{name}` | {Plan.load(name).description} |" for name in ready_plans()]
+    parts = [head.replace("READY_PLANS", "\n".join(["| name | what it stands for |", "|---|---|", *plans]))]
+    for family, kinds in FAMILIES.items():
+        parts.append(f"## {family[0].upper()}{family[1:]}")
+        parts += [entry(kind) for kind in kinds]
+    return "\n\n".join(parts) + "\n"
+
+
+def entry(kind: type[Fault]) -> str:
+    """One fault: what it does at which severity, its parameters, and an example."""
+    own = [each for each in fields(kind) if each.name not in COMMON]
+    rows = [f"| `{each.name}` | {_default(each.default)} | {each.metadata['says']} |" for each in own]
+    table = "\n".join(["| parameter | default | what it is |", "|---|---|---|", *rows]) if own else ""
+    parts = [f"### `{kind.kind}`", inspect.getdoc(kind) or "", table, example(kind)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def example(kind: type[Fault]) -> str:
+    """A reply of the desk before and after, or its screen at five severities."""
+    if kind.kind == "plausible_lie":
+        return "It needs a trained World, so there is no example here."
+    shown = "" if issubclass(kind, FrameChange) else changed_reply(kind)
+    if shown:
+        return f"A reply of the refund desk without it (-) and with it (+), at severity 1:\n\n```diff\n{shown}\n```"
+    severities = ", ".join(f"{each:g}" for each in SEVERITIES)
+    return f"The refund desk's screen without it, and at severity {severities}:\n\n![{kind.kind}]({picture_of(kind)})"
+
+
+def changed_reply(kind: type[Fault]) -> str:
+    """The difference that a fault makes to the first reply on which it shows; nothing where it shows on none."""
+    for seed in range(1, 40):
+        runs = zip(Desk([], True, seed).run(), Desk([kind(severity=1.0)], True, seed).run(), strict=True)
+        for (before, _), (after, struck) in runs:
+            lost = after.payload is LOST
+            if struck and written(before, lost) != written(after, lost):
+                lines = difflib.unified_diff(written(before, lost), written(after, lost), lineterm="", n=2)
+                return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
+    return ""
+
+
+def written(reply: Reply, brief: bool) -> list[str]:
+    """A reply as lines of JSON. brief: only the beginning of what it says."""
+    said = {"ok": reply.ok}
+    said |= {key: value for key, value in reply.to_json().items() if key not in said and value not in (None, 0.0)}
+    if reply.payload is not LOST:
+        said["reply"] = {"tool": reply.payload["tool"], "...": "..."} if brief else reply.payload
+    return _lines(_short(said))
+
+
+def _lines(value: Any, before: str = "", after: str = "", indent: str = "") -> list[str]:
+    """JSON with what is short on one line."""
+    text = json.dumps(value, default=str)
+    if not isinstance(value, dict | list) or (len(text) <= 60 and indent):
+        return [f"{indent}{before}{text}{after}"]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    names = [f"{json.dumps(key)}: " for key in value] if isinstance(value, dict) else [""] * len(value)
+    inner = list(zip(names, value.values() if isinstance(value, dict) else value, strict=True))
+    found = [f"{indent}{before}{opening}"]
+    for number, (name, each) in enumerate(inner, 1):
+        found += _lines(each, name, "," if number < len(inner) else "", indent + " ")
+    return [*found, f"{indent}{closing}{after}"]
+
+
+def sheet(kind: type[Fault]) -> Image.Image:
+    """The desk's screen six times, without the fault and at five severities, side by side."""
+    for seed in range(1, 40):
+        tiles = tiles_of(kind, seed)
+        if not any(np.array_equal(tiles[0], tile) for tile in tiles[1:]):
+            break
+    space = np.full((64, 4, 3), 255, np.uint8)
+    row = np.concatenate([part for tile in tiles for part in (tile, space)][:-1], axis=1)
+    return Image.fromarray(row).resize((2 * row.shape[1], 2 * row.shape[0]), Image.Resampling.NEAREST)
+
+
+def tiles_of(kind: type[Fault], seed: int) -> list[Any]:
+    """The screen at the call at which a fault shows at most of the severities; first without it, then at each."""
+    bare = screens([], seed, [])
+    runs = [screens([kind(severity=severity)], seed, bare) for severity in SEVERITIES]
+    shows = [[not np.array_equal(frame, before) for frame, before in zip(run, bare, strict=True)] for run in runs]
+    call = int(np.argmax(np.sum(shows, axis=0)))
+    return [bare[call], *(run[call] for run in runs)]
+
+
+def screens(faults: list[Fault], seed: int, bare: list[Any]) -> list[Any]:
+    """The screen after each call; that of `bare` where a reply was lost."""
+    replies = [reply for reply, _ in Desk(faults, False, seed).run()]
+    return [bare[call] if reply.payload is LOST else reply.payload["screen"] for call, reply in enumerate(replies)]
+
+
+def picture_of(kind: type[Fault]) -> str:
+    return f"{PICTURES}/{kind.kind}.png"
+
+
+def _default(value: object) -> str:
+    if isinstance(value, tuple):
+        return "`[" + ", ".join(map(str, value)) + "]`"
+    return "`null`" if value is None else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _short(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_short(each) for each in value]
+    if isinstance(value, float):
+        return round(value, 3)
+    if isinstance(value, str) and len(value) > LONGEST:
+        return f"{value[:LONGEST]} ... ({len(value)} characters)"
+    return value
+
+
+def main() -> None:
+    text = page()
+    (FOLDER / "faults.md").write_text(text, encoding="utf-8")
+    (FOLDER / PICTURES).mkdir(parents=True, exist_ok=True)
+    for kind in KINDS.values():
+        if picture_of(kind) in text:
+            sheet(kind).save(FOLDER / picture_of(kind), optimize=True)
+
+
+if __name__ == "__main__":
+    main()

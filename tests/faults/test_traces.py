@@ -1,0 +1,107 @@
+"""Recorded calls are read as they were meant, and a file that is none is told by line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worldsim.errors import ConfigError
+from worldsim.faults.traces import TracedCall, read_traces
+
+
+def call(**given: Any) -> TracedCall:
+    return TracedCall(tool="pay", latency_s=1.0, **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "failure"),
+    [
+        ({}, None),
+        ({"ok": True, "status": 500}, None),
+        ({"ok": False}, "server_error"),
+        ({"status": 200}, None),
+        ({"status": 429}, "rate_limited"),
+        ({"status": 504}, "timeout"),
+        ({"status": 404, "ok": False}, None),  # the caller's own mistake
+        ({"status": 599}, "server_error"),
+        ({"error": "forbidden", "status": 500}, "forbidden"),
+        ({"error": "java.net.SocketTimeoutException"}, "timeout"),
+        ({"error": "ECONNRESET"}, "connection"),
+        ({"error": "JSONDecodeError: line 1"}, "malformed"),
+    ],
+)
+def test_what_counts_as_the_services_failure(given: dict[str, Any], failure: str | None) -> None:
+    assert call(**given).failure == failure
+
+
+def test_json_lines_come_in_the_order_of_their_start(tmp_path: Path) -> None:
+    rows = [
+        {"tool": "b", "latency_s": 1, "start": "2026-01-01T00:00:02Z", "unknown": [1]},
+        {"tool": "c", "latency_s": 1, "start": "2026-01-01T01:00:03+01:00"},
+        {"tool": "a", "latency_s": 1, "start": 1767225601.5},
+    ]
+    path = tmp_path / "t.jsonl"
+    path.write_text("\n\n".join(map(json.dumps, rows)) + "\n")
+    assert [each.tool for each in read_traces(path)] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"tool": "a", "latency_s": 1}\n{"tool": "a", "latency_s": -3}\n', ":2: latency_s=-3 must be greater"),
+        ('{"tool": "a"}\n', ":1: latency_s is missing"),
+        ('{"tool": "a", "latency_s": 1}\nnothing\n', ":2: not JSON"),
+        ('{"tool": "a", "latency_s": NaN}', ":1: latency_s=nan must be a finite number"),
+        ("[1, 2]", ":1: "),
+        ("", "holds no calls"),
+        ('{"resourceSpans": []}', "holds no calls"),
+        ('{"resourceSpans": [{"scopeSpans": [{"spans": [{"kind": 3, "name": "a"}]}]}]}', ":1: not OTLP/JSON"),
+        ('{"resourceSpans": 3}', ":1: not OTLP/JSON"),
+    ],
+)
+def test_a_file_that_is_none_is_told_in_one_line(text: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_traces(path)
+    assert str(path) in str(caught.value) and says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_spans_as_opentelemetry_itself_writes_them(tmp_path: Path) -> None:
+    """Its own protocol buffers, in their JSON form, against the calls that they were made from."""
+    trace = pytest.importorskip("opentelemetry.proto.trace.v1.trace_pb2")
+    from google.protobuf.json_format import MessageToDict
+
+    data = trace.TracesData()
+    scope = data.resource_spans.add().scope_spans.add()
+
+    def span(name: str, kind: int, start_ms: int, took_ms: int, status: int = 0, **attributes: Any) -> None:
+        made = scope.spans.add(name=name, kind=kind, start_time_unix_nano=start_ms * 10**6)
+        made.end_time_unix_nano = (start_ms + took_ms) * 10**6
+        made.status.code = status
+        for key, value in attributes.items():
+            attribute = made.attributes.add(key=key.replace("__", "."))
+            if isinstance(value, list):
+                attribute.value.array_value.values.add(string_value=value[0])
+            elif isinstance(value, int):
+                attribute.value.int_value = value
+            else:
+                attribute.value.string_value = value
+
+    internal, client = trace.Span.SPAN_KIND_INTERNAL, trace.Span.SPAN_KIND_CLIENT
+    span("execute_tool pay", internal, 5000, 250, gen_ai__tool__name="pay")
+    span("POST", client, 4000, 80, http__response__status_code=429, **{"http__response__header__retry-after": ["7"]})
+    span("GET", client, 3000, 4000, status=2, error__type="timeout")
+    span("thinking", internal, 2000, 9999)
+    path = tmp_path / "spans.jsonl"  # as the Collector's file exporter has it: one document a line
+    path.write_text((json.dumps(MessageToDict(data)) + "\n") * 2)
+    slow, refused, paid = read_traces(path)[::2]
+    assert (slow.tool, slow.latency_s, slow.failure, slow.start_s) == ("GET", 4.0, "timeout", 3.0)
+    assert (refused.tool, refused.latency_s, refused.failure, refused.retry_after_s) == (
+        "POST",
+        0.08,
+        "rate_limited",
+        7,
+    )
+    assert (paid.tool, paid.latency_s, paid.failure) == ("pay", 0.25, None)

@@ -1,0 +1,62 @@
+"""docs/faults.md is what docs/generate_faults.py writes from the code as it is."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from worldsim.cli import VERBS
+from worldsim.faults import KINDS, Plan, ready_plans
+from worldsim.faults.traces import read_traces
+
+DOCS = Path(__file__).parent.parent / "docs"
+PAGE = (DOCS / "faults.md").read_text(encoding="utf-8")
+spec = importlib.util.spec_from_file_location("generate_faults", DOCS / "generate_faults.py")
+assert spec is not None and spec.loader is not None
+generate = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(generate)
+
+
+def sections() -> dict[str, str]:
+    parts = re.split(r"^##+ ", PAGE, flags=re.MULTILINE)
+    return {part.partition("\n")[0].strip("`"): part for part in parts}
+
+
+def test_every_fault_has_its_section_and_every_plan_its_line() -> None:
+    assert set(KINDS) <= set(sections())
+    assert all(f"| `{name}` | {Plan.load(name).description} |" in PAGE for name in ready_plans())
+    assert all(f"worldsim {verb}" in PAGE for verb in VERBS if verb in ("faults fit", "schema faults"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_section_is_current_and_shows_the_fault(kind: str) -> None:
+    shown = sections()[kind].strip()
+    assert f"### {generate.entry(KINDS[kind])}".replace("### ### ", "") == shown
+    assert "```diff\n" in shown or f"]({generate.picture_of(KINDS[kind])})" in shown or kind == "plausible_lie"
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "media" / "faults").glob("*.png")), ids=lambda path: path.stem)
+def test_a_picture_is_current(path: Path) -> None:
+    kept, made = (np.asarray(each.convert("RGB"), int) for each in (Image.open(path), generate.sheet(KINDS[path.stem])))
+    assert kept.shape == made.shape == (128, 2 * (6 * 64 + 5 * 4), 3)
+    assert np.abs(kept - made).mean() < 1, "run python docs/generate_faults.py"  # codecs and blurs round differently
+    tiles = [kept[:, 136 * tile : 136 * tile + 128] for tile in range(6)]
+    changes = [np.abs(tile - tiles[0]).mean() for tile in tiles]
+    assert changes[-1] > 0 and path.stem in PAGE
+
+
+def test_pictures_are_small_and_none_is_left_over() -> None:
+    paths = list((DOCS / "media" / "faults").iterdir())
+    assert sum(path.stat().st_size for path in paths) < 1e6
+    assert {f"media/faults/{path.name}" for path in paths} == set(re.findall(r"\]\((media/faults/[^)]+)\)", PAGE))
+
+
+def test_the_examples_of_the_page_are_right(tmp_path: Path) -> None:
+    (plan,) = re.findall(r"```yaml\n(name: .*?)```", PAGE, re.DOTALL)
+    assert [fault.kind for fault in Plan.from_yaml(plan).faults] == ["lognormal_latency", "lost_answer"]
+    (traces,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "traces.jsonl").write_text(traces)
+    assert [call.failure for call in read_traces(tmp_path / "traces.jsonl")] == ["timeout", None, "rate_limited"]

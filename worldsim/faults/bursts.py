@@ -1,0 +1,98 @@
+"""Whether failures come by themselves or in bursts: the two-state Markov chain of Gilbert (1960), by likelihood."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.faults.schedule import Bursts
+
+Floats = NDArray[np.float64]
+
+FEWEST = 10  # failures below which nothing is said of bursts
+BELIEVED = 10.0  # AIC by which bursts must be the better story (Burnham and Anderson 2002: "essentially no support")
+
+
+class Failures(NamedTuple):
+    """How calls fail: a share `rate` of all of them, or of those in bursts."""
+
+    rate: float
+    bursts: Bursts | None
+    gain: float  # AIC by which bursts are the better story
+    aic: float  # of the story that is told
+
+
+def fit_failures(failed: NDArray[np.bool_], numbers: NDArray[np.int64]) -> Failures:
+    """The likelier of the two.
+
+    failed: (n,) of the calls at which the failure could have been seen, n at least 1, in order. numbers: (n,) where
+    they stand among all calls of all tools, ascending: those move the chain on, as `worldsim.faults.Bursts` has it.
+    """
+    share = float(failed.mean())
+    alone = 2.0 - 2.0 * _bernoulli(int(failed.sum()), len(failed))
+    if failed.sum() < FEWEST or share == 1:
+        return Failures(share, None, 0.0, alone)
+    gaps = np.diff(numbers, prepend=numbers[0]).astype(np.float64)
+    into, out_of, rate, log_likelihood = _gilbert(failed, gaps)
+    together = 6.0 - 2.0 * log_likelihood
+    if alone - together < BELIEVED:
+        return Failures(share, None, alone - together, alone)
+    return Failures(rate, Bursts(mean_calls=1 / out_of, mean_gap=1 / into), alone - together, together)
+
+
+def _bernoulli(ones: int, total: int) -> float:
+    share = ones / total
+    zeros = total - ones
+    return (ones * math.log(share) if ones else 0.0) + (zeros * math.log(1 - share) if zeros else 0.0)
+
+
+def _gilbert(failed: NDArray[np.bool_], gaps: Floats) -> tuple[float, float, float, float]:
+    """Probabilities of a call to begin a burst, to end one, and to fail within one; the log-likelihood."""
+    from scipy.optimize import minimize
+    from scipy.special import expit, logit
+
+    def cost(point: Floats) -> float:
+        into, out_of, rate = np.clip(expit(point), 1e-9, 1 - 1e-9)
+        return -gilbert_log_likelihood(failed, gaps, float(into), float(out_of), float(rate))
+
+    share = float(failed.mean())
+    starts = [(0.3 * share, 0.3, 0.7), (0.03 * share, 0.03, 0.7), (0.1 * share, 0.1, 0.7), (0.2 * share, 0.1, 0.3)]
+    options = {"xatol": 1e-3, "fatol": 1e-3, "maxiter": 400}
+    points = [logit(np.clip(start, 1e-6, 0.99)) for start in starts]
+    best = minimize(cost, min(points, key=cost), method="Nelder-Mead", options=options)
+    into, out_of, rate = np.clip(expit(best.x), 1e-9, 1 - 1e-9).tolist()
+    return into, out_of, rate, -float(best.fun)
+
+
+def gilbert_log_likelihood(failed: NDArray[np.bool_], gaps: Floats, into: float, out_of: float, rate: float) -> float:
+    """Log-likelihood of failures seen at some calls of a chain that moves at every call.
+
+    The forward algorithm, as a product of 2x2 matrices that is taken pairwise: state 0 is quiet and never fails, state
+    1 is a burst. gaps: (n,) calls since the one before; the first is not used, the chain starts as it is on average.
+    """
+    on = into / (into + out_of)
+    kept = (1 - into - out_of) ** gaps  # how much of a state is remembered over a gap
+    kept[0] = 0.0
+    seen_quiet = np.where(failed, 0.0, 1.0)
+    seen_burst = np.where(failed, rate, 1 - rate)
+    product = np.array(
+        [
+            [(1 - on + on * kept) * seen_quiet, on * (1 - kept) * seen_burst],
+            [(1 - on) * (1 - kept) * seen_quiet, (on + (1 - on) * kept) * seen_burst],
+        ]
+    )
+    scale = 0.0
+    while product.shape[2] > 1:
+        even = product.shape[2] // 2 * 2
+        left, right = product[:, :, 0:even:2], product[:, :, 1:even:2]
+        pairs = np.stack([_row(left[0], right), _row(left[1], right)])
+        largest = np.maximum(pairs.max(axis=(0, 1)), 1e-300)
+        scale += float(np.log(largest).sum())
+        product = np.concatenate([pairs / largest, product[:, :, even:]], axis=2)
+    likelihood = (1 - on) * product[0, :, 0].sum() + on * product[1, :, 0].sum()
+    return scale + math.log(max(float(likelihood), 1e-300))
+
+
+def _row(row: Floats, right: Floats) -> Floats:
+    return np.stack([row[0] * right[0, 0] + row[1] * right[1, 0], row[0] * right[0, 1] + row[1] * right[1, 1]])

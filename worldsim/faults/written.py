@@ -1,0 +1,93 @@
+"""YAML with the line of everything in it, so that a mistake can be told by file and line."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from worldsim.errors import ConfigError
+
+Place = tuple[str | int, ...]
+"""Where something is in nested mappings and lists: their keys and positions from the outside in."""
+
+
+class Mistake(ConfigError):
+    """A mistake in plain data, and where in it."""
+
+    def __init__(self, says: str, *at: str | int) -> None:
+        super().__init__(says)
+        self.at: Place = at
+
+    def within(self, *outer: str | int) -> "Mistake":
+        """The same mistake, seen from further out."""
+        return Mistake(str(self), *outer, *self.at)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where data was written down. It is no part of the data's value: all sources are equal."""
+
+    name: str = field(default="", compare=False)
+    lines: Mapping[Place, int] = field(default_factory=dict, compare=False)  # from 1
+
+    def located(self, mistake: Mistake) -> ConfigError:
+        """The mistake with the file and line that it is in, or as it is where there is no file."""
+        if not self.name:
+            return mistake
+        at = mistake.at
+        while at and at not in self.lines:
+            at = at[:-1]
+        return ConfigError(f"{self.name}:{self.lines.get(at, 1)}: {mistake}")
+
+
+def read_yaml(text: str, name: str) -> tuple[Any, Source]:
+    """The data in a YAML text, and where everything in it is. `name` stands for the text in messages.
+
+    Raises ConfigError, with the line, for what is not YAML and for keys that are given twice.
+    """
+    import yaml
+
+    try:
+        loader = _loader()(text)
+        node = loader.get_single_node()
+        source = Source(name, _lines_of(node, name))
+        return (None if node is None else loader.construct_document(node)), source
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{name}:{line}: not YAML: {error.problem}; check indentation and quotes") from error
+    except (yaml.YAMLError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        said = " ".join(str(error).split())
+        raise ConfigError(f"{name}:1: not YAML: {said}; check that it is a text file in UTF-8") from error
+
+
+def _lines_of(root: Any, name: str) -> dict[Place, int]:
+    """The line of every key and item. What an alias stands for is where the alias is."""
+    lines: dict[Place, int] = {(): 1}
+    seen: set[int] = set()
+
+    def walk(node: Any, at: Place) -> None:
+        if node is None or id(node) in seen:
+            return
+        seen.add(id(node))
+        for position, item in enumerate(node.value if node.id in ("sequence", "mapping") else ()):
+            key, value = (position, item) if node.id == "sequence" else (str(item[0].value), item[1])
+            line, inner = (item if node.id == "sequence" else item[0]).start_mark.line + 1, (*at, key)
+            if inner in lines:
+                raise ConfigError(f"{name}:{line}: '{key}' is given twice, first in line {lines[inner]}; keep one")
+            lines[inner] = line
+            walk(value, inner)
+
+    walk(root, ())
+    return lines
+
+
+def _loader() -> Any:
+    """PyYAML's safe loader, with numbers such as 1e9 as YAML 1.2 and Hydra read them."""
+    import yaml
+
+    loader: Any = type("Loader", (yaml.SafeLoader,), {})
+    exponent = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+    loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+0123456789"))
+    return loader
