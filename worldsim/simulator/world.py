@@ -221,7 +221,7 @@ class World:
         return self.trust.of(state.doubt.cpu().numpy(), state.novelty.cpu().numpy())
 
     def _tensor(self, value: NDArray[Any]) -> Tensor:
-        return torch.as_tensor(np.ascontiguousarray(value), device=self.device)
+        return torch.as_tensor(np.require(value, requirements=["C", "W"]), device=self.device)
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", sample: bool = True) -> World:
