@@ -91,10 +91,13 @@ class CodedDynamics(Dynamics):
         self.act = nn.Linear(actions, config.width)
         self.mix = mlp([config.width, config.width, config.width])
         self.backbone = backbone()
-        self.record_prior = SlotPrior(config.width, everything, slice(0, variables), code, classes)
-        scores = self.numbers * self.levels
-        self.dense_prior = SlotPrior(config.width, everything, slice(variables, everything), code, scores)
-        self.tell_record = nn.Linear(variables * code, config.width, bias=False)
+        priors = config.width, everything
+        if variables:
+            self.record_prior = SlotPrior(*priors, slice(0, variables), code, classes)
+        if slots:
+            self.dense_prior = SlotPrior(*priors, slice(variables, everything), code, self.numbers * self.levels)
+        if variables and slots:
+            self.tell_record = nn.Linear(variables * code, config.width, bias=False)
 
     def initial(self, batch: int) -> State:
         where = self.enter.weight.device
@@ -179,9 +182,11 @@ class CodedDynamics(Dynamics):
 
     def _dense_scores(self, memory: Tensor, drawn: Tensor, codes: OneHot, last: Tensor, before: Tensor) -> Tensor:
         """Scores (N, S, K, C) of the dense codes, given the record drawn (N, V, E)."""
-        if self.variables:
-            memory = memory + self.tell_record(drawn.flatten(-2))
-        return self.dense_prior(memory, codes.dense, last, before).unflatten(-1, (self.numbers, self.levels))  # type: ignore[no-any-return]
+        scores = codes.dense
+        if self.slots:
+            known = memory + self.tell_record(drawn.flatten(-2)) if self.variables else memory
+            scores = self.dense_prior(known, scores, last, before)
+        return scores.unflatten(-1, (self.numbers, self.levels))  # type: ignore[no-any-return]
 
 
 def _told(foreseen: Codes, codes: Codes, follows: Tensor) -> dict[str, Tensor]:
