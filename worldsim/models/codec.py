@@ -79,8 +79,8 @@ class ImageCodec(nn.Module):
 
     def decode(self, slots: Tensor) -> Tensor:
         """(N, S, features) to uint8 frames (N, H, W, C)."""
-        frames = self.mean + self.frames(self.residual(slots).float())
-        return (frames * 255).round().clamp(0, 255).to(torch.uint8)
+        shown = torch.add(self.mean_patches() * 255, self.residual(slots).float(), alpha=255)
+        return self.frames(shown.round_().clamp_(0, 255).to(torch.uint8))  # a byte a pixel is moved, not four
 
     def loss(self, slots: Tensor, frames: Tensor) -> Tensor:
         """Squared error (N,), ten times weighted where a pixel differs from the mean image by more than 5 %."""
