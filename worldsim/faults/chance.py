@@ -4,7 +4,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-_BLOCK = 256  # uniforms drawn at a time, because making a generator costs more than drawing from it
+BLOCK = 256  # uniforms drawn at a time, because making a generator costs more than drawing from it
 
 
 class Dice:
@@ -19,11 +19,15 @@ class Dice:
 
     def uniform(self, index: int, lane: int = 0) -> float:
         """The uniform in [0, 1) of call `index`. Lanes are independent of one another and of `generator`."""
-        number, offset = divmod(index, _BLOCK)
+        number, offset = divmod(index, BLOCK)
+        return self.block(number, lane)[offset]
+
+    def block(self, number: int, lane: int = 0) -> list[float]:
+        """The uniforms of the `BLOCK` calls from call `number * BLOCK` on."""
         kept = self._blocks.get(lane)
         if kept is None or kept[0] != number:
-            kept = self._blocks[lane] = (number, self._philox(1 + lane, number).random(_BLOCK).tolist())
-        return kept[1][offset]
+            kept = self._blocks[lane] = (number, self._philox(1 + lane, number).random(BLOCK).tolist())
+        return kept[1]
 
     def generator(self, index: int, lane: int = 0) -> np.random.Generator:
         """A fresh generator for whatever else call `index` needs to draw; costs about 15 us. Lanes are independent."""

@@ -3,5 +3,6 @@
 from worldsim.wrappers.flatten import FlattenDict
 from worldsim.wrappers.inject import InjectFaults
 from worldsim.wrappers.named import MalformedOutput, MissingData, SlowAPI
+from worldsim.wrappers.vector import VectorInjectFaults
 
-__all__ = ["FlattenDict", "InjectFaults", "MalformedOutput", "MissingData", "SlowAPI"]
+__all__ = ["FlattenDict", "InjectFaults", "MalformedOutput", "MissingData", "SlowAPI", "VectorInjectFaults"]
