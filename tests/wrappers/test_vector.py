@@ -17,7 +17,16 @@ from tests.simulator.stub_world import StubWorld
 from worldsim import faults
 from worldsim.errors import ConfigError
 from worldsim.simulator import WorldEnv, WorldVectorEnv
-from worldsim.wrappers import InjectFaults, VectorInjectFaults
+from worldsim.wrappers import (
+    InjectFaults,
+    MalformedOutput,
+    MissingData,
+    SlowAPI,
+    VectorInjectFaults,
+    VectorMalformedOutput,
+    VectorMissingData,
+    VectorSlowAPI,
+)
 
 from .witness import Witness
 
@@ -137,6 +146,32 @@ def test_a_reset_of_some_leaves_the_others_where_they_are() -> None:
     for action in range(20):
         actions = np.full(COUNT, action)
         assert_alike(ours.step(actions), theirs.step(actions))
+
+
+def test_where_nothing_begins_anew_by_itself_a_reset_of_some_begins_their_faults_anew() -> None:
+    ours, theirs = pair(desk, THREE, AutoresetMode.DISABLED)
+    assert_alike(ours.reset(seed=3), theirs.reset(seed=3))
+    for action in range(60):
+        actions = np.full(COUNT, action)
+        mine, yours = ours.step(actions), theirs.step(actions)
+        assert_alike(mine, yours)
+        if (done := mine[2] | mine[3]).any():
+            given = [envs.reset(options={"reset_mask": done.copy()}) for envs in (ours, theirs)]
+            assert_alike(*given)
+    assert any(ours.records)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "alone"),
+    [(VectorSlowAPI, SlowAPI), (VectorMalformedOutput, MalformedOutput), (VectorMissingData, MissingData)],
+)
+def test_named_ones_are_twins_of_those_on_one(wrap: Any, alone: Any) -> None:
+    settings: dict[str, Any] = {"severity": 0.9, "seed": 8, "probability": 0.7, "schedule": faults.After(2)}
+    ours = wrap(SyncVectorEnv([desk] * COUNT), **settings)
+    theirs = SyncVectorEnv([lambda: alone(desk(), **settings)] * COUNT)
+    assert play_both(ours, theirs, 40)
+    with pytest.raises(ConfigError, match="no parameter 'rates'"):
+        wrap(SyncVectorEnv([desk] * COUNT), rates=1)
 
 
 @settings(max_examples=40, deadline=None)

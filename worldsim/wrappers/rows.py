@@ -1,18 +1,15 @@
-"""Batches row by row: read and write some environments of a batch, and step some environments of a vector."""
+"""Batches row by row: reads and writes the values of some environments in a batch of all."""
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 from numpy.typing import NDArray
 
 Mask = NDArray[np.bool_]  # (N,)
-Stepped = tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]
 
 
 def row_of(space: gym.Space[Any], batch: Any, row: int) -> Any:
@@ -77,82 +74,3 @@ def _picked(mask: Mask, one: Any, other: Any) -> Any:
     blank = np.full_like(like, None if like.dtype == object else 0)
     here, there = blank if one is None else one, blank if other is None else other
     return np.where(mask.reshape(-1, *[1] * (like.ndim - 1)), here, there)
-
-
-# --- stepping some environments ---
-
-
-@runtime_checkable
-class StepsSome(Protocol):
-    """A vector environment that can move some of its environments and leave the others where they are."""
-
-    def step_some(self, actions: Any, mask: Mask) -> Stepped:
-        """Like `step` for the environments where mask is true; the rows of the others mean nothing."""
-
-
-class Stepper(Protocol):
-    """Steps the environments where mask (N,) is true, of which those where `resetting` begin anew."""
-
-    others_stand: bool  # whether the others stay where they are
-
-    def step(self, actions: Any, mask: Mask, resetting: Mask) -> Stepped: ...
-
-
-class Together:
-    """Any vector environment: its environments move together, those that should stand still under `hold`."""
-
-    others_stand = False
-
-    def __init__(self, envs: VectorEnv[Any, Any, Any], hold: Any) -> None:
-        self._envs, self._hold = envs, hold
-
-    def step(self, actions: Any, mask: Mask, resetting: Mask) -> Stepped:
-        if not mask.all():
-            held = dict.fromkeys(np.flatnonzero(~mask).tolist(), self._hold)
-            actions = with_rows(self._envs.single_action_space, actions, held)
-        return self._envs.step(actions)
-
-
-class Separately:
-    """A vector environment that can leave some where they are: one that has `step_some`, such as a WorldVectorEnv."""
-
-    others_stand = True
-
-    def __init__(self, envs: Any) -> None:
-        self._envs = envs
-
-    def step(self, actions: Any, mask: Mask, resetting: Mask) -> Stepped:
-        stepped: Stepped = self._envs.step_some(actions, mask)
-        return stepped
-
-
-class OneByOne:
-    """The environments of a SyncVectorEnv, each stepped by itself as SyncVectorEnv does, but only some of them."""
-
-    others_stand = True
-
-    def __init__(self, envs: SyncVectorEnv) -> None:
-        self._envs, self._count = envs, envs.num_envs
-
-    def step(self, actions: Any, mask: Mask, resetting: Mask) -> Stepped:
-        envs, count = self._envs, self._count
-        observations: list[Any] = [None] * count
-        rewards, terminated, truncated = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-        infos: dict[str, Any] = {}
-        each_action = list(iterate(envs.action_space, actions))
-        for row in np.flatnonzero(mask).tolist():
-            env = envs.envs[row]
-            if resetting[row]:
-                observations[row], info = env.reset()
-            else:
-                observations[row], rewards[row], terminated[row], truncated[row], info = env.step(each_action[row])
-                if (terminated[row] or truncated[row]) and envs.autoreset_mode is AutoresetMode.SAME_STEP:
-                    ended = {"final_obs": observations[row], "final_info": info}
-                    infos = envs._add_info(infos, ended, row)
-                    observations[row], info = env.reset()
-            infos = envs._add_info(infos, info, row)
-        stood = observations[int(np.argmax(mask))]  # in the place of those that have nothing new to show
-        observations = [stood if each is None else each for each in observations]
-        out: Any = create_empty_array(envs.single_observation_space, n=count, fn=np.zeros)
-        batch = concatenate(envs.single_observation_space, observations, out)
-        return batch, rewards, terminated, truncated, infos

@@ -7,28 +7,17 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.faults import ERRORS, LOST, Fault, LeafFault, Record, fault_from_json
 from worldsim.faults.batch import BatchPipeline, Calls, Replies
-from worldsim.faults.exchange import Passing
 from worldsim.faults.leafwise import copied, from_json, leaves_of, put
 from worldsim.faults.pipeline import checked_seed
 from worldsim.wrappers.inject import TOOL, action_tools
-from worldsim.wrappers.rows import (
-    Mask,
-    OneByOne,
-    Separately,
-    Stepper,
-    StepsSome,
-    Together,
-    chosen,
-    merged,
-    row_of,
-    with_rows,
-)
+from worldsim.wrappers.rows import Mask, chosen, merged, row_of, with_rows
+from worldsim.wrappers.stepping import stepper_for
 
 
 class VectorFaultSnapshot(NamedTuple):
@@ -119,7 +108,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             self._blind, self._hold = blind or env._blind, env._hold if hold is None else hold
         elif _faulty(env):
             raise ConfigError("there are faults further in, behind another wrapper: put all faults outside of it")
-        self._stepper = _stepper(self._bare, [fault for fault, _ in self._plan], self._hold)
+        self._stepper = stepper_for(self._bare, _active(self._plan), self._hold)
         self._space = env.single_observation_space
         self._leaves = leaves_of(self._space)
         self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
@@ -326,31 +315,13 @@ def _faulty(env: Any) -> bool:
     return False
 
 
-def _stepper(envs: VectorEnv[Any, Any, Any], plan: Sequence[Fault], hold: Any) -> Stepper:
-    """How environments are stepped one apart from another, as far as the faults need it. Raises ConfigError."""
-    plan = [fault for fault in plan if not fault.idle]
-    wide = [fault.kind for fault in plan if isinstance(fault, LeafFault) and fault.out_of_space]
+def _active(plan: Sequence[tuple[Fault, int]]) -> list[Fault]:
+    """The faults that can do anything. Raises ConfigError for one that gives values out of space."""
+    active = [fault for fault, _ in plan if not fault.idle]
+    wide = [fault.kind for fault in active if isinstance(fault, LeafFault) and fault.out_of_space]
     if wide:
         raise ConfigError(
             f"{', '.join(wide)}: out_of_space=True does not fit into the arrays of a vector environment; "
             "leave it out, or put InjectFaults on each environment"
         )
-    losing = [fault.kind for fault in plan if fault.passing >= Passing.AT_MOST_ONCE]
-    again = [fault.kind for fault in plan if fault.passing >= Passing.ANY]
-    if losing and isinstance(envs, StepsSome):
-        return Separately(envs)
-    if losing and isinstance(envs, SyncVectorEnv):
-        return OneByOne(envs)
-    if again:
-        raise ConfigError(
-            f"{', '.join(again)}: a call may be carried out again, and {envs} moves all its environments together; "
-            "use a SyncVectorEnv or WorldVectorEnv directly below the faults"
-        )
-    if losing and hold is None:
-        raise ConfigError(
-            f"{', '.join(losing)}: a call may be lost, and {envs} moves all its environments together; use a "
-            "SyncVectorEnv or WorldVectorEnv directly below the faults, or give hold=<action to carry out instead>"
-        )
-    if losing and hold not in envs.single_action_space:
-        raise ConfigError(f"hold must be an action of {envs.single_action_space}, got {hold!r}")
-    return Together(envs, hold)
+    return active
