@@ -228,6 +228,8 @@ def test_nested_directly_they_are_one_plan() -> None:
     behind = gym.wrappers.vector.RecordEpisodeStatistics(inner)
     with pytest.raises(ConfigError, match="there are faults further in"):
         VectorInjectFaults(behind, [THREE[1]])
+    with pytest.raises(ConfigError, match="or on each environment: put all in one place"):
+        VectorInjectFaults(pair(desk, THREE)[1], [THREE[1]])
 
 
 def test_blind_hides_the_ground_truth_and_keeps_it() -> None:

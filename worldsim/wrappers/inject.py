@@ -116,7 +116,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             **given,
         )
         super().__init__(env)
-        self._below = _nearest(env)
+        self._below = nearest_faults(env)
         self._blind = blind or (self._below is not None and self._below._blind)
         fresh: Clock = WallClock() if time == "wall" else VirtualClock()
         self.clock: Clock = clock or (self._below.clock if self._below else fresh)
@@ -268,7 +268,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return go_back
 
 
-def _nearest(env: gym.Env[Any, Any]) -> InjectFaults | None:
+def nearest_faults(env: gym.Env[Any, Any]) -> InjectFaults | None:
     """The outermost faults already on an environment."""
     while isinstance(env, gym.Wrapper):
         if isinstance(env, InjectFaults):

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
@@ -15,7 +15,7 @@ from worldsim.faults import ERRORS, LOST, Fault, LeafFault, Record, fault_from_j
 from worldsim.faults.batch import BatchPipeline, Calls, Replies
 from worldsim.faults.leafwise import copied, from_json, leaves_of, put
 from worldsim.faults.pipeline import checked_seed
-from worldsim.wrappers.inject import TOOL, action_tools
+from worldsim.wrappers.inject import TOOL, action_tools, nearest_faults
 from worldsim.wrappers.rows import Mask, chosen, merged, row_of, with_rows
 from worldsim.wrappers.stepping import stepper_for
 
@@ -107,7 +107,9 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             self._plan, self._bare = self._plan + env._plan, env._bare
             self._blind, self._hold = blind or env._blind, env._hold if hold is None else hold
         elif _faulty(env):
-            raise ConfigError("there are faults further in, behind another wrapper: put all faults outside of it")
+            raise ConfigError(
+                "there are faults further in, behind another wrapper or on each environment: put all in one place"
+            )
         self._stepper = stepper_for(self._bare, _active(self._plan), self._hold)
         self._space = env.single_observation_space
         self._leaves = leaves_of(self._space)
@@ -312,7 +314,7 @@ def _faulty(env: Any) -> bool:
         env = env.env
         if isinstance(env, VectorInjectFaults):
             return True
-    return False
+    return isinstance(env, SyncVectorEnv) and any(nearest_faults(each) is not None for each in env.envs)
 
 
 def _active(plan: Sequence[tuple[Fault, int]]) -> list[Fault]:
