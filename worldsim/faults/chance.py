@@ -24,14 +24,14 @@ class Dice:
     def uniform(self, index: int, lane: int = 0) -> float:
         """The uniform in [0, 1) of call `index`. Lanes are independent of one another and of `generator`."""
         number, offset = divmod(index, BLOCK)
-        return self.block(number, lane)[offset]
-
-    def block(self, number: int, lane: int = 0) -> list[float]:
-        """The uniforms of the `BLOCK` calls from call `number * BLOCK` on."""
         kept = self._blocks.get(lane)
         if kept is None or kept[0] != number:
-            kept = self._blocks[lane] = (number, self._philox(1 + lane, number).random(BLOCK).tolist())
-        return kept[1]
+            kept = self._blocks[lane] = (number, self.block(number, lane).tolist())
+        return kept[1][offset]
+
+    def block(self, number: int, lane: int = 0) -> NDArray[np.float64]:
+        """The uniforms of the `BLOCK` calls from call `number * BLOCK` on."""
+        return self._philox(1 + lane, number).random(BLOCK)
 
     def generator(self, index: int, lane: int = 0) -> np.random.Generator:
         """A fresh generator for whatever else call `index` needs to draw; costs about 5 us. Lanes are independent."""
