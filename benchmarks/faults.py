@@ -1,21 +1,26 @@
 """What faults cost a step: a wrapper with three faults that do nothing, over Gymnasium's own pass-through wrapper.
 
-python benchmarks/faults.py        # about 10 seconds; median of 15 rounds of 5,000 steps, interleaved
+And the same for a vector of 256 environments, in microseconds an environment a step.
+
+python benchmarks/faults.py        # about 20 seconds; median of 15 rounds of 5,000 steps (256: 100), interleaved
 """
 
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
 
 from worldsim.faults import After, Fault, MalformedOutput, MissingData, SlowAPI
-from worldsim.wrappers import InjectFaults
+from worldsim.wrappers import InjectFaults, VectorInjectFaults
 
 ROUNDS, STEPS = 15, 5000
+ENVS, VECTOR_STEPS, EPISODE = 256, 100, 200  # EPISODE: steps of the vector's episodes
 KINDS: tuple[type[Fault], ...] = (SlowAPI, MalformedOutput, MissingData)
 
 
@@ -32,6 +37,41 @@ class Trivial(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         return self.observation, 0.0, False, False, {}
+
+
+class TrivialVector(VectorEnv[Any, Any, Any]):
+    """Environments that cost next to nothing; their episodes end in turns."""
+
+    metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.num_envs = ENVS
+        self.single_observation_space, self.single_action_space = Trivial.observation_space, Trivial.action_space
+        self.observation_space = batch_space(self.single_observation_space, ENVS)
+        self.action_space = batch_space(self.single_action_space, ENVS)
+        self.observation, self.reward = np.zeros((ENVS, 4), np.float32), np.zeros(ENVS)
+        self.none, self.left = np.zeros(ENVS, np.bool_), np.arange(ENVS) % EPISODE
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return self.observation, {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        self.left = np.where(self.left < 0, EPISODE, self.left - 1)
+        return self.observation, self.reward, self.left < 0, self.none, {}
+
+    def step_some(self, actions: Any, mask: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        self.left = np.where(mask, np.where(self.left < 0, EPISODE, self.left - 1), self.left)
+        return self.observation, self.reward, (self.left < 0) & mask, self.none, {}
+
+
+def vector_microseconds(envs: VectorEnv[Any, Any, Any]) -> float:
+    """Microseconds an environment a step over one round."""
+    envs.reset(seed=0)
+    actions = np.zeros(ENVS, np.int64)
+    start = time.perf_counter()
+    for _ in range(VECTOR_STEPS):
+        envs.step(actions)
+    return (time.perf_counter() - start) / VECTOR_STEPS / ENVS * 1e6
 
 
 def microseconds(env: gym.Env[Any, Any]) -> float:
@@ -58,23 +98,33 @@ def simulated_hour_ms() -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def main() -> None:
-    envs = {
-        "gymnasium.Wrapper": gym.Wrapper(Trivial()),
-        "three faults of severity 0": InjectFaults(Trivial(), faults(severity=0.0)),
-        "three faults scheduled later": InjectFaults(Trivial(), faults(schedule=After(10**9))),
-        "three faults of low probability": InjectFaults(Trivial(), faults(probability=1e-12)),
-        "three faults at severity 0.5": InjectFaults(Trivial(), faults(severity=0.5)),
-    }
-    rounds = [{name: microseconds(env) for name, env in envs.items()} for _ in range(ROUNDS)]
+PLANS: dict[str, dict[str, Any]] = {
+    "three faults of severity 0": {"severity": 0.0},
+    "three faults scheduled later": {"schedule": After(10**9)},
+    "three faults of low probability": {"probability": 1e-12},
+    "three faults at severity 0.5": {},
+}
+
+
+def report(what: str, envs: dict[str, Any], measure: Callable[[Any], float], base: str) -> None:
+    """Medians of interleaved rounds, and what is on top of the first."""
+    rounds = [{name: measure(env) for name, env in envs.items()} for _ in range(ROUNDS)]
     medians = {name: statistics.median(each[name] for each in rounds) for name in envs}
-    base = medians["gymnasium.Wrapper"]
+    print(f"{what:40}{'us':>10}{'over the wrapper':>18}{'ratio':>8}")
+    for name, median in medians.items():
+        print(f"{name:40}{median:10.2f}{median - medians[base]:18.2f}{median / medians[base]:8.1f}")
+
+
+def main() -> None:
     print(
         f"Python {platform.python_version()}, gymnasium {gym.__version__}, numpy {np.__version__}, {platform.machine()}"
     )
-    print(f"{'':34}{'us/step':>10}{'over the wrapper':>18}{'ratio':>8}")
-    for name, median in medians.items():
-        print(f"{name:34}{median:10.2f}{median - base:18.2f}{median / base:8.1f}")
+    one = {name: InjectFaults(Trivial(), faults(**settings)) for name, settings in PLANS.items()}
+    report("a step", {"gymnasium.Wrapper": gym.Wrapper(Trivial()), **one}, microseconds, "gymnasium.Wrapper")
+    many = {name: VectorInjectFaults(TrivialVector(), faults(**settings)) for name, settings in PLANS.items()}
+    many |= {f"{kind.kind} at severity 0.5": VectorInjectFaults(TrivialVector(), [kind()]) for kind in KINDS}
+    bare = {"gymnasium.vector.VectorWrapper": VectorWrapper(TrivialVector())}
+    report(f"an environment a step, {ENVS} of them", {**bare, **many}, vector_microseconds, *bare)
     hours = [simulated_hour_ms() for _ in range(5)]
     print(f"one simulated hour of slow API: {statistics.median(hours):.0f} ms")
 

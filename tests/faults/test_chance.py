@@ -1,5 +1,7 @@
 """Dice and schedules: what call k draws depends on the seeds and on k alone."""
 
+from hashlib import blake2b
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,18 @@ def test_draws_do_not_depend_on_order_or_on_other_draws() -> None:
     back = {k: (backward.uniform(k), backward.uniform(k, 1), backward.generator(k).random()) for k in reversed(calls)}
     assert there == back
     assert len({value for row in there.values() for value in row}) == 3 * len(calls)
+
+
+def test_draws_are_those_of_philox_under_the_hash_of_the_parts() -> None:
+    parts = (1, "slow_api", 0, 7)
+    key = int.from_bytes(blake2b(repr(parts).encode(), digest_size=16).digest(), "little")
+    for index, lane in [(0, 0), (3, 0), (300, 2)]:
+        ours = Dice(*parts).generator(index, lane)
+        numpys = np.random.Generator(np.random.Philox(key=key, counter=[0, lane, index, 0]))
+        assert ours.random(9).tolist() == numpys.random(9).tolist()
+        assert ours.permutation(50).tolist() == numpys.permutation(50).tolist()
+    numpys = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 1, 1 + 2]))
+    assert Dice(*parts).uniform(256 + 5, lane=2) == numpys.random(256)[5]
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,34 @@ def test_reset_mask_as_sync_vector_env_has_it() -> None:
         assert data_equivalence(batched.step(np.ones(4, int)), sync.step(np.ones(4, int)), exact=True)
 
 
+def test_some_move_and_the_others_stay() -> None:
+    batched, sync = twins(horizon=5)
+    sync.reset(seed=4)
+    seen, _ = batched.reset(seed=4)
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        mask, actions = random.random(4) < 0.6, random.integers(0, 3, 4)
+        ours = batched.step_some(actions, mask)
+        if not mask.any():
+            assert data_equivalence(dict(ours[0]), dict(seen), exact=True)
+            continue
+        for row in range(4):  # each alone, as a SyncVectorEnv steps it
+            env = sync.envs[row]
+            if not mask[row]:
+                expected = (None, 0.0, False, False)
+                assert all((ours[0][key][row] == seen[key][row]).all() for key in seen)
+            elif sync._autoreset_envs[row]:
+                expected = (env.reset()[0], 0.0, False, False)
+            else:
+                expected = env.step(actions[row])[:4]
+            if mask[row]:
+                sync._autoreset_envs[row] = expected[2] or expected[3]
+                assert all((ours[0][key][row] == expected[0][key]).all() for key in expected[0])
+            assert [part[row] for part in ours[1:4]] == list(expected[1:])
+        assert (ours[4]["_trust"] == mask).all()
+        seen = ours[0]
+
+
 def test_one_step_of_the_world_moves_all() -> None:
     batched, _ = twins(16, horizon=3)
     batched.reset(seed=0)

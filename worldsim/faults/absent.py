@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise
 from worldsim.faults.changes import FrameChange, ReplyFault, RowChange, SomeLeaves, SomeReplies
@@ -263,6 +264,9 @@ class _Spells(ReplyFault):
     def share(self) -> float:
         """Probability that a leaf's spell begins at a call."""
         return self.severity * self.rate
+
+    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
+        return np.ones(uniforms.shape, np.bool_)  # spells go on
 
     def begin(self, payload: Any, context: Context) -> None:
         context.memory["out"] = {}  # leaf -> what it has shown since its spell began

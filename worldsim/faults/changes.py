@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise
-from worldsim.faults.exchange import LOST, Call, Forward, Reply
+from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, LeafFault, number
 from worldsim.spaces import Leaf
 
@@ -23,6 +24,13 @@ class ReplyFault(LeafFault):
     def share(self) -> float:
         """Share of the replies that it touches."""
         return 1.0
+
+    @property
+    def passing(self) -> Passing:
+        return Passing.AS_IS
+
+    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
+        return uniforms < self.share
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         reply = forward(call)

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from worldsim.faults.chance import Dice
 from worldsim.faults.clock import VirtualClock
-from worldsim.faults.exchange import ERRORS, LOST, Call, Record, Reply
+from worldsim.faults.exchange import ERRORS, LOST, Call, Passing, Record, Reply
 from worldsim.faults.fault import Fault, LeafFault
 from worldsim.faults.leafwise import alike, copied, get, leaves_of, nodes
 from worldsim.faults.pipeline import Pipeline
@@ -164,6 +165,7 @@ def check_fault(
     bench = Bench(space, payloads, seed)
     for check in (check_identity, check_determinism, check_independence, check_records, check_no_mutation, check_space):
         check(build, bench, calls)
+    check_promises(build, bench, calls)
     check_json(build)
     check_table(build)
     if strikes:
@@ -231,6 +233,24 @@ def check_records(build: Build, bench: Bench, calls: int) -> None:
         assert not lost or bool(each.carried_out) == (lost[0] == "answer"), (
             f"{where}: lost {lost[0]}, and yet {each.carried_out}"
         )
+
+
+def check_promises(build: Build, bench: Bench, calls: int) -> None:
+    """What it says of itself for many environments at a time is true: `passing`, `strikes` and `delays_s`."""
+    fault = build(severity=0.8)
+    dice = Dice(bench.seed if fault.seed is None else fault.seed, fault.kind, 0, 0)
+    uniforms = np.array([dice.uniform(number) for number in range(calls)])
+    strikes = fault.strikes(uniforms, None if bench.space is None else leaves_of(bench.space))
+    delays_s = fault.delays_s(uniforms)
+    for number, each in enumerate(bench.run([fault], calls)):
+        where, sent = f"{_name(build)}: call {number}", each.carried_out
+        promised = {Passing.AS_IS: sent == [each.asked], Passing.CHANGED: len(sent) == 1}
+        promised[Passing.AT_MOST_ONCE] = len(sent) <= 1
+        assert promised.get(fault.passing, True), f"{where} was passed on as {sent}, and passing is {fault.passing!r}"
+        assert strikes[number] or not each.struck, f"{where} was struck, which `strikes` rules out"
+        if delays_s is not None and strikes[number] and not np.isnan(delays_s[number]):
+            waited = [Record(number, fault.kind, "delay", {"latency_s": delays_s[number]})]
+            assert each.records == waited, f"{where} is {each.records}, and `delays_s` says {waited}"
 
 
 def check_no_mutation(build: Build, bench: Bench, calls: int) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import Any, Final, NamedTuple
 
 
@@ -63,6 +63,15 @@ class Reply(NamedTuple):
             "latency_s": self.latency_s,
         }
         return told if self.raw is None else {**told, "raw": self.raw}
+
+
+class Passing(IntEnum):
+    """What a fault may do with the calls that it gets, from the tamest on."""
+
+    AS_IS = 0  # passes the very call on, once
+    CHANGED = 1  # passes one call on, perhaps another
+    AT_MOST_ONCE = 2  # may not pass it on
+    ANY = 3  # may pass on none, one, or several
 
 
 Forward = Callable[[Call], Reply]

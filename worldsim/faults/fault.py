@@ -7,11 +7,12 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.faults.chance import Dice
 from worldsim.faults.clock import Clock
-from worldsim.faults.exchange import Call, Forward, Record, Reply
+from worldsim.faults.exchange import Call, Forward, Passing, Record, Reply
 from worldsim.faults.leafwise import ABSENT, copied, get, plain_leaves, put
 from worldsim.faults.schedule import Always, Schedule
 from worldsim.spaces import Leaf
@@ -140,6 +141,25 @@ class Fault(ABC):
     def idle(self) -> bool:
         """Whether this fault can never do anything."""
         return self.severity == 0 or self.probability == 0
+
+    @property
+    def passing(self) -> Passing:
+        """What it may do with a call. It decides which environments can be broken by it many at a time."""
+        return Passing.ANY
+
+    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
+        """Of calls by their uniforms (`Context.uniform`), those that `exchange` must see.
+
+        All others it would pass on as they are, and remember nothing of. By default it must see every call.
+        """
+        return np.ones(uniforms.shape, np.bool_)
+
+    def delays_s(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """For faults that make calls wait: seconds by which calls, by their uniforms, are delayed and nothing else.
+
+        NaN where more happens than a wait, recorded as `delay` (latency_s). None: it is no such fault.
+        """
+        return None
 
     def begin(self, payload: Any, context: Context) -> None:  # noqa: B027  (most faults need nothing here)
         """An episode starts; `payload` is what the caller got before its first call."""

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from worldsim.faults import leafwise
-from worldsim.faults.exchange import LOST, Call, Forward, Reply
+from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, LeafFault, number
 from worldsim.faults.wrong import wrong_value
+from worldsim.spaces import Leaf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,13 @@ class MalformedOutput(LeafFault):
     rate: float = number(0.4, 0, 1, "share of the replies that are malformed at severity 1")
     loud: float = number(0.5, 0, 1, "share of the malformed replies that cannot be parsed at all")
     spread: float = number(0.5, 0, 1, "share of the leaves that are wrong in a silently malformed reply at severity 1")
+
+    @property
+    def passing(self) -> Passing:
+        return Passing.AS_IS
+
+    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
+        return uniforms < self.severity * self.rate
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         reply = forward(call)

@@ -5,9 +5,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise
-from worldsim.faults.exchange import LOST, Call, Forward, Reply
+from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, LeafFault, number
 from worldsim.spaces import Leaf
 
@@ -40,6 +41,15 @@ class MissingData(LeafFault):
     unavailable: float = number(0.25, 0, 1, "share of these replies that are not there at all")
     spread: float = number(1.0, 0, 1, "share of the leaves missing in the others at severity 1")
     retry_after_s: float = number(1.0, 0, 1e9, "what an unavailable reply says: seconds after which to ask again")
+
+    @property
+    def passing(self) -> Passing:
+        return Passing.AS_IS
+
+    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
+        if any(frames.frame_axes(leaf.space) for leaf in leaves or ()):  # frames are kept, to show again
+            return np.ones(uniforms.shape, np.bool_)
+        return uniforms < self.severity * self.rate
 
     def begin(self, payload: Any, context: Context) -> None:
         frame_paths = [leaf.path for leaf in context.leaves or () if frames.frame_axes(leaf.space)]

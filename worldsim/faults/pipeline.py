@@ -4,7 +4,7 @@ import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from worldsim.errors import ConfigError
 from worldsim.faults.chance import Dice
@@ -12,6 +12,40 @@ from worldsim.faults.clock import Clock, VirtualClock
 from worldsim.faults.exchange import Call, Forward, Record, Reply
 from worldsim.faults.fault import Context, Fault, LeafFault, matches, require_match
 from worldsim.spaces import Leaf
+
+
+class Placed(NamedTuple):
+    """A fault in its place."""
+
+    fault: Fault
+    seeds: tuple[int, str, int]  # of its dice, but for the episode
+    leaves: tuple[Leaf, ...] | None  # that it may change
+
+
+def checked_seed(seed: int) -> int:
+    """The seed of a plan. Raises ConfigError unless it is a whole number, 0 or more."""
+    if not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"the seed of faults must be a whole number, 0 or more; got {seed!r}")
+    return seed
+
+
+def placed(
+    faults: Sequence[tuple[Fault, int]], leaves: tuple[Leaf, ...] | None, tools: Sequence[str], kinds: Counter[str]
+) -> list[Placed]:
+    """Faults, outermost first and each with the seed of its plan, less those that can never do anything.
+
+    kinds: how many there are of each kind further in; those that are placed are added.
+    Raises ConfigError for tools or targets that match nothing.
+    """
+    found: list[Placed] = []
+    for fault, seed in reversed(faults):
+        require_match(fault, "tool", fault.tools, tools)
+        seeds = (seed if fault.seed is None else fault.seed, fault.kind, kinds[fault.kind])
+        kinds[fault.kind] += 1
+        chosen = _chosen(fault, leaves)
+        if not fault.idle:
+            found.insert(0, Placed(fault, seeds, chosen))
+    return found
 
 
 class Pipeline:
@@ -40,23 +74,15 @@ class Pipeline:
         missing: Mapping[str, Any] | None = None,
         below: Mapping[str, int] | None = None,
     ) -> None:
-        if not isinstance(seed, int) or seed < 0:
-            raise ConfigError(f"the seed of faults must be a whole number, 0 or more; got {seed!r}")
         self.clock = clock
         self.number = 0
         self.now: list[Record] = []  # of the present call
         self.records: list[Record] = []  # of the episode
         self.kinds = Counter(below)
-        self._contexts: list[Context] = []
-        self._seeds: list[tuple[int, str, int]] = []
-        for fault in reversed(faults):
-            require_match(fault, "tool", fault.tools, tools)
-            chosen = _chosen(fault, leaves)
-            number = self.kinds[fault.kind]
-            self.kinds[fault.kind] += 1
-            if not fault.idle:
-                self._seeds.insert(0, (seed if fault.seed is None else fault.seed, fault.kind, number))
-                self._contexts.insert(0, Context(fault, Dice(), clock, chosen, dict(missing or {})))
+        checked_seed(seed)
+        places = placed([(fault, seed) for fault in faults], leaves, tools, self.kinds)
+        self._contexts = [Context(each.fault, Dice(), clock, each.leaves, dict(missing or {})) for each in places]
+        self._seeds = [each.seeds for each in places]
 
     @property
     def idle(self) -> bool:

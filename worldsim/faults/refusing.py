@@ -4,9 +4,13 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from worldsim.faults.exchange import LOST, Call, Forward, Reply
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, Fault, count, number
 from worldsim.faults.leafwise import as_text
+from worldsim.spaces import Leaf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,10 @@ class Refusal(Fault):
 
     lose_answer: float = number(0.0, 0, 1, "share of the refusals that come after the call was carried out")
     retry_after_s: float | None = number(None, 0, 1e9, "seconds after which the service asks to be called again")
+
+    @property
+    def passing(self) -> Passing:
+        return Passing.AT_MOST_ONCE if self.lose_answer < 1 else Passing.AS_IS
 
     @abstractmethod
     def refuses(self, call: Call, context: Context) -> bool:
@@ -49,6 +57,10 @@ class SomeRefused(Refusal):
     def share(self) -> float:
         """Share of the calls that are refused."""
         return self.severity * self.rate
+
+    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
+        waits = self.until_retried > 0  # and then it must see the retries
+        return np.ones(uniforms.shape, np.bool_) if waits else uniforms < self.share
 
     def refuses(self, call: Call, context: Context) -> bool:
         waiting = context.memory.setdefault("retries", {})

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from worldsim.errors import ConfigError
 from worldsim.faults.chance import Dice
 
-_LANE = 2  # the lane of the dice that schedules draw from
+LANE = 2  # the lane of the dice that schedules draw from
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Bursts:
         reached, on = memory.get("burst", (0, False))
         while reached < index:  # the chain moves once a call, whether or not a fault was asked
             reached += 1
-            on ^= dice.uniform(reached, _LANE) < 1 / (self.mean_calls if on else self.mean_gap)
+            on ^= dice.uniform(reached, LANE) < 1 / (self.mean_calls if on else self.mean_gap)
         memory["burst"] = (reached, on)
         return bool(on)
 

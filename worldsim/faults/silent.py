@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise, wrong
 from worldsim.faults.changes import LeafChange, RowChange, SomeLeaves, SomeReplies
-from worldsim.faults.exchange import LOST, Call, Forward, Reply
+from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, Fault, number, option
 from worldsim.faults.fault import matches as named_like
 from worldsim.spaces import Leaf
@@ -213,6 +214,9 @@ class OtherRecord(SomeReplies):
 
     memory: float = number(8, 1, 1000, "how many answers are kept to draw from")
 
+    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
+        return np.ones(uniforms.shape, np.bool_)  # answers are kept, to give again
+
     def begin(self, payload: Any, context: Context) -> None:
         context.memory["answers"] = [(-1, leafwise.copied(payload))]
 
@@ -258,6 +262,10 @@ class FalseSuccess(Fault):
         """Share of the calls that are not carried out."""
         return self.severity * self.rate
 
+    @property
+    def passing(self) -> Passing:
+        return Passing.AT_MOST_ONCE
+
     def begin(self, payload: Any, context: Context) -> None:
         context.memory.update(last=leafwise.copied(payload), tools={})
 
@@ -292,6 +300,13 @@ class FalseFailure(Fault):
     def share(self) -> float:
         """Share of the calls that are carried out and reported as failed."""
         return self.severity * self.rate
+
+    @property
+    def passing(self) -> Passing:
+        return Passing.AS_IS
+
+    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
+        return uniforms < self.share
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         reply = forward(call)
@@ -356,6 +371,10 @@ class OffByOnePage(RowChange):
     kind: ClassVar[str] = "off_by_one_page"
 
     arguments: tuple[str, ...] = option(("page", "offset", "start", "cursor"), "globs over arguments that name a page")
+
+    @property
+    def passing(self) -> Passing:
+        return Passing.CHANGED
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         pages = [

@@ -8,10 +8,14 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from worldsim.errors import ConfigError
-from worldsim.faults.exchange import LOST, Call, Forward, Reply
+from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, Fault, number, option
 from worldsim.faults.leafwise import as_text
+from worldsim.spaces import Leaf
 
 _NORMAL = NormalDist()
 
@@ -42,6 +46,14 @@ class SlowAPI(Fault):
     sigma: float = number(1.0, 0, 10, "spread of the latency: standard deviation of its natural logarithm")
     timeout_s: float = number(4.0, 0, 1e9, "how long the caller waits, in seconds")
     lose_answer: float = number(0.5, 0, 1, "share of the time-outs that lose only the answer, not the request")
+
+    @property
+    def passing(self) -> Passing:
+        return Passing.AT_MOST_ONCE if self.lose_answer < 1 else Passing.AS_IS
+
+    def delays_s(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        latencies_s = np.array([self.latency_s(uniform) for uniform in uniforms.tolist()], np.float64)
+        return np.where(latencies_s < self.timeout_s, latencies_s, np.nan)
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         latency_s = self.latency_s(context.uniform())
@@ -84,6 +96,13 @@ class Latency(Fault):
     def median_latency_s(self) -> float:
         """Median latency in seconds."""
         return self.latency_s(0.5)
+
+    @property
+    def passing(self) -> Passing:
+        return Passing.AS_IS
+
+    def delays_s(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        return np.array([self.latency_s(uniform) for uniform in uniforms.tolist()], np.float64)
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         return _delayed(self.latency_s(context.uniform()), call, forward, context)
@@ -268,6 +287,10 @@ class SlowStart(Fault):
         """Latency of the first call, in seconds."""
         return self.severity * self.first_s
 
+    @property
+    def passing(self) -> Passing:
+        return Passing.AS_IS
+
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         latency_s = self.start_s * math.exp(-call.number / self.calls)
         return _delayed(latency_s, call, forward, context) if latency_s >= 1e-3 else forward(call)
@@ -285,6 +308,13 @@ class _Timeout(Fault):
     def share(self) -> float:
         """Share of the calls that time out."""
         return self.severity * self.rate
+
+    @property
+    def passing(self) -> Passing:
+        return Passing.AT_MOST_ONCE if self.request_lost else Passing.AS_IS
+
+    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
+        return uniforms < self.share
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         if context.uniform() >= self.share:
@@ -347,6 +377,10 @@ class SlowDrip(Fault):
     def seconds_per_kib(self) -> float:
         """Seconds for each KiB of a reply."""
         return self.severity * self.slowness
+
+    @property
+    def passing(self) -> Passing:
+        return Passing.AS_IS
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         reply = forward(call)

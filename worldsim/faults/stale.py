@@ -5,9 +5,13 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from worldsim.faults import leafwise
-from worldsim.faults.exchange import Call, Forward, Reply
+from worldsim.faults.exchange import Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, Fault, LeafFault, count, matches, number, option
+from worldsim.spaces import Leaf
 
 _HOLD, _DRAW = 3, 4  # lanes of the dice
 
@@ -27,6 +31,10 @@ class _Stale(LeafFault):
     @abstractmethod
     def age(self, call: Call, context: Context) -> int:
         """How many answers ago this reply is from."""
+
+    @property
+    def passing(self) -> Passing:
+        return Passing.AS_IS
 
     def begin(self, payload: Any, context: Context) -> None:
         context.memory["answers"] = [leafwise.copied(payload)]
@@ -204,6 +212,9 @@ class DuplicateExecution(Fault):
         """Share of the calls that are carried out twice."""
         return self.severity * self.rate
 
+    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
+        return uniforms < self.share
+
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         if context.uniform() < self.share:
             context.record(self.kind)
@@ -284,6 +295,10 @@ class DelayedAction(Fault):
         """Longest delay in calls."""
         return math.ceil(self.severity * self.max_calls)
 
+    @property
+    def passing(self) -> Passing:
+        return Passing.CHANGED
+
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         asked = context.memory.setdefault("asked", [])
         asked.append((call.tool, dict(call.arguments)))
@@ -312,6 +327,10 @@ class StickyAction(Fault):
     def share(self) -> float:
         """Share of the calls that repeat the last action."""
         return self.severity * self.rate
+
+    @property
+    def passing(self) -> Passing:
+        return Passing.CHANGED
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         last = context.memory.get("last")

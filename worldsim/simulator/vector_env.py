@@ -95,20 +95,32 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return self._emit(), {"trust": mask.astype(np.float64), "_trust": mask}
 
     def step(self, actions: Any) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        return self.step_some(actions, np.ones(self.num_envs, np.bool_))
+
+    def step_some(
+        self, actions: Any, mask: Mask
+    ) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        """Like `step`, but only the worlds where mask (N,) is true move.
+
+        The others stay where they are, whatever their actions: they show what they showed, for a reward of 0.
+        """
         batch = _own(flatten_batch(self.single_action_space, actions))
         check_classes(self.single_action_space, batch)
-        self._state, step = self.world.step(self._here(), batch)
-        self._observation = step.observation
-        new = self._ended
+        before = self._here()
+        after, step = self.world.step(before, batch)
+        self._state = after if mask.all() else self.world.merge(mask, after, before)
+        self._observation = {k: _where(mask, array, self._observation[k]) for k, array in step.observation.items()}
+        new = self._ended & mask
         if new.any():
             self._restart(new)
-        self._elapsed = np.where(new, 0, self._elapsed + 1)
+        self._elapsed = np.where(new, 0, self._elapsed + mask)
         trust = np.where(new, 1.0, step.trust.astype(np.float64))
-        reward = np.where(new, 0.0, step.reward.astype(np.float64))
-        terminated = step.terminated & ~new
-        truncated = self.rules.truncates(self._elapsed, trust, terminated) & ~new
-        self._ended = terminated | truncated
-        return self._emit(), reward, terminated, truncated, {"trust": trust, "_trust": np.ones_like(new)}
+        goes = mask & ~new
+        reward = np.where(goes, step.reward.astype(np.float64), 0.0)
+        terminated = step.terminated & goes
+        truncated = self.rules.truncates(self._elapsed, trust, terminated) & goes
+        self._ended = np.where(mask, terminated | truncated, self._ended)
+        return self._emit(), reward, terminated, truncated, {"trust": np.where(mask, trust, 0.0), "_trust": mask.copy()}
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """The last observation of each world as a picture, (H, W, 3) uint8; None where no render_mode was given."""

@@ -119,7 +119,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             **given,
         )
         super().__init__(env)
-        self._below = _nearest(env)
+        self._below = nearest_faults(env)
         self._blind = blind or (self._below is not None and self._below._blind)
         fresh: Clock = WallClock() if time == "wall" else VirtualClock()
         self.clock: Clock = clock or (self._below.clock if self._below else fresh)
@@ -127,7 +127,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._hold = _zero(env.action_space) if hold is None and time else hold
         self._world_s = 0.0  # on the clock: up to when the world has moved
         self._last: Any = self._hold  # the last action that arrived
-        self._tools = _tools(env)
+        self._tools = action_tools(env.metadata, env.action_space)
         self._first_action = int(getattr(env.action_space, "start", 0)) if self._tools else 0
         self._leaves: tuple[Leaf, ...] = ()
         self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
@@ -272,7 +272,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return go_back
 
 
-def _nearest(env: gym.Env[Any, Any]) -> InjectFaults | None:
+def nearest_faults(env: gym.Env[Any, Any]) -> InjectFaults | None:
     """The outermost faults already on an environment."""
     while isinstance(env, gym.Wrapper):
         if isinstance(env, InjectFaults):
@@ -281,9 +281,9 @@ def _nearest(env: gym.Env[Any, Any]) -> InjectFaults | None:
     return None
 
 
-def _tools(env: gym.Env[Any, Any]) -> tuple[str, ...]:
-    """The names of a Discrete space's actions where the environment tells them, else nothing."""
-    names, space = env.metadata.get("action_names", ()), env.action_space
+def action_tools(metadata: Mapping[str, Any], space: gym.Space[Any]) -> tuple[str, ...]:
+    """The names of a Discrete space's actions where the environment's metadata tells them, else nothing."""
+    names = metadata.get("action_names", ())
     return tuple(names[: int(space.n)]) if isinstance(space, spaces.Discrete) and len(names) >= space.n else ()
 
 

@@ -1,0 +1,293 @@
+"""Environment i of a vector under faults against `InjectFaults` on it alone, step by step and for every kind."""
+
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import data_equivalence
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.faults.strategies import observation_spaces
+from tests.simulator.stub_world import StubWorld
+from worldsim import faults
+from worldsim.errors import ConfigError
+from worldsim.simulator import WorldEnv, WorldVectorEnv
+from worldsim.wrappers import (
+    InjectFaults,
+    MalformedOutput,
+    MissingData,
+    SlowAPI,
+    VectorInjectFaults,
+    VectorMalformedOutput,
+    VectorMissingData,
+    VectorSlowAPI,
+)
+
+from .witness import Witness
+
+KINDS = sorted(set(faults.KINDS) - {"plausible_lie"})  # it needs a world: see tests/faults/test_lies.py
+MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP]
+COUNT = 3
+
+
+def desk() -> gym.Env[Any, Any]:
+    return Witness(length=9)  # every kind of leaf, an image among them
+
+
+def pair(
+    make: Any, plan: Sequence[faults.Fault], mode: AutoresetMode = AutoresetMode.NEXT_STEP, blind: bool = False
+) -> tuple[VectorInjectFaults, SyncVectorEnv]:
+    """Faults around a vector, and a vector of environments with faults around each."""
+
+    def broken() -> InjectFaults:
+        return InjectFaults(make(), plan, seed=5, blind=blind)
+
+    below = SyncVectorEnv([make] * COUNT, autoreset_mode=mode)
+    apart = SyncVectorEnv([broken] * COUNT, autoreset_mode=mode)
+    return VectorInjectFaults(below, plan, seed=5, blind=blind), apart
+
+
+def told(infos: dict[str, Any], row: int) -> dict[str, Any]:
+    """What the infos of a vector say of one environment, in one form."""
+    out: dict[str, Any] = {}
+    for key, value in infos.items():
+        known = infos.get(f"_{key}")
+        if key.startswith("_") or known is None or not known[row]:
+            continue
+        out[key] = told(value, row) if isinstance(value, dict) else value[row]
+        if key == "retry_after_s" and out[key] is not None and np.isnan(out[key]):
+            out[key] = None
+        if key == "retry_after_s" and out[key] is not None:
+            out[key] = float(out[key])
+        if key == "raw" and out[key] is None:
+            del out[key]
+    return out
+
+
+def assert_alike(ours: Sequence[Any], theirs: Sequence[Any]) -> None:
+    for mine, yours in zip(ours[:-1], theirs[:-1], strict=True):
+        assert data_equivalence(mine, yours, exact=True)
+    for row in range(COUNT):
+        mine, yours = told(ours[-1], row), told(theirs[-1], row)
+        assert list(sorted(mine)) == list(sorted(yours))
+        for key in mine:
+            np.testing.assert_equal(mine[key], yours[key], err_msg=key)
+
+
+def play_both(ours: VectorEnv[Any, Any, Any], theirs: VectorEnv[Any, Any, Any], steps: int, seed: Any = 7) -> list[Any]:
+    """Both played alike, and compared at each step; gives the records that were told."""
+    assert_alike(ours.reset(seed=seed), theirs.reset(seed=seed))
+    theirs.action_space.seed(0)
+    records = []
+    for _ in range(steps):
+        actions = theirs.action_space.sample()
+        mine, yours = ours.step(actions), theirs.step(actions)
+        assert_alike(mine, yours)
+        records += [record for each in yours[-1].get("faults", []) for record in each or []]
+    return records
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_does_what_it_does_to_an_environment_alone(kind: str, mode: AutoresetMode) -> None:
+    play_both(*pair(desk, [faults.KINDS[kind](severity=0.9)], mode), 20)
+
+
+THREE = [faults.SlowAPI(severity=0.8), faults.MalformedOutput(severity=0.8), faults.MissingData(severity=0.8)]
+MANY: list[faults.Fault] = [
+    faults.LognormalLatency(severity=0.4, tools=["*"]),
+    faults.DuplicateExecution(severity=0.9),
+    faults.ReorderedDelivery(severity=0.6),
+    faults.SlowAPI(severity=0.3, schedule=faults.Bursts(3, 3)),
+    faults.RateLimited(severity=0.5, until_retried=1, probability=0.6),
+    faults.DelayedAction(severity=0.5, schedule=faults.After(3)),
+    faults.MalformedOutput(severity=0.6, schedule=faults.Window(1, 30)),
+    faults.StaleCache(severity=0.3, targets=["*"]),
+    faults.MissingData(severity=0.6),
+    faults.MissingData(severity=0.3, seed=3),
+]
+PLANS = {"three": THREE, "many": MANY}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("env_id", ["worldsim/RefundDesk-v0", "CartPole-v1", "witness"])
+def test_plans_do_what_they_do_to_an_environment_alone(env_id: str, plan: Any, mode: AutoresetMode) -> None:
+    make = desk if env_id == "witness" else lambda: gym.make(env_id)
+    records = play_both(*pair(make, plan, mode), 60)
+    assert {record.fault for record in records} >= {fault.kind for fault in plan} - {"stale_cache"}
+
+
+@pytest.mark.parametrize("seed", [None, [4, None, 9]])
+def test_seeds_are_gymnasiums(seed: Any) -> None:
+    ours, theirs = pair(desk, THREE)
+    play_both(ours, theirs, 12, seed=3)
+    play_both(ours, theirs, 12, seed=seed)
+
+
+def test_without_any_seed_the_environments_differ() -> None:
+    envs = VectorInjectFaults(SyncVectorEnv([desk] * 4), [faults.RateLimited(severity=1.0)])
+    envs.reset()
+    struck = np.array([envs.step(np.zeros(4, int))[-1]["reply"]["ok"] for _ in range(8)])
+    assert len({tuple(column) for column in struck.T.tolist()}) > 1
+
+
+def test_a_reset_of_some_leaves_the_others_where_they_are() -> None:
+    ours, theirs = pair(desk, THREE)
+    play_both(ours, theirs, 5)
+    mask = np.array([True, False, True])
+    given = ours.reset(seed=[1, None, 2], options={"reset_mask": mask.copy()})
+    assert_alike(given, theirs.reset(seed=[1, None, 2], options={"reset_mask": mask.copy()}))
+    for action in range(20):
+        actions = np.full(COUNT, action)
+        assert_alike(ours.step(actions), theirs.step(actions))
+
+
+def test_where_nothing_begins_anew_by_itself_a_reset_of_some_begins_their_faults_anew() -> None:
+    ours, theirs = pair(desk, THREE, AutoresetMode.DISABLED)
+    assert_alike(ours.reset(seed=3), theirs.reset(seed=3))
+    for action in range(60):
+        actions = np.full(COUNT, action)
+        mine, yours = ours.step(actions), theirs.step(actions)
+        assert_alike(mine, yours)
+        if (done := mine[2] | mine[3]).any():
+            given = [envs.reset(options={"reset_mask": done.copy()}) for envs in (ours, theirs)]
+            assert_alike(*given)
+    assert any(ours.records)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "alone"),
+    [(VectorSlowAPI, SlowAPI), (VectorMalformedOutput, MalformedOutput), (VectorMissingData, MissingData)],
+)
+def test_named_ones_are_twins_of_those_on_one(wrap: Any, alone: Any) -> None:
+    settings: dict[str, Any] = {"severity": 0.9, "seed": 8, "probability": 0.7, "schedule": faults.After(2)}
+    ours = wrap(SyncVectorEnv([desk] * COUNT), **settings)
+    theirs = SyncVectorEnv([lambda: alone(desk(), **settings)] * COUNT)
+    assert play_both(ours, theirs, 40)
+    with pytest.raises(ConfigError, match="no parameter 'rates'"):
+        wrap(SyncVectorEnv([desk] * COUNT), rates=1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(space=observation_spaces(), seed=st.integers(0, 99), kinds=st.lists(st.sampled_from(KINDS), max_size=3))
+def test_any_space_and_any_plan(space: Any, seed: int, kinds: list[str]) -> None:
+    def make() -> gym.Env[Any, Any]:
+        env = Witness(space, length=6)
+        env.metadata = {"render_modes": []}
+        return env
+
+    play_both(*pair(make, [faults.KINDS[kind](severity=0.9) for kind in kinds]), 14, seed=seed)
+
+
+def test_learned_worlds_are_held_and_moved_apart() -> None:
+    world = StubWorld()
+    plan = [faults.LostRequest(severity=1.0), faults.DuplicateExecution(severity=1.0), *THREE]
+    ours = VectorInjectFaults(WorldVectorEnv(world, COUNT, horizon=9), plan, seed=5)
+    theirs = SyncVectorEnv([lambda: InjectFaults(WorldEnv(world, horizon=9), plan, seed=5)] * COUNT)
+    records = play_both(ours, theirs, 80)
+    assert {record.fault for record in records} >= {"lost_request", "duplicate_execution"}
+    kept = ours.snapshot()
+    future = [ours.step(np.full(COUNT, k % 3)) for k in range(20)]
+    ours.reset(seed=1)
+    ours.restore(kept)
+    for k, expected in enumerate(future):
+        assert_alike(ours.step(np.full(COUNT, k % 3)), expected)
+
+
+def test_severity_0_hands_the_very_arrays_through() -> None:
+    class Known(SyncVectorEnv):
+        def step(self, actions: Any) -> Any:
+            self.last = super().step(actions)
+            return self.last
+
+    below = Known([desk] * COUNT)
+    envs = VectorInjectFaults(below, [kind(severity=0.0) for kind in faults.KINDS.values()])  # type: ignore[call-arg]
+    envs.reset(seed=0)
+    for _ in range(20):
+        result = envs.step(np.zeros(COUNT, int))
+        assert all(got is given for got, given in zip(result[:4], below.last[:4], strict=True))
+        assert result[-1]["faults"].tolist() == [[]] * COUNT and result[-1]["reply"]["ok"].all()
+
+
+def test_nested_directly_they_are_one_plan() -> None:
+    def played(envs: VectorInjectFaults) -> list[Any]:
+        envs.reset(seed=2)
+        return [envs.step(np.full(COUNT, action)) for action in range(40)]
+
+    one = VectorInjectFaults(SyncVectorEnv([desk] * COUNT), [THREE[0], THREE[2]], seed=4)
+    inner = VectorInjectFaults(SyncVectorEnv([desk] * COUNT), [THREE[2]], seed=4)
+    two = VectorInjectFaults(inner, [THREE[0]], seed=4)
+    for left, right in zip(played(one), played(two), strict=True):
+        assert_alike(left, right)
+    behind = gym.wrappers.vector.RecordEpisodeStatistics(inner)
+    with pytest.raises(ConfigError, match="there are faults further in"):
+        VectorInjectFaults(behind, [THREE[1]])
+    with pytest.raises(ConfigError, match="or on each environment: put all in one place"):
+        VectorInjectFaults(pair(desk, THREE)[1], [THREE[1]])
+
+
+def test_blind_hides_the_ground_truth_and_keeps_it() -> None:
+    ours, theirs = pair(desk, THREE, blind=True)
+    play_both(ours, theirs, 20)
+    assert any(ours.records) and "faults" not in ours.step(np.zeros(COUNT, int))[-1]
+
+
+def test_pickled_in_mid_episode_they_go_on_alike() -> None:
+    ours, theirs = pair(lambda: gym.make("CartPole-v1"), MANY)
+    play_both(ours, theirs, 10)
+    made = VectorInjectFaults(WorldVectorEnv(StubWorld(), COUNT), MANY)
+    made.reset(seed=0)
+    made.step(np.zeros(COUNT, int))
+    twin = pickle.loads(pickle.dumps(made))
+    for _ in range(20):
+        assert_alike(made.step(np.ones(COUNT, int)), twin.step(np.ones(COUNT, int)))
+
+
+def test_where_environments_move_together_lost_calls_need_an_action_to_hold() -> None:
+    class Together(gym.vector.VectorWrapper[Any, Any, Any, Any, Any]):
+        """Hides that there is a SyncVectorEnv."""
+
+    def below() -> Together:
+        return Together(SyncVectorEnv([desk] * COUNT))
+
+    lost, twice = faults.LostRequest(severity=1.0), faults.DuplicateExecution()
+    with pytest.raises(ConfigError, match="lost_request, rate_limited: a call may be lost, and .* or give hold="):
+        VectorInjectFaults(below(), [lost, faults.RateLimited(), THREE[1]])
+    with pytest.raises(ConfigError, match="duplicate_execution: a call may be carried out again"):
+        VectorInjectFaults(below(), [lost, twice], hold=0)
+    with pytest.raises(ConfigError, match="hold must be an action of Discrete"):
+        VectorInjectFaults(below(), [lost], hold=-3)
+    with pytest.raises(ConfigError, match="missing_data: out_of_space=True does not fit"):
+        VectorInjectFaults(below(), [faults.MissingData(out_of_space=True)])
+    envs = VectorInjectFaults(below(), [lost], hold=777)
+    envs.reset(seed=0)
+    arrived = [env.unwrapped.arrived for env in envs.unwrapped.envs]  # type: ignore[attr-defined]
+    for action in range(8):
+        lost_now = ~envs.step(np.full(COUNT, action))[-1]["reply"]["ok"]
+        assert [row[-1] for row in arrived] == np.where(lost_now, 777, action).tolist()
+    VectorInjectFaults(below(), [faults.ServerError(lose_answer=1.0), THREE[1], THREE[2], faults.StickyAction()])
+
+
+def test_make_vec_takes_faults_on_each_and_on_all() -> None:
+    made = gym.make_vec("CartPole-v1", num_envs=COUNT, vectorization_mode="sync")
+    ours = VectorInjectFaults(made, THREE, seed=5)
+    wrap = lambda env: InjectFaults(env, THREE, seed=5)  # noqa: E731
+    theirs = gym.make_vec("CartPole-v1", num_envs=COUNT, vectorization_mode="sync", wrappers=[wrap])
+    play_both(ours, theirs, 60)
+    recorded = gym.wrappers.vector.RecordEpisodeStatistics(ours)
+    recorded.reset(seed=0)
+    ends = [recorded.step(recorded.action_space.sample())[-1].get("episode") for _ in range(60)]
+    assert any(ends)
+
+
+def test_records_and_seconds_are_of_each_environment() -> None:
+    ours, theirs = pair(lambda: Witness(), THREE)
+    play_both(ours, theirs, 40)
+    assert ours.records == [env.records for env in theirs.envs]  # type: ignore[attr-defined]
+    assert ours.seconds == pytest.approx([env.clock.now() for env in theirs.envs])  # type: ignore[attr-defined]

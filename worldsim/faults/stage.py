@@ -1,0 +1,243 @@
+"""One fault on many environments: whom it strikes is found with arrays, and only they go through `Fault.exchange`.
+
+An environment's call cannot be stopped in the middle of `Fault.exchange` until all others have come as far. So it is
+played twice: up to where it passes the call on, and again, from the same memory and with the same dice, with the reply
+that came. A fault whose `passing` is AS_IS needs no first time.
+"""
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.faults.chance import BLOCK, Dice
+from worldsim.faults.exchange import Call, Passing, Record, Reply
+from worldsim.faults.fault import Context, Fault, matches
+from worldsim.faults.leafwise import copied
+from worldsim.faults.schedule import LANE, After, Always, Bursts, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from worldsim.faults.batch import Calls, Forward, Replies, Rows
+    from worldsim.faults.pipeline import Placed
+
+
+class Shared:
+    """What all faults of N environments share: time, (N,) seconds, and the records of the present calls."""
+
+    def __init__(self, count: int) -> None:
+        self.seconds = np.zeros(count)
+        self.now: list[list[Record]] = [[] for _ in range(count)]
+
+
+class RowClock:
+    """The virtual clock of one environment among many."""
+
+    def __init__(self, seconds: NDArray[np.float64], row: int) -> None:
+        self._seconds, self._row = seconds, row
+
+    def now(self) -> float:
+        return float(self._seconds[self._row])
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0, f"a clock runs forward, not by {seconds} s"
+        self._seconds[self._row] += seconds
+
+    def set(self, now: float) -> None:
+        """Go to a time that was read before."""
+        self._seconds[self._row] = now
+
+
+class Uniforms:
+    """The uniforms of one `Dice` an environment, as arrays. Each fills a block of calls at a time."""
+
+    def __init__(self, count: int) -> None:
+        self._dice = [Dice()] * count
+        self._lanes: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+
+    def start(self, row: int, dice: Dice) -> None:
+        """Other dice for an environment."""
+        self._dice[row] = dice
+        for filled, _ in self._lanes.values():
+            filled[row] = -1
+
+    def of(self, rows: "Rows", indices: NDArray[np.int64], lane: int = 0) -> NDArray[np.float64]:
+        """What `Dice.uniform` gives for the calls `indices` of the environments `rows`."""
+        if lane not in self._lanes:
+            count = len(self._dice)
+            self._lanes[lane] = np.full(count, -1), np.empty((count, BLOCK))
+        filled, blocks = self._lanes[lane]
+        numbers, offsets = np.divmod(indices, BLOCK)
+        fresh = filled[rows] != numbers
+        for row, number in zip(rows[fresh].tolist(), numbers[fresh].tolist(), strict=True):
+            blocks[row], filled[row] = self._dice[row].block(number, lane), number
+        found: NDArray[np.float64] = blocks[rows, offsets]
+        return found
+
+
+class Stage:
+    """A fault in its place among others, on N environments."""
+
+    def __init__(self, place: "Placed", shared: Shared, names: "Sequence[str]", missing: dict[str, Any]) -> None:
+        self.fault, self.seeds = place.fault, place.seeds
+        self._leaves, self._shared = place.leaves, shared
+        count = len(shared.seconds)
+        clocks = [RowClock(shared.seconds, row) for row in range(count)]
+        self.contexts = [Context(self.fault, Dice(), clock, place.leaves, missing) for clock in clocks]
+        self._uniforms = Uniforms(count)
+        self._wanted = np.array([matches(name, self.fault.tools) for name in names])
+        self._reached, self._on = np.zeros(count, np.int64), np.zeros(count, np.bool_)  # of bursts
+
+    def start(self, row: int, dice: Dice, payload: "Callable[[int], Any]") -> None:
+        """Begin an environment's episode; `payload(row)` is what it got before its first call."""
+        context = self.contexts[row]
+        context.dice, context.memory, context.now = dice, {}, []
+        self._uniforms.start(row, dice)
+        self._reached[row], self._on[row] = 0, False
+        if type(self.fault).begin is not Fault.begin:
+            self.fault.begin(payload(row), context)
+
+    def struck(self, calls: "Calls") -> "Rows":
+        """The environments whose calls the fault must see: by its tools, schedule and probability, and by its own."""
+        rows = calls.rows
+        if not self._wanted.all():
+            rows = rows[self._wanted_by(calls, rows)]
+        rows = self._due(rows, calls.numbers)
+        if self.fault.probability < 1:
+            rows = rows[self._uniforms.of(rows, calls.numbers[rows], lane=1) < self.fault.probability]
+        if not len(rows):
+            return rows
+        return rows[self.fault.strikes(self._uniforms.of(rows, calls.numbers[rows]), self._leaves)]
+
+    def _wanted_by(self, calls: "Calls", rows: "Rows") -> NDArray[np.bool_]:
+        wanted: NDArray[np.bool_] = self._wanted[calls.tools[rows]]
+        for position in np.flatnonzero(np.isin(rows, list(calls.changed))):
+            wanted[position] = matches(calls.changed[int(rows[position])].tool, self.fault.tools)
+        return wanted
+
+    def _due(self, rows: "Rows", numbers: NDArray[np.int64]) -> "Rows":
+        """Those at whose calls the schedule has the fault at work: `due` of each schedule, with arrays."""
+        schedule = self.fault.schedule
+        if isinstance(schedule, Always):
+            return rows
+        if isinstance(schedule, After):
+            return rows[numbers[rows] >= schedule.calls]
+        if isinstance(schedule, Window):
+            return rows[(numbers[rows] >= schedule.start) & (numbers[rows] < schedule.stop)]
+        return self._in_burst(schedule, rows, numbers)
+
+    def _in_burst(self, schedule: Bursts, rows: "Rows", numbers: NDArray[np.int64]) -> "Rows":
+        while len(behind := rows[self._reached[rows] < numbers[rows]]):
+            self._reached[behind] += 1
+            means = np.where(self._on[behind], schedule.mean_calls, schedule.mean_gap)
+            self._on[behind] ^= self._uniforms.of(behind, self._reached[behind], LANE) < 1 / means
+        return rows[self._on[rows]]
+
+    def exchange(self, calls: "Calls", struck: "Rows", forward: "Forward") -> "Replies":
+        """Carry the calls out, those of the environments `struck` through the fault."""
+        uniforms = self._uniforms.of(struck, calls.numbers[struck])
+        delays_s = self.fault.delays_s(uniforms)
+        if delays_s is None:
+            return self._through(calls, struck, forward)
+        only = ~np.isnan(delays_s)
+        rows, delays_s = struck[only], delays_s[only]
+        self._shared.seconds[rows] += delays_s
+        kind, now = self.fault.kind, self._shared.now
+        for row, number, latency_s in zip(rows.tolist(), calls.numbers[rows].tolist(), delays_s.tolist(), strict=True):
+            now[row].append(Record(number, kind, "delay", {"latency_s": latency_s}))
+        replies = self._through(calls, struck[~only], forward)
+        replies.delay(rows, delays_s)
+        return replies
+
+    def _through(self, calls: "Calls", struck: "Rows", forward: "Forward") -> "Replies":
+        """Play the struck calls through the fault, all together up to wherever the last of them passes a call on."""
+        plays = {row: _Play(self, row, calls.of(row)) for row in struck.tolist()}
+        asked = {row: call for row, play in plays.items() if (call := play.begin()) is not None}
+        silent = [row for row in plays if row not in asked]
+        rows = np.setdiff1d(calls.rows, silent, assume_unique=True) if silent else calls.rows
+        replies = forward(calls.only(rows, asked))
+        answers = replies
+        while asked:
+            asked = {row: call for row in asked if (call := plays[row].go_on(answers.of(row))) is not None}
+            if asked:
+                answers = forward(calls.only(np.array(list(asked), np.int64), asked))
+        replies.touched.update((row, play.reply) for row, play in plays.items())
+        return replies
+
+    def snapshot(self) -> Any:
+        """Where the episodes stand, as a value for `restore`."""
+        inner = [(context.dice, copy.deepcopy(context.memory)) for context in self.contexts]
+        return inner, self._reached.copy(), self._on.copy()
+
+    def restore(self, snapshot: Any) -> None:
+        """Go to where a snapshot was taken."""
+        inner, reached, on = snapshot
+        self._reached, self._on = reached.copy(), on.copy()
+        for row, (context, (dice, memory)) in enumerate(zip(self.contexts, inner, strict=True)):
+            context.dice, context.memory = dice, copy.deepcopy(memory)
+            self._uniforms.start(row, dice)
+
+    @property
+    def now(self) -> list[list[Record]]:
+        """What was done to the present calls."""
+        return self._shared.now
+
+
+class _Asked(BaseException):
+    """Ends a play where it passes on a call whose reply is not there yet."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+
+
+class _Play:
+    """One call of one environment on its way through one fault."""
+
+    def __init__(self, stage: Stage, row: int, call: Call) -> None:
+        self._fault, self._context, self._now, self._call = stage.fault, stage.contexts[row], stage.now[row], call
+        self._answers: list[Reply] = []
+        self._starts: list[int] = []  # how many records there were before each reply
+        self.reply: Reply
+
+    def begin(self) -> Call | None:
+        """The first call that is passed on, None where there is none."""
+        if self._fault.passing == Passing.AS_IS:
+            self._starts.append(len(self._now))
+            return self._call
+        return self._played(last=False)
+
+    def go_on(self, answer: Reply) -> Call | None:
+        """With the reply to the last call that was passed on: the next one, None where there is no more."""
+        self._answers.append(answer)
+        return self._played(last=self._fault.passing < Passing.ANY)
+
+    def _played(self, last: bool) -> Call | None:
+        context, own, marks = self._context, list[Record](), list[int]()
+        kept = None if last else (copied(context.memory), context.clock.now())
+
+        def forward(call: Call) -> Reply:
+            if len(marks) == len(self._answers):
+                raise _Asked(call)
+            marks.append(len(own))
+            return self._answers[len(marks) - 1]
+
+        context.now, context.number = own, self._call.number
+        try:
+            self.reply = self._fault.exchange(self._call, forward, context)
+        except _Asked as asked:
+            assert kept is not None, f"{self._fault.kind} passes more calls on than `passing` says"
+            context.memory = kept[0]
+            context.clock.set(kept[1])  # type: ignore[attr-defined]
+            self._starts.append(len(self._now))
+            return asked.call
+        self._write_down(own, marks)
+        return None
+
+    def _write_down(self, own: list[Record], marks: list[int]) -> None:
+        """Put the fault's records among those of the faults further in: in the order in which things happened."""
+        ends = [*marks, len(own)]
+        self._now += own[marks[-1] if marks else 0 :]
+        for start, begin, end in reversed(list(zip(self._starts, [0, *marks], ends, strict=False))):
+            self._now[start:start] = own[begin:end]

@@ -1,0 +1,76 @@
+"""Batches row by row: reads and writes the values of some environments in a batch of all."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+Mask = NDArray[np.bool_]  # (N,)
+
+
+def row_of(space: gym.Space[Any], batch: Any, row: int) -> Any:
+    """The value of one environment in a batch of values of `space`. Arrays share memory with the batch."""
+    if isinstance(space, spaces.Dict):
+        return {key: row_of(inner, batch[key], row) for key, inner in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(row_of(inner, part, row) for inner, part in zip(space.spaces, batch, strict=True))
+    value = batch[row]
+    return np.asarray(value) if isinstance(space, spaces.Box) else value
+
+
+def with_rows(space: gym.Space[Any], batch: Any, rows: Mapping[int, Any]) -> Any:
+    """A batch with the values of some environments replaced; the batch itself is not written to."""
+    if not rows:
+        return batch
+    if isinstance(space, spaces.Dict):
+        parts = {key: with_rows(inner, batch[key], _inner(rows, key)) for key, inner in space.spaces.items()}
+        changed = copy.copy(batch)
+        changed.update(parts)
+        return changed
+    if isinstance(space, spaces.Tuple):
+        numbered = enumerate(zip(space.spaces, batch, strict=True))
+        return tuple(with_rows(inner, part, _inner(rows, key)) for key, (inner, part) in numbered)
+    if isinstance(batch, tuple):
+        return tuple(rows.get(row, value) for row, value in enumerate(batch))
+    changed = batch.copy()
+    changed[list(rows)] = list(rows.values())
+    return changed
+
+
+def _inner(rows: Mapping[int, Any], key: Any) -> dict[int, Any]:
+    return {row: value[key] for row, value in rows.items()}
+
+
+def chosen(space: gym.Space[Any], mask: Mask, one: Any, other: Any) -> Any:
+    """A batch with the rows of `one` where mask, else those of `other`."""
+    if isinstance(space, spaces.Dict):
+        return {key: chosen(inner, mask, one[key], other[key]) for key, inner in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(chosen(inner, mask, *both) for inner, *both in zip(space.spaces, one, other, strict=True))
+    if isinstance(one, tuple):
+        return tuple(left if here else right for here, left, right in zip(mask.tolist(), one, other, strict=True))
+    return np.where(mask.reshape(-1, *[1] * (one.ndim - 1)), one, other)
+
+
+def merged(mask: Mask, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Infos in Gymnasium's vector format: those of `one` where mask is true, else those of `other`."""
+    result = {key: value for key, value in {**one, **other}.items() if f"_{key}" not in {**one, **other}}
+    result = {key: value for key, value in result.items() if not key.startswith("_")}
+    for key in [key for key in dict.fromkeys((*other, *one)) if f"_{key}" in other or f"_{key}" in one]:
+        known = np.where(mask, one.get(f"_{key}", False), other.get(f"_{key}", False))
+        if known.any():
+            result[key], result[f"_{key}"] = _picked(mask, one.get(key), other.get(key)), known
+    return result
+
+
+def _picked(mask: Mask, one: Any, other: Any) -> Any:
+    if isinstance(one, dict) or isinstance(other, dict):
+        return merged(mask, one or {}, other or {})
+    like = one if other is None else other
+    blank = np.full_like(like, None if like.dtype == object else 0)
+    here, there = blank if one is None else one, blank if other is None else other
+    return np.where(mask.reshape(-1, *[1] * (like.ndim - 1)), here, there)

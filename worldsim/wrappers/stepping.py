@@ -1,0 +1,115 @@
+"""Stepping some environments of a vector, and what becomes of the others meanwhile."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import concatenate, create_empty_array, iterate
+from numpy.typing import NDArray
+
+from worldsim.errors import ConfigError
+from worldsim.faults import Fault
+from worldsim.faults.exchange import Passing
+from worldsim.wrappers.rows import Mask, with_rows
+
+Stepped = tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]
+
+
+@runtime_checkable
+class StepsSome(Protocol):
+    """A vector environment that can move some of its environments and leave the others where they are."""
+
+    def step_some(self, actions: Any, mask: Mask) -> Stepped:
+        """Like `step` for the environments where mask is true; the rows of the others mean nothing."""
+
+
+class Stepper(Protocol):
+    """Steps the environments where mask (N,) is true, of which those where `resetting` begin anew."""
+
+    others_stand: bool  # whether the others stay where they are
+
+    def step(self, actions: Any, mask: Mask, resetting: Mask) -> Stepped: ...
+
+
+class Together:
+    """Any vector environment: its environments move together, those that should stand still under `hold`."""
+
+    others_stand = False
+
+    def __init__(self, envs: VectorEnv[Any, Any, Any], hold: Any) -> None:
+        self._envs, self._hold = envs, hold
+
+    def step(self, actions: Any, mask: Mask, resetting: Mask) -> Stepped:
+        if not mask.all():
+            held = dict.fromkeys(np.flatnonzero(~mask).tolist(), self._hold)
+            actions = with_rows(self._envs.single_action_space, actions, held)
+        return self._envs.step(actions)
+
+
+class Separately:
+    """A vector environment that can leave some where they are: one that has `step_some`, such as a WorldVectorEnv."""
+
+    others_stand = True
+
+    def __init__(self, envs: Any) -> None:
+        self._envs = envs
+
+    def step(self, actions: Any, mask: Mask, resetting: Mask) -> Stepped:
+        stepped: Stepped = self._envs.step_some(actions, mask)
+        return stepped
+
+
+class OneByOne:
+    """The environments of a SyncVectorEnv, each stepped by itself as SyncVectorEnv does, but only some of them."""
+
+    others_stand = True
+
+    def __init__(self, envs: SyncVectorEnv) -> None:
+        self._envs, self._count = envs, envs.num_envs
+
+    def step(self, actions: Any, mask: Mask, resetting: Mask) -> Stepped:
+        envs, count = self._envs, self._count
+        observations: list[Any] = [None] * count
+        rewards, terminated, truncated = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        infos: dict[str, Any] = {}
+        each_action = list(iterate(envs.action_space, actions))
+        for row in np.flatnonzero(mask).tolist():
+            env = envs.envs[row]
+            if resetting[row]:
+                observations[row], info = env.reset()
+            else:
+                observations[row], rewards[row], terminated[row], truncated[row], info = env.step(each_action[row])
+                if (terminated[row] or truncated[row]) and envs.autoreset_mode is AutoresetMode.SAME_STEP:
+                    ended = {"final_obs": observations[row], "final_info": info}
+                    infos = envs._add_info(infos, ended, row)
+                    observations[row], info = env.reset()
+            infos = envs._add_info(infos, info, row)
+        stood = observations[int(np.argmax(mask))]  # in the place of those that have nothing new to show
+        observations = [stood if each is None else each for each in observations]
+        out: Any = create_empty_array(envs.single_observation_space, n=count, fn=np.zeros)
+        batch = concatenate(envs.single_observation_space, observations, out)
+        return batch, rewards, terminated, truncated, infos
+
+
+def stepper_for(envs: VectorEnv[Any, Any, Any], plan: Sequence[Fault], hold: Any) -> Stepper:
+    """How environments are stepped one apart from another, as far as the faults need it. Raises ConfigError."""
+    losing = [fault.kind for fault in plan if fault.passing >= Passing.AT_MOST_ONCE]
+    again = [fault.kind for fault in plan if fault.passing >= Passing.ANY]
+    if losing and isinstance(envs, StepsSome):
+        return Separately(envs)
+    if losing and isinstance(envs, SyncVectorEnv):
+        return OneByOne(envs)
+    if again:
+        raise ConfigError(
+            f"{', '.join(again)}: a call may be carried out again, and {envs} moves all its environments together; "
+            "use a SyncVectorEnv or WorldVectorEnv directly below the faults"
+        )
+    if losing and hold is None:
+        raise ConfigError(
+            f"{', '.join(losing)}: a call may be lost, and {envs} moves all its environments together; use a "
+            "SyncVectorEnv or WorldVectorEnv directly below the faults, or give hold=<action to carry out instead>"
+        )
+    if losing and hold not in envs.single_action_space:
+        raise ConfigError(f"hold must be an action of {envs.single_action_space}, got {hold!r}")
+    return Together(envs, hold)

@@ -1,0 +1,329 @@
+"""Faults on a vector of Gymnasium environments, all broken in one go and each by its own seed."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from numpy.typing import NDArray
+
+from worldsim.errors import ConfigError
+from worldsim.faults import ERRORS, LOST, Fault, LeafFault, Record, fault_from_json
+from worldsim.faults.batch import BatchPipeline, Calls, Replies
+from worldsim.faults.leafwise import copied, from_json, leaves_of, put
+from worldsim.faults.pipeline import checked_seed
+from worldsim.wrappers.inject import TOOL, action_tools, nearest_faults
+from worldsim.wrappers.rows import Mask, chosen, merged, row_of, with_rows
+from worldsim.wrappers.stepping import stepper_for
+
+
+class VectorFaultSnapshot(NamedTuple):
+    """The state of N environments with that of the faults on them."""
+
+    below: Any
+    faults: Any
+    episodes: NDArray[np.int64]
+    ended: Mask
+    seen: Any
+    errors: dict[int, str]
+    infos: dict[str, Any]
+
+
+@dataclass
+class _Turn:
+    """One step of all environments, as far as it has come."""
+
+    actions: Any
+    resetting: Mask  # whose step is a reset
+    rewards: NDArray[Any]
+    terminated: Mask
+    truncated: Mask
+    infos: dict[str, Any]
+    raw: Any = None  # what the environments showed last; None: none was stepped
+    first: Any = None  # what they showed first
+    restarted: Any = None  # what those show that have begun anew in this very step
+    begun: bool = field(default=False)
+
+    @property
+    def done(self) -> Mask:
+        return self.terminated | self.truncated
+
+
+class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
+    """Lets faults act between agents and a vector of environments.
+
+    Environment i meets what it would meet alone in an `InjectFaults` with the same `seed`, after `reset` with the seed
+    that `reset` here gives it: `reset(seed=s)` seeds the environments s, s + 1, ...; see there for what a step means.
+    Without any seed the environments differ, too. An episode's faults begin with it, in every `AutoresetMode`: what
+    begins anew is never faulty, and under SAME_STEP `final_obs` and `final_info` are what the faults left of the end.
+
+    Schedules, probabilities and whether a fault strikes are worked out for all environments with arrays, and so are
+    latencies and lost replies. Environments that are not struck cost nothing more. Those that are struck go one by one
+    through the same code as in `InjectFaults`; faults that strike every call (noise, stale answers) so go through it
+    for every environment.
+
+    A call that is lost must not move its environment, and one that is carried out again moves it alone. A vector
+    environment that has `step_some` (`WorldVectorEnv`) does that, and so does a `SyncVectorEnv`. Others move all their
+    environments together: for lost calls `hold` is carried out instead, whose reward and end of episode count, and
+    faults that carry a call out again are refused.
+
+    `info["reply"]` has an array (N,) for each of ok, error (None where there is none), retry_after_s (NaN where nothing
+    is said), latency_s and, where there is one, raw; `info["faults"]` a list of records for each environment. Of a call
+    that is lost all else in `info` is what its environment gave last.
+
+    Around another VectorInjectFaults the two are one plan, this one's faults outermost.
+
+    Attributes: `records`, of each environment's episode so far, and `seconds`, (N,) on each one's virtual clock.
+    Methods `snapshot()` and `restore(snapshot)` exist where the environment has them.
+
+    Args:
+        env: any vector environment.
+        faults: outermost first; faults or mappings that describe them (`fault_from_json`).
+        seed: of the faults, 0 or more.
+        blind: leave `info["faults"]` out.
+        hold: an action of one environment, carried out where a call is lost and its environment cannot stand still.
+
+    Raises ConfigError for a bad seed or fault, for a target that matches no leaf of the observation, for values out of
+    space (a batch is one array a leaf, which cannot hold them), and for faults that the environment cannot carry out.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        faults: Sequence[Fault | Mapping[str, Any]],
+        seed: int = 0,
+        *,
+        blind: bool = False,
+        hold: Any = None,
+    ) -> None:
+        super().__init__(env)
+        checked_seed(seed)
+        self._plan = [(each if isinstance(each, Fault) else fault_from_json(each), seed) for each in faults]
+        self._blind, self._hold, self._bare = blind, hold, env
+        if isinstance(env, VectorInjectFaults):
+            self._plan, self._bare = self._plan + env._plan, env._bare
+            self._blind, self._hold = blind or env._blind, env._hold if hold is None else hold
+        elif _faulty(env):
+            raise ConfigError(
+                "there are faults further in, behind another wrapper or on each environment: put all in one place"
+            )
+        self._stepper = stepper_for(self._bare, _active(self._plan), self._hold)
+        self._space = env.single_observation_space
+        self._leaves = leaves_of(self._space)
+        self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
+        tools = action_tools(env.metadata, env.single_action_space)
+        self._named = bool(tools)
+        self._first_action = int(getattr(env.single_action_space, "start", 0)) if tools else 0
+        missing = env.metadata.get("on_missing", {})
+        self._pipeline = BatchPipeline(self._plan, env.num_envs, self._leaves, tools or (TOOL,), missing)
+        self._autoreset = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        count = env.num_envs
+        self._episodes = np.stack([-1 - np.arange(count), np.zeros(count, np.int64)], 1)  # seed, resets since
+        self._ended = np.zeros(count, np.bool_)  # whose next step is a reset
+        self._seen: Any = None  # the last observations that reached the agents
+        self._errors: dict[int, str] = {}  # of those whose last reply was lost
+        self._infos: dict[str, Any] = {}
+
+    @property
+    def records(self) -> list[list[Record]]:
+        """What was done to each environment in its episode."""
+        return self._pipeline.records
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """How late it is on each environment's virtual clock, (N,)."""
+        return self._pipeline.shared.seconds.copy()
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        count = self.num_envs
+        mask = np.array((options or {}).get("reset_mask", np.ones(count, np.bool_)))
+        observations, infos = self._bare.reset(seed=seed, options=options)
+        seeds = [None] * count if seed is None else seed
+        seeds = [seeds + row for row in range(count)] if isinstance(seeds, int | np.integer) else seeds
+        if not mask.all():
+            infos = merged(mask, infos, {})
+            observations = chosen(self._space, mask, observations, self._seen)
+        self._infos = infos if mask.all() else merged(mask, infos, self._infos)
+        self._seen = observations if self._pipeline.idle else copied(observations)
+        self._errors = {row: error for row, error in self._errors.items() if not mask[row]}
+        self._ended = self._ended & ~mask
+        self._begin(np.flatnonzero(mask), seeds, observations)
+        calm = Replies(count, lambda row: None)
+        return self._with_errors(observations), {**infos, **self._told(calm, [[] for _ in range(count)], mask)}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        count, none = self.num_envs, np.zeros(self.num_envs, np.bool_)
+        resetting = self._ended if self._autoreset is AutoresetMode.NEXT_STEP else none
+        self._turn = turn = _Turn(actions, resetting, np.zeros(count), none, none, self._infos)
+        tools = np.asarray(actions) - self._first_action if self._named else np.zeros(count, np.int64)
+        replies = self._pipeline.exchange(np.flatnonzero(~resetting), tools, self._arguments, self._carry_out)
+        observations = self._arrived(turn, replies)
+        self._infos = {
+            key: value for key, value in turn.infos.items() if not key.removeprefix("_").startswith("final_")
+        }
+        infos = {**turn.infos, **self._told(replies, self._pipeline.now, np.ones(count, np.bool_))}
+        if turn.restarted is not None:
+            observations = self._same_step(turn, replies, observations, infos)
+        self._ended = turn.done if self._autoreset is AutoresetMode.NEXT_STEP else none
+        begun = resetting if turn.restarted is None else turn.done
+        if begun.any():
+            self._begin(np.flatnonzero(begun), [None] * count, observations)
+        del self._turn
+        return observations, turn.rewards, turn.terminated, turn.truncated, infos
+
+    def _begin(self, rows: NDArray[np.int64], seeds: Sequence[int | None], observations: Any) -> None:
+        """Episodes begin in some environments."""
+        for row in rows.tolist():
+            given = seeds[row]
+            self._episodes[row] = (self._episodes[row, 0], self._episodes[row, 1] + 1) if given is None else (given, 0)
+        named = [(int(first), int(resets)) for first, resets in self._episodes[rows]]
+        self._pipeline.start(rows, named, partial(row_of, self._space, observations))
+
+    def _arguments(self, row: int) -> dict[str, Any]:
+        return {"action": row_of(self.single_action_space, self._turn.actions, row)}
+
+    def _carry_out(self, calls: Calls) -> Replies:
+        """Where the last fault passes calls on: step their environments, but none whose episode ended in this step."""
+        turn = self._turn
+        going = np.zeros(self.num_envs, np.bool_)
+        going[calls.rows] = True
+        going &= ~turn.done
+        if not turn.begun:
+            going |= turn.resetting
+        if going.any() or not self._stepper.others_stand:
+            changed = {row: call.arguments["action"] for row, call in calls.changed.items() if going[row]}
+            actions = with_rows(self.single_action_space, turn.actions, changed)
+            moved = going if self._stepper.others_stand else np.ones_like(going)
+            self._take(turn, moved, *self._stepper.step(actions, going, turn.resetting))
+        turn.begun = True
+        return Replies(self.num_envs, partial(row_of, self._space, turn.raw))
+
+    def _take(
+        self, turn: _Turn, moved: Mask, observations: Any, rewards: Any, terminated: Any, truncated: Any, infos: Any
+    ) -> None:
+        """What environments showed that were stepped."""
+        ended = (terminated | truncated) & moved
+        if self._autoreset is AutoresetMode.SAME_STEP and ended.any():
+            finals = {row: infos["final_obs"][row] for row in np.flatnonzero(ended).tolist()}
+            known = observations if turn.restarted is None else turn.restarted
+            turn.restarted = chosen(self._space, ended, observations, known)
+            observations = with_rows(self._space, observations, finals)
+        if moved.all() and not turn.begun:
+            turn.rewards, turn.terminated, turn.truncated, turn.infos = rewards, terminated, truncated, infos
+            turn.raw = turn.first = observations
+            return
+        turn.rewards = np.where(moved, turn.rewards + rewards, turn.rewards)
+        turn.terminated = turn.terminated | terminated & moved
+        turn.truncated = turn.truncated | truncated & moved
+        turn.infos = merged(moved, infos, turn.infos)
+        turn.raw = observations if turn.raw is None else chosen(self._space, moved, observations, turn.raw)
+        turn.first = turn.raw if turn.first is None else turn.first
+
+    def _arrived(self, turn: _Turn, replies: Replies) -> Any:
+        """What the agents see."""
+        payloads = replies.payloads
+        lost = np.zeros(self.num_envs, np.bool_)
+        lost[[row for row, payload in payloads.items() if payload is LOST]] = True
+        there = {row: payload for row, payload in payloads.items() if payload is not LOST}
+        observations = self._seen if turn.first is None else turn.first
+        observations = with_rows(self._space, observations, there)
+        if lost.any():
+            observations = chosen(self._space, lost, self._seen, observations)
+        self._seen = observations if self._pipeline.idle else copied(observations)
+        self._errors = {row: str(replies.touched[row].error) for row in np.flatnonzero(lost).tolist()}
+        return self._with_errors(observations)
+
+    def _with_errors(self, observations: Any) -> Any:
+        """What agents see whose call failed: what reached them last, and the error as the environment shows it."""
+        shown: dict[int, Any] = {}
+        for row, error in self._errors.items():
+            values = self._on_error.get(error, self._on_error.get(ERRORS.get(error, ""), {}))
+            payload = row_of(self._space, observations, row)
+            for leaf in self._leaves:
+                if leaf.name in values:
+                    payload = put(payload, leaf.path, from_json(leaf, values[leaf.name]))
+            shown[row] = payload
+        return with_rows(self._space, observations, shown) if self._on_error else observations
+
+    def _same_step(self, turn: _Turn, replies: Replies, observations: Any, infos: dict[str, Any]) -> Any:
+        """Episodes that ended have begun anew in this very step: what the faults left of their ends is told apart."""
+        done, count = turn.done, self.num_envs
+        finals = infos["final_obs"].copy()
+        for row in np.flatnonzero(done).tolist():
+            finals[row] = row_of(self._space, observations, row)
+            self._errors.pop(row, None)
+        told = self._told(replies, self._pipeline.now, done)
+        calm = self._told(Replies(count, lambda row: None), [[] for _ in range(count)], done)
+        infos.update(final_obs=finals, final_info={**infos.get("final_info", {}), **told})
+        infos.update(merged(done, calm, {key: infos[key] for key in calm}))
+        self._seen = chosen(self._space, done, turn.restarted, self._seen)
+        return chosen(self._space, done, turn.restarted, observations)
+
+    def _told(self, replies: Replies, records: list[list[Record]], mask: Mask) -> dict[str, Any]:
+        """What an agent may know of its call, and what it may not, of the environments where mask is true."""
+        count = self.num_envs
+        ok, latency_s = np.ones(count, np.bool_), replies.latency_s.copy()
+        error, raw = np.full(count, None, object), np.full(count, None, object)
+        retry_after_s = np.full(count, np.nan)
+        for row, reply in replies.touched.items():
+            ok[row], error[row], latency_s[row], raw[row] = reply.ok, reply.error, reply.latency_s, reply.raw
+            retry_after_s[row] = np.nan if reply.retry_after_s is None else reply.retry_after_s
+        told = {"ok": ok, "error": error, "retry_after_s": retry_after_s, "latency_s": latency_s}
+        known = {f"_{key}": mask.copy() for key in told}
+        texts = [row for row, reply in replies.touched.items() if reply.raw is not None and mask[row]]
+        if texts:
+            told["raw"], known["_raw"] = raw, np.isin(np.arange(count), texts)
+        infos: dict[str, Any] = {"reply": {**told, **known}, "_reply": mask.copy()}
+        if not self._blind:
+            infos["faults"], infos["_faults"] = np.fromiter(records, object, count), mask.copy()
+        return infos
+
+    @property
+    def snapshot(self) -> Callable[[], VectorFaultSnapshot]:
+        """`snapshot()`: the state of environments and faults, where the environment can tell its own."""
+        below: Callable[[], Any] = self._bare.snapshot  # type: ignore[attr-defined]
+
+        def take() -> VectorFaultSnapshot:
+            kept = self._pipeline.snapshot(), self._episodes.copy(), self._ended.copy(), copied(self._seen)
+            return VectorFaultSnapshot(below(), *kept, dict(self._errors), copy.deepcopy(self._infos))
+
+        return take
+
+    @property
+    def restore(self) -> Callable[[VectorFaultSnapshot], Any]:
+        """`restore(snapshot)`: back to where it was taken; what comes next is the same as it was then."""
+        below: Callable[[Any], Any] = self._bare.restore  # type: ignore[attr-defined]
+
+        def go_back(snapshot: VectorFaultSnapshot) -> Any:
+            result = below(snapshot.below)
+            self._pipeline.restore(snapshot.faults)
+            self._episodes, self._ended = snapshot.episodes.copy(), snapshot.ended.copy()
+            self._seen, self._errors = copied(snapshot.seen), dict(snapshot.errors)
+            self._infos = copy.deepcopy(snapshot.infos)
+            return result
+
+        return go_back
+
+
+def _faulty(env: Any) -> bool:
+    """Whether there are faults somewhere further in."""
+    while isinstance(env, VectorWrapper):
+        env = env.env
+        if isinstance(env, VectorInjectFaults):
+            return True
+    return isinstance(env, SyncVectorEnv) and any(nearest_faults(each) is not None for each in env.envs)
+
+
+def _active(plan: Sequence[tuple[Fault, int]]) -> list[Fault]:
+    """The faults that can do anything. Raises ConfigError for one that gives values out of space."""
+    active = [fault for fault, _ in plan if not fault.idle]
+    wide = [fault.kind for fault in active if isinstance(fault, LeafFault) and fault.out_of_space]
+    if wide:
+        raise ConfigError(
+            f"{', '.join(wide)}: out_of_space=True does not fit into the arrays of a vector environment; "
+            "leave it out, or put InjectFaults on each environment"
+        )
+    return active
