@@ -54,13 +54,19 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
     plan = phases(config.trainer, model)
     with together(config, in_parts=len(plan) > 1) as fabric, _enough_memory(config):
         feed = Feed(plan, samplers(config, data, taught, plan, share(fabric)), fabric.device)
-        run = Run(config, fabric, manifest, model, feed)
-        run.go(watch, progress and fabric.is_global_zero)
-        if run.done or not is_whole(config.out, manifest):  # a finished world keeps its certificate
-            whole = run.whole_model()
-            if fabric.is_global_zero:
-                save_world(config.out, manifest, whole, recorded_starts(data.arrays, taught))
+        whole = _trained(Run(config, fabric, manifest, model, feed), watch, progress and fabric.is_global_zero)
+        if whole is not None and fabric.is_global_zero:
+            save_world(config.out, manifest, whole, recorded_starts(data.arrays, taught))
     return manifest
+
+
+def _trained(run: "Run", watch: Watch | None, progress: bool) -> WorldModel | None:
+    """The model, in one piece; None where a finished world is there already, which keeps its certificate.
+
+    The run ends here: what hangs on the group of processes must be gone before the group is.
+    """
+    run.go(watch, progress)
+    return run.whole_model() if run.done or not is_whole(run.out, run.manifest) else None
 
 
 class Run:
@@ -68,6 +74,7 @@ class Run:
 
     def __init__(self, config: TrainConfig, fabric: Fabric, manifest: WorldManifest, model: WorldModel, feed: Feed):
         self.trainer, self.fabric, self.manifest, self.model, self.feed = config.trainer, fabric, manifest, model, feed
+        self.out = config.out
         self.objective = fabric.setup_module(Objective(model.train()))
         decay, betas = self.trainer.weight_decay, (0.9, 0.95)
         optimizer = torch.optim.AdamW(self.model.parameters(), betas=betas, weight_decay=decay, fused=True)

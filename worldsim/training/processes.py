@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -31,6 +31,7 @@ from worldsim.rollouts.sampling import Share
 from worldsim.training.config import TrainConfig, TrainerConfig
 
 PATIENCE = timedelta(minutes=10)  # that processes wait for each other
+GOODBYE_S = 10  # for a process to end in when all is done
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
@@ -67,7 +68,8 @@ def together(config: TrainConfig, in_parts: bool = True) -> Iterator[Fabric]:
         fabric.launch()
         yield fabric
         for worker in workers:
-            worker.wait()
+            with suppress(subprocess.TimeoutExpired):  # it has nothing left to do; `_end` sees to it
+                worker.wait(GOODBYE_S)
     finally:
         _end(workers)
         if distributed.is_initialized():
@@ -186,7 +188,11 @@ def _end(workers: list["subprocess.Popen[Any]"]) -> None:
     for worker in workers:
         assert worker.stdin is not None
         worker.stdin.close()  # a worker ends with its standard input
-        worker.wait()
+        try:
+            worker.wait(GOODBYE_S)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
 
 
 def _free_port() -> int:
