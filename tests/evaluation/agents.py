@@ -34,3 +34,17 @@ class Brittle(Balance):
         if not info.get("reply", {}).get("ok", True):
             raise KeyError("answer")
         return super().act(observation, info)
+
+
+class Wild(Balance):
+    """Gives an action that there is none of."""
+
+    def act(self, observation: Any, info: Mapping[str, Any]) -> int:
+        return 17
+
+
+class Trusting(Balance):
+    """Reads its reply without asking whether there is one."""
+
+    def act(self, observation: Any, info: Mapping[str, Any]) -> int:
+        return super().act(observation, info) if info["reply"]["ok"] else 0

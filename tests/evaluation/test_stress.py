@@ -150,6 +150,15 @@ def test_trace_holds_every_step(tmp_path: Path) -> None:
     assert {"call", "fault", "kind", "details"} == set(rows[0]["faults"][0])
 
 
+def test_an_agent_has_a_reply_without_faults_and_an_action_that_there_is_none_of_is_its_crash(tmp_path: Path) -> None:
+    agents = ["tests.evaluation.agents:Trusting", "tests.evaluation.agents:Wild"]
+    rows = stress(small(tmp_path, agents=agents, episodes=2), progress=False).data["results"]
+    crashes = {(row["agent"].rpartition(":")[2], row["fault"]): row for row in rows}
+    assert crashes["Trusting", "none"]["crashes"] == 0 and crashes["Trusting", "none"]["return_mean"] == 40
+    assert crashes["Wild", "none"]["crashes"] == 2
+    assert crashes["Wild", "none"]["crash_example"] == "ValueError: the action 17 is not in Discrete(2)"
+
+
 def test_max_steps_cuts_in_any_environment(tmp_path: Path) -> None:
     bench = Bench(small(tmp_path, max_steps=5))
     episodes = bench.run(bench.cells[0])

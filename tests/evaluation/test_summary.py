@@ -105,7 +105,8 @@ def test_the_verdict_says_what_the_figures_say(data: dict) -> None:
     assert "c does worst, with a mean return of 2.01" in best
     assert "slow_api at severity 0.5: it takes 7.00 of return from a" in costliest
     assert costliest.endswith("adds 1.00 violations an episode; b and c lose nothing that can be told from chance.")
-    assert "in 1 of 2 conditions, and puts 1 pair of agents clearly the other way round" in belief
+    assert "as the real environment does in 1 of 2 conditions" in belief
+    assert "the same pairs apart in 1, and puts 1 pair of agents clearly the other way round" in belief
     assert "at most by 7.00 (a, slow_api 0.5)" in belief
 
 
@@ -135,7 +136,9 @@ def test_crashes_and_unjudged_measures_are_told(outcomes: dict[Cell, list[Episod
     warnings = " ".join(words.warnings(data))
     for part in ("success_return", "violation_reward", "a crashed in 8 of 8 episodes", "ValueError: no"):
         assert part in warnings
-    assert words.verdict(data)[0].startswith("Without faults a reaches a mean return of 9.01")
+    crashed, best, *_ = words.verdict(data)
+    assert crashed.startswith("a crashed, in 8 of 8 episodes, most often a without faults in the real environment")
+    assert best.startswith("Without faults a reaches a mean return of 9.01")
 
 
 def test_the_worst_are_those_that_a_fault_cost_most(outcomes: dict[Cell, list[EpisodeResult]]) -> None:

@@ -124,6 +124,7 @@ def run_episode(
     while not (terminated or truncated):
         try:
             action = agent.act(observation, {key: info[key] for key in SEEN_BY_AGENTS if key in info})
+            _check_action(env.action_space, action)
         except Exception as error:  # a crash under faults is a finding, not the end of the run
             crash = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
             break
@@ -135,6 +136,12 @@ def run_episode(
         if frames:
             pictures.append(_picture(env, observation))
     return Episode(_result(seed, tally, yardstick, bool(terminated), truncated, crash), rows, pictures)
+
+
+def _check_action(space: gym.Space[Any], action: Any) -> None:
+    """Some environments take any number for an action, and others fall over it: either way the agent is at fault."""
+    if isinstance(space, gym.spaces.Discrete) and not space.contains(action):
+        raise ValueError(f"the action {action!r} is not in {space}")
 
 
 def run_cell(

@@ -161,9 +161,8 @@ class Bench:
     def make_env(self, cell: Cell, world: Any = None) -> Env:
         """The cell's environment, with its faults around it; `world` stands for the World where one is given."""
         env: Env = make_env(self.config.env) if cell.where == "real" else self._world_env(world or self.world)
-        if cell.fault == CLEAN:
-            return env
-        return InjectFaults(env, self.plans[cell.fault].at(cell.severity), seed=self.config.seed)
+        plan = Plan(faults=[]) if cell.fault == CLEAN else self.plans[cell.fault].at(cell.severity)
+        return InjectFaults(env, plan, seed=self.config.seed)  # without faults, too: an agent always gets its reply
 
     def run(
         self, cell: Cell, trace: bool = False, film: int | None = None, after_each: Callable[[], None] = lambda: None

@@ -52,7 +52,7 @@ def order(ranks: Mapping[str, float]) -> str:
 def verdict(data: Row) -> list[str]:
     """Two or three sentences that a hurried reader can act on."""
     primary = "real" if any(row["where"] == "real" for row in data["results"]) else "world"
-    sentences = [_best_and_worst(data, primary), _costliest(data, primary)]
+    sentences = [*_crashes(data["results"]), _best_and_worst(data, primary), _costliest(data, primary)]
     if any("by_means" in row for row in data["ranking"]):
         sentences.append(_belief(data))
     return sentences
@@ -78,6 +78,25 @@ def never_fired(rows: Iterable[Row]) -> list[str]:
 def place(where: str) -> str:
     """The name of a world in a sentence."""
     return "real environment" if where == "real" else "World"
+
+
+def _crashes(rows: Sequence[Row]) -> list[str]:
+    """One sentence where agents raised: what such an episode earned until then says nothing about how it would end."""
+    crashed = [row for row in rows if row["crashes"]]
+    if not crashed:
+        return []
+    worst = max(crashed, key=lambda row: row["crashes"])
+    total, episodes = sum(row["crashes"] for row in rows), sum(row["episodes"] for row in rows)
+    return [
+        f"{_list(sorted({row['agent'] for row in crashed}))} crashed, in {total} of {episodes} episodes, most often "
+        f"{worst['agent']} {_under(worst)} ({worst['crash_example']}): what was earned until then is no "
+        "measure, and comparisons with it mean nothing."
+    ]
+
+
+def _under(row: Row) -> str:
+    where = "without faults" if row["fault"] == CLEAN else f"under {row['fault']} {row['severity']:g}"
+    return f"{where} in the {place(row['where'])}"
 
 
 def _best_and_worst(data: Row, where: str) -> str:
@@ -136,7 +155,7 @@ def _costliest(data: Row, where: str) -> str:
 
 def _belief(data: Row) -> str:
     ranked = [row for row in data["ranking"] if "by_means" in row]
-    same = sum(row["by_means"]["same_ranking"] for row in ranked)
+    same, clearly = (sum(row[by]["same_ranking"] for row in ranked) for by in ("by_means", "by_intervals"))
     against = sum(len(row["by_intervals"]["contradictions"]) for row in ranked)
     gaps = data["comparisons"]["worlds"]
     largest = max(gaps, key=lambda row: abs(row["return"]["mean"]))
@@ -144,8 +163,9 @@ def _belief(data: Row) -> str:
     pairs = "no pair of agents" if not against else f"{against} pair{'s' if against > 1 else ''} of agents"
     where = f"{largest['agent']}, {condition(largest['fault'], largest['severity'])}"
     return (
-        f"The World ranks the agents exactly as the real environment does in {same} of {len(ranked)} conditions, and "
-        f"puts {pairs} clearly the other way round; its mean returns are off by {figure(mean)} on average, at most by "
+        f"By mean return the World ranks the agents as the real environment does in {same} of {len(ranked)} "
+        f"conditions; it tells exactly the same pairs apart in {clearly}, and puts {pairs} clearly the other way round."
+        f" Its mean returns are off by {figure(mean)} on average, at most by "
         f"{figure(abs(largest['return']['mean']))} ({where})."
     )
 
@@ -154,9 +174,9 @@ def _about_runs(rows: Sequence[Row]) -> Iterable[str]:
     if rows[0]["episodes"] < FEW:
         yield f"Only {rows[0]['episodes']} episodes a cell: the intervals are wide and rankings may be luck."
     if rows[0]["success_rate"] is None:
-        yield "Success was not judged: the environment's configuration sets no success_return."
+        yield "Success was not judged: say what it is, env.success_return=<least return of a success>."
     if rows[0]["violations_mean"] is None:
-        yield "Violations were not judged: the environment's configuration sets no violation_reward."
+        yield "Violations were not judged: say what they are, env.violation_reward=<greatest reward of a violation>."
     yield from never_fired(rows)
     for row in rows:
         if row["crashes"]:
@@ -185,7 +205,10 @@ def _about_worlds(data: Row) -> list[str]:
     trusted = [row for row in data["results"] if row["trust_mean"] is not None]
     low = [row for row in trusted if row["trust_mean"] < LOW_TRUST]
     if trusted and not any(row["trust_mean"] for row in trusted):
-        found.append("The World's trust is 0 throughout: it was never calibrated. worldsim validate does that.")
+        found.append(
+            "The World's trust is 0 throughout: as it was calibrated, none of its steps can be believed; a World that "
+            "was never calibrated says the same (worldsim validate does that)."
+        )
     elif low:
         least = min(low, key=lambda row: row["trust_mean"])
         found.append(

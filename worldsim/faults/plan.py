@@ -80,10 +80,12 @@ class Plan(BaseModel):
             raise _explained(error) from error
 
     @classmethod
-    def of(cls, given: "Plan | str | Path | Sequence[Fault | Mapping[str, Any]]") -> "Plan":
-        """A plan from whatever stands for one: itself, the name of a ready one, the path of a file, or its faults."""
+    def of(cls, given: "Plan | str | Path | Fault | Sequence[Fault | Mapping[str, Any]]") -> "Plan":
+        """A plan from whatever stands for one: itself, a ready one's name, a file's path, its faults, or one fault."""
         if isinstance(given, Plan):
             return given
+        if isinstance(given, Fault):
+            return cls(faults=[given])
         return cls.load(given) if isinstance(given, str | Path) else cls(faults=given)
 
     @classmethod
@@ -93,6 +95,8 @@ class Plan(BaseModel):
         if str(what) in ready_plans():
             path = Path(str(files("worldsim"))) / "configs" / "fault" / f"{what}.yaml"
         elif path.suffix not in (".yaml", ".yml") and os.sep not in str(what):
+            if str(what) in KINDS:
+                raise ConfigError(f"'{what}' is a kind of fault and no plan; write a plan.yaml with `- kind: {what}`")
             raise ConfigError(f"no faults are called '{what}', and it is no file.yaml. {suggest(what, ready_plans())}")
         try:
             text = path.read_text(encoding="utf-8")

@@ -96,7 +96,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def __init__(
         self,
         env: gym.Env[Any, Any],
-        faults: Plan | str | Path | Sequence[Fault | Mapping[str, Any]],
+        faults: Plan | str | Path | Fault | Sequence[Fault | Mapping[str, Any]],
         seed: int = 0,
         clock: Clock | None = None,
         *,
