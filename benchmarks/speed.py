@@ -28,7 +28,7 @@ from worldsim.models.checkpoint import FORMAT, WorldManifest
 from worldsim.models.config import AnyModelConfig, RSSMConfig, SSMConfig
 from worldsim.models.world_model import Batch, WorldModel
 from worldsim.simulator import WorldVectorEnv
-from worldsim.simulator.world import Trust, World
+from worldsim.simulator.world import World
 from worldsim.spaces import space_to_json
 from worldsim.training.memory import keep_freed_memory
 
@@ -85,7 +85,7 @@ def report(config: Any, device: torch.device, batches: list[int]) -> None:
         for part in ("codec", "rest"):
             runs[f"update of {part} alone, frames, bf16"] = (B * T, update(model, device, torch.bfloat16, part))
     start = {"value": torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8, device=device)}
-    world = World(manifest, model, start, Trust(np.array([0.0, 1.0]), np.array([1.0, 0.0])))
+    world = World(manifest, model, start)
     for batch in batches:
         runs[f"latent steps, B={batch}"] = (batch, stepping(world, batch, "latent"))
         runs[f"decoded frames, B={batch}"] = (batch, stepping(world, batch, "frame"))
