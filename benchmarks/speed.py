@@ -71,8 +71,9 @@ def report(config: Any, device: torch.device, batches: list[int]) -> None:
         data={},
         training={},
     )
-    torch.manual_seed(0)
-    model = manifest.build().to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = manifest.build().to(device)
     model.termination.net[-1].bias.data.fill_(-20)  # no episode ends while its steps are counted
     parameters = sum(parameter.numel() for parameter in model.parameters())
     table = Table(title=f"{config.family}: {parameters / 1e6:.2f} M parameters", title_justify="left")
@@ -93,7 +94,7 @@ def report(config: Any, device: torch.device, batches: list[int]) -> None:
     for what, (count, seconds) in measured(runs, device).items():
         table.add_row(what, f"{count / seconds:,.0f}", f"{seconds * 1e3:.2f}")
     Console().print(table)
-    forward = flops(lambda: model.eval() and stepping(world, 1, "frame")())
+    forward = flops(stepping(world, 1, "frame"))
     matrix = matrix_rate(device)
     Console().print(
         f"a decoded step: {forward / 1e6:.1f} MFLOP; weights {parameters * 4 / 1e6:.1f} MB in fp32, read once a step; "
