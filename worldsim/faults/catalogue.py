@@ -94,7 +94,7 @@ from worldsim.faults.stale import (
 )
 
 FAMILIES: dict[str, tuple[type[Fault], ...]] = {
-    "the three of the mission": (SlowAPI, MalformedOutput, MissingData),
+    "several at once": (SlowAPI, MalformedOutput, MissingData),
     "slow": (
         ConstantLatency,
         UniformLatency,

@@ -23,6 +23,12 @@ class _Lasting(FrameChange):
         return super().leaf_changed(leaf, value, context.episode_rng(leaf.name), context)
 
 
+def _specked(image: frames.Frame, share: float, rng: np.random.Generator) -> frames.Frame:
+    """A `share` of the pixels black or white, half of them each."""
+    chance, white = rng.random(image.shape[:2]), rng.random(image.shape[:2]) < 0.5
+    return np.where((chance < share)[..., None], 255 * white[..., None], image)
+
+
 @dataclass(frozen=True, kw_only=True)
 class GaussianNoise(FrameChange):
     """Gaussian noise on every pixel, and on every number of a vector of floats.
@@ -114,8 +120,7 @@ class SaltNoise(FrameChange):
         return self.severity * self.density
 
     def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
-        chance, white = rng.random(image.shape[:2]), rng.random(image.shape[:2]) < 0.5
-        return np.where((chance < self.pixels)[..., None], 255 * white[..., None], image)
+        return _specked(image, self.pixels, rng)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +145,7 @@ class DeadPixels(_Lasting):
         return self.severity * self.density
 
     def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
-        chance, white = rng.random(image.shape[:2]), rng.random(image.shape[:2]) < 0.5
-        return np.where((chance < self.pixels)[..., None], 255 * white[..., None], image)
+        return _specked(image, self.pixels, rng)
 
 
 @dataclass(frozen=True, kw_only=True)
