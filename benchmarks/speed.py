@@ -1,10 +1,12 @@
 """How fast a world model is, by itself: updates, latent steps, decoded frames, steps of the environments.
 
-python benchmarks/speed.py                       # two minutes on two cores; every family at its default size
-python benchmarks/speed.py model=ssm model.width=384 device=cuda batches=[1,64,1024]
+python benchmarks/speed.py                       # five minutes on two cores; every family at its default size
+python benchmarks/speed.py model=nine            # `ssm` with nine million parameters, as others have
+python benchmarks/speed.py model=ssm model.width=384 device=cuda batches=[1,64,1024] fused=true
 
 64x64x3 frames and 17 actions, fresh weights: speed does not depend on what was learned. An update is forward, backward
-and AdamW of all parts, B=16, T=64. Medians of rounds that are interleaved, after a warm-up.
+and AdamW of all parts, B=16, T=64. Medians of rounds that are interleaved, after a warm-up. fused=true adds steps that
+`torch.compile` has fused, after a minute or two of compiling for each batch size.
 """
 
 import platform
@@ -25,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import worldsim
 from worldsim.models.checkpoint import FORMAT, WorldManifest
-from worldsim.models.config import AnyModelConfig, RSSMConfig, SSMConfig
+from worldsim.models.config import AnyModelConfig, RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.models.world_model import Batch, WorldModel
 from worldsim.simulator import WorldVectorEnv
 from worldsim.simulator.world import World
@@ -37,27 +39,36 @@ ACTIONS = spaces.Discrete(17)
 B, T, ROUNDS = 16, 64, 5
 
 
+NINE = SSMConfig(local=True, patch=16, hidden=232, embed=256, variables=16, code_width=24, width=192, head_hidden=96)
+
+
 def main(arguments: list[str]) -> None:
     """Prints a table for each model named in the arguments, or for all families."""
     given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
     assert isinstance(given, dict)
     device, batches = torch.device(given.pop("device", "cpu")), given.pop("batches", [1, 64, 1024])
-    model: Any = given.pop("model", None)
+    model, fused = given.pop("model", None), given.pop("fused", False)
     if given:
-        sys.exit(f"benchmarks/speed.py has no key '{next(iter(given))}'; it takes model, model.<key>, device, batches")
-    if model is None:
-        configs: list[Any] = [SSMConfig(), RSSMConfig()]
-    else:
-        described = {"family": model} if isinstance(model, str) else {"family": "ssm", **model}
-        configs = [TypeAdapter(AnyModelConfig).validate_python(described)]
+        known = "model, model.<key>, device, batches, fused"
+        sys.exit(f"benchmarks/speed.py has no key '{next(iter(given))}'; it takes {known}")
     keep_freed_memory()
     Console().print(f"{machine(device)}; torch {torch.__version__}, worldsim {worldsim.__version__}, seed 0")
-    for config in configs:
-        report(config, device, batches)
+    for config in described(model):
+        report(config, device, batches, fused)
 
 
-def report(config: Any, device: torch.device, batches: list[int]) -> None:
-    """One model's tables."""
+def described(model: Any) -> list[Any]:
+    """What to measure: all families, or the model that the arguments describe."""
+    if model is None:
+        return [SSMConfig(), TransformerConfig(), RSSMConfig()]
+    if model == "nine":
+        return [NINE]
+    keys = {"family": model} if isinstance(model, str) else {"family": "ssm", **model}
+    return [TypeAdapter(AnyModelConfig).validate_python(keys)]
+
+
+def report(config: Any, device: torch.device, batches: list[int], fused: bool) -> None:
+    """One model's table."""
     manifest = WorldManifest(
         format=FORMAT,
         worldsim=worldsim.__version__,
@@ -76,9 +87,6 @@ def report(config: Any, device: torch.device, batches: list[int]) -> None:
         model = manifest.build().to(device)
     model.termination.net[-1].bias.data.fill_(-20)  # no episode ends while its steps are counted
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    table = Table(title=f"{config.family}: {parameters / 1e6:.2f} M parameters", title_justify="left")
-    for heading in ("what", "per second", "ms"):
-        table.add_column(heading, justify="left" if heading == "what" else "right")
     runs: dict[str, tuple[int, Callable[[], Any]]] = {}
     for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         runs[f"update, frames, {name}"] = (B * T, update(model, device, kind, "all"))
@@ -86,19 +94,26 @@ def report(config: Any, device: torch.device, batches: list[int]) -> None:
         for part in ("codec", "rest"):
             runs[f"update of {part} alone, frames, bf16"] = (B * T, update(model, device, torch.bfloat16, part))
     start = {"value": torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8, device=device)}
-    world = World(manifest, model, start)
-    for batch in batches:
-        runs[f"latent steps, B={batch}"] = (batch, stepping(world, batch, "latent"))
-        runs[f"decoded frames, B={batch}"] = (batch, stepping(world, batch, "frame"))
-        runs[f"environment steps, N={batch}"] = (batch, environment(world, batch))
+    for how in ("", "fused ") if fused else ("",):
+        world = World(manifest, model, start, fused=bool(how))
+        for batch in batches:
+            runs[f"{how}latent steps, B={batch}"] = (batch, stepping(world, batch, "latent"))
+            runs[f"{how}decoded frames, B={batch}"] = (batch, stepping(world, batch, "frame"))
+            runs[f"{how}environment steps, N={batch}"] = (batch, environment(world, batch))
+    costs = {what: flops(run) / count for what, (count, run) in runs.items() if not what.startswith("fused")}
+    rate = matrix_rate(device)
+    table = Table(title=f"{config.family}: {parameters / 1e6:.2f} M parameters", title_justify="left")
+    for heading in ("what", "per second", "ms", "MFLOP each", "of matrix rate"):
+        table.add_column(heading, justify="left" if heading == "what" else "right")
     for what, (count, seconds) in measured(runs, device).items():
-        table.add_row(what, f"{count / seconds:,.0f}", f"{seconds * 1e3:.2f}")
+        cost = costs[what.removeprefix("fused ")]
+        share = f"{cost * count / seconds / rate:.0%}"
+        table.add_row(what, f"{count / seconds:,.0f}", f"{seconds * 1e3:.2f}", f"{cost / 1e6:.1f}", share)
     Console().print(table)
-    forward = flops(stepping(world, 1, "frame"))
-    matrix = matrix_rate(device)
+    state = world.start(1).latent.values()
     Console().print(
-        f"a decoded step: {forward / 1e6:.1f} MFLOP; weights {parameters * 4 / 1e6:.1f} MB in fp32, read once a step; "
-        f"matrix product of this machine: {matrix / 1e9:.0f} GFLOP/s in fp32\n"
+        f"a frame is {64 * 64 * 3:,} bytes and the state of a world {sum(part.nbytes for part in state):,}; weights "
+        f"{parameters * 4 / 1e6:.1f} MB in fp32; matrix rate of this machine, fp32: {rate / 1e9:.0f} GFLOP/s\n"
     )
 
 
@@ -113,7 +128,6 @@ def update(model: WorldModel, device: torch.device, kind: torch.dtype, part: Any
     generator = torch.Generator(device).manual_seed(0)
 
     def run() -> None:
-        model.train()
         batch = Batch.from_numpy(arrays, device)
         with torch.autocast(device.type, kind, enabled=kind != torch.float32):
             losses = model.losses(batch, generator, part)
@@ -131,7 +145,6 @@ def stepping(world: World, batch: int, observe: Any) -> Callable[[], None]:
 
     def run() -> None:
         nonlocal state
-        world.model.eval()
         state, _ = world.step(state, actions, observe)
 
     return run
@@ -142,13 +155,15 @@ def environment(world: World, count: int) -> Callable[[], None]:
     env = WorldVectorEnv(world, count)
     env.reset(seed=0)
     actions = np.random.default_rng(0).integers(0, 17, count)
-    return lambda: (world.model.eval(), env.step(actions), None)[-1]
+    return lambda: env.step(actions)
 
 
 def measured(runs: dict[str, tuple[int, Callable[[], Any]]], device: torch.device) -> dict[str, tuple[int, float]]:
     """Count and median seconds of each run, in interleaved rounds; short runs are repeated within a round."""
     times: dict[str, list[float]] = {what: [] for what in runs}
-    repeats = {what: max(1, round(0.2 / seconds(run, 1, device))) for what, (_, run) in runs.items() if not run()}
+    for _, run in runs.values():
+        run()
+    repeats = {what: max(1, round(0.2 / seconds(run, 1, device))) for what, (_, run) in runs.items()}
     for _ in range(ROUNDS):
         for what, (_, run) in runs.items():
             times[what].append(seconds(run, repeats[what], device))

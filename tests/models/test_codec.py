@@ -14,9 +14,9 @@ from worldsim.models.world_model import ActionEncoder, WorldModel
 from worldsim.spaces import Leaf, leaves, unflatten
 
 
-def image(height: int, width: int, channels: int, patch: int) -> ImageCodec:
+def image(height: int, width: int, channels: int, patch: int, local: bool = False) -> ImageCodec:
     leaf = Leaf((), spaces.Box(0, 255, (height, width, channels), np.uint8))
-    codec = ImageCodec(leaf, patch, embed=8, hidden=12, features=4)
+    codec = ImageCodec(leaf, patch, embed=8, hidden=12, features=4, local=local)
     assert codec.slots == slots_of(leaf, patch)
     return codec
 
@@ -27,19 +27,33 @@ def test_patches_are_cut_and_joined_exactly(height: int, width: int, channels: i
     codec = image(height, width, channels, patch)
     frames = torch.rand(2, height, width, channels)
     patches = codec.patches(frames)
-    assert patches.shape == (2, codec.slots, patch * patch * channels)
+    assert patches.shape == (codec.slots, 2, patch * patch * channels)
     assert torch.equal(codec.frames(patches), frames)
     top_left = patches[0, 0].view(patch, patch, channels)[: min(patch, height), : min(patch, width)]
     assert torch.equal(top_left, frames[0, :patch, :patch])
 
 
-def test_a_frame_is_seen_relative_to_the_mean_image() -> None:
-    codec = image(9, 11, 3, 4)
+@pytest.mark.parametrize("local", [False, True])
+def test_a_frame_is_seen_relative_to_the_mean_image(local: bool) -> None:
+    codec = image(9, 11, 3, 4, local)
     codec.mean.copy_(torch.randint(0, 256, (9, 11, 3)) / 255)
     frames = torch.randint(0, 256, (2, 9, 11, 3), dtype=torch.uint8)
     centred = 2 * (codec.patches(frames / 255) - codec.mean_patches())
     expected = codec.leave(torch.nn.functional.silu(codec.enter(centred) + codec.place))
-    assert_close(codec.encode(frames), expected, atol=1e-4, rtol=1e-4)
+    assert_close(codec.encode(frames), expected.transpose(0, 1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_only_a_local_codec_treats_places_differently(local: bool) -> None:
+    """Told the same of their place and given the same codes, places differ by their weights alone."""
+    codec = image(16, 16, 3, 8, local)
+    torch.nn.init.normal_(codec.draw[-1].weight)
+    for parameter in (codec.place, codec.draw_enter, codec.draw_place):
+        parameter.data.copy_(parameter.data[:1].expand_as(parameter))
+    frames = torch.randint(0, 256, (1, 8, 8, 3), dtype=torch.uint8).repeat(1, 2, 2, 1)
+    seen, drawn = codec.encode(frames)[0], codec.residual(torch.randn(1, 1, 4).expand(-1, 4, -1))[:, 0]
+    for places in (seen, drawn):
+        assert ((places - places[:1]).abs().amax(1)[1:] < 1e-5).all() != local
 
 
 def test_an_untaught_decoder_draws_the_mean_image() -> None:
@@ -49,15 +63,16 @@ def test_an_untaught_decoder_draws_the_mean_image() -> None:
     assert torch.equal(drawn, (codec.mean * 255).round().to(torch.uint8).expand(2, -1, -1, -1))
 
 
-def test_the_loss_of_a_frame_is_what_it_says_and_so_is_its_gradient() -> None:
-    codec = image(9, 11, 3, 4).double()
+@pytest.mark.parametrize("local", [False, True])
+def test_the_loss_of_a_frame_is_what_it_says_and_so_is_its_gradient(local: bool) -> None:
+    codec = image(9, 11, 3, 4, local).double()
     torch.nn.init.normal_(codec.draw[-1].weight)
     codec.mean.copy_(torch.full((9, 11, 3), 0.4))
     frames = torch.randint(0, 256, (40, 9, 11, 3), dtype=torch.uint8)
     slots = torch.randn(40, codec.slots, 4, dtype=torch.float64, requires_grad=True)
     target = codec.patches(frames / 255).double() - codec.mean_patches()
     weight = 1 + 9 * (target.abs() > 0.05)
-    expected = (weight * (codec.residual(slots) - target).square()).sum((1, 2))
+    expected = (weight * (codec.residual(slots) - target).square()).sum((0, 2))
     loss = codec.loss(slots, frames)
     assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
     (grad,), (reference,) = (torch.autograd.grad(x.sum(), slots, retain_graph=True) for x in (loss, expected))
@@ -109,7 +124,7 @@ def test_a_codec_learns_to_give_back_what_it_was_shown() -> None:
     def drawn() -> Slots:
         return model.dynamics.recode(model.codec.encode(flat), model.codec.record.indices(flat))
 
-    for _ in range(250):
+    for _ in range(400):
         optimizer.zero_grad()
         torch.stack([loss.mean() for loss in model.codec.loss(drawn(), flat).values()]).sum().backward()
         optimizer.step()

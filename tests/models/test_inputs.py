@@ -112,7 +112,7 @@ def test_two_leaves_of_one_name_are_refused() -> None:
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 4e4])
 def test_a_field_is_drawn_in_the_units_of_the_data(scale: float) -> None:
     leaf = Leaf((), spaces.Box(-np.inf, np.inf, (9, 11), np.float32))
-    codec = FieldCodec(leaf, patch=4, embed=8, hidden=12, features=4)
+    codec = FieldCodec(leaf, patch=4, embed=8, hidden=12, features=4, local=False)
     values = scale * torch.rand(5, 9, 11, 1)
     values[0, 0, 0] = torch.inf
     codec.measure([values[:2], values[2:]])

@@ -14,7 +14,7 @@ import worldsim
 from tests.models.toy import COUNTS, ENV, PLACES, Ring, drawn, ring_rollouts
 from worldsim.models.config import RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.simulator.calibration import Calibration, Trust
-from worldsim.simulator.noise import uniforms
+from worldsim.simulator.noise import places, uniforms
 from worldsim.simulator.world import World, WorldState
 from worldsim.spaces import flatten
 from worldsim.training.config import TrainConfig, TrainerConfig
@@ -262,12 +262,12 @@ def test_uniform_numbers_are_uniform_along_every_axis() -> None:
     large = torch.from_numpy(np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 3000))
     one = torch.zeros(3000, dtype=torch.long)
     for numbers in (
-        uniforms(seeds, ticks, 1)[:, 0],
-        uniforms(seeds, ticks, 9)[:, 8],
-        uniforms(large, ticks, 1)[:, 0],
-        uniforms(one, torch.arange(3000), 1)[:, 0],
-        uniforms(keys(5), keys(7), 3000)[0],
-        uniforms(keys(-5), keys(-1), 3000)[0],
+        uniforms(seeds, ticks, places(1))[:, 0],
+        uniforms(seeds, ticks, places(9))[:, 8],
+        uniforms(large, ticks, places(1))[:, 0],
+        uniforms(one, torch.arange(3000), places(1))[:, 0],
+        uniforms(keys(5), keys(7), places(3000))[0],
+        uniforms(keys(-5), keys(-1), places(3000))[0],
     ):
         assert numbers.dtype == torch.float32 and (numbers >= 0).all() and (numbers < 1).all()
         assert kstest(numbers.numpy(), "uniform").pvalue > 0.001
@@ -275,16 +275,20 @@ def test_uniform_numbers_are_uniform_along_every_axis() -> None:
 
 def test_uniform_numbers_of_other_seeds_ticks_and_places_are_unrelated() -> None:
     seeds, zeros = torch.arange(4000), torch.zeros(4000, dtype=torch.long)
-    base = uniforms(seeds, zeros, 3)
-    others = (base[:, 1], uniforms(seeds + 1, zeros, 1)[:, 0], uniforms(seeds, zeros + 1, 1)[:, 0])
-    for other in (*others, uniforms(seeds + (1 << 32), zeros, 1)[:, 0], uniforms(zeros, seeds, 1)[:, 0]):
+    base = uniforms(seeds, zeros, places(3))
+    others = (base[:, 1], uniforms(seeds + 1, zeros, places(1))[:, 0], uniforms(seeds, zeros + 1, places(1))[:, 0])
+    for other in (
+        *others,
+        uniforms(seeds + (1 << 32), zeros, places(1))[:, 0],
+        uniforms(zeros, seeds, places(1))[:, 0],
+    ):
         assert abs(np.corrcoef(base[:, 0], other)[0, 1]) < 0.06  # four deviations of chance
         assert (base[:, 0] == other).float().mean() < 0.01
 
 
 def test_uniform_numbers_depend_on_seed_and_tick_alone() -> None:
     seeds, ticks = keys(3, -8, 2**62, 3), keys(0, 5, 9, 1)
-    together = uniforms(seeds, ticks, 6)
+    together = uniforms(seeds, ticks, places(6))
     for row in range(4):
-        assert torch.equal(uniforms(seeds[[row]], ticks[[row]], 6)[0], together[row])
-    assert torch.equal(uniforms(seeds, ticks, 4), together[:, :4])
+        assert torch.equal(uniforms(seeds[[row]], ticks[[row]], places(6))[0], together[row])
+    assert torch.equal(uniforms(seeds, ticks, places(4)), together[:, :4])

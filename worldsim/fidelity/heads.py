@@ -9,7 +9,6 @@ from torch import Tensor
 from worldsim.fidelity.measures import Bools, Floats, calibration_error, detection, reliability, temperature
 from worldsim.fidelity.one_step import Foreseen
 from worldsim.models.heads import RewardHead
-from worldsim.models.layers import symexp
 
 SIGNS = ("negative", "none", "positive")
 
@@ -32,7 +31,7 @@ def end_temperature(logits: Floats, ended: Bools) -> float:
 def reward_figures(head: RewardHead, seen: Foreseen, heat: float) -> dict[str, Any]:
     """Mean error, each sign's detection, and the calibration of the most probable sign, before and after."""
     log_probs = torch.log_softmax(seen.reward / heat, -1)
-    mean = log_probs.exp() @ symexp(head.bins)
+    mean = log_probs.exp() @ head.values
     signs = head.signs(log_probs).double().exp().numpy()
     actual = head.sign(torch.from_numpy(seen.actual_reward).float()).numpy()
     said = signs.argmax(-1)

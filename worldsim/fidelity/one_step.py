@@ -109,8 +109,8 @@ def follow(
     for step in range(1, length + 1):
         inside = cut.begin + step <= cut.end
         now = gather(arrays, np.minimum(cut.begin + step, cut.end))
-        following, latent, *_ = world.foresee(state, now["action"])
-        heads = (world.model.reward(latent.features), world.model.termination(latent.features))
+        following, features, *_ = world.foresee(state, now["action"])
+        heads = (world.model.reward(features), world.model.termination(features))
         reward, end = (head.cpu()[torch.from_numpy(inside)] for head in heads)
         came = now["reward"][inside].astype(np.float64), now["terminated"][inside]
         told.append(Foreseen(reward, end.double().numpy(), *came, reported[inside]))

@@ -4,6 +4,7 @@ Axes: N any leading axes, S slots, D width, H W C frame height, width and channe
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldsim.models.config import ModelConfig
-from worldsim.models.layers import SlotLinear, mlp, symexp, symlog
+from worldsim.models.layers import SlotLinear, SlotsFirst, mlp, symexp, symlog
 from worldsim.spaces import Leaf
 
 Observation = Mapping[str, Tensor]
@@ -25,9 +26,13 @@ def slots_of(leaf: Leaf, patch: int) -> int:
 
 
 class ImageCodec(nn.Module):
-    """A frame as a grid of patches, each seen and drawn relative to the data's mean image. Pure matrix products."""
+    """A frame as a grid of patches, each seen and drawn relative to the data's mean image. Pure matrix products.
 
-    def __init__(self, leaf: Leaf, patch: int, embed: int, hidden: int, features: int):
+    local: every place of the grid sees and draws with weights of its own (a locally connected layer, LeCun 1989), for
+    cameras that stand still; otherwise all share them, and learn from each other. A step costs the same.
+    """
+
+    def __init__(self, leaf: Leaf, patch: int, embed: int, hidden: int, features: int, local: bool):
         super().__init__()
         self.height, self.width, self.channels = leaf.shape
         self.patch = patch
@@ -36,12 +41,13 @@ class ImageCodec(nn.Module):
         pixels = patch * patch * self.channels
         self.mean: Tensor
         self.register_buffer("mean", torch.full((self.height, self.width, self.channels), 0.5))
-        self.enter = nn.Linear(pixels, hidden)
-        self.place = nn.Parameter(torch.randn(self.slots, hidden) * 0.1)
-        self.leave = mlp([hidden, embed])
-        self.draw_enter = SlotLinear(self.slots, features, hidden)
-        self.draw_place = nn.Parameter(torch.randn(self.slots, hidden) * 0.1)
-        self.draw = mlp([hidden, hidden, pixels], norm=False)
+        layer: Any = partial(SlotsFirst, self.slots) if local else nn.Linear
+        self.enter = layer(pixels, hidden, bias=False)
+        self.place = nn.Parameter(torch.randn(self.slots, 1, hidden) * 0.1)
+        self.leave = layer(hidden, embed)
+        self.draw_enter = nn.Parameter(torch.randn(self.slots, features, hidden) * features**-0.5)
+        self.draw_place = nn.Parameter(torch.randn(self.slots, 1, hidden) * 0.1)
+        self.draw = nn.Sequential(nn.SiLU(), layer(hidden, hidden), nn.SiLU(), layer(hidden, pixels))
         for parameter in self.draw[-1].parameters():  # begin with the mean image
             nn.init.zeros_(parameter)
 
@@ -50,14 +56,14 @@ class ImageCodec(nn.Module):
         return frames
 
     def patches(self, frames: Tensor) -> Tensor:
-        """(N, H, W, C) to (N, S, p*p*C), padded with zeros to whole patches."""
+        """(N, H, W, C) to (S, N, p*p*C), padded with zeros to whole patches."""
         pad = (0, 0, 0, self.columns * self.patch - self.width, 0, self.rows * self.patch - self.height)
         padded = F.pad(frames, pad) if any(pad) else frames
-        return rearrange(padded, "n (r p) (c q) k -> n (r c) (p q k)", p=self.patch, q=self.patch)
+        return rearrange(padded, "n (r p) (c q) k -> (r c) n (p q k)", p=self.patch, q=self.patch)
 
     def frames(self, patches: Tensor) -> Tensor:
         """The inverse of `patches`."""
-        pattern = "n (r c) (p q k) -> n (r p) (c q) k"
+        pattern = "(r c) n (p q k) -> n (r p) (c q) k"
         whole = rearrange(patches, pattern, r=self.rows, p=self.patch, q=self.patch, k=self.channels)
         return whole[:, : self.height, : self.width]
 
@@ -68,36 +74,37 @@ class ImageCodec(nn.Module):
         """
         kind = _compute_type(frames)
         difference = self.patches(frames).to(kind) - (self.mean_patches() * 255).round().to(kind)
-        x = F.linear(difference, self.enter.weight * (2 / 255), self.enter.bias)
-        return self.leave(F.silu(x + self.place.to(x.dtype)))  # type: ignore[no-any-return]
+        x = self.enter(difference)
+        seen = F.silu(torch.add(self.place.to(x.dtype), x, alpha=2 / 255))
+        return self.leave(seen).transpose(0, 1)  # type: ignore[no-any-return]
 
     def residual(self, slots: Tensor) -> Tensor:
-        """(N, S, features) to patches (N, S, p*p*C) of what differs from the mean image."""
-        x = self.draw_enter(slots)
-        patches: Tensor = self.draw(F.silu(x + self.draw_place.to(x.dtype)))
+        """(N, S, features) to patches (S, N, p*p*C) of what differs from the mean image."""
+        slots_first = slots.transpose(0, 1)
+        patches: Tensor = self.draw(torch.baddbmm(self.draw_place, slots_first, self.draw_enter))
         return patches
 
     def decode(self, slots: Tensor) -> Tensor:
         """(N, S, features) to uint8 frames (N, H, W, C)."""
-        shown = torch.add(self.mean_patches() * 255, self.residual(slots).float(), alpha=255)
+        shown = self.residual(slots).float().mul_(255).add_(self.mean_patches() * 255)
         return self.frames(shown.round_().clamp_(0, 255).to(torch.uint8))  # a byte a pixel is moved, not four
 
     def loss(self, slots: Tensor, frames: Tensor) -> Tensor:
         """Squared error (N,), ten times weighted where a pixel differs from the mean image by more than 5 %."""
         seen = self.residual(slots), self.patches(frames), self.mean_patches()
         error: Tensor = _WeightedSquare.apply(*seen)  # type: ignore[no-untyped-call]
-        return error.sum(-1)
+        return error.sum(0)
 
     def mean_patches(self) -> Tensor:
-        """(S, p*p*C) of the mean image."""
-        return self.patches(self.mean.unsqueeze(0))[0]
+        """(S, 1, p*p*C) of the mean image."""
+        return self.patches(self.mean.unsqueeze(0))
 
 
 class FieldCodec(ImageCodec):
     """A grid of any numbers, seen as an image: in symlog, on a scale from the least to the greatest of the data."""
 
-    def __init__(self, leaf: Leaf, patch: int, embed: int, hidden: int, features: int):
-        super().__init__(leaf, patch, embed, hidden, features)
+    def __init__(self, leaf: Leaf, patch: int, embed: int, hidden: int, features: int, local: bool):
+        super().__init__(leaf, patch, embed, hidden, features, local)
         self.kind = _torch_type(leaf)
         self.low: Tensor
         self.high: Tensor
@@ -136,18 +143,18 @@ def _torch_type(leaf: Leaf) -> torch.dtype:
 
 
 class _WeightedSquare(torch.autograd.Function):
-    """Weighted squared error of every slot (N, S), in one buffer worked on in place: memory traffic is what costs."""
+    """Weighted squared error of every slot (S, N), in one buffer worked on in place: memory traffic is what costs."""
 
     @staticmethod
     def forward(ctx: Any, residual: Tensor, patches: Tensor, mean: Tensor) -> Tensor:
         weighted, losses = torch.empty_like(residual), torch.empty(residual.shape[:2], device=residual.device)
-        chunk = len(patches) if patches.is_cuda else 32  # 32 frames of 64x64x3 fit a core's cache
-        for rows in (slice(at, at + chunk) for at in range(0, len(patches), chunk)):
-            target = torch.div(patches[rows], 255).sub_(mean)
+        chunk = len(patches) if patches.is_cuda else max(1, 2**18 // patches[0].numel())  # a megabyte fits the cache
+        for slots in (slice(at, at + chunk) for at in range(0, len(patches), chunk)):
+            target = torch.div(patches[slots], 255).sub_(mean[slots])
             weight = torch.abs(target).gt_(0.05).mul_(9.0).add_(1.0)
-            error = target.neg_().add_(residual[rows])
-            losses[rows] = torch.linalg.vecdot(weight.mul_(error), error)
-            weighted[rows] = weight
+            error = target.neg_().add_(residual[slots])
+            losses[slots] = torch.linalg.vecdot(weight.mul_(error), error)
+            weighted[slots] = weight
         ctx.save_for_backward(weighted)
         return losses
 
@@ -268,7 +275,7 @@ class ObservationCodec(nn.Module):
         """Flat leaves (N, ...) to embedded slots."""
         indices = self.record.indices(observation)
         dense = [codec.encode(observation[leaf.name]) for leaf, codec in self.dense_codecs()]
-        nothing = self.record.enter.bias.new_zeros(len(indices), 0, self.embed)
+        nothing = self.record.enter.weight.new_zeros(len(indices), 0, self.embed)
         return Slots(self.record.encode(indices), torch.cat(dense, -2) if dense else nothing)
 
     def decode(self, slots: Slots) -> dict[str, Tensor]:
@@ -294,4 +301,4 @@ def _dense_codec(leaf: Leaf, config: ModelConfig, features: int) -> ImageCodec |
     if leaf.kind == "vector":
         return VectorCodec(leaf, config.embed, features)
     grid = ImageCodec if leaf.kind == "image" else FieldCodec
-    return grid(leaf, config.patch, config.embed, config.hidden, features)
+    return grid(leaf, config.patch, config.embed, config.hidden, features, config.local)

@@ -13,6 +13,7 @@ class ModelConfig(BaseModel):
     patch: int = Field(8, ge=2, le=64)
     embed: int = Field(96, ge=8)
     hidden: int = Field(160, ge=8)
+    local: bool = False
     width: int = Field(256, ge=16)
     ensemble: int = Field(5, ge=2)
     head_hidden: int = Field(192, ge=8)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.models.layers import draw, mlp, symexp, symlog
+from worldsim.models.layers import Outcomes, mlp, symexp, symlog
 
 NEAR = 4  # bins to either side that tell the same reward
 
@@ -27,6 +27,10 @@ class RewardHead(nn.Module):
         edges = symlog(torch.tensor([min(low, 0.0) - 0.1, max(high, 0.0) + 0.1]))
         self.bins: Tensor
         self.register_buffer("bins", torch.linspace(float(edges[0]), float(edges[1]), bins))
+        self.values: Tensor  # of the bins, in the environment's units
+        self.register_buffer("values", symexp(self.bins), persistent=False)
+        self.near: Tensor
+        self.register_buffer("near", torch.arange(-NEAR, NEAR + 1), persistent=False)
 
     def forward(self, features: Tensor, temperature: float = 1.0) -> Tensor:
         """Log-probabilities (N, R)."""
@@ -35,7 +39,7 @@ class RewardHead(nn.Module):
     def mean(self, features: Tensor, temperature: float = 1.0) -> Tensor:
         """Expected reward (N,) in the environment's units."""
         log_probs: Tensor = self(features, temperature)
-        return (log_probs.exp() * symexp(self.bins)).sum(-1)
+        return (log_probs.exp() * self.values).sum(-1)
 
     def draw(self, features: Tensor, uniform: Tensor | None, min_p: float, temperature: float = 1.0) -> Tensor:
         """Rewards (N,) as the environment would give them: one of the outcomes foreseen, not their mean.
@@ -43,11 +47,11 @@ class RewardHead(nn.Module):
         A bin is drawn (see `layers.draw`); the reward is the mean over it and its neighbours, between which a known
         reward is shared. A refund that is as likely right as wrong pays 0 or -1, never -0.5.
         """
-        log_probs: Tensor = self(features, temperature)
-        chosen = draw(log_probs, uniform, min_p).unsqueeze(-1)
-        near = (torch.arange(len(self.bins), device=chosen.device) - chosen).abs() <= NEAR
-        weight = log_probs.exp() * near
-        return (weight * symexp(self.bins)).sum(-1) / weight.sum(-1)
+        outcomes = Outcomes.of(self.net(features).float() / temperature, min_p)
+        chosen = outcomes.draw(uniform).unsqueeze(-1)
+        near = (chosen + self.near).clamp(0, len(self.bins) - 1)
+        weight = outcomes.gaps.gather(-1, near).exp() * (near == chosen + self.near)
+        return (weight * self.values[near]).sum(-1) / weight.sum(-1)
 
     def sign(self, reward: Tensor) -> Tensor:
         """0 negative, 1 none, 2 positive, (N,): what is closer to zero than a bin to the next is none."""
@@ -56,7 +60,7 @@ class RewardHead(nn.Module):
 
     def signs(self, log_probs: Tensor) -> Tensor:
         """Log-probabilities (N, 3) of the signs, from those (N, R) of the bins."""
-        kinds = F.one_hot(self.sign(symexp(self.bins)), 3).to(log_probs.dtype)
+        kinds = F.one_hot(self.sign(self.values), 3).to(log_probs.dtype)
         return torch.log((log_probs.exp() @ kinds).clamp_min(1e-12))
 
     def loss(self, features: Tensor, reward: Tensor) -> Tensor:
@@ -86,6 +90,11 @@ class TerminationHead(nn.Module):
         logits: Tensor = self.net(features)
         return logits.float().squeeze(-1)
 
+    def draw(self, features: Tensor, uniform: Tensor | None, temperature: float = 1.0) -> Tensor:
+        """Whether it ends (N,) bool, drawn by `uniform` (N,) in [0, 1); the more probable if that is None."""
+        goes_on = torch.sigmoid(-self(features) / temperature)
+        return goes_on <= (0.5 if uniform is None else uniform)
+
     def loss(self, features: Tensor, terminated: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(self(features), terminated.float(), reduction="none")
 
@@ -100,19 +109,22 @@ class Ensemble(nn.Module):
         super().__init__()
         self.project: Tensor
         self.register_buffer("project", torch.randn(target, projected) * target**-0.5)
-        self.enter = nn.Parameter(torch.randn(members, features, hidden) * features**-0.5)
-        self.bias = nn.Parameter(torch.zeros(members, 1, hidden))
+        self.members = members
+        self.enter = nn.Parameter(torch.randn(features, members * hidden) * features**-0.5)
+        self.bias = nn.Parameter(torch.zeros(members * hidden))
         self.leave = nn.Parameter(torch.randn(members, hidden, projected) * hidden**-0.5)
 
     def forward(self, past: Tensor) -> Tensor:
         """past (N, F) to predictions (M, N, projected)."""
-        hidden = F.silu(torch.einsum("nf,mfh->mnh", past, self.enter.to(past.dtype)) + self.bias.to(past.dtype))
-        return torch.einsum("mnh,mhp->mnp", hidden, self.leave.to(past.dtype)).float()
+        hidden = F.silu(torch.addmm(self.bias.to(past.dtype), past, self.enter.to(past.dtype)))
+        members_first = hidden.unflatten(-1, (self.members, -1)).transpose(0, 1)
+        return torch.bmm(members_first, self.leave.to(past.dtype)).float()
 
     def disagreement(self, past: Tensor) -> Tensor:
         """Standard deviation between the members (N,), averaged over the projection."""
         predictions: Tensor = self(past)
-        return predictions.std(0).mean(-1)
+        apart = predictions - predictions.mean(0)
+        return (apart.square().sum(0) / (self.members - 1)).sqrt().mean(-1)
 
     def loss(self, past: Tensor, target: Tensor, taught: Tensor) -> Tensor:
         """Squared error (N,). target (N, X) flat codes; taught (M, N) in {0, 1}: which member learns from which row."""

@@ -29,15 +29,33 @@ def mlp(sizes: list[int], norm: bool = True) -> nn.Sequential:
 class SlotLinear(nn.Module):
     """A linear layer with its own weights for every slot: (..., S, fan_in) to (..., S, fan_out)."""
 
-    def __init__(self, slots: int, fan_in: int, fan_out: int, scale: float = 1.0):
+    def __init__(self, slots: int, fan_in: int, fan_out: int, scale: float = 1.0, bias: bool = True):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(slots, fan_in, fan_out) * scale * fan_in**-0.5)
-        self.bias = nn.Parameter(torch.zeros(slots, fan_out))
+        self.bias = nn.Parameter(torch.zeros(slots, fan_out)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        slots_first = x.flatten(0, -3).transpose(0, 1)
-        out = torch.baddbmm(self.bias.to(x.dtype).unsqueeze(1), slots_first, self.weight.to(x.dtype))
-        return out.transpose(0, 1).reshape(*x.shape[:-1], self.bias.shape[-1])
+        out = self.slots_first(x.flatten(0, -3).transpose(0, 1))
+        return out.transpose(0, 1).reshape(*x.shape[:-1], self.weight.shape[-1])
+
+    def slots_first(self, x_SND: Tensor) -> Tensor:
+        """(S, N, fan_in) to (S, N, fan_out), in any layout: nothing is copied."""
+        weight = self.weight.to(x_SND.dtype)
+        if self.bias is None:
+            return torch.bmm(x_SND, weight)
+        return torch.baddbmm(self.bias.to(x_SND.dtype).unsqueeze(1), x_SND, weight)
+
+    def batch_last(self, x_SND: Tensor) -> Tensor:
+        """(S, N, fan_in) to (S, fan_out, N): what is computed across fan_out next then runs along N."""
+        out = torch.bmm(self.weight.to(x_SND.dtype).transpose(1, 2), x_SND.transpose(1, 2))
+        return out if self.bias is None else out + self.bias.to(out.dtype).unsqueeze(2)
+
+
+class SlotsFirst(SlotLinear):
+    """The same from (S, N, fan_in) to (S, N, fan_out): nothing is copied."""
+
+    def forward(self, x_SND: Tensor) -> Tensor:
+        return self.slots_first(x_SND)
 
 
 class GatedMLP(nn.Module):
@@ -55,36 +73,56 @@ class GatedMLP(nn.Module):
         return out
 
 
-def onehot(index: Tensor, classes: int) -> Tensor:
-    """Class indices (...) to booleans (..., classes); all False for an index beyond the classes."""
-    return index.unsqueeze(-1) == torch.arange(classes, device=index.device)
+def onehot(index: Tensor, classes: int, dim: int = -1) -> Tensor:
+    """Class indices (...) to booleans with an axis `dim` of classes; all False for an index beyond the classes."""
+    kinds = torch.arange(classes, device=index.device)
+    return index.unsqueeze(dim) == kinds.view(-1, *[1] * (-1 - dim))
+
+
+class Outcomes(NamedTuple):
+    """Categorical variables about to be drawn, in any layout; `dim`, a negative number, is their classes' axis.
+
+    Classes less probable than `min_p` times the most probable one are never drawn (arXiv:2407.01082); it keeps long
+    rollouts free of one-in-a-thousand flips and leaves real alternatives alone.
+    """
+
+    gaps: Tensor  # log-probabilities relative to the most probable class, at most 0
+    weights: Tensor  # probabilities in units of the most probable one; 0 what is below `min_p`
+    dim: int
+
+    @staticmethod
+    def of(scores: Tensor, min_p: float = 0.0, dim: int = -1) -> "Outcomes":
+        """scores: log-probabilities, up to a constant."""
+        gaps = scores - scores.amax(dim, keepdim=True)
+        weights = gaps.exp()
+        return Outcomes(gaps, F.threshold(weights, min_p, 0.0) if min_p else weights, dim)
+
+    def draw(self, uniform: Tensor | None) -> Tensor:
+        """Class indices through the inverse distribution function; modes if `uniform`, in [0, 1), is None."""
+        if uniform is None:
+            return self.gaps.argmax(self.dim)
+        cumulative = self.weights.cumsum(self.dim)
+        total = cumulative.narrow(self.dim, -1, 1)
+        passed = cumulative <= uniform.to(total.dtype).unsqueeze(self.dim) * total
+        return passed.sum(self.dim).clamp_max(self.gaps.shape[self.dim] - 1)
+
+    def entropy(self) -> Tensor:
+        """Nats in the draw of every variable."""
+        total = self.weights.sum(self.dim)
+        nats: Tensor = (
+            total.log() - (self.weights * self.gaps.clamp_min(-1e9)).sum(self.dim) / total
+        )  # 0 * inf is no number
+        return nats
 
 
 def draw(scores: Tensor, uniform: Tensor | None, min_p: float = 0.0) -> Tensor:
-    """Class indices (...) drawn from (..., C) through the inverse distribution function; modes if `uniform` is None.
-
-    scores: log-probabilities, up to a constant. uniform: (...) in [0, 1).
-    min_p: classes less probable than `min_p` times the most probable one are never drawn
-    (arXiv:2407.01082); it keeps long rollouts free of one-in-a-thousand flips and leaves real alternatives alone.
-    """
-    if uniform is None:
-        return scores.argmax(-1)
-    cumulative = _likely(scores, min_p).cumsum(-1)
-    threshold = uniform.to(cumulative.dtype).unsqueeze(-1) * cumulative[..., -1:]
-    return (cumulative <= threshold).sum(-1).clamp_max(scores.shape[-1] - 1)
+    """Class indices (...) drawn from (..., C), see `Outcomes`; modes if `uniform` (...) is None."""
+    return Outcomes.of(scores, min_p).draw(uniform)
 
 
 def entropy(scores: Tensor, min_p: float = 0.0) -> Tensor:
     """Nats (N,) in the draws that `draw` would make of (N, ..., C): how open the future is, all variables together."""
-    probs = _likely(scores, min_p)
-    nats: Tensor = torch.special.entr(probs / probs.sum(-1, keepdim=True))
-    return nats.flatten(1).sum(-1)
-
-
-def _likely(scores: Tensor, min_p: float) -> Tensor:
-    """Probabilities in units of the greatest one; 0 what is below `min_p`."""
-    probs = (scores - scores.amax(-1, keepdim=True)).exp()
-    return F.threshold(probs, min_p, 0.0) if min_p else probs
+    return Outcomes.of(scores, min_p).entropy().flatten(1).sum(-1)
 
 
 class Categoricals(NamedTuple):

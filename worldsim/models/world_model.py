@@ -9,14 +9,13 @@ from typing import Any, Literal, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from worldsim.models.codec import ObservationCodec, Slots, slots_of
 from worldsim.models.config import ModelConfig
 from worldsim.models.dynamics import Latent, Observed, State, make_dynamics
 from worldsim.models.heads import Ensemble, RewardHead, TerminationHead
-from worldsim.models.layers import symlog
+from worldsim.models.layers import onehot, symlog
 from worldsim.models.share import uniform
 from worldsim.spaces import Leaf, leaves
 
@@ -30,17 +29,19 @@ class ActionEncoder(nn.Module):
     def __init__(self, action_leaves: tuple[Leaf, ...]):
         super().__init__()
         self.leaves = action_leaves
-        self.width = sum(int(a.nvec.sum() if a.kind == "categorical" else np.prod(a.shape)) for a in action_leaves)
+        self.classes = [leaf.nvec.tolist() if leaf.kind == "categorical" else None for leaf in action_leaves]
+        widths = zip(action_leaves, self.classes, strict=True)
+        self.width = sum(int(np.prod(leaf.shape)) if classes is None else sum(classes) for leaf, classes in widths)
 
     def forward(self, actions: Mapping[str, Tensor]) -> Tensor:
         """(..., *leaf.shape) a leaf to (..., A) fp32."""
         parts = []
-        for leaf in self.leaves:
+        for leaf, classes in zip(self.leaves, self.classes, strict=True):
             value = actions[leaf.name]
-            if leaf.kind == "categorical":
-                parts += [F.one_hot(value[..., i], int(n)).float() for i, n in enumerate(leaf.nvec)]
-            else:
+            if classes is None:
                 parts.append(symlog(value.flatten(-len(leaf.shape)).float()))
+            else:
+                parts += [onehot(value[..., i], n).float() for i, n in enumerate(classes)]
         return torch.cat(parts, -1)
 
 

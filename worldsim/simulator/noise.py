@@ -18,9 +18,13 @@ def _mixed(x: Tensor) -> Tensor:
     return x ^ (x >> 16)
 
 
-def uniforms(seed_B: Tensor, tick_B: Tensor, count: int) -> Tensor:
-    """(B, count) fp32 numbers, uniform in [0, 1), for int64 seeds and ticks."""
+def places(count: int, device: torch.device | None = None) -> Tensor:
+    """(count,) constants that tell the numbers of one tick apart."""
+    return _mixed(torch.arange(count, device=device) + 0x7F4A7C15)
+
+
+def uniforms(seed_B: Tensor, tick_B: Tensor, places_N: Tensor) -> Tensor:
+    """(B, N) fp32 numbers, uniform in [0, 1), for int64 seeds and ticks."""
     key = _mixed((seed_B ^ (seed_B >> 32)) & LOW ^ 0x9E3779B9)
     key = _mixed((key + tick_B * 0x632BE5AB) & LOW)
-    counter = torch.arange(count, device=seed_B.device)
-    return (_mixed((key.unsqueeze(-1) + _mixed(counter + 0x7F4A7C15)) & LOW) >> 8).float() * 2.0**-24
+    return (_mixed((key.unsqueeze(-1) + places_N) & LOW) >> 8).float() * 2.0**-24

@@ -1,7 +1,9 @@
 """The World: a learned environment as pure functions of an explicit state."""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.errors import ConfigError
 from worldsim.models.checkpoint import WorldManifest, open_world
-from worldsim.models.dynamics import Latent
-from worldsim.models.layers import draw
 from worldsim.models.world_model import WorldModel
 from worldsim.simulator.calibration import Calibration, Trust
-from worldsim.simulator.noise import uniforms
+from worldsim.simulator.noise import places, uniforms
 from worldsim.spaces import space_from_json
 
 Arrays = dict[str, NDArray[Any]]
 Observe = Literal["frame", "latent"]
+Heats = tuple[float, float]  # temperatures of the heads for reward and termination
 
 
 class WorldState(NamedTuple):
@@ -42,19 +44,45 @@ class Step(NamedTuple):
     trust: NDArray[np.float32]  # (B,) in [0, 1]: calibrated probability that this prediction is within tolerance
 
 
-class Foreseen(NamedTuple):
-    """What a tick leads to, before reward and termination are read off it."""
+class Tick(NamedTuple):
+    """What one tick of B worlds leads to."""
 
     state: WorldState
-    latent: Latent
-    ending: Tensor | None  # (B,) uniform in [0, 1), for termination; None: the most probable
-    paying: Tensor | None  # (B,) likewise, for the reward
+    features: Tensor  # (B, F): what the heads read
+    reward: Tensor  # (B,) fp32
+    terminated: Tensor  # (B,) bool
+
+
+def tick(
+    model: WorldModel,
+    state: WorldState,
+    actions: Mapping[str, Tensor],
+    observe: Observe,
+    chance: Tensor | None,
+    heats: Heats,
+) -> Tick:
+    """One tick of every world as tensors alone, which is what `torch.compile` captures.
+
+    chance: the places of its random numbers, `noise.places`; None takes the most probable future.
+    """
+    noise = None if chance is None else uniforms(state.seed, state.tick, chance)
+    ending, inner, paying = (None,) * 3 if noise is None else (noise[:, 0], noise[:, 1:-1], noise[:, -1])
+    latent, now = model.dynamics.step(state.latent, model.act(actions), inner, model.config.min_p)
+    assert now.entropy is not None, "a family's step gives the entropy of what it drew"
+    observation = model.codec.decode(now.slots) if observe == "frame" else {}
+    disagreement = model.ensemble.disagreement(now.features[..., : model.dynamics.past_width])
+    sure = state.doubt + now.entropy, torch.maximum(state.novelty, disagreement)
+    reward = model.reward.draw(now.features, paying, model.config.min_p, heats[0])
+    terminated = model.termination.draw(now.features, ending, heats[1])
+    return Tick(WorldState(latent, state.seed, state.tick + 1, *sure, observation), now.features, reward, terminated)
 
 
 class World:
     """A learned world. Its methods change nothing: states go in and come out.
 
     sample: draw each future from the predicted distribution; False takes the most probable one.
+    fused: a tick is compiled (`torch.compile`) into few large operations, on CUDA into a captured graph. The first step
+    of every batch size takes up to a minute for it. Raises ConfigError where there is no compiler.
     Without a calibration (`worldsim validate` writes one) trust is 0: nothing is known about it.
     """
 
@@ -66,11 +94,14 @@ class World:
         calibration: Calibration | None = None,
         certificate: dict[str, Any] | None = None,
         sample: bool = True,
+        fused: bool = False,
     ):
         self.manifest, self.model, self.starts = manifest, model.eval(), dict(starts)
         self.calibration, self.certificate, self.sample = calibration, certificate, sample
         self.observation_space = space_from_json(manifest.observation_space)
         self.action_space = space_from_json(manifest.action_space)
+        self._tick = _fused(self.device) if fused else tick
+        self._chance = places(self.model.dynamics.noise_size + 2, self.device) if sample else None
         self.metadata, self.horizon, self.config = manifest.metadata, manifest.horizon, manifest.model
 
     @property
@@ -93,7 +124,7 @@ class World:
         """One world a seed, each at the recorded start that its seed draws."""
         total = len(next(iter(self.starts.values())))
         keys = torch.tensor(seeds, dtype=torch.long, device=self.device)
-        chosen = (uniforms(keys, torch.full_like(keys, -1), 1)[:, 0] * total).long()
+        chosen = (uniforms(keys, torch.full_like(keys, -1), places(1, self.device))[:, 0] * total).long()
         observation = {name: rows[chosen].unsqueeze(1) for name, rows in self.starts.items()}
         return self._observed(observation, None, None, keys)
 
@@ -133,7 +164,7 @@ class World:
         seen = {name: self._tensor(value).unsqueeze(1) for name, value in observation.items()}
         done = {name: self._tensor(value).unsqueeze(1) for name, value in action.items()}
         first = torch.zeros(len(state.seed), 1, dtype=torch.bool, device=self.device)
-        latent = self.model.observe(seen, done, first, state.latent).state
+        latent = _own(self.model.observe(seen, done, first, state.latent).state)
         last = {name: value[:, -1] for name, value in seen.items()}
         return WorldState(latent, state.seed, state.tick + 1, *self._sure(len(state.seed)), last)
 
@@ -149,26 +180,16 @@ class World:
 
         observe: "latent" draws no observation, for planners that read rewards and endings alone; the future is as ever.
         """
-        following, latent, ending, paying = self.foresee(state, actions, observe)
-        heat = self.calibration.reward if self.calibration else 1.0
-        reward = self.model.reward.draw(latent.features, paying, self.config.min_p, heat).cpu().numpy()
-        terminated = self._terminated(latent, ending)
-        return following, Step(self.observation(following), reward, terminated, self._trust(following))
+        now = self.foresee(state, actions, observe)
+        told = now.reward.cpu().numpy(), now.terminated.cpu().numpy(), self._trust(now.state)
+        return now.state, Step(self.observation(now.state), *told)
 
     @torch.inference_mode()
-    def foresee(self, state: WorldState, actions: Mapping[str, NDArray[Any]], observe: Observe = "frame") -> Foreseen:
-        """The dynamics' and the decoder's part of `step`."""
-        model = self.model
-        encoded = model.act({name: self._tensor(value) for name, value in actions.items()})
-        noise = uniforms(state.seed, state.tick, model.dynamics.noise_size + 2) if self.sample else None
-        ending, inner, paying = (None,) * 3 if noise is None else (noise[:, 0], noise[:, 1:-1], noise[:, -1])
-        latent, now = model.dynamics.step(state.latent, encoded, inner, model.config.min_p)
-        observation = model.codec.decode(now.slots) if observe == "frame" else {}
-        assert now.entropy is not None, "a family's step gives the entropy of what it drew"
-        disagreement = model.ensemble.disagreement(now.features[..., : model.dynamics.past_width])
-        sure = state.doubt + now.entropy, torch.maximum(state.novelty, disagreement)
-        following = WorldState(latent, state.seed, state.tick + 1, *sure, observation)
-        return Foreseen(following, now, ending, paying)
+    def foresee(self, state: WorldState, actions: Mapping[str, NDArray[Any]], observe: Observe = "frame") -> Tick:
+        """What `step` is told by: everything but trust, still on the device."""
+        heats = (self.calibration.reward, self.calibration.termination) if self.calibration else (1.0, 1.0)
+        given = {name: self._tensor(value) for name, value in actions.items()}
+        return self._tick(self.model, state, given, observe, self._chance, heats)
 
     def merge(self, mask: NDArray[np.bool_], a: WorldState, b: WorldState) -> WorldState:
         """Rows of `a` where `mask` (B,) is true, rows of `b` elsewhere."""
@@ -193,7 +214,7 @@ class World:
             first = first.clone()
             first[:, 0] = True
         taken = action if action is not None else self._no_action(shape)
-        latent = self.model.observe(observation, taken, first).state
+        latent = _own(self.model.observe(observation, taken, first).state)
         last = {name: value[:, -1] for name, value in observation.items()}
         return WorldState(latent, seed, torch.zeros_like(seed), *self._sure(len(seed)), last)
 
@@ -209,12 +230,6 @@ class World:
             for leaf, kind in zip(found, types, strict=True)
         }
 
-    def _terminated(self, latent: Latent, uniform: Tensor | None) -> NDArray[np.bool_]:
-        heat = self.calibration.termination if self.calibration else 1.0
-        logit = self.model.termination(latent.features) / heat
-        both = torch.nn.functional.logsigmoid(torch.stack([-logit, logit], -1))
-        return draw(both, uniform).bool().cpu().numpy()
-
     def _trust(self, state: WorldState) -> NDArray[np.float32]:
         if self.trust is None:
             return np.zeros(len(state.doubt), np.float32)
@@ -224,9 +239,32 @@ class World:
         return torch.as_tensor(np.require(value, requirements=["C", "W"]), device=self.device)
 
 
-def load(path: str | Path, device: str | torch.device = "cpu", sample: bool = True) -> World:
-    """Opens a world's directory. Raises CheckpointError, in one line, where it cannot be used."""
+def _own(latent: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state of one moment by itself, laid out as all of them are: compiled code is made for one layout."""
+    return {name: value.flatten().view(value.shape) for name, value in latent.items()}
+
+
+def _fused(device: torch.device) -> Callable[..., Tick]:
+    """`tick`, compiled for fixed shapes."""
+    if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++") or os.environ.get("CXX")):
+        raise ConfigError("fused=True needs a C++ compiler and found none: install g++ or clang++, or leave it out")
+    mode = "reduce-overhead" if device.type == "cuda" else "default"
+    limits: dict[str, Any] = {"recompile_limit": 64, "isolate_recompiles": True}  # other worlds do not count
+    try:
+        compiled = torch.compile(tick, dynamic=False, mode=mode, **limits)
+    except TypeError as error:
+        raise ConfigError(f"fused=True needs torch 2.13 or later, and this is {torch.__version__}") from error
+
+    def run(*given: Any) -> Tick:
+        now: Tick = compiled(*given)
+        return now._replace(state=now.state._replace(latent=_own(now.state.latent)))
+
+    return run
+
+
+def load(path: str | Path, device: str | torch.device = "cpu", sample: bool = True, fused: bool = False) -> World:
+    """Opens a world's directory. Raises CheckpointError, in one line, where it cannot be used. See `World`."""
     opened = open_world(path, device)
     file = Path(path) / "fidelity.json"
     certificate = json.loads(file.read_text()) if file.is_file() else None
-    return World(*opened, Calibration.read(Path(path)), certificate, sample)
+    return World(*opened, Calibration.read(Path(path)), certificate, sample, fused)

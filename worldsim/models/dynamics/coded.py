@@ -4,22 +4,22 @@ The backbone carries what one frame cannot show. The prior of a slot looks at th
 at the last codes of all other slots. The record is drawn before the picture, which is drawn to fit it.
 
 Axes: B batch, T time, V categorical variables, S dense slots, K numbers, C levels, W width of the backbone, E code
-width.
+width, N moments. Scores have their classes next to last and N last: what is drawn is computed along N.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Generator, Tensor, nn
 
 from worldsim.models.codec import Slots
 from worldsim.models.config import CodedConfig
 from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
-from worldsim.models.dynamics.codes import CodeEmbedding, Codes, OneHot, Quantiser, corrupted, shifted
-from worldsim.models.layers import SlotLinear, draw, entropy, mlp
+from worldsim.models.dynamics.codes import CodeEmbedding, Codes, Quantiser, corrupted, shifted
+from worldsim.models.layers import Outcomes, SlotLinear, mlp, onehot
 
 
 class Backbone(nn.Module, ABC):
@@ -41,26 +41,32 @@ class Backbone(nn.Module, ABC):
 class SlotPrior(nn.Module):
     """Scores of the next codes of a group of slots, from the memory and all slots' last codes.
 
-    `scores` is the width of a slot's scores; "nothing changes" has a learned head start for every slot.
+    Every slot has K variables of C classes (`numbers`, `classes`); "nothing changes" has a learned head start.
     """
 
-    def __init__(self, memory: int, everything: int, group: slice, code: int, scores: int):
+    def __init__(self, memory: int, everything: int, group: slice, code: int, numbers: int, classes: int):
         super().__init__()
         self.group, self.count, self.inner = group, group.stop - group.start, 2 * code
-        self.tell = nn.Linear(memory, self.count * self.inner)
-        self.own = SlotLinear(self.count, 2 * code, self.inner)
+        self.numbers, self.classes = numbers, classes
+        self.tell = nn.Sequential(nn.Linear(memory, memory // 4), nn.Linear(memory // 4, self.count * self.inner))
         self.others = nn.Linear(everything, self.count, bias=False)
-        self.blend = nn.Linear(code, self.inner)
-        self.out = nn.Sequential(nn.SiLU(), nn.Linear(self.inner, 2 * self.inner), nn.SiLU())
-        self.score = SlotLinear(self.count, 2 * self.inner, scores, scale=0.1)
-        self.stay = nn.Parameter(torch.zeros(self.count, 1))
+        self.around = nn.Parameter(torch.randn(self.count, 3 * code, self.inner) * (3 * code) ** -0.5)
+        self.out = nn.Sequential(nn.SiLU(), nn.Linear(self.inner, 2 * self.inner, bias=False), nn.SiLU())
+        self.score = SlotLinear(self.count, 2 * self.inner, numbers * classes, scale=0.1)
+        self.stay = nn.Parameter(torch.zeros(self.count, 1, 1, 1))
 
-    def forward(self, memory: Tensor, codes: Tensor, last: Tensor, before: Tensor) -> Tensor:
-        """memory (N, W), one-hot codes (N, count, scores), last and before (N, V + S, E); to scores like codes."""
-        told = rearrange(self.tell(memory), "n (s e) -> n s e", e=self.inner)
-        own = self.own(torch.cat([last[:, self.group], before[:, self.group]], -1))
-        others = self.blend(torch.matmul(self.others.weight, last))
-        return self.score(self.out(told + own + others)).float() + 10 * self.stay * codes  # type: ignore[no-any-return]
+    def forward(self, memory: Tensor, index: Tensor, last: Tensor, before: Tensor) -> Tensor:
+        """memory (N, W), last codes (N, count, K), last and before (N, V + S, E); to scores (count, K, C, N)."""
+        told = self.tell(memory).unflatten(-1, (self.count, self.inner)).transpose(0, 1)
+        around = [last[:, self.group], before[:, self.group], torch.matmul(self.others.weight, last)]
+        hidden = self.out(torch.baddbmm(told, torch.cat(around, -1).transpose(0, 1), self.around))
+        scores = self.score.batch_last(hidden).float().unflatten(1, (self.numbers, self.classes))
+        return scores + 10 * self.stay * onehot(slots_first(index), self.classes, -2)  # type: ignore[no-any-return]
+
+
+def slots_first(codes: Tensor) -> Tensor:
+    """(N, slots, K) to (slots, K, N), where scores are (slots, K, C, N)."""
+    return codes.permute(1, 2, 0)
 
 
 class CodedDynamics(Dynamics):
@@ -78,7 +84,8 @@ class CodedDynamics(Dynamics):
         self.variables, self.classes, self.slots = variables, classes, slots
         self.numbers, self.levels, self.corrupt = config.variables, config.classes, config.corrupt
         self.possible: Tensor
-        self.register_buffer("possible", torch.arange(classes) < nvec.unsqueeze(-1), persistent=False)
+        possible = torch.arange(classes) < nvec.unsqueeze(-1)
+        self.register_buffer("possible", possible[:, None, :, None], persistent=False)
         self.record_features, self.dense_features = None, self.numbers
         self.past_width = config.width
         self.feature_width = 2 * config.width + 2 * variables * config.code_width
@@ -93,9 +100,9 @@ class CodedDynamics(Dynamics):
         self.backbone = backbone()
         priors = config.width, everything
         if variables:
-            self.record_prior = SlotPrior(*priors, slice(0, variables), code, classes)
+            self.record_prior = SlotPrior(*priors, slice(0, variables), code, 1, classes)
         if slots:
-            self.dense_prior = SlotPrior(*priors, slice(variables, everything), code, self.numbers * self.levels)
+            self.dense_prior = SlotPrior(*priors, slice(variables, everything), code, self.numbers, self.levels)
         if variables and slots:
             self.tell_record = nn.Linear(variables * code, config.width, bias=False)
 
@@ -110,8 +117,7 @@ class CodedDynamics(Dynamics):
         return codes | self.backbone.initial(batch, where)
 
     def recode(self, embeds: Slots, record: Tensor, generator: Generator | None = None) -> Slots:
-        index, values = self.quantise(embeds.dense, generator)
-        return Slots(self.embed.onehot(Codes(record, index)).record, values)
+        return self._slots(record, self.quantise(embeds.dense, generator)[1])
 
     def observe(
         self,
@@ -123,47 +129,59 @@ class CodedDynamics(Dynamics):
         generator: Generator | None,
     ) -> Observed:
         index, values = self.quantise(embeds.dense)
-        codes, keep = Codes(record_BTV, index), (~first_BT)[..., None, None]
-        now = seen = self.embed.onehot(codes)
-        now_embedded = seen_embedded = self.embed(now)
+        seen = codes = Codes(record_BTV, index)
+        now = seen_embedded = self.embed(codes)
         if generator is not None and self.corrupt:
-            seen = corrupted(now, self.corrupt, generator)
+            seen = corrupted(codes, self.corrupt, generator)
             seen_embedded = self.embed(seen)
-        nothing = self.embed.nothing().to(now_embedded.dtype)
+        keep, nothing = (~first_BT)[..., None, None], self.embed.nothing().to(now.dtype)
         last = torch.where(keep, shifted(state["last"], seen_embedded), nothing)
         before = torch.where(keep, shifted(state["before"], last), nothing)
-        start = self.embed.onehot(Codes(state["record"], state["dense"]))
-        kept_codes = OneHot(*((shifted(s, o) * keep).flatten(0, 1) for s, o in zip(start, seen, strict=True)))
+        record = torch.where(keep[..., 0], shifted(state["record"], seen.record), self.classes)
+        dense = torch.where(keep, shifted(state["dense"], seen.dense), self.levels)
         x = self._drive(self.enter(last.flatten(-2)), actions_BTA * keep[..., 0])
         memory, kept = self.backbone.sequence(x, first_BT, state)
-        around = (last.flatten(0, 1), before.flatten(0, 1))
-        record = self._record_scores(memory.flatten(0, 1), kept_codes, *around)
-        drawn = now_embedded[:, :, : self.variables].flatten(0, 1)
-        dense = self._dense_scores(memory.flatten(0, 1), drawn, kept_codes, *around)
-        losses = _told(Codes(record, dense), codes, (~first_BT).float())
-        told = self.enter(now_embedded.flatten(-2))
-        features = self._features(memory, told, now_embedded, last)
-        previous = torch.where(keep[:, -1], shifted(state["last"], now_embedded)[:, -1], nothing)
+        led = Led(*(part.flatten(0, 1) for part in (memory, record, dense, last, before)))
+        losses = self._losses(led, now, codes, (~first_BT).float())
+        told = self.enter(now.flatten(-2))
+        features = self._features(memory, told, now, last)
+        previous = torch.where(keep[:, -1], shifted(state["last"], now)[:, -1], nothing)
         following = {"record": record_BTV[:, -1], "dense": index[:, -1], "told": told[:, -1].float()}
-        following |= {"last": now_embedded[:, -1].float(), "before": previous.float()}
-        return Observed(following | kept, Latent(features, Slots(now.record, values)), losses)
+        following |= {"last": now[:, -1].float(), "before": previous.float()}
+        return Observed(following | kept, Latent(features, self._slots(record_BTV, values)), losses)
+
+    def _losses(self, led: "Led", now: Tensor, codes: Codes, follows: Tensor) -> dict[str, Tensor]:
+        """Negative log-likelihood (B, T) in nats of the codes: of the record, and of the picture, which knows it."""
+        losses, flat = {}, Codes(*(part.flatten(0, 1) for part in codes))
+        if self.variables:
+            losses["record_prior"] = _told(self._record_scores(led), flat.record.unsqueeze(-1), follows)
+        if self.slots:
+            drawn = now[:, :, : self.variables].flatten(0, 1)
+            losses["dense_prior"] = _told(self._dense_scores(led, drawn), flat.dense, follows)
+        return losses
 
     def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, Latent]:
-        noise = (None, None) if noise_BN is None else noise_BN.split([self.variables, self.slots * self.numbers], -1)
-        codes, around = self.embed.onehot(Codes(state["record"], state["dense"])), (state["last"], state["before"])
         memory, kept = self.backbone.tick(self._drive(state["told"], action_BA), state)
-        told_record = self._record_scores(memory, codes, *around)
-        record = draw(told_record, noise[0], min_p)
-        drawn = self.embed.onehot(Codes(record, state["dense"])).record
-        embedded = self.embed.record(drawn)
-        scores = self._dense_scores(memory, embedded, codes, *around)
-        dense = draw(scores, None if noise[1] is None else noise[1].unflatten(-1, (self.slots, self.numbers)), min_p)
-        now = torch.cat([embedded, self.embed.dense(self.embed.onehot(Codes(record, dense)).dense)], -2)
+        led = Led(memory, *(state[name] for name in ("record", "dense", "last", "before")))
+        record, dense, undecided = led.record, led.dense, memory.new_zeros(len(memory))
+        noise = (None, None) if noise_BN is None else noise_BN.split([self.variables, self.slots * self.numbers], -1)
+        if self.variables:
+            drawn, undecided = _drawn(self._record_scores(led), noise[0], min_p)
+            record = drawn.squeeze(-1)
+        now = self.embed.of_record(record)
+        if self.slots:
+            dense, nats = _drawn(self._dense_scores(led, now), noise[1], min_p)
+            undecided = undecided + nats
+            now = torch.cat([now, self.embed.of_dense(dense)], -2)
         told = self.enter(now.flatten(-2))
-        features = self._features(memory, told, now, state["last"])
-        following = {"record": record, "dense": dense, "last": now, "before": state["last"], "told": told}
-        undecided = entropy(told_record, min_p) + entropy(scores, min_p)
-        return following | kept, Latent(features, Slots(drawn, self.quantise.values(dense)), undecided)
+        features = self._features(memory, told, now, led.last)
+        following = {"record": record, "dense": dense, "last": now, "before": led.last, "told": told}
+        latent = Latent(features, self._slots(record, self.quantise.values(dense)), undecided)
+        return following | kept, latent
+
+    def _slots(self, record: Tensor, values: Tensor) -> Slots:
+        """What the decoder draws from: one-hots of the record, numbers in [-1, 1] of the rest."""
+        return Slots(onehot(record, self.classes).to(values.dtype), values)
 
     def _features(self, memory: Tensor, told: Tensor, now: Tensor, last: Tensor) -> Tensor:
         """What the heads read: the memory, everything now, and the record now and before, where rewards are written."""
@@ -174,25 +192,35 @@ class CodedDynamics(Dynamics):
         x = told + self.act(action)
         return x + self.mix(x)  # type: ignore[no-any-return]
 
-    def _record_scores(self, memory: Tensor, codes: OneHot, last: Tensor, before: Tensor) -> Tensor:
-        """Scores (N, V, classes) of the categorical variables; log-probabilities up to a constant."""
-        if not self.variables:
-            return codes.record
-        return self.record_prior(memory, codes.record, last, before).masked_fill(~self.possible, -1e9)  # type: ignore[no-any-return]
+    def _record_scores(self, led: "Led") -> Tensor:
+        """Scores (V, 1, classes, N) of the categorical variables; log-probabilities up to a constant."""
+        scores = self.record_prior(led.memory, led.record.unsqueeze(-1), led.last, led.before)
+        return scores.masked_fill(~self.possible, -1e9)  # type: ignore[no-any-return]
 
-    def _dense_scores(self, memory: Tensor, drawn: Tensor, codes: OneHot, last: Tensor, before: Tensor) -> Tensor:
-        """Scores (N, S, K, C) of the dense codes, given the record drawn (N, V, E)."""
-        scores = codes.dense
-        if self.slots:
-            known = memory + self.tell_record(drawn.flatten(-2)) if self.variables else memory
-            scores = self.dense_prior(known, scores, last, before)
-        return scores.unflatten(-1, (self.numbers, self.levels))  # type: ignore[no-any-return]
+    def _dense_scores(self, led: "Led", drawn: Tensor) -> Tensor:
+        """Scores (S, K, C, N) of the dense codes, given the record drawn (N, V, E)."""
+        known = led.memory + self.tell_record(drawn.flatten(-2)) if self.variables else led.memory
+        return self.dense_prior(known, led.dense, led.last, led.before)  # type: ignore[no-any-return]
 
 
-def _told(foreseen: Codes, codes: Codes, follows: Tensor) -> dict[str, Tensor]:
-    """Negative log-likelihood (B, T) in nats of the codes, by scores (B*T, ..., classes) of them."""
-    losses = {}
-    for name, scores, index in zip(("record_prior", "dense_prior"), foreseen, codes, strict=True):
-        told = F.log_softmax(scores, -1).gather(-1, index.flatten(0, 1).unsqueeze(-1)).flatten(1).sum(-1)
-        losses[name] = -told.view_as(follows) * follows
-    return losses
+class Led(NamedTuple):
+    """What N moments follow on."""
+
+    memory: Tensor  # (N, W)
+    record: Tensor  # (N, V) last codes
+    dense: Tensor  # (N, S, K) last codes
+    last: Tensor  # (N, V + S, E) the same, embedded
+    before: Tensor  # (N, V + S, E) those before
+
+
+def _told(scores: Tensor, index: Tensor, follows: Tensor) -> Tensor:
+    """Negative log-likelihood (B, T) in nats of codes (B*T, slots, K) by scores (slots, K, C, B*T)."""
+    told = F.log_softmax(scores, -2).gather(-2, slots_first(index).unsqueeze(-2))
+    return -told.sum((0, 1, 2)).view_as(follows) * follows
+
+
+def _drawn(scores: Tensor, noise: Tensor | None, min_p: float) -> tuple[Tensor, Tensor]:
+    """Codes (N, slots, K) drawn from scores (slots, K, C, N) by noise (N, slots*K), and the nats (N,) in the draw."""
+    outcomes = Outcomes.of(scores, min_p, -2)
+    uniform = None if noise is None else slots_first(noise.unflatten(-1, scores.shape[:2]))
+    return outcomes.draw(uniform).permute(2, 0, 1).contiguous(), outcomes.entropy().sum((0, 1))

@@ -24,13 +24,6 @@ class Codes(NamedTuple):
     dense: Tensor  # (..., S, K) int64
 
 
-class OneHot(NamedTuple):
-    """Codes as one-hot vectors; all zeros where nothing was seen."""
-
-    record: Tensor  # (..., V, classes)
-    dense: Tensor  # (..., S, K*C)
-
-
 class Quantiser(nn.Module):
     """Encoded dense slots as K numbers of C levels, evenly spaced in [-1, 1]."""
 
@@ -61,7 +54,7 @@ class Quantiser(nn.Module):
 
 
 class CodeEmbedding(nn.Module):
-    """Codes of all V + S slots as vectors (..., V + S, E)."""
+    """Codes of all V + S slots as vectors (..., V + S, E); what was never seen is told by the bias alone."""
 
     def __init__(self, variables: int, classes: int, slots: int, numbers: int, levels: int, width: int):
         super().__init__()
@@ -69,17 +62,29 @@ class CodeEmbedding(nn.Module):
         self.record = SlotLinear(variables, classes, width, scale=classes**0.5)
         self.dense = SlotLinear(slots, numbers * levels, width, scale=levels**0.5)
 
-    def onehot(self, codes: Codes) -> OneHot:
-        kind = self.dense.weight.dtype
-        record, dense = onehot(codes.record, self.classes), onehot(codes.dense, self.levels)
-        return OneHot(record.to(kind), dense.to(kind).flatten(-2))
-
     def nothing(self) -> Tensor:
         """(V + S, E): what stands for codes that were never seen."""
-        return torch.cat([self.record.bias, self.dense.bias])
+        return torch.cat([layer.bias for layer in (self.record, self.dense) if layer.bias is not None])
 
-    def forward(self, codes: OneHot) -> Tensor:
-        return torch.cat([self.record(codes.record), self.dense(codes.dense)], -2)
+    def of_record(self, record: Tensor) -> Tensor:
+        """(..., V) indices to (..., V, E)."""
+        return _embedded(self.record, record.unsqueeze(-1), self.classes)
+
+    def of_dense(self, dense: Tensor) -> Tensor:
+        """(..., S, K) indices to (..., S, E)."""
+        return _embedded(self.dense, dense, self.levels)
+
+    def forward(self, codes: Codes) -> Tensor:
+        return torch.cat([self.of_record(codes.record), self.of_dense(codes.dense)], -2)
+
+
+def _embedded(layer: SlotLinear, index: Tensor, classes: int) -> Tensor:
+    """What a layer makes of one-hot codes, from indices (..., slots, K). One-hots are laid out for speed: N last."""
+    lead = index.shape[:-2]
+    slots_first = index.flatten(0, -3).permute(1, 2, 0)
+    each = onehot(slots_first, classes, -2).to(layer.weight.dtype).flatten(1, 2)
+    embedded: Tensor = layer.slots_first(each.transpose(1, 2)).transpose(0, 1).unflatten(0, lead)
+    return embedded
 
 
 def shifted(start: Tensor, x: Tensor) -> Tensor:
@@ -87,11 +92,10 @@ def shifted(start: Tensor, x: Tensor) -> Tensor:
     return torch.cat([start.to(x.dtype).unsqueeze(1), x[:, :-1]], 1)
 
 
-def corrupted(now: OneHot, share: float, generator: Generator) -> OneHot:
+def corrupted(now: Codes, share: float, generator: Generator) -> Codes:
     """In training some codes come from another moment, so that imagination learns to recover from its own slips."""
-    batch, time, variables = now.record.shape[:3]
-    shape = (batch, time, variables + now.dense.shape[2] + 1, 1)
-    draws = uniform(shape, generator, now.record.device)
-    wrong = draws[:, :, :-1] < 2 * share * draws[:, :1, -1:]  # a rate of its own for every sequence, on average `share`
-    masks = wrong[:, :, :variables], wrong[:, :, variables:]
-    return OneHot(*(torch.where(mask, codes.flip(0).roll(1, 1), codes) for mask, codes in zip(masks, now, strict=True)))
+    batch, time, variables = now.record.shape
+    draws = uniform((batch, time, variables + now.dense.shape[2] + 1), generator, now.record.device)
+    wrong = draws[..., :-1] < 2 * share * draws[:, :1, -1:]  # a rate of its own for every sequence, on average `share`
+    masks = wrong[..., :variables], wrong[..., variables:, None]
+    return Codes(*(torch.where(mask, codes.flip(0).roll(1, 1), codes) for mask, codes in zip(masks, now, strict=True)))
