@@ -13,9 +13,6 @@ An agent is named by a spec, a plain string:
 """
 
 import difflib
-import importlib
-import os
-import sys
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -25,6 +22,7 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError
+from worldsim.modules import load_module
 
 Space = gym.Space[Any]
 BUILT_IN = ("random", "sticky", "biased")
@@ -211,12 +209,7 @@ def make_policy(
 
 def _from_factory(spec: str, observation_space: Space, action_space: Space) -> Agent:
     module_name, _, attribute = spec.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # an agent beside the user's own files is found, as by python -m
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"agent '{spec}': cannot import {module_name} ({error})") from error
+    module = load_module(module_name, f"agent '{spec}'")
     factory: Callable[[Space, Space], Any] | None = getattr(module, attribute, None)
     if not callable(factory):
         raise ConfigError(f"agent '{spec}': {module_name} has no callable '{attribute}'{_hint(attribute, dir(module))}")

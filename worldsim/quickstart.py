@@ -16,7 +16,7 @@ from worldsim import grammar
 from worldsim.envs.make import EnvConfig
 from worldsim.evaluation.cells import code_digest, digest
 from worldsim.evaluation.ppo import PPOConfig
-from worldsim.evaluation.stress import StressConfig
+from worldsim.evaluation.stress import Bench, StressConfig
 from worldsim.fidelity.validate import ValidateConfig
 from worldsim.files import write_atomically
 from worldsim.models.config import AnyModelConfig
@@ -103,6 +103,7 @@ Run = Callable[[str, BaseModel], None]  # a verb with its configuration; prints 
 def quickstart(config: QuickstartConfig, choices: Mapping[str, str], run: Run) -> None:
     """Does all steps that are not done yet, and says of each which command does it alone."""
     steps = plan(config)
+    _check_names(config)
     begun = time.monotonic()
     told = False  # whether the report has just been shown
     made_from = code_digest()
@@ -149,6 +150,15 @@ def plan(config: QuickstartConfig) -> list[Step]:
     testing.check()
     report = (out / "report.json", out / "report.html")
     return [*steps, Step("stress", "break agents in both worlds, on the same seeds", testing, report)]
+
+
+def _check_names(config: QuickstartConfig) -> None:
+    """Makes the environment and the agents to be tested once: a wrong name is told now, not after the training."""
+    agents = config.stress.agents
+    made_here = {"ppo"} if config.ppo.steps else set()
+    stress = config.stress.model_copy(update={"agents": agents and [a for a in agents if a not in made_here]})
+    if agents is None or stress.agents:
+        Bench(StressConfig(env=config.env, world=config.out / "world", **stress.model_dump())).check_names()
 
 
 def _finished(record: Path, made_from: str, makes: tuple[Path, ...]) -> float | None:
