@@ -23,6 +23,7 @@ import numpy as np
 
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError
 from worldsim.modules import load_module
+from worldsim.spaces import by_name, is_nested
 
 Space = gym.Space[Any]
 BUILT_IN = ("random", "sticky", "biased")
@@ -147,8 +148,9 @@ class StableBaselines:
             raise ConfigError(f"{path} is not a Stable-Baselines3 PPO file that can be loaded ({reason})") from error
         if self.model.action_space != action_space:
             raise SpaceMismatchError(f"{path} acts in {self.model.action_space}, the environment takes {action_space}")
+        self.observation_space = observation_space
         try:
-            self.model.policy.obs_to_tensor(observation_space.sample())
+            self.model.policy.obs_to_tensor(self._seen(observation_space.sample()))
         except Exception as error:
             seen = self.model.observation_space
             raise SpaceMismatchError(
@@ -163,8 +165,12 @@ class StableBaselines:
     def act(self, observation: Any, info: Mapping[str, Any]) -> Any:
         with self.torch.random.fork_rng(devices=[]):  # predict samples from torch's global generator: left as it was
             self.torch.manual_seed(int(self.rng.integers(2**63)))
-            action, _ = self.model.predict(observation)
+            action, _ = self.model.predict(self._seen(observation))
         return action[()] if action.ndim == 0 else action
+
+    def _seen(self, observation: Any) -> Any:
+        """Stable-Baselines3 knows one level of keys: what is nested deeper was learned as FlattenDict gives it."""
+        return by_name(self.observation_space, observation) if is_nested(self.observation_space) else observation
 
 
 def make_agent(
