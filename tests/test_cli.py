@@ -287,3 +287,16 @@ def test_composing_inside_a_hydra_job_leaves_it_alone() -> None:
 def test_what_is_checked_later_is_checked_the_same_way() -> None:
     with pytest.raises(ConfigError, match=r"env.epsilon=2: must be less than or equal to 1"):
         grammar.check(CollectConfig, {"env": {"id": "CartPole-v1", "epsilon": 2}, "out": "x"})
+
+
+def test_a_single_value_is_a_list_of_one() -> None:
+    typed = ["where=real", "severities=0.25", "faults=slow_api", "agents=random"]
+    listed = [f"{key}=[{value}]" for key, _, value in (word.partition("=") for word in typed)]
+    schema = _schema("stress")
+    assert grammar.compose("stress", schema, typed) == grammar.compose("stress", schema, listed)
+    nested = ["stress.severities=1", "stress.agents=random"]
+    composed = grammar.compose("quickstart", _schema("quickstart"), nested).config
+    assert composed.stress.severities == [1.0] and composed.stress.agents == ["random"]
+    assert grammar.compose("faults list", _schema("faults list"), ["kinds=slow_*"]).config.kinds == ["slow_*"]
+    with pytest.raises(ConfigError, match=r"severities=\[often\]: must be a valid number|severities.0=often"):
+        grammar.compose("stress", schema, ["severities=often"])

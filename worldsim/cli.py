@@ -308,7 +308,10 @@ def _once(name: str, overrides: Sequence[str]) -> None:
 
     several = grammar.swept(overrides)
     if several:
-        raise ConfigError(f"{several[0]} is given several values; add --multirun to run them one after another")
+        raise ConfigError(
+            f"{several[0]} is given several values; add --multirun to run them one after another, "
+            f"or write one list of them, {several[0]}=[a,b]"
+        )
     _do(name, grammar.compose(name, _schema(name), overrides))
 
 
