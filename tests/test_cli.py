@@ -60,6 +60,7 @@ MISTAKES = {
     "stress where=[real] severities=[-1]": "severity must be between 0 and 1, got -1",
     "stress": "world is not set",
     "look world=nix": "nix holds no world",
+    "look out=film.mp4": "out=film.mp4 must end in .gif",
     "faults slow=1": "Verbs are faults list, faults fit",
     "fault list": "no verb 'fault list'. Did you mean 'faults list'?",
     "fualts": "Verbs are faults list, faults fit",

@@ -43,6 +43,7 @@ class Learning(Part):
     """The agent that is trained for the stress test."""
 
     steps: int = Field(0, ge=0)
+    at_most: int | None = Field(None, ge=1)
 
 
 class Looking(Part):
@@ -143,7 +144,8 @@ def plan(config: QuickstartConfig) -> list[Step]:
         Step("look", "draw real above, learned below, same actions", looking, (gif,)),
     ]
     if config.ppo.steps:
-        learning = PPOConfig(env=env, steps=config.ppo.steps, seed=seed, out=agent)
+        enough = min(config.ppo.steps, config.ppo.at_most or config.ppo.steps)
+        learning = PPOConfig(env=env, steps=enough, seed=seed, out=agent)
         steps.append(Step("ppo", "train a small agent in the real environment", learning, (agent,)))
         env = env.model_copy(update={"agents": {**env.agents, "ppo": str(agent)}})
     testing = StressConfig(env=env, world=world, seed=seed, out=out, **config.stress.model_dump())
