@@ -60,7 +60,10 @@ MISTAKES = {
     "stress where=[real] severities=[-1]": "severity must be between 0 and 1, got -1",
     "stress": "world is not set",
     "look world=nix": "nix holds no world",
-    "faults": "Verbs are faults list, faults fit",
+    "look out=film.mp4": "out=film.mp4 must end in .gif",
+    "faults slow=1": "Verbs are faults list, faults fit",
+    "fault list": "no verb 'fault list'. Did you mean 'faults list'?",
+    "fualts": "Verbs are faults list, faults fit",
     "faults fti": "no verb 'faults fti'. Did you mean 'faults fit'?",
     "faults list slwo": "no faults are of this family. Did you mean 'slow'?",
     "faults list kinds=[zz*]": "match no faults",
@@ -115,6 +118,36 @@ def test_help_names_every_verb_and_is_quick() -> None:
     code = "import sys; from worldsim.cli import main; main(['--help']); sys.exit(int('torch' in sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert all(name in shown and verb.summary in shown for name, verb in VERBS.items())
+
+
+@pytest.mark.parametrize("typed", ["faults", "faults --help", "faults -h"])
+def test_the_first_of_two_words_lists_the_second_ones(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(typed.split()) == 0
+    shown = capsys.readouterr().out
+    assert all((verb.summary in shown) == (name.split()[0] == "faults") for name, verb in VERBS.items())
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "ppo env=CartPole-v1 steps=1 out={}/a.zip",
+        "collect env=CartPole-v1 steps=1 out={}/a",
+        "schema faults out={}/a.json",
+    ],
+)
+def test_a_place_that_cannot_be_written_is_a_line(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")  # whoever runs the tests may write everywhere; below a file nobody can
+    assert main(typed.format("file/below").split()) == 2
+    said = capsys.readouterr().err
+    assert "file" in said and "give another file or folder" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("typed", ["env=CartPol-v1", "stress.agents=[random,carefull]", "stress.faults=[slow_apo]"])
+def test_a_wrong_name_is_told_before_the_whole_job_begins(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["quickstart", typed]) == 2
+    said = capsys.readouterr()
+    assert "Did you mean" in said.err and not said.out
+    assert not Path("runs").exists()
 
 
 def test_the_schema_is_printed_or_kept(capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,3 +288,16 @@ def test_composing_inside_a_hydra_job_leaves_it_alone() -> None:
 def test_what_is_checked_later_is_checked_the_same_way() -> None:
     with pytest.raises(ConfigError, match=r"env.epsilon=2: must be less than or equal to 1"):
         grammar.check(CollectConfig, {"env": {"id": "CartPole-v1", "epsilon": 2}, "out": "x"})
+
+
+def test_a_single_value_is_a_list_of_one() -> None:
+    typed = ["where=real", "severities=0.25", "faults=slow_api", "agents=random"]
+    listed = [f"{key}=[{value}]" for key, _, value in (word.partition("=") for word in typed)]
+    schema = _schema("stress")
+    assert grammar.compose("stress", schema, typed) == grammar.compose("stress", schema, listed)
+    nested = ["stress.severities=1", "stress.agents=random"]
+    composed = grammar.compose("quickstart", _schema("quickstart"), nested).config
+    assert composed.stress.severities == [1.0] and composed.stress.agents == ["random"]
+    assert grammar.compose("faults list", _schema("faults list"), ["kinds=slow_*"]).config.kinds == ["slow_*"]
+    with pytest.raises(ConfigError, match=r"severities=\[often\]: must be a valid number|severities.0=often"):
+        grammar.compose("stress", schema, ["severities=often"])

@@ -13,9 +13,6 @@ An agent is named by a spec, a plain string:
 """
 
 import difflib
-import importlib
-import os
-import sys
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -25,6 +22,8 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError
+from worldsim.modules import load_module
+from worldsim.spaces import by_name, is_nested
 
 Space = gym.Space[Any]
 BUILT_IN = ("random", "sticky", "biased")
@@ -149,8 +148,9 @@ class StableBaselines:
             raise ConfigError(f"{path} is not a Stable-Baselines3 PPO file that can be loaded ({reason})") from error
         if self.model.action_space != action_space:
             raise SpaceMismatchError(f"{path} acts in {self.model.action_space}, the environment takes {action_space}")
+        self.observation_space = observation_space
         try:
-            self.model.policy.obs_to_tensor(observation_space.sample())
+            self.model.policy.obs_to_tensor(self._seen(observation_space.sample()))
         except Exception as error:
             seen = self.model.observation_space
             raise SpaceMismatchError(
@@ -165,8 +165,12 @@ class StableBaselines:
     def act(self, observation: Any, info: Mapping[str, Any]) -> Any:
         with self.torch.random.fork_rng(devices=[]):  # predict samples from torch's global generator: left as it was
             self.torch.manual_seed(int(self.rng.integers(2**63)))
-            action, _ = self.model.predict(observation)
+            action, _ = self.model.predict(self._seen(observation))
         return action[()] if action.ndim == 0 else action
+
+    def _seen(self, observation: Any) -> Any:
+        """Stable-Baselines3 knows one level of keys: what is nested deeper was learned as FlattenDict gives it."""
+        return by_name(self.observation_space, observation) if is_nested(self.observation_space) else observation
 
 
 def make_agent(
@@ -211,12 +215,7 @@ def make_policy(
 
 def _from_factory(spec: str, observation_space: Space, action_space: Space) -> Agent:
     module_name, _, attribute = spec.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # an agent beside the user's own files is found, as by python -m
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"agent '{spec}': cannot import {module_name} ({error})") from error
+    module = load_module(module_name, f"agent '{spec}'")
     factory: Callable[[Space, Space], Any] | None = getattr(module, attribute, None)
     if not callable(factory):
         raise ConfigError(f"agent '{spec}': {module_name} has no callable '{attribute}'{_hint(attribute, dir(module))}")

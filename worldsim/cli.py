@@ -1,5 +1,6 @@
 """worldsim <verb> key=value ...: the command line. What a user can get wrong ends in one line and exit code 2."""
 
+import difflib
 import errno
 import importlib
 import logging
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from worldsim.grammar import Composed
 
 STOPPED = 130  # exit code after Ctrl-C, as shells have it
+OF_A_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 @dataclass(frozen=True)
@@ -245,9 +247,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except Exception as error:
-        if not _disk_is_full(error):
-            raise
-        return _fail("the disk is full; free some space and run the same command again, finished work is kept")
+        if _disk_is_full(error):
+            return _fail("the disk is full; free some space and run the same command again, finished work is kept")
+        if isinstance(error, OSError) and error.errno in OF_A_PATH and error.filename:
+            return _fail(f"{error.filename} cannot be used ({error.strerror}); give another file or folder")
+        raise
 
 
 def _run(words: Sequence[str]) -> int:
@@ -256,6 +260,9 @@ def _run(words: Sequence[str]) -> int:
         return 0
     if words[0] == "--version":
         print(f"worldsim {worldsim.__version__}")
+        return 0
+    if words[0] in _families() and words[1:] in ([], ["--help"], ["-h"]):
+        print(_overview(words[0]))
         return 0
     name, rest = _verb(words)
     if VERBS[name].first and rest and not re.match(r"[+~-]|[^/]*=", rest[0]):
@@ -281,13 +288,19 @@ def _verb(words: Sequence[str]) -> tuple[str, list[str]]:
         name = " ".join(words[:count])
         if name in VERBS:
             return name, list(words[count:])
-    import difflib
-
-    second = [name for name in VERBS if name.split()[0] == words[0]]
-    given = " ".join(words[: 2 if second and len(words) > 1 and "=" not in words[1] else 1])
-    close = difflib.get_close_matches(given, second or VERBS, n=1) if given not in {v.split()[0] for v in VERBS} else []
-    hint = f"Did you mean '{close[0]}'?" if close else f"Verbs are {', '.join(second or VERBS)}."
+    firsts = {name.split()[0] for name in VERBS}
+    second = words[1] if len(words) > 1 and re.fullmatch(r"\w[^=]*", words[1]) else ""
+    first = words[0] if words[0] in firsts else "".join(difflib.get_close_matches(words[0], firsts, n=1))
+    meant = [name for name in VERBS if name.split()[0] == first]
+    near = difflib.get_close_matches(f"{first} {second}", meant, n=1) if second and first in _families() else meant
+    given = f"{words[0]} {second}".strip() if first in _families() else words[0]
+    hint = f"Did you mean '{near[0]}'?" if len(near) == 1 else f"Verbs are {', '.join(meant or VERBS)}."
     raise ConfigError(f"there is no verb '{given}'. {hint}")
+
+
+def _families() -> set[str]:
+    """First words of the verbs that have two."""
+    return {name.split()[0] for name in VERBS if " " in name}
 
 
 def _once(name: str, overrides: Sequence[str]) -> None:
@@ -295,7 +308,10 @@ def _once(name: str, overrides: Sequence[str]) -> None:
 
     several = grammar.swept(overrides)
     if several:
-        raise ConfigError(f"{several[0]} is given several values; add --multirun to run them one after another")
+        raise ConfigError(
+            f"{several[0]} is given several values; add --multirun to run them one after another, "
+            f"or write one list of them, {several[0]}=[a,b]"
+        )
     _do(name, grammar.compose(name, _schema(name), overrides))
 
 
@@ -384,9 +400,10 @@ def _schema(name: str) -> "type[BaseModel]":
     return schema
 
 
-def _overview() -> str:
+def _overview(family: str = "") -> str:
+    """All verbs, or those whose first word is `family`."""
     lines = [f"worldsim {worldsim.__version__}: a wind tunnel for agents", "", "  worldsim <verb> key=value ...", ""]
-    lines += [f"  {name:<13} {verb.summary}" for name, verb in VERBS.items()]
+    lines += [f"  {name:<14} {verb.summary}" for name, verb in VERBS.items() if family in ("", name.split()[0])]
     lines += ["", "worldsim <verb> --help shows the keys, what they mean and examples."]
     lines += ["Several values, key=a,b with --multirun, run one after another."]
     return "\n".join(

@@ -15,5 +15,8 @@ def write_atomically(path: Path, data: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # the name that a reader of the error knows
+        raise
     finally:
         aside.unlink(missing_ok=True)

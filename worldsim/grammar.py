@@ -29,6 +29,7 @@ from worldsim.errors import ConfigError
 
 Config = TypeVar("Config", bound=BaseModel)
 CONFIGS = Path(str(files("worldsim"))) / "configs"
+LISTS = {list, types.NoneType}
 INNER = ("model/size", "model/sized")  # groups that lie in another's folder
 
 
@@ -71,11 +72,28 @@ def plain(composed: DictConfig) -> dict[str, Any]:
 
 
 def check(schema: type[Config], values: Mapping[str, Any]) -> Config:
-    """The values as a configuration. Raises ConfigError for the first that is unknown or out of range."""
+    """The values as a configuration, a single value where a list belongs being a list of one.
+
+    Raises ConfigError for the first that is unknown or out of range.
+    """
+    values = _lists_of_one(schema, values)
     try:
         return schema.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain_validation(error, values)) from error
+
+
+def _lists_of_one(schema: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """faults=plan.yaml means faults=[plan.yaml]: single values are wrapped where nothing but a list is wanted."""
+    found = dict(values)
+    for name, field in schema.model_fields.items():
+        value, parts = found.get(name), list(_parts(field.annotation))
+        if isinstance(value, Mapping):
+            inner = [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+            found[name] = _lists_of_one(inner[0], value) if len(inner) == 1 else value
+        elif isinstance(value, str | int | float) and {typing.get_origin(part) or part for part in parts} <= LISTS:
+            found[name] = [value]
+    return found
 
 
 def prepare(verb: str, schema: type[BaseModel], overrides: Sequence[str]) -> list[str]:

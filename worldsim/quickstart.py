@@ -16,7 +16,7 @@ from worldsim import grammar
 from worldsim.envs.make import EnvConfig
 from worldsim.evaluation.cells import code_digest, digest
 from worldsim.evaluation.ppo import PPOConfig
-from worldsim.evaluation.stress import StressConfig
+from worldsim.evaluation.stress import Bench, StressConfig
 from worldsim.fidelity.validate import ValidateConfig
 from worldsim.files import write_atomically
 from worldsim.models.config import AnyModelConfig
@@ -43,6 +43,7 @@ class Learning(Part):
     """The agent that is trained for the stress test."""
 
     steps: int = Field(0, ge=0)
+    at_most: int | None = Field(None, ge=1)
 
 
 class Looking(Part):
@@ -103,6 +104,7 @@ Run = Callable[[str, BaseModel], None]  # a verb with its configuration; prints 
 def quickstart(config: QuickstartConfig, choices: Mapping[str, str], run: Run) -> None:
     """Does all steps that are not done yet, and says of each which command does it alone."""
     steps = plan(config)
+    _check_names(config)
     begun = time.monotonic()
     told = False  # whether the report has just been shown
     made_from = code_digest()
@@ -142,13 +144,23 @@ def plan(config: QuickstartConfig) -> list[Step]:
         Step("look", "draw real above, learned below, same actions", looking, (gif,)),
     ]
     if config.ppo.steps:
-        learning = PPOConfig(env=env, steps=config.ppo.steps, seed=seed, out=agent)
+        enough = min(config.ppo.steps, config.ppo.at_most or config.ppo.steps)
+        learning = PPOConfig(env=env, steps=enough, seed=seed, out=agent)
         steps.append(Step("ppo", "train a small agent in the real environment", learning, (agent,)))
         env = env.model_copy(update={"agents": {**env.agents, "ppo": str(agent)}})
     testing = StressConfig(env=env, world=world, seed=seed, out=out, **config.stress.model_dump())
     testing.check()
     report = (out / "report.json", out / "report.html")
     return [*steps, Step("stress", "break agents in both worlds, on the same seeds", testing, report)]
+
+
+def _check_names(config: QuickstartConfig) -> None:
+    """Makes the environment and the agents to be tested once: a wrong name is told now, not after the training."""
+    agents = config.stress.agents
+    made_here = {"ppo"} if config.ppo.steps else set()
+    stress = config.stress.model_copy(update={"agents": agents and [a for a in agents if a not in made_here]})
+    if agents is None or stress.agents:
+        Bench(StressConfig(env=config.env, world=config.out / "world", **stress.model_dump())).check_names()
 
 
 def _finished(record: Path, made_from: str, makes: tuple[Path, ...]) -> float | None:

@@ -209,6 +209,16 @@ def _at(value: Any, path: Sequence[str | int]) -> Any:
     return value
 
 
+def is_nested(space: spaces.Space[Any]) -> bool:
+    """Whether a space is deeper than one level of keys, or has places instead of keys."""
+    return any(len(leaf.path) > 1 or isinstance(leaf.path[0], int) for leaf in leaves(space) if leaf.path)
+
+
+def by_name(space: spaces.Space[Any], value: Any) -> dict[str, Any]:
+    """The leaves of a value of `space` by name, untouched."""
+    return {leaf.name: _at(value, leaf.path) for leaf in leaves(space)}
+
+
 def flatten(space: spaces.Space[Any], value: Any) -> Arrays:
     """A value of `space` as one array a leaf."""
     return {leaf.name: leaf.flatten(_at(value, leaf.path)) for leaf in leaves(space)}

@@ -17,8 +17,11 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import worldsim
+from worldsim import grammar
 from worldsim.cli import main
+from worldsim.evaluation.ppo import PPOConfig
 from worldsim.models.checkpoint import hash_of
+from worldsim.quickstart import QuickstartConfig, plan
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.wrappers import FlattenDict
 
@@ -143,3 +146,9 @@ def test_the_learned_desk_passes_every_checker_and_ppo_trains_in_it(finished: Pa
     small = {"features_extractor_kwargs": {"cnn_output_dim": 8}, "net_arch": [8]}
     model = sb3.PPO("MultiInputPolicy", FlattenDict(env), n_steps=32, batch_size=16, n_epochs=1, policy_kwargs=small)
     assert model.learn(64).num_timesteps == 64
+
+
+def test_debug_shortens_the_training_of_the_agent_where_there_is_one() -> None:
+    for env, steps in (("atari/breakout", [512]), ("refund_desk", [])):
+        config = grammar.compose("quickstart", QuickstartConfig, [f"env={env}", "experiment=debug"]).config
+        assert [step.config.steps for step in plan(config) if isinstance(step.config, PPOConfig)] == steps

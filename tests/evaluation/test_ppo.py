@@ -3,8 +3,10 @@
 import random
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from worldsim.agents import make_agent
 from worldsim.envs.make import EnvConfig, make_env
@@ -49,3 +51,28 @@ def test_the_same_seed_trains_the_same_agent_and_global_generators_stay(tmp_path
 def test_an_agent_is_kept_in_a_zip(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be a file ending in .zip"):
         train_ppo(PPOConfig(env=CARTPOLE, out=tmp_path / "agent"))
+
+
+def test_a_nested_observation_is_learned_from_and_acted_on(tmp_path: Path) -> None:
+    desk = EnvConfig(id="worldsim/RefundDesk-v0")
+    path = train_ppo(PPOConfig(env=desk, steps=16, num_envs=1, out=tmp_path / "ppo.zip"), progress=False)
+    env = make_env(desk)
+    agent = make_agent(str(path), env.observation_space, env.action_space)
+    agent.reset(0)
+    observation, _ = env.reset(seed=0)
+    for _ in range(3):
+        observation, *_ = env.step(agent.act(observation, {}))
+
+
+class Chat(gym.Env):
+    observation_space = spaces.Dict(heard=spaces.Dict(said=spaces.Text(8)), number=spaces.Discrete(3))
+    action_space = spaces.Discrete(2)
+
+
+gym.register("WorldsimTestChat-v0", Chat)
+
+
+def test_text_is_refused_in_one_line_with_its_name(tmp_path: Path) -> None:
+    chat = EnvConfig(id="tests.evaluation.test_ppo:WorldsimTestChat-v0")
+    with pytest.raises(ConfigError, match=r"reads no text, and the observation has heard/said; leave that out"):
+        train_ppo(PPOConfig(env=chat, out=tmp_path / "ppo.zip"))

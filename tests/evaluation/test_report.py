@@ -101,13 +101,31 @@ def test_animation_has_a_frame_for_each_step(report: Report) -> None:
     assert film.width > 2 * episode.frames[0].shape[1]
 
 
-def test_the_terminal_shows_the_same_figures(report: Report) -> None:
-    console = Console(width=160, file=io.StringIO())
+def printed(report: Report, width: int) -> str:
+    console = Console(width=width, file=io.StringIO())
     console.print(report.table())
-    text = console.file.getvalue()
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_terminal_shows_the_same_figures_whole_at_any_width(report: Report, width: int) -> None:
+    text = printed(report, width)
     for row in report.results:
-        assert words.figure(row["return_mean"]) in text
-    assert report.data["verdict"][0][:40] in text
+        mean, interval = words.figure(row["return_mean"]), words.bounds(row["return_mean_interval"])
+        assert interval and mean in text and interval in text
+        assert width < 80 or f"{mean} {interval}" in text
+    assert max(map(len, text.splitlines())) <= width
+    flat = " ".join(text.replace("\n-", "").split())
+    assert all(" ".join(told.split()) in flat for told in report.data["verdict"] + report.data["warnings"])
+
+
+def test_long_names_are_folded_and_figures_never(report: Report) -> None:
+    data = copy.deepcopy(report.data)
+    for row in data["results"]:
+        row["agent"] = "a_package.with_agents:" + row["agent"]
+    text = printed(Report(data, report.replays), 80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(words.bounds(row["return_mean_interval"]) in text for row in data["results"])
 
 
 def test_a_fault_that_never_fired_is_told(report: Report) -> None:

@@ -62,17 +62,24 @@ def test_no_violations_seen_is_not_none_possible() -> None:
     low, high = st.count_mean([0] * 32, rng())
     assert low == 0.0
     assert stats.poisson.pmf(0, 32 * high) == pytest.approx(0.025)
-    assert st.count_mean([0, 1, 0, 2], rng(1)) == st.bootstrap_mean([0, 1, 0, 2], rng(1))
+    assert st.count_mean([0, 1, 0, 2] * 2, rng(1)) == st.bootstrap_mean([0, 1, 0, 2] * 2, rng(1)) != st.UNKNOWN
 
 
 def test_pairing_removes_what_both_share() -> None:
     luck = rng().normal(0, 100, 32)
     difference = st.paired_difference(luck + 1 + rng(1).normal(0, 0.1, 32), luck, rng(2))
     assert difference.low > 0.9 and difference.high < 1.1 and difference.sign == 1
-    assert st.paired_difference([1, 2, 3], [1, 2, 3], rng()) == (0, 0, 0)
+    assert st.paired_difference(range(8), range(8), rng()) == (0, 0, 0)
     assert st.paired_difference([1.0], [0.0], rng()).sign == 0
     with pytest.raises(ValueError, match="one shape"):
         st.paired_difference([1, 2], [1], rng())
+
+
+@pytest.mark.parametrize(("confidence", "fewest"), [(0.95, 6), (0.9, 5), (0.5, 2)])
+def test_no_interval_is_made_of_fewer_values_than_a_sign_test_could_tell_apart(confidence: float, fewest: int) -> None:
+    assert stats.binomtest(fewest, fewest).pvalue <= 1 - confidence < stats.binomtest(fewest - 1, fewest - 1).pvalue
+    assert st.paired_difference(np.ones(fewest), np.zeros(fewest), rng(), confidence).sign == 1
+    assert st.paired_difference(np.ones(fewest - 1), np.zeros(fewest - 1), rng(), confidence).sign == 0
 
 
 def test_ranks_keep_ties() -> None:

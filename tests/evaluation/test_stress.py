@@ -130,7 +130,7 @@ def test_more_episodes_keep_the_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{"episodes": 1}, {"faults": []}, {"agents": ["push"], "severities": [0.0]}])
 def test_small_runs_make_a_report_too(changes: dict, tmp_path: Path) -> None:
     report = stress(small(tmp_path, **changes), progress=False)
-    assert len(report.html()) > 5000 and report.table().row_count == len(report.results)
+    assert len(report.html()) > 5000 and len(report.table().rows) == len(report.results)
     if "episodes" in changes:
         assert report.results[0]["return_mean_interval"] == [None, None]
     if changes.get("severities") == [0.0]:

@@ -122,9 +122,21 @@ def test_differences_that_the_world_does_not_show_are_counted(outcomes: dict[Cel
 
 def test_warnings_name_where_the_world_misleads(data: dict) -> None:
     warnings = words.warnings(data)
-    assert any("puts a and b in the opposite order (slow_api 0.5)" in warning for warning in warnings)
+    assert any("puts in the opposite order: a and b (slow_api 0.5)." in warning for warning in warnings)
     assert any("In 1 of 6 cells the World's mean return differs" in warning for warning in warnings)
     assert any("mean trust below 0.5" in warning and "0.30" in warning for warning in warnings)
+
+
+def test_what_is_alike_is_told_once(data: dict) -> None:
+    against = {"contradictions": [["a", "b"], ["b", "c"]]}
+    ranking = [{"fault": "slow_api", "severity": s, "by_intervals": against} for s in (0.25, 0.5)]
+    (told,) = words._contradictions(ranking)
+    assert told.endswith("a and b (slow_api 0.25, slow_api 0.5); b and c (slow_api 0.25, slow_api 0.5).")
+    quiet = [row | {"episodes_with_faults": 0} for row in data["results"] if row["fault"] != "none"]
+    assert [told.partition(":")[0] for told in words.never_fired(quiet)] == [
+        "slow_api at severity 0.5 never fired for a, b and c in the real environment",
+        "slow_api at severity 0.5 never fired for a, b and c in the World",
+    ]
 
 
 def test_crashes_and_unjudged_measures_are_told(outcomes: dict[Cell, list[EpisodeResult]]) -> None:

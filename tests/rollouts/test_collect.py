@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 import worldsim
 from worldsim.agents import make_policy
-from worldsim.errors import ConfigError, DatasetError
+from worldsim.errors import ConfigError, DatasetError, WorldsimError
 from worldsim.rollouts import collect as module
 from worldsim.rollouts import recording
 from worldsim.rollouts.collect import CollectConfig, collect
@@ -132,6 +132,18 @@ def test_complete_is_left_alone_and_other_settings_are_refused(whole: Rollouts) 
     with pytest.raises(DatasetError, match="env.id=CartPole-v1, not env.id=CartPole-v0"):
         run(whole.path, env={"id": "CartPole-v0"})
     assert {p: p.stat().st_mtime_ns for p in whole.path.rglob("*") if p.is_file()} == before
+
+
+def test_another_environment_is_named_first(whole: Rollouts) -> None:
+    with pytest.raises(DatasetError, match=r"with env.id=CartPole-v1, not env.id=worldsim/RefundDesk-v0;"):
+        run(whole.path, env={"id": "worldsim/RefundDesk-v0", "agents": {"careful": "x:y"}}, policy="careful")
+
+
+def test_a_name_that_does_not_exist_leaves_no_folder_behind(tmp_path: Path) -> None:
+    for changes in ({"env": {"id": "CartPol-v1"}}, {"policy": "nobody"}):
+        with pytest.raises(WorldsimError):
+            run(tmp_path / "data", **changes)
+        assert not (tmp_path / "data").exists()
 
 
 def test_a_full_disk_loses_nothing(whole: Rollouts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from tests.simulator.stub_world import IMAGE_SPACE, StubWorld
 from worldsim.errors import CheckpointError, ConfigError, SpaceMismatchError
 from worldsim.simulator import WorldEnv
+from worldsim.simulator.drawing import bars
+from worldsim.spaces import leaves
 
 OBSERVATION_SPACES = {
     "dict with an image": IMAGE_SPACE,
@@ -187,9 +189,22 @@ def test_renders_several_images_side_by_side_and_values_as_bars() -> None:
     for low, high in ((0.0, -50.0), (4.0, 50.0)):
         bars.reset(options={"observation": np.array([low, high], np.float32)})
         picture = bars.render()
-        lengths.append([int((picture[row] != picture[0, 0]).any(-1).sum()) for row in (6, 18)])
-    assert lengths[0][0] < 5 < 250 < lengths[1][0]
-    assert lengths[0][1] < 10 < 246 < lengths[1][1]
+        drawn = picture[:, 102:]  # names stand before the bars
+        lengths.append([int((drawn[row] != drawn[0, 0]).any(-1).sum()) for row in (6, 18)])
+    assert lengths[0][0] < 5 < 150 < lengths[1][0]
+    assert lengths[0][1] < 10 < 146 < lengths[1][1]
+
+
+def test_bars_have_names_and_say_how_many_are_left_out() -> None:
+    few, many, other = (
+        leaves(spaces.Dict({name: spaces.Box(0, 1, (n,))})) for name, n in zip("aab", (3, 30, 3), strict=True)
+    )
+    zeros = {size: {name: np.zeros(size) for name in "ab"} for size in (3, 30)}
+    assert bars(few, zeros[3]).shape == (36, 256, 3) and bars(many, zeros[30]).shape == (300, 256, 3)
+    assert not np.array_equal(bars(few, zeros[3])[:, :100], bars(other, zeros[3])[:, :100])
+    ground = bars(many, zeros[30])[0, -1]
+    assert (bars(many, zeros[30])[-12:, :100] != ground).any() and (bars(many, zeros[30])[-12:, 100:] == ground).all()
+    assert (bars(few, zeros[3], width=96)[:, 2:] == ground).all()  # too narrow for names
 
 
 def test_metadata_is_the_real_environments_but_for_the_rendering(world: StubWorld) -> None:

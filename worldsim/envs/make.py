@@ -2,15 +2,18 @@
 
 import difflib
 import importlib
+import re
 from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Annotated, Any, Literal, NamedTuple
 
 import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
 from pydantic import BaseModel, ConfigDict, Field
 
 from worldsim.errors import ConfigError, MissingExtraError, UnknownEnvError
+from worldsim.modules import load_module
 
 
 class Provider(NamedTuple):
@@ -35,7 +38,7 @@ class EnvConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    id: str  # Gymnasium id; "module:Name-v0" imports the module first
+    id: str  # Gymnasium id; "module:Name-v0" imports the module first, from the current folder, too
     kwargs: dict[str, Any] = {}  # the environment's own arguments
     resize: Side | tuple[Side, Side] | None = None  # images become so many pixels high and wide; None: left as they are
     max_episode_steps: int | None = Field(None, gt=0)  # steps until truncation; None: the environment's own limit
@@ -51,7 +54,7 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, 
     """The environment, with its images resized.
 
     Raises UnknownEnvError with the nearest names, MissingExtraError naming what to install, and ConfigError for
-    arguments that the environment does not take.
+    arguments that the environment does not take or a module of the user's that cannot be imported.
     """
     _register(config)
     kwargs = config.kwargs if render_mode is None else {**config.kwargs, "render_mode": render_mode}
@@ -99,7 +102,10 @@ def config_names() -> list[str]:
 
 
 def _register(config: EnvConfig) -> None:
-    """Import the package that registers the environment."""
+    """Import the package, or the user's module, that registers the environment."""
+    module, colon, _ = config.id.rpartition(":")
+    if colon:
+        load_module(module, f"env '{config.id}'")
     for extra, provider in PROVIDERS.items():
         if config.requires == extra or config.id.startswith(provider.prefix):
             try:
@@ -122,13 +128,30 @@ def _explained(error: Exception, config: EnvConfig) -> Exception:
 
 
 def _hint(env_id: str) -> str:
+    """The ids that may have been meant, as they are typed: with the user's module where there is one."""
+    module, colon, name = env_id.rpartition(":")
+    own = [each for each, spec in sorted(gym.registry.items()) if colon and _comes_from(spec, module)]
+    _import_providers()
+    names = {each.lower(): each for each in own or (*sorted(gym.registry), *config_names())}
+    likeness = 0.8 if colon else 0.6  # whoever names a module seldom means an environment of somebody else's
+    near = [names[each] for each in difflib.get_close_matches(name.lower(), names, n=3, cutoff=likeness)] or own[:3]
+    if near:
+        return f". Did you mean {' or '.join(repr(module + colon + each) for each in near)}?"
+    if colon:
+        return f"; importing {module} registers none of that name"
+    return f"; name any Gymnasium id, or one of {', '.join(config_names())}"
+
+
+def _comes_from(spec: EnvSpec, module: str) -> bool:
+    """Whether an environment was registered with a class or a function of the module, or of its package."""
+    entry = spec.entry_point
+    written_in = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
+    return re.split(r"[.:]", written_in)[0] == module.partition(".")[0]
+
+
+def _import_providers() -> None:
     for provider in PROVIDERS.values():
         try:
             importlib.import_module(provider.module)
         except ImportError:
             continue
-    names = {name.lower(): name for name in (*sorted(gym.registry), *config_names())}
-    near = difflib.get_close_matches(env_id.lower(), names, n=3)
-    if near:
-        return f". Did you mean {' or '.join(repr(names[name]) for name in near)}?"
-    return f"; name any Gymnasium id, or one of {', '.join(config_names())}"

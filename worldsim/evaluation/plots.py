@@ -71,7 +71,7 @@ def severity_plot(
 
 def agreement_plot(rows: Sequence[Row], agents: Sequence[str], title: str) -> str:
     """Mean return in the World against the real one, a mark for each cell: filled without faults, hollow under one."""
-    figure, axes = _figure(width=4.2, height=3.9)
+    figure, axes = _figure(width=4.2, height=3.9, ylabel=True)
     real = {(row["agent"], row["fault"], row["severity"]): row for row in rows if row["where"] == "real"}
     for row in rows:
         other = real.get((row["agent"], row["fault"], row["severity"]))
@@ -95,7 +95,7 @@ def curves_plot(
     horizons: Sequence[float], curves: Mapping[str, Sequence[float | None]], title: str, ylabel: str
 ) -> str:
     """One line a curve over horizons, labelled at its end; the labels keep clear of each other. None: a gap."""
-    figure, axes = _figure(width=4.2, height=3.2)
+    figure, axes = _figure(width=4.2, height=3.2, ylabel=True)
     ends = {}
     for index, (name, values) in enumerate(curves.items()):
         style = "-" if name == "model" else "--"
@@ -114,7 +114,7 @@ def curves_plot(
 
 def reliability_plot(bins: Sequence[Mapping[str, float]], title: str) -> str:
     """What came against what was said, a dot a bin, larger where it was said more often; honest: the diagonal."""
-    figure, axes = _figure(width=3.2, height=3.1)
+    figure, axes = _figure(width=3.2, height=3.1, ylabel=True)
     axes.plot([0, 1], [0, 1], color=GRID, linewidth=1, zorder=0)
     most = max((each["count"] for each in bins), default=1)
     said, came = [each["said"] for each in bins], [each["came"] for each in bins]
@@ -142,10 +142,10 @@ def shared_limits(rows: Sequence[Row], measure: str) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _figure(width: float = 3.4, height: float = 2.6) -> tuple[Figure, Axes]:
+def _figure(width: float = 3.4, height: float = 2.6, ylabel: bool = False) -> tuple[Figure, Axes]:
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height))
-        left, below, right, above = 0.52, 0.46, 0.08, 0.28  # inches
+        left, below, right, above = 0.68 if ylabel else 0.52, 0.46, 0.08, 0.28  # inches
         axes = figure.add_axes((left / width, below / height, 1 - (left + right) / width, 1 - (below + above) / height))
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)

@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -12,12 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, MissingExtraError
 from worldsim.rollouts.progress import Bar
+from worldsim.spaces import is_nested, leaves
+from worldsim.wrappers import FlattenDict
 
-ROLLOUT, BATCH, EPOCHS = (
-    128,
-    128,
-    4,
-)  # steps of an environment between updates, rows of a minibatch, passes over the rows
+ROLLOUT = 128  # steps of an environment between updates
+BATCH, EPOCHS = 128, 4  # rows of a minibatch, passes over the rows
 
 
 class PPOConfig(BaseModel):
@@ -35,7 +35,8 @@ class PPOConfig(BaseModel):
 def train_ppo(config: PPOConfig, progress: bool = True) -> Path:
     """Trains the agent and writes it, whole or not at all, to `config.out`, which it returns.
 
-    Raises MissingExtraError without Stable-Baselines3, ConfigError for action spaces that its PPO does not take.
+    A nested observation is given as its leaves by name (FlattenDict), as agents from a file also get it in a test.
+    Raises MissingExtraError without Stable-Baselines3, ConfigError for spaces that its PPO does not take.
     """
     try:
         import torch
@@ -54,7 +55,7 @@ def train_ppo(config: PPOConfig, progress: bool = True) -> Path:
             bar.at(self.num_timesteps)
             return True
 
-    envs = DummyVecEnv([lambda: Monitor(make_env(config.env))] * config.num_envs)
+    envs = DummyVecEnv([lambda: Monitor(_one_level(config.env))] * config.num_envs)
     space = envs.observation_space
     policy = "MultiInputPolicy" if isinstance(space, gym.spaces.Dict) else "MlpPolicy"
     policy = "CnnPolicy" if is_image_space(space) else policy
@@ -73,6 +74,19 @@ def train_ppo(config: PPOConfig, progress: bool = True) -> Path:
     finally:
         envs.close()
     return config.out
+
+
+def _one_level(config: EnvConfig) -> gym.Env[Any, Any]:
+    """The environment as Stable-Baselines3 takes it."""
+    env = make_env(config)
+    texts = [leaf.name for leaf in leaves(env.observation_space) if isinstance(leaf.space, gym.spaces.Text)]
+    if texts:
+        env.close()
+        raise ConfigError(
+            f"PPO cannot be trained in env '{config.id}': it reads no text, and the observation has {', '.join(texts)};"
+            " leave that out (gymnasium.wrappers.FilterObservation), or test your own agent, agents=[module:factory]"
+        )
+    return FlattenDict(env) if is_nested(env.observation_space) else env
 
 
 @contextmanager

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from rich.markup import escape
-from rich.table import Table
 
 from worldsim.evaluation import plots, words
 from worldsim.evaluation.animations import animate, data_uri
 from worldsim.evaluation.cells import CLEAN, Cell
 from worldsim.evaluation.runs import Episode
 from worldsim.evaluation.summary import Outcomes, Summary
+from worldsim.evaluation.terminal import Results
 from worldsim.evaluation.worst import Worst
 from worldsim.faults import Plan
 from worldsim.files import write_atomically
@@ -24,10 +23,10 @@ from worldsim.files import write_atomically
 Row = dict[str, Any]
 Replays = Mapping[tuple[Cell, int], Episode]  # episodes run again with frames, by cell and seed
 
-MEASURES = (  # key of the row, title of its plots, how it is shown
-    ("return_mean", "Mean return", words.figure),
-    ("success_rate", "Success rate", words.percent),
-    ("violations_mean", "Violations an episode", words.figure),
+MEASURES = (  # key of the row, title of its plots
+    ("return_mean", "Mean return"),
+    ("success_rate", "Success rate"),
+    ("violations_mean", "Violations an episode"),
 )
 PACKAGES = ("worldsim", "gymnasium", "numpy", "scipy", "torch")
 
@@ -86,23 +85,9 @@ class Report:
         page.filters.update({function.__name__: function for function in shown})
         return page.get_template("report.html.j2").render(**self._view())
 
-    def table(self) -> Table:
-        """The results as a table for the terminal."""
-        table = Table(title="Stress test", caption=" ".join(self.data["verdict"]), caption_justify="left")
-        for name in ("agent", "fault", "where"):
-            table.add_column(name, overflow="fold")
-        for name in ("return", "success", "violations", "faults fired"):
-            table.add_column(name, justify="right")
-        last = None
-        for row in self.results:
-            condition = (row["fault"], row["severity"])
-            if last not in (None, condition):
-                table.add_section()
-            last = condition
-            figures = [_with_interval(row, key, show) for key, _, show in MEASURES]
-            fired = "" if row["fault"] == CLEAN else words.figure(row["faults_fired"], 1)
-            table.add_row(row["agent"], words.condition(*condition), row["where"], *figures, fired)
-        return table
+    def table(self) -> Results:
+        """The results for the terminal, with verdict and warnings."""
+        return Results(self.data)
 
     def _view(self) -> Row:
         data = self.data
@@ -184,7 +169,7 @@ def _told(worst: Worst, outcomes: Outcomes, replays: Replays) -> Row:
 
 def _severity_plots(rows: Sequence[Row], agents: Sequence[str], faults: Sequence[str]) -> list[Row]:
     shown = []
-    for key, title, _ in MEASURES:
+    for key, title in MEASURES:
         if all(row[key] is None for row in rows):
             continue
         limits = plots.shared_limits(rows, key)
@@ -200,8 +185,3 @@ def _about(plan: Plan) -> str:
     """What a plan does, in its own words, or else in those of its faults."""
     docs = [(type(each).__doc__ or "").strip().partition("\n\n")[0] for each in plan.faults]
     return " ".join((plan.description or " ".join(docs)).replace("`", "").split())
-
-
-def _with_interval(row: Row, key: str, show: Any) -> str:
-    ends = words.bounds(row[f"{key}_interval"], show)
-    return f"{show(row[key])} [dim]{escape(ends)}[/dim]" if ends else show(row[key])

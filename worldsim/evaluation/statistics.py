@@ -67,9 +67,13 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
 def bootstrap_mean(
     values: ArrayLike, rng: np.random.Generator, confidence: float = 0.95, resamples: int = RESAMPLES
 ) -> Interval:
-    """BCa bootstrap interval of the mean of `values` (n,). Equal values give an interval without width."""
+    """BCa bootstrap interval of the mean of `values` (n,). Equal values give an interval without width.
+
+    There is none for too few values: resampling never leaves their range, and the range of n values misses the middle
+    of what they are drawn from with probability 2 ** (1 - n). At a confidence of 0.95 it takes six.
+    """
     x = np.asarray(values, dtype=np.float64)
-    if len(x) < 2:
+    if 2.0 ** (1 - len(x)) > 1 - confidence:
         return UNKNOWN
     centred = x - x.mean()
     spread = float((centred**2).sum())

@@ -66,12 +66,15 @@ def warnings(data: Row) -> list[str]:
 
 
 def never_fired(rows: Iterable[Row]) -> list[str]:
-    """One sentence for each faulty cell in which nothing happened."""
-    quiet = [row for row in rows if row["fault"] != CLEAN and not row["episodes_with_faults"]]
+    """One sentence for each fault, severity and world in which nothing happened, with the agents."""
+    quiet: dict[tuple[str, float, str], list[str]] = {}
+    for row in rows:
+        if row["fault"] != CLEAN and not row["episodes_with_faults"]:
+            quiet.setdefault((row["fault"], row["severity"], row["where"]), []).append(row["agent"])
     return [
-        f"{row['fault']} at severity {row['severity']:g} never fired for {row['agent']} in the {place(row['where'])}: "
-        "its figures say nothing about that fault."
-        for row in quiet
+        f"{fault} at severity {severity:g} never fired for {_list(agents)} in the {place(where)}: "
+        f"{'its' if len(agents) == 1 else 'their'} figures say nothing about that fault."
+        for (fault, severity, where), agents in quiet.items()
     ]
 
 
@@ -171,28 +174,31 @@ def _belief(data: Row) -> str:
 
 
 def _about_runs(rows: Sequence[Row]) -> Iterable[str]:
-    if rows[0]["episodes"] < FEW:
-        yield f"Only {rows[0]['episodes']} episodes a cell: the intervals are wide and rankings may be luck."
+    episodes = rows[0]["episodes"]
+    if episodes < FEW:
+        known = rows[0]["return_mean_interval"] is not None and None not in rows[0]["return_mean_interval"]
+        lacking = "the intervals are wide" if known else "too few for intervals, so nothing is told from chance,"
+        yield f"Only {episodes} episode{'s' if episodes > 1 else ''} a cell: {lacking} and rankings may be luck."
     if rows[0]["success_rate"] is None:
         yield "Success was not judged: say what it is, env.success_return=<least return of a success>."
     if rows[0]["violations_mean"] is None:
         yield "Violations were not judged: say what they are, env.violation_reward=<greatest reward of a violation>."
     yield from never_fired(rows)
-    for row in rows:
-        if row["crashes"]:
-            where = f"{condition(row['fault'], row['severity'])}, {place(row['where'])}"
-            share = f"{row['crashes']} of {row['episodes']} episodes"
-            yield f"{row['agent']} crashed in {share} ({where}): {row['crash_example']}"
+    yield from _crashed(rows)
+
+
+def _crashed(rows: Sequence[Row]) -> Iterable[str]:
+    """One sentence for each agent that raised, with every cell in which it did."""
+    for agent in dict.fromkeys(row["agent"] for row in rows if row["crashes"]):
+        cells = [row for row in rows if row["agent"] == agent and row["crashes"]]
+        shares = [f"{row['crashes']} of {row['episodes']} episodes {_under(row)}" for row in cells]
+        worst = max(cells, key=lambda row: row["crashes"])
+        yield f"{agent} crashed in {', '.join(shares)}: {worst['crash_example']}"
 
 
 def _about_worlds(data: Row) -> list[str]:
     found = []
-    for row in data["ranking"]:
-        for a, b in row.get("by_intervals", {}).get("contradictions", ()):
-            where = condition(row["fault"], row["severity"])
-            found.append(
-                f"The World puts {a} and {b} in the opposite order ({where}): do not choose between them by it."
-            )
+    found += _contradictions(data["ranking"])
     found += _unseen(data["comparisons"]["agents"])
     apart = [row for row in data["comparisons"]["worlds"] if row["return"]["told_apart"]]
     if apart:
@@ -216,6 +222,18 @@ def _about_worlds(data: Row) -> list[str]:
             f"{least['agent']}, {condition(least['fault'], least['severity'])}: {figure(least['trust_mean'])}."
         )
     return found
+
+
+def _contradictions(ranking: Sequence[Row]) -> list[str]:
+    """One sentence for all pairs that both worlds tell apart, in opposite orders."""
+    conditions: dict[str, list[str]] = {}
+    for row in ranking:
+        for pair in row.get("by_intervals", {}).get("contradictions", ()):
+            conditions.setdefault(_list(pair), []).append(condition(row["fault"], row["severity"]))
+    if not conditions:
+        return []
+    pairs = "; ".join(f"{pair} ({', '.join(where)})" for pair, where in conditions.items())
+    return [f"Do not choose by the World between agents that it puts in the opposite order: {pairs}."]
 
 
 def _unseen(pairs: Sequence[Row]) -> list[str]:

@@ -82,7 +82,8 @@ def _cell(world: World, observation: dict[str, NDArray[Any]], index: int, t: int
     """One frame in a square; nothing after an episode's end."""
     if not there:
         return frames.blank(width, width)
-    picture = draw(leaves(world.observation_space), {name: rows[index, t] for name, rows in observation.items()}, 1)
+    shown = {name: rows[index, t] for name, rows in observation.items()}
+    picture = draw(leaves(world.observation_space), shown, 1, width)
     return frames.fit(picture, width, width)
 
 

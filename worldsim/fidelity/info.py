@@ -10,6 +10,7 @@ from rich.table import Table
 from worldsim.fidelity.costs import BATCHES, cost
 from worldsim.fidelity.table import in_lines, summary
 from worldsim.simulator.world import World, load
+from worldsim.spaces import Leaf, leaves
 
 
 class InfoConfig(BaseModel):
@@ -31,7 +32,9 @@ def info(config: InfoConfig) -> Table | str:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     certificate = summary(world.certificate) if world.certificate else {"certificate": "none; run worldsim validate"}
-    for section in (*told(found), certificate):
+    spaces = {"observation": world.observation_space, "action": world.action_space}
+    leaf_by_leaf = {name: "; ".join(map(_in_words, leaves(space))) for name, space in spaces.items()}
+    for section in (*told(found | leaf_by_leaf), certificate):
         for name, value in section.items():
             table.add_row(name, in_lines(value))
         table.add_section()
@@ -71,10 +74,16 @@ def told(found: dict[str, Any]) -> tuple[dict[str, str], ...]:
     spaces |= {"reward": f"{low:g} to {high:g}", "horizon": f"{found['horizon']} steps"}
     spaces |= {"starts": f"{found['starts']} recorded"}
     origin = {"env": str(found["env"])}
-    origin |= {name: ", ".join(f"{k}={v}" for k, v in found[name].items()) for name in ("data", "training", "model")}
+    short = {"data": found["data"] | {"hash": str(found["data"].get("hash", "unknown"))[:12]}}
+    settings = {name: short.get(name, found[name]).items() for name in ("data", "training", "model")}
+    origin |= {name: ", ".join(f"{key}={value}" for key, value in each) for name, each in settings.items()}
     origin |= {"written by": found["written by"]}
     origin |= {"calibration": "trust and heads" if found["calibrated"] else "none; run worldsim validate"}
     return parts, spaces, origin
+
+
+def _in_words(leaf: Leaf) -> str:
+    return f"{leaf.name} {leaf.space}" if leaf.path else str(leaf.space)
 
 
 def _short(value: float) -> str:

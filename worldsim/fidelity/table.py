@@ -1,5 +1,6 @@
 """A certificate as people read it: a few rows of words and figures."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,8 +20,14 @@ def certificate_table(certificate: Mapping[str, Any]) -> Table:
 
 
 def in_lines(value: str) -> str:
-    """One clause a line, as narrow terminals need it."""
-    return value.replace("; ", "\n")
+    """One clause a line, as narrow terminals need it; names with nothing but figures have these below each other."""
+    clauses = value.split("; ")
+    named = [re.fullmatch(r"(\S+) ((?:[-\d.–]+(?:, )?)+)(\D*)", clause) for clause in clauses]
+    if len(clauses) == 1 or None in named:
+        return "\n".join(clauses)
+    each = [(found[1], found[2].split(", "), found[3]) for found in named if found]
+    wide = max(len(name) for name, _, _ in each)
+    return "\n".join(f"{name:<{wide}}{''.join(f'{x:>7}' for x in figures)}{unit}" for name, figures, unit in each)
 
 
 def summary(certificate: Mapping[str, Any]) -> dict[str, str]:
@@ -36,7 +43,7 @@ def summary(certificate: Mapping[str, Any]) -> dict[str, str]:
         found[f"{leaf}, error / deviation"] = _beside(curves, places, ".2f", "")
     step = certificate["one_step"]
     if step["accuracy"]:
-        found["right, one step ahead"] = ", ".join(f"{leaf} {value:.0%}" for leaf, value in step["accuracy"].items())
+        found["right, one step ahead"] = "; ".join(f"{leaf} {value:.0%}" for leaf, value in step["accuracy"].items())
     found["ends of episodes"] = f"{_detected(step['termination'])}; off by {step['termination']['ece']:.3f} on average"
     signs = [f"{name} {_detected(each)}" for name, each in step["reward"]["signs"].items() if each["events"]]
     found["sign of the reward"] = f"{'; '.join(signs)}; off by {step['reward']['ece']:.3f} on average"

@@ -20,6 +20,7 @@ from worldsim.simulator.drawing import BACKGROUND
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 Format = Literal["gif", "png"]  # png: an animated PNG, every colour kept
+ENDINGS: dict[str, Format] = {".gif": "gif", ".png": "png"}
 
 WHITE: Colour = (240, 240, 240)
 GREY: Colour = (150, 150, 150)
@@ -116,7 +117,7 @@ def data_uri(frames: Sequence[Picture], fps: float, form: Format = "gif", max_by
 
 def write_animation(path: Path, frames: Sequence[Picture], fps: float, max_bytes: int | None = None) -> Path:
     """Write a .gif or an animated .png, by the path's ending; whole or not at all. Returns the path."""
-    data = animation(frames, fps, "png" if path.suffix == ".png" else "gif", max_bytes)
+    data = animation(frames, fps, ENDINGS[path.suffix], max_bytes)
     write_atomically(path, data)
     return path
 

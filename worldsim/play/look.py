@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from worldsim.errors import DatasetError, SpaceMismatchError
+from worldsim.errors import ConfigError, DatasetError, SpaceMismatchError
 from worldsim.play import frames
 from worldsim.play.frames import AMBER, GREEN, GREY, RED, WHITE, Picture
 from worldsim.rollouts.arrays import Arrays
@@ -65,10 +65,16 @@ class Side(NamedTuple):
 def show(config: LookConfig) -> Path:
     """`look` at a world and a data set by their folders.
 
-    Raises CheckpointError or DatasetError where one cannot be opened, SpaceMismatchError where they do not fit.
+    Raises CheckpointError or DatasetError where one cannot be opened, SpaceMismatchError where they do not fit,
+    ConfigError where `out` asks for another kind of file.
     """
     from worldsim.simulator.world import load
 
+    if config.out.suffix not in frames.ENDINGS:
+        raise ConfigError(
+            f"out={config.out} must end in .gif, or in .png for an animated PNG; "
+            "other kinds can be made from these: ffmpeg -i look.gif look.mp4"
+        )
     world, rollouts = load(config.world), Rollouts(config.data)
     if (world.observation_space, world.action_space) != (rollouts.observation_space, rollouts.action_space):
         raise SpaceMismatchError(
@@ -179,7 +185,7 @@ def learned_side(world: "World", window: dict[str, Any], imagined: Imagined, ind
 
 def side_picture(world: "World", side: Side) -> Picture:
     """A side's picture with its words to the right, WIDTH pixels wide."""
-    picture = draw(leaves(world.observation_space), side.observation, height=1)
+    picture = draw(leaves(world.observation_space), side.observation, height=1, width=PICTURE)
     height = int(np.clip(round(PICTURE * picture.shape[0] / picture.shape[1]), PICTURE // 2, PICTURE * 5 // 4))
     column = [frames.text(side.lines[:1], COLUMN, size=20), frames.text(side.lines[1:], COLUMN)]
     if side.trust is not None:

@@ -97,14 +97,12 @@ def _begin(out: Path, settings: Mapping[str, Any]) -> Parts:
         return Parts(out / PARTS)
     if not begun.is_file() and out.exists() and any(not re.match(r"\..*|.*\.log$", p.name) for p in out.iterdir()):
         raise DatasetError(f"{out} is not empty and holds no rollouts; choose another out=")
-    out.mkdir(parents=True, exist_ok=True)
-    provenance.write_json(begun, settings)
     return Parts(out / PARTS)
 
 
 def _same(out: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     old, new = _dotted(begun), _dotted(asked)
-    for key in sorted(old.keys() | new.keys()):
+    for key in sorted(old.keys() | new.keys(), key=lambda key: (key != "env.id", key)):  # another env explains the rest
         if old.get(key) != new.get(key):
             raise DatasetError(
                 f"{out} holds rollouts with {key}={old.get(key)}, not {key}={new.get(key)}; "
@@ -145,6 +143,8 @@ def _record(config: CollectConfig, settings: Mapping[str, Any], parts: Parts, pr
         observed, acted = envs.single_observation_space, envs.single_action_space
         mix = (settings["policy"], observed, acted, config.env.agents, settings["epsilon"])
         policies = [make_policy(*mix) for _ in range(envs.num_envs)]
+        config.out.mkdir(parents=True, exist_ok=True)  # not before: a name that does not exist leaves no folder behind
+        provenance.write_json(config.out / SETTINGS, settings)
         with Bar("record", config.steps, progress) as bar:
             return Recorder(envs, policies, parts, config.seed, config.steps).run(bar.at)
     finally:

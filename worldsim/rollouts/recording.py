@@ -67,7 +67,6 @@ class Parts:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
         self.lengths: dict[int, int] = {}
         for path in folder.glob("*.npz"):
             try:
@@ -77,6 +76,7 @@ class Parts:
 
     def save(self, index: int, raw: Raw) -> None:
         """Write episode `index`, whole or not at all. Raises OSError where it cannot be written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         aside = self.folder / f"{index:06d}.tmp"
         try:
             with aside.open("wb") as file:

@@ -1,9 +1,11 @@
 """An observation as a picture that a person can read: image leaves scaled up, or bars where there is no image."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 from gymnasium import spaces
+from PIL import Image, ImageDraw, ImageFont
 
 from worldsim.spaces import Leaf
 
@@ -11,6 +13,8 @@ HEIGHT = 256  # pixels that a picture aims at
 GAP = 4  # pixels between image leaves
 BACKGROUND = 24  # grey level
 BAR_WIDTH, BAR_HEIGHT, MAX_BARS = 256, 12, 64
+NAMED_FROM, NAMES_SHARE, MAX_NAMED = 160, 0.4, 24  # bars have names from that width on, in that share of it
+INK = 190  # grey level of the names
 COLOURS = np.array([[94, 156, 211], [214, 138, 76]], dtype=np.uint8)  # leaves take turns
 
 
@@ -36,22 +40,54 @@ def side_by_side(images: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
     return canvas
 
 
-def bars(observed: Sequence[Leaf], observation: Mapping[str, np.ndarray]) -> np.ndarray:
-    """One horizontal bar a value, the first MAX_BARS of them, its length the value's place in its range."""
+def bars(observed: Sequence[Leaf], observation: Mapping[str, np.ndarray], width: int = BAR_WIDTH) -> np.ndarray:
+    """One horizontal bar a value, its name before it, its length the value's place in its range: (H, width, 3).
+
+    Only the first values where there are many; a line below says how many more there are. Too narrow for names, it
+    shows the bars alone.
+    """
     rows = [(shade, place) for shade, leaf in enumerate(observed) for place in _places(leaf, observation[leaf.name])]
-    canvas = np.full((max(1, min(len(rows), MAX_BARS)) * BAR_HEIGHT, BAR_WIDTH, 3), BACKGROUND, dtype=np.uint8)
-    for row, (shade, place) in enumerate(rows[:MAX_BARS]):
-        top = row * BAR_HEIGHT
-        canvas[top + 2 : top + BAR_HEIGHT - 2, : 2 + round(place * (BAR_WIDTH - 2))] = COLOURS[shade % len(COLOURS)]
+    most = MAX_BARS if width < NAMED_FROM else MAX_NAMED
+    canvas = _names(tuple(_values(observed)), most, width).copy()
+    left = round(width * NAMES_SHARE) if width >= NAMED_FROM else 0
+    for row, (shade, place) in enumerate(rows[:most]):
+        top, length = row * BAR_HEIGHT, 2 + round(place * (width - left - 2))
+        canvas[top + 2 : top + BAR_HEIGHT - 2, left : left + length] = COLOURS[shade % len(COLOURS)]
     return canvas
 
 
-def draw(observed: Sequence[Leaf], observation: Mapping[str, np.ndarray], height: int = HEIGHT) -> np.ndarray:
-    """A flat observation (leaf name -> array) as (H, W, 3) uint8, every grid in it about `height` pixels high."""
+def draw(
+    observed: Sequence[Leaf], observation: Mapping[str, np.ndarray], height: int = HEIGHT, width: int = BAR_WIDTH
+) -> np.ndarray:
+    """A flat observation (leaf name -> array) as (H, W, 3) uint8.
+
+    Every grid in it is about `height` pixels high; where there is none, bars are `width` pixels wide.
+    """
     images = [_pixels(leaf, observation[leaf.name]) for leaf in observed if leaf.kind in ("image", "field")]
     if not images:
-        return bars(observed, observation)
+        return bars(observed, observation, width)
     return side_by_side([scale_up(image, max(1, round(height / image.shape[0]))) for image in images])
+
+
+def _values(observed: Sequence[Leaf]) -> Iterator[str]:
+    """A name for each value: its leaf's, with its place where the leaf has several."""
+    for leaf in observed:
+        size = int(np.prod(leaf.shape))
+        yield from [leaf.name] if size == 1 else [f"{leaf.name}[{place}]" for place in range(size)]
+
+
+@lru_cache(maxsize=16)
+def _names(names: tuple[str, ...], most: int, width: int) -> np.ndarray:
+    """The ground that bars are drawn on, names at the left; of long names the end is kept."""
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    canvas = Image.new("RGB", (width, max(1, len(names[:most]) + len(more)) * BAR_HEIGHT), (BACKGROUND,) * 3)
+    if width >= NAMED_FROM:
+        pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=10)
+        for row, name in enumerate([*names[:most], *more]):
+            while pen.textlength(name, font) > width * NAMES_SHARE - 6:
+                name = "…" + name.lstrip("…")[1:]
+            pen.text((2, row * BAR_HEIGHT), name, fill=(INK,) * 3, font=font)
+    return np.asarray(canvas)
 
 
 def _pixels(leaf: Leaf, values: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import gymnasium as gym
 from gymnasium import spaces as gym_spaces
 
 from worldsim.errors import SpaceMismatchError
-from worldsim.spaces import leaves
+from worldsim.spaces import by_name, leaves
 
 Env = gym.Env[Any, Any]
 
@@ -28,15 +28,9 @@ class FlattenDict(gym.ObservationWrapper[dict[str, Any], Any, Any], gym.utils.Re
             raise SpaceMismatchError(
                 f"the observation is a {kind}, which has nothing to flatten; leave FlattenDict out"
             )
-        self._leaves = leaves(env.observation_space)
-        self.observation_space = gym_spaces.Dict([(leaf.name, leaf.space) for leaf in self._leaves])
+        named = [(leaf.name, leaf.space) for leaf in leaves(env.observation_space)]
+        self.observation_space = gym_spaces.Dict(named)
 
     def observation(self, observation: Any) -> dict[str, Any]:
         """The leaves of a nested observation by name."""
-        flat = {}
-        for leaf in self._leaves:
-            value = observation
-            for key in leaf.path:
-                value = value[key]
-            flat[leaf.name] = value
-        return flat
+        return by_name(self.env.observation_space, observation)
