@@ -17,6 +17,7 @@ MEASURES = (  # key of the certificate, title, unit
     ("ms_ssim_by_leaf", "Structure at several scales", "MS-SSIM"),
     ("nrmse_by_leaf", "Vectors", "error / deviation"),
     ("accuracy", "Records", "share right"),
+    ("within_by_leaf", "Within tolerance", "share of windows"),
 )
 AT = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100)  # horizons of the tables
 
@@ -27,7 +28,8 @@ def page(certificate: Mapping[str, Any], shown: Films) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    view: dict[str, Any] = {"data": certificate, "facts": summary(certificate), "groups": _groups(certificate)}
+    facts = {name: value for name, value in summary(certificate).items() if name != "verdict"}
+    view: dict[str, Any] = {"data": certificate, "facts": facts, "groups": _groups(certificate)}
     view |= {"honesty": _honesty(certificate), "chosen": shown.chosen, "steps": _columns(certificate)}
     pictures = (("strip", shown.strip, "png"), ("film", shown.film, "gif"))
     view |= {name: f"data:image/{form};base64,{base64.b64encode(data).decode()}" for name, data, form in pictures}
@@ -46,7 +48,7 @@ def _groups(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
             forced = certificate["teacher_forced"].get(key, {}).get(leaf, {}).get("model")
             curves = dict(found) | ({"one step": forced} if forced else {})
             group = leaves.setdefault(leaf, {"leaf": leaf, "plots": [], "tables": []})
-            if key != "accuracy":
+            if leaf not in certificate.get("accuracy", {}):
                 heading = f"{title}: {leaf}"
                 group["plots"].append(plots.curves_plot(certificate["horizons"], curves, heading, unit))
             group["tables"].append({"title": title, "unit": unit, "rows": _rows(certificate, curves, unit)})

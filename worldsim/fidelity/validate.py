@@ -16,9 +16,10 @@ from worldsim.fidelity import heads, one_step, open_loop
 from worldsim.fidelity.curves import scales
 from worldsim.fidelity.films import films
 from worldsim.fidelity.loops import loop_closure
-from worldsim.fidelity.measures import Bools, auroc, calibration_error, reliability, trust_curve
+from worldsim.fidelity.measures import Bools, auroc, calibration_error, reliability, trust_curve, weighted_mean
 from worldsim.fidelity.page import page
 from worldsim.fidelity.unseen import halves
+from worldsim.fidelity.verdict import verdict
 from worldsim.fidelity.yardstick import Yardstick
 from worldsim.files import write_atomically
 from worldsim.rollouts.arrays import Arrays
@@ -83,6 +84,7 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
         bar.at(2)
         told, cut, errors = _open_loop(job, trust)
         certificate |= told
+        certificate["verdict"] = verdict(certificate)
         bar.at(4)
         calibration = Calibration(trust, *warm)
         calibrated = World(world.manifest, world.model, world.starts, calibration)
@@ -153,8 +155,12 @@ def _open_loop(job: Job, trust: Trust) -> tuple[dict[str, Any], open_loop.Window
         for each in (cut.observation, model.observation)
     )
     found["loop_closure"] = loop_closure(yardstick, real, own, np.pad(cut.mask, ((0, 0), (1, 0)), constant_values=True))
-    within = yardstick.within(model.observation, cut.observation)
-    found["trust"] = _judged(trust.of(model.doubt, model.novelty)[cut.mask].astype(np.float64), within[cut.mask])
+    trusted = trust.of(model.doubt, model.novelty)[cut.mask].astype(np.float64)
+    within = yardstick.within_by_leaf(model.observation, cut.observation)
+    whole = np.logical_and.reduce(list(within.values()))
+    found["within"], found["windows_at"] = weighted_mean(whole, cut.mask), cut.mask.sum(0).tolist()
+    found["trust"] = _judged(trusted, whole[cut.mask])
+    found["trust"]["auroc_by_leaf"] = {leaf: auroc(trusted, each[cut.mask]) for leaf, each in within.items()}
     return found, cut, yardstick.distance(model.observation, cut.observation, cut.mask)
 
 
