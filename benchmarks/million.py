@@ -138,10 +138,12 @@ def measure(watch: Watch, out: Path, frames: int) -> None:
     watch.tell("flat arrays", "", "", on_disk(out / ARRAYS), "")
     forget(out)
     with watch.row("open, not cached"):
-        arrays = Mix(out).arrays
+        Mix(out).arrays.reward.sum()
     with watch.row("open again"):
         data = Mix(out)
         arrays = data.arrays
+    with watch.row("verify, as after a change"):
+        assert arrays.content_hash == data.content_hash
     with watch.row("held-out split"):
         taught, held = data.split(0.1, 0)
     with watch.row("statistics of the model"):

@@ -108,6 +108,7 @@ def curves_plot(
         tint = colour(list(curves).index(name))
         axes.annotate(name, (horizons[-1], place), (5, 0), textcoords="offset points", va="center", color=tint)
     axes.set(xlabel="steps ahead", ylabel=ylabel, xlim=(min(horizons), horizons[-1] + 0.28 * (horizons[-1] - 1 or 1)))
+    axes.set_xticks([tick for tick in axes.get_xticks() if horizons[0] <= tick <= horizons[-1]])
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     return _svg(figure, title)
 
@@ -145,7 +146,7 @@ def shared_limits(rows: Sequence[Row], measure: str) -> tuple[float, float]:
 def _figure(width: float = 3.4, height: float = 2.6) -> tuple[Figure, Axes]:
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height))
-        left, below, right, above = 0.52, 0.46, 0.08, 0.28  # inches
+        left, below, right, above = 0.6, 0.46, 0.08, 0.28  # inches
         axes = figure.add_axes((left / width, below / height, 1 - (left + right) / width, 1 - (below + above) / height))
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)
