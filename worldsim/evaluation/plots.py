@@ -146,7 +146,7 @@ def shared_limits(rows: Sequence[Row], measure: str) -> tuple[float, float]:
 def _figure(width: float = 3.4, height: float = 2.6) -> tuple[Figure, Axes]:
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height))
-        left, below, right, above = 0.6, 0.46, 0.08, 0.28  # inches
+        left, below, right, above = 0.66, 0.46, 0.08, 0.28  # inches
         axes = figure.add_axes((left / width, below / height, 1 - (left + right) / width, 1 - (below + above) / height))
     figure.patch.set_alpha(0)
     axes.patch.set_alpha(0)

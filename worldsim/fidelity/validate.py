@@ -24,6 +24,7 @@ from worldsim.fidelity.yardstick import Yardstick
 from worldsim.files import write_atomically
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.mix import check_numbers
 from worldsim.rollouts.progress import Bar
 from worldsim.simulator.calibration import FILE, Calibration, Trust
 from worldsim.simulator.world import World, load
@@ -69,6 +70,7 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     keep_freed_memory()
     world, rollouts = load(config.world), Rollouts(config.data)
     arrays = rollouts.arrays()
+    check_numbers(config.data, arrays)
     episodes = halves(world.manifest, rollouts, arrays)
     yardstick = Yardstick.of(world, arrays, episodes[0], config.tolerance_db, config.seed)
     job = Job(config, world, arrays, *episodes, yardstick)
