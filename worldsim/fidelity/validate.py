@@ -28,7 +28,7 @@ from worldsim.rollouts.mix import check_numbers
 from worldsim.rollouts.progress import Bar
 from worldsim.simulator.calibration import FILE, Calibration, Trust
 from worldsim.simulator.world import World, load
-from worldsim.training.memory import keep_freed_memory
+from worldsim.training.memory import enough_memory, keep_freed_memory
 
 Ints = NDArray[np.int64]
 CALIBRATING = 2  # windows that calibrate trust for each that is reported
@@ -65,7 +65,7 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     """The certificate, also written to fidelity.json and .html, with film strip, film and calibration.json beside it.
 
     Raises DatasetError where nothing was held out or the world has learned from the data, SpaceMismatchError where data
-    and world have other spaces.
+    and world have other spaces, ConfigError where memory runs out.
     """
     keep_freed_memory()
     world, rollouts = load(config.world), Rollouts(config.data)
@@ -78,7 +78,8 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     certificate |= {"data": rollouts.content_hash, "context": config.context, "windows": config.windows}
     certificate |= {"episodes_calibrating": len(episodes[0]), "episodes_reported": len(episodes[1])}
     certificate |= {"horizons": list(range(1, config.horizon + 1)), "tolerance_db": config.tolerance_db}
-    with Bar("validate", 5, progress) as bar:
+    appetite = f"windows={config.windows} and horizon={config.horizon}; lower one of them"
+    with Bar("validate", 5, progress) as bar, enough_memory(appetite):
         told, warm = _teacher_forced(job)
         certificate |= told
         bar.at(1)
