@@ -72,7 +72,7 @@ def test_a_useless_world_is_called_so() -> None:
     )
     assert told == [
         "Do not believe screen, not even one step ahead.",
-        "Do not count on its endings: only 4 were seen; it foresaw 0 of 4 at their very step.",
+        "Do not count on its endings: only 4 were seen, and it foresaw 0 of 4 at their very step.",
         "It hardly listens to its actions: under random ones it shows what it shows under the recorded ones.",
         "Its trust cannot be judged: all predictions were alike.",
     ]

@@ -64,7 +64,7 @@ def _events(what: str, each: Mapping[str, Any]) -> str:
     if not seen:
         return f"Its {what} cannot be judged: none was seen."
     if seen < ENOUGH:
-        return f"Do not count on its {what}: only {seen} were seen; {came}."
+        return f"Do not count on its {what}: only {seen} were seen, and {came}."
     return f"{'Believe' if each['f1'] >= BELIEVED else 'Do not believe'} its {what}: {came}."
 
 
