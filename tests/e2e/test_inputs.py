@@ -1,5 +1,6 @@
 """An environment with every kind of leaf, in and out, through the command line: recorded, learned, drawn, served."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import worldsim
 from tests.models.test_inputs import ACTS, ARM
 from worldsim.cli import main
 from worldsim.simulator import WorldEnv
+from worldsim.spaces import leaves
 
 
 class Arm(gym.Env):
@@ -36,11 +38,14 @@ SMALL = ["model.embed=16", "model.hidden=16", "model.width=32", "model.head_hidd
 SHORT = ["trainer.steps=2", "trainer.codec_steps=2", "trainer.codec_frames=4", "trainer.batch=2", "trainer.length=4"]
 
 
-def test_every_kind_of_leaf_is_recorded_learned_drawn_and_served(tmp_path: Path) -> None:
+def test_every_kind_of_leaf_is_recorded_learned_measured_drawn_and_served(tmp_path: Path) -> None:
     data, world, film = tmp_path / "rollouts", tmp_path / "world", tmp_path / "look.gif"
     assert main(["collect", ENV, "steps=40", "env.resize=null", "num_envs=2", f"out={data}"]) == 0
     train = ["train", ENV, "env.resize=null", "model=transformer", *SMALL, *SHORT, "trainer.holdout=0.3"]
     assert main([*train, f"data={data}", f"out={world}"]) == 0
+    assert main(["validate", f"world={world}", f"data={data}", "context=2", "horizon=3", "windows=4"]) == 0
+    told = json.loads((world / "fidelity.json").read_text())
+    assert set(told["within_by_leaf"]) == set(told["trust"]["auroc_by_leaf"]) == {leaf.name for leaf in leaves(ARM)}
     assert main(["look", f"world={world}", f"data={data}", f"out={film}", "context=2", "length=3", "count=1"]) == 0
     assert film.stat().st_size > 0
     check_env(WorldEnv(worldsim.load(world)), skip_render_check=True)

@@ -9,7 +9,7 @@ import torch
 
 import worldsim
 from tests.models.toy import ENV, ring_rollouts
-from worldsim.errors import DatasetError
+from worldsim.errors import ConfigError, DatasetError
 from worldsim.fidelity import one_step, open_loop
 from worldsim.fidelity.curves import blind, curves
 from worldsim.fidelity.loops import loop_closure
@@ -153,6 +153,30 @@ def test_windows_longer_than_the_episodes_leave_gaps_and_a_long_context_is_refus
     assert certificate["psnr"]["model"][-1] is None and certificate["psnr"]["model"][0] is not None
     with pytest.raises(DatasetError, match="context=50"):
         validate(config(folder, rollouts, tmp_path, context=50), progress=False)
+
+
+def test_memory_that_runs_out_is_a_line_with_the_knobs(folder: Path, rollouts: Rollouts, tmp_path: Path) -> None:
+    """Nobody has memory for so many windows."""
+    with pytest.raises(
+        ConfigError, match=r"^out of memory with windows=1000000000000 and horizon=6; lower one of them$"
+    ):
+        validate(config(folder, rollouts, tmp_path, windows=10**12), progress=False)
+    assert not (tmp_path / "fidelity.json").exists()
+
+
+def test_the_certificate_tells_of_every_leaf_and_says_what_to_believe(
+    folder: Path, rollouts: Rollouts, tmp_path: Path
+) -> None:
+    certificate = validate(config(folder, rollouts, tmp_path), progress=False)
+    assert set(certificate["within_by_leaf"]) == {"frame", "count"} == set(certificate["trust"]["auroc_by_leaf"])
+    share = certificate["within"]
+    for found in certificate["within_by_leaf"].values():
+        assert all(all_ <= each for all_, each in zip(share, found["model"], strict=True))
+    windows = np.array(certificate["windows_at"])
+    assert certificate["trust"]["share"] == pytest.approx((np.array(share) * windows).sum() / windows.sum())
+    page = (tmp_path / "fidelity.html").read_text()
+    for sentence in certificate["verdict"]:
+        assert sentence.removeprefix("Do not") in page
 
 
 def test_a_damaged_calibration_is_told_in_a_line(tmp_path: Path) -> None:

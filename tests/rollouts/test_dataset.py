@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import gymnasium as gym
@@ -13,7 +15,7 @@ from minari import MinariDataset
 from worldsim import spaces
 from worldsim.agents import make_policy
 from worldsim.errors import DatasetError
-from worldsim.rollouts.arrays import write_arrays
+from worldsim.rollouts.arrays import Arrays, write_arrays
 from worldsim.rollouts.dataset import MINARI, PROVENANCE, Rollouts
 from worldsim.rollouts.recorder import Recorder, episode_seeds
 from worldsim.rollouts.recording import Parts, flat, write_minari
@@ -150,6 +152,35 @@ def test_a_damaged_cache_is_built_again(copied: Path, cartpole: Rollouts, damage
     assert arrays.content_hash == cartpole.content_hash
     assert np.array_equal(arrays.reward, cartpole.arrays().reward)
     assert len(list((copied / "arrays").iterdir())) == 1
+
+
+def test_arrays_are_read_whole_only_after_a_change(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    whole = Arrays._digest
+    monkeypatch.setattr(Arrays, "_digest", lambda self, array: read.append(1) or whole(self, array))
+    Rollouts(copied).arrays()
+    assert not read
+    file = next((copied / "arrays").glob("*/reward.npy"))
+    os.utime(file, ns=(0, 1))
+    Rollouts(copied).arrays()
+    verified = len(read)
+    Rollouts(copied).arrays()
+    assert verified > 0 and len(read) == verified
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.permutations(range(6)), st.lists(st.integers(1, 9), min_size=6, max_size=6), st.integers(1, 60))
+def test_episodes_are_enough_once_the_first_ones_are_there(order: list[int], lengths: list[int], steps: int) -> None:
+    """Whatever order they end in, and whatever was asked before."""
+    with tempfile.TemporaryDirectory() as folder:
+        parts, there = Parts(Path(folder)), set[int]()
+        for index in order:
+            parts.save(index, {"reward": np.zeros(lengths[index])})
+            there.add(index)
+            first = next(i for i in range(7) if i not in there)
+            enough = [n for n in range(1, first + 1) if sum(lengths[:n]) >= steps]
+            assert parts.kept(1000) is None and parts.kept(steps) == (enough[0] if enough else None)
+        assert parts.steps == sum(lengths) and Parts(Path(folder)).kept(steps) == parts.kept(steps)
 
 
 def test_damaged_data_is_one_line(copied: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from tests.rollouts.test_sampling import numbered
 from worldsim.errors import DatasetError
@@ -36,6 +37,48 @@ def test_frequencies_are_the_probabilities_and_weights_undo_them() -> None:
     assert starts.weight.mean() == pytest.approx(1, rel=0.01)
     plain = Segments(arrays, EPISODES, 4).draw(200_000, rng)
     assert (plain.weight == 1).all() and plain.row.mean() == pytest.approx(uniform.mean(), rel=0.01)
+
+
+def test_rows_are_drawn_as_the_formula_has_it() -> None:
+    """Two episodes of 7 and 3 rows, segments of 4: rows 0-2, 3-6 and 7-9, of which only the second closes with an end.
+
+    Half by loss (to the power 1/2: 1, 2, 3 times what uniform sampling gives), half for the end.
+    """
+    arrays, rng = numbered([6, 2]), np.random.default_rng(0)
+    arrays.terminated[9] = False
+    segments = Segments(arrays, np.arange(2), 4, ends=0.5, alpha=0.5, correction=0.5)
+    segments.learn(np.arange(3), np.array([1.0, 4.0, 9.0]))
+    by_loss = np.array([3 * 1, 4 * 2, 3 * 3]) / (3 * 1 + 4 * 2 + 3 * 3)
+    of_segment = 0.5 * by_loss + 0.5 * np.array([0, 1, 0])
+    expected = np.repeat(of_segment / [3, 4, 3], [3, 4, 3])
+    starts = segments.draw(100_000, rng)
+    assert chisquare(np.bincount(starts.row, minlength=10), 100_000 * expected).pvalue > 1e-3
+    assert starts.weight == pytest.approx((np.array([0.3, 0.4, 0.3]) / of_segment)[starts.segment] ** 0.5, rel=1e-6)
+    drawn = SequenceSampler(arrays, np.arange(2), 100_000, 1, rng, segments).sample()["reward"][:, 0].astype(int)
+    assert chisquare(np.bincount(drawn, minlength=10), 100_000 * expected).pvalue > 1e-3
+
+
+def test_a_sampler_that_is_resumed_draws_by_the_losses_it_had() -> None:
+    arrays = numbered([9, 19, 14])
+
+    def sampler(seed: int) -> SequenceSampler:
+        segments = Segments(arrays, np.arange(3), 4, ends=0.2, alpha=0.9)
+        return SequenceSampler(arrays, np.arange(3), 8, 4, np.random.default_rng(seed), segments)
+
+    def drawn(one: SequenceSampler) -> list[list[int]]:
+        found = []
+        for _ in range(5):
+            batch = one.sample()
+            found.append(batch["reward"].ravel().astype(int).tolist())
+            one.segments.learn(batch["segment"], batch["reward"].sum(1).astype(float))
+        return found
+
+    first = sampler(1)
+    drawn(first)
+    kept = json.loads(json.dumps(first.state_dict()))
+    again = sampler(2)
+    again.load_state_dict(kept)
+    assert drawn(again) == drawn(first) != drawn(sampler(2))
 
 
 def test_as_many_sequences_as_asked_hold_an_end() -> None:

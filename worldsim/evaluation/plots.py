@@ -108,6 +108,7 @@ def curves_plot(
         tint = colour(list(curves).index(name))
         axes.annotate(name, (horizons[-1], place), (5, 0), textcoords="offset points", va="center", color=tint)
     axes.set(xlabel="steps ahead", ylabel=ylabel, xlim=(min(horizons), horizons[-1] + 0.28 * (horizons[-1] - 1 or 1)))
+    axes.set_xticks([tick for tick in axes.get_xticks() if horizons[0] <= tick <= horizons[-1]])
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     return _svg(figure, title)
 

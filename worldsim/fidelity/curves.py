@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.fidelity.measures import Bools, Curve, changed_error, psnr, squared_error, weighted_mean
+from worldsim.fidelity.measures import Bools, Curve, changed_error, psnr, weighted_mean
 from worldsim.fidelity.similarity import scales_of, similarity
 from worldsim.fidelity.yardstick import Observed, Yardstick
 
@@ -21,12 +21,19 @@ def curves(
     before: (B, 1, ...) a leaf, the last row that was seen; `psnr_changed` counts pixels that differ from it alone.
     mask: (B, T), where the record has a row.
     """
-    measures = {"image": _image, "vector": _vector, "categorical": _categorical}
     found: dict[str, Curves] = {}
     for leaf in yardstick.leaves:
         for name, predicted in shown.items():
-            parts = predicted[leaf.name], actual[leaf.name], before[leaf.name]
-            for measure, curve in measures[leaf.kind](yardstick, leaf.name, *parts, mask).items():
+            parts = predicted[leaf.name], actual[leaf.name]
+            error = yardstick.error(leaf, *parts)
+            measured = {"within": weighted_mean(error <= yardstick.allowed[leaf.name], mask)}
+            if leaf.kind == "image":
+                measured |= {"psnr": psnr(error, mask)} | _image(*parts, before[leaf.name], mask)
+            elif leaf.kind == "categorical":
+                measured["accuracy"] = weighted_mean((parts[0] == parts[1]).all(-1), mask)
+            else:
+                measured["nrmse"] = [None if x is None else float(np.sqrt(x)) for x in weighted_mean(error, mask)]
+            for measure, curve in measured.items():
                 found.setdefault(measure, {}).setdefault(leaf.name, {})[name] = curve
     return found
 
@@ -43,12 +50,9 @@ def scales(yardstick: Yardstick) -> dict[str, int]:
     return {leaf.name: scales_of(*leaf.shape[:2]) for leaf in yardstick.leaves if leaf.kind == "image"}
 
 
-def _image(
-    yardstick: Yardstick, leaf: str, own: NDArray[Any], actual: NDArray[Any], before: NDArray[Any], mask: Bools
-) -> dict[str, Curve]:
+def _image(own: NDArray[Any], actual: NDArray[Any], before: NDArray[Any], mask: Bools) -> dict[str, Curve]:
     error, count = changed_error(own, actual, before)
-    found = {"psnr": psnr(squared_error(own, actual), mask)}
-    found["psnr_changed"] = psnr(error / np.maximum(count, 1), count * mask)
+    found = {"psnr_changed": psnr(error / np.maximum(count, 1), count * mask)}
     alike = similarity(own[mask], actual[mask])
     for name, values in alike._asdict().items():
         if values is not None:
@@ -56,16 +60,3 @@ def _image(
             spread[mask] = values
             found[name] = weighted_mean(spread, mask)
     return found
-
-
-def _vector(
-    yardstick: Yardstick, leaf: str, own: NDArray[Any], actual: NDArray[Any], before: NDArray[Any], mask: Bools
-) -> dict[str, Curve]:
-    mean = weighted_mean(yardstick.vector_error(leaf, own, actual), mask)
-    return {"nrmse": [None if x is None else float(np.sqrt(x)) for x in mean]}
-
-
-def _categorical(
-    yardstick: Yardstick, leaf: str, own: NDArray[Any], actual: NDArray[Any], before: NDArray[Any], mask: Bools
-) -> dict[str, Curve]:
-    return {"accuracy": weighted_mean((own == actual).all(-1), mask)}

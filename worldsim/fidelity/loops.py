@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.fidelity.measures import Bools
-from worldsim.fidelity.yardstick import RIGHT_SHARE, Yardstick
+from worldsim.fidelity.yardstick import Yardstick
+from worldsim.spaces import Leaf
 
 
 def loop_closure(
@@ -53,19 +54,21 @@ def revisited(alike: Bools) -> list[tuple[int, int]]:
 
 
 def together(yardstick: Yardstick, rows: dict[str, NDArray[Any]]) -> Bools:
-    """(T, T): which moments of one window (T, ...) a leaf are within tolerance of each other."""
-    kept, same = [], []
-    for leaf in yardstick.leaves:
-        values = rows[leaf.name]
-        if leaf.kind == "categorical":
-            same.append(values[:, None] == values[None])
-            continue
+    """(T, T): which moments of one window (T, ...) a leaf are the same place, within tolerance of each other.
+
+    A place is known by what is seen of it, its images; without images by every leaf. Clocks would never come back.
+    """
+    seen = [leaf for leaf in yardstick.leaves if leaf.kind == "image"] or yardstick.leaves
+    return np.asarray(np.logical_and.reduce([_alike(yardstick, leaf, rows[leaf.name]) for leaf in seen]))
+
+
+def _alike(yardstick: Yardstick, leaf: Leaf, values: NDArray[Any]) -> Bools:
+    if leaf.kind == "categorical":
+        error = (values[:, None] != values[None]).mean(-1)
+    else:
         scale = 255.0 if leaf.kind == "image" else yardstick.scale[leaf.name]
         flat = ((values - yardstick.mean[leaf.name].astype(np.float32)) / scale).reshape(len(values), -1)
         flat = flat.astype(np.float32)
         squares = np.square(flat).sum(-1)
         error = (squares[:, None] + squares[None] - 2 * flat @ flat.T) / flat.shape[1]
-        kept.append(error <= yardstick.allowed[leaf.name])
-    if same:
-        kept.append(np.concatenate(same, -1).mean(-1) >= RIGHT_SHARE)
-    return np.asarray(np.logical_and.reduce(kept))
+    return np.asarray(error <= yardstick.allowed[leaf.name])

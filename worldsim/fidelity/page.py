@@ -16,7 +16,7 @@ MEASURES = (  # key of the certificate, title, unit
     ("ssim_by_leaf", "Structure", "SSIM"),
     ("ms_ssim_by_leaf", "Structure at several scales", "MS-SSIM"),
     ("nrmse_by_leaf", "Vectors", "error / deviation"),
-    ("accuracy", "Records", "share right"),
+    ("within_by_leaf", "Within tolerance", "share of windows"),
 )
 AT = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100)  # horizons of the tables
 
@@ -27,7 +27,9 @@ def page(certificate: Mapping[str, Any], shown: Films) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
-    view: dict[str, Any] = {"data": certificate, "facts": summary(certificate), "groups": _groups(certificate)}
+    facts = {name: value for name, value in summary(certificate).items() if name != "verdict"}
+    view: dict[str, Any] = {"data": certificate, "facts": facts, "groups": _groups(certificate)}
+    view["records"] = _records(certificate) if certificate.get("accuracy") else None
     view |= {"honesty": _honesty(certificate), "chosen": shown.chosen, "steps": _columns(certificate)}
     pictures = (("strip", shown.strip, "png"), ("film", shown.film, "gif"))
     view |= {name: f"data:image/{form};base64,{base64.b64encode(data).decode()}" for name, data, form in pictures}
@@ -39,18 +41,33 @@ def _columns(certificate: Mapping[str, Any]) -> list[int]:
 
 
 def _groups(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Curves and tables by leaf; records, of which there may be many, as tables alone."""
+    """Curves and tables of images, fields and vectors, leaf by leaf."""
     leaves: dict[str, dict[str, Any]] = {}
     for key, title, unit in MEASURES:
         for leaf, found in certificate.get(key, {}).items():
-            forced = certificate["teacher_forced"].get(key, {}).get(leaf, {}).get("model")
-            curves = dict(found) | ({"one step": forced} if forced else {})
+            if leaf in certificate.get("accuracy", {}):
+                continue
+            curves = _with_one_step(certificate, key, leaf, found)
             group = leaves.setdefault(leaf, {"leaf": leaf, "plots": [], "tables": []})
-            if key != "accuracy":
-                heading = f"{title}: {leaf}"
-                group["plots"].append(plots.curves_plot(certificate["horizons"], curves, heading, unit))
+            plot = plots.curves_plot(certificate["horizons"], curves, f"{title}: {leaf}", unit)
+            group["plots"].append(plot)
             group["tables"].append({"title": title, "unit": unit, "rows": _rows(certificate, curves, unit)})
     return list(leaves.values())
+
+
+def _records(certificate: Mapping[str, Any]) -> dict[str, Any]:
+    """The share right of each record's leaf, of which there may be many: all of them in one table, then one each."""
+    found = {
+        leaf: _with_one_step(certificate, "accuracy", leaf, each) for leaf, each in certificate["accuracy"].items()
+    }
+    models = {leaf: curves["model"] for leaf, curves in found.items()}
+    each = {leaf: _rows(certificate, curves, "") for leaf, curves in found.items()}
+    return {"together": _rows(certificate, models, ""), "each": each}
+
+
+def _with_one_step(certificate: Mapping[str, Any], key: str, leaf: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    forced = certificate["teacher_forced"].get(key, {}).get(leaf, {}).get("model")
+    return dict(found) | ({"one step": forced} if forced else {})
 
 
 def _rows(certificate: Mapping[str, Any], curves: Mapping[str, Any], unit: str) -> list[dict[str, Any]]:

@@ -34,7 +34,8 @@ def summary(certificate: Mapping[str, Any]) -> dict[str, str]:
     """What is measured -> the figures in words."""
     horizons = certificate["horizons"]
     places = [horizons.index(h) for h in SHOWN if h in horizons] or [len(horizons) - 1]
-    found = {"episodes": f"{certificate['episodes_reported']}, and {certificate['episodes_calibrating']} to calibrate"}
+    found = {"verdict": "; ".join(certificate.get("verdict", []))}
+    found["episodes"] = f"{certificate['episodes_reported']}, and {certificate['episodes_calibrating']} to calibrate"
     found["steps ahead"] = f"{', '.join(str(horizons[place]) for place in places)} in each of the following"
     for key, of in (("psnr_by_leaf", ""), ("psnr_changed_by_leaf", ", changed pixels")):
         for leaf, curves in certificate.get(key, {}).items():

@@ -16,17 +16,19 @@ from worldsim.fidelity import heads, one_step, open_loop
 from worldsim.fidelity.curves import scales
 from worldsim.fidelity.films import films
 from worldsim.fidelity.loops import loop_closure
-from worldsim.fidelity.measures import Bools, auroc, calibration_error, reliability, trust_curve
+from worldsim.fidelity.measures import Bools, auroc, calibration_error, reliability, trust_curve, weighted_mean
 from worldsim.fidelity.page import page
 from worldsim.fidelity.unseen import halves
+from worldsim.fidelity.verdict import verdict
 from worldsim.fidelity.yardstick import Yardstick
 from worldsim.files import write_atomically
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.mix import check_numbers
 from worldsim.rollouts.progress import Bar
 from worldsim.simulator.calibration import FILE, Calibration, Trust
 from worldsim.simulator.world import World, load
-from worldsim.training.memory import keep_freed_memory
+from worldsim.training.memory import enough_memory, keep_freed_memory
 
 Ints = NDArray[np.int64]
 CALIBRATING = 2  # windows that calibrate trust for each that is reported
@@ -63,11 +65,12 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     """The certificate, also written to fidelity.json and .html, with film strip, film and calibration.json beside it.
 
     Raises DatasetError where nothing was held out or the world has learned from the data, SpaceMismatchError where data
-    and world have other spaces.
+    and world have other spaces, ConfigError where memory runs out.
     """
     keep_freed_memory()
     world, rollouts = load(config.world), Rollouts(config.data)
     arrays = rollouts.arrays()
+    check_numbers(config.data, arrays)
     episodes = halves(world.manifest, rollouts, arrays)
     yardstick = Yardstick.of(world, arrays, episodes[0], config.tolerance_db, config.seed)
     job = Job(config, world, arrays, *episodes, yardstick)
@@ -75,7 +78,8 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     certificate |= {"data": rollouts.content_hash, "context": config.context, "windows": config.windows}
     certificate |= {"episodes_calibrating": len(episodes[0]), "episodes_reported": len(episodes[1])}
     certificate |= {"horizons": list(range(1, config.horizon + 1)), "tolerance_db": config.tolerance_db}
-    with Bar("validate", 5, progress) as bar:
+    appetite = f"windows={config.windows} and horizon={config.horizon}; lower one of them"
+    with Bar("validate", 5, progress) as bar, enough_memory(appetite):
         told, warm = _teacher_forced(job)
         certificate |= told
         bar.at(1)
@@ -83,6 +87,7 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
         bar.at(2)
         told, cut, errors = _open_loop(job, trust)
         certificate |= told
+        certificate["verdict"] = verdict(certificate)
         bar.at(4)
         calibration = Calibration(trust, *warm)
         calibrated = World(world.manifest, world.model, world.starts, calibration)
@@ -153,8 +158,12 @@ def _open_loop(job: Job, trust: Trust) -> tuple[dict[str, Any], open_loop.Window
         for each in (cut.observation, model.observation)
     )
     found["loop_closure"] = loop_closure(yardstick, real, own, np.pad(cut.mask, ((0, 0), (1, 0)), constant_values=True))
-    within = yardstick.within(model.observation, cut.observation)
-    found["trust"] = _judged(trust.of(model.doubt, model.novelty)[cut.mask].astype(np.float64), within[cut.mask])
+    trusted = trust.of(model.doubt, model.novelty)[cut.mask].astype(np.float64)
+    within = yardstick.within_by_leaf(model.observation, cut.observation)
+    whole = np.logical_and.reduce(list(within.values()))
+    found["within"], found["windows_at"] = weighted_mean(whole, cut.mask), cut.mask.sum(0).tolist()
+    found["trust"] = _judged(trusted, whole[cut.mask])
+    found["trust"]["auroc_by_leaf"] = {leaf: auroc(trusted, each[cut.mask]) for leaf, each in within.items()}
     return found, cut, yardstick.distance(model.observation, cut.observation, cut.mask)
 
 

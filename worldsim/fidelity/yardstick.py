@@ -1,6 +1,15 @@
 """How far two observations are apart, leaf by leaf, and up to where a prediction counts as right.
 
-Axes: B windows, T steps, N rows.
+Every leaf has an error in a unit of its own, and one that is tolerated:
+
+| kind        | error of one observation                                          | tolerated                        |
+|-------------|-------------------------------------------------------------------|----------------------------------|
+| image       | mean squared error of its values, full scale = 1                  | the mean image's, less `gain_db` |
+| field       | mean squared error of its values, in variances of the whole field | `gain_db` below 1                |
+| vector      | mean squared error of its numbers, each in its own variance       | `gain_db` below 1                |
+| categorical | share of its variables (a text's characters) that are wrong       | a tenth; of a single one, none   |
+
+A prediction is within tolerance if every leaf is. Axes: B windows, T steps, N rows.
 """
 
 from collections.abc import Mapping
@@ -17,8 +26,9 @@ from worldsim.spaces import Leaf, leaves
 from worldsim.training.statistics import rows_of
 
 Observed = Mapping[str, NDArray[Any]]  # leaf -> (B, T, ...)
-RIGHT_SHARE = 0.9  # of the categorical variables, for a prediction to be within tolerance
+WRONG_SHARE = 0.1  # of a categorical leaf's variables, up to which it is within tolerance
 SAMPLED = 1000  # rows that scales are taken from
+TINY = 1e-12  # tolerated of a leaf that never changes, so that an exact prediction of it is within tolerance
 
 
 @dataclass(frozen=True)
@@ -26,58 +36,56 @@ class Yardstick:
     """What is known of the data without looking at the moment, and what that makes of an error."""
 
     leaves: tuple[Leaf, ...]
-    mean: dict[str, NDArray[Any]]  # mean image, mean vector, most frequent classes: the best blind guess of a leaf
-    scale: dict[str, Floats]  # standard deviation of every number of a vector
-    allowed: dict[str, float]  # error of an image or vector up to which it is within tolerance
+    mean: dict[str, NDArray[Any]]  # mean image, field or vector, most frequent classes: the best blind guess of a leaf
+    scale: dict[str, Floats]  # standard deviation of every number of a vector, (n,), or of a whole field, ()
+    allowed: dict[str, float]  # error of each leaf up to which it is within tolerance
 
     @classmethod
     def of(cls, world: World, arrays: Arrays, episodes: NDArray[np.int64], gain_db: float, seed: int) -> Self:
-        """From some rows of `episodes`; mean images are those of the training data.
-
-        An image or vector is within tolerance if its squared error is `gain_db` below what the blind guess makes.
-        """
+        """From some rows of `episodes`; mean images are those of the training data."""
         rows = rows_of(arrays, episodes)
         rows = np.sort(np.random.default_rng(seed).choice(rows, min(SAMPLED, len(rows)), replace=False))
         images = {leaf.name: codec.mean for leaf, codec in world.model.codec.dense_codecs() if leaf.kind == "image"}
-        found = leaves(world.observation_space)
-        seen = {leaf.name: arrays.observation[leaf.name].take(rows, axis=0) for leaf in found}
+        found, share = leaves(world.observation_space), 10 ** (-gain_db / 10)
         mean, scale, allowed = {}, {}, {}
         for leaf in found:
-            values = seen[leaf.name]
+            values = arrays.observation[leaf.name].take(rows, axis=0)
             if leaf.kind == "image":
                 mean[leaf.name] = (images[leaf.name].cpu().numpy() * 255).round().astype(np.uint8)
                 blind = squared_error(np.broadcast_to(mean[leaf.name], values.shape)[:, None], values[:, None]).mean()
-                allowed[leaf.name] = float(blind * 10 ** (-gain_db / 10))
-            elif leaf.kind == "vector":
-                mean[leaf.name], spread = values.mean(0, dtype=np.float64), values.std(0, dtype=np.float64)
-                scale[leaf.name] = np.where(spread > 0, spread, 1.0)
-                allowed[leaf.name] = 10 ** (-gain_db / 10)
-            else:
+                allowed[leaf.name] = max(TINY, float(blind) * share)
+            elif leaf.kind == "categorical":
                 mean[leaf.name] = np.array([np.bincount(column).argmax() for column in values.T])
+                allowed[leaf.name] = WRONG_SHARE
+            else:
+                mean[leaf.name] = values.mean(0, dtype=np.float64)
+                spread = np.square(values - mean[leaf.name]).mean(0 if leaf.kind == "vector" else None)
+                scale[leaf.name] = np.sqrt(np.where(spread > 0, spread, 1.0))
+                allowed[leaf.name] = share
         return cls(found, mean, scale, allowed)
 
-    def vector_error(self, leaf: str, a: NDArray[Any], b: NDArray[Any]) -> Floats:
-        """Mean squared error (...) of vectors (..., n), every number in units of its standard deviation."""
-        return np.asarray(np.square((a.astype(np.float64) - b) / self.scale[leaf]).mean(-1))
-
-    def distance(self, a: Observed, b: Observed, mask: Bools) -> Floats:
-        """(B,): how far a window is off on average, by its images; where it has none, by vectors, or records."""
-        for kind in ("image", "vector", "categorical"):
-            found = [self._error(leaf, a[leaf.name], b[leaf.name]) for leaf in self.leaves if leaf.kind == kind]
-            if found:
-                break
-        error = np.mean(found, 0)
-        return np.asarray((error * mask).sum(1) / mask.sum(1))
-
-    def _error(self, leaf: Leaf, a: NDArray[Any], b: NDArray[Any]) -> Floats:
+    def error(self, leaf: Leaf, a: NDArray[Any], b: NDArray[Any]) -> Floats:
+        """(B, T) between rows (B, T, ...) of one leaf, in its own unit."""
         if leaf.kind == "image":
             return squared_error(a, b)
-        return self.vector_error(leaf.name, a, b) if leaf.kind == "vector" else np.asarray((a != b).mean(-1))
+        apart = a != b if leaf.kind == "categorical" else np.square((a.astype(np.float64) - b) / self.scale[leaf.name])
+        return np.asarray(apart.mean(tuple(range(2, apart.ndim))))
+
+    def within_by_leaf(self, a: Observed, b: Observed) -> dict[str, Bools]:
+        """(B, T) a leaf: it is within its tolerance."""
+        return {
+            leaf.name: self.error(leaf, a[leaf.name], b[leaf.name]) <= self.allowed[leaf.name] for leaf in self.leaves
+        }
 
     def within(self, a: Observed, b: Observed) -> Bools:
-        """(B, T): every image and vector is within its tolerance, and enough of the categorical variables are right."""
-        dense = [leaf for leaf in self.leaves if leaf.kind != "categorical"]
-        kept = [self._error(leaf, a[leaf.name], b[leaf.name]) <= self.allowed[leaf.name] for leaf in dense]
-        same = [a[leaf.name] == b[leaf.name] for leaf in self.leaves if leaf.kind == "categorical"]
-        kept += [np.concatenate(same, -1).mean(-1) >= RIGHT_SHARE] if same else []
-        return np.asarray(np.logical_and.reduce(kept))
+        """(B, T): every leaf is within its tolerance."""
+        return np.asarray(np.logical_and.reduce(list(self.within_by_leaf(a, b).values())))
+
+    def distance(self, a: Observed, b: Observed, mask: Bools) -> Floats:
+        """(B,) in [0, 1): how far a window is off on average, every leaf weighing the same.
+
+        An error of e tolerances counts as e / (1 + e): nothing where it is exact, a half where it is just tolerated.
+        """
+        ratios = [self.error(leaf, a[leaf.name], b[leaf.name]) / self.allowed[leaf.name] for leaf in self.leaves]
+        apart = np.mean([ratio / (1 + ratio) for ratio in ratios], 0)
+        return np.asarray((apart * mask).sum(1) / mask.sum(1))

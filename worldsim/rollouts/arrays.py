@@ -1,4 +1,4 @@
-"""Flat arrays of a data set: one memory-mapped .npy file a leaf, written once, verified on every opening.
+"""Flat arrays of a data set: one memory-mapped .npy file a leaf, written once, verified whenever it changes.
 
 An episode of T steps takes T+1 rows. Row t holds observation o_t and the action, reward, terminated and truncated that
 LED to o_t, so the first row of an episode has zeros there. N = all rows, E = episodes.

@@ -132,7 +132,7 @@ def _room_on_disk(out: Path, parts: Parts | None = None) -> Iterator[None]:
 
 
 def _kept(parts: Parts) -> str:
-    return f"{len(parts.lengths)} episodes ({sum(parts.lengths.values())} steps) are kept"
+    return f"{len(parts.lengths)} episodes ({parts.steps} steps) are kept"
 
 
 def _record(config: CollectConfig, settings: Mapping[str, Any], parts: Parts, progress: bool) -> int:

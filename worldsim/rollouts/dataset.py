@@ -18,13 +18,14 @@ from worldsim.rollouts import offline
 from worldsim.rollouts.arrays import Arrays, FlatEpisode, write_arrays
 from worldsim.rollouts.offline import flat_episodes
 from worldsim.rollouts.progress import Bar
-from worldsim.rollouts.provenance import read_json
+from worldsim.rollouts.provenance import read_json, write_json
 
 __all__ = ["Arrays", "Rollouts"]
 
 MINARI = "minari-data"  # the Minari data set, readable by Minari itself
 PROVENANCE = "provenance.json"  # written last: a folder with it is complete
 ARRAYS = "arrays"  # a cache of flat arrays; may be deleted at any time
+VERIFIED = "verified.json"  # beside them: size and time of each file when their hash was last found right
 
 
 class Rollouts:
@@ -78,6 +79,9 @@ class Rollouts:
     def arrays(self) -> Arrays:
         """The flat arrays, from the cache where it is sound, else built from the Minari data.
 
+        Their hash is made when they are written and whenever a file has changed since, not on every opening: a million
+        frames take ten seconds to hash, or minutes where they must be read from the disk.
+
         Raises DatasetError where the Minari data is damaged or is not what the provenance says it is.
         """
         return self._arrays
@@ -87,7 +91,12 @@ class Rollouts:
             arrays = Arrays.load(folder, self.observation_space, self.action_space)
         except (OSError, ValueError, EOFError):
             return None
-        return arrays if arrays.content_hash == self.content_hash else None
+        if _verified(folder) != (files := _files(folder)):
+            if arrays.content_hash != self.content_hash:
+                return None
+            with suppress(OSError):  # nothing may be written here: they are verified each time
+                write_json(folder / VERIFIED, files)
+        return arrays
 
     def _build(self, folder: Path) -> Arrays:
         building = folder.parent / f".building-{uuid.uuid4().hex}"
@@ -96,6 +105,7 @@ class Rollouts:
                 _remove_abandoned(folder.parent)
                 building.mkdir(parents=True)
                 found = write_arrays(building, self._flat_episodes(), self.lengths)
+                write_json(building / VERIFIED, _files(building))
             if found != self.content_hash:
                 raise DatasetError(
                     f"{self._stored} holds other data than {PROVENANCE} says (hash {found[:12]}, not "
@@ -112,6 +122,19 @@ class Rollouts:
     def _flat_episodes(self) -> Iterator[FlatEpisode]:
         with Bar("read", self.episodes) as bar:
             yield from bar.each(flat_episodes(self.minari, self.observation_space, self.action_space))
+
+
+def _files(folder: Path) -> dict[str, list[int]]:
+    """Size and time of change of each array's file: what tells, without reading it, that it is as it was."""
+    found = {path.name: path.stat() for path in sorted(folder.glob("*.npy"))}
+    return {name: [about.st_size, about.st_mtime_ns] for name, about in found.items()}
+
+
+def _verified(folder: Path) -> dict[str, Any] | None:
+    try:
+        return read_json(folder / VERIFIED)
+    except (OSError, DatasetError):
+        return None
 
 
 def _read_provenance(path: Path) -> dict[str, Any]:

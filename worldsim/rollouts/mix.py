@@ -48,7 +48,7 @@ class Mix:
         """The rows of all data sets, one set after another. Raises DatasetError where a number is not finite."""
         several = [part.arrays() for part in self.parts]
         for part, arrays in zip(self.parts, several, strict=True):
-            _check_numbers(part.path, arrays)
+            check_numbers(part.path, arrays)
         return joined(several)
 
     def split(self, holdout: float, seed: int) -> tuple[Ints, Ints]:
@@ -87,7 +87,8 @@ def _same_spaces(a: Rollouts, b: Rollouts) -> None:
                 )
 
 
-def _check_numbers(path: Path, arrays: Arrays) -> None:
+def check_numbers(path: Path, arrays: Arrays) -> None:
+    """Raises DatasetError, naming leaf, episode and step, where a number of the data set in `path` is not finite."""
     groups = {"observation": arrays.observation, "action": arrays.action, "": {"reward": arrays.reward}}
     for group, columns in groups.items():
         for name, array in columns.items():

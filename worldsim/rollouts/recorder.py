@@ -48,7 +48,7 @@ class Recorder:
         """Record until enough; returns how many of the first episodes are needed. `tell` gets the steps done so far."""
         free = np.ones(len(self.slots), np.bool_)
         while (count := self.parts.kept(self.steps)) is None:
-            saved = sum(self.parts.lengths.values())
+            saved = self.parts.steps
             self._start_episodes(free)
             while not (free := self._step()).any():
                 tell(saved + sum(len(slot.recording or ()) for slot in self.slots))

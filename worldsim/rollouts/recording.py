@@ -8,6 +8,7 @@ import errno
 import re
 import shutil
 import zipfile
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,11 @@ class Parts:
     def __init__(self, folder: Path):
         self.folder = folder
         self.lengths: dict[int, int] = {}
+        self.steps = 0  # of all of them together
+        self._ends: list[int] = []  # steps up to and including each of the first episodes, as far as none is missing
         for path in folder.glob("*.npz"):
             try:
-                self.lengths[int(path.stem)] = len(_read(path)["reward"])
+                self._add(int(path.stem), len(_read(path)["reward"]))
             except (OSError, ValueError, KeyError, zipfile.BadZipFile):
                 path.unlink()
 
@@ -84,21 +87,21 @@ class Parts:
             aside.replace(self.path(index))
         finally:
             aside.unlink(missing_ok=True)
-        self.lengths[index] = len(raw["reward"])
+        self._add(index, len(raw["reward"]))
+
+    def _add(self, index: int, steps: int) -> None:
+        self.lengths[index] = steps
+        self.steps += steps
+        while (following := len(self._ends)) in self.lengths:
+            self._ends.append(self.lengths[following] + (self._ends[-1] if following else 0))
 
     def path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.npz"
 
     def kept(self, steps: int) -> int | None:
         """How many of the first episodes hold `steps` steps together, or None while some of them are missing."""
-        total = 0
-        for index in range(len(self.lengths)):
-            if index not in self.lengths:
-                return None
-            total += self.lengths[index]
-            if total >= steps:
-                return index + 1
-        return None
+        count = bisect_left(self._ends, steps) + 1
+        return count if count <= len(self._ends) else None
 
     def read(self, count: int) -> Iterator[Raw]:
         return (_read(self.path(index)) for index in range(count))

@@ -1,8 +1,7 @@
 """The training loop: read it top to bottom."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -25,7 +24,7 @@ from worldsim.rollouts.sampling import SequenceSampler, Share
 from worldsim.rollouts.segments import Segments
 from worldsim.training.config import TrainConfig
 from worldsim.training.feed import Feed
-from worldsim.training.memory import keep_freed_memory
+from worldsim.training.memory import enough_memory, keep_freed_memory
 from worldsim.training.phases import Phase, at, learning_rate, phases
 from worldsim.training.processes import Objective, gathered, mean_of, share, together, whole_batch
 from worldsim.training.state import TrainingState
@@ -52,7 +51,7 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
     manifest = describe(config, data, taught)
     model = initialised(manifest, data.arrays, taught, config.seed)
     plan = phases(config.trainer, model)
-    with together(config, in_parts=len(plan) > 1) as fabric, _enough_memory(config):
+    with together(config, in_parts=len(plan) > 1) as fabric, enough_memory(_appetite(config)):
         feed = Feed(plan, samplers(config, data, taught, plan, share(fabric)), fabric.device)
         whole = _trained(Run(config, fabric, manifest, model, feed), watch, progress and fabric.is_global_zero)
         if whole is not None and fabric.is_global_zero:
@@ -233,16 +232,6 @@ def _check_env(config: TrainConfig, data: Mix) -> None:
             )
 
 
-@contextmanager
-def _enough_memory(config: TrainConfig) -> Iterator[None]:
-    """Memory that runs out becomes one line."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-            raise
-        trainer = config.trainer
-        raise ConfigError(
-            f"out of memory with trainer.batch={trainer.batch}, trainer.length={trainer.length} and "
-            f"trainer.codec_frames={trainer.codec_frames}; lower one of them, or the width of the model"
-        ) from error
+def _appetite(config: TrainConfig) -> str:
+    sizes = [f"trainer.{name}={getattr(config.trainer, name)}" for name in ("batch", "length", "codec_frames")]
+    return f"{sizes[0]}, {sizes[1]} and {sizes[2]}; lower one of them, or the width of the model"

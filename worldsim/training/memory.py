@@ -1,7 +1,13 @@
-"""What a library may do about the allocator."""
+"""What a library may do about memory: the allocator's settings, and one line where there is not enough."""
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from worldsim.errors import ConfigError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 
@@ -20,3 +26,14 @@ def keep_freed_memory() -> bool:
         return False
     settings = ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, 2**31 - 1), (M_ARENA_MAX, 1))
     return all(mallopt(*setting) == 1 for setting in settings)
+
+
+@contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """Memory that runs out inside becomes a ConfigError. what: the settings that took it, and what to do about them."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise ConfigError(f"out of memory with {what}") from error
