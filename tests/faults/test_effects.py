@@ -58,7 +58,7 @@ def test_measured_latencies_come_as_often_as_they_were_measured(tmp_path: Path) 
     waited = Counter(round(each.waited_s, 9) for each in on_json(fault, 4000, lambda _: {}))
     assert set(waited) == {0.05, 0.1, 0.25}
     assert waited[0.1] / 4000 == pytest.approx(0.5, abs=0.04)
-    with pytest.raises(ConfigError, match="must hold one latency in seconds a line"):
+    with pytest.raises(ConfigError, match="none.txt' cannot be read .No such file"):
         faults.EmpiricalLatency(file=str(tmp_path / "none.txt"))
     file.write_text("fast")
     with pytest.raises(ConfigError, match="latency"):

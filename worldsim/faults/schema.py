@@ -29,7 +29,7 @@ TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", dict: 
 def plan_schema() -> Json:
     """What a plan file may hold. What the schema cannot say, such as a window's order, the loader checks besides."""
     schema = Plan.model_json_schema()
-    schema["properties"]["faults"] |= {"items": _one_of("fault", KINDS)}
+    schema["properties"]["faults"] |= {"items": _one_of("fault", KINDS), "minItems": 1}
     schema["description"] = _first_sentence(Plan)
     definitions = {f"fault.{name}": _fault(kind) for name, kind in KINDS.items()}
     definitions |= {f"schedule.{name}": _schedule(kind) for name, kind in SCHEDULES.items()}
