@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise
 from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
-from worldsim.faults.fault import Context, LeafFault, number
+from worldsim.faults.fault import Context, LeafFault, matches, number
 from worldsim.faults.written import Mistake
 from worldsim.spaces import Leaf
 
@@ -151,7 +151,8 @@ class FrameChange(LeafChange):
     """Changes every frame: uint8 of 4 by 4 pixels or more, grey, channels last or first."""
 
     def check(self, leaves: Sequence[Leaf]) -> None:
-        boxes = [(leaf, np.zeros(leaf.space.shape, leaf.space.dtype)) for leaf in leaves if isinstance(leaf.space, Box)]
+        aims = [leaf for leaf in leaves if isinstance(leaf.space, Box) and matches(leaf.name, self.targets)]
+        boxes = [(leaf, np.zeros(leaf.space.shape or (), leaf.space.dtype)) for leaf in aims]
         if self.targets != ("*",) and not any(self.suits(leaf, value) for leaf, value in boxes):
             raise Mistake(f"{self.kind}: there is nothing for it in {', '.join(self.targets)}; aim at a frame", "targets")
 

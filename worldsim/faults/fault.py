@@ -165,7 +165,7 @@ class Fault(ABC):
         return None
 
     def check(self, leaves: Sequence[Leaf]) -> None:  # noqa: B027  (most faults need nothing here)
-        """Raise ConfigError where it can never work on replies with these leaves, those that it may change."""
+        """Raise ConfigError where it can never work on replies with these leaves."""
 
     def begin(self, payload: Any, context: Context) -> None:  # noqa: B027  (most faults need nothing here)
         """An episode starts; `payload` is what the caller got before its first call."""

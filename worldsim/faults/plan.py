@@ -13,7 +13,7 @@ from pydantic import WithJsonSchema as JsonSchema
 
 from worldsim.errors import ConfigError
 from worldsim.faults.catalogue import KINDS
-from worldsim.faults.fault import Fault, matches, require_match, suggest
+from worldsim.faults.fault import Fault, require_match, suggest
 from worldsim.faults.plain import how_to, fault_from_json, fault_to_json
 from worldsim.faults.written import Mistake, Source, read_yaml
 from worldsim.spaces import Leaf
@@ -155,4 +155,4 @@ def _check(fault: Fault, tools: Sequence[str], leaves: Sequence[Leaf]) -> None:
             except ConfigError as error:
                 raise Mistake(str(error), key, position) from None
     if not fault.idle:
-        fault.check([leaf for leaf in leaves if matches(leaf.name, getattr(fault, "targets", ("*",)))])
+        fault.check(leaves)
