@@ -40,8 +40,8 @@ AGENTS = {name: f"worldsim.envs.refund_desk.agents:{name.title()}" for name in (
 SMALL_DESK = EnvConfig(
     id="worldsim/RefundDesk-v0", resize=16, agents=AGENTS, policy=dict.fromkeys([*AGENTS, "random"], 1.0), epsilon=0.15
 )
-LIES = """What the refund desk answers when the order behind a ticket is looked up (-), and what a small world says instead
-that has learned from 2,000 calls for a few seconds (+). The screen of the desk lies along."""
+LIES = """What the refund desk answers when the order behind a ticket is looked up (-), and what a small world says
+instead that has learned from 2,000 calls for a few seconds (+). The screen of the desk lies along."""
 LONGEST = 100  # characters of a text that are shown
 
 
@@ -96,13 +96,18 @@ def as_json(reply: dict[str, Any]) -> dict[str, Any]:
 
 def page() -> str:
     """The whole page."""
-    head = (FOLDER / "faults_head.md").read_text(encoding="utf-8").strip()
-    plans = [f"| `{name}` | {Plan.load(name).description} |" for name in ready_plans()]
-    parts = [head.replace("READY_PLANS", "\n".join(["| name | what it stands for |", "|---|---|", *plans]))]
+    parts = [head()]
     for family, kinds in FAMILIES.items():
         parts.append(f"## {family[0].upper()}{family[1:]}")
         parts += [entry(kind) for kind in kinds]
     return "\n\n".join(parts) + "\n"
+
+
+def head() -> str:
+    """The part that is written by hand, with the ready plans put in."""
+    text = (FOLDER / "faults_head.md").read_text(encoding="utf-8").strip()
+    plans = [f"| `{name}` | {Plan.load(name).description} |" for name in ready_plans()]
+    return text.replace("READY_PLANS", "\n".join(["| name | what it stands for |", "|---|---|", *plans]))
 
 
 def entry(kind: type[Fault]) -> str:
@@ -146,9 +151,7 @@ def changed_reply(kind: type[Fault]) -> str:
 def small_world(folder: Path) -> Path:
     """The folder of a world of the desk, its screen 16 pixels wide, learned from 2,000 calls in a few seconds."""
     data = collect(CollectConfig(env=SMALL_DESK, steps=2000, num_envs=1, out=folder / "rollouts"), progress=False)
-    model = SSMConfig(
-        embed=16, hidden=32, variables=4, width=64, layers=1, code_width=24, ensemble=2, head_hidden=32
-    )
+    model = SSMConfig(embed=16, hidden=32, variables=4, width=64, layers=1, code_width=24, ensemble=2, head_hidden=32)
     sizes = {"steps": 150, "codec_steps": 150, "codec_frames": 128, "batch": 16, "length": 8, "warmup": 10}
     trainer = TrainerConfig(**sizes, learning_rate=5e-3, precision="32-true", accelerator="cpu", checkpoint_every=10**6)
     config = TrainConfig(env=SMALL_DESK, model=model, trainer=trainer, data=data.path, out=folder / "world")

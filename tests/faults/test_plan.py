@@ -67,7 +67,10 @@ def test_defaults_are_not_written() -> None:
         (lambda: fault_from_json({"severity": 1}), "a fault needs a kind. Write `- kind: slow_api`; `worldsim faults"),
         (lambda: fault_from_json({"blur": {"severity": 1}}), "a fault needs a kind. Write `- kind: blur`"),
         (lambda: fault_from_json("blur"), "a fault is a mapping, got 'blur'. Write `- kind: blur`"),
-        (lambda: fault_from_json({"kind": "zz"}), "no fault is of kind 'zz'. Write `- kind: slow_api`; `worldsim fault"),
+        (
+            lambda: fault_from_json({"kind": "zz"}),
+            "no fault is of kind 'zz'. Write `- kind: slow_api`; `worldsim fault",
+        ),
         (lambda: fault_from_json({"kind": "slow_api", "schedule": {"start": 3}}), "needs a kind. Choose from: window"),
         (lambda: fault_from_json({"kind": "slow_api", "schedule": "always"}), "such as {kind: window, start: 5, stop"),
         (lambda: fault_from_json({"kind": "slow_api", "tiemout_s": 1}), "Did you mean 'timeout_s'?"),

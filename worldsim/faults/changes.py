@@ -154,7 +154,9 @@ class FrameChange(LeafChange):
         aims = [leaf for leaf in leaves if isinstance(leaf.space, Box) and matches(leaf.name, self.targets)]
         boxes = [(leaf, np.zeros(leaf.space.shape or (), leaf.space.dtype)) for leaf in aims]
         if self.targets != ("*",) and not any(self.suits(leaf, value) for leaf, value in boxes):
-            raise Mistake(f"{self.kind}: there is nothing for it in {', '.join(self.targets)}; aim at a frame", "targets")
+            raise Mistake(
+                f"{self.kind}: there is nothing for it in {', '.join(self.targets)}; aim at a frame", "targets"
+            )
 
     def suits(self, leaf: Leaf, value: Any) -> bool:
         return frames.frame_axes(leaf.space) is not None and leafwise.usual(leaf, value)

@@ -17,7 +17,6 @@ from worldsim.faults.leafwise import ABSENT, copied, get, plain_leaves, put
 from worldsim.faults.schedule import Always, Schedule
 from worldsim.spaces import Leaf
 
-
 FEW = 12  # words that an error message lists
 
 

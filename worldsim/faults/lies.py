@@ -76,9 +76,7 @@ class PlausibleLie(ReplyFault):
 
     def begin(self, payload: Any, context: Context) -> None:
         if payload not in self._opened().observation_space:
-            raise SpaceMismatchError(
-                f"{self.kind}: the observations are none of this world's; {GIVE_ITS_OWN}"
-            )
+            raise SpaceMismatchError(f"{self.kind}: the observations are none of this world's; {GIVE_ITS_OWN}")
 
     def changed(self, payload: Any, context: Context) -> Any:
         world = self._opened()

@@ -14,7 +14,7 @@ from pydantic import WithJsonSchema as JsonSchema
 from worldsim.errors import ConfigError
 from worldsim.faults.catalogue import KINDS
 from worldsim.faults.fault import Fault, require_match, suggest
-from worldsim.faults.plain import how_to, fault_from_json, fault_to_json
+from worldsim.faults.plain import fault_from_json, fault_to_json, how_to
 from worldsim.faults.written import Mistake, Source, read_yaml
 from worldsim.spaces import Leaf
 

@@ -54,8 +54,8 @@ class Window:
 class Bursts:
     """In bursts of `mean_calls` calls with quiet spells of `mean_gap` between them, each length geometric.
 
-    The two-state Markov chain of Gilbert (1960). An episode comes upon a service that has run for long: every call of
-    it, the first one too, is in a burst with probability `share`, and short episodes see as much of bursts as long ones.
+    The two-state Markov chain of Gilbert (1960). An episode comes upon a service that has run for long: each of its
+    calls, the first one too, is in a burst with probability `share`, so short episodes meet as many as long ones.
     """
 
     kind: ClassVar[str] = "bursts"
