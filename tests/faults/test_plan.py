@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -15,16 +15,23 @@ from tests.faults.plans import plans
 from worldsim.errors import ConfigError
 from worldsim.faults import (
     KINDS,
+    LOST,
     Bursts,
+    Call,
+    Context,
+    Fault,
+    Forward,
     MalformedOutput,
     MissingData,
     Plan,
+    Reply,
     SlowAPI,
     Window,
     fault_from_json,
     fault_to_json,
     ready_plans,
 )
+from worldsim.faults.fault import number
 from worldsim.wrappers import InjectFaults
 
 
@@ -115,6 +122,8 @@ WRONG = {
     "nothing below faults": ("name: x\nfaults:\n", 2, "faults is empty and the plan would do nothing. Write"),
     "faults that are no list": ("faults:\n  slow_api: {severity: 1}\n", 1, "faults must be a list, got {'slow_api'"),
     "a fault without a kind": ("faults:\n  - kind: blur\n  - severity: 1\n", 3, "a fault needs a kind. Write"),
+    "a class that is not there": ("faults:\n  - kind: json:Nothing\n", 2, "'json:Nothing' cannot be imported (module"),
+    "a class that is no fault": ("faults:\n  - kind: json:JSONDecoder\n", 2, "is no class of faults; derive it from"),
     "a schedule without a kind": (
         "faults:\n  - kind: slow_api\n    schedule: {stop: 9}\n",
         3,
@@ -189,6 +198,33 @@ def test_round_trip_through_yaml(plan: Plan) -> None:
     again = Plan.from_yaml(plan.to_yaml())
     assert again == plan
     assert again.to_yaml() == plan.to_yaml()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost(Fault):
+    """A fault of somebody's own."""
+
+    kind = "lost"
+    often: float = number(0.5, 0, 1, "how often")
+
+    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
+        context.record(self.kind)
+        return Reply(LOST, ok=False, error="timeout")
+
+
+def test_faults_of_ones_own_are_named_by_where_their_class_is(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(f"faults:\n  - kind: {__name__}:Lost\n    often: 0.25\n  - kind: slow_api\n")
+    plan = Plan.load(path)
+    assert plan.faults == (Lost(often=0.25), SlowAPI()) and Plan.from_yaml(plan.to_yaml()) == plan
+    spec = InjectFaults(gym.make("CartPole-v1"), plan).spec
+    assert spec is not None
+    env = gym.make(gym.envs.registration.EnvSpec.from_json(spec.to_json()))
+    env.reset(seed=0)
+    assert not env.step(0)[-1]["reply"]["ok"]
+    path.write_text(f"faults:\n  - kind: {__name__}:Lost\n    ofen: 0.25\n")
+    with pytest.raises(ConfigError, match=r"plan.yaml:3: lost: no parameter 'ofen'. Did you mean 'often'\?"):
+        Plan.load(path)
 
 
 @given(plans(), st.floats(0, 1))

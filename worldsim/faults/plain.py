@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
+from importlib import import_module
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from worldsim.errors import ConfigError
@@ -20,24 +22,31 @@ def how_to(word: object = None) -> str:
 
 
 def fault_to_json(fault: Fault) -> dict[str, Any]:
-    """A fault as plain JSON: its kind, its severity, and the parameters that are not the defaults."""
+    """A fault as plain JSON: its kind, its severity, and the parameters that are not the defaults.
+
+    The kind of one that is not in the catalogue is where its class is: "package.module:Class".
+    """
     changed = {each.name: getattr(fault, each.name) for each in fields(fault)}
     changed = {key: value for key, value in changed.items() if key == "severity" or value != _default(fault, key)}
     if "schedule" in changed:
         changed["schedule"] = {"kind": fault.schedule.kind, **asdict(fault.schedule)}
-    return {"kind": fault.kind, **{key: list(v) if isinstance(v, tuple) else v for key, v in changed.items()}}
+    known = KINDS.get(fault.kind) is type(fault)
+    kind = fault.kind if known else f"{type(fault).__module__}:{type(fault).__qualname__}"
+    return {"kind": kind, **{key: list(v) if isinstance(v, tuple) else v for key, v in changed.items()}}
 
 
 def fault_from_json(data: Any) -> Fault:
     """The fault that a mapping describes: `kind`, and parameters where they are not the defaults.
 
+    A kind with a colon is a class of yours, "package.module:Class"; its module is imported.
     Raises ConfigError for an unknown kind or parameter and for a value out of range, naming it.
     """
     if not isinstance(data, Mapping):
         raise Mistake(f"a fault is a mapping, got {data!r}. {how_to(data)}")
     if data.get("kind") is None:
         raise Mistake(f"a fault needs a kind. {how_to(next(iter(data), None))}")
-    kind = _known("fault", data["kind"], KINDS, how_to())
+    named = data["kind"]
+    kind = _imported(named) if ":" in str(named) else _known("fault", named, KINDS, how_to())
     given = {key: value for key, value in data.items() if key != "kind"}
     if "schedule" in given and not isinstance(given["schedule"], Schedule):
         try:
@@ -45,6 +54,18 @@ def fault_from_json(data: Any) -> Fault:
         except Mistake as mistake:
             raise mistake.within("schedule") from None
     return _built(f"{kind.kind}:", kind, given)
+
+
+def _imported(name: str) -> type[Fault]:
+    """The class of a fault that is not in the catalogue."""
+    module, _, inner = name.partition(":")
+    try:
+        found = attrgetter(inner)(import_module(module))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Mistake(f"the fault '{name}' cannot be imported ({error}); write package.module:Class", "kind") from error
+    if not (isinstance(found, type) and issubclass(found, Fault)):
+        raise Mistake(f"'{name}' is no class of faults; derive it from worldsim.faults.Fault", "kind")
+    return found
 
 
 def _schedule(data: Any) -> Schedule:
