@@ -113,7 +113,7 @@ def test_spans_as_opentelemetry_itself_writes_them(tmp_path: Path) -> None:
 
 
 def test_otlp_as_a_collector_writes_it(tmp_path: Path) -> None:
-    """A line in the letter of the OTLP/JSON specification: hexadecimal ids, 64-bit numbers as text, kinds as numbers."""
+    """By the letter of the OTLP/JSON specification: hexadecimal ids, 64-bit numbers as text, kinds as numbers."""
     attributes = [
         {"key": "gen_ai.operation.name", "value": {"stringValue": "execute_tool"}},
         {"key": "gen_ai.tool.name", "value": {"stringValue": "refund"}},
