@@ -123,7 +123,10 @@ def test_plans_do_what_they_do_to_an_environment_alone(env_id: str, plan: Any, m
     assert {record.fault for record in records} >= {fault.kind for fault in plan} - {"stale_cache"}
 
 
-@pytest.mark.parametrize("given", ["black_friday", faults.Plan.load("monday_morning"), faults.Unavailable(severity=0.9)])
+GIVEN = ["black_friday", faults.Plan.load("monday_morning"), faults.Unavailable(severity=0.9)]
+
+
+@pytest.mark.parametrize("given", GIVEN)
 def test_a_plan_by_name_or_as_a_value_is_what_it_is_on_one(given: Any) -> None:
     def make() -> gym.Env[Any, Any]:
         return gym.make("worldsim/RefundDesk-v0")

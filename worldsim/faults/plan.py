@@ -18,6 +18,8 @@ from worldsim.faults.plain import fault_from_json, fault_to_json, how_to
 from worldsim.faults.written import Mistake, Source, read_yaml
 from worldsim.spaces import Leaf
 
+AS_PLAN = 'write a plan.yaml with `- kind: {0}`, or in Python [{{"kind": "{0}"}}]'
+
 PlannedFault = Annotated[
     Fault,
     PlainValidator(lambda given: given if isinstance(given, Fault) else fault_from_json(given)),
@@ -68,7 +70,7 @@ class Plan(BaseModel):
             path = Path(str(files("worldsim"))) / "configs" / "fault" / f"{what}.yaml"
         elif path.suffix not in (".yaml", ".yml") and os.sep not in str(what):
             if str(what) in KINDS:
-                raise ConfigError(f"'{what}' is a kind of fault and no plan; write a plan.yaml with `- kind: {what}`")
+                raise ConfigError(f"'{what}' is a kind of fault and no plan; {AS_PLAN.format(what)}")
             raise ConfigError(f"no faults are called '{what}', and it is no file.yaml. {suggest(what, ready_plans())}")
         try:
             text = path.read_text(encoding="utf-8")
