@@ -1,4 +1,7 @@
-"""Writes docs/faults.md and its pictures from the code: python docs/generate_faults.py"""
+"""Writes docs/faults.md and its pictures from the code: python docs/generate_faults.py
+
+It learns a small world of the refund desk on the way, for the lies that are drawn from one: some 20 s on one core.
+"""
 
 import difflib
 import inspect
@@ -6,18 +9,26 @@ import json
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from PIL import Image
 
+from worldsim.envs.make import EnvConfig, make_env
 from worldsim.envs.refund_desk.env import RefundDeskEnv
 from worldsim.envs.refund_desk.fields import ACTIONS, DAYS_PER_AGE_STEP, PRICES, Known, Request, Shipping, Status, Tool
-from worldsim.faults import KINDS, LOST, Call, Fault, Pipeline, Plan, Reply, VirtualClock, ready_plans
+from worldsim.faults import KINDS, LOST, Call, Fault, Pipeline, Plan, PlausibleLie, Reply, VirtualClock, ready_plans
 from worldsim.faults.catalogue import FAMILIES
 from worldsim.faults.changes import FrameChange
 from worldsim.faults.leafwise import leaves_of
 from worldsim.faults.listing import COMMON
+from worldsim.models.config import SSMConfig
+from worldsim.rollouts.collect import CollectConfig, collect
+from worldsim.training.config import TrainConfig, TrainerConfig
+from worldsim.training.loop import train
+from worldsim.wrappers import InjectFaults
 
 FOLDER = Path(__file__).parent
 PICTURES = Path("media/faults")  # below FOLDER
@@ -25,6 +36,12 @@ SHIFT = [f"open_{ticket}" if call == 0 else name for ticket in range(5) for call
     ("open", "look_up", "refund" if ticket % 2 else "replace", "reply", "close"))]  # fmt: skip
 SEVERITIES = (0.2, 0.4, 0.6, 0.8, 1.0)
 PLACED = datetime(2026, 3, 30, 9, 30, tzinfo=UTC)
+AGENTS = {name: f"worldsim.envs.refund_desk.agents:{name.title()}" for name in ("careful", "blind", "hasty")}
+SMALL_DESK = EnvConfig(
+    id="worldsim/RefundDesk-v0", resize=16, agents=AGENTS, policy=dict.fromkeys([*AGENTS, "random"], 1.0), epsilon=0.15
+)
+LIES = """What the refund desk answers when the order behind a ticket is looked up (-), and what a small world says
+instead that has learned from 2,000 calls for a few seconds (+). The screen of the desk lies along."""
 LONGEST = 100  # characters of a text that are shown
 
 
@@ -79,28 +96,39 @@ def as_json(reply: dict[str, Any]) -> dict[str, Any]:
 
 def page() -> str:
     """The whole page."""
-    head = (FOLDER / "faults_head.md").read_text(encoding="utf-8").strip()
-    plans = [f"| `{name}` | {Plan.load(name).description} |" for name in ready_plans()]
-    parts = [head.replace("READY_PLANS", "\n".join(["| name | what it stands for |", "|---|---|", *plans]))]
+    parts = [head()]
     for family, kinds in FAMILIES.items():
         parts.append(f"## {family[0].upper()}{family[1:]}")
         parts += [entry(kind) for kind in kinds]
     return "\n\n".join(parts) + "\n"
 
 
+def head() -> str:
+    """The part that is written by hand, with the ready plans put in."""
+    text = (FOLDER / "faults_head.md").read_text(encoding="utf-8").strip()
+    plans = [f"| `{name}` | {Plan.load(name).description} |" for name in ready_plans()]
+    return text.replace("READY_PLANS", "\n".join(["| name | what it stands for |", "|---|---|", *plans]))
+
+
 def entry(kind: type[Fault]) -> str:
     """One fault: what it does at which severity, its parameters, and an example."""
+    return f"{described(kind)}\n\n{example(kind)}"
+
+
+def described(kind: type[Fault]) -> str:
+    """One fault without its example."""
     own = [each for each in fields(kind) if each.name not in COMMON]
     rows = [f"| `{each.name}` | {_default(each.default)} | {each.metadata['says']} |" for each in own]
     table = "\n".join(["| parameter | default | what it is |", "|---|---|---|", *rows]) if own else ""
-    parts = [f"### `{kind.kind}`", inspect.getdoc(kind) or "", table, example(kind)]
+    parts = [f"### `{kind.kind}`", inspect.getdoc(kind) or "", table]
     return "\n\n".join(part for part in parts if part)
 
 
 def example(kind: type[Fault]) -> str:
     """A reply of the desk before and after, or its screen at five severities."""
-    if kind.kind == "plausible_lie":
-        return "It needs a trained World, so there is no example here."
+    if kind is PlausibleLie:
+        with TemporaryDirectory() as folder:
+            return lies(small_world(Path(folder)))
     shown = "" if issubclass(kind, FrameChange) else changed_reply(kind)
     if shown:
         return f"A reply of the refund desk without it (-) and with it (+), at severity 1:\n\n```diff\n{shown}\n```"
@@ -118,6 +146,38 @@ def changed_reply(kind: type[Fault]) -> str:
                 lines = difflib.unified_diff(written(before, lost), written(after, lost), lineterm="", n=2)
                 return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
     return ""
+
+
+def small_world(folder: Path) -> Path:
+    """The folder of a world of the desk, its screen 16 pixels wide, learned from 2,000 calls in a few seconds."""
+    data = collect(CollectConfig(env=SMALL_DESK, steps=2000, num_envs=1, out=folder / "rollouts"), progress=False)
+    model = SSMConfig(embed=16, hidden=32, variables=4, width=64, layers=1, code_width=24, ensemble=2, head_hidden=32)
+    sizes = {"steps": 150, "codec_steps": 150, "codec_frames": 128, "batch": 16, "length": 8, "warmup": 10}
+    trainer = TrainerConfig(**sizes, learning_rate=5e-3, precision="32-true", accelerator="cpu", checkpoint_every=10**6)
+    config = TrainConfig(env=SMALL_DESK, model=model, trainer=trainer, data=data.path, out=folder / "world")
+    train(config, progress=False)
+    return folder / "world"
+
+
+def lies(world: Path) -> str:
+    """A reply of the desk in which a lie is a slip, and in which it is another world."""
+    parts = []
+    for severity in (0.1, 1.0):
+        env = InjectFaults(make_env(SMALL_DESK), [PlausibleLie(world=str(world), severity=severity, rate=1.0)], seed=1)
+        true, told = calls_of(make_env(SMALL_DESK)), calls_of(env)
+        lines = difflib.unified_diff(_lines(as_json(true)), _lines(as_json(told)), lineterm="", n=9)
+        diff = "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
+        parts.append(f"At severity {severity:g}:\n\n```diff\n{diff}\n```")
+    return "\n\n".join([LIES, *parts])
+
+
+def calls_of(env: gym.Env[Any, Any]) -> dict[str, Any]:
+    """What the desk answers to the second of its calls: the order behind the first ticket, looked up."""
+    env.reset(seed=3)
+    for name in SHIFT[:2]:
+        observation = env.step(np.int64(ACTIONS.index(name)))[0]
+    reply: dict[str, Any] = observation["reply"]
+    return reply
 
 
 def written(reply: Reply, brief: bool) -> list[str]:
@@ -176,7 +236,9 @@ def picture_of(kind: type[Fault]) -> str:
 def _default(value: object) -> str:
     if isinstance(value, tuple):
         return "`[" + ", ".join(map(str, value)) + "]`"
-    return "`null`" if value is None else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+    if value in (None, ""):
+        return '`""`' if value == "" else "`null`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
 def _short(value: Any) -> Any:

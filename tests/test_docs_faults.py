@@ -1,14 +1,19 @@
 """docs/faults.md is what docs/generate_faults.py writes from the code as it is."""
 
 import importlib.util
+import json
 import re
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from worldsim.cli import VERBS
+from worldsim.envs.refund_desk import fields
+from worldsim.envs.refund_desk.env import RefundDeskEnv
 from worldsim.faults import KINDS, Plan, ready_plans
 from worldsim.faults.traces import read_traces
 
@@ -21,21 +26,56 @@ spec.loader.exec_module(generate)
 
 
 def sections() -> dict[str, str]:
-    parts = re.split(r"^##+ ", PAGE, flags=re.MULTILINE)
-    return {part.partition("\n")[0].strip("`"): part for part in parts}
+    parts = re.split(r"^(?=##+ )", PAGE, flags=re.MULTILINE)
+    return {part.partition("\n")[0].strip("#` "): part.strip() for part in parts}
 
 
 def test_every_fault_has_its_section_and_every_plan_its_line() -> None:
-    assert set(KINDS) <= set(sections())
+    assert set(KINDS) <= set(sections()) and PAGE.startswith(generate.head())
     assert all(f"| `{name}` | {Plan.load(name).description} |" in PAGE for name in ready_plans())
     assert all(f"worldsim {verb}" in PAGE for verb in VERBS if verb in ("faults fit", "schema faults"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"plausible_lie"}))
 def test_a_section_is_current_and_shows_the_fault(kind: str) -> None:
-    shown = sections()[kind].strip()
-    assert f"### {generate.entry(KINDS[kind])}".replace("### ### ", "") == shown
-    assert "```diff\n" in shown or f"]({generate.picture_of(KINDS[kind])})" in shown or kind == "plausible_lie"
+    shown = sections()[kind]
+    assert generate.entry(KINDS[kind]) == shown
+    assert "```diff\n" in shown or f"]({generate.picture_of(KINDS[kind])})" in shown
+
+
+def test_the_lies_that_are_shown_are_of_a_real_reply_and_valid_in_every_field() -> None:
+    """A learned world rounds differently elsewhere, so the example is held against the desk and not made again."""
+    shown = sections()["plausible_lie"]
+    assert shown.startswith(generate.described(KINDS["plausible_lie"]))
+    true = generate.as_json(generate.calls_of(RefundDeskEnv()))
+    wrong = []
+    for diff in re.findall(r"```diff\n(.*?)```", shown, re.DOTALL):
+        before, after = (
+            json.loads("\n".join(line[1:] for line in diff.splitlines() if line[0] in kept)) for kept in (" -", " +")
+        )
+        assert before == true and before != after and generate.as_json(classes_of(after)) == after
+        wrong.append(sum(before["order"][key] != after["order"][key] for key in before["order"]))
+    assert 0 < wrong[0] < wrong[1]
+
+
+def classes_of(said: dict[str, Any]) -> dict[str, int]:
+    """The desk's reply that says this. Raises where a word or an amount is none of the desk's."""
+    order, (calls, refunded) = said["order"], said["shift"]
+    placed = order["placed_at"]
+    days = 0 if placed is None else (generate.PLACED - datetime.fromisoformat(placed)).days
+    known = {key: fields.Known[order[key].upper()] for key in ("paid", "refunded")}
+    return {
+        **known,
+        "shipping": fields.Shipping[order["shipping"].upper()],
+        "amount": 0 if order["amount_eur"] is None else 1 + fields.PRICES.index(order["amount_eur"]),
+        "age": days // fields.DAYS_PER_AGE_STEP,
+        "tool": fields.Tool[said["tool"].upper()],
+        "status": fields.Status[said["status"].upper()],
+        "request": fields.Request[said["request"].upper()],
+        "ticket": said["ticket"],
+        "clock": calls["count"],
+        "ledger": refunded["count"] // 50,
+    }
 
 
 @pytest.mark.parametrize("path", sorted((DOCS / "media" / "faults").glob("*.png")), ids=lambda path: path.stem)

@@ -51,4 +51,4 @@ def faults(draw: st.DrawFn) -> Fault:
 
 def plans() -> st.SearchStrategy[Plan]:
     seeds = st.none() | st.integers(0, 2**63 - 1)
-    return st.builds(Plan, name=names, description=names, seed=seeds, faults=st.lists(faults(), max_size=4))
+    return st.builds(Plan, name=names, description=names, seed=seeds, faults=st.lists(faults(), min_size=1, max_size=4))

@@ -63,11 +63,22 @@ def test_bursts_have_the_lengths_they_promise_whichever_calls_ask() -> None:
     memory: dict[str, object] = {}
     on = np.array([schedule.due(k, dice, memory) for k in range(20000)])
     starts = (~on[:-1] & on[1:]).sum()
-    assert not on[0]
     assert on.mean() == pytest.approx(4 / 16, abs=0.02)
     assert on.sum() / starts == pytest.approx(4, rel=0.1)
     seldom: dict[str, object] = {}
     assert [schedule.due(k, dice, seldom) for k in range(0, 500, 7)] == on[:500:7].tolist()
+
+
+def test_every_call_of_an_episode_is_as_likely_in_a_burst_as_any_other() -> None:
+    """The stationary distribution, call by call, over 4000 episodes of six calls; and neighbours are alike."""
+    schedule = Bursts(mean_calls=5, mean_gap=20)
+    episodes = []
+    for episode in range(4000):
+        dice, memory = Dice(2, episode), dict[str, object]()
+        episodes.append([schedule.due(call, dice, memory) for call in range(6)])
+    on = np.array(episodes)
+    assert abs(on.mean(0) - 0.2).max() < 4 * np.sqrt(0.2 * 0.8 / 4000)
+    assert on[on[:, 0], 1].mean() == pytest.approx(4 / 5, abs=4 * np.sqrt(0.2 * 0.8 / 800))
 
 
 @pytest.mark.parametrize(

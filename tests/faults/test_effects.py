@@ -58,7 +58,7 @@ def test_measured_latencies_come_as_often_as_they_were_measured(tmp_path: Path) 
     waited = Counter(round(each.waited_s, 9) for each in on_json(fault, 4000, lambda _: {}))
     assert set(waited) == {0.05, 0.1, 0.25}
     assert waited[0.1] / 4000 == pytest.approx(0.5, abs=0.04)
-    with pytest.raises(ConfigError, match="must hold one latency in seconds a line"):
+    with pytest.raises(ConfigError, match="none.txt' cannot be read .No such file"):
         faults.EmpiricalLatency(file=str(tmp_path / "none.txt"))
     file.write_text("fast")
     with pytest.raises(ConfigError, match="latency"):
@@ -497,3 +497,24 @@ def test_a_painted_instruction_is_what_a_stencil_of_it_says() -> None:
     assert strokes == 8
     for severity in (0.95, 1.0):
         assert painted(severity).max() == pytest.approx(255 * severity, abs=1)
+
+
+# --- all of them ---
+
+ENDS = [
+    spaces.Box(-np.finfo(np.float32).max, np.finfo(np.float32).max, (3,), np.float32),  # as CartPole has it
+    spaces.Box(0.0, np.finfo(np.float64).max, (3,), np.float64),
+    spaces.Box(-np.inf, np.inf, (3,), np.float16),
+    spaces.Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (2,), np.int64),
+    spaces.Box(0, 2**64 - 1, (2,), np.uint64),
+]
+
+
+@pytest.mark.parametrize("space", ENDS, ids=lambda space: str(space.dtype))
+@pytest.mark.filterwarnings("error")
+def test_numbers_at_the_ends_of_their_type_go_wrong_without_a_warning(space: spaces.Box) -> None:
+    for kind in sorted(set(faults.KINDS) - {"plausible_lie"}):
+        built = faults.KINDS[kind]
+        on_space(built(severity=1.0), 25, space)
+        if issubclass(built, faults.LeafFault):
+            on_space(built(severity=1.0, out_of_space=True), 25, space)

@@ -185,6 +185,23 @@ def test_bursts_are_told_from_failures_that_come_by_themselves() -> None:
     assert alone.bursts is None and alone.rate == shuffled.mean()
 
 
+def test_short_episodes_of_a_learned_plan_fail_as_often_as_the_traces() -> None:
+    """Bursts of 30 in 300 calls: episodes of four calls that began outside one would hardly ever meet any."""
+    plan = Plan.from_yaml(
+        "faults: [{kind: unavailable, severity: 1, rate: 0.8, schedule: {kind: bursts, mean_calls: 30, mean_gap: 270}}]"
+    )
+    rows = record(plan, ["pay"], 20_000)
+    found = learned(rows).plan
+    assert isinstance(found.faults[0].schedule, Bursts)
+    failed = []
+    for episode in range(6000):
+        pipeline = Pipeline(found.faults, 3, VirtualClock(), (), ["pay"])
+        pipeline.start((episode,), {})
+        failed.append([not pipeline.exchange("pay", {}, lambda call: Reply({})).ok for _ in range(4)])
+    traced = np.mean([not row["ok"] for row in rows])
+    assert np.mean(failed, axis=0) == pytest.approx(np.full(4, traced), rel=0.2)
+
+
 def test_the_same_traces_give_the_same_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

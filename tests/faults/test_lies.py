@@ -1,19 +1,27 @@
-"""Plausible lies of a real World with fresh weights: right in form, held against distances measured from outside."""
+"""Plausible lies, of a World with fresh weights and of one that has learned a desk, against measures from outside."""
 
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import SyncVectorEnv
 
 from tests.simulator.conftest import one_thread, world_folder  # noqa: F401  (fixtures)
 from tests.simulator.stub_world import IMAGE_SPACE
+from tests.test_docs_faults import generate
+from tests.wrappers.test_vector import play_both
 from worldsim import faults
+from worldsim.envs.make import make_env
 from worldsim.errors import ConfigError, SpaceMismatchError
 from worldsim.faults.conformance import Bench, Outcome, check_fault
+from worldsim.faults.leafwise import copied
 from worldsim.simulator.world import load
 from worldsim.spaces import flatten
+from worldsim.wrappers import InjectFaults, VectorInjectFaults
 
 
 def lies(folder: Any, severity: float, calls: int = 5, **settings: Any) -> list[Outcome]:
@@ -79,5 +87,112 @@ def test_only_targets_lie(world_folder: Path) -> None:  # noqa: F811
 def test_without_a_world_or_with_another_ones_observations_it_says_so(world_folder: Path) -> None:  # noqa: F811
     with pytest.raises(ConfigError, match="plausible_lie: world must be the folder of a trained world"):
         Bench(IMAGE_SPACE).run([faults.PlausibleLie()], 1)
-    with pytest.raises(SpaceMismatchError, match="give the world of this environment"):
+    with pytest.raises(SpaceMismatchError, match="give the world that was learned from this environment"):
         Bench(None, lambda _: {"total": 1}).run([faults.PlausibleLie(world=str(world_folder))], 1)
+
+
+def test_a_plan_is_told_by_line_what_is_wrong_with_its_world(world_folder: Path) -> None:  # noqa: F811
+    def plan(world: str) -> faults.Plan:
+        return faults.Plan.from_yaml(f"faults:\n  - kind: plausible_lie\n    severity: 0.4\n{world}")
+
+    for world, says in {
+        "": r"plan.yaml:2: plausible_lie: world must be the folder of a trained world, got nothing",
+        "    world: nowhere\n": r"plan.yaml:4: nowhere holds no world .*; train one with: worldsim train out=nowhere",
+        "    world: 3\n": r"plan.yaml:4: plausible_lie: world must be the folder of a trained world, got 3",
+        f"    world: {world_folder}\n": r"plan.yaml:4: plausible_lie: another world's .*; lamps is nothing here",
+    }.items():
+        with pytest.raises(ConfigError, match=f"^{says}") as caught:
+            InjectFaults(gym.make("worldsim/RefundDesk-v0"), plan(world))
+        assert "\n" not in str(caught.value)
+    InjectFaults(gym.make("worldsim/RefundDesk-v0"), plan("").at(0))
+
+
+# --- of a World that has learned ---
+
+SEVERITIES = (0.05, 0.35, 0.65, 1.0)
+
+
+@pytest.fixture(scope="module")
+def desk_world(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(generate.small_world(tmp_path_factory.mktemp("desk")))
+
+
+def desk() -> gym.Env[Any, Any]:
+    return make_env(generate.SMALL_DESK)
+
+
+@pytest.fixture(scope="module")
+def told(desk_world: str) -> dict[float, list[tuple[Any, Any]]]:
+    """What is there and what is shown at calls of a careful shift, at each severity."""
+    found: dict[float, list[tuple[Any, Any]]] = {}
+    for severity in SEVERITIES:
+        bare, env = desk(), InjectFaults(desk(), [faults.PlausibleLie(world=desk_world, severity=severity, rate=1.0)])
+        bare.reset(seed=3), env.reset(seed=3)
+        actions = [np.int64(generate.ACTIONS.index(name)) for name in generate.SHIFT[:20]]
+        found[severity] = [(copied(bare.step(action)[0]), copied(env.step(action)[0])) for action in actions]
+    return found
+
+
+def wrong_fields(true: Any, shown: Any) -> int:
+    return sum(true["reply"][name] != shown["reply"][name] for name in true["reply"])
+
+
+def test_lies_about_a_desk_are_valid_in_every_field_and_never_the_truth(told: Any) -> None:
+    space = desk().observation_space
+    for pairs in told.values():
+        for true, shown in pairs:
+            assert shown in space and set(shown["reply"]) == set(true["reply"])
+            assert wrong_fields(true, shown) or not np.array_equal(true["screen"], shown["screen"])
+
+
+def test_graver_lies_about_a_desk_are_further_from_the_truth(told: Any, desk_world: str) -> None:
+    """In latent space call by call, and in what was never asked for: fields and grey levels that are wrong."""
+    world, space = load(Path(desk_world)), desk().observation_space
+
+    def codes(payloads: list[Any]) -> Any:
+        rows = [flatten(space, payload) for payload in payloads]
+        return world.codes({name: np.stack([row[name] for row in rows]) for name in rows[0]})
+
+    far = [codes([shown for _, shown in pairs]) - codes([true for true, _ in pairs]) for pairs in told.values()]
+    latent = np.sqrt(np.square(far).mean(2))  # (severity, call)
+    assert (np.diff(latent, axis=0) >= -1e-6).all() and (latent[-1] > 1.2 * latent[0]).all()
+    fields = [np.mean([wrong_fields(*pair) for pair in pairs]) for pairs in told.values()]
+    grey = [
+        np.mean([np.abs(true["screen"].astype(float) - shown["screen"]) for true, shown in p]) for p in told.values()
+    ]
+    assert fields[0] < 0.7 * fields[-1] and grey[0] < grey[-1]
+
+
+def test_lies_about_a_desk_look_right(told: Any) -> None:
+    """Everything about an order is known or nothing is. The desk keeps to that always, a world that has learned for a
+    few seconds mostly, fields drawn each for itself seldom.
+    """
+
+    def coherent(reply: Any) -> bool:
+        about = {bool(reply[name]) for name in ("paid", "amount", "age", "shipping", "refunded")}
+        return len(about) == 1
+
+    assert all(coherent(true["reply"]) for pairs in told.values() for true, _ in pairs)
+    replies = [shown["reply"] for pairs in told.values() for _, shown in pairs]
+    rng = np.random.default_rng(0)
+    mixed = [{name: replies[rng.integers(len(replies))][name] for name in replies[0]} for _ in range(400)]
+    lies_right, mixed_right = (np.mean([coherent(reply) for reply in each]) for each in (replies, mixed))
+    assert lies_right > 0.55 > 2 * mixed_right
+
+
+def test_lies_on_vectors_are_those_on_each_environment(desk_world: str) -> None:
+    plan = [faults.PlausibleLie(world=desk_world, severity=0.6, rate=0.5, dreams=3, ticks=2)]
+    ours = VectorInjectFaults(SyncVectorEnv([desk] * 3), plan, seed=5)
+    theirs = SyncVectorEnv([lambda: InjectFaults(desk(), plan, seed=5)] * 3)
+    records = play_both(ours, theirs, 8)
+    assert len(records) > 5 and {record.kind for record in records} == {"plausible_lie"}
+
+
+@pytest.mark.filterwarnings("ignore:.*different from the unwrapped version.*")
+def test_lies_pass_gymnasiums_checks_and_come_with_specs(desk_world: str) -> None:
+    plan = [{"kind": "plausible_lie", "world": desk_world, "rate": 1.0, "dreams": 2, "ticks": 1}]
+    env = InjectFaults(desk(), plan)
+    check_env(env, skip_render_check=True)
+    assert env.spec is not None
+    twin = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))
+    assert isinstance(twin, InjectFaults) and twin.observation_space == env.observation_space

@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -15,16 +15,23 @@ from tests.faults.plans import plans
 from worldsim.errors import ConfigError
 from worldsim.faults import (
     KINDS,
+    LOST,
     Bursts,
+    Call,
+    Context,
+    Fault,
+    Forward,
     MalformedOutput,
     MissingData,
     Plan,
+    Reply,
     SlowAPI,
     Window,
     fault_from_json,
     fault_to_json,
     ready_plans,
 )
+from worldsim.faults.fault import number
 from worldsim.wrappers import InjectFaults
 
 
@@ -64,7 +71,15 @@ def test_defaults_are_not_written() -> None:
         (lambda: MissingData(targets=()), "targets must be a list of names"),
         (lambda: MissingData(out_of_space="yes"), "out_of_space must be a bool"),
         (lambda: fault_from_json({"kind": "slow"}), "no fault is of kind 'slow'"),
-        (lambda: fault_from_json({"severity": 1}), "no fault is of kind None"),
+        (lambda: fault_from_json({"severity": 1}), "a fault needs a kind. Write `- kind: slow_api`; `worldsim faults"),
+        (lambda: fault_from_json({"blur": {"severity": 1}}), "a fault needs a kind. Write `- kind: blur`"),
+        (lambda: fault_from_json("blur"), "a fault is a mapping, got 'blur'. Write `- kind: blur`"),
+        (
+            lambda: fault_from_json({"kind": "zz"}),
+            "no fault is of kind 'zz'. Write `- kind: slow_api`; `worldsim fault",
+        ),
+        (lambda: fault_from_json({"kind": "slow_api", "schedule": {"start": 3}}), "needs a kind. Choose from: window"),
+        (lambda: fault_from_json({"kind": "slow_api", "schedule": "always"}), "such as {kind: window, start: 5, stop"),
         (lambda: fault_from_json({"kind": "slow_api", "tiemout_s": 1}), "Did you mean 'timeout_s'?"),
         (lambda: fault_from_json({"kind": "slow_api", "schedule": {"kind": "burst"}}), "Did you mean 'bursts'?"),
         (lambda: fault_from_json({"kind": "slow_api", "schedule": {"kind": "after", "call": 3}}), "'calls'"),
@@ -89,7 +104,7 @@ WRONG = {
     "a window that ends before it starts": (
         "faults:\n  - kind: slow_api\n    schedule:\n      kind: window\n      start: 9\n      stop: 3\n",
         6,
-        "window.stop must be a number of calls, at least 10; got 3",
+        "window.stop must be a whole number of calls, at least 10; got 3",
     ),
     "parameters of two schedules": (
         "faults:\n  - kind: slow_api\n    schedule: {kind: after, calls: 3,\n      stop: 9}\n",
@@ -103,7 +118,23 @@ WRONG = {
     ),
     "unknown key": ("name: x\nfautls: []\n", 2, "a plan has no key 'fautls'. Did you mean 'faults'?"),
     "no faults": ("name: x\n", 1, "a plan needs 'faults'"),
-    "wrong type": ("faults: []\nseed: 0.5\n", 2, "seed=0.5 must be a valid integer"),
+    "an empty list of faults": ("name: x\nfaults: []\n", 2, "faults is empty and the plan would do nothing. Write"),
+    "nothing below faults": ("name: x\nfaults:\n", 2, "faults is empty and the plan would do nothing. Write"),
+    "faults that are no list": ("faults:\n  slow_api: {severity: 1}\n", 1, "faults must be a list, got {'slow_api'"),
+    "a fault without a kind": ("faults:\n  - kind: blur\n  - severity: 1\n", 3, "a fault needs a kind. Write"),
+    "a class that is not there": ("faults:\n  - kind: json:Nothing\n", 2, "'json:Nothing' cannot be imported (module"),
+    "a class that is no fault": ("faults:\n  - kind: json:JSONDecoder\n", 2, "is no class of faults; derive it from"),
+    "a schedule without a kind": (
+        "faults:\n  - kind: slow_api\n    schedule: {stop: 9}\n",
+        3,
+        "a schedule needs a kind. Choose from: window",
+    ),
+    "half a call": (
+        "faults:\n  - kind: slow_api\n    schedule: {kind: window, stop: 9.5}\n",
+        3,
+        "window.stop must be a whole number of calls, at least 1; got 9.5",
+    ),
+    "wrong type": ("faults: [{kind: blur}]\nseed: 0.5\n", 2, "seed=0.5 must be a valid integer"),
     "not YAML": ("name: x\nfaults: [\n", 3, "not YAML: "),
     "a tag": ("faults:\n  - !!python/object:os.system {}\n", 2, "not YAML: could not determine a constructor"),
     "binary": ("faults: []\nname: \0\n", 1, "not YAML: "),
@@ -146,11 +177,54 @@ def test_a_glob_that_matches_nothing_is_told_when_the_environment_is_known(glob:
         assert f"{says} matches nothing" in str(caught.value)
 
 
+def test_a_fault_of_frames_is_not_aimed_at_what_is_none() -> None:
+    plan = Plan.from_yaml("faults:\n  - kind: blur\n    targets:\n      - reply/*\n")
+    with pytest.raises(ConfigError, match=r"^plan.yaml:3: blur: there is nothing for it in reply/\*; aim at a frame$"):
+        InjectFaults(gym.make("worldsim/RefundDesk-v0"), plan)
+    InjectFaults(gym.make("worldsim/RefundDesk-v0"), plan.at(0))
+    InjectFaults(gym.make("worldsim/RefundDesk-v0"), [{"kind": "blur", "targets": ["reply/*", "screen"]}])
+    InjectFaults(gym.make("CartPole-v1"), [{"kind": "gaussian_noise", "targets": ["value"]}])
+
+
+def test_no_message_lists_more_than_can_be_read() -> None:
+    for data in ({"severity": 1}, {"kind": None}, {"kind": "zzzz"}, {"kind": "slow_api", "zzzz": 1}, "zzzz", 3):
+        with pytest.raises(ConfigError) as caught:
+            fault_from_json(data)
+        assert len(str(caught.value)) < 200
+
+
 @given(plans())
 def test_round_trip_through_yaml(plan: Plan) -> None:
     again = Plan.from_yaml(plan.to_yaml())
     assert again == plan
     assert again.to_yaml() == plan.to_yaml()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost(Fault):
+    """A fault of somebody's own."""
+
+    kind = "lost"
+    often: float = number(0.5, 0, 1, "how often")
+
+    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
+        context.record(self.kind)
+        return Reply(LOST, ok=False, error="timeout")
+
+
+def test_faults_of_ones_own_are_named_by_where_their_class_is(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(f"faults:\n  - kind: {__name__}:Lost\n    often: 0.25\n  - kind: slow_api\n")
+    plan = Plan.load(path)
+    assert plan.faults == (Lost(often=0.25), SlowAPI()) and Plan.from_yaml(plan.to_yaml()) == plan
+    spec = InjectFaults(gym.make("CartPole-v1"), plan).spec
+    assert spec is not None
+    env = gym.make(gym.envs.registration.EnvSpec.from_json(spec.to_json()))
+    env.reset(seed=0)
+    assert not env.step(0)[-1]["reply"]["ok"]
+    path.write_text(f"faults:\n  - kind: {__name__}:Lost\n    ofen: 0.25\n")
+    with pytest.raises(ConfigError, match=r"plan.yaml:3: lost: no parameter 'ofen'. Did you mean 'often'\?"):
+        Plan.load(path)
 
 
 @given(plans(), st.floats(0, 1))

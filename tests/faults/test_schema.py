@@ -18,7 +18,12 @@ from worldsim.faults.schema import plan_schema
 
 SCHEMA = plan_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
-BEYOND = {"a window that ends before it starts", "two schedules"}  # what no schema can see
+BEYOND = {  # what no schema can see
+    "a window that ends before it starts",
+    "two schedules",
+    "a class that is not there",
+    "a class that is no fault",
+}
 
 
 def loads(data: Any) -> bool:

@@ -90,18 +90,52 @@ def test_spans_as_opentelemetry_itself_writes_them(tmp_path: Path) -> None:
                 attribute.value.string_value = value
 
     internal, client = trace.Span.SPAN_KIND_INTERNAL, trace.Span.SPAN_KIND_CLIENT
-    span("execute_tool pay", internal, 5000, 250, gen_ai__tool__name="pay")
-    span("POST", client, 4000, 80, http__response__status_code=429, **{"http__response__header__retry-after": ["7"]})
+    wait = {"http__response__header__retry-after": ["7"], "http__request__method": "POST", "server__address": "bank"}
+    span("POST", client, 4000, 80, http__response__status_code=429, **wait)
     span("GET", client, 3000, 4000, status=2, error__type="timeout")
+    span("GET /orders", client, 5000, 20, status=2, error__type="503", server__address="shop")
+    span("chat", client, 1000, 900, gen_ai__operation__name="chat")
     span("thinking", internal, 2000, 9999)
     path = tmp_path / "spans.jsonl"  # as the Collector's file exporter has it: one document a line
-    path.write_text((json.dumps(MessageToDict(data)) + "\n") * 2)
-    slow, refused, paid = read_traces(path)[::2]
+    lines = [json.dumps(MessageToDict(data))]
+    path.write_text(lines[0] + "\n" + lines[0] + "\n")
+    slow, refused, down = read_traces(path)[::2]
     assert (slow.tool, slow.latency_s, slow.failure, slow.start_s) == ("GET", 4.0, "timeout", 3.0)
-    assert (refused.tool, refused.latency_s, refused.failure, refused.retry_after_s) == (
-        "POST",
-        0.08,
-        "rate_limited",
-        7,
-    )
+    assert (refused.tool, refused.latency_s, refused.failure) == ("POST bank", 0.08, "rate_limited")
+    assert refused.retry_after_s == 7
+    assert (down.tool, down.failure) == ("GET /orders", "unavailable")
+
+    scope.ClearField("spans")  # an agent's own spans, in another line: what its tools call in turn is not counted twice
+    span("execute_tool pay", internal, 5000, 250, gen_ai__tool__name="pay", gen_ai__operation__name="execute_tool")
+    path.write_text("\n".join([*lines, json.dumps(MessageToDict(data))]))
+    (paid,) = read_traces(path)
     assert (paid.tool, paid.latency_s, paid.failure) == ("pay", 0.25, None)
+
+
+def test_otlp_as_a_collector_writes_it(tmp_path: Path) -> None:
+    """By the letter of the OTLP/JSON specification: hexadecimal ids, 64-bit numbers as text, kinds as numbers."""
+    attributes = [
+        {"key": "gen_ai.operation.name", "value": {"stringValue": "execute_tool"}},
+        {"key": "gen_ai.tool.name", "value": {"stringValue": "refund"}},
+        {"key": "gen_ai.tool.call.id", "value": {"stringValue": "call_1"}},
+        {"key": "error.type", "value": {"stringValue": "httpx.ReadTimeout"}},
+        {"key": "retries", "value": {"kvlistValue": {"values": [{"key": "n", "value": {"intValue": "2"}}]}}},
+    ]
+    span = {
+        "traceId": "5b8efff798038103d269b633813fc60c",
+        "spanId": "eee19b7ec3c1b174",
+        "parentSpanId": "eee19b7ec3c1b173",
+        "name": "execute_tool refund",
+        "kind": 1,
+        "startTimeUnixNano": "1772443801500000000",
+        "endTimeUnixNano": "1772443806500000000",
+        "attributes": attributes,
+        "events": [{"timeUnixNano": "1772443806500000000", "name": "exception"}],
+        "status": {"code": 2, "message": "timed out"},
+    }
+    scope = {"scope": {"name": "my.agents", "version": "1.0.0"}, "spans": [span]}
+    service = {"attributes": [{"key": "service.name", "value": {"stringValue": "desk"}}]}
+    path = tmp_path / "otlp.json"
+    path.write_text(json.dumps({"resourceSpans": [{"resource": service, "scopeSpans": [scope]}]}, indent=2))
+    (call,) = read_traces(path)
+    assert (call.tool, call.latency_s, call.failure, call.start_s) == ("refund", 5.0, "timeout", 1772443801.5)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from worldsim import faults
 from worldsim.faults import Fault, VirtualClock
 from worldsim.faults.conformance import Bench, Outcome, check_records, check_space
-from worldsim.faults.leafwise import copied
+from worldsim.faults.leafwise import alike, as_text, copied
 from worldsim.wrappers import InjectFaults
 
 DESK, ATARI = "worldsim/RefundDesk-v0", "ALE/Breakout-v5"
@@ -202,3 +203,69 @@ def test_minigrids_mission_can_be_missing_or_garbled() -> None:
     assert missing and all(each.reply.payload["mission"] is None for each in missing)
     drift = struck(GRID, faults.SchemaDrift(severity=1.0, how="renamed", targets=["mission"], out_of_space=True))
     assert drift and all("missionV2" in each.reply.payload and "mission" not in each.reply.payload for each in drift)
+
+
+# What each kind does to a reply, written down by hand: who waits, who is refused and how, what is carried out.
+WAITS = {
+    *("constant_latency", "uniform_latency", "lognormal_latency", "pareto_latency", "empirical_latency", "jitter"),
+    *("slow_start", "slow_drip"),
+}
+UNREADABLE = ("truncated_json", "invalid_json", "html_error_page", "wrong_encoding")
+ERRORS = {
+    "lost_request": "timeout",
+    "lost_answer": "timeout",
+    "rate_limited": "rate_limited",
+    "server_error": "server_error",
+    "bad_gateway": "bad_gateway",
+    "unavailable": "unavailable",
+    "dropped_connection": "connection",
+    "expired_token": "unauthorized",
+    "lost_permission": "forbidden",
+    "quota_exceeded": "quota",
+    "cascade": "unavailable",
+    "false_failure": "server_error",
+    **dict.fromkeys([*UNREADABLE, "wrong_type", "wrong_shape", "non_finite", "out_of_range"], "malformed"),
+    **dict.fromkeys(["unknown_value", "null_for_required", "schema_drift", "oversized_reply"], "malformed"),
+}
+NOT_CARRIED_OUT = {"lost_request", "false_success"}
+DONE_OTHERWISE = {"delayed_action", "sticky_action", "duplicate_execution", "reordered_delivery"}
+MIXED = {"slow_api", "malformed_output", "missing_data"}  # several of these at once: see test_conformance.py
+EVERYWHERE = {DESK, ATARI, DOOM, GRID}
+NOTHING_FOR_IT = {  # a reply must have what a fault acts on
+    "non_finite": {DESK, ATARI, GRID},  # numbers that are no pixels and no classes
+    "unknown_value": {ATARI, DOOM},  # classes
+    "transposed_digits": {ATARI, GRID},  # numbers of two digits
+    "swapped_fields": {ATARI, DOOM, GRID},  # two fields of one kind
+    "wrong_unit": {ATARI},  # numbers
+    "dead_pixels": {GRID},  # more than a few pixels
+    "clock_skew": EVERYWHERE,  # times of day; the desk's clock counts calls, see above
+    "wrong_time_zone": EVERYWHERE,
+    "hidden_instruction": EVERYWHERE,  # free text; MiniGrid's missions are a closed set
+    **dict.fromkeys(["off_by_one_page", "duplicated_rows", "reordered_rows"], EVERYWHERE),  # rows; see the desk's above
+    **dict.fromkeys(["partial_page", "missing_rows"], EVERYWHERE),
+}
+
+
+@pytest.mark.parametrize("name", [DESK, ATARI, DOOM, GRID])
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - MIXED))
+def test_each_kind_has_its_effect_on_real_replies(kind: str, name: str) -> None:
+    built = faults.KINDS[kind]
+    often = {"patience_s": 1e6} if kind == "slow_drip" else {}
+    often |= {"rate": 1.0} if "rate" in {each.name for each in fields(built)} else {}
+    found = struck(name, built(severity=1.0, **often), 10)  # type: ignore[arg-type]
+    assert bool(found) == (name not in NOTHING_FOR_IT.get(kind, ()))
+    space = recorded(name)[0]
+    for each in found:
+        true, reply = bench(name).answer(each.asked.number), each.reply
+        assert (each.waited_s > 0) == (kind in WAITS or reply.error == "timeout")
+        assert (reply.ok, reply.error) == (kind not in ERRORS, ERRORS.get(kind))
+        assert not (each.carried_out and kind in NOT_CARRIED_OUT)
+        if kind in DONE_OTHERWISE:
+            assert each.carried_out != [each.asked]
+        elif reply.ok and kind not in NOT_CARRIED_OUT:
+            assert reply.payload in space and alike(reply.payload, true) == (kind in WAITS)
+        if kind in UNREADABLE:
+            with pytest.raises(ValueError):
+                json.loads(reply.raw or "")
+        elif reply.error == "malformed":
+            assert json.loads(reply.raw or "") != json.loads(as_text(true))

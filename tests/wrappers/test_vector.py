@@ -123,6 +123,26 @@ def test_plans_do_what_they_do_to_an_environment_alone(env_id: str, plan: Any, m
     assert {record.fault for record in records} >= {fault.kind for fault in plan} - {"stale_cache"}
 
 
+GIVEN = ["black_friday", faults.Plan.load("monday_morning"), faults.Unavailable(severity=0.9)]
+
+
+@pytest.mark.parametrize("given", GIVEN)
+def test_a_plan_by_name_or_as_a_value_is_what_it_is_on_one(given: Any) -> None:
+    def make() -> gym.Env[Any, Any]:
+        return gym.make("worldsim/RefundDesk-v0")
+
+    assert play_both(*pair(make, given), 12)
+
+
+def test_a_plans_mistakes_are_told_by_line_and_its_seed_counts() -> None:
+    plan = faults.Plan.from_yaml("seed: 5\nfaults:\n  - kind: unavailable\n    tools: [pay]\n")
+    with pytest.raises(ConfigError, match="^plan.yaml:4: unavailable: tool 'pay' matches nothing"):
+        VectorInjectFaults(SyncVectorEnv([desk] * COUNT), plan)
+    own = faults.Plan.from_yaml("seed: 5\nfaults:\n  - kind: unavailable\n")
+    ours = VectorInjectFaults(SyncVectorEnv([desk] * COUNT), own, seed=77)
+    play_both(ours, pair(desk, own.faults)[1], 20)
+
+
 @pytest.mark.parametrize("seed", [None, [4, None, 9]])
 def test_seeds_are_gymnasiums(seed: Any) -> None:
     ours, theirs = pair(desk, THREE)

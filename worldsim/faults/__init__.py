@@ -49,7 +49,8 @@ from worldsim.faults.pixels import (
     ShotNoise,
     Tearing,
 )
-from worldsim.faults.plan import Plan, fault_from_json, fault_to_json, ready_plans
+from worldsim.faults.plain import fault_from_json, fault_to_json
+from worldsim.faults.plan import Plan, ready_plans
 from worldsim.faults.refusing import (
     BadGateway,
     Cascade,

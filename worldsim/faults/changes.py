@@ -1,16 +1,18 @@
 """What faults of replies have in common: which replies, which leaves or rows, and whether the result can arrive."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise
 from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
-from worldsim.faults.fault import Context, LeafFault, number
+from worldsim.faults.fault import Context, LeafFault, matches, number
+from worldsim.faults.written import Mistake
 from worldsim.spaces import Leaf
 
 Path = tuple[str | int, ...]
@@ -147,6 +149,14 @@ def unreadable(reply: Reply, raw: str) -> Reply:
 @dataclass(frozen=True, kw_only=True)
 class FrameChange(LeafChange):
     """Changes every frame: uint8 of 4 by 4 pixels or more, grey, channels last or first."""
+
+    def check(self, leaves: Sequence[Leaf]) -> None:
+        aims = [leaf for leaf in leaves if isinstance(leaf.space, Box) and matches(leaf.name, self.targets)]
+        boxes = [(leaf, np.zeros(leaf.space.shape or (), leaf.space.dtype)) for leaf in aims]
+        if self.targets != ("*",) and not any(self.suits(leaf, value) for leaf, value in boxes):
+            raise Mistake(
+                f"{self.kind}: there is nothing for it in {', '.join(self.targets)}; aim at a frame", "targets"
+            )
 
     def suits(self, leaf: Leaf, value: Any) -> bool:
         return frames.frame_axes(leaf.space) is not None and leafwise.usual(leaf, value)

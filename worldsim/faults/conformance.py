@@ -26,7 +26,8 @@ from worldsim.faults.exchange import ERRORS, LOST, Call, Passing, Record, Reply
 from worldsim.faults.fault import Fault, LeafFault
 from worldsim.faults.leafwise import alike, copied, get, leaves_of, nodes
 from worldsim.faults.pipeline import Pipeline
-from worldsim.faults.plan import fault_from_json, fault_to_json
+from worldsim.faults.plain import fault_from_json, fault_to_json
+from worldsim.faults.plan import Plan
 from worldsim.faults.schedule import After
 
 Build = Callable[..., Fault]
@@ -63,7 +64,7 @@ class Bench:
     payloads: Payloads | None = None
     seed: int = 0
     given: list[Any] = field(default_factory=list)  # the very objects that were handed to the fault, and copies of them
-
+    replied: list[Any] = field(default_factory=list)  # those that the caller got, with copies of what they were then
     known: dict[int, Any] = field(default_factory=dict)
 
     def answer(self, number: int) -> Any:
@@ -97,6 +98,7 @@ class Bench:
         asked = Call(TOOLS[number % len(TOOLS)], {"action": number % 7}, number)
         before = pipeline.clock.now()
         reply = pipeline.exchange(asked.tool, asked.arguments, forward)
+        self.replied.append((reply.payload, copied(reply.payload)))
         return Outcome(asked, reply, carried_out, answers, pipeline.clock.now() - before, list(pipeline.now))
 
     def _handed(self, number: int) -> Any:
@@ -166,7 +168,7 @@ def check_fault(
     for check in (check_identity, check_determinism, check_independence, check_records, check_no_mutation, check_space):
         check(build, bench, calls)
     check_promises(build, bench, calls)
-    check_json(build)
+    check_yaml(build)
     check_table(build)
     if strikes:
         check_growth(build, bench, calls, statistic or partial(harm, space=space))
@@ -254,14 +256,13 @@ def check_promises(build: Build, bench: Bench, calls: int) -> None:
 
 
 def check_no_mutation(build: Build, bench: Bench, calls: int) -> None:
-    """Nothing that the service handed out was written to, and no reply shares memory with an earlier one."""
+    """Neither what the service handed out nor a reply that the caller has is written to later."""
     for fault in _variants(build, 0.8):
-        outcomes = bench.run([fault], calls)
-        held = [copied(each.reply.payload) for each in outcomes]
+        bench.run([fault], calls)
         for payload, before in bench.given:
             assert alike(payload, before), f"{_name(build)}: wrote into a payload that it was given"
-        for each, before in zip(outcomes, held, strict=True):
-            assert alike(each.reply.payload, before), f"{_name(build)}: wrote into a reply that it had given"
+        for payload, before in bench.replied:
+            assert alike(payload, before), f"{_name(build)}: wrote into a reply that it had given"
 
 
 def check_space(build: Build, bench: Bench, calls: int) -> None:
@@ -275,14 +276,14 @@ def check_space(build: Build, bench: Bench, calls: int) -> None:
         )
 
 
-def check_json(build: Build) -> None:
-    """Written as plain JSON and read again it is the same fault."""
-    from worldsim.faults.catalogue import KINDS
-
-    fault = build(severity=0.3, schedule=After(3), seed=5, probability=0.9)
-    data = json.loads(json.dumps(fault_to_json(fault)))
-    if fault.kind in KINDS:
-        assert fault_from_json(data) == fault, f"{_name(build)}: {data} reads as another fault"
+def check_yaml(build: Build) -> None:
+    """Written into a plan and read again it is the same fault, also when it is written by hand as plain JSON."""
+    for fault in (build(severity=0.3, schedule=After(3), seed=5, probability=0.9), build(severity=0.7)):
+        text = Plan(faults=[fault]).to_yaml()
+        (read,) = Plan.from_yaml(text).faults
+        data = json.loads(json.dumps(fault_to_json(fault)))
+        same = read == fault == fault_from_json(data) and type(read) is type(fault)
+        assert same, f"{_name(build)}: {text!r} reads as another fault: {read}"
 
 
 def check_growth(build: Build, bench: Bench, calls: int, statistic: Callable[[Sequence[Outcome]], float]) -> None:

@@ -17,6 +17,8 @@ from worldsim.faults.leafwise import ABSENT, copied, get, plain_leaves, put
 from worldsim.faults.schedule import Always, Schedule
 from worldsim.spaces import Leaf
 
+FEW = 12  # words that an error message lists
+
 
 def number(default: float | None, low: float, high: float, says: str) -> Any:
     """A field of a fault: a number in [low, high] and what it means. A default of None allows None."""
@@ -161,6 +163,9 @@ class Fault(ABC):
         """
         return None
 
+    def check(self, leaves: Sequence[Leaf]) -> None:  # noqa: B027  (most faults need nothing here)
+        """Raise ConfigError where it can never work on replies with these leaves."""
+
     def begin(self, payload: Any, context: Context) -> None:  # noqa: B027  (most faults need nothing here)
         """An episode starts; `payload` is what the caller got before its first call."""
 
@@ -182,12 +187,15 @@ def matches(name: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
-def suggest(word: object, words: Sequence[str]) -> str:
-    """The end of an error message: the nearest of the words, or all of them."""
+def suggest(word: object, words: Sequence[str], otherwise: str = "") -> str:
+    """The end of an error message: the nearest of the words; where none is near, `otherwise` or the words."""
     from difflib import get_close_matches
 
     near = get_close_matches(str(word), words, n=1)
-    return f"Did you mean '{near[0]}'?" if near else f"Choose from: {', '.join(words)}"
+    if near:
+        return f"Did you mean '{near[0]}'?"
+    more = f", ... ({len(words)} in all)" if len(words) > FEW else ""
+    return otherwise or f"Choose from: {', '.join(words[:FEW])}{more}"
 
 
 def require_match(fault: Fault, what: str, globs: Iterable[str], names: Sequence[str]) -> None:

@@ -1,21 +1,26 @@
 """Plausible lies: observations that a learned World draws, valid in every leaf, and not what is there."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.errors import ConfigError, SpaceMismatchError
+from worldsim.errors import ConfigError, SpaceMismatchError, WorldsimError
 from worldsim.faults.changes import ReplyFault
 from worldsim.faults.fault import Context, count, number
-from worldsim.faults.leafwise import alike
-from worldsim.spaces import Arrays, flatten, leaves, unflatten
+from worldsim.faults.leafwise import alike, leaves_of
+from worldsim.faults.written import Mistake
+from worldsim.spaces import Arrays, Leaf, flatten, leaves, unflatten
 
 if TYPE_CHECKING:
     from worldsim.simulator.world import World
+
+GIVE_ITS_OWN = "give the world that was learned from this environment"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +38,12 @@ class PlausibleLie(ReplyFault):
     | 0.5      | 50 %     |
     | 1        | 100 %    |
 
-    `rate` is the share of the replies that lie, at every severity. Loads torch when the first episode begins.
+    `rate` is the share of the replies that lie, at every severity. Loads torch when it is put on an environment.
 
     Records: `plausible_lie` (distance: root mean square between the codes).
 
-    Raises ConfigError where no world is given, SpaceMismatchError where the World is one of other observations.
+    Raises ConfigError where no world is given, CheckpointError where there is none in the folder, SpaceMismatchError
+    where the World is one of other observations; one line of the plan (ConfigError) where it is put on an environment.
     """
 
     kind: ClassVar[str] = "plausible_lie"
@@ -57,11 +63,20 @@ class PlausibleLie(ReplyFault):
         """Of the distances in latent space: the nearest candidate is at 0, the farthest at 1."""
         return self.severity
 
+    def check(self, leaves: Sequence[Leaf]) -> None:
+        here = {leaf.name: leaf.space for leaf in leaves}
+        try:
+            known = {leaf.name: leaf.space for leaf in leaves_of(self._opened().observation_space)}
+        except WorldsimError as error:
+            raise Mistake(str(error), "world") from None
+        for name in sorted(set(known) | set(here)):
+            if known.get(name) != here.get(name):
+                both = f"{name} is {here.get(name, 'nothing')} here and {known.get(name, 'nothing')} there"
+                raise Mistake(f"{self.kind}: another world's observations; {both}; {GIVE_ITS_OWN}", "world")
+
     def begin(self, payload: Any, context: Context) -> None:
         if payload not in self._opened().observation_space:
-            raise SpaceMismatchError(
-                f"{self.kind}: the observations are none of this world's; give the world of this environment"
-            )
+            raise SpaceMismatchError(f"{self.kind}: the observations are none of this world's; {GIVE_ITS_OWN}")
 
     def changed(self, payload: Any, context: Context) -> Any:
         world = self._opened()
@@ -80,10 +95,15 @@ class PlausibleLie(ReplyFault):
         return payload
 
     def _opened(self) -> "World":
-        if self.world == "":
+        if not self.world:
             raise ConfigError(f"{self.kind}: world must be the folder of a trained world, got nothing")
-        opened: World = _load(self.world) if isinstance(self.world, str) else self.world
-        return opened
+        if isinstance(self.world, str | Path):
+            return _load(str(self.world))
+        from worldsim.simulator.world import World
+
+        if not isinstance(self.world, World):
+            raise ConfigError(f"{self.kind}: world must be the folder of a trained world, got {self.world!r}")
+        return self.world
 
     def _candidates(self, world: "World", true: Arrays, rng: np.random.Generator) -> Arrays:
         """Flat observations (dreams * (ticks + 1), ...): of futures from the true one, and recorded starts."""

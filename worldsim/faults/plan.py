@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidator, PrivateAttr, ValidationError
 from pydantic import WithJsonSchema as JsonSchema
@@ -14,37 +14,11 @@ from pydantic import WithJsonSchema as JsonSchema
 from worldsim.errors import ConfigError
 from worldsim.faults.catalogue import KINDS
 from worldsim.faults.fault import Fault, require_match, suggest
-from worldsim.faults.schedule import SCHEDULES, Schedule
+from worldsim.faults.plain import fault_from_json, fault_to_json, how_to
 from worldsim.faults.written import Mistake, Source, read_yaml
+from worldsim.spaces import Leaf
 
-T = TypeVar("T")
-
-
-def fault_to_json(fault: Fault) -> dict[str, Any]:
-    """A fault as plain JSON: its kind, its severity, and the parameters that are not the defaults."""
-    changed = {each.name: getattr(fault, each.name) for each in fields(fault)}
-    changed = {key: value for key, value in changed.items() if key == "severity" or value != _default(fault, key)}
-    if "schedule" in changed:
-        changed["schedule"] = {"kind": fault.schedule.kind, **asdict(fault.schedule)}
-    return {"kind": fault.kind, **{key: list(v) if isinstance(v, tuple) else v for key, v in changed.items()}}
-
-
-def fault_from_json(data: Any) -> Fault:
-    """The fault that a mapping describes: `kind`, and parameters where they are not the defaults.
-
-    Raises ConfigError for an unknown kind or parameter and for a value out of range, naming it.
-    """
-    if not isinstance(data, Mapping):
-        raise Mistake(f"a fault is a mapping such as {{kind: slow_api, severity: 0.5}}, got {data!r}")
-    kind = _known("fault", data, KINDS)
-    given = {key: value for key, value in data.items() if key != "kind"}
-    if isinstance(given.get("schedule"), Mapping):
-        try:
-            given["schedule"] = _schedule(given["schedule"])
-        except Mistake as mistake:
-            raise mistake.within("schedule") from None
-    return _built(f"{kind.kind}:", kind, given)
-
+AS_PLAN = 'write a plan.yaml with `- kind: {0}`, or in Python [{{"kind": "{0}"}}]'
 
 PlannedFault = Annotated[
     Fault,
@@ -96,7 +70,7 @@ class Plan(BaseModel):
             path = Path(str(files("worldsim"))) / "configs" / "fault" / f"{what}.yaml"
         elif path.suffix not in (".yaml", ".yml") and os.sep not in str(what):
             if str(what) in KINDS:
-                raise ConfigError(f"'{what}' is a kind of fault and no plan; write a plan.yaml with `- kind: {what}`")
+                raise ConfigError(f"'{what}' is a kind of fault and no plan; {AS_PLAN.format(what)}")
             raise ConfigError(f"no faults are called '{what}', and it is no file.yaml. {suggest(what, ready_plans())}")
         try:
             text = path.read_text(encoding="utf-8")
@@ -112,7 +86,9 @@ class Plan(BaseModel):
         data, source = read_yaml(text, name)
         try:
             if not isinstance(data, dict):
-                raise Mistake("a plan is a mapping with the keys name and faults; see docs/faults.md")
+                raise Mistake(f"a plan is a mapping with the key faults and a list below it, got {type(data).__name__}")
+            if data.get("faults", ()) in (None, []):
+                raise Mistake(f"faults is empty and the plan would do nothing. {how_to()}", "faults")
             plan = cls(**{str(key): value for key, value in data.items()})
         except Mistake as mistake:
             raise source.located(mistake) from None
@@ -134,17 +110,15 @@ class Plan(BaseModel):
             update={"faults": tuple(replace(fault, severity=fault.severity * severity) for fault in self.faults)}
         )
 
-    def check(self, tools: Sequence[str], leaves: Sequence[str]) -> None:
-        """Raise ConfigError, with file and line, for globs that match none of these tools or leaves."""
-        known = {"tool": ("tools", tools), "target": ("targets", leaves)}
+    def check(self, tools: Sequence[str], leaves: Sequence[Leaf]) -> None:
+        """Raise ConfigError, with file and line, for what cannot work on these tools and these leaves of replies:
+        globs that match none, and what a fault itself does not find (`Fault.check`).
+        """
         for number, fault in enumerate(self.faults):
-            for what, (key, names) in known.items():
-                for position, glob in enumerate(getattr(fault, key, ())):
-                    try:
-                        require_match(fault, what, [glob], names)
-                    except ConfigError as error:
-                        mistake = Mistake(str(error), "faults", number, key, position)
-                        raise self._source.located(mistake) from None
+            try:
+                _check(fault, tools, leaves)
+            except Mistake as mistake:
+                raise self._source.located(mistake.within("faults", number)) from None
 
 
 @cache
@@ -167,49 +141,20 @@ def _explained(error: ValidationError) -> Mistake:
     if first["type"] == "extra_forbidden":
         return Mistake(f"a plan has no key '{key}'. {suggest(key, list(Plan.model_fields))}", *at)
     if first["type"] == "missing":
-        return Mistake(f"a plan needs '{key}'; write {key}: ...")
+        return Mistake(f"a plan needs '{key}'. {how_to()}")
+    if key == "faults":
+        return Mistake(f"faults must be a list, got {first['input']!r}. {how_to()}", *at)
     says = first["msg"].replace("Input should", "must").replace("tuple", "list")
     return Mistake(f"{key}={first['input']!r} {says}", *at)
 
 
-def _schedule(data: Mapping[str, Any]) -> Schedule:
-    kind = _known("schedule", data, SCHEDULES)
-    given = {key: value for key, value in data.items() if key != "kind"}
-    own = {each.name for each in fields(kind)}
-    for key in given:
-        others = [name for name, each in SCHEDULES.items() if key in {field.name for field in fields(each)}]
-        if key not in own and others:
-            raise Mistake(f"schedule {kind.kind}: '{key}' belongs to a schedule of kind '{others[0]}'; keep one", key)
-    return _built(f"schedule {kind.kind}:", kind, given)
-
-
-def _known(what: str, data: Mapping[str, Any], kinds: Mapping[str, T]) -> T:
-    kind = data.get("kind")
-    if not isinstance(kind, str) or kind not in kinds:
-        raise Mistake(f"no {what} is of kind {kind!r}. {suggest(kind, list(kinds))}", "kind")
-    return kinds[kind]
-
-
-def _built(where: str, kind: type[T], given: Mapping[str, Any]) -> T:
-    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
-    for key in given:
-        if key not in known:
-            raise Mistake(f"{where} no parameter '{key}'. {suggest(key, known)}", str(key))
-    says = _complaint(kind, given)
-    if says:
-        blamed = [key for key in given if _complaint(kind, {k: v for k, v in given.items() if k != key}) != says]
-        raise Mistake(says, *blamed[-1:])
-    return kind(**given)
-
-
-def _complaint(kind: type[Any], given: Mapping[str, Any]) -> str:
-    """What a class says against its arguments."""
-    try:
-        kind(**given)
-    except ConfigError as error:
-        return str(error)
-    return ""
-
-
-def _default(fault: Fault, name: str) -> Any:
-    return next(each.default for each in fields(fault) if each.name == name)
+def _check(fault: Fault, tools: Sequence[str], leaves: Sequence[Leaf]) -> None:
+    """Raise a Mistake for what cannot work, at the parameter that is to blame."""
+    for what, key, names in (("tool", "tools", tools), ("target", "targets", [leaf.name for leaf in leaves])):
+        for position, glob in enumerate(getattr(fault, key, ())):
+            try:
+                require_match(fault, what, [glob], names)
+            except ConfigError as error:
+                raise Mistake(str(error), key, position) from None
+    if not fault.idle:
+        fault.check(leaves)

@@ -28,7 +28,7 @@ class After:
     calls: int = 10
 
     def __post_init__(self) -> None:
-        _at_least(0, "after.calls", self.calls)
+        _at_least(0, "after.calls", self.calls, int)
 
     def due(self, index: int, dice: Dice, memory: MutableMapping[str, Any]) -> bool:
         return index >= self.calls
@@ -43,8 +43,8 @@ class Window:
     stop: int = 10
 
     def __post_init__(self) -> None:
-        _at_least(0, "window.start", self.start)
-        _at_least(self.start + 1, "window.stop", self.stop)
+        _at_least(0, "window.start", self.start, int)
+        _at_least(self.start + 1, "window.stop", self.stop, int)
 
     def due(self, index: int, dice: Dice, memory: MutableMapping[str, Any]) -> bool:
         return self.start <= index < self.stop
@@ -54,7 +54,8 @@ class Window:
 class Bursts:
     """In bursts of `mean_calls` calls with quiet spells of `mean_gap` between them, each length geometric.
 
-    The two-state Markov chain of Gilbert (1960). An episode starts in a quiet spell.
+    The two-state Markov chain of Gilbert (1960). An episode comes upon a service that has run for long: each of its
+    calls, the first one too, is in a burst with probability `share`, so short episodes meet as many as long ones.
     """
 
     kind: ClassVar[str] = "bursts"
@@ -65,11 +66,17 @@ class Bursts:
         _at_least(1, "bursts.mean_calls", self.mean_calls)
         _at_least(1, "bursts.mean_gap", self.mean_gap)
 
+    @property
+    def share(self) -> float:
+        """Share of the calls that are in bursts: the chain's stationary distribution."""
+        return self.mean_calls / (self.mean_calls + self.mean_gap)
+
     def due(self, index: int, dice: Dice, memory: MutableMapping[str, Any]) -> bool:
-        reached, on = memory.get("burst", (0, False))
+        reached, on = memory.get("burst", (-1, False))
         while reached < index:  # the chain moves once a call, whether or not a fault was asked
             reached += 1
-            on ^= dice.uniform(reached, LANE) < 1 / (self.mean_calls if on else self.mean_gap)
+            turns = 1 / (self.mean_calls if on else self.mean_gap) if reached else self.share
+            on ^= dice.uniform(reached, LANE) < turns
         memory["burst"] = (reached, on)
         return bool(on)
 
@@ -78,6 +85,7 @@ Schedule = Always | After | Window | Bursts
 SCHEDULES: dict[str, type[Schedule]] = {each.kind: each for each in (Always, After, Window, Bursts)}
 
 
-def _at_least(low: float, name: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= low:
-        raise ConfigError(f"schedule {name} must be a number of calls, at least {low}; got {value!r}")
+def _at_least(low: float, name: str, value: object, types: Any = (int, float)) -> None:
+    if not isinstance(value, types) or isinstance(value, bool) or not value >= low:
+        whole = "a whole number" if types is int else "a number"
+        raise ConfigError(f"schedule {name} must be {whole} of calls, at least {low}; got {value!r}")

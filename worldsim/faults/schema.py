@@ -29,7 +29,10 @@ TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", dict: 
 def plan_schema() -> Json:
     """What a plan file may hold. What the schema cannot say, such as a window's order, the loader checks besides."""
     schema = Plan.model_json_schema()
-    schema["properties"]["faults"] |= {"items": _one_of("fault", KINDS)}
+    items = _one_of("fault", KINDS)
+    own = {"pattern": "^[^:]+:[^:]+$", "description": "a class of yours, package.module:Class"}
+    items["properties"]["kind"] = {"anyOf": [items["properties"]["kind"], own]}
+    schema["properties"]["faults"] |= {"items": items, "minItems": 1}
     schema["description"] = _first_sentence(Plan)
     definitions = {f"fault.{name}": _fault(kind) for name, kind in KINDS.items()}
     definitions |= {f"schedule.{name}": _schedule(kind) for name, kind in SCHEDULES.items()}

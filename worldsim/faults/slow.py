@@ -227,7 +227,9 @@ class EmpiricalLatency(Latency):
             return tuple(sorted(self.values_s))
         try:
             measured = sorted(map(float, Path(self.file).read_text(encoding="utf-8").split()))
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise ConfigError(f"{self.kind}: file '{self.file}' cannot be read ({error.strerror}); check it") from None
+        except ValueError as error:
             raise ConfigError(
                 f"{self.kind}: file '{self.file}' must hold one latency in seconds a line; {error}"
             ) from None

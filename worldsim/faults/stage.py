@@ -88,14 +88,14 @@ class Stage:
         self.contexts = [Context(self.fault, Dice(), clock, place.leaves, missing) for clock in clocks]
         self._uniforms = Uniforms(count)
         self._wanted = np.array([matches(name, self.fault.tools) for name in names])
-        self._reached, self._on = np.zeros(count, np.int64), np.zeros(count, np.bool_)  # of bursts
+        self._reached, self._on = np.full(count, -1), np.zeros(count, np.bool_)  # of bursts
 
     def start(self, row: int, dice: Dice, payload: "Callable[[int], Any]") -> None:
         """Begin an environment's episode; `payload(row)` is what it got before its first call."""
         context = self.contexts[row]
         context.dice, context.memory, context.now = dice, {}, []
         self._uniforms.start(row, dice)
-        self._reached[row], self._on[row] = 0, False
+        self._reached[row], self._on[row] = -1, False
         if type(self.fault).begin is not Fault.begin:
             self.fault.begin(payload(row), context)
 
@@ -131,8 +131,9 @@ class Stage:
     def _in_burst(self, schedule: Bursts, rows: "Rows", numbers: NDArray[np.int64]) -> "Rows":
         while len(behind := rows[self._reached[rows] < numbers[rows]]):
             self._reached[behind] += 1
-            means = np.where(self._on[behind], schedule.mean_calls, schedule.mean_gap)
-            self._on[behind] ^= self._uniforms.of(behind, self._reached[behind], LANE) < 1 / means
+            turns = 1 / np.where(self._on[behind], schedule.mean_calls, schedule.mean_gap)
+            turns[self._reached[behind] == 0] = schedule.share
+            self._on[behind] ^= self._uniforms.of(behind, self._reached[behind], LANE) < turns
         return rows[self._on[rows]]
 
     def exchange(self, calls: "Calls", struck: "Rows", forward: "Forward") -> "Replies":

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from worldsim.errors import ConfigError
 from worldsim.faults.exchange import ERRORS
@@ -47,6 +47,12 @@ class TracedCall(BaseModel):
     error: str | None = None  # one of `worldsim.faults.ERRORS`, or any text
     status: int | None = None  # of HTTP
     retry_after_s: float | None = Field(None, ge=0, allow_inf_nan=False)
+    _names_tool: bool = PrivateAttr(False)
+
+    @property
+    def names_tool(self) -> bool:
+        """Whether it comes from a span that says which tool was called, and not only that something was."""
+        return self._names_tool
 
     @property
     def failure(self) -> str | None:
@@ -86,7 +92,8 @@ def read_traces(path: Path) -> list[TracedCall]:
         raise ConfigError(f"traces={path} cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"traces={path} is not text in UTF-8; save it as that") from error
-    calls = [call for line, document in _documents(text, path) for call in _calls(document, f"{path}:{line}")]
+    found = [call for line, document in _documents(text, path) for call in _calls(document, f"{path}:{line}")]
+    calls = [call for call in found if call.names_tool] or found  # what a tool calls in turn is part of its own call
     if not calls:
         raise ConfigError(f"traces={path} holds no calls; see docs/faults.md for what a trace looks like")
     return sorted(calls, key=lambda call: call.start_s)
@@ -125,24 +132,30 @@ def _calls(document: Any, where: str) -> Iterator[TracedCall]:
 
 
 def _spans(document: Mapping[str, Any]) -> Iterator[TracedCall]:
-    """The spans that are calls: of a tool (semantic conventions for generative AI), or to another service."""
+    """The spans that are calls: of a tool (semantic conventions for generative AI), or to another service.
+
+    Calls of the model itself, which have a `gen_ai.operation.name` and no tool, are none.
+    """
     for resource in document["resourceSpans"]:
         for scope in resource.get("scopeSpans", []):
             for span in scope.get("spans", []):
                 said = {each["key"]: _value(each.get("value", {})) for each in span.get("attributes", [])}
-                if "gen_ai.tool.name" in said or span.get("kind") in (CLIENT, "SPAN_KIND_CLIENT"):
+                client = span.get("kind") in (CLIENT, "SPAN_KIND_CLIENT") and "gen_ai.operation.name" not in said
+                if "gen_ai.tool.name" in said or client:
                     yield _call(span, said)
 
 
 def _call(span: Mapping[str, Any], said: Mapping[str, Any]) -> TracedCall:
     start, end = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])
     status = said.get("http.response.status_code", said.get("http.status_code"))
+    if status is None and str(said.get("error.type")).isdigit():  # as HTTP instrumentations have it
+        status = said["error.type"]
     outcome = span.get("status", {})
     failed = outcome.get("code") in (2, "STATUS_CODE_ERROR") or "error.type" in said or int(status or 0) >= 400
     error = said.get("error.type") or outcome.get("message") or "error"
     retry_after = said.get("http.response.header.retry-after", [])
-    return TracedCall(
-        tool=str(said.get("gen_ai.tool.name", span["name"])),
+    call = TracedCall(
+        tool=str(said.get("gen_ai.tool.name") or _service(span, said)),
         start=start / 1e9,
         latency_s=max(0, end - start) / 1e9,
         ok=not failed,
@@ -150,6 +163,14 @@ def _call(span: Mapping[str, Any], said: Mapping[str, Any]) -> TracedCall:
         status=None if status is None else int(status),
         retry_after_s=float(retry_after[0]) if retry_after and str(retry_after[0]).isdigit() else None,
     )
+    call._names_tool = "gen_ai.tool.name" in said
+    return call
+
+
+def _service(span: Mapping[str, Any], said: Mapping[str, Any]) -> str:
+    """The span's name; of one that is named by nothing but HTTP's method, the server besides."""
+    method, server = said.get("http.request.method"), said.get("server.address")
+    return f"{span['name']} {server}" if server and span["name"] == method else str(span["name"])
 
 
 def _value(value: Any) -> Any:

@@ -82,7 +82,7 @@ def _swapped(value: Any, space: Any, severity: float, rng: np.random.Generator) 
 
 def _scaled(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
     """One entry in another unit, or with its sign turned."""
-    return entry_changed(value, space, rng, lambda entry: entry * rng.choice([-1.0, 0.01, 0.1, 10.0, 100.0]))
+    return entry_changed(value, space, rng, lambda entry: entry * float(rng.choice([-1.0, 0.01, 0.1, 10.0, 100.0])))
 
 
 def _offset(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
@@ -222,5 +222,6 @@ def _with_entry(value: Any, space: spaces.Box, index: int, entry: float) -> Any:
 def _poked(value: Any, space: spaces.Box, rng: np.random.Generator, entry: float) -> Any:
     """The vector with one entry replaced by one that does not belong there; whole numbers arrive as floats then."""
     changed = value.astype(np.promote_types(value.dtype, np.float32))
-    changed.flat[int(rng.integers(value.size))] = entry
+    with np.errstate(over="ignore"):  # twice the largest number there is, is infinite
+        changed.flat[int(rng.integers(value.size))] = entry
     return changed

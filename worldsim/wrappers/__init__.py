@@ -1,19 +1,23 @@
-"""Faults on any Gymnasium environment, real or learned: `SlowAPI(env, severity=0.5, seed=1)`. Loads no torch."""
+"""Faults on any Gymnasium environment, real or learned: `SlowAPI(env, severity=0.5, seed=1)`. Loads no torch.
 
+Every kind of fault has a wrapper of its class's name, and one for vectors with `Vector` before it; `InjectFaults` and
+`VectorInjectFaults` take several faults, or a plan.
+"""
+
+from typing import Any
+
+from worldsim.wrappers import named
 from worldsim.wrappers.flatten import FlattenDict
 from worldsim.wrappers.inject import InjectFaults
-from worldsim.wrappers.named import MalformedOutput, MissingData, SlowAPI
 from worldsim.wrappers.vector import VectorInjectFaults
-from worldsim.wrappers.vector_named import VectorMalformedOutput, VectorMissingData, VectorSlowAPI
 
-__all__ = [
-    "FlattenDict",
-    "InjectFaults",
-    "MalformedOutput",
-    "MissingData",
-    "SlowAPI",
-    "VectorInjectFaults",
-    "VectorMalformedOutput",
-    "VectorMissingData",
-    "VectorSlowAPI",
-]
+__all__ = ["FlattenDict", "InjectFaults", "VectorInjectFaults"]
+__all__ += named.__all__
+
+
+def __getattr__(name: str) -> Any:
+    return getattr(named, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -133,7 +133,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         if self._on_error or any(isinstance(fault, LeafFault) for fault in built):
             self._leaves = leaves_of(env.observation_space)
-        plan.check(self._tools or (TOOL,), [leaf.name for leaf in self._leaves])
+        plan.check(self._tools or (TOOL,), self._leaves)
         self._pipeline = Pipeline(
             built,
             seed,

@@ -1,16 +1,28 @@
-"""One fault in one line: `SlowAPI(env, severity=0.5, seed=1)`."""
+"""A wrapper for every kind of fault, by its class's name: `StickyAction(env, severity=0.5, seed=1)`.
 
+`Vector` before the name is the same on a vector of environments: `VectorStickyAction(envs, severity=0.5, seed=1)`.
+"""
+
+from functools import cache
+from inspect import Parameter, Signature, cleandoc, signature
 from typing import Any, ClassVar, Literal
 
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv
 
 from worldsim import faults
-from worldsim.faults import Clock
+from worldsim.faults import Clock, Fault
+from worldsim.faults.fault import suggest
 from worldsim.wrappers.inject import InjectFaults
+from worldsim.wrappers.vector import VectorInjectFaults
+
+VECTOR = "Vector"
+FAULTS = {kind.__name__: kind for kind in faults.KINDS.values()}
+__all__ = [*FAULTS, *(VECTOR + name for name in FAULTS)]
 
 
-class _OneFault(InjectFaults):
+class OneFault(InjectFaults):
     """One fault on an environment."""
 
     kind: ClassVar[str]
@@ -36,28 +48,53 @@ class _OneFault(InjectFaults):
         super().__init__(env, [fault], seed, clock, blind=blind, **moving)
 
 
-class SlowAPI(_OneFault):
-    __doc__ = f"""A slow API between the agent and the environment. See `InjectFaults` for what a step means then.
+class VectorOneFault(VectorInjectFaults):
+    """One fault on a vector of environments."""
 
-    Keyword arguments: those of `InjectFaults` except `faults`, and the parameters of `worldsim.faults.SlowAPI`.
+    kind: ClassVar[str]
 
-    {faults.SlowAPI.__doc__}"""
-    kind = faults.SlowAPI.kind
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        severity: float = 0.5,
+        seed: int = 1,
+        *,
+        blind: bool = False,
+        hold: Any = None,
+        **parameters: Any,
+    ) -> None:
+        fault = {**parameters, "kind": self.kind, "severity": severity}
+        super().__init__(env, [fault], seed, blind=blind, hold=hold)
 
 
-class MalformedOutput(_OneFault):
-    __doc__ = f"""Malformed output between the environment and the agent. See `InjectFaults` for what a step means then.
+@cache
+def wrapper(name: str) -> type[OneFault] | type[VectorOneFault]:
+    """The wrapper of this name. Raises AttributeError, with the nearest name, where there is no such fault."""
+    fault = FAULTS.get(name.removeprefix(VECTOR))
+    if fault is None:
+        raise AttributeError(f"worldsim.wrappers has no '{name}'. {suggest(name, __all__, 'See docs/faults.md')}")
+    base = VectorOneFault if name.startswith(VECTOR) else OneFault
+    said = {"__doc__": _doc(base, fault), "__module__": __name__, "__signature__": _signature(base, fault)}
+    return type(name, (base,), {"kind": fault.kind, **said})
 
-    Keyword arguments: those of `InjectFaults` except `faults`, and the parameters of `worldsim.faults.MalformedOutput`.
 
-    {faults.MalformedOutput.__doc__}"""
-    kind = faults.MalformedOutput.kind
+def _doc(base: type[Any], fault: type[Fault]) -> str:
+    door, own = base.__bases__[0].__name__, f"worldsim.faults.{fault.__name__}"
+    return (
+        f"{cleandoc(fault.__doc__ or '')}\n\n"
+        f"Keyword arguments: those of `{door}` except `faults`, and the parameters of `{own}`.\n"
+        f"What a step means then, and what the agent is told, is said at `{door}`."
+    )
 
 
-class MissingData(_OneFault):
-    __doc__ = f"""Missing data between the environment and the agent. See `InjectFaults` for what a step means then.
+def _signature(base: type[Any], fault: type[Fault]) -> Signature:
+    """What the wrapper takes: its own arguments, and those parameters of the fault that are none of these."""
+    own = [each for each in signature(base).parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
+    more = [each for each in signature(fault).parameters.values() if each.name not in signature(base).parameters]
+    return Signature([*own, *more])
 
-    Keyword arguments: those of `InjectFaults` except `faults`, and the parameters of `worldsim.faults.MissingData`.
 
-    {faults.MissingData.__doc__}"""
-    kind = faults.MissingData.kind
+def __getattr__(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(name)
+    return wrapper(name)

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrap
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
-from worldsim.faults import ERRORS, LOST, Fault, LeafFault, Record, fault_from_json
+from worldsim.faults import ERRORS, LOST, Fault, LeafFault, Plan, Record
 from worldsim.faults.batch import BatchPipeline, Calls, Replies
 from worldsim.faults.leafwise import copied, from_json, leaves_of, put
 from worldsim.faults.pipeline import checked_seed
@@ -81,8 +82,9 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
 
     Args:
         env: any vector environment.
-        faults: outermost first; faults or mappings that describe them (`fault_from_json`).
-        seed: of the faults, 0 or more.
+        faults: a plan, the name of a ready one or the path of its file; or faults, outermost first, or mappings that
+            describe them.
+        seed: of the faults, 0 or more, where the plan has none of its own.
         blind: leave `info["faults"]` out.
         hold: an action of one environment, carried out where a call is lost and its environment cannot stand still.
 
@@ -93,7 +95,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     def __init__(
         self,
         env: VectorEnv[Any, Any, Any],
-        faults: Sequence[Fault | Mapping[str, Any]],
+        faults: Plan | str | Path | Fault | Sequence[Fault | Mapping[str, Any]],
         seed: int = 0,
         *,
         blind: bool = False,
@@ -101,7 +103,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     ) -> None:
         super().__init__(env)
         checked_seed(seed)
-        self._plan = [(each if isinstance(each, Fault) else fault_from_json(each), seed) for each in faults]
+        plan = Plan.of(faults)
+        self._plan = [(fault, seed if plan.seed is None else plan.seed) for fault in plan.faults]
         self._blind, self._hold, self._bare = blind, hold, env
         if isinstance(env, VectorInjectFaults):
             self._plan, self._bare = self._plan + env._plan, env._bare
@@ -115,6 +118,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._leaves = leaves_of(self._space)
         self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         tools = action_tools(env.metadata, env.single_action_space)
+        plan.check(tools or (TOOL,), self._leaves)
         self._named = bool(tools)
         self._first_action = int(getattr(env.single_action_space, "start", 0)) if tools else 0
         missing = env.metadata.get("on_missing", {})
