@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from worldsim import grammar
 from worldsim.cli import VERBS, _schema
-from worldsim.envs.make import EnvConfig
+from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError
 from worldsim.models.config import RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.models.world_model import WorldModel
@@ -93,7 +93,7 @@ def test_every_combination_of_options_composes(verb: str) -> None:
 def test_sizes_are_the_size_that_they_say_and_about_the_same_in_every_family() -> None:
     """Frames of 64x64x3 and 17 actions, as the files say; counted for those that are quick to make."""
     spaces = Box(0, 255, (64, 64, 3), np.uint8), Discrete(17)
-    for size in ("xs", "s", "m"):
+    for size in ("xs", "race", "s", "m"):
         counts = []
         for family in ("ssm", "transformer", "rssm"):
             config = grammar.compose("train", _schema("train"), [f"model={family}", f"model/size={size}"]).config
@@ -127,12 +127,35 @@ def test_an_environments_budget_comes_with_it() -> None:
     assert grammar.compose("quickstart", schema, ["env=CartPole-v1"]).config.ppo.steps == 0
 
 
-@pytest.mark.parametrize("name", ["breakout_race", "vizdoom_race", "refund_desk"])
+RACES = ("breakout_race", "vizdoom_race", "car_racing_race", "refund_desk_race")
+
+
+@pytest.mark.parametrize("name", [*RACES, "refund_desk"])
 def test_an_experiment_fixes_what_a_table_is_made_with(name: str) -> None:
+    """Whatever the environment's own budget becomes; the races, so far, are that budget, a size and a time."""
     schema = _schema("quickstart")
     composed = grammar.compose("quickstart", schema, [f"experiment={name}"])
-    plain = grammar.compose("quickstart", schema, [f"env={composed.choices['env']}"])
-    assert composed.config == plain.config  # so far they are the environments' own budgets, written out
+    race = ["model/size=race", "trainer.seconds=600"] if name in RACES else []
+    plain = grammar.compose("quickstart", schema, [f"env={composed.choices['env']}", *race])
+    assert composed.config == plain.config
     typed = grammar.command("quickstart", composed.config, composed.choices).split()
     assert f"experiment={name}" in typed
     assert grammar.compose("quickstart", schema, typed[2:]).config == composed.config
+
+
+@pytest.mark.parametrize("name", RACES)
+def test_racers_have_about_as_many_parameters_and_nothing_else_is_different(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # ViZDoom writes its settings into the current folder
+    schema, counts, rest = _schema("quickstart"), [], []
+    for family in ("ssm", "transformer", "rssm"):
+        config = grammar.compose("quickstart", schema, [f"experiment={name}", f"model={family}"]).config
+        assert config.model.family == family
+        env = make_env(config.env)
+        model = WorldModel(config.model, env.observation_space, env.action_space, (0.0, 1.0))
+        env.close()
+        counts.append(sum(parameter.numel() for parameter in model.parameters()))
+        rest.append(config.model_dump(exclude={"model"}))
+    assert max(counts) < 4e6 and max(counts) < 1.1 * min(counts)
+    assert rest[0] == rest[1] == rest[2]

@@ -62,9 +62,9 @@ def _train(composed: "Composed[Any]") -> None:
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     with watching(composed.config) if is_first() else nullcontext() as watch:
-        train(composed.config, watch)
+        manifest = train(composed.config, watch)
     if is_first():
-        print(f"a world after {composed.config.trainer.steps} updates in {composed.config.out}")
+        print(f"a world after {manifest.training['steps']} updates in {composed.config.out}")
 
 
 def _validate(composed: "Composed[Any]") -> None:

@@ -1,15 +1,12 @@
 """The environments on a World that was loaded from its directory, with a network in it."""
 
-import pickle
-import warnings
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 from gymnasium import spaces
-from gymnasium.utils.env_checker import check_env, data_equivalence
+from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import SyncVectorEnv
 
 import worldsim
@@ -17,15 +14,11 @@ from tests.simulator.stub_world import IMAGE_SPACE
 from worldsim.play.look import look
 from worldsim.rollouts.arrays import Arrays
 from worldsim.simulator import WorldEnv, WorldVectorEnv
+from worldsim.simulator.conformance import check_world
 
 
-def test_the_checkers_find_nothing_to_warn_of(world_folder: Path) -> None:
-    sb3 = pytest.importorskip("stable_baselines3.common.env_checker")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        env = gym.make("worldsim/World-v0", world=world_folder, render_mode="rgb_array")
-        check_env(env.unwrapped)
-        sb3.check_env(env.unwrapped, warn=True, skip_render_check=False)
+def test_keeps_what_an_environment_promises(world_folder: Path) -> None:
+    check_world(worldsim.load(world_folder))
 
 
 def test_has_the_spaces_of_the_real_environment_and_starts_from_recorded_observations(world_folder: Path) -> None:
@@ -35,27 +28,6 @@ def test_has_the_spaces_of_the_real_environment_and_starts_from_recorded_observa
     seen = [env.reset(seed=seed)[0]["screen"] for seed in range(20)]
     which = [int(np.flatnonzero((starts == screen).all(axis=(1, 2, 3)))[0]) for screen in seen]
     assert len(set(which)) > 3
-
-
-def test_snapshots_pickle_and_have_one_future(world_folder: Path) -> None:
-    env = WorldEnv(worldsim.load(world_folder))
-    env.reset(seed=1)
-    env.step(1)
-    kept = pickle.dumps(env.snapshot())
-    future = [env.step(action) for action in (0, 2, 1)] + [env.reset(), env.step(0)]
-    other = WorldEnv(world_folder)
-    other.restore(pickle.loads(kept))
-    again = [other.step(action) for action in (0, 2, 1)] + [other.reset(), other.step(0)]
-    assert data_equivalence(again, future, exact=True)
-
-
-def test_the_global_generators_play_no_part(world_folder: Path) -> None:
-    runs = []
-    for seed in range(2):
-        torch.manual_seed(seed), np.random.seed(seed)
-        env = WorldEnv(world_folder)
-        runs.append([env.reset(seed=4), env.step(0), env.step(2), env.reset()])
-    assert data_equivalence(runs[0], runs[1], exact=True)
 
 
 def test_worlds_in_a_batch_live_as_they_do_alone(world_folder: Path) -> None:

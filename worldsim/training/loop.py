@@ -1,6 +1,8 @@
 """The training loop: read it top to bottom."""
 
+import copy
 import math
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -22,12 +24,13 @@ from worldsim.rollouts.mix import Mix
 from worldsim.rollouts.progress import Bar
 from worldsim.rollouts.sampling import SequenceSampler, Share
 from worldsim.rollouts.segments import Segments
-from worldsim.training.config import TrainConfig
+from worldsim.training.config import TrainConfig, TrainerConfig
 from worldsim.training.feed import Feed
 from worldsim.training.memory import enough_memory, keep_freed_memory
+from worldsim.training.pace import TRIED, fitted, kept, paces
 from worldsim.training.phases import Phase, at, learning_rate, phases
 from worldsim.training.processes import Objective, gathered, mean_of, share, together, whole_batch
-from worldsim.training.state import TrainingState
+from worldsim.training.state import TrainingState, saved
 from worldsim.training.statistics import fit_statistics, reward_range
 
 Watch = Callable[[int, dict[str, float], WorldModel, WorldManifest], None]  # step, losses, model: to log or to look
@@ -52,8 +55,18 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
     model = initialised(manifest, data.arrays, taught, config.seed)
     plan = phases(config.trainer, model)
     with together(config, in_parts=len(plan) > 1) as fabric, enough_memory(_appetite(config)):
-        feed = Feed(plan, samplers(config, data, taught, plan, share(fabric)), fabric.device)
-        whole = _trained(Run(config, fabric, manifest, model, feed), watch, progress and fabric.is_global_zero)
+
+        def begin(trainer: TrainerConfig, model: WorldModel, plan: list[Phase]) -> Run:
+            feed = Feed(plan, samplers(config, data, taught, plan, share(fabric)), fabric.device)
+            return Run(config.model_copy(update={"trainer": trainer}), fabric, manifest, model, feed)
+
+        trainer = config.trainer
+        if trainer.seconds is not None:
+            trials = (begin(trainer, copy.deepcopy(model), [phase._replace(steps=TRIED)]) for phase in plan)
+            trainer = kept(config.out / "training", trainer) or fitted(trainer, plan, paces(fabric, trials))
+            manifest.training |= trainer.model_dump(mode="json")
+        run = begin(trainer, model, phases(trainer, model))
+        whole = _trained(run, watch, progress and fabric.is_global_zero)
         if whole is not None and fabric.is_global_zero:
             save_world(config.out, manifest, whole, recorded_starts(data.arrays, taught))
     return manifest
@@ -88,7 +101,7 @@ class Run:
     def go(self, watch: Watch | None, progress: bool) -> None:
         """From wherever it stands to the end. `watch` is called in the first process only."""
         done, total = self.state.restore(self.settings), self.feed.total
-        self.done = total - done
+        self.done, begun = total - done, time.perf_counter() - self.state.seconds
         with Bar("train", total, progress) as bar, self.feed:
             bar.at(done)
             for step in range(done, total):
@@ -99,6 +112,7 @@ class Run:
                     self.log(step + 1, parts, watch)
                 if (step + 1) % self.trainer.checkpoint_every == 0 or last:
                     self.check(step + 1, parts)
+                    self.state.seconds = time.perf_counter() - begun
                     self.state.save(step + 1, self.settings, self.fabric.is_global_zero)
 
     def update(self, step: int) -> dict[str, Tensor]:
@@ -136,9 +150,10 @@ class Run:
         wrong = [name for name, value in figures.items() if not math.isfinite(value)]
         if wrong or not math.isfinite(weight) or figures["total"] > FAR * max(1.0, first):
             what = f"the loss {wrong[0]} is not finite" if wrong else f"the loss diverges ({figures['total']:.3g})"
-            kept = self.state.saved()[-1].name if self.state.saved() else "none"
+            states = saved(self.state.folder)
+            last = states[-1].name if states else "none"
             raise ConfigError(
-                f"{what} at step {step} (last good state: {kept}); lower trainer.learning_rate or "
+                f"{what} at step {step} (last good state: {last}); lower trainer.learning_rate or "
                 "trainer.codec_learning_rate, and choose another out="
             )
         return figures

@@ -28,6 +28,7 @@ class TrainingState:
     def __init__(self, folder: Path, model: WorldModel, optimizer: Optimizer, feed: Feed, generator: Generator):
         self.folder, self.model, self.optimizer = folder, model, optimizer
         self.feed, self.generator = feed, generator
+        self.seconds = 0.0  # of training up to here, set-up not counted
 
     def save(self, step: int, settings: Mapping[str, Any], writes: bool = True) -> None:
         """Saves the state after `step` updates; older states go only then.
@@ -43,39 +44,35 @@ class TrainingState:
         working.mkdir(parents=True)
         save_tensors(working / "weights.safetensors", weights)
         save_tensors(working / "optimizer.safetensors", slots)
-        state = {"step": step, "feed": self.feed.state_dict(), "settings": settings}
+        state = {"step": step, "seconds": self.seconds, "feed": self.feed.state_dict(), "settings": settings}
         write_atomically(working / "state.json", json.dumps(state).encode())
         shutil.rmtree(place, ignore_errors=True)
         working.rename(place)
-        for old in self.saved()[:-KEPT]:
+        for old in saved(self.folder)[:-KEPT]:
             shutil.rmtree(old)
-
-    def saved(self) -> list[Path]:
-        """Folders of complete states, oldest first."""
-        return sorted(self.folder.glob("step-*")) if self.folder.is_dir() else []
 
     def restore(self, settings: Mapping[str, Any]) -> int:
         """Loads the newest state; returns the number of updates it has seen, 0 where there is none.
 
         Raises CheckpointError where the state belongs to other settings or cannot be read.
         """
-        found = self.saved()
+        found = saved(self.folder)
         if not found:
             return 0
         place = found[-1]
+        state = written(place)
         try:
-            state = json.loads((place / "state.json").read_text())
             weights = load_file(place / "weights.safetensors")
             tensors = load_file(place / "optimizer.safetensors")
         except (OSError, ValueError, SafetensorError) as error:
-            reason = f"{place} is damaged ({type(error).__name__})"
-            raise CheckpointError(f"{reason}; delete it to train from the start") from error
+            raise _damaged(place, error) from error
         _same(place, state["settings"], settings)
         own = self.model.state_dict()
         self.model.load_state_dict({name: like(own[name], value) for name, value in weights.items()})
         self.generator.set_state(tensors.pop("generator"))
         self._load_optimizer(tensors)
         self.feed.load_state_dict(state["feed"], int(state["step"]))
+        self.seconds = float(state["seconds"])
         return int(state["step"])
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
@@ -92,6 +89,24 @@ class TrainingState:
             keys = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
             if keys:
                 self.optimizer.state[parameter] = {k: v if k == "step" else like(parameter, v) for k, v in keys.items()}
+
+
+def saved(folder: Path) -> list[Path]:
+    """Folders of complete states, oldest first."""
+    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def written(place: Path) -> dict[str, Any]:
+    """What a saved state says of itself: step, seconds, feed and settings. Raises CheckpointError if it is damaged."""
+    try:
+        state: dict[str, Any] = json.loads((place / "state.json").read_text())
+    except (OSError, ValueError) as error:
+        raise _damaged(place, error) from error
+    return state
+
+
+def _damaged(place: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{place} is damaged ({type(error).__name__}); delete it to train from the start")
 
 
 def _same(place: Path, begun: Mapping[str, Any], asked: Mapping[str, Any], group: str = "") -> None:
