@@ -156,3 +156,14 @@ def test_observing_is_the_papers_loop_with_balanced_and_clipped_divergences() ->
         assert_close(found.losses["dynamics"][:, t], loss, atol=1e-4, rtol=1e-4)
         assert_close(found.losses["representation"][:, t], SCALE * loss, atol=1e-4, rtol=1e-4)
     assert clipped == {True, False}, "the bound should matter for some moments, not for all"
+
+
+@torch.no_grad()
+def test_a_step_that_nobody_draws_does_nothing_for_the_decoder() -> None:
+    model, batch = built(FAMILIES["rssm"]), random_batch(2, 1)
+    del model.dynamics.spread
+    action = model.act({name: value[:, 0] for name, value in batch.action.items()})
+    _, now = model.dynamics.step(model.dynamics.initial(2), action, None, 0.0)
+    assert now.features.shape == (2, model.dynamics.feature_width)
+    with pytest.raises(AttributeError, match="spread"):
+        model.dynamics.for_decoder(now)

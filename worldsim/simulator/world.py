@@ -108,7 +108,8 @@ class World:
         """Where flat observations (B, ...), each seen by itself, lie in latent space: (B, D), what is decoded."""
         seen = {name: self._tensor(value).unsqueeze(1) for name, value in observation.items()}
         first = torch.ones(next(iter(seen.values())).shape[:2], dtype=torch.bool, device=self.device)
-        slots = self.model.observe(seen, self._no_action(first.shape), first).latent.slots
+        latent = self.model.observe(seen, self._no_action(first.shape), first).latent
+        slots = self.model.dynamics.for_decoder(latent)
         return torch.cat([part.flatten(1).float() for part in slots], 1).cpu().numpy()
 
     @torch.inference_mode()
@@ -163,7 +164,7 @@ class World:
         noise = uniforms(state.seed, state.tick, model.dynamics.noise_size + 2) if self.sample else None
         ending, inner, paying = (None,) * 3 if noise is None else (noise[:, 0], noise[:, 1:-1], noise[:, -1])
         latent, now = model.dynamics.step(state.latent, encoded, inner, model.config.min_p)
-        observation = model.codec.decode(now.slots) if observe == "frame" else {}
+        observation = model.codec.decode(model.dynamics.for_decoder(now)) if observe == "frame" else {}
         assert now.entropy is not None, "a family's step gives the entropy of what it drew"
         disagreement = model.ensemble.disagreement(now.features[..., : model.dynamics.past_width])
         sure = state.doubt + now.entropy, torch.maximum(state.novelty, disagreement)

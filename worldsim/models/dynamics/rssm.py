@@ -103,6 +103,11 @@ class RSSM(Dynamics):
             "z": self.see.weight.new_zeros(batch, self.latents * self.classes),
         }
 
+    def for_decoder(self, latent: Latent) -> Slots:
+        """Made of the features only where something is drawn: it can be half the work of a step."""
+        spread = self.spread(latent.features).unflatten(-1, (self.variables + self.slots, self.dense_features))
+        return Slots(*spread.split([self.variables, self.slots], -2))
+
     def observe(
         self,
         state: State,
@@ -122,7 +127,7 @@ class RSSM(Dynamics):
         follows = ~first_BT  # what nothing led to cannot be foreseen, and what it tells must not be held against it
         follows[:, 0] &= state["z"].any(-1)
         losses = {"dynamics": dynamics * follows, "representation": representation * follows}
-        return Observed({"h": past[:, -1], "z": codes[:, -1]}, self._latent(past, codes), losses)
+        return Observed({"h": past[:, -1], "z": codes[:, -1]}, Latent(torch.cat([past, codes], -1), None), losses)
 
     def _follow(self, state: State, shown: Tensor, actions: Tensor, first: Tensor, noise: Tensor | None) -> Moments:
         keep = (~first).unsqueeze(-1).to(state["h"].dtype)
@@ -136,12 +141,7 @@ class RSSM(Dynamics):
         h = recur(self.recur.weights(drive.dtype), state["h"], state["z"], drive).h
         prior = self._latents(self.prior(h)).logits
         z = F.one_hot(draw(prior, noise_BN, min_p), self.classes).flatten(1).to(h.dtype)
-        return {"h": h, "z": z}, self._latent(h, z)._replace(entropy=entropy(prior, min_p))
+        return {"h": h, "z": z}, Latent(torch.cat([h, z], -1), None, entropy(prior, min_p))
 
     def _latents(self, scores: Tensor) -> Categoricals:
         return Categoricals.from_logits(scores, self.latents, self.unimix)
-
-    def _latent(self, past: Tensor, codes: Tensor) -> Latent:
-        features = torch.cat([past, codes], -1)
-        spread = self.spread(features).unflatten(-1, (self.variables + self.slots, self.dense_features))
-        return Latent(features, Slots(*spread.split([self.variables, self.slots], -2)))
