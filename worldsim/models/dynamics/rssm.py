@@ -7,6 +7,12 @@ balance), and no further than `free_nats`. Everything is drawn from h and z.
 What does not depend on the recurrence (the observation's and the action's share, the prior, log-probabilities) is
 computed for all moments at once, outside of the loop over time.
 
+From the authors' configuration: eight blocks, 32 latents, h eight times as wide as a hidden layer, RMSNorm and SiLU, a
+prior of two hidden layers and a posterior of one, 1 % of the uniform distribution mixed in, one free nat, weights of 1
+(dynamics) and 0.1 (representation). The sizes keep these, but for fewer latents in the two smallest. Not the authors':
+classes (theirs are a 128th of h), initial weights, continuous actions in symlog, encoder and decoder by patches, and
+that the first moment of an episode, which nothing foresees, has no divergence.
+
 Axes: B batch, T time, V categorical variables of the observation, S its patches and vectors, A action, K latents,
 C their classes, W width of h, U units of a hidden layer, Z = K*C, N uniform numbers.
 """
