@@ -103,7 +103,8 @@ def test_imagination_stays_in_the_space(family: str) -> None:
         action = model.act({name: value[:, 0] for name, value in batch.action.items()})
         noise = torch.rand(12, model.dynamics.noise_size)
         noise[0], noise[1] = 0.0, 1 - 2**-24
-        flat = model.codec.decode(model.dynamics.step(state, action, noise, 0.0)[1].slots)
+        now = model.dynamics.step(state, action, noise, 0.0)[1]
+        flat = model.codec.decode(model.dynamics.for_decoder(now))
     for row in range(12):
         arrays = {name: value[row].numpy() for name, value in flat.items()}
         assert [arrays[leaf.name].dtype for leaf in leaves(NESTED)] == [leaf.dtype for leaf in leaves(NESTED)]

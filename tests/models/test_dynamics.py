@@ -39,26 +39,28 @@ def uniform(model: WorldModel, rows: int = B, seed: int = 0) -> Tensor:
     return torch.rand(rows, model.dynamics.noise_size, generator=torch.Generator().manual_seed(seed))
 
 
-def same(a: Observed, b: Observed, times: slice = ALL) -> None:
+def same(model: WorldModel, a: Observed, b: Observed, times: slice = ALL) -> None:
     assert_close(a.latent.features[:, times], b.latent.features[:, times], atol=1e-5, rtol=1e-4)
-    for one, other in zip(a.latent.slots, b.latent.slots, strict=True):
+    drawn_from = (model.dynamics.for_decoder(seen.latent) for seen in (a, b))
+    for one, other in zip(*drawn_from, strict=True):
         assert_close(one[:, times], other[:, times], atol=1e-5, rtol=1e-4)
 
 
 def test_shapes_are_those_of_the_contract(model: WorldModel) -> None:
     dynamics, codec = model.dynamics, model.codec
     seen = observed(model, random_batch(B, T))
+    slots_seen = dynamics.for_decoder(seen.latent)
     variables, slots = codec.record.slots, sum(codec.sizes)
     assert (variables, slots) == (5, 2 * 3 + 1 + 1)
     assert seen.latent.features.shape == (B, T, dynamics.feature_width)
     width = dynamics.record_features or codec.record.classes
-    assert seen.latent.slots.record.shape == (B, T, variables, width)
-    assert seen.latent.slots.dense.shape == (B, T, slots, dynamics.dense_features)
+    assert slots_seen.record.shape == (B, T, variables, width)
+    assert slots_seen.dense.shape == (B, T, slots, dynamics.dense_features)
     assert seen.losses and all(loss.shape == (B, T) and loss.isfinite().all() for loss in seen.losses.values())
     state, now = stepped(model, seen.state, random_batch(B, T), 0, uniform(model))
     assert now.features.shape == (B, dynamics.feature_width)
     assert now.entropy is not None and now.entropy.shape == (B,) and (now.entropy >= 0).all()
-    assert [s.shape for s in now.slots] == [s.shape[:1] + s.shape[2:] for s in seen.latent.slots]
+    assert [s.shape for s in dynamics.for_decoder(now)] == [s.shape[:1] + s.shape[2:] for s in slots_seen]
     for name, tensor in dynamics.initial(B).items():
         assert tensor.shape == seen.state[name].shape == state[name].shape and len(tensor) == B, name
         assert tensor.dtype == seen.state[name].dtype == state[name].dtype, name
@@ -97,13 +99,13 @@ def test_an_episode_that_begins_forgets_everything(model: WorldModel) -> None:
     whole, alone = observed(model, batch), observed(model, later)
     elsewhere = observed(model, random_batch(B, T, seed=5)).state
     after_another = observed(model, later, elsewhere)
-    same(alone, after_another)
+    same(model, alone, after_another)
     assert_close(whole.latent.features[:, begin:], alone.latent.features)
     assert_close(whole.state, alone.state)
     assert_close(after_another.state, alone.state)
     batch.action["button"][:, begin] = 2 - batch.action["button"][:, begin]
     batch.action["stick"][:, begin] += 1
-    same(observed(model, batch), whole)  # nothing led to an episode's first observation
+    same(model, observed(model, batch), whole)  # nothing led to an episode's first observation
     assert all((loss[:, begin] == 0).all() for loss in whole.losses.values())  # and nothing could foresee it
 
 
@@ -120,7 +122,7 @@ def test_the_past_does_not_know_the_present(model: WorldModel) -> None:
     for leaf, other in random_batch(B, T, seed=9).observation.items():
         batch.observation[leaf][:, t] = other[:, t]
     after = observed(model, batch)
-    same(before, after, slice(0, t))
+    same(model, before, after, slice(0, t))
     known = [past(model, seen.latent.features[:, : t + 1]) for seen in (before, after)]
     assert_close(*known)
     assert not torch.allclose(before.latent.features[:, t], after.latent.features[:, t])  # but the features do
@@ -181,7 +183,7 @@ def test_observing_draws_from_the_generator_alone(model: WorldModel) -> None:
         return model.losses(batch, torch.Generator().manual_seed(0)).parts
 
     assert_close(losses(0), losses(1), atol=0, rtol=0)
-    same(observed(model, batch), observed(model, batch))
+    same(model, observed(model, batch), observed(model, batch))
 
 
 def gradients(model: WorldModel, what: Part) -> dict[str, float]:
@@ -223,7 +225,7 @@ def test_foreseeing_does_not_move_the_codes_it_foresees(model: WorldModel) -> No
         grads = torch.autograd.grad(loss[:, t].sum(), embeds, retain_graph=True, allow_unused=True)
         present = sum(g[:, t].abs().sum().item() for g in grads if g is not None)
         assert (present > 0) == (name == "representation"), name
-    grads = torch.autograd.grad(seen.latent.slots.dense[:, t].sum(), embeds, allow_unused=True)
+    grads = torch.autograd.grad(model.dynamics.for_decoder(seen.latent).dense[:, t].sum(), embeds, allow_unused=True)
     assert sum(g[:, t].abs().sum().item() for g in grads if g is not None) > 0
 
 
@@ -239,5 +241,5 @@ def test_observations_of_one_leaf(family: str, space: spaces.Space) -> None:
     batch = Batch({"value": value}, {"value": torch.zeros(2, 3, 1, dtype=torch.long)}, torch.zeros(2, 3), flags, flags)
     assert model.losses(batch, torch.Generator().manual_seed(0)).total.isfinite()
     _, now = stepped(model, observed(model, batch).state, batch, 0, uniform(model, rows=2))
-    decoded = model.codec.decode(now.slots)["value"]
+    decoded = model.codec.decode(model.dynamics.for_decoder(now))["value"]
     assert (decoded.shape, decoded.dtype) == (value[:, 0].shape, value.dtype)

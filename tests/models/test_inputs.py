@@ -62,7 +62,7 @@ def imagined_in_the_space(config: ModelConfig, observed: Space, acted: Space, se
         state = model.observe(batch.observation, batch.action, batch.first).state
         action = model.act({name: value[:, 0] for name, value in batch.action.items()})
         _, now = model.dynamics.step(state, action, torch.rand(B, model.dynamics.noise_size), 0.1)
-        drawn = model.codec.decode(now.slots)
+        drawn = model.codec.decode(model.dynamics.for_decoder(now))
     arrays = {name: value.numpy() for name, value in drawn.items()}
     for leaf in leaves(observed):
         assert (arrays[leaf.name].shape[1:], arrays[leaf.name].dtype) == (leaf.shape, leaf.dtype), leaf.name

@@ -68,7 +68,7 @@ def test_learns_the_ring(family: str) -> None:
         for t in range(SEEN, SEEN + HORIZON):
             action = model.act({name: value[:, t] for name, value in batch.action.items()})
             state, now = model.dynamics.step(state, action, None, 0.0)
-            drawn = model.codec.decode(now.slots)
+            drawn = model.codec.decode(model.dynamics.for_decoder(now))
             right = (drawn["count"] == batch.observation["count"][:, t]).float().mean()
             assert right == 1, (t, right)
             error = (drawn["frame"].float() - batch.observation["frame"][:, t].float()) / 255

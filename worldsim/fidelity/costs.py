@@ -78,4 +78,4 @@ def _step(model: WorldModel, state: dict[str, Tensor], action: Tensor, noise: Te
     following, now = model.dynamics.step(state, action, noise[:, 1:], model.config.min_p)
     heads = model.reward.mean(now.features), model.termination(now.features)
     disagreement = model.ensemble.disagreement(now.features[..., : model.dynamics.past_width])
-    return following, model.codec.decode(now.slots), heads, disagreement
+    return following, model.codec.decode(model.dynamics.for_decoder(now)), heads, disagreement

@@ -160,21 +160,22 @@ class WorldModel(nn.Module):
         heads["termination"] = self.termination.loss(features, batch.terminated)
         moments = torch.stack([loss.detach() for loss in (seen.losses | heads).values()]).sum(0)
         surprise = (moments * follows).sum(1) / follows.sum(1).clamp_min(1)
-        heads["ensemble"] = self._ensemble_loss(seen.latent, generator)
+        slots = self.dynamics.for_decoder(seen.latent)
+        heads["ensemble"] = self._ensemble_loss(seen.latent, slots, generator)
         count = follows.sum() if batch.moments is None else batch.moments
         counted = _weighted(follows, batch.weight)
         parts = {name: _mean(loss, counted, count) for name, loss in seen.losses.items()}
         if part == "all":
-            slots = Slots(*(slot.flatten(0, 1) for slot in seen.latent.slots))
-            errors = {name: loss.view(follows.shape) for name, loss in self.codec.loss(slots, flat).items()}
+            drawn_from = Slots(*(slot.flatten(0, 1) for slot in slots))
+            errors = {name: loss.view(follows.shape) for name, loss in self.codec.loss(drawn_from, flat).items()}
             parts |= {f"draw/{name}": _weighted(loss, batch.weight).mean() for name, loss in errors.items()}
         parts |= {name: _mean(loss, counted, count) for name, loss in heads.items()}
         return _summed(parts)._replace(surprise=surprise)
 
-    def _ensemble_loss(self, latent: Latent, generator: Generator) -> Tensor:
+    def _ensemble_loss(self, latent: Latent, slots: Slots, generator: Generator) -> Tensor:
         """Squared error (B, T)."""
         past = latent.features[..., : self.dynamics.past_width].detach()
-        target = torch.cat([part.detach().flatten(2) for part in latent.slots], -1).flatten(0, 1)
+        target = torch.cat([part.detach().flatten(2) for part in slots], -1).flatten(0, 1)
         chance = uniform((self.config.ensemble, past.shape[0], 1), generator, past.device, axis=1)
         taught = (chance < 0.5).expand(-1, -1, past.shape[1]).flatten(1).float()
         return self.ensemble.loss(past.flatten(0, 1), target, taught).view(past.shape[:2])

@@ -69,7 +69,7 @@ def tick(
     ending, inner, paying = (None,) * 3 if noise is None else (noise[:, 0], noise[:, 1:-1], noise[:, -1])
     latent, now = model.dynamics.step(state.latent, model.act(actions), inner, model.config.min_p)
     assert now.entropy is not None, "a family's step gives the entropy of what it drew"
-    observation = model.codec.decode(now.slots) if observe == "frame" else {}
+    observation = model.codec.decode(model.dynamics.for_decoder(now)) if observe == "frame" else {}
     disagreement = model.ensemble.disagreement(now.features[..., : model.dynamics.past_width])
     sure = state.doubt + now.entropy, torch.maximum(state.novelty, disagreement)
     reward = model.reward.draw(now.features, paying, model.config.min_p, heats[0])
@@ -139,7 +139,8 @@ class World:
         """Where flat observations (B, ...), each seen by itself, lie in latent space: (B, D), what is decoded."""
         seen = {name: self._tensor(value).unsqueeze(1) for name, value in observation.items()}
         first = torch.ones(next(iter(seen.values())).shape[:2], dtype=torch.bool, device=self.device)
-        slots = self.model.observe(seen, self._no_action(first.shape), first).latent.slots
+        latent = self.model.observe(seen, self._no_action(first.shape), first).latent
+        slots = self.model.dynamics.for_decoder(latent)
         return torch.cat([part.flatten(1).float() for part in slots], 1).cpu().numpy()
 
     @torch.inference_mode()

@@ -18,7 +18,7 @@ class Latent(NamedTuple):
     """One or many latent moments, leading axes (B,) or (B, T)."""
 
     features: Tensor  # (..., F): what reward, termination and ensemble heads read
-    slots: Slots  # (..., V, record_features) and (..., S, dense_features): what the decoder draws from
+    slots: Slots | None  # what `for_decoder` gives; None where it is made only when it is asked for
     entropy: Tensor | None = None  # (B,) nats in what `step` drew from (`layers.entropy`); None where nothing was drawn
 
 
@@ -50,6 +50,11 @@ class Dynamics(nn.Module, ABC):
         generator: draws what training needs; None makes it a deterministic function.
         """
         raise TypeError(f"{type(self).__name__} is not separable: its codes depend on the past")
+
+    def for_decoder(self, latent: Latent) -> Slots:
+        """What the decoder draws from: (..., V, record_features) and (..., S, dense_features)."""
+        assert latent.slots is not None, f"{type(self).__name__} gives no slots, so it must make them of the features"
+        return latent.slots
 
     @abstractmethod
     def observe(
