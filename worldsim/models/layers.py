@@ -29,33 +29,38 @@ def mlp(sizes: list[int], norm: bool = True) -> nn.Sequential:
 class SlotLinear(nn.Module):
     """A linear layer with its own weights for every slot: (..., S, fan_in) to (..., S, fan_out)."""
 
-    def __init__(self, slots: int, fan_in: int, fan_out: int, scale: float = 1.0, bias: bool = True):
+    def __init__(self, slots: int, fan_in: int, fan_out: int, scale: float = 1.0):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(slots, fan_in, fan_out) * scale * fan_in**-0.5)
-        self.bias = nn.Parameter(torch.zeros(slots, fan_out)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(slots, fan_out))
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.slots_first(x.flatten(0, -3).transpose(0, 1))
-        return out.transpose(0, 1).reshape(*x.shape[:-1], self.weight.shape[-1])
+        return out.transpose(0, 1).reshape(*x.shape[:-1], self.bias.shape[-1])
 
     def slots_first(self, x_SND: Tensor) -> Tensor:
         """(S, N, fan_in) to (S, N, fan_out), in any layout: nothing is copied."""
-        weight = self.weight.to(x_SND.dtype)
-        if self.bias is None:
-            return torch.bmm(x_SND, weight)
-        return torch.baddbmm(self.bias.to(x_SND.dtype).unsqueeze(1), x_SND, weight)
+        return torch.baddbmm(self.bias.to(x_SND.dtype).unsqueeze(1), x_SND, self.weight.to(x_SND.dtype))
 
     def batch_last(self, x_SND: Tensor) -> Tensor:
         """(S, N, fan_in) to (S, fan_out, N): what is computed across fan_out next then runs along N."""
-        out = torch.bmm(self.weight.to(x_SND.dtype).transpose(1, 2), x_SND.transpose(1, 2))
-        return out if self.bias is None else out + self.bias.to(out.dtype).unsqueeze(2)
+        weight, bias = self.weight.to(x_SND.dtype), self.bias.to(x_SND.dtype)
+        return torch.bmm(weight.transpose(1, 2), x_SND.transpose(1, 2)) + bias.unsqueeze(2)
 
 
-class SlotsFirst(SlotLinear):
-    """The same from (S, N, fan_in) to (S, N, fan_out): nothing is copied."""
+class SlotsFirst(nn.Module):
+    """In the place of a linear layer that acts on (S, N, fan_in): the same with own weights for every slot."""
+
+    def __init__(self, slots: int, fan_in: int, fan_out: int, bias: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(slots, fan_in, fan_out) * fan_in**-0.5)
+        self.bias = nn.Parameter(torch.zeros(slots, 1, fan_out)) if bias else None
 
     def forward(self, x_SND: Tensor) -> Tensor:
-        return self.slots_first(x_SND)
+        weight = self.weight.to(x_SND.dtype)
+        if self.bias is None:
+            return torch.bmm(x_SND, weight)
+        return torch.baddbmm(self.bias.to(x_SND.dtype), x_SND, weight)
 
 
 class GatedMLP(nn.Module):

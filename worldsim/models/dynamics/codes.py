@@ -64,7 +64,7 @@ class CodeEmbedding(nn.Module):
 
     def nothing(self) -> Tensor:
         """(V + S, E): what stands for codes that were never seen."""
-        return torch.cat([layer.bias for layer in (self.record, self.dense) if layer.bias is not None])
+        return torch.cat([self.record.bias, self.dense.bias])
 
     def of_record(self, record: Tensor) -> Tensor:
         """(..., V) indices to (..., V, E)."""
