@@ -6,6 +6,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldsim.faults.chance import Draws
+
 Frame = NDArray[Any]
 
 
@@ -32,63 +34,78 @@ def frame_axes(space: spaces.Space[Any]) -> Axes | None:
 
 def as_image(frame: Frame, axes: Axes) -> Frame:
     """A frame as (height, width, channels), a grey one with one channel. Shares memory with the frame."""
+    image: Frame = as_images(frame[None], axes)[0]
+    return image
+
+
+def as_images(frames: Frame, axes: Axes) -> Frame:
+    """n frames as (n, height, width, channels). Shares memory with the frames."""
     if axes.channels is None:
-        return frame[..., None]
-    return np.moveaxis(frame, (axes.rows, axes.columns, axes.channels), (0, 1, 2))
+        return np.expand_dims(frames, -1)
+    return np.moveaxis(frames, (1 + axes.rows, 1 + axes.columns, 1 + axes.channels), (1, 2, 3))
 
 
 def as_frame(image: Frame, axes: Axes) -> Frame:
     """The inverse of `as_image`."""
+    frame: Frame = as_frames(image[None], axes)[0]
+    return frame
+
+
+def as_frames(images: Frame, axes: Axes) -> Frame:
+    """The inverse of `as_images`."""
     if axes.channels is None:
-        return image[..., 0]
-    return np.ascontiguousarray(np.moveaxis(image, (0, 1, 2), (axes.rows, axes.columns, axes.channels)))
+        return images[..., 0]
+    return np.ascontiguousarray(np.moveaxis(images, (1, 2, 3), (1 + axes.rows, 1 + axes.columns, 1 + axes.channels)))
 
 
-def shift_rows(frame: Frame, axes: Axes, severity: float, rng: np.random.Generator) -> Frame:
+# What follows changes n images (n, height, width, channels) in copies. Where a loop goes over images it moves blocks of
+# pixels, whose copying costs more than the loop does.
+
+
+def shift_rows(images: Frame, severity: float, draws: Draws) -> Frame:
     """A band of rows, up to `severity` of all, slipped sideways."""
-    changed = frame.copy()
-    view = _rows_first(changed, axes)
-    height, width = view.shape[:2]
+    changed = images.copy()
+    height, width = images.shape[1:3]
     band = max(1, round(severity * height))
-    top = int(rng.integers(height - band + 1))
-    view[top : top + band] = np.roll(view[top : top + band], int(rng.integers(1, width)), axis=1)
+    tops, steps = draws.integers(height - band + 1, 0), 1 + draws.integers(width - 1, 1)
+    for image, top, step in zip(changed, tops.tolist(), steps.tolist(), strict=True):
+        image[top : top + band] = np.roll(image[top : top + band], step, axis=1)
     return changed
 
 
-def swap_channels(frame: Frame, axes: Axes, severity: float, rng: np.random.Generator) -> Frame:
+def swap_channels(images: Frame, severity: float, draws: Draws) -> Frame:
     """Two channels in each other's place."""
-    changed = frame.copy()
-    if axes.channels is not None and frame.shape[axes.channels] > 1:
-        view = np.moveaxis(changed, axes.channels, 0)
-        one, other = rng.choice(len(view), 2, replace=False)
-        view[[one, other]] = view[[other, one]]
-    return changed
+    channels = images.shape[3]
+    if channels < 2:
+        return images.copy()
+    order = np.tile(np.arange(channels), (len(images), 1))
+    at, one = np.arange(len(images)), draws.integers(channels, 0)
+    other = (one + 1 + draws.integers(channels - 1, 1)) % channels
+    order[at, one], order[at, other] = other, one
+    return np.take_along_axis(images, order[:, None, None, :], 3)
 
 
-def tear_block(frame: Frame, axes: Axes, severity: float, rng: np.random.Generator) -> Frame:
+def tear_block(images: Frame, severity: float, draws: Draws) -> Frame:
     """A block of about `severity` of each side, overwritten by what is elsewhere in the frame."""
-    changed = frame.copy()
-    view, source = _rows_first(changed, axes), _rows_first(frame, axes)
-    rows, columns = block(view.shape, severity, rng)
-    down, right = int(rng.integers(1, view.shape[0])), int(rng.integers(1, view.shape[1]))
-    view[rows, columns] = np.roll(source, (down, right), axis=(0, 1))[rows, columns]
+    changed = images.copy()
+    height, width = images.shape[1:3]
+    downs, rights = 1 + draws.integers(height - 1, 2), 1 + draws.integers(width - 1, 3)
+    moves = zip(blocks(images.shape, severity, draws), downs.tolist(), rights.tolist(), strict=True)
+    for image, source, (block, down, right) in zip(changed, images, moves, strict=True):
+        image[block] = np.roll(source, (down, right), axis=(0, 1))[block]
     return changed
 
 
-def occlude(frame: Frame, axes: Axes, severity: float, rng: np.random.Generator) -> Frame:
+def occlude(images: Frame, severity: float, draws: Draws) -> Frame:
     """A black block of about `severity` of each side."""
-    changed = frame.copy()
-    view = _rows_first(changed, axes)
-    view[block(view.shape, severity, rng)] = 0
+    changed = images.copy()
+    for image, block in zip(changed, blocks(images.shape, severity, draws), strict=True):
+        image[block] = 0
     return changed
 
 
-def block(shape: tuple[int, ...], severity: float, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A random block with sides of `severity` of the frame's, at least one pixel."""
-    sides = [max(1, round(severity * length)) for length in shape[:2]]
-    top, left = (int(rng.integers(length - side + 1)) for length, side in zip(shape[:2], sides, strict=True))
-    return slice(top, top + sides[0]), slice(left, left + sides[1])
-
-
-def _rows_first(frame: Frame, axes: Axes) -> Frame:
-    return np.moveaxis(frame, (axes.rows, axes.columns), (0, 1))
+def blocks(shape: tuple[int, ...], severity: float, draws: Draws) -> list[tuple[slice, slice]]:
+    """A random block in each of n images, with sides of `severity` of the image's, at least one pixel."""
+    tall, wide = (max(1, round(severity * length)) for length in shape[1:3])
+    tops, lefts = draws.integers(shape[1] - tall + 1, 0).tolist(), draws.integers(shape[2] - wide + 1, 1).tolist()
+    return [(slice(top, top + tall), slice(left, left + wide)) for top, left in zip(tops, lefts, strict=True)]

@@ -1,26 +1,28 @@
-"""One fault on many environments: whom it strikes is found with arrays, and only they go through `Fault.exchange`.
+"""One fault on many environments: whom it strikes is found with arrays.
 
-An environment's call cannot be stopped in the middle of `Fault.exchange` until all others have come as far. So it is
-played twice: up to where it passes the call on, and again, from the same memory and with the same dice, with the reply
-that came. A fault whose `passing` is AS_IS needs no first time.
+An `ArrayFault` then does with arrays what it does. Any other fault plays `Fault.exchange` for each environment that it
+strikes. A call cannot be stopped in the middle of that until all others have come as far, so it is played twice: up to
+where it passes the call on, and again, from the same memory and with the same dice, with the reply that came. A fault
+whose `passing` is AS_IS needs no first time.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.faults.chance import BLOCK, Dice
+from worldsim.faults.chance import Dice, uniforms
 from worldsim.faults.exchange import Call, Passing, Record, Reply
 from worldsim.faults.fault import Context, Fault, matches
 from worldsim.faults.leafwise import copied
+from worldsim.faults.replies import Calls, Replies, Rows
 from worldsim.faults.schedule import LANE, After, Always, Bursts, Window
+from worldsim.faults.struck import ArrayFault, Struck
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from worldsim.faults.batch import Calls, Forward, Replies, Rows
+    from worldsim.faults.batch import Forward
     from worldsim.faults.pipeline import Placed
 
 
@@ -50,74 +52,57 @@ class RowClock:
         self._seconds[self._row] = now
 
 
-class Uniforms:
-    """The uniforms of one `Dice` an environment, as arrays. Each fills a block of calls at a time."""
-
-    def __init__(self, count: int) -> None:
-        self._dice = [Dice()] * count
-        self._lanes: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-
-    def start(self, row: int, dice: Dice) -> None:
-        """Other dice for an environment."""
-        self._dice[row] = dice
-        for filled, _ in self._lanes.values():
-            filled[row] = -1
-
-    def of(self, rows: "Rows", indices: NDArray[np.int64], lane: int = 0) -> NDArray[np.float64]:
-        """What `Dice.uniform` gives for the calls `indices` of the environments `rows`."""
-        if lane not in self._lanes:
-            count = len(self._dice)
-            self._lanes[lane] = np.full(count, -1), np.empty((count, BLOCK))
-        filled, blocks = self._lanes[lane]
-        numbers, offsets = np.divmod(indices, BLOCK)
-        fresh = filled[rows] != numbers
-        for row, number in zip(rows[fresh].tolist(), numbers[fresh].tolist(), strict=True):
-            blocks[row], filled[row] = self._dice[row].block(number, lane), number
-        found: NDArray[np.float64] = blocks[rows, offsets]
-        return found
-
-
 class Stage:
     """A fault in its place among others, on N environments."""
 
-    def __init__(self, place: "Placed", shared: Shared, names: "Sequence[str]", missing: dict[str, Any]) -> None:
+    def __init__(self, place: "Placed", shared: Shared, names: Sequence[str], missing: dict[str, Any]) -> None:
         self.fault, self.seeds = place.fault, place.seeds
         self._leaves, self._shared = place.leaves, shared
         count = len(shared.seconds)
         clocks = [RowClock(shared.seconds, row) for row in range(count)]
         self.contexts = [Context(self.fault, Dice(), clock, place.leaves, missing) for clock in clocks]
-        self._uniforms = Uniforms(count)
+        self._keys = np.zeros(count, np.uint64)
+        self._memory: dict[str, Any] = {}  # of all environments together
         self._wanted = np.array([matches(name, self.fault.tools) for name in names])
         self._reached, self._on = np.zeros(count, np.int64), np.zeros(count, np.bool_)  # of bursts
 
-    def start(self, row: int, dice: Dice, payload: "Callable[[int], Any]") -> None:
-        """Begin an environment's episode; `payload(row)` is what it got before its first call."""
-        context = self.contexts[row]
-        context.dice, context.memory, context.now = dice, {}, []
-        self._uniforms.start(row, dice)
-        self._reached[row], self._on[row] = 0, False
-        if type(self.fault).begin is not Fault.begin:
-            self.fault.begin(payload(row), context)
+    def start(self, rows: Rows, dice: Sequence[Dice], shown: Replies) -> None:
+        """Begin episodes of the environments `rows`; `shown` is what they showed before their first calls."""
+        fault = self.fault
+        for row, own in zip(rows.tolist(), dice, strict=True):
+            context = self.contexts[row]
+            context.dice, context.memory, context.now = own, {}, self._shared.now[row]
+            self._keys[row] = own.key[0]
+        self._reached[rows], self._on[rows] = 0, False
+        if isinstance(fault, ArrayFault):
+            fault.first_seen(self._struck_of(rows, np.zeros_like(self._reached), None), shown)
+        elif type(fault).begin is not Fault.begin:
+            for row in rows.tolist():
+                fault.begin(shown.payload(row), self.contexts[row])
 
-    def struck(self, calls: "Calls") -> "Rows":
+    def uniforms(self, rows: Rows, indices: NDArray[np.int64], lane: int = 0) -> NDArray[np.float64]:
+        """What `Dice.uniform` gives for the calls `indices` of the environments `rows`."""
+        return uniforms(self._keys[rows], indices, lane)
+
+    def struck(self, calls: Calls) -> Rows:
         """The environments whose calls the fault must see: by its tools, schedule and probability, and by its own."""
         rows = calls.rows
         if not self._wanted.all():
             rows = rows[self._wanted_by(calls, rows)]
         rows = self._due(rows, calls.numbers)
-        if self.fault.probability < 1:
-            rows = rows[self._uniforms.of(rows, calls.numbers[rows], lane=1) < self.fault.probability]
-        if not len(rows):
+        if self.fault.probability < 1 and len(rows):
+            rows = rows[self.uniforms(rows, calls.numbers[rows], lane=1) < self.fault.probability]
+        if not len(rows) or type(self.fault).strikes is Fault.strikes:
             return rows
-        return rows[self.fault.strikes(self._uniforms.of(rows, calls.numbers[rows]), self._leaves)]
+        return rows[self.fault.strikes(self.uniforms(rows, calls.numbers[rows]), self._leaves)]
 
-    def _wanted_by(self, calls: "Calls", rows: "Rows") -> NDArray[np.bool_]:
+    def _wanted_by(self, calls: Calls, rows: Rows) -> NDArray[np.bool_]:
         wanted: NDArray[np.bool_] = self._wanted[calls.tools[rows]]
         for position in np.flatnonzero(np.isin(rows, list(calls.changed))):
             wanted[position] = matches(calls.changed[int(rows[position])].tool, self.fault.tools)
         return wanted
 
-    def _due(self, rows: "Rows", numbers: NDArray[np.int64]) -> "Rows":
+    def _due(self, rows: Rows, numbers: NDArray[np.int64]) -> Rows:
         """Those at whose calls the schedule has the fault at work: `due` of each schedule, with arrays."""
         schedule = self.fault.schedule
         if isinstance(schedule, Always):
@@ -128,30 +113,34 @@ class Stage:
             return rows[(numbers[rows] >= schedule.start) & (numbers[rows] < schedule.stop)]
         return self._in_burst(schedule, rows, numbers)
 
-    def _in_burst(self, schedule: Bursts, rows: "Rows", numbers: NDArray[np.int64]) -> "Rows":
+    def _in_burst(self, schedule: Bursts, rows: Rows, numbers: NDArray[np.int64]) -> Rows:
         while len(behind := rows[self._reached[rows] < numbers[rows]]):
             self._reached[behind] += 1
             means = np.where(self._on[behind], schedule.mean_calls, schedule.mean_gap)
-            self._on[behind] ^= self._uniforms.of(behind, self._reached[behind], LANE) < 1 / means
+            self._on[behind] ^= self.uniforms(behind, self._reached[behind], LANE) < 1 / means
         return rows[self._on[rows]]
 
-    def exchange(self, calls: "Calls", struck: "Rows", forward: "Forward") -> "Replies":
-        """Carry the calls out, those of the environments `struck` through the fault."""
-        uniforms = self._uniforms.of(struck, calls.numbers[struck])
-        delays_s = self.fault.delays_s(uniforms)
-        if delays_s is None:
-            return self._through(calls, struck, forward)
-        only = ~np.isnan(delays_s)
-        rows, delays_s = struck[only], delays_s[only]
-        self._shared.seconds[rows] += delays_s
-        kind, now = self.fault.kind, self._shared.now
-        for row, number, latency_s in zip(rows.tolist(), calls.numbers[rows].tolist(), delays_s.tolist(), strict=True):
-            now[row].append(Record(number, kind, "delay", {"latency_s": latency_s}))
-        replies = self._through(calls, struck[~only], forward)
-        replies.delay(rows, delays_s)
+    def exchange(self, calls: Calls, rows: Rows, forward: "Forward") -> Replies:
+        """Carry the calls out, those of the environments `rows` through the fault."""
+        for row in rows.tolist():
+            self.contexts[row].now = self._shared.now[row]
+        if not isinstance(self.fault, ArrayFault):
+            return self._through(calls, rows, forward)
+        struck = self._struck_of(rows, calls.numbers, calls.of)
+        held_back = self.fault.before(struck)
+        going = calls
+        if held_back.any():
+            going = calls.only(np.setdiff1d(calls.rows, rows[held_back], assume_unique=True), {})
+        replies = forward(going)
+        self.fault.after(struck, replies)
         return replies
 
-    def _through(self, calls: "Calls", struck: "Rows", forward: "Forward") -> "Replies":
+    def _struck_of(self, rows: Rows, numbers: NDArray[np.int64], call: Any) -> Struck:
+        keys, numbers = self._keys[rows], numbers[rows]
+        drawn = uniforms(keys, numbers)
+        return Struck(self.contexts, rows, numbers, keys, drawn, call, self._memory, self._shared.seconds)
+
+    def _through(self, calls: Calls, struck: Rows, forward: "Forward") -> Replies:
         """Play the struck calls through the fault, all together up to wherever the last of them passes a call on."""
         plays = {row: _Play(self, row, calls.of(row)) for row in struck.tolist()}
         asked = {row: call for row, play in plays.items() if (call := play.begin()) is not None}
@@ -163,21 +152,22 @@ class Stage:
             asked = {row: call for row in asked if (call := plays[row].go_on(answers.of(row))) is not None}
             if asked:
                 answers = forward(calls.only(np.array(list(asked), np.int64), asked))
-        replies.touched.update((row, play.reply) for row, play in plays.items())
+        for row, play in plays.items():
+            replies.put(row, play.reply)
         return replies
 
     def snapshot(self) -> Any:
         """Where the episodes stand, as a value for `restore`."""
         inner = [(context.dice, copy.deepcopy(context.memory)) for context in self.contexts]
-        return inner, self._reached.copy(), self._on.copy()
+        return inner, copy.deepcopy(self._memory), self._reached.copy(), self._on.copy()
 
     def restore(self, snapshot: Any) -> None:
         """Go to where a snapshot was taken."""
-        inner, reached, on = snapshot
-        self._reached, self._on = reached.copy(), on.copy()
-        for row, (context, (dice, memory)) in enumerate(zip(self.contexts, inner, strict=True)):
-            context.dice, context.memory = dice, copy.deepcopy(memory)
-            self._uniforms.start(row, dice)
+        inner, memory, reached, on = snapshot
+        self._memory, self._reached, self._on = copy.deepcopy(memory), reached.copy(), on.copy()
+        for row, (context, (dice, own)) in enumerate(zip(self.contexts, inner, strict=True)):
+            context.dice, context.memory = dice, copy.deepcopy(own)
+            self._keys[row] = dice.key[0]
 
     @property
     def now(self) -> list[list[Record]]:
