@@ -46,13 +46,13 @@ def test_keys_are_hashes_of_the_parts_and_draws_have_addresses() -> None:
     key = int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
 
     def at(word: int, index: int) -> int:
-        return next(islice(splitmix64(word), index, None))
+        return next(splitmix64(word + 0x9E3779B97F4A7C15 * index))
 
     dice = Dice(*parts)
     for call, lane in [(0, 0), (3, 0), (300, 2)]:
         assert dice.uniform(call, lane) == (at(at(key, 1 + lane), call) >> 11) / 2**53
         address = at(at(key, 0), call)
-        assert dice.draws(call).random(lane)[0] == (at(address, lane) >> 11) / 2**53
+        assert dice.draws(call).random(lane)[0] == (at(address, lane << 32) >> 11) / 2**53
         ours, theirs = dice.generator(call, lane), dice.draws(call).lane(lane).generator()
         assert ours.random(9).tolist() == theirs.random(9).tolist()
 

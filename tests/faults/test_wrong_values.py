@@ -86,16 +86,16 @@ def test_frames_change_as_they_say(shape: tuple[int, ...], severity: float) -> N
     axes = frames.frame_axes(spaces.Box(0, 255, shape, np.uint8))
     assert axes is not None and (shape[axes.rows], shape[axes.columns]) == (12, 10)
     given_frames = np.random.default_rng(1).integers(1, 256, (5, *shape), np.uint8)
-    images, draws = frames.as_images(given_frames, axes), draws_of(*range(5))
+    images, chance = frames.as_images(given_frames, axes), draws_of(*range(5)).random(0, 4)
     assert np.array_equal(frames.as_frames(images, axes), given_frames)
-    shifted = frames.shift_rows(images, severity, draws)
+    shifted = frames.shift_rows(images, severity, chance)
     assert np.array_equal(np.sort(shifted, 2), np.sort(images, 2))
     rows = (shifted != images).any((2, 3)).sum(1)
     assert (rows > 0).all() and (rows <= max(1, round(severity * 12))).all()
-    black = frames.occlude(images, severity, draws) == 0
+    black = frames.occlude(images, severity, chance) == 0
     share = max(1, round(severity * 12)) * max(1, round(severity * 10)) / 120
     assert black.mean((1, 2, 3)) == pytest.approx(np.full(5, share))
-    for image, other in zip(images, frames.swap_channels(images, severity, draws), strict=True):
+    for image, other in zip(images, frames.swap_channels(images, severity, chance), strict=True):
         assert {channel.tobytes() for channel in image.T} == {channel.tobytes() for channel in other.T}
         assert images.shape[3] < 2 or not np.array_equal(image, other)
 

@@ -227,7 +227,7 @@ class Occlusion(FrameChange):
         return self.severity * self.size
 
     def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
-        return frames.occlude(images, self.side, draws)
+        return frames.occlude(images, self.side, draws.random(0, 4))
 
 
 @dataclass(frozen=True, kw_only=True)

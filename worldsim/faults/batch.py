@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from worldsim.faults.chance import Dice
 from worldsim.faults.exchange import Record
 from worldsim.faults.fault import Fault
+from worldsim.faults.log import History, Log
 from worldsim.faults.pipeline import placed
 from worldsim.faults.replies import Calls, Replies, Rows
 from worldsim.faults.stage import Shared, Stage
@@ -44,7 +45,7 @@ class BatchPipeline:
         self.count, self.names = count, names
         self.numbers = np.zeros(count, np.int64)  # of the next call of each environment's episode
         self.shared = Shared(count)
-        self.records: list[list[Record]] = [[] for _ in range(count)]  # of each environment's episode
+        self._history = History(count)
         places = placed(faults, leaves, names, Counter())
         self.stages = [Stage(place, self.shared, names, dict(missing)) for place in places]
 
@@ -54,15 +55,19 @@ class BatchPipeline:
         return not self.stages
 
     @property
-    def now(self) -> list[list[Record]]:
+    def log(self) -> Log:
         """What was done to the present call of each environment."""
-        return self.shared.now
+        return self.shared.log
+
+    @property
+    def records(self) -> list[list[Record]]:
+        """What was done to each environment in its episode."""
+        return self._history.records()
 
     def start(self, rows: Rows, episodes: Sequence[tuple[int, int]], shown: Replies) -> None:
         """Begin episodes, as `Pipeline.start` does: of the environments `rows`, named by `episodes`."""
         self.numbers[rows] = 0
-        for row in rows.tolist():
-            self.records[row], self.shared.now[row] = [], []
+        self._history.start(rows)
         for stage in self.stages:
             stage.start(rows, [Dice(*stage.seeds, *episode) for episode in episodes], shown)
 
@@ -74,13 +79,12 @@ class BatchPipeline:
         `forward` is asked once, of no environment where all calls are lost; and again by faults that pass a call on
         more than once.
         """
-        self.shared.now = [[] for _ in range(self.count)]
+        self.shared.log = Log(self.count)
+        if not self.idle:
+            self._history.add(self.log)
         calls = Calls(rows, tools, self.names, self.numbers.copy(), arguments, {})
         self.numbers[rows] += 1
         replies = self._pass(0, forward, calls)
-        for kept, records in zip(self.records, self.shared.now, strict=True):
-            if records:
-                kept += records
         return replies
 
     def _pass(self, position: int, forward: Forward, calls: Calls) -> Replies:
@@ -93,13 +97,13 @@ class BatchPipeline:
 
     def snapshot(self) -> Any:
         """Where the episodes stand, as a value for `restore`."""
-        kept = [list(records) for records in self.records], [list(records) for records in self.now]
+        kept = self._history.copy(), self.log
         return self.numbers.copy(), self.shared.seconds.copy(), *kept, [stage.snapshot() for stage in self.stages]
 
     def restore(self, snapshot: Any) -> None:
         """Go back (or forth) to where a snapshot was taken."""
-        numbers, seconds, records, now, stages = snapshot
+        numbers, seconds, history, log, stages = snapshot
         self.numbers, self.shared.seconds[:] = numbers.copy(), seconds
-        self.records, self.shared.now = [list(each) for each in records], [list(each) for each in now]
+        self._history, self.shared.log = history.copy(), log
         for stage, kept in zip(self.stages, stages, strict=True):
             stage.restore(kept)

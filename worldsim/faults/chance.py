@@ -19,10 +19,11 @@ _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio
 _STEP = np.uint64(_GOLDEN)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _ALL = 2**64 - 1
+_LANE = 2**32  # numbers that one lane of draws has; the last of them begins the draws of their own that a lane has
 _30, _27, _31, _11, _1 = (np.uint64(shift) for shift in (30, 27, 31, 11, 1))
 
 
-def splitmix(words: Words, index: int | NDArray[np.int64]) -> Words:
+def splitmix(words: Words, index: int | NDArray[Any]) -> Words:
     """Output `index`, 0 or more, of SplitMix64 begun at each of `words` (Steele, Lea and Flood 2014)."""
     if isinstance(index, int):
         mixed: Words = words + np.uint64(_GOLDEN * (index + 1) & _ALL)
@@ -54,6 +55,11 @@ def uniforms(keys: Words, indices: NDArray[np.int64], lane: int = 0) -> NDArray[
     return unit(splitmix(splitmix(keys, lane + 1), indices))
 
 
+def whole(numbers: NDArray[np.float64], high: Any) -> NDArray[np.int64]:
+    """Whole numbers in [0, high) from uniforms in [0, 1); high is one number or one for each."""
+    return np.asarray(numbers * high).astype(np.int64)
+
+
 class Draws:
     """All else that n calls draw: call i the same alone as among others. Each lane gives the same whenever it is asked.
 
@@ -72,19 +78,18 @@ class Draws:
 
     def lane(self, lane: int) -> "Draws":
         """Draws that are independent of these and of those of every other lane."""
-        return Draws(splitmix(self._words, lane))
+        return Draws(splitmix(self._words, lane * _LANE + _LANE - 1))
 
     def random(self, lane: int = 0, *shape: int) -> NDArray[np.float64]:
-        """Uniforms in [0, 1), (n, *shape)."""
-        words = splitmix(self._words, lane)
-        if shape:
-            inner = np.arange(int(np.prod(shape))).reshape(shape)
-            words = splitmix(words.reshape(-1, *[1] * len(shape)), inner)
-        return unit(words)
+        """Uniforms in [0, 1), (n, *shape); the first of a lane are the same in every shape."""
+        if not shape:
+            return unit(splitmix(self._words, lane * _LANE))
+        inner = np.arange(int(np.prod(shape)), dtype=np.uint64).reshape(shape) + np.uint64(lane * _LANE)
+        return unit(splitmix(self._words.reshape(-1, *[1] * len(shape)), inner))
 
     def integers(self, high: Any, lane: int = 0) -> NDArray[np.int64]:
         """Whole numbers in [0, high), (n,); high is one number or one a call."""
-        return np.asarray(self.random(lane) * high).astype(np.int64)
+        return whole(self.random(lane), high)
 
     def normal(self, lane: int = 0, *shape: int) -> NDArray[np.float64]:
         """Standard normal numbers, (n, *shape), from two uniforms each (Box and Muller 1958)."""
@@ -128,7 +133,7 @@ class Dice:
     def generator(self, index: int, lane: int = 0) -> np.random.Generator:
         """A generator for call `index`, that of `draws(index).lane(lane)`; costs about 5 us."""
         call = splitmix_one(splitmix_one(int(self.key[0]), 0), index)
-        return generator(splitmix_one(call, lane))
+        return generator(splitmix_one(call, lane * _LANE + _LANE - 1))
 
 
 def addresses(keys: Words, indices: int | NDArray[np.int64]) -> Words:

@@ -1,8 +1,9 @@
 """What faults of replies have in common: which replies, which leaves or rows, and whether the result can arrive."""
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -88,10 +89,16 @@ class LeafChange(ReplyFault, ArrayFault):
         chosen = self.chosen(effective, struck)
         for leaf, old, new, hit in zip(leaves, before, after, chosen.T, strict=True):
             if hit.any():
-                told = self.details(leaf, _some(old, hit), _some(new, hit), hit, struck)
-                struck[hit].record(self.record_kind, [{"leaf": leaf.name, **each} for each in told])
-                replies.write(leaf, struck.rows[hit], _some(new, hit))
+                was, is_now = _some(old, hit), _some(new, hit)
+                struck[hit].record(self.record_kind, partial(self._told, leaf, was, is_now, hit, struck))
+                replies.write(leaf, struck.rows[hit], is_now)
         self.deliver(struck[chosen.any(1)], replies)
+
+    def _told(
+        self, leaf: Leaf, before: Values, after: Values, hit: Mask, struck: Struck
+    ) -> Iterator[Mapping[str, Any]]:
+        for each in self.details(leaf, before, after, hit, struck):
+            yield {"leaf": leaf.name, **each}
 
     def _effective(self, leaf: Leaf, before: Values, after: Values, struck: Struck) -> Mask:
         """Which of the values differ from what was there, and may arrive."""

@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.chance import Draws
+from worldsim.faults.chance import whole
 
 Frame = NDArray[Any]
 
@@ -58,54 +58,57 @@ def as_frames(images: Frame, axes: Axes) -> Frame:
     return np.ascontiguousarray(np.moveaxis(images, (1, 2, 3), (1 + axes.rows, 1 + axes.columns, 1 + axes.channels)))
 
 
-# What follows changes n images (n, height, width, channels) in copies. Where a loop goes over images it moves blocks of
-# pixels, whose copying costs more than the loop does.
+# What follows changes n images (n, height, width, channels) in copies, with four uniforms for each. Where a loop goes
+# over images it moves blocks of pixels, whose copying costs more than the loop does.
+
+Chance = NDArray[np.float64]  # (n, 4)
 
 
-def shift_rows(images: Frame, severity: float, draws: Draws) -> Frame:
+def shift_rows(images: Frame, severity: float, chance: Chance) -> Frame:
     """A band of rows, up to `severity` of all, slipped sideways."""
     changed = images.copy()
     height, width = images.shape[1:3]
     band = max(1, round(severity * height))
-    tops, steps = draws.integers(height - band + 1, 0), 1 + draws.integers(width - 1, 1)
+    tops, steps = whole(chance[:, 0], height - band + 1), 1 + whole(chance[:, 1], width - 1)
     for image, top, step in zip(changed, tops.tolist(), steps.tolist(), strict=True):
         image[top : top + band] = np.roll(image[top : top + band], step, axis=1)
     return changed
 
 
-def swap_channels(images: Frame, severity: float, draws: Draws) -> Frame:
+def swap_channels(images: Frame, severity: float, chance: Chance) -> Frame:
     """Two channels in each other's place."""
-    channels = images.shape[3]
+    changed, channels = images.copy(), images.shape[3]
     if channels < 2:
-        return images.copy()
-    order = np.tile(np.arange(channels), (len(images), 1))
-    at, one = np.arange(len(images)), draws.integers(channels, 0)
-    other = (one + 1 + draws.integers(channels - 1, 1)) % channels
-    order[at, one], order[at, other] = other, one
-    return np.take_along_axis(images, order[:, None, None, :], 3)
+        return changed
+    ones = whole(chance[:, 0], channels)
+    others = (ones + 1 + whole(chance[:, 1], channels - 1)) % channels
+    for image, source, one, other in zip(changed, images, ones.tolist(), others.tolist(), strict=True):
+        image[..., one], image[..., other] = source[..., other], source[..., one]
+    return changed
 
 
-def tear_block(images: Frame, severity: float, draws: Draws) -> Frame:
+def tear_block(images: Frame, severity: float, chance: Chance) -> Frame:
     """A block of about `severity` of each side, overwritten by what is elsewhere in the frame."""
     changed = images.copy()
     height, width = images.shape[1:3]
-    downs, rights = 1 + draws.integers(height - 1, 2), 1 + draws.integers(width - 1, 3)
-    moves = zip(blocks(images.shape, severity, draws), downs.tolist(), rights.tolist(), strict=True)
+    downs, rights = 1 + whole(chance[:, 2], height - 1), 1 + whole(chance[:, 3], width - 1)
+    moves = zip(blocks(images.shape, severity, chance), downs.tolist(), rights.tolist(), strict=True)
     for image, source, (block, down, right) in zip(changed, images, moves, strict=True):
         image[block] = np.roll(source, (down, right), axis=(0, 1))[block]
     return changed
 
 
-def occlude(images: Frame, severity: float, draws: Draws) -> Frame:
+def occlude(images: Frame, severity: float, chance: Chance) -> Frame:
     """A black block of about `severity` of each side."""
     changed = images.copy()
-    for image, block in zip(changed, blocks(images.shape, severity, draws), strict=True):
+    for image, block in zip(changed, blocks(images.shape, severity, chance), strict=True):
         image[block] = 0
     return changed
 
 
-def blocks(shape: tuple[int, ...], severity: float, draws: Draws) -> list[tuple[slice, slice]]:
+def blocks(shape: tuple[int, ...], severity: float, chance: Chance) -> list[tuple[slice, slice]]:
     """A random block in each of n images, with sides of `severity` of the image's, at least one pixel."""
     tall, wide = (max(1, round(severity * length)) for length in shape[1:3])
-    tops, lefts = draws.integers(shape[1] - tall + 1, 0).tolist(), draws.integers(shape[2] - wide + 1, 1).tolist()
+    tops = whole(chance[:, 0], shape[1] - tall + 1).tolist()
+    lefts = whole(chance[:, 1], shape[2] - wide + 1).tolist()
     return [(slice(top, top + tall), slice(left, left + wide)) for top, left in zip(tops, lefts, strict=True)]

@@ -299,7 +299,8 @@ def bounded(values: NDArray[Any], space: spaces.Box) -> NDArray[Any]:
 def descriptions(leaf: Leaf, before: Values, after: Values) -> list[dict[str, Any]]:
     """`described` for every two of many values."""
     if not (isinstance(before, np.ndarray) and isinstance(after, np.ndarray)):
-        return [described(*(_written(leaf, each) for each in both)) for both in zip(before, after, strict=True)]
+        each = zip(one_by_one(leaf, before), one_by_one(leaf, after), strict=True)
+        return [described(*(_written(leaf, value) for value in both)) for both in each]
     if max(before[0].size, after[0].size) > _SMALL:
         return [{} for _ in before]
     both = zip(_plain_column(leaf, before), _plain_column(leaf, after), strict=True)

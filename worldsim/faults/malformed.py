@@ -46,7 +46,7 @@ class MalformedOutput(SomeLeaves):
 
     def change(self, struck: Struck, replies: Replies) -> None:
         loud = struck.draws.random(_LOUD) < self.loud
-        struck[loud].record("unparsable", [{} for _ in struck.rows[loud]])
+        struck[loud].record("unparsable", lambda: [{} for _ in struck.rows[loud]])
         replies.lose(struck.rows[loud], "malformed")
         if not loud.all():
             super().change(struck[~loud], replies)

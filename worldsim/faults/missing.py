@@ -76,7 +76,7 @@ class MissingData(SomeLeaves):
 
     def change(self, struck: Struck, replies: Replies) -> None:
         gone = struck.draws.random(_GONE) < self.unavailable
-        struck[gone].record("unavailable", [{"retry_after_s": self.retry_after_s} for _ in struck.rows[gone]])
+        struck[gone].record("unavailable", lambda: [{"retry_after_s": self.retry_after_s} for _ in struck.rows[gone]])
         replies.lose(struck.rows[gone], "unavailable")
         replies.retry_after_s[struck.rows[gone]] = self.retry_after_s
         if not gone.all():
@@ -116,7 +116,7 @@ class MissingData(SomeLeaves):
         changed = struck.memory[leaf.name][struck.rows]
         changed[how == 0] = 0
         hidden = how == 2
-        images = frames.occlude(frames.as_images(values[hidden], axes), self.severity, draws[hidden].lane(1))
+        images = frames.occlude(frames.as_images(values[hidden], axes), self.severity, draws[hidden].random(1, 4))
         changed[hidden] = frames.as_frames(images, axes)
         return leafwise.bounded(changed, leaf.space)  # type: ignore[arg-type]
 
@@ -132,7 +132,7 @@ class MissingData(SomeLeaves):
         return changed
 
     def details(self, leaf: Leaf, before: Values, after: Values, hit: Mask, struck: Struck) -> list[dict[str, Any]]:
-        return [{"how": struck.kept[leaf.name][position]} for position in np.flatnonzero(hit)]
+        return [{"how": struck.kept[leaf.name][position]} for position in np.flatnonzero(hit).tolist()]
 
 
 _GONE = 0  # lane: whether a reply is not there at all

@@ -44,8 +44,8 @@ class Refusal(ArrayFault):
         struck.kept["refused"] = refused = self.refused(struck)
         done = struck.draws.random() < self.lose_answer
         status = {} if self.status is None else {"status": self.status}
-        lost = np.where(done, "answer", "request")[refused].tolist()
-        struck[refused].record(self.kind, [{**status, "lost": what} for what in lost])
+        lost = np.where(done, "answer", "request")[refused]
+        struck[refused].record(self.kind, lambda: [{**status, "lost": what} for what in lost.tolist()])
         return refused & ~done
 
     def after(self, struck: Struck, replies: Replies) -> None:

@@ -84,8 +84,10 @@ class Replies:
 
     def put(self, row: int, reply: Reply) -> None:
         """Give an environment another reply."""
-        self.lose([row], reply.error, reply.raw)
-        self.ok[row], self.latency_s[row] = reply.payload is not LOST, reply.latency_s
+        self.ok[row], self.error[row], self.latency_s[row] = reply.payload is not LOST, reply.error, reply.latency_s
+        self.raws.pop(row, None)
+        if reply.raw is not None:
+            self.raws[row] = reply.raw
         self.retry_after_s[row] = np.nan if reply.retry_after_s is None else reply.retry_after_s
         self.apart[row] = reply.payload
 

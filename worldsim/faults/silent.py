@@ -312,7 +312,7 @@ class FalseFailure(ArrayFault):
 
     def after(self, struck: Struck, replies: Replies) -> None:
         done = struck[replies.ok[struck.rows]]
-        done.record(self.kind, [{"lost": "answer"} for _ in done.rows])
+        done.record(self.kind, lambda: [{"lost": "answer"} for _ in done.rows])
         replies.lose(done.rows, "server_error")
 
 

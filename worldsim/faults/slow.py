@@ -57,9 +57,12 @@ class SlowAPI(ArrayFault):
         late = latencies_s >= self.timeout_s
         _wait(struck[~late], latencies_s[~late])
         request_lost = late & (struck.draws.random() >= self.lose_answer)
-        lost = np.where(request_lost, "request", "answer")[late].tolist()
-        told = zip(lost, latencies_s[late].tolist(), strict=True)
-        struck[late].record("timeout", [{"lost": what, "latency_s": latency_s} for what, latency_s in told])
+        lost = np.where(request_lost, "request", "answer")[late]
+        lasted_s = latencies_s[late]
+        struck[late].record(
+            "timeout",
+            lambda: [{"lost": lost, "latency_s": s} for lost, s in zip(lost.tolist(), lasted_s.tolist(), strict=True)],
+        )
         return request_lost
 
     def after(self, struck: Struck, replies: Replies) -> None:
@@ -102,7 +105,7 @@ def _delayed(latency_s: float, call: Call, forward: Forward, context: Context) -
 def _wait(struck: Struck, latencies_s: Floats) -> None:
     """The calls wait before they are passed on."""
     struck.wait(latencies_s)
-    struck.record("delay", [{"latency_s": each} for each in latencies_s.tolist()])
+    struck.record("delay", lambda: [{"latency_s": each} for each in latencies_s.tolist()])
 
 
 def _time_out(struck: Struck, timeout_s: float, replies: Replies) -> None:
@@ -364,7 +367,8 @@ class _Timeout(ArrayFault):
         return uniforms < self.share
 
     def before(self, struck: Struck) -> Mask:
-        struck.record(self.kind, [{"lost": "request" if self.request_lost else "answer"} for _ in struck.rows])
+        lost = "request" if self.request_lost else "answer"
+        struck.record(self.kind, lambda: [{"lost": lost} for _ in struck.rows])
         return np.full(len(struck), self.request_lost)
 
     def after(self, struck: Struck, replies: Replies) -> None:

@@ -17,6 +17,7 @@ from worldsim.faults.chance import Dice, uniforms
 from worldsim.faults.exchange import Call, Passing, Record, Reply
 from worldsim.faults.fault import Context, Fault, matches
 from worldsim.faults.leafwise import copied
+from worldsim.faults.log import Log
 from worldsim.faults.replies import Calls, Replies, Rows
 from worldsim.faults.schedule import LANE, After, Always, Bursts, Window
 from worldsim.faults.struck import ArrayFault, Struck
@@ -31,7 +32,7 @@ class Shared:
 
     def __init__(self, count: int) -> None:
         self.seconds = np.zeros(count)
-        self.now: list[list[Record]] = [[] for _ in range(count)]
+        self.log = Log(count)  # of the present calls
 
 
 class RowClock:
@@ -71,7 +72,7 @@ class Stage:
         fault = self.fault
         for row, own in zip(rows.tolist(), dice, strict=True):
             context = self.contexts[row]
-            context.dice, context.memory, context.now = own, {}, self._shared.now[row]
+            context.dice, context.memory, context.now = own, {}, []
             self._keys[row] = own.key[0]
         self._reached[rows], self._on[rows] = 0, False
         if isinstance(fault, ArrayFault):
@@ -122,8 +123,6 @@ class Stage:
 
     def exchange(self, calls: Calls, rows: Rows, forward: "Forward") -> Replies:
         """Carry the calls out, those of the environments `rows` through the fault."""
-        for row in rows.tolist():
-            self.contexts[row].now = self._shared.now[row]
         if not isinstance(self.fault, ArrayFault):
             return self._through(calls, rows, forward)
         struck = self._struck_of(rows, calls.numbers, calls.of)
@@ -138,11 +137,14 @@ class Stage:
     def _struck_of(self, rows: Rows, numbers: NDArray[np.int64], call: Any) -> Struck:
         keys, numbers = self._keys[rows], numbers[rows]
         drawn = uniforms(keys, numbers)
-        return Struck(self.contexts, rows, numbers, keys, drawn, call, self._memory, self._shared.seconds)
+        return Struck(
+            self.contexts, rows, numbers, keys, drawn, call, self._memory, self._shared.seconds, self._shared.log
+        )
 
     def _through(self, calls: Calls, struck: Rows, forward: "Forward") -> Replies:
         """Play the struck calls through the fault, all together up to wherever the last of them passes a call on."""
-        plays = {row: _Play(self, row, calls.of(row)) for row in struck.tolist()}
+        log = self._shared.log
+        plays = {row: _Play(self, row, calls.of(row), log) for row in struck.tolist()}
         asked = {row: call for row, play in plays.items() if (call := play.begin()) is not None}
         silent = [row for row in plays if row not in asked]
         rows = np.setdiff1d(calls.rows, silent, assume_unique=True) if silent else calls.rows
@@ -169,11 +171,6 @@ class Stage:
             context.dice, context.memory = dice, copy.deepcopy(own)
             self._keys[row] = dice.key[0]
 
-    @property
-    def now(self) -> list[list[Record]]:
-        """What was done to the present calls."""
-        return self._shared.now
-
 
 class _Asked(BaseException):
     """Ends a play where it passes on a call whose reply is not there yet."""
@@ -185,11 +182,16 @@ class _Asked(BaseException):
 class _Play:
     """One call of one environment on its way through one fault."""
 
-    def __init__(self, stage: Stage, row: int, call: Call) -> None:
-        self._fault, self._context, self._now, self._call = stage.fault, stage.contexts[row], stage.now[row], call
+    def __init__(self, stage: Stage, row: int, call: Call, log: Log) -> None:
+        self._fault, self._context, self._call, self._row, self._log = stage.fault, stage.contexts[row], call, row, log
         self._answers: list[Reply] = []
         self._starts: list[int] = []  # how many records there were before each reply
         self.reply: Reply
+
+    @property
+    def _now(self) -> list[Record]:
+        """What has been done to this environment's call so far."""
+        return self._log.records[self._row]
 
     def begin(self) -> Call | None:
         """The first call that is passed on, None where there is none."""
@@ -228,6 +230,7 @@ class _Play:
     def _write_down(self, own: list[Record], marks: list[int]) -> None:
         """Put the fault's records among those of the faults further in: in the order in which things happened."""
         ends = [*marks, len(own)]
-        self._now += own[marks[-1] if marks else 0 :]
+        now = self._now
+        now += own[marks[-1] if marks else 0 :]
         for start, begin, end in reversed(list(zip(self._starts, [0, *marks], ends, strict=False))):
-            self._now[start:start] = own[begin:end]
+            now[start:start] = own[begin:end]

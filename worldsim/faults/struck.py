@@ -1,6 +1,6 @@
 """Faults written for many calls at once, with arrays. One call is a batch of one, so both doors do the same."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from worldsim.faults.chance import Draws, Words, addresses
 from worldsim.faults.exchange import LOST, Call, Forward, Record, Reply
 from worldsim.faults.fault import Context, Fault
+from worldsim.faults.log import Details, Log
 from worldsim.faults.replies import Replies, Rows
 from worldsim.spaces import Leaf
 
@@ -24,7 +25,8 @@ class Struck:
 
     contexts: of all N environments. rows: (n,) which are struck. numbers: (n,) of their calls in their episodes.
     keys: (n,) of their dice. uniforms: (n,) what `Context.uniform` gives for each. call: gives that of an environment.
-    memory: of the fault, for all N environments. seconds: (N,) on their clocks, None where the contexts have clocks.
+    memory: of the fault, for all N environments. seconds: (N,) on their clocks. log: where records go. Without those
+    two the contexts' own clocks and records count.
     """
 
     def __init__(
@@ -37,10 +39,11 @@ class Struck:
         call: Callable[[int], Call],
         memory: dict[str, Any],
         seconds: Floats | None = None,
+        log: Log | None = None,
     ) -> None:
         self.rows, self.numbers, self.uniforms, self.memory = rows, numbers, uniforms, memory
         self.kept: dict[str, Any] = {}  # what `before` leaves for `after`
-        self._contexts, self._keys, self._call, self._seconds = contexts, keys, call, seconds
+        self._contexts, self._keys, self._call, self._seconds, self._log = contexts, keys, call, seconds, log
 
     @classmethod
     def alone(cls, call: Call, context: Context) -> "Struck":
@@ -62,6 +65,7 @@ class Struck:
             self._call,
             self.memory,
             self._seconds,
+            self._log,
         )
 
     @property
@@ -102,11 +106,14 @@ class Struck:
             for row, each in zip(self.rows.tolist(), seconds.tolist(), strict=True):
                 self._contexts[row].clock.sleep(each)
 
-    def record(self, kind: str, details: Iterable[Mapping[str, Any]]) -> None:
+    def record(self, kind: str, details: Details) -> None:
         """Note what was really done to each of these calls."""
-        contexts, fault = self._contexts, self.first.fault.kind
-        for row, number, each in zip(self.rows.tolist(), self.numbers.tolist(), details, strict=True):
-            contexts[row].now.append(Record(number, fault, kind, each))
+        if not len(self):
+            return
+        if self._log is not None:
+            self._log.note(self.rows, self.numbers, self.first.fault.kind, kind, details)
+        else:
+            self.first.now += [Record(self.first.number, self.first.fault.kind, kind, each) for each in details()]
 
 
 _FIRST = np.zeros(1, np.int64)

@@ -1,7 +1,7 @@
 """Wrong values for a leaf: valid in its space and different, or not even valid.
 
-Each way of being wrong takes values (n, ...) of a leaf, its space, a severity and draws, and returns other values;
-where it can make no difference it returns the value as it was, and the next way is tried.
+Each way of being wrong takes values (n, ...) of a leaf, its space, a severity and four uniforms for each, and returns
+other values; where it can make no difference it returns the value as it was, and another way is taken.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,12 +12,13 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults import frames
-from worldsim.faults.chance import Draws
+from worldsim.faults.chance import Draws, whole
 from worldsim.faults.leafwise import Values, bounded, differing, like_column, one_by_one, same, usual, within
 from worldsim.spaces import Leaf
 
 Column = NDArray[Any]
-Way = Callable[[Any, Any, float, Draws], Any]
+Chance = NDArray[np.float64]  # (n, 4) uniforms in [0, 1)
+Way = Callable[[Any, Any, float, Chance], Any]
 InvalidWay = Callable[[Any, Any, float, np.random.Generator], Any]
 
 
@@ -52,28 +53,24 @@ def _one_wrong(leaf: Leaf, value: Any, severity: float, draws: Draws, out_of_spa
 
 
 def _all_wrong(leaf: Leaf, values: Any, severity: float, draws: Draws) -> tuple[Any, NDArray[np.object_]]:
-    """The ways are tried in an order drawn for each value."""
+    """Every value goes every way, and the first way that makes a difference, in an order drawn for each, is kept."""
     ways = _valid_ways(leaf.space)
-    count, texts = len(values), not isinstance(values, np.ndarray)
-    left = np.ones(count, np.bool_)
-    hows, changed = np.full(count, None, object), values.copy()
-    order = draws.permutation(len(ways), 0) if ways else np.zeros((count, 0), np.int64)
-    for attempt in range(len(ways)):
-        for number, way in enumerate(ways):
-            rows = np.flatnonzero(left & (order[:, attempt] == number))
-            if not len(rows):
-                continue
-            old = [values[row] for row in rows] if texts else values[rows]
-            new = way(old, leaf.space, severity, draws[rows].lane(1 + number))
-            for_better = differing(old, new)
-            hows[rows[for_better]] = way.__name__.strip("_")
-            left[rows[for_better]] = False
-            if texts:
-                changed = [*changed]
-                for row, text in zip(rows.tolist(), new, strict=True):
-                    changed[row] = text
-            else:
-                changed[rows] = new
+    hows = np.full(len(values), None, object)
+    if not ways:
+        return values, hows
+    chance = draws.random(0, len(ways), 5)  # four for the way, one for its place in the order
+    results = [way(values, leaf.space, severity, chance[:, number]) for number, way in enumerate(ways)]
+    differs = np.stack([differing(values, each) for each in results], 1)
+    first = np.where(differs, chance[..., 4], 2.0).argmin(1)
+    first[~differs.any(1)] = -1
+    changed = values.copy()
+    for number, (way, result) in enumerate(zip(ways, results, strict=True)):
+        rows = np.flatnonzero(first == number)
+        hows[rows] = way.__name__.strip("_")
+        if isinstance(values, np.ndarray):
+            changed[rows] = result[rows]
+        else:
+            changed = [result[row] if row in rows else text for row, text in enumerate(changed)]
     return changed, hows
 
 
@@ -105,31 +102,31 @@ def _invalid_ways(space: spaces.Space[Any]) -> Sequence[InvalidWay]:
 # --- valid and wrong ---
 
 
-def _rows_shifted(values: Column, space: spaces.Box, severity: float, draws: Draws) -> Column:
-    return _redrawn(frames.shift_rows, values, space, severity, draws)
+def _rows_shifted(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+    return _redrawn(frames.shift_rows, values, space, severity, chance)
 
 
-def _channels_swapped(values: Column, space: spaces.Box, severity: float, draws: Draws) -> Column:
-    return _redrawn(frames.swap_channels, values, space, severity, draws)
+def _channels_swapped(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+    return _redrawn(frames.swap_channels, values, space, severity, chance)
 
 
-def _block_torn(values: Column, space: spaces.Box, severity: float, draws: Draws) -> Column:
-    return _redrawn(frames.tear_block, values, space, severity, draws)
+def _block_torn(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+    return _redrawn(frames.tear_block, values, space, severity, chance)
 
 
-def _redrawn(how: Any, values: Column, space: spaces.Box, severity: float, draws: Draws) -> Column:
+def _redrawn(how: Any, values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
     axes = frames.frame_axes(space)
     assert axes is not None, f"{space} is no frame"
-    return bounded(frames.as_frames(how(frames.as_images(values, axes), severity, draws), axes), space)
+    return bounded(frames.as_frames(how(frames.as_images(values, axes), severity, chance), axes), space)
 
 
-def _swapped(values: Column, space: Any, severity: float, draws: Draws) -> Column:
+def _swapped(values: Column, space: Any, severity: float, chance: Chance) -> Column:
     """Two entries in each other's place."""
     changed = values.reshape(len(values), -1).copy()
     count = changed.shape[1]
     if count > 1:
-        rows, one = np.arange(len(values)), draws.integers(count, 0)
-        other = (one + 1 + draws.integers(count - 1, 1)) % count
+        rows, one = np.arange(len(values)), whole(chance[:, 0], count)
+        other = (one + 1 + whole(chance[:, 1], count - 1)) % count
         changed[rows, one], changed[rows, other] = changed[rows, other], changed[rows, one]
     swapped = changed.reshape(values.shape)
     if isinstance(space, spaces.Box):
@@ -141,30 +138,30 @@ def _swapped(values: Column, space: Any, severity: float, draws: Draws) -> Colum
 _SCALES = np.array([-1.0, 0.01, 0.1, 10.0, 100.0])
 
 
-def _scaled(values: Column, space: spaces.Box, severity: float, draws: Draws) -> Column:
+def _scaled(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
     """One entry in another unit, or with its sign turned."""
-    index = draws.integers(values[0].size, 0)
-    return _with_entries(values, space, index, _entries(values, index) * _SCALES[draws.integers(len(_SCALES), 1)])
+    index = whole(chance[:, 0], values[0].size)
+    return _with_entries(values, space, index, _entries(values, index) * _SCALES[whole(chance[:, 1], len(_SCALES))])
 
 
-def _offset(values: Column, space: spaces.Box, severity: float, draws: Draws) -> Column:
+def _offset(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
     """One entry moved by about `severity` times its size, or times its bounds where it has them."""
-    index = draws.integers(values[0].size, 0)
+    index = whole(chance[:, 0], values[0].size)
     entries = _entries(values, index)
     low, high = (bound.ravel()[index].astype(np.float64) for bound in (space.low, space.high))
     with np.errstate(over="ignore", invalid="ignore"):
         spread = np.where(np.isfinite(high - low), high - low, np.abs(entries) + 1.0)
-        steps = severity * spread * (0.5 + 0.5 * draws.random(1))
+        steps = severity * spread * (0.5 + 0.5 * chance[:, 1])
         steps = np.maximum(steps, 0.0 if values.dtype.kind == "f" else 1.0)
         moved = np.where(entries + steps <= high, entries + steps, entries - steps)
     return _with_entries(values, space, index, moved)
 
 
-def _digits_transposed(values: Column, space: spaces.Discrete, severity: float, draws: Draws) -> Column:
+def _digits_transposed(values: Column, space: spaces.Discrete, severity: float, chance: Chance) -> Column:
     """Two neighbouring digits in each other's place (ids, amounts)."""
     changed = values.astype(np.int64)
     digits = np.char.str_len(np.abs(changed).astype(str))
-    lower = 10 ** draws.integers(np.maximum(digits - 1, 1), 0)
+    lower = 10 ** whole(chance[:, 0], np.maximum(digits - 1, 1))
     sizes = np.abs(changed)
     one, other = sizes // lower % 10, sizes // (10 * lower) % 10
     changed = np.sign(changed) * (sizes + (one - other) * 9 * lower)
@@ -172,7 +169,7 @@ def _digits_transposed(values: Column, space: spaces.Discrete, severity: float, 
     return np.where(keep, changed, values).astype(values.dtype)
 
 
-def _other_class(values: Column, space: Any, severity: float, draws: Draws) -> Column:
+def _other_class(values: Column, space: Any, severity: float, chance: Chance) -> Column:
     """Another class, in one entry."""
     flat = values.reshape(len(values), -1)
     size = flat.shape[1]
@@ -185,24 +182,24 @@ def _other_class(values: Column, space: Any, severity: float, draws: Draws) -> C
     free = np.flatnonzero(counts > 1)
     changed = flat.copy()
     if len(free):
-        rows, index = np.arange(len(values)), free[draws.integers(len(free), 0)]
-        classes = changed[rows, index] - starts[index] + 1 + draws.integers(counts[index] - 1, 1)
+        rows, index = np.arange(len(values)), free[whole(chance[:, 0], len(free))]
+        classes = changed[rows, index] - starts[index] + 1 + whole(chance[:, 1], counts[index] - 1)
         changed[rows, index] = starts[index] + classes % counts[index]
     return changed.reshape(values.shape)
 
 
-def _letters_swapped(values: list[str], space: spaces.Text, severity: float, draws: Draws) -> list[str]:
-    places = draws.integers([max(len(text) - 1, 1) for text in values], 0).tolist()
+def _letters_swapped(values: list[str], space: spaces.Text, severity: float, chance: Chance) -> list[str]:
+    places = whole(chance[:, 0], [max(len(text) - 1, 1) for text in values]).tolist()
     return [
         text[:place] + text[place + 1 : place + 2] + text[place : place + 1] + text[place + 2 :]
         for text, place in zip(values, places, strict=True)
     ]
 
 
-def _other_letter(values: list[str], space: spaces.Text, severity: float, draws: Draws) -> list[str]:
+def _other_letter(values: list[str], space: spaces.Text, severity: float, chance: Chance) -> list[str]:
     letters = space.character_list
-    places = draws.integers([max(len(text), 1) for text in values], 0).tolist()
-    drawn = draws.integers(len(letters), 1).tolist()
+    places = whole(chance[:, 0], [max(len(text), 1) for text in values]).tolist()
+    drawn = whole(chance[:, 1], len(letters)).tolist()
     return [
         text[:place] + letters[letter] + text[place + 1 :] if text else text
         for text, place, letter in zip(values, places, drawn, strict=True)

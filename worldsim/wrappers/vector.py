@@ -14,6 +14,7 @@ from worldsim.faults import ERRORS, Fault, LeafFault, Record, fault_from_json
 from worldsim.faults.batch import BatchPipeline
 from worldsim.faults.batches import Mask, chosen, merged, row_of, with_rows
 from worldsim.faults.leafwise import copied, from_json, leaves_of
+from worldsim.faults.log import Log
 from worldsim.faults.pipeline import checked_seed
 from worldsim.faults.replies import Calls, Replies
 from worldsim.wrappers.inject import TOOL, action_tools, nearest_faults
@@ -152,7 +153,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._begin(np.flatnonzero(mask), seeds, observations)
         return self._with_errors(observations), {
             **infos,
-            **self._told(Replies(count), [[] for _ in range(count)], mask),
+            **self._told(Replies(count), Log(count), mask),
         }
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -165,7 +166,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._infos = {
             key: value for key, value in turn.infos.items() if not key.removeprefix("_").startswith("final_")
         }
-        infos = {**turn.infos, **self._told(replies, self._pipeline.now, np.ones(count, np.bool_))}
+        infos = {**turn.infos, **self._told(replies, self._pipeline.log, np.ones(count, np.bool_))}
         if turn.restarted is not None:
             observations = self._same_step(turn, replies, observations, infos)
         self._ended = turn.done if self._autoreset is AutoresetMode.NEXT_STEP else none
@@ -254,14 +255,14 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         for row in np.flatnonzero(done).tolist():
             finals[row] = row_of(self._space, observations, row)
             self._errors.pop(row, None)
-        told = self._told(replies, self._pipeline.now, done)
-        calm = self._told(Replies(count), [[] for _ in range(count)], done)
+        told = self._told(replies, self._pipeline.log, done)
+        calm = self._told(Replies(count), Log(count), done)
         infos.update(final_obs=finals, final_info={**infos.get("final_info", {}), **told})
         infos.update(merged(done, calm, {key: infos[key] for key in calm}))
         self._seen = chosen(self._space, done, turn.restarted, self._seen)
         return chosen(self._space, done, turn.restarted, observations)
 
-    def _told(self, replies: Replies, records: list[list[Record]], mask: Mask) -> dict[str, Any]:
+    def _told(self, replies: Replies, log: Log, mask: Mask) -> dict[str, Any]:
         """What an agent may know of its call, and what it may not, of the environments where mask is true."""
         told: dict[str, Any] = {
             "ok": replies.ok.copy(),
@@ -277,7 +278,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             known["_raw"] = np.isin(np.arange(len(mask)), list(texts))
         infos: dict[str, Any] = {"reply": {**told, **known}, "_reply": mask.copy()}
         if not self._blind:
-            infos["faults"], infos["_faults"] = np.fromiter(records, object, len(records)), mask.copy()
+            infos["faults"], infos["_faults"] = np.fromiter(log.of_each(), object, len(mask)), mask.copy()
         return infos
 
     @property
