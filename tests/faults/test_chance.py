@@ -52,7 +52,8 @@ def test_keys_are_hashes_of_the_parts_and_draws_have_addresses() -> None:
     for call, lane in [(0, 0), (3, 0), (300, 2)]:
         assert dice.uniform(call, lane) == (at(at(key, 1 + lane), call) >> 11) / 2**53
         address = at(at(key, 0), call)
-        assert dice.draws(call).random(lane)[0] == (at(address, lane << 32) >> 11) / 2**53
+        assert dice.draws(call).random(lane)[0] == dice.draw(call, lane) == (at(address, lane << 32) >> 11) / 2**53
+        assert dice.through("half", lambda drawn: drawn / 2, call) == dice.uniform(call) / 2
         ours, theirs = dice.generator(call, lane), dice.draws(call).lane(lane).generator()
         assert ours.random(9).tolist() == theirs.random(9).tolist()
 

@@ -4,6 +4,7 @@ A draw is a hash of its address: the fault's key, the number of the call, a lane
 episode's or those of many environments at the same moment, are worked out together, with arrays.
 """
 
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
@@ -116,6 +117,7 @@ class Dice:
         digest = blake2b(repr(parts).encode(), digest_size=8).digest()
         self.key: Words = np.frombuffer(digest, "<u8").astype(np.uint64)  # (1,)
         self._blocks: dict[int, tuple[int, list[float]]] = {}
+        self._through: dict[str, tuple[int, list[Any]]] = {}
 
     def uniform(self, index: int, lane: int = 0) -> float:
         """The uniform in [0, 1) of call `index`. Lanes are independent of one another and of `draws`."""
@@ -125,6 +127,20 @@ class Dice:
             block = uniforms(self.key, np.arange(number * BLOCK, (number + 1) * BLOCK), lane)
             kept = self._blocks[lane] = (number, block.tolist())
         return kept[1][offset]
+
+    def through(self, name: str, function: Callable[[NDArray[np.float64]], NDArray[Any]], index: int) -> Any:
+        """What `function` makes of the uniform of call `index`. It is put to a block of them; `name` is its own."""
+        number, offset = divmod(index, BLOCK)
+        kept = self._through.get(name)
+        if kept is None or kept[0] != number:
+            block = uniforms(self.key, np.arange(number * BLOCK, (number + 1) * BLOCK))
+            kept = self._through[name] = (number, function(block).tolist())
+        return kept[1][offset]
+
+    def draw(self, index: int, lane: int = 0) -> float:
+        """`draws(index).random(lane)` of one call, without arrays."""
+        call = splitmix_one(splitmix_one(int(self.key[0]), 0), index)
+        return (splitmix_one(call, lane * _LANE) >> 11) * 2.0**-53
 
     def draws(self, index: int) -> Draws:
         """Whatever else call `index` draws."""

@@ -197,6 +197,8 @@ class SomeLeaves(SomeReplies, LeafChange):
         return struck.draws.permutation(effective.shape[1], _ORDER)
 
     def chosen(self, effective: Mask, struck: Struck) -> Mask:
+        if effective.shape[1] == 1:
+            return effective
         order = self.order(effective, struck)
         tried = np.take_along_axis(effective, order, 1)
         taken = tried & (tried.cumsum(1) <= self.leaves_wanted(effective.shape[1]))

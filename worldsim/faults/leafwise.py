@@ -309,5 +309,6 @@ def descriptions(leaf: Leaf, before: Values, after: Values) -> list[dict[str, An
 
 def _plain_column(leaf: Leaf, values: NDArray[Any]) -> list[Any]:
     """`plain` of each value of a column."""
-    rows: list[Any] = (values.reshape(len(values), -1) if isinstance(leaf.space, spaces.Box) else values).tolist()
+    scalars = isinstance(leaf.space, spaces.Discrete)
+    rows: list[Any] = (values if scalars else values.reshape(len(values), -1)).tolist()
     return rows if values.dtype.kind != "f" or np.isfinite(values).all() else [plain(row) for row in rows]

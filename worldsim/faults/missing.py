@@ -83,6 +83,8 @@ class MissingData(SomeLeaves):
             super().change(struck[~gone], replies)
 
     def chosen(self, effective: Mask, struck: Struck) -> Mask:
+        if effective.shape[1] == 1:
+            return effective
         wanted = np.zeros_like(effective)  # what is nothing already counts as missing
         np.put_along_axis(wanted, self.order(effective, struck)[:, : self.leaves_wanted(effective.shape[1])], True, 1)
         return effective & wanted

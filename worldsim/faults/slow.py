@@ -72,10 +72,15 @@ class SlowAPI(ArrayFault):
         _time_out(struck[late], self.timeout_s, replies)
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        latency_s = _drawn_s(self, context)
+        """What `before` and `after` do, without arrays, for it happens at every call."""
+        latency_s = context.dice.through("latency", self.latencies_s, call.number)
         if latency_s < self.timeout_s:
             return _delayed(latency_s, call, forward, context)
-        return super().exchange(call, forward, context)
+        request_lost = context.dice.draw(call.number) >= self.lose_answer
+        context.record("timeout", lost="request" if request_lost else "answer", latency_s=latency_s)
+        spent_s = 0.0 if request_lost else forward(call).latency_s
+        context.clock.sleep(max(0.0, self.timeout_s - spent_s))
+        return Reply(LOST, ok=False, error="timeout", latency_s=max(self.timeout_s, spent_s))
 
     def latencies_s(self, quantiles: Floats) -> Floats:
         """Latencies in seconds at quantiles in [0, 1)."""
@@ -87,11 +92,6 @@ def _normal(quantiles: Floats) -> Floats:
     """The standard normal distribution at quantiles in [0, 1)."""
     bounded = np.maximum(quantiles, 2.0**-54).tolist()
     return np.fromiter(map(_NORMAL.inv_cdf, bounded), np.float64, len(bounded))
-
-
-def _drawn_s(fault: "Latency | SlowAPI", context: Context) -> float:
-    """The latency of a call in seconds."""
-    return float(fault.latencies_s(np.array([context.uniform()]))[0])
 
 
 def _delayed(latency_s: float, call: Call, forward: Forward, context: Context) -> Reply:
@@ -142,7 +142,8 @@ class Latency(ArrayFault):
         replies.latency_s[struck.rows] += struck.kept["latencies_s"]
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        return _delayed(_drawn_s(self, context), call, forward, context)
+        latency_s = context.dice.through("latency", self.latencies_s, call.number)
+        return _delayed(latency_s, call, forward, context)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 from zlib import crc32
 
@@ -141,7 +141,7 @@ class ArrayFault(Fault):
             self.first_seen(Struck.alone(Call("", {}, 0), context), Replies.single(Reply(payload)))
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        if not self.strikes(np.array([context.uniform()]), context.leaves)[0]:
+        if not context.dice.through("strikes", partial(self.strikes, leaves=context.leaves), call.number):
             return forward(call)
         struck = Struck.alone(call, context)
         held_back = self.before(struck)[0]
