@@ -53,7 +53,12 @@ def unit(words: Words) -> NDArray[np.float64]:
 
 def uniforms(keys: Words, indices: NDArray[np.int64], lane: int = 0) -> NDArray[np.float64]:
     """The uniforms in [0, 1) of calls `indices`, (n,), under dice with `keys`, (n,) or one for all."""
-    return unit(splitmix(splitmix(keys, lane + 1), indices))
+    return unit(splitmix(lane_of(keys, lane), indices))
+
+
+def lane_of(keys: Words, lane: int | None) -> Words:
+    """Where a lane of the uniforms of dice begins, and, for None, that of the draws."""
+    return splitmix(keys, 0 if lane is None else lane + 1)
 
 
 def whole(numbers: NDArray[np.float64], high: Any) -> NDArray[np.int64]:
@@ -68,25 +73,25 @@ class Draws:
     """
 
     def __init__(self, words: Words) -> None:
-        self._words = words
+        self.words = words
 
     def __len__(self) -> int:
-        return len(self._words)
+        return len(self.words)
 
     def __getitem__(self, which: Any) -> "Draws":
         """Those of some of the calls, by positions or mask."""
-        return Draws(self._words[which])
+        return Draws(self.words[which])
 
     def lane(self, lane: int) -> "Draws":
         """Draws that are independent of these and of those of every other lane."""
-        return Draws(splitmix(self._words, lane * _LANE + _LANE - 1))
+        return Draws(splitmix(self.words, lane * _LANE + _LANE - 1))
 
     def random(self, lane: int = 0, *shape: int) -> NDArray[np.float64]:
         """Uniforms in [0, 1), (n, *shape); the first of a lane are the same in every shape."""
         if not shape:
-            return unit(splitmix(self._words, lane * _LANE))
+            return unit(splitmix(self.words, lane * _LANE))
         inner = np.arange(int(np.prod(shape)), dtype=np.uint64).reshape(shape) + np.uint64(lane * _LANE)
-        return unit(splitmix(self._words.reshape(-1, *[1] * len(shape)), inner))
+        return unit(splitmix(self.words.reshape(-1, *[1] * len(shape)), inner))
 
     def integers(self, high: Any, lane: int = 0) -> NDArray[np.int64]:
         """Whole numbers in [0, high), (n,); high is one number or one a call."""
@@ -104,7 +109,7 @@ class Draws:
 
     def generator(self, position: int = 0) -> np.random.Generator:
         """A generator for whatever else one of the calls draws."""
-        return generator(int(self._words[position]))
+        return generator(int(self.words[position]))
 
 
 class Dice:
@@ -154,7 +159,7 @@ class Dice:
 
 def addresses(keys: Words, indices: int | NDArray[np.int64]) -> Words:
     """Where the `Draws` of calls `indices`, (n,), begin under dice with `keys`, (n,) or one for all."""
-    return splitmix(splitmix(keys, 0), indices)
+    return splitmix(lane_of(keys, None), indices)
 
 
 def generator(word: int) -> np.random.Generator:

@@ -285,7 +285,7 @@ _COUNTED = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBin
 
 def _unbounded(space: spaces.Box) -> bool:
     """Whether the bounds are those of the type itself."""
-    if not np.issubdtype(space.dtype, np.integer):
+    if space.dtype.kind not in "iu":
         return False
     limits = np.iinfo(space.dtype)  # type: ignore[type-var]
     return bool((space.low == limits.min).all() and (space.high == limits.max).all())

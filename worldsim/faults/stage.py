@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.faults.chance import Dice, uniforms
+from worldsim.faults.chance import Dice, Words, lane_of, splitmix, unit
 from worldsim.faults.exchange import Call, Passing, Record, Reply
 from worldsim.faults.fault import Context, Fault, matches
 from worldsim.faults.leafwise import copied
@@ -63,7 +63,10 @@ class Stage:
         clocks = [RowClock(shared.seconds, row) for row in range(count)]
         self.contexts = [Context(self.fault, Dice(), clock, place.leaves, missing) for clock in clocks]
         self._keys = np.zeros(count, np.uint64)
+        self._lanes: dict[int | None, Words] = {}  # where they begin, as far as they have been asked for
+        self._drawn = np.zeros(count)  # the uniforms of the present calls
         self._memory: dict[str, Any] = {}  # of all environments together
+        self._asks = isinstance(self.fault, ArrayFault) or type(self.fault).strikes is not Fault.strikes
         self._wanted = np.array([matches(name, self.fault.tools) for name in names])
         self._reached, self._on = np.zeros(count, np.int64), np.zeros(count, np.bool_)  # of bursts
 
@@ -74,16 +77,24 @@ class Stage:
             context = self.contexts[row]
             context.dice, context.memory, context.now = own, {}, []
             self._keys[row] = own.key[0]
+        for lane, words in self._lanes.items():
+            words[rows] = lane_of(self._keys[rows], lane)
         self._reached[rows], self._on[rows] = 0, False
         if isinstance(fault, ArrayFault):
-            fault.first_seen(self._struck_of(rows, np.zeros_like(self._reached), None), shown)
+            if type(fault).first_seen is not ArrayFault.first_seen:
+                fault.first_seen(self._struck_of(rows, np.zeros_like(self._reached), None), shown)
         elif type(fault).begin is not Fault.begin:
             for row in rows.tolist():
                 fault.begin(shown.payload(row), self.contexts[row])
 
     def uniforms(self, rows: Rows, indices: NDArray[np.int64], lane: int = 0) -> NDArray[np.float64]:
         """What `Dice.uniform` gives for the calls `indices` of the environments `rows`."""
-        return uniforms(self._keys[rows], indices, lane)
+        return unit(splitmix(self._lane(lane)[rows], indices))
+
+    def _lane(self, lane: int | None) -> Words:
+        if lane not in self._lanes:
+            self._lanes[lane] = lane_of(self._keys, lane)
+        return self._lanes[lane]
 
     def struck(self, calls: Calls) -> Rows:
         """The environments whose calls the fault must see: by its tools, schedule and probability, and by its own."""
@@ -93,9 +104,10 @@ class Stage:
         rows = self._due(rows, calls.numbers)
         if self.fault.probability < 1 and len(rows):
             rows = rows[self.uniforms(rows, calls.numbers[rows], lane=1) < self.fault.probability]
-        if not len(rows) or type(self.fault).strikes is Fault.strikes:
+        if not len(rows) or not self._asks:
             return rows
-        return rows[self.fault.strikes(self.uniforms(rows, calls.numbers[rows]), self._leaves)]
+        self._drawn[rows] = drawn = self.uniforms(rows, calls.numbers[rows])
+        return rows[self.fault.strikes(drawn, self._leaves)]
 
     def _wanted_by(self, calls: Calls, rows: Rows) -> NDArray[np.bool_]:
         wanted: NDArray[np.bool_] = self._wanted[calls.tools[rows]]
@@ -129,17 +141,18 @@ class Stage:
         held_back = self.fault.before(struck)
         going = calls
         if held_back.any():
-            going = calls.only(np.setdiff1d(calls.rows, rows[held_back], assume_unique=True), {})
+            staying = np.zeros(len(self.contexts), np.bool_)
+            staying[rows[held_back]] = True
+            going = calls.only(calls.rows[~staying[calls.rows]], {})
         replies = forward(going)
         self.fault.after(struck, replies)
         return replies
 
     def _struck_of(self, rows: Rows, numbers: NDArray[np.int64], call: Any) -> Struck:
-        keys, numbers = self._keys[rows], numbers[rows]
-        drawn = uniforms(keys, numbers)
-        return Struck(
-            self.contexts, rows, numbers, keys, drawn, call, self._memory, self._shared.seconds, self._shared.log
-        )
+        numbers, shared = numbers[rows], self._shared
+        words = splitmix(self._lane(None)[rows], numbers)
+        of_calls = rows, numbers, self._keys[rows], words, self._drawn[rows]
+        return Struck(self.contexts, *of_calls, call, self._memory, shared.seconds, shared.log)
 
     def _through(self, calls: Calls, struck: Rows, forward: "Forward") -> Replies:
         """Play the struck calls through the fault, all together up to wherever the last of them passes a call on."""
@@ -170,6 +183,7 @@ class Stage:
         for row, (context, (dice, own)) in enumerate(zip(self.contexts, inner, strict=True)):
             context.dice, context.memory = dice, copy.deepcopy(own)
             self._keys[row] = dice.key[0]
+        self._lanes = {}
 
 
 class _Asked(BaseException):

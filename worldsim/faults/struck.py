@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 from zlib import crc32
 
@@ -24,7 +24,8 @@ class Struck:
     """n calls, of as many of N environments, that one fault strikes at the same time.
 
     contexts: of all N environments. rows: (n,) which are struck. numbers: (n,) of their calls in their episodes.
-    keys: (n,) of their dice. uniforms: (n,) what `Context.uniform` gives for each. call: gives that of an environment.
+    keys: (n,) of their dice. words: (n,) where their draws begin. uniforms: (n,) what `Context.uniform` gives for each.
+    call: gives that of an environment.
     memory: of the fault, for all N environments. seconds: (N,) on their clocks. log: where records go. Without those
     two the contexts' own clocks and records count.
     """
@@ -35,6 +36,7 @@ class Struck:
         rows: Rows,
         numbers: NDArray[np.int64],
         keys: Words,
+        words: Words,
         uniforms: Floats,
         call: Callable[[int], Call],
         memory: dict[str, Any],
@@ -42,6 +44,7 @@ class Struck:
         log: Log | None = None,
     ) -> None:
         self.rows, self.numbers, self.uniforms, self.memory = rows, numbers, uniforms, memory
+        self.draws = Draws(words)  # what else these calls draw
         self.kept: dict[str, Any] = {}  # what `before` leaves for `after`
         self._contexts, self._keys, self._call, self._seconds, self._log = contexts, keys, call, seconds, log
 
@@ -49,7 +52,8 @@ class Struck:
     def alone(cls, call: Call, context: Context) -> "Struck":
         """One call of one environment."""
         numbers, uniforms = np.array([call.number]), np.array([context.uniform()])
-        return cls((context,), _FIRST, numbers, context.dice.key, uniforms, lambda row: call, context.memory)
+        words = addresses(context.dice.key, numbers)
+        return cls((context,), _FIRST, numbers, context.dice.key, words, uniforms, lambda row: call, context.memory)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,6 +65,7 @@ class Struck:
             self.rows[which],
             self.numbers[which],
             self._keys[which],
+            self.draws.words[which],
             self.uniforms[which],
             self._call,
             self.memory,
@@ -72,11 +77,6 @@ class Struck:
     def count(self) -> int:
         """N."""
         return len(self._contexts)
-
-    @cached_property
-    def draws(self) -> Draws:
-        """What else these calls draw."""
-        return Draws(addresses(self._keys, self.numbers))
 
     def episode_draws(self, name: str) -> Draws:
         """Draws that stay the same for the whole episode; others for each name."""
