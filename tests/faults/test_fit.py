@@ -109,7 +109,7 @@ def test_of_what_comes_from_no_family_the_measurements_are_kept() -> None:
     assert fault.kind == "empirical_latency"
     measured = [row["latency_s"] for row in rows]
     shares = (0.1, 0.45, 0.55, 0.9, 0.99)
-    assert fault.latencies_s(shares) == pytest.approx(np.quantile(measured, shares), rel=0.02)
+    assert fault.latencies_s(np.array(shares)) == pytest.approx(np.quantile(measured, shares), rel=0.02)
 
 
 @pytest.mark.parametrize(

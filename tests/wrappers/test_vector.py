@@ -1,5 +1,6 @@
 """Environment i of a vector under faults against `InjectFaults` on it alone, step by step and for every kind."""
 
+import copy
 import pickle
 from collections.abc import Sequence
 from typing import Any
@@ -326,6 +327,24 @@ class Counting(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         return np.zeros(2, np.float32), float(action), False, False, {}
+
+
+def test_what_is_seen_belongs_to_the_agents() -> None:
+    """They may write into it, and it does not change under them; records say what was, not what became of it."""
+    ours, theirs = (pair(desk, [faults.NullFields(rate=1.0, spread=1.0), *THREE])[0] for _ in range(2))
+    assert_alike(ours.reset(seed=7), theirs.reset(seed=7))
+    held: list[Any] = []
+    for action in range(30):
+        mine, yours = ours.step(np.full(COUNT, action)), theirs.step(np.full(COUNT, action))
+        held.append(
+            (mine[-1]["faults"], [list(each) for each in yours[-1]["faults"]], yours[0], copy.deepcopy(yours[0]))
+        )
+        assert_alike(mine, yours)
+        mine[0]["screen"][:] = 77
+        mine[0]["pose"][0][:] = 0.5
+    for late, early, seen, then in held:
+        assert data_equivalence(seen, then, exact=True)
+        np.testing.assert_equal([list(each) for each in late], early)
 
 
 def test_records_are_like_a_list_and_stay_what_they_were() -> None:

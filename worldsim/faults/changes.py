@@ -1,9 +1,9 @@
 """What faults of replies have in common: which replies, which leaves or rows, and whether the result can arrive."""
 
+import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from worldsim.faults.chance import Draws
 from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, LeafFault, number
 from worldsim.faults.leafwise import Values, differing, one_by_one, within
+from worldsim.faults.log import Details
 from worldsim.faults.replies import Replies
 from worldsim.faults.struck import ArrayFault, Floats, Mask, Struck
 from worldsim.spaces import Leaf
@@ -89,16 +90,22 @@ class LeafChange(ReplyFault, ArrayFault):
         chosen = self.chosen(effective, struck)
         for leaf, old, new, hit in zip(leaves, before, after, chosen.T, strict=True):
             if hit.any():
-                was, is_now = _some(old, hit), _some(new, hit)
-                struck[hit].record(self.record_kind, partial(self._told, leaf, was, is_now, hit, struck))
-                replies.write(leaf, struck.rows[hit], is_now)
+                touched = struck[hit]
+                touched.record(self.record_kind, self._telling(leaf, old, new, hit, struck))
+                replies.write(leaf, touched.rows, _some(new, hit))
         self.deliver(struck[chosen.any(1)], replies)
 
-    def _told(
-        self, leaf: Leaf, before: Values, after: Values, hit: Mask, struck: Struck
-    ) -> Iterator[Mapping[str, Any]]:
-        for each in self.details(leaf, before, after, hit, struck):
-            yield {"leaf": leaf.name, **each}
+    def _telling(self, leaf: Leaf, old: Values, new: Values, hit: Mask, struck: Struck) -> Details:
+        """What gives the records' details when somebody asks. It holds on to small values only, and to copies."""
+        if leafwise.small(old) and leafwise.small(new):
+            before, after = copy.copy(_some(old, hit)), copy.copy(_some(new, hit))
+            return lambda: self._named(leaf, self.details(leaf, before, after, hit, struck))
+        count = int(hit.sum())  # of large values nothing is told but that they changed
+        told = self.details(leaf, old[:count], new[:count], hit, struck)
+        return lambda: self._named(leaf, told)
+
+    def _named(self, leaf: Leaf, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"leaf": leaf.name, **each} for each in told]
 
     def _effective(self, leaf: Leaf, before: Values, after: Values, struck: Struck) -> Mask:
         """Which of the values differ from what was there, and may arrive."""
@@ -235,6 +242,8 @@ def unreadable(reply: Reply, raw: str) -> Reply:
 
 
 def _some(values: Values, mask: Mask) -> Values:
+    if mask.all():
+        return values
     return values[mask] if isinstance(values, np.ndarray) else [values[at] for at in np.flatnonzero(mask).tolist()]
 
 

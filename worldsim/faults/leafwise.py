@@ -296,12 +296,19 @@ def bounded(values: NDArray[Any], space: spaces.Box) -> NDArray[Any]:
     return values if _unbounded(space) else np.asarray(np.clip(values, space.low, space.high), values.dtype)
 
 
+def small(values: Values) -> bool:
+    """Whether the values of a column, one at least, are small enough to be told in records."""
+    if isinstance(values, np.ndarray):
+        return bool(values[0].size <= _SMALL)
+    return all(not isinstance(value, np.ndarray) or value.size <= _SMALL for value in values)
+
+
 def descriptions(leaf: Leaf, before: Values, after: Values) -> list[dict[str, Any]]:
     """`described` for every two of many values."""
     if not (isinstance(before, np.ndarray) and isinstance(after, np.ndarray)):
         each = zip(one_by_one(leaf, before), one_by_one(leaf, after), strict=True)
         return [described(*(_written(leaf, value) for value in both)) for both in each]
-    if max(before[0].size, after[0].size) > _SMALL:
+    if not (small(before) and small(after)):
         return [{} for _ in before]
     both = zip(_plain_column(leaf, before), _plain_column(leaf, after), strict=True)
     return [{"before": old, "after": new} for old, new in both]

@@ -296,8 +296,12 @@ class Brightness(FrameChange):
     def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
         shift = round(self.levels)
         if shift < 0:
-            return np.maximum(images, np.uint8(-shift)) - np.uint8(-shift)
-        return np.minimum(images, np.uint8(255 - shift)) + np.uint8(shift)
+            darker: frames.Frame = np.maximum(images, np.uint8(-shift))
+            darker -= np.uint8(-shift)
+            return darker
+        brighter: frames.Frame = np.minimum(images, np.uint8(255 - shift))
+        brighter += np.uint8(shift)
+        return brighter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,6 +113,11 @@ class Replies:
         """Put other values into a leaf of the payloads of these environments."""
         column = leafwise.get(self.batch, leaf.path)
         if isinstance(values, np.ndarray) and _belongs(values, column) and self.apart.keys().isdisjoint(rows.tolist()):
+            if len(rows) == len(column):
+                whole = values if values.flags.writeable else values.copy()
+                self.batch = leafwise.put(self.batch, leaf.path, whole)
+                self._own.discard(leaf.path)
+                return
             if leaf.path not in self._own:
                 column = column.copy()
                 self.batch = leafwise.put(self.batch, leaf.path, column)

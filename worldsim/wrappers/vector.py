@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from worldsim.errors import ConfigError
 from worldsim.faults import ERRORS, Fault, LeafFault, Record, fault_from_json
 from worldsim.faults.batch import BatchPipeline
-from worldsim.faults.batches import Mask, chosen, merged, row_of, with_rows
+from worldsim.faults.batches import Mask, chosen, merged, refreshed, row_of, with_rows
 from worldsim.faults.leafwise import copied, from_json, leaves_of
 from worldsim.faults.log import Log
 from worldsim.faults.pipeline import checked_seed
@@ -60,10 +60,10 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     Without any seed the environments differ, too. An episode's faults begin with it, in every `AutoresetMode`: what
     begins anew is never faulty, and under SAME_STEP `final_obs` and `final_info` are what the faults left of the end.
 
-    Schedules, probabilities and whether a fault strikes are worked out for all environments with arrays, and so are
-    latencies and lost replies. Environments that are not struck cost nothing more. Those that are struck go one by one
-    through the same code as in `InjectFaults`; faults that strike every call (noise, stale answers) so go through it
-    for every environment.
+    Schedules, probabilities and whether a fault strikes are worked out for all environments with arrays. What it does
+    is, too, where it is an `ArrayFault`: latencies, time-outs, refusals, malformed output, missing data and everything
+    that changes leaves or frames. The rest (stale answers, delayed actions, rows, texts, faults of your own) go through
+    `Fault.exchange` one environment at a time, as in `InjectFaults`.
 
     A call that is lost must not move its environment, and one that is carried out again moves it alone. A vector
     environment that has `step_some` (`WorldVectorEnv`) does that, and so does a `SyncVectorEnv`. Others move all their
@@ -71,7 +71,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     faults that carry a call out again are refused.
 
     `info["reply"]` has an array (N,) for each of ok, error (None where there is none), retry_after_s (NaN where nothing
-    is said), latency_s and, where there is one, raw; `info["faults"]` a list of records for each environment. Of a call
+    is said), latency_s and, where there is one, raw; `info["faults"]` what reads like a list of records for each environment. Of a call
     that is lost all else in `info` is what its environment gave last.
 
     Around another VectorInjectFaults the two are one plan, this one's faults outermost.
@@ -230,7 +230,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         observations = replies.settled()
         if lost.any():
             observations = chosen(self._space, lost, self._seen, observations)
-        self._seen = observations if self._pipeline.idle else copied(observations)
+        self._seen = observations if self._pipeline.idle else refreshed(self._space, self._seen, observations)
         self._errors = dict(zip(np.flatnonzero(lost).tolist(), replies.error[lost].tolist(), strict=True))
         return self._with_errors(observations)
 
