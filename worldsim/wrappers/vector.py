@@ -71,8 +71,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     faults that carry a call out again are refused.
 
     `info["reply"]` has an array (N,) for each of ok, error (None where there is none), retry_after_s (NaN where nothing
-    is said), latency_s and, where there is one, raw; `info["faults"]` what reads like a list of records for each environment. Of a call
-    that is lost all else in `info` is what its environment gave last.
+    is said), latency_s and, where there is one, raw; `info["faults"]` for each environment what reads like a list of
+    records. Of a call that is lost all else in `info` is what its environment gave last.
 
     Around another VectorInjectFaults the two are one plan, this one's faults outermost.
 
