@@ -2,7 +2,7 @@
 
 And the same for a vector of 256 environments, in microseconds an environment a step.
 
-python benchmarks/faults.py        # about 20 seconds; median of 15 rounds of 5,000 steps (256: 100), interleaved
+python benchmarks/faults.py        # about 3 minutes; median of 15 rounds of 5,000 steps (256: 100), interleaved
 """
 
 import platform
@@ -16,7 +16,23 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from worldsim.faults import After, Fault, MalformedOutput, MissingData, SlowAPI
+from worldsim.faults import (
+    After,
+    Brightness,
+    Contrast,
+    DeadPixels,
+    Fault,
+    FrozenFrames,
+    GaussianNoise,
+    LognormalLatency,
+    MalformedOutput,
+    MissingData,
+    NullFields,
+    Occlusion,
+    RateLimited,
+    SaltNoise,
+    SlowAPI,
+)
 from worldsim.wrappers import InjectFaults, VectorInjectFaults
 
 ROUNDS, STEPS = 15, 5000
@@ -44,12 +60,13 @@ class TrivialVector(VectorEnv[Any, Any, Any]):
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
-    def __init__(self) -> None:
+    def __init__(self, space: gym.Space[Any] = Trivial.observation_space) -> None:
         self.num_envs = ENVS
-        self.single_observation_space, self.single_action_space = Trivial.observation_space, Trivial.action_space
+        self.single_observation_space, self.single_action_space = space, Trivial.action_space
         self.observation_space = batch_space(self.single_observation_space, ENVS)
         self.action_space = batch_space(self.single_action_space, ENVS)
-        self.observation, self.reward = np.zeros((ENVS, 4), np.float32), np.zeros(ENVS)
+        self.observation_space.seed(0)
+        self.observation, self.reward = self.observation_space.sample(), np.zeros(ENVS)
         self.none, self.left = np.zeros(ENVS, np.bool_), np.arange(ENVS) % EPISODE
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -105,6 +122,24 @@ PLANS: dict[str, dict[str, Any]] = {
     "three faults at severity 0.5": {},
 }
 
+ACTIVE: dict[str, list[Fault]] = {
+    "latency and refusals": [LognormalLatency(), RateLimited()],
+    "missing data": [MissingData(), NullFields()],
+}
+FRAMES = gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+ON_FRAMES: dict[str, list[Fault]] = {
+    "latency and refusals": [LognormalLatency(), RateLimited()],
+    "brightness": [Brightness()],
+    "contrast": [Contrast()],
+    "gaussian noise": [GaussianNoise()],
+    "salt noise": [SaltNoise()],
+    "dead pixels": [DeadPixels()],
+    "occlusion": [Occlusion()],
+    "missing data": [MissingData()],
+    "frozen frames": [FrozenFrames()],
+    "three at severity 0.5": list(faults()),
+}
+
 
 def report(what: str, envs: dict[str, Any], measure: Callable[[Any], float], base: str) -> None:
     """Medians of interleaved rounds, and what is on top of the first."""
@@ -122,9 +157,14 @@ def main() -> None:
     one = {name: InjectFaults(Trivial(), faults(**settings)) for name, settings in PLANS.items()}
     report("a step", {"gymnasium.Wrapper": gym.Wrapper(Trivial()), **one}, microseconds, "gymnasium.Wrapper")
     many = {name: VectorInjectFaults(TrivialVector(), faults(**settings)) for name, settings in PLANS.items()}
+    many |= {f"{name}, severity 0.5": VectorInjectFaults(TrivialVector(), plan) for name, plan in ACTIVE.items()}
     many |= {f"{kind.kind} at severity 0.5": VectorInjectFaults(TrivialVector(), [kind()]) for kind in KINDS}
     bare = {"gymnasium.vector.VectorWrapper": VectorWrapper(TrivialVector())}
     report(f"an environment a step, {ENVS} of them", {**bare, **many}, vector_microseconds, *bare)
+    seen = {name: VectorInjectFaults(TrivialVector(FRAMES), plan) for name, plan in ON_FRAMES.items()}
+    plain = {"gymnasium.vector.VectorWrapper": VectorWrapper(TrivialVector(FRAMES))}
+    plain["no faults"] = VectorInjectFaults(TrivialVector(FRAMES), [])
+    report(f"the same, 64x64x3 frames, {ENVS} of them", {**plain, **seen}, vector_microseconds, *bare)
     hours = [simulated_hour_ms() for _ in range(5)]
     print(f"one simulated hour of slow API: {statistics.median(hours):.0f} ms")
 

@@ -103,7 +103,7 @@ def test_episode_limit_and_render_mode():
         ("VizdoomDefendCentre-v1", "'VizdoomDefendCenter-v1'"),
         ("refunddesk", "'refund_desk'"),
         ("a name of nothing", "one of atari/breakout, box2d/car_racing, gymnasium, refund_desk"),
-        ("tests.envs.test_make:WorldsimTestScren-v0", "mean 'tests.envs.test_make:WorldsimTestScreen-v0'?"),
+        ("tests.envs.test_make:WorldsimTestScren-v0", "mean 'tests.envs.test_make:WorldsimTestScreen-v0'"),
         ("tests.envs.test_make:Zzzz-v0", "'tests.envs.test_make:WorldsimTest"),
         ("math:Thing-v0", "importing math registers none of that name"),
     ],

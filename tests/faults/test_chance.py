@@ -1,13 +1,16 @@
 """Dice and schedules: what call k draws depends on the seeds and on k alone."""
 
+from collections.abc import Iterator
 from hashlib import blake2b
+from itertools import islice
 
 import numpy as np
 import pytest
+from scipy.stats import kstest
 
 from worldsim.errors import ConfigError
 from worldsim.faults import After, Always, Bursts, VirtualClock, WallClock, Window
-from worldsim.faults.chance import Dice
+from worldsim.faults.chance import Dice, Draws, addresses, splitmix, splitmix_one, uniforms
 
 
 def test_draws_do_not_depend_on_order_or_on_other_draws() -> None:
@@ -19,16 +22,63 @@ def test_draws_do_not_depend_on_order_or_on_other_draws() -> None:
     assert len({value for row in there.values() for value in row}) == 3 * len(calls)
 
 
-def test_draws_are_those_of_philox_under_the_hash_of_the_parts() -> None:
+def splitmix64(seed: int) -> Iterator[int]:
+    """As Steele, Lea and Flood have it in their paper's figure, in whole numbers without end."""
+    while True:
+        seed = (seed + 0x9E3779B97F4A7C15) % 2**64
+        word = (seed ^ seed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        word = (word ^ word >> 27) * 0x94D049BB133111EB % 2**64
+        yield word ^ word >> 31
+
+
+def test_words_are_those_of_splitmix64() -> None:
+    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]  # of seed 1234567
+    assert list(islice(splitmix64(1234567), 4)) == known
+    seeds = np.array([1234567, 0, 2**64 - 1], np.uint64)
+    for index in range(4):
+        words = [next(islice(splitmix64(int(seed)), index, None)) for seed in seeds]
+        assert splitmix(seeds, index).tolist() == words == [splitmix_one(int(seed), index) for seed in seeds]
+    assert splitmix(seeds[:1], np.arange(4)).tolist() == known
+
+
+def test_keys_are_hashes_of_the_parts_and_draws_have_addresses() -> None:
     parts = (1, "slow_api", 0, 7)
-    key = int.from_bytes(blake2b(repr(parts).encode(), digest_size=16).digest(), "little")
-    for index, lane in [(0, 0), (3, 0), (300, 2)]:
-        ours = Dice(*parts).generator(index, lane)
-        numpys = np.random.Generator(np.random.Philox(key=key, counter=[0, lane, index, 0]))
-        assert ours.random(9).tolist() == numpys.random(9).tolist()
-        assert ours.permutation(50).tolist() == numpys.permutation(50).tolist()
-    numpys = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 1, 1 + 2]))
-    assert Dice(*parts).uniform(256 + 5, lane=2) == numpys.random(256)[5]
+    key = int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
+
+    def at(word: int, index: int) -> int:
+        return next(splitmix64(word + 0x9E3779B97F4A7C15 * index))
+
+    dice = Dice(*parts)
+    for call, lane in [(0, 0), (3, 0), (300, 2)]:
+        assert dice.uniform(call, lane) == (at(at(key, 1 + lane), call) >> 11) / 2**53
+        address = at(at(key, 0), call)
+        assert dice.draws(call).random(lane)[0] == dice.draw(call, lane) == (at(address, lane << 32) >> 11) / 2**53
+        assert dice.through("half", lambda drawn: drawn / 2, call) == dice.uniform(call) / 2
+        ours, theirs = dice.generator(call, lane), dice.draws(call).lane(lane).generator()
+        assert ours.random(9).tolist() == theirs.random(9).tolist()
+
+
+def test_many_calls_draw_what_each_draws_alone() -> None:
+    dice, calls = [Dice(seed) for seed in range(5)], np.array([0, 7, 7, 300, 2])
+    keys = np.concatenate([each.key for each in dice])
+    many = Draws(addresses(keys, calls))
+    for row, (own, call) in enumerate(zip(dice, calls.tolist(), strict=True)):
+        alone = own.draws(call)
+        assert uniforms(keys, calls, 3)[row] == own.uniform(call, 3)
+        assert many.random(4, 2, 3)[row].tolist() == alone.random(4, 2, 3)[0].tolist()
+        assert many.permutation(9)[row].tolist() == alone.permutation(9)[0].tolist()
+        assert many.integers(np.arange(1, 6))[row] == alone.integers(row + 1)[0]
+        assert many[[row]].normal(2, 4).tolist() == alone.normal(2, 4).tolist()
+        assert many.generator(row).integers(99, size=9).tolist() == alone.generator().integers(99, size=9).tolist()
+
+
+def test_numbers_have_the_distributions_they_promise() -> None:
+    draws = Draws(addresses(Dice(1).key, np.arange(20000)))
+    assert np.bincount(draws.integers(5)) / 20000 == pytest.approx(np.full(5, 0.2), abs=0.012)
+    assert kstest(draws.normal(1), "norm").pvalue > 0.01
+    orders = {tuple(row): 0 for row in draws.permutation(3).tolist()}
+    assert len(orders) == 6
+    assert draws.permutation(3).mean(0) == pytest.approx(np.ones(3), abs=0.03)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ NEEDS_FRAMES = {kind.kind for kind in map(KINDS.get, KINDS) if kind and kind.__m
 }
 NEEDS_A_WORLD = {"plausible_lie"}  # see test_lies.py
 CALLS = 60
+SEED = 1  # under which the rare ones strike, too
 ALL = sorted(set(KINDS) - NEEDS_A_WORLD)
 
 
@@ -87,13 +88,13 @@ STATISTICS: dict[str, Any] = {
 
 @pytest.mark.parametrize("kind", ALL)
 def test_every_kind_keeps_its_promises_on_a_space(kind: str) -> None:
-    check_fault(KINDS[kind], RICH, statistic=STATISTICS.get(kind), calls=CALLS)
+    check_fault(KINDS[kind], RICH, statistic=STATISTICS.get(kind), calls=CALLS, seed=SEED)
 
 
 @pytest.mark.parametrize("kind", ALL)
 def test_every_kind_keeps_its_promises_on_plain_json(kind: str) -> None:
     strikes = kind not in NEEDS_FRAMES
-    check_fault(KINDS[kind], None, orders, statistic=STATISTICS.get(kind), strikes=strikes, calls=40)
+    check_fault(KINDS[kind], None, orders, statistic=STATISTICS.get(kind), strikes=strikes, calls=40, seed=SEED)
 
 
 EVERY_CHECK = (

@@ -109,7 +109,7 @@ def test_of_what_comes_from_no_family_the_measurements_are_kept() -> None:
     assert fault.kind == "empirical_latency"
     measured = [row["latency_s"] for row in rows]
     shares = (0.1, 0.45, 0.55, 0.9, 0.99)
-    assert [fault.latency_s(share) for share in shares] == pytest.approx(np.quantile(measured, shares), rel=0.02)
+    assert fault.latencies_s(np.array(shares)) == pytest.approx(np.quantile(measured, shares), rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -232,4 +232,4 @@ def test_tools_that_never_answer_or_take_no_time_are_learned_too() -> None:
     rows = [{"tool": "down", "latency_s": 0.0, "status": 503}] * 30 + [{"tool": "quick", "latency_s": 0.0}] * 30
     down, quick = learned(rows).plan.faults
     assert (down.kind, down.tools, down.rate) == ("unavailable", ("down",), 1.0)
-    assert (quick.kind, quick.latency_s(0.5)) == ("constant_latency", 0.0)
+    assert (quick.kind, quick.median_latency_s) == ("constant_latency", 0.0)

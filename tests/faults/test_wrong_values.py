@@ -12,11 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.faults import frames
+from worldsim.faults.chance import Draws
 from worldsim.faults.leafwise import from_json, get, leaves_of, plain, put
-from worldsim.faults.wrong import wrong_value
+from worldsim.faults.wrong import wrong_values
 from worldsim.spaces import Leaf, leaves
 
 from .strategies import leaf_spaces, observation_spaces
+
+
+def draws_of(*seeds: int) -> Draws:
+    return Draws(np.array(seeds, np.uint64))
+
+
+def wrong_value(space: Any, value: Any, severity: float, seed: int, out_of_space: bool = False) -> Any:
+    """How one value went wrong and what it is now, None where nothing different can be made of it."""
+    values, hows = wrong_values(Leaf((), space), [value], severity, draws_of(seed), out_of_space)
+    return None if hows[0] is None else (hows[0], values[0])
 
 
 @settings(max_examples=150, deadline=None)
@@ -25,7 +36,7 @@ def test_a_wrong_value_differs_and_stays_inside(space: Any, seed: int, severity:
     space.seed(seed)
     value = space.sample()
     before = copy.deepcopy(value)
-    result = wrong_value(Leaf((), space), value, severity, np.random.default_rng(seed), out_of_space)
+    result = wrong_value(space, value, severity, seed, out_of_space)
     assert data_equivalence(value, before, exact=True)
     if result is None:
         return
@@ -41,14 +52,14 @@ def test_a_wrong_value_differs_and_stays_inside(space: Any, seed: int, severity:
 @pytest.mark.parametrize("space", [spaces.Discrete(1), spaces.Text(3, min_length=0, charset="x")], ids=str)
 def test_where_only_one_value_exists_nothing_is_claimed(space: Any) -> None:
     value = np.int64(0) if isinstance(space, spaces.Discrete) else ""
-    assert wrong_value(Leaf((), space), value, 1.0, np.random.default_rng(0), False) is None
+    assert wrong_value(space, value, 1.0, 0) is None
 
 
 def test_each_way_of_being_wrong_happens() -> None:
     rng = np.random.default_rng(0)
 
     def ways(space: Any, value: Any, out_of_space: bool = False) -> set[str]:
-        results = [wrong_value(Leaf((), space), value, 0.5, rng, out_of_space) for _ in range(200)]
+        results = [wrong_value(space, value, 0.5, seed, out_of_space) for seed in range(200)]
         return {result[0] for result in results if result}
 
     frame = rng.integers(0, 256, (16, 16, 3), np.uint8)
@@ -63,7 +74,7 @@ def test_each_way_of_being_wrong_happens() -> None:
 
 def test_transposed_digits_are_the_same_digits() -> None:
     for seed in range(50):
-        result = wrong_value(Leaf((), spaces.Discrete(10**6)), 120405, 0.5, np.random.default_rng(seed), False)
+        result = wrong_value(spaces.Discrete(10**6), 120405, 0.5, seed)
         assert result is not None
         if result[0] == "digits_transposed":
             assert sorted(str(result[1]).zfill(6)) == sorted("120405")
@@ -72,22 +83,34 @@ def test_transposed_digits_are_the_same_digits() -> None:
 @pytest.mark.parametrize("shape", [(12, 10), (12, 10, 3), (3, 12, 10)])
 @pytest.mark.parametrize("severity", [0.1, 0.5, 1.0])
 def test_frames_change_as_they_say(shape: tuple[int, ...], severity: float) -> None:
-    rng = np.random.default_rng(1)
-    space = spaces.Box(0, 255, shape, np.uint8)
-    axes = frames.frame_axes(space)
+    axes = frames.frame_axes(spaces.Box(0, 255, shape, np.uint8))
     assert axes is not None and (shape[axes.rows], shape[axes.columns]) == (12, 10)
-    frame = rng.integers(1, 256, shape, np.uint8)
-    shifted = frames.shift_rows(frame, axes, severity, rng)
-    assert np.array_equal(np.sort(shifted, axes.columns), np.sort(frame, axes.columns))
-    rows = np.any(np.moveaxis(shifted != frame, axes.rows, 0).reshape(12, -1), axis=1)
-    assert 0 < rows.sum() <= max(1, round(severity * 12))
-    black = frames.occlude(frame, axes, severity, rng) == 0
+    given_frames = np.random.default_rng(1).integers(1, 256, (5, *shape), np.uint8)
+    images, chance = frames.as_images(given_frames, axes), draws_of(*range(5)).random(0, 4)
+    assert np.array_equal(frames.as_frames(images, axes), given_frames)
+    shifted = frames.shift_rows(images, severity, chance)
+    assert np.array_equal(np.sort(shifted, 2), np.sort(images, 2))
+    rows = (shifted != images).any((2, 3)).sum(1)
+    assert (rows > 0).all() and (rows <= max(1, round(severity * 12))).all()
+    black = frames.occlude(images, severity, chance) == 0
     share = max(1, round(severity * 12)) * max(1, round(severity * 10)) / 120
-    assert black.mean() == pytest.approx(share)
-    if len(shape) == 3:
-        swapped = np.moveaxis(frames.swap_channels(frame, axes, severity, rng), axes.channels, 0)
-        channels = {channel.tobytes() for channel in np.moveaxis(frame, axes.channels, 0)}
-        assert {channel.tobytes() for channel in swapped} == channels
+    assert black.mean((1, 2, 3)) == pytest.approx(np.full(5, share))
+    for image, other in zip(images, frames.swap_channels(images, severity, chance), strict=True):
+        assert {channel.tobytes() for channel in image.T} == {channel.tobytes() for channel in other.T}
+        assert images.shape[3] < 2 or not np.array_equal(image, other)
+
+
+@settings(max_examples=60, deadline=None)
+@given(leaf_spaces(), st.integers(0, 2**32 - 1), st.floats(0.01, 1))
+def test_many_go_wrong_as_each_does_alone(space: Any, seed: int, severity: float) -> None:
+    space.seed(seed)
+    values = [space.sample() for _ in range(4)]
+    column = values if isinstance(space, spaces.Text) else np.stack(values)
+    many, hows = wrong_values(Leaf((), space), column, severity, draws_of(*range(seed, seed + 4)), False)
+    for row, value in enumerate(values):
+        alone = wrong_value(space, value, severity, seed + row)
+        assert (hows[row] is None) == (alone is None)
+        assert alone is None or (hows[row] == alone[0] and np.array_equal(many[row], alone[1]))
 
 
 @settings(max_examples=60, deadline=None)

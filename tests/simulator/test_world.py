@@ -1,5 +1,6 @@
 """The World as pure functions: states are values, rows are alone, draws are as likely as the model says."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.testing import assert_close
 
 import worldsim
 from tests.models.toy import COUNTS, ENV, PLACES, Ring, drawn, ring_rollouts
+from worldsim.errors import ConfigError
 from worldsim.models.config import RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.simulator.calibration import Calibration, Trust
 from worldsim.simulator.noise import places, uniforms
@@ -103,6 +105,28 @@ def test_what_is_not_looked_at_happens_all_the_same(world: World) -> None:
         assert hidden.observation == {} and shown.observation
         assert np.array_equal(shown.reward, hidden.reward) and np.array_equal(shown.terminated, hidden.terminated)
     assert all(torch.equal(seen.latent[name], unseen.latent[name]) for name in seen.latent)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="compiling needs a C++ compiler")
+def test_a_fused_world_lives_as_the_same_world_does(folder: Path) -> None:
+    plain, fused = worldsim.load(folder / "ssm"), worldsim.load(folder / "ssm", fused=True)
+    state = start = plain.start(3, seed=4)
+    for tick in range(3):
+        mine, step = plain.step(state, acts(3, tick))
+        other, same = fused.step(state, acts(3, tick))
+        assert_close(tensors(mine), tensors(other), rtol=1e-3, atol=1e-3)
+        assert_close(step.reward, same.reward, rtol=1e-3, atol=1e-3)
+        assert np.array_equal(step.terminated, same.terminated)
+        state = other
+    once, again = (fused.step(start, acts(3))[0] for _ in range(2))
+    assert all(torch.equal(value, tensors(again)[name]) for name, value in tensors(once).items())
+
+
+def test_a_fused_world_needs_a_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ConfigError, match=r"fused=True needs a C\+\+ compiler and found none: install g\+\+"):
+        worldsim.load(folder / "ssm", fused=True)
 
 
 def test_starts_are_recorded_ones_drawn_by_the_seed(world: World) -> None:

@@ -1,5 +1,6 @@
 """Environment i of a vector under faults against `InjectFaults` on it alone, step by step and for every kind."""
 
+import copy
 import pickle
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import data_equivalence
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +29,7 @@ from worldsim.wrappers import (
     VectorSlowAPI,
 )
 
-from .witness import Witness
+from .witness import DESK, Witness
 
 KINDS = sorted(set(faults.KINDS) - {"plausible_lie"})  # it needs a world: see tests/faults/test_lies.py
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP]
@@ -37,6 +38,11 @@ COUNT = 3
 
 def desk() -> gym.Env[Any, Any]:
     return Witness(length=9)  # every kind of leaf, an image among them
+
+
+def wordless() -> gym.Env[Any, Any]:
+    leaves = {name: space for name, space in DESK["reply"].items() if name != "order"}
+    return Witness(gym.spaces.Dict({**DESK, "reply": gym.spaces.Dict(leaves)}), length=9)
 
 
 def pair(
@@ -72,7 +78,7 @@ def told(infos: dict[str, Any], row: int) -> dict[str, Any]:
 def assert_alike(ours: Sequence[Any], theirs: Sequence[Any]) -> None:
     for mine, yours in zip(ours[:-1], theirs[:-1], strict=True):
         assert data_equivalence(mine, yours, exact=True)
-    for row in range(COUNT):
+    for row in range(len(ours[1]) if len(ours) > 2 else len(ours[-1]["_reply"])):
         mine, yours = told(ours[-1], row), told(theirs[-1], row)
         assert list(sorted(mine)) == list(sorted(yours))
         for key in mine:
@@ -304,6 +310,73 @@ def test_make_vec_takes_faults_on_each_and_on_all() -> None:
     recorded.reset(seed=0)
     ends = [recorded.step(recorded.action_space.sample())[-1].get("episode") for _ in range(60)]
     assert any(ends)
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_environments_in_processes_of_their_own(shared_memory: bool) -> None:
+    """Processes move together: a call that is lost moves its environment under `hold`, and all else is as ever."""
+    plan = [faults.LognormalLatency(), faults.ServerError(lose_answer=1.0), faults.Brightness(), *THREE[1:]]
+    make = wordless if shared_memory else desk  # Gymnasium's shared memory garbles texts
+    below = AsyncVectorEnv([make] * 2, shared_memory=shared_memory)
+    theirs = SyncVectorEnv([lambda: InjectFaults(make(), plan, seed=5)] * 2)
+    ours = VectorInjectFaults(below, plan, seed=5)
+    try:
+        assert_alike(ours.reset(seed=7), theirs.reset(seed=7))
+        for action in range(25):  # over the end of an episode
+            assert_alike(ours.step(np.full(2, action)), theirs.step(np.full(2, action)))
+    finally:
+        ours.close()
+    held = VectorInjectFaults(AsyncVectorEnv([Counting] * 2), [faults.LostRequest(severity=1.0)], hold=0)
+    try:
+        held.reset(seed=0)
+        steps = [held.step(np.array([2, 3])) for _ in range(20)]
+    finally:
+        held.close()
+    paid, arrived = np.stack([step[1] for step in steps]), np.stack([step[-1]["reply"]["ok"] for step in steps])
+    assert paid.tolist() == np.where(arrived, [2, 3], 0).tolist() and 0 < arrived.mean() < 1
+
+
+class Counting(gym.Env[Any, Any]):
+    """An environment that pays what it is asked for."""
+
+    observation_space: gym.Space[Any] = gym.spaces.Box(0, 1, (2,), np.float32)
+    action_space: gym.Space[Any] = gym.spaces.Discrete(4)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.zeros(2, np.float32), float(action), False, False, {}
+
+
+def test_what_is_seen_belongs_to_the_agents() -> None:
+    """They may write into it, and it does not change under them; records say what was, not what became of it."""
+    ours, theirs = (pair(desk, [faults.NullFields(rate=1.0, spread=1.0), *THREE])[0] for _ in range(2))
+    assert_alike(ours.reset(seed=7), theirs.reset(seed=7))
+    held: list[Any] = []
+    for action in range(30):
+        mine, yours = ours.step(np.full(COUNT, action)), theirs.step(np.full(COUNT, action))
+        held.append(
+            (mine[-1]["faults"], [list(each) for each in yours[-1]["faults"]], yours[0], copy.deepcopy(yours[0]))
+        )
+        assert_alike(mine, yours)
+        mine[0]["screen"][:] = 77
+        mine[0]["pose"][0][:] = 0.5
+    for late, early, seen, then in held:
+        assert data_equivalence(seen, then, exact=True)
+        np.testing.assert_equal([list(each) for each in late], early)
+
+
+def test_records_are_like_a_list_and_stay_what_they_were() -> None:
+    ours, theirs = pair(desk, THREE)
+    play_both(ours, theirs, 5)
+    seen = [ours.step(np.zeros(COUNT, int))[-1]["faults"] for _ in range(12)]
+    wanted = [theirs.step(np.zeros(COUNT, int))[-1].get("faults", [[]] * COUNT) for _ in range(12)]
+    for mine, yours in zip(seen, wanted, strict=True):
+        for records, others in zip(mine, yours, strict=True):
+            assert records == (others or []) and len(records) == len(others or [])
+            assert repr(records) == repr(others or []) and list(records)[:1] == list(records[:1])
+    assert any(len(records) for mine in seen for records in mine)
 
 
 def test_records_and_seconds_are_of_each_environment() -> None:

@@ -9,9 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise
-from worldsim.faults.changes import FrameChange, ReplyFault, RowChange, SomeLeaves, SomeReplies
+from worldsim.faults.chance import Draws
+from worldsim.faults.changes import FrameChange, PayloadChange, RowChange, SomeLeaves, SomeReplies
 from worldsim.faults.exchange import Call, Forward, Reply
 from worldsim.faults.fault import Context, number
+from worldsim.faults.leafwise import Values
+from worldsim.faults.struck import Struck
 from worldsim.spaces import Leaf
 
 
@@ -39,12 +42,14 @@ class NullFields(SomeLeaves):
 
     kind: ClassVar[str] = "null_fields"
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        return _unknown(leaf, value, context, self.out_of_space)
+    def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
+        return leafwise.each_like_first(
+            leaf, values, lambda value: _unknown(leaf, value, struck.first, self.out_of_space)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class DroppedFields(SomeReplies):
+class DroppedFields(SomeReplies, PayloadChange):
     """Fields are not there at all.
 
     | severity | share | reach |
@@ -86,7 +91,7 @@ class DroppedFields(SomeReplies):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmptyResult(SomeReplies):
+class EmptyResult(SomeReplies, PayloadChange):
     """The reply says that there is nothing.
 
     | severity | share |
@@ -196,8 +201,8 @@ class BlackFrames(SomeReplies, FrameChange):
 
     rate: float = number(0.6, 0, 1, "share of the replies with black frames at severity 1")
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
-        return np.zeros_like(image)
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        return np.zeros_like(images)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,8 +226,8 @@ class Occlusion(FrameChange):
         """Side of the block, as a share of the frame's."""
         return self.severity * self.size
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
-        return frames.occlude(image, frames.Axes(0, 1, 2), self.side, rng)
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        return frames.occlude(images, self.side, draws.random(0, 4))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,9 +246,10 @@ class DroppedChannels(SomeReplies, FrameChange):
 
     rate: float = number(0.6, 0, 1, "share of the replies whose frames lack a channel at severity 1")
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
-        left = image.copy()
-        left[..., int(rng.integers(image.shape[2]))] = 0
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        left = images.copy()
+        for image, channel in zip(left, draws.integers(images.shape[3]).tolist(), strict=True):
+            image[..., channel] = 0
         return left
 
 
@@ -251,7 +257,7 @@ class DroppedChannels(SomeReplies, FrameChange):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Spells(ReplyFault):
+class _Spells(PayloadChange):
     """Leaves fail for spells of calls, each leaf by itself: a two-state Markov chain (Gilbert 1960).
 
     A spell begins at a call with probability `share` and ends with 1 / `mean_calls`.

@@ -1,5 +1,10 @@
-"""Counter-based randomness: what call k draws depends on the seeds and on k, never on what was drawn before."""
+"""Counter-based randomness: what call k draws depends on the seeds and on k, never on what was drawn before.
 
+A draw is a hash of its address: the fault's key, the number of the call, a lane. So the draws of many calls, be it one
+episode's or those of many environments at the same moment, are worked out together, with arrays.
+"""
+
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
@@ -7,57 +12,167 @@ import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
-BLOCK = 256  # uniforms drawn at a time, because making a generator costs more than drawing from it
+BLOCK = 256  # uniforms of one episode that are worked out at a time
+
+Words = NDArray[np.uint64]
+
+_GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio
+_STEP = np.uint64(_GOLDEN)
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_ALL = 2**64 - 1
+_LANE = 2**32  # numbers that one lane of draws has; the last of them begins the draws of their own that a lane has
+_30, _27, _31, _11, _1 = (np.uint64(shift) for shift in (30, 27, 31, 11, 1))
+
+
+def splitmix(words: Words, index: int | NDArray[Any]) -> Words:
+    """Output `index`, 0 or more, of SplitMix64 begun at each of `words` (Steele, Lea and Flood 2014)."""
+    if isinstance(index, int):
+        mixed: Words = words + np.uint64(_GOLDEN * (index + 1) & _ALL)
+    else:
+        mixed = words + _STEP * (index.astype(np.uint64) + _1)
+    mixed ^= mixed >> _30
+    mixed *= _FIRST
+    mixed ^= mixed >> _27
+    mixed *= _SECOND
+    mixed ^= mixed >> _31
+    return mixed
+
+
+def splitmix_one(word: int, index: int) -> int:
+    """The same for one word: a microsecond in Python, where arrays of one take ten."""
+    mixed = word + _GOLDEN * (index + 1) & _ALL
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _ALL
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _ALL
+    return mixed ^ mixed >> 31
+
+
+def unit(words: Words) -> NDArray[np.float64]:
+    """Numbers in [0, 1) from the upper 53 bits of words."""
+    return np.asarray((words >> _11) * 2.0**-53, np.float64)
+
+
+def uniforms(keys: Words, indices: NDArray[np.int64], lane: int = 0) -> NDArray[np.float64]:
+    """The uniforms in [0, 1) of calls `indices`, (n,), under dice with `keys`, (n,) or one for all."""
+    return unit(splitmix(lane_of(keys, lane), indices))
+
+
+def lane_of(keys: Words, lane: int | None) -> Words:
+    """Where a lane of the uniforms of dice begins, and, for None, that of the draws."""
+    return splitmix(keys, 0 if lane is None else lane + 1)
+
+
+def whole(numbers: NDArray[np.float64], high: Any) -> NDArray[np.int64]:
+    """Whole numbers in [0, high) from uniforms in [0, 1); high is one number or one for each."""
+    return np.asarray(numbers * high).astype(np.int64)
+
+
+class Draws:
+    """All else that n calls draw: call i the same alone as among others. Each lane gives the same whenever it is asked.
+
+    words: (n,) one address a call.
+    """
+
+    def __init__(self, words: Words) -> None:
+        self.words = words
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __getitem__(self, which: Any) -> "Draws":
+        """Those of some of the calls, by positions or mask."""
+        return Draws(self.words[which])
+
+    def lane(self, lane: int) -> "Draws":
+        """Draws that are independent of these and of those of every other lane."""
+        return Draws(splitmix(self.words, lane * _LANE + _LANE - 1))
+
+    def random(self, lane: int = 0, *shape: int) -> NDArray[np.float64]:
+        """Uniforms in [0, 1), (n, *shape); the first of a lane are the same in every shape."""
+        if not shape:
+            return unit(splitmix(self.words, lane * _LANE))
+        inner = np.arange(int(np.prod(shape)), dtype=np.uint64).reshape(shape) + np.uint64(lane * _LANE)
+        return unit(splitmix(self.words.reshape(-1, *[1] * len(shape)), inner))
+
+    def integers(self, high: Any, lane: int = 0) -> NDArray[np.int64]:
+        """Whole numbers in [0, high), (n,); high is one number or one a call."""
+        return whole(self.random(lane), high)
+
+    def normal(self, lane: int = 0, *shape: int) -> NDArray[np.float64]:
+        """Standard normal numbers, (n, *shape), from two uniforms each (Box and Muller 1958)."""
+        radius = np.sqrt(-2 * np.log1p(-self.lane(lane).random(0, *shape)))
+        numbers: NDArray[np.float64] = radius * np.cos(2 * np.pi * self.lane(lane).random(1, *shape))
+        return numbers
+
+    def permutation(self, count: int, lane: int = 0) -> NDArray[np.int64]:
+        """The numbers below `count` in random order, (n, count)."""
+        return np.argsort(self.random(lane, count), axis=1, kind="stable")
+
+    def generator(self, position: int = 0) -> np.random.Generator:
+        """A generator for whatever else one of the calls draws."""
+        return generator(int(self.words[position]))
 
 
 class Dice:
-    """All randomness of one fault in one episode, from Philox keyed by `parts` (Salmon et al. 2011).
+    """All randomness of one fault in one episode, under a key hashed from `parts`.
 
-    Everything kept here is a cache: equal parts give equal draws in any order.
+    What is kept here is a cache: equal parts give equal draws in any order.
     """
 
     def __init__(self, *parts: int | str) -> None:
-        digest = blake2b(repr(parts).encode(), digest_size=16).digest()
-        self._key = _Key(np.frombuffer(digest, "<u8").astype(np.uint64))
+        digest = blake2b(repr(parts).encode(), digest_size=8).digest()
+        self.key: Words = np.frombuffer(digest, "<u8").astype(np.uint64)  # (1,)
         self._blocks: dict[int, tuple[int, list[float]]] = {}
+        self._through: dict[str, tuple[int, list[Any]]] = {}
 
     def uniform(self, index: int, lane: int = 0) -> float:
-        """The uniform in [0, 1) of call `index`. Lanes are independent of one another and of `generator`."""
+        """The uniform in [0, 1) of call `index`. Lanes are independent of one another and of `draws`."""
         number, offset = divmod(index, BLOCK)
         kept = self._blocks.get(lane)
         if kept is None or kept[0] != number:
-            kept = self._blocks[lane] = (number, self.block(number, lane).tolist())
+            block = uniforms(self.key, np.arange(number * BLOCK, (number + 1) * BLOCK), lane)
+            kept = self._blocks[lane] = (number, block.tolist())
         return kept[1][offset]
 
-    def block(self, number: int, lane: int = 0) -> NDArray[np.float64]:
-        """The uniforms of the `BLOCK` calls from call `number * BLOCK` on."""
-        return self._philox(1 + lane, number).random(BLOCK)
+    def through(self, name: str, function: Callable[[NDArray[np.float64]], NDArray[Any]], index: int) -> Any:
+        """What `function` makes of the uniform of call `index`. It is put to a block of them; `name` is its own."""
+        number, offset = divmod(index, BLOCK)
+        kept = self._through.get(name)
+        if kept is None or kept[0] != number:
+            block = uniforms(self.key, np.arange(number * BLOCK, (number + 1) * BLOCK))
+            kept = self._through[name] = (number, function(block).tolist())
+        return kept[1][offset]
+
+    def draw(self, index: int, lane: int = 0) -> float:
+        """`draws(index).random(lane)` of one call, without arrays."""
+        call = splitmix_one(splitmix_one(int(self.key[0]), 0), index)
+        return (splitmix_one(call, lane * _LANE) >> 11) * 2.0**-53
+
+    def draws(self, index: int) -> Draws:
+        """Whatever else call `index` draws."""
+        return Draws(addresses(self.key, np.array([index])))
 
     def generator(self, index: int, lane: int = 0) -> np.random.Generator:
-        """A fresh generator for whatever else call `index` needs to draw; costs about 5 us. Lanes are independent."""
-        return self._philox(0, index, lane)
-
-    def _philox(self, stream: int, number: int, lane: int = 0) -> np.random.Generator:
-        bits = np.random.Philox(self._key)  # type: ignore[arg-type]
-        bits.state = {
-            "bit_generator": "Philox",
-            "state": {"counter": np.array([0, lane, number, stream], np.uint64), "key": self._key.words},
-            "buffer": _EMPTY,
-            "buffer_pos": 4,
-            "has_uint32": 0,
-            "uinteger": 0,
-        }
-        return np.random.Generator(bits)
+        """A generator for call `index`, that of `draws(index).lane(lane)`; costs about 5 us."""
+        call = splitmix_one(splitmix_one(int(self.key[0]), 0), index)
+        return generator(splitmix_one(call, lane * _LANE + _LANE - 1))
 
 
-_EMPTY = np.zeros(4, np.uint64)
+def addresses(keys: Words, indices: int | NDArray[np.int64]) -> Words:
+    """Where the `Draws` of calls `indices`, (n,), begin under dice with `keys`, (n,) or one for all."""
+    return splitmix(lane_of(keys, None), indices)
 
 
-class _Key(ISeedSequence):
-    """A key as Philox takes it. Given as `key=` it would cost twice as much: a seed is drawn then, and thrown away."""
+def generator(word: int) -> np.random.Generator:
+    """The generator of an address: SFC64 begun at a hash of it."""
+    words = np.array([splitmix_one(word, index) for index in range(3)], np.uint64)
+    return np.random.Generator(np.random.SFC64(_Words(words)))  # type: ignore[arg-type]
 
-    def __init__(self, words: NDArray[np.uint64]) -> None:
-        self.words = words
+
+class _Words(ISeedSequence):
+    """The state of a generator as it is: it costs a microsecond, where seeding costs ten."""
+
+    def __init__(self, words: Words) -> None:
+        self._words = words
 
     def generate_state(self, n_words: int, dtype: Any = np.uint64) -> NDArray[Any]:
-        return self.words
+        return self._words

@@ -1,17 +1,23 @@
 """What faults of replies have in common: which replies, which leaves or rows, and whether the result can arrive."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise
+from worldsim.faults.chance import Draws
 from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, LeafFault, matches, number
+from worldsim.faults.leafwise import Values, differing, one_by_one, within
+from worldsim.faults.log import Details
+from worldsim.faults.replies import Replies
+from worldsim.faults.struck import ArrayFault, Floats, Mask, Struck
 from worldsim.faults.written import Mistake
 from worldsim.spaces import Leaf
 
@@ -31,8 +37,13 @@ class ReplyFault(LeafFault):
     def passing(self) -> Passing:
         return Passing.AS_IS
 
-    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
+    def strikes(self, uniforms: Floats, leaves: tuple[Leaf, ...] | None) -> Mask:
         return uniforms < self.share
+
+
+@dataclass(frozen=True, kw_only=True)
+class PayloadChange(ReplyFault):
+    """Changes payloads as a whole, one by one."""
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         reply = forward(call)
@@ -54,44 +65,112 @@ class ReplyFault(LeafFault):
         return self.out_of_space or context.plain or bool(value in leaf.space)
 
 
+_ORDER, _LEAVES = 1, 16  # lanes: of the order in which leaves are tried, and of the first leaf
+
+
 @dataclass(frozen=True, kw_only=True)
-class LeafChange(ReplyFault):
+class LeafChange(ReplyFault, ArrayFault):
     """Changes leaves of replies, each by itself: what happens to one does not depend on the others."""
 
-    def changed(self, payload: Any, context: Context) -> Any:
-        leaves = context.leaves_in(payload)
-        wanted, result = self.leaves_wanted(len(leaves)), payload
-        for position in self.order(len(leaves), context):
-            leaf = leaves[position]
-            before = leafwise.read(payload, leaf)
-            if not self.suits(leaf, before):
-                continue
-            after = self.leaf_changed(leaf, before, context.rng(1 + position), context)
-            if leafwise.same(before, after) or not self.fits(leaf, after, context):
-                continue
-            result = leafwise.write(result, leaf, after)
-            told = leafwise.described(leafwise.get(payload, leaf.path), leafwise.get(result, leaf.path))
-            context.record(self.kind, leaf=leaf.name, **told)
-            wanted -= 1
-            if not wanted:
-                break
-        return result
+    def after(self, struck: Struck, replies: Replies) -> None:
+        answered = struck[replies.ok[struck.rows]]
+        if len(answered):
+            self.change(answered, replies)
+
+    def change(self, struck: Struck, replies: Replies) -> None:
+        """Change the payloads of struck calls that were answered."""
+        leaves = struck.leaves(replies)
+        if not leaves:
+            return
+        before = [replies.values(leaf, struck.rows) for leaf in leaves]
+        after = [
+            self.values_changed(leaf, values, struck.draws.lane(_LEAVES + position), struck)
+            for position, (leaf, values) in enumerate(zip(leaves, before, strict=True))
+        ]
+        effective = np.stack([self._effective(*each, struck) for each in zip(leaves, before, after, strict=True)], 1)
+        chosen = self.chosen(effective, struck)
+        for leaf, old, new, hit in zip(leaves, before, after, chosen.T, strict=True):
+            if hit.any():
+                touched = struck[hit]
+                touched.record(self.record_kind, self._telling(leaf, old, new, hit, struck))
+                replies.write(leaf, touched.rows, _some(new, hit))
+        self.deliver(struck[chosen.any(1)], replies)
+
+    def _telling(self, leaf: Leaf, old: Values, new: Values, hit: Mask, struck: Struck) -> Details:
+        """What gives the records' details when somebody asks. It holds on to small values only, and to copies."""
+        if leafwise.small(old) and leafwise.small(new):
+            before, after = copy.copy(_some(old, hit)), copy.copy(_some(new, hit))
+            return lambda: self._named(leaf, self.details(leaf, before, after, hit, struck))
+        count = int(hit.sum())  # of large values nothing is told but that they changed
+        told = self.details(leaf, old[:count], new[:count], hit, struck)
+        return lambda: self._named(leaf, told)
+
+    def _named(self, leaf: Leaf, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"leaf": leaf.name, **each} for each in told]
+
+    def _effective(self, leaf: Leaf, before: Values, after: Values, struck: Struck) -> Mask:
+        """Which of the values differ from what was there, and may arrive."""
+        differs = differing(before, after)
+        free = self.out_of_space or struck.first.plain or not differs.any()
+        return differs if free else differs & self.fitting(leaf, after)
+
+    def fitting(self, leaf: Leaf, values: Values) -> Mask:
+        """Which values may stand in a leaf."""
+        return within(leaf.space, values)
+
+    def chosen(self, effective: Mask, struck: Struck) -> Mask:
+        """Which leaves change, (n, leaves), of those for which there is another value. By default all."""
+        return effective
+
+    @property
+    def record_kind(self) -> str:
+        """What a record of a changed leaf is called."""
+        return self.kind
+
+    def details(self, leaf: Leaf, before: Values, after: Values, hit: Mask, struck: Struck) -> list[dict[str, Any]]:
+        """What records tell of the leaf in the calls `hit`, (n,)."""
+        return leafwise.descriptions(leaf, before, after)
+
+    def deliver(self, struck: Struck, replies: Replies) -> None:  # noqa: B027  (they mostly arrive as they are)
+        """What becomes of replies that have changed."""
 
     def suits(self, leaf: Leaf, value: Any) -> bool:
         """Whether this is a kind of leaf that the fault acts on."""
         return True
 
-    def leaves_wanted(self, count: int) -> int:
-        """How many of `count` leaves are to change."""
-        return count
+    def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
+        """Other values for a leaf, not written into the old ones; those themselves where there are none."""
+        changed: list[Any] = []
+        for position, (value, (_, context)) in enumerate(zip(one_by_one(leaf, values), struck.calls(), strict=True)):
+            fit = value is not leafwise.ABSENT and self.suits(leaf, value)
+            changed.append(self.leaf_changed(leaf, value, draws.generator(position), context) if fit else value)
+        return changed
 
-    def order(self, count: int, context: Context) -> Iterator[int]:
-        """In which order leaves are tried."""
-        return iter(range(count))
-
-    @abstractmethod
     def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
         """Another value for a leaf, not written into the old one; `value` itself where there is none."""
+        raise NotImplementedError(f"{self.kind} changes neither values nor columns of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnChange(LeafChange):
+    """Changes leaves that are arrays or numbers, those of many replies together."""
+
+    def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
+        if isinstance(values, np.ndarray):
+            return self.column_changed(leaf, values, draws, struck) if self.suits(leaf, values[0]) else values
+        changed: list[Any] = []
+        for position, value in enumerate(values):
+            if value is leafwise.ABSENT or not self.suits(leaf, value):
+                changed.append(value)
+                continue
+            one = [position]
+            column = self.column_changed(leaf, np.asarray(value)[None], draws[one], struck[one])
+            changed.append(leafwise.like_column(value, column))
+        return changed
+
+    @abstractmethod
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> NDArray[Any]:
+        """Other values, (n, ...), for a leaf, not written into the old ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +197,22 @@ class SomeLeaves(SomeReplies, LeafChange):
         return self.severity * self.spread
 
     def leaves_wanted(self, count: int) -> int:
+        """How many of `count` leaves are to change."""
         return max(1, round(self.reach * count))
 
-    def order(self, count: int, context: Context) -> Iterator[int]:
-        return iter(context.rng().permutation(count).tolist())
+    def order(self, effective: Mask, struck: Struck) -> NDArray[np.int64]:
+        """In which order leaves are tried, (n, leaves)."""
+        return struck.draws.permutation(effective.shape[1], _ORDER)
+
+    def chosen(self, effective: Mask, struck: Struck) -> Mask:
+        if effective.shape[1] == 1:
+            return effective
+        order = self.order(effective, struck)
+        tried = np.take_along_axis(effective, order, 1)
+        taken = tried & (tried.cumsum(1) <= self.leaves_wanted(effective.shape[1]))
+        chosen = np.zeros_like(effective)
+        np.put_along_axis(chosen, order, taken, 1)
+        return chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +228,13 @@ class Loud(SomeReplies):
             return reply._replace(payload=payload)
         return unreadable(reply, leafwise.as_text(payload))
 
-    def fits(self, leaf: Leaf, value: Any, context: Context) -> bool:
-        return True
+    def deliver(self, struck: Struck, replies: Replies) -> None:
+        if not (struck.first.plain or self.out_of_space):
+            for row in struck.rows.tolist():
+                replies.lose([row], "malformed", leafwise.as_text(replies.payload(row)))
+
+    def fitting(self, leaf: Leaf, values: Values) -> Mask:
+        return np.ones(len(values), np.bool_)
 
 
 def unreadable(reply: Reply, raw: str) -> Reply:
@@ -146,12 +242,18 @@ def unreadable(reply: Reply, raw: str) -> Reply:
     return reply._replace(payload=LOST, ok=False, error="malformed", raw=raw)
 
 
+def _some(values: Values, mask: Mask) -> Values:
+    if mask.all():
+        return values
+    return values[mask] if isinstance(values, np.ndarray) else [values[at] for at in np.flatnonzero(mask).tolist()]
+
+
 @dataclass(frozen=True, kw_only=True)
-class FrameChange(LeafChange):
+class FrameChange(ColumnChange):
     """Changes every frame: uint8 of 4 by 4 pixels or more, grey, channels last or first."""
 
     def check(self, leaves: Sequence[Leaf]) -> None:
-        aims = [leaf for leaf in leaves if isinstance(leaf.space, Box) and matches(leaf.name, self.targets)]
+        aims = [leaf for leaf in leaves if isinstance(leaf.space, spaces.Box) and matches(leaf.name, self.targets)]
         boxes = [(leaf, np.zeros(leaf.space.shape or (), leaf.space.dtype)) for leaf in aims]
         if self.targets != ("*",) and not any(self.suits(leaf, value) for leaf, value in boxes):
             raise Mistake(
@@ -161,20 +263,28 @@ class FrameChange(LeafChange):
     def suits(self, leaf: Leaf, value: Any) -> bool:
         return frames.frame_axes(leaf.space) is not None and leafwise.usual(leaf, value)
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> NDArray[Any]:
         axes = frames.frame_axes(leaf.space)
-        assert axes is not None, f"{leaf.name} is no frame"
-        image = frames.as_image(value, axes)
-        drawn = np.clip(np.rint(self.drawn(image, rng)), 0, 255).astype(np.uint8)
-        return leafwise.clipped(frames.as_frame(drawn, axes), leaf.space)  # type: ignore[arg-type]
+        assert axes is not None and isinstance(leaf.space, spaces.Box), f"{leaf.name} is no frame"
+        drawn = self.drawn(frames.as_images(values, axes), self.draws(draws, leaf, struck))
+        return leafwise.bounded(frames.as_frames(levels(drawn), axes), leaf.space)
+
+    def draws(self, draws: Draws, leaf: Leaf, struck: Struck) -> Draws:
+        """What the picture is drawn with: by default anew at each call."""
+        return draws
 
     @abstractmethod
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
-        """What is seen instead of an image (height, width, channels), of the same shape, in grey levels 0 to 255."""
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        """What is seen instead of n images (n, height, width, channels): the same shape, in grey levels 0 to 255."""
+
+
+def levels(images: frames.Frame) -> frames.Frame:
+    """Grey levels as whole numbers from 0 to 255."""
+    return images if images.dtype == np.uint8 else np.clip(np.rint(images), 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowChange(SomeReplies):
+class RowChange(SomeReplies, PayloadChange):
     """Replies with other rows than there are. What stands in a row is left alone.
 
     Rows are the items of a list in plain JSON, and the entries along the first axis of a vector or matrix of numbers or

@@ -238,21 +238,17 @@ def check_records(build: Build, bench: Bench, calls: int) -> None:
 
 
 def check_promises(build: Build, bench: Bench, calls: int) -> None:
-    """What it says of itself for many environments at a time is true: `passing`, `strikes` and `delays_s`."""
+    """What it says of itself for many environments at a time is true: `passing` and `strikes`."""
     fault = build(severity=0.8)
     dice = Dice(bench.seed if fault.seed is None else fault.seed, fault.kind, 0, 0)
     uniforms = np.array([dice.uniform(number) for number in range(calls)])
     strikes = fault.strikes(uniforms, None if bench.space is None else leaves_of(bench.space))
-    delays_s = fault.delays_s(uniforms)
     for number, each in enumerate(bench.run([fault], calls)):
         where, sent = f"{_name(build)}: call {number}", each.carried_out
         promised = {Passing.AS_IS: sent == [each.asked], Passing.CHANGED: len(sent) == 1}
         promised[Passing.AT_MOST_ONCE] = len(sent) <= 1
         assert promised.get(fault.passing, True), f"{where} was passed on as {sent}, and passing is {fault.passing!r}"
         assert strikes[number] or not each.struck, f"{where} was struck, which `strikes` rules out"
-        if delays_s is not None and strikes[number] and not np.isnan(delays_s[number]):
-            waited = [Record(number, fault.kind, "delay", {"latency_s": delays_s[number]})]
-            assert each.records == waited, f"{where} is {each.records}, and `delays_s` says {waited}"
 
 
 def check_no_mutation(build: Build, bench: Bench, calls: int) -> None:

@@ -1,7 +1,6 @@
 """One exchange: a call that goes in and a reply that comes out. Faults stand between, and record what they did."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Any, Final, NamedTuple
 
@@ -78,14 +77,13 @@ Forward = Callable[[Call], Reply]
 """Passes a call on, to the next fault or to the environment behind the last."""
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """What a fault really did to one call: ground truth, for reports and not for agents."""
 
     call: int
     fault: str
     kind: str
-    details: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""

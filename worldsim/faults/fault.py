@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +82,7 @@ class Context:
 
     def episode_rng(self, name: str = "") -> np.random.Generator:
         """A generator for what stays the same for the whole episode; another one for each name."""
-        return np.random.default_rng([int(self.dice.uniform(0, lane=5) * 2**53), *name.encode()])
+        return self.dice.generator(-1, crc32(name.encode()))
 
     @property
     def plain(self) -> bool:
@@ -155,13 +156,6 @@ class Fault(ABC):
         All others it would pass on as they are, and remember nothing of. By default it must see every call.
         """
         return np.ones(uniforms.shape, np.bool_)
-
-    def delays_s(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """For faults that make calls wait: seconds by which calls, by their uniforms, are delayed and nothing else.
-
-        NaN where more happens than a wait, recorded as `delay` (latency_s). None: it is no such fault.
-        """
-        return None
 
     def check(self, leaves: Sequence[Leaf]) -> None:  # noqa: B027  (most faults need nothing here)
         """Raise ConfigError where it can never work on replies with these leaves."""

@@ -6,6 +6,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldsim.faults.chance import whole
+
 Frame = NDArray[Any]
 
 
@@ -32,63 +34,81 @@ def frame_axes(space: spaces.Space[Any]) -> Axes | None:
 
 def as_image(frame: Frame, axes: Axes) -> Frame:
     """A frame as (height, width, channels), a grey one with one channel. Shares memory with the frame."""
+    image: Frame = as_images(frame[None], axes)[0]
+    return image
+
+
+def as_images(frames: Frame, axes: Axes) -> Frame:
+    """n frames as (n, height, width, channels). Shares memory with the frames."""
     if axes.channels is None:
-        return frame[..., None]
-    return np.moveaxis(frame, (axes.rows, axes.columns, axes.channels), (0, 1, 2))
+        return np.expand_dims(frames, -1)
+    return np.moveaxis(frames, (1 + axes.rows, 1 + axes.columns, 1 + axes.channels), (1, 2, 3))
 
 
 def as_frame(image: Frame, axes: Axes) -> Frame:
     """The inverse of `as_image`."""
+    frame: Frame = as_frames(image[None], axes)[0]
+    return frame
+
+
+def as_frames(images: Frame, axes: Axes) -> Frame:
+    """The inverse of `as_images`."""
     if axes.channels is None:
-        return image[..., 0]
-    return np.ascontiguousarray(np.moveaxis(image, (0, 1, 2), (axes.rows, axes.columns, axes.channels)))
+        return images[..., 0]
+    return np.ascontiguousarray(np.moveaxis(images, (1, 2, 3), (1 + axes.rows, 1 + axes.columns, 1 + axes.channels)))
 
 
-def shift_rows(frame: Frame, axes: Axes, severity: float, rng: np.random.Generator) -> Frame:
+# What follows changes n images (n, height, width, channels) in copies, with four uniforms for each. Where a loop goes
+# over images it moves blocks of pixels, whose copying costs more than the loop does.
+
+Chance = NDArray[np.float64]  # (n, 4)
+
+
+def shift_rows(images: Frame, severity: float, chance: Chance) -> Frame:
     """A band of rows, up to `severity` of all, slipped sideways."""
-    changed = frame.copy()
-    view = _rows_first(changed, axes)
-    height, width = view.shape[:2]
+    changed = images.copy()
+    height, width = images.shape[1:3]
     band = max(1, round(severity * height))
-    top = int(rng.integers(height - band + 1))
-    view[top : top + band] = np.roll(view[top : top + band], int(rng.integers(1, width)), axis=1)
+    tops, steps = whole(chance[:, 0], height - band + 1), 1 + whole(chance[:, 1], width - 1)
+    for image, top, step in zip(changed, tops.tolist(), steps.tolist(), strict=True):
+        image[top : top + band] = np.roll(image[top : top + band], step, axis=1)
     return changed
 
 
-def swap_channels(frame: Frame, axes: Axes, severity: float, rng: np.random.Generator) -> Frame:
+def swap_channels(images: Frame, severity: float, chance: Chance) -> Frame:
     """Two channels in each other's place."""
-    changed = frame.copy()
-    if axes.channels is not None and frame.shape[axes.channels] > 1:
-        view = np.moveaxis(changed, axes.channels, 0)
-        one, other = rng.choice(len(view), 2, replace=False)
-        view[[one, other]] = view[[other, one]]
+    changed, channels = images.copy(), images.shape[3]
+    if channels < 2:
+        return changed
+    ones = whole(chance[:, 0], channels)
+    others = (ones + 1 + whole(chance[:, 1], channels - 1)) % channels
+    for image, source, one, other in zip(changed, images, ones.tolist(), others.tolist(), strict=True):
+        image[..., one], image[..., other] = source[..., other], source[..., one]
     return changed
 
 
-def tear_block(frame: Frame, axes: Axes, severity: float, rng: np.random.Generator) -> Frame:
+def tear_block(images: Frame, severity: float, chance: Chance) -> Frame:
     """A block of about `severity` of each side, overwritten by what is elsewhere in the frame."""
-    changed = frame.copy()
-    view, source = _rows_first(changed, axes), _rows_first(frame, axes)
-    rows, columns = block(view.shape, severity, rng)
-    down, right = int(rng.integers(1, view.shape[0])), int(rng.integers(1, view.shape[1]))
-    view[rows, columns] = np.roll(source, (down, right), axis=(0, 1))[rows, columns]
+    changed = images.copy()
+    height, width = images.shape[1:3]
+    downs, rights = 1 + whole(chance[:, 2], height - 1), 1 + whole(chance[:, 3], width - 1)
+    moves = zip(blocks(images.shape, severity, chance), downs.tolist(), rights.tolist(), strict=True)
+    for image, source, (block, down, right) in zip(changed, images, moves, strict=True):
+        image[block] = np.roll(source, (down, right), axis=(0, 1))[block]
     return changed
 
 
-def occlude(frame: Frame, axes: Axes, severity: float, rng: np.random.Generator) -> Frame:
+def occlude(images: Frame, severity: float, chance: Chance) -> Frame:
     """A black block of about `severity` of each side."""
-    changed = frame.copy()
-    view = _rows_first(changed, axes)
-    view[block(view.shape, severity, rng)] = 0
+    changed = images.copy()
+    for image, block in zip(changed, blocks(images.shape, severity, chance), strict=True):
+        image[block] = 0
     return changed
 
 
-def block(shape: tuple[int, ...], severity: float, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A random block with sides of `severity` of the frame's, at least one pixel."""
-    sides = [max(1, round(severity * length)) for length in shape[:2]]
-    top, left = (int(rng.integers(length - side + 1)) for length, side in zip(shape[:2], sides, strict=True))
-    return slice(top, top + sides[0]), slice(left, left + sides[1])
-
-
-def _rows_first(frame: Frame, axes: Axes) -> Frame:
-    return np.moveaxis(frame, (axes.rows, axes.columns), (0, 1))
+def blocks(shape: tuple[int, ...], severity: float, chance: Chance) -> list[tuple[slice, slice]]:
+    """A random block in each of n images, with sides of `severity` of the image's, at least one pixel."""
+    tall, wide = (max(1, round(severity * length)) for length in shape[1:3])
+    tops = whole(chance[:, 0], shape[1] - tall + 1).tolist()
+    lefts = whole(chance[:, 1], shape[2] - wide + 1).tolist()
+    return [(slice(top, top + tall), slice(left, left + wide)) for top, left in zip(tops, lefts, strict=True)]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from worldsim.faults import frames, leafwise
-from worldsim.faults.changes import SomeReplies
+from worldsim.faults.changes import PayloadChange, SomeReplies
 from worldsim.faults.exchange import Record
 from worldsim.faults.fault import Context, choice, number, option
 from worldsim.spaces import Leaf
@@ -34,7 +34,7 @@ def token_of(rng: np.random.Generator) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HiddenInstruction(SomeReplies):
+class HiddenInstruction(SomeReplies, PayloadChange):
     """An instruction stands in a text of the reply (prompt injection, OWASP LLM01).
 
     | severity | share |
@@ -85,7 +85,7 @@ class HiddenInstruction(SomeReplies):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaintedInstruction(SomeReplies):
+class PaintedInstruction(SomeReplies, PayloadChange):
     """An instruction is painted on the screen.
 
     | severity | share | opacity |

@@ -5,16 +5,19 @@ import copy
 import json
 import math
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any, Final
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from worldsim.spaces import Leaf
 
 _SMALL = 16  # values with more entries than this are not written into records
+
+Values = NDArray[Any] | list[Any]  # of one leaf in many payloads, (n, ...): as an array, or where they are none
 
 # What the leaves of plain JSON are, which has no space that would say so.
 _FLAG = spaces.Discrete(2)
@@ -90,10 +93,12 @@ def read(payload: Any, leaf: Leaf) -> Any:
 
 def write(payload: Any, leaf: Leaf, value: Any) -> Any:
     """A payload with another value in a leaf like `put`; arrays become numbers and lists again in plain JSON."""
+    return put(payload, leaf.path, _written(leaf, value))
+
+
+def _written(leaf: Leaf, value: Any) -> Any:
     plain_json = any(leaf.space is each for each in (_FLAG, _NUMBER, _STRING))
-    if plain_json and isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    return put(payload, leaf.path, value)
+    return value.tolist() if plain_json and isinstance(value, np.ndarray | np.generic) else value
 
 
 def put(payload: Any, path: tuple[str | int, ...], value: Any) -> Any:
@@ -217,3 +222,100 @@ def nothing(space: spaces.Space[Any], value: Any, out_of_space: bool = False) ->
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
         return np.zeros_like(value) + np.asarray(getattr(space, "start", 0), value.dtype)
     return space.character_list[0] * space.min_length if isinstance(space, spaces.Text) else value
+
+
+# --- many values of a leaf ---
+
+
+def one_by_one(leaf: Leaf, values: Values) -> list[Any]:
+    """The values of a leaf in many payloads, each as it stands in its own."""
+    if isinstance(values, np.ndarray) and isinstance(leaf.space, spaces.Box):
+        return [np.asarray(value) for value in values]
+    return list(values)
+
+
+def each_like_first(leaf: Leaf, values: Values, change: Callable[[Any], Any]) -> Values:
+    """Values put through `change`, whose result depends on their type and shape alone."""
+    if not isinstance(values, np.ndarray):
+        return [change(value) for value in values]
+    changed = change(one_by_one(leaf, values[:1])[0])
+    if isinstance(changed, np.ndarray | np.generic | int):
+        return np.broadcast_to(np.asarray(changed), (len(values), *np.shape(changed)))
+    return [changed] * len(values)
+
+
+def like_column(old: Any, column: NDArray[Any]) -> Any:
+    """The only value of a column in the form in which the old value came."""
+    return np.asarray(column[0]) if isinstance(old, np.ndarray) else type(old)(column[0])
+
+
+def differing(left: Values, right: Values) -> NDArray[np.bool_]:
+    """Which values of two columns, (n,), are not alike: the `same` of every two."""
+    arrays = isinstance(left, np.ndarray) and isinstance(right, np.ndarray)
+    if arrays and left.shape == right.shape and left.dtype == right.dtype:  # type: ignore[union-attr]
+        return np.asarray((_bits(left) != _bits(right)).any(1))  # type: ignore[arg-type]
+    return np.array([not same(*both) for both in zip(left, right, strict=True)], np.bool_)
+
+
+def _bits(column: NDArray[Any]) -> NDArray[Any]:
+    """A column as whole numbers, (n, any)."""
+    flat = np.ascontiguousarray(column).reshape(len(column), -1)
+    width = 8 if flat.shape[1] * flat.itemsize % 8 == 0 else flat.itemsize
+    return flat.view(f"u{width}")
+
+
+def within(space: spaces.Space[Any], values: Values) -> NDArray[np.bool_]:
+    """Which values of a column, (n,), are in the space."""
+    if not isinstance(values, np.ndarray) or values.dtype != space.dtype or not isinstance(space, _COUNTED):
+        return np.array([value in space for value in values], np.bool_)
+    if isinstance(space, spaces.Box):
+        inside = (
+            np.ones(values.shape, np.bool_) if _unbounded(space) else (values >= space.low) & (values <= space.high)
+        )
+    elif isinstance(space, spaces.MultiBinary):
+        inside = values <= 1
+    else:
+        classes = values - space.start
+        inside = (classes >= 0) & (classes < (space.n if isinstance(space, spaces.Discrete) else space.nvec))
+    return np.asarray(inside.reshape(len(values), -1).all(1))
+
+
+_COUNTED = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+
+
+def _unbounded(space: spaces.Box) -> bool:
+    """Whether the bounds are those of the type itself."""
+    if space.dtype.kind not in "iu":
+        return False
+    limits = np.iinfo(space.dtype)  # type: ignore[type-var]
+    return bool((space.low == limits.min).all() and (space.high == limits.max).all())
+
+
+def bounded(values: NDArray[Any], space: spaces.Box) -> NDArray[Any]:
+    """A column brought inside the bounds of a space, in its own type."""
+    return values if _unbounded(space) else np.asarray(np.clip(values, space.low, space.high), values.dtype)
+
+
+def small(values: Values) -> bool:
+    """Whether the values of a column, one at least, are small enough to be told in records."""
+    if isinstance(values, np.ndarray):
+        return bool(values[0].size <= _SMALL)
+    return all(not isinstance(value, np.ndarray) or value.size <= _SMALL for value in values)
+
+
+def descriptions(leaf: Leaf, before: Values, after: Values) -> list[dict[str, Any]]:
+    """`described` for every two of many values."""
+    if not (isinstance(before, np.ndarray) and isinstance(after, np.ndarray)):
+        each = zip(one_by_one(leaf, before), one_by_one(leaf, after), strict=True)
+        return [described(*(_written(leaf, value) for value in both)) for both in each]
+    if not (small(before) and small(after)):
+        return [{} for _ in before]
+    both = zip(_plain_column(leaf, before), _plain_column(leaf, after), strict=True)
+    return [{"before": old, "after": new} for old, new in both]
+
+
+def _plain_column(leaf: Leaf, values: NDArray[Any]) -> list[Any]:
+    """`plain` of each value of a column."""
+    scalars = isinstance(leaf.space, spaces.Discrete)
+    rows: list[Any] = (values if scalars else values.reshape(len(values), -1)).tolist()
+    return rows if values.dtype.kind != "f" or np.isfinite(values).all() else [plain(row) for row in rows]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError, SpaceMismatchError, WorldsimError
-from worldsim.faults.changes import ReplyFault
+from worldsim.faults.changes import PayloadChange
 from worldsim.faults.fault import Context, count, number
 from worldsim.faults.leafwise import alike, leaves_of
 from worldsim.faults.written import Mistake
@@ -24,7 +24,7 @@ GIVE_ITS_OWN = "give the world that was learned from this environment"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlausibleLie(ReplyFault):
+class PlausibleLie(PayloadChange):
     """Some replies show another state of the world than there is: one that a learned World thinks possible.
 
     The World begins at the true observation and dreams `dreams` futures of `ticks` steps under random actions; as many

@@ -10,14 +10,14 @@ import numpy as np
 from gymnasium import spaces
 
 from worldsim.faults import leafwise, wrong
-from worldsim.faults.changes import Loud, SomeLeaves, SomeReplies, unreadable
+from worldsim.faults.changes import Loud, PayloadChange, SomeLeaves, SomeReplies, unreadable
 from worldsim.faults.exchange import Call, Forward, Reply
 from worldsim.faults.fault import Context, choice, count, number
 from worldsim.spaces import Leaf
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Unreadable(SomeReplies):
+class _Unreadable(SomeReplies, PayloadChange):
     """Replies that arrive as a text which cannot be parsed: error "malformed", and the text in `raw`."""
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
@@ -255,7 +255,7 @@ _DRIFTS = ("renamed", "moved", "nested", "retyped", "added")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SchemaDrift(Loud):
+class SchemaDrift(Loud, PayloadChange):
     """The service was released again, and its replies are built otherwise: the same wherever it strikes in an episode.
 
     renamed: a field has another name (`status` is `statusV2`). moved: it stands one level further up, or under "data".
@@ -319,7 +319,7 @@ def _drifted(payload: Any, path: tuple[str | int, ...], how: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OversizedReply(Loud):
+class OversizedReply(Loud, PayloadChange):
     """The reply is padded far beyond its size: a debugging dump was left in.
 
     | severity | share | kib |

@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from worldsim.faults import leafwise
-from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
-from worldsim.faults.fault import Context, LeafFault, number
-from worldsim.faults.wrong import wrong_value
+from worldsim.faults.chance import Draws
+from worldsim.faults.changes import SomeLeaves
+from worldsim.faults.fault import number
+from worldsim.faults.leafwise import Values
+from worldsim.faults.replies import Replies
+from worldsim.faults.struck import Mask, Struck
+from worldsim.faults.wrong import wrong_values
 from worldsim.spaces import Leaf
 
 
 @dataclass(frozen=True, kw_only=True)
-class MalformedOutput(LeafFault):
+class MalformedOutput(SomeLeaves):
     """Some replies cannot be parsed (loud); some are valid and wrong (silent). The call itself is always carried out.
 
     Wrong, and inside the space: another class, transposed digits, swapped entries or letters, a wrong unit or sign, an
@@ -41,33 +41,23 @@ class MalformedOutput(LeafFault):
     spread: float = number(0.5, 0, 1, "share of the leaves that are wrong in a silently malformed reply at severity 1")
 
     @property
-    def passing(self) -> Passing:
-        return Passing.AS_IS
+    def record_kind(self) -> str:
+        return "wrong_value"
 
-    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
-        return uniforms < self.severity * self.rate
+    def change(self, struck: Struck, replies: Replies) -> None:
+        loud = struck.draws.random(_LOUD) < self.loud
+        struck[loud].record("unparsable", lambda: [{} for _ in struck.rows[loud]])
+        replies.lose(struck.rows[loud], "malformed")
+        if not loud.all():
+            super().change(struck[~loud], replies)
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        reply = forward(call)
-        if not reply.ok or context.uniform() >= self.severity * self.rate:
-            return reply
-        rng = context.rng()
-        if rng.random() < self.loud:
-            context.record("unparsable")
-            return reply._replace(payload=LOST, ok=False, error="malformed")
-        leaves = context.leaves_in(reply.payload)
-        wanted = max(1, round(self.severity * self.spread * len(leaves)))
-        payload: Any = reply.payload
-        for position in rng.permutation(len(leaves)):
-            leaf = leaves[position]
-            before = leafwise.read(reply.payload, leaf)
-            wrong = wrong_value(leaf, before, self.severity / 2, rng, self.out_of_space)
-            if wrong is None:
-                continue
-            how, after = wrong
-            payload = leafwise.write(payload, leaf, after)
-            context.record("wrong_value", leaf=leaf.name, how=how, **leafwise.described(before, after))
-            wanted -= 1
-            if not wanted:
-                break
-        return reply._replace(payload=payload)
+    def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
+        changed, struck.kept[leaf.name] = wrong_values(leaf, values, self.severity / 2, draws, self.out_of_space)
+        return changed
+
+    def details(self, leaf: Leaf, before: Values, after: Values, hit: Mask, struck: Struck) -> list[dict[str, Any]]:
+        told = super().details(leaf, before, after, hit, struck)
+        return [{"how": how, **each} for how, each in zip(struck.kept[leaf.name][hit], told, strict=True)]
+
+
+_LOUD = 0  # lane: whether a reply cannot be parsed at all

@@ -4,17 +4,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from gymnasium import spaces
-from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise
-from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
-from worldsim.faults.fault import Context, LeafFault, number
+from worldsim.faults.chance import Draws
+from worldsim.faults.changes import SomeLeaves
+from worldsim.faults.fault import number
+from worldsim.faults.leafwise import Values
+from worldsim.faults.replies import Replies
+from worldsim.faults.struck import Floats, Mask, Struck
 from worldsim.spaces import Leaf
 
 
 @dataclass(frozen=True, kw_only=True)
-class MissingData(LeafFault):
+class MissingData(SomeLeaves):
     """Some replies lack leaves; some are not there at all. The call itself is always carried out.
 
     What stands for a missing leaf, unless the environment says otherwise in `metadata["on_missing"]`: class 0 of a
@@ -43,60 +45,101 @@ class MissingData(LeafFault):
     retry_after_s: float = number(1.0, 0, 1e9, "what an unavailable reply says: seconds after which to ask again")
 
     @property
-    def passing(self) -> Passing:
-        return Passing.AS_IS
+    def record_kind(self) -> str:
+        return "missing"
 
-    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
-        if any(frames.frame_axes(leaf.space) for leaf in leaves or ()):  # frames are kept, to show again
+    def strikes(self, uniforms: Floats, leaves: tuple[Leaf, ...] | None) -> Mask:
+        if _frames(leaves):  # they are kept, to show again
             return np.ones(uniforms.shape, np.bool_)
-        return uniforms < self.severity * self.rate
+        return uniforms < self.share
 
-    def begin(self, payload: Any, context: Context) -> None:
-        frame_paths = [leaf.path for leaf in context.leaves or () if frames.frame_axes(leaf.space)]
-        context.memory["frames"] = {path: leafwise.copied(leafwise.get(payload, path)) for path in frame_paths}
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        for leaf in _frames(struck.first.leaves):
+            shape = (struck.count, *(leaf.space.shape or ()))
+            struck.memory.setdefault(leaf.name, np.zeros(shape, np.uint8))
+        self._keep(struck, shown)
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        reply = forward(call)
-        if not reply.ok:
-            return reply
-        if context.uniform() < self.severity * self.rate:
-            reply = self._bereft(reply, context)
-        if reply.ok:
-            kept = context.memory["frames"]
-            for path in kept:
-                value = leafwise.get(reply.payload, path)
-                kept[path] = kept[path] if value is leafwise.ABSENT else leafwise.copied(value)
-        return reply
+    def after(self, struck: Struck, replies: Replies) -> None:
+        super().after(struck[struck.uniforms < self.share], replies)
+        self._keep(struck[replies.ok[struck.rows]], replies)
 
-    def _bereft(self, reply: Reply, context: Context) -> Reply:
-        rng = context.rng()
-        if rng.random() < self.unavailable:
-            context.record("unavailable", retry_after_s=self.retry_after_s)
-            return reply._replace(payload=LOST, ok=False, error="unavailable", retry_after_s=self.retry_after_s)
-        leaves = context.leaves_in(reply.payload)
-        wanted = max(1, round(self.severity * self.spread * len(leaves)))
-        payload: Any = reply.payload
-        for position in rng.permutation(len(leaves))[:wanted]:
-            leaf = leaves[position]
-            before = leafwise.read(reply.payload, leaf)
-            if not leafwise.usual(leaf, before):
+    def _keep(self, struck: Struck, shown: Replies) -> None:
+        """Frames that came through, to be shown again."""
+        for leaf in _frames(struck.first.leaves) if len(struck) else ():
+            values = shown.values(leaf, struck.rows)
+            if isinstance(values, np.ndarray):
+                struck.memory[leaf.name][struck.rows] = values
                 continue
-            how, after = self._without(leaf, before, context, rng)
-            if not leafwise.same(before, after):
-                payload = leafwise.write(payload, leaf, after)
-                context.record("missing", leaf=leaf.name, how=how)
-        return reply._replace(payload=payload)
+            for row, value in zip(struck.rows.tolist(), values, strict=True):
+                if leafwise.usual(leaf, value) and value.dtype == np.uint8:
+                    struck.memory[leaf.name][row] = value
 
-    def _without(self, leaf: Leaf, value: Any, context: Context, rng: np.random.Generator) -> tuple[str, Any]:
-        """How a leaf is missing, and what is there instead."""
-        if leaf.name in context.missing:
-            return "declared", leafwise.from_json(leaf, context.missing[leaf.name])
+    def change(self, struck: Struck, replies: Replies) -> None:
+        gone = struck.draws.random(_GONE) < self.unavailable
+        struck[gone].record("unavailable", lambda: [{"retry_after_s": self.retry_after_s} for _ in struck.rows[gone]])
+        replies.lose(struck.rows[gone], "unavailable")
+        replies.retry_after_s[struck.rows[gone]] = self.retry_after_s
+        if not gone.all():
+            super().change(struck[~gone], replies)
+
+    def chosen(self, effective: Mask, struck: Struck) -> Mask:
+        if effective.shape[1] == 1:
+            return effective
+        wanted = np.zeros_like(effective)  # what is nothing already counts as missing
+        np.put_along_axis(wanted, self.order(effective, struck)[:, : self.leaves_wanted(effective.shape[1])], True, 1)
+        return effective & wanted
+
+    def fitting(self, leaf: Leaf, values: Values) -> Mask:
+        return np.ones(len(values), np.bool_)
+
+    def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
+        """What is there instead; how the leaf is missing is kept."""
+        plain, declared = struck.first.plain, leaf.name in struck.first.missing
+        struck.kept[leaf.name] = ["declared" if declared else "unknown"] * len(values)
+        if frames.frame_axes(leaf.space) and not declared:
+            return self._frames_changed(leaf, values, draws, struck)
+
+        def without(value: Any) -> Any:
+            if not leafwise.usual(leaf, value):
+                return value
+            if declared:
+                return leafwise.from_json(leaf, struck.first.missing[leaf.name])
+            return None if plain else leafwise.nothing(leaf.space, value, self.out_of_space)
+
+        return leafwise.each_like_first(leaf, values, without)
+
+    def _frames_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
+        if not isinstance(values, np.ndarray):
+            return self._each_frame_changed(leaf, values, draws, struck)
         axes = frames.frame_axes(leaf.space)
-        if axes is None:
-            return "unknown", None if context.plain else leafwise.nothing(leaf.space, value, self.out_of_space)
-        how = str(rng.choice(["black", "frozen", "occluded"]))
-        if how == "frozen":
-            return how, leafwise.copied(context.memory["frames"][leaf.path])
-        blackened = np.zeros_like(value) if how == "black" else frames.occlude(value, axes, self.severity, rng)
-        assert isinstance(leaf.space, spaces.Box)
-        return how, leafwise.clipped(blackened, leaf.space)
+        assert axes is not None, f"{leaf.name} is no frame"
+        how = draws.integers(len(_HOWS), 0)
+        struck.kept[leaf.name] = [_HOWS[each] for each in how.tolist()]
+        changed = struck.memory[leaf.name][struck.rows]
+        changed[how == 0] = 0
+        hidden = how == 2
+        images = frames.occlude(frames.as_images(values[hidden], axes), self.severity, draws[hidden].random(1, 4))
+        changed[hidden] = frames.as_frames(images, axes)
+        return leafwise.bounded(changed, leaf.space)  # type: ignore[arg-type]
+
+    def _each_frame_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> list[Any]:
+        changed, hows = list(values), list[str]()
+        for position, value in enumerate(values):
+            one = struck[[position]]
+            one.kept[leaf.name] = [""]
+            if leafwise.usual(leaf, value):
+                changed[position] = self._frames_changed(leaf, value[None], draws[[position]], one)[0]
+            hows += one.kept[leaf.name]
+        struck.kept[leaf.name] = hows
+        return changed
+
+    def details(self, leaf: Leaf, before: Values, after: Values, hit: Mask, struck: Struck) -> list[dict[str, Any]]:
+        return [{"how": struck.kept[leaf.name][position]} for position in np.flatnonzero(hit).tolist()]
+
+
+_GONE = 0  # lane: whether a reply is not there at all
+_HOWS = ("black", "frozen", "occluded")
+
+
+def _frames(leaves: tuple[Leaf, ...] | None) -> list[Leaf]:
+    return [leaf for leaf in leaves or () if frames.frame_axes(leaf.space)]

@@ -3,30 +3,73 @@
 Use `probability` or a schedule to touch only some frames. Grey levels are 0 to 255.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise
-from worldsim.faults.changes import FrameChange
-from worldsim.faults.fault import Context, choice, number
+from worldsim.faults.chance import Draws
+from worldsim.faults.changes import FrameChange, levels
+from worldsim.faults.fault import choice, number
+from worldsim.faults.struck import Struck
 from worldsim.spaces import Leaf
+
+GRAINS = 2**20  # values of a table of grain, at least
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Lasting(FrameChange):
     """What it draws for a leaf is the same for the whole episode."""
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        return super().leaf_changed(leaf, value, context.episode_rng(leaf.name), context)
+    def draws(self, draws: Draws, leaf: Leaf, struck: Struck) -> Draws:
+        return struck.episode_draws(leaf.name)
 
 
-def _specked(image: frames.Frame, share: float, rng: np.random.Generator) -> frames.Frame:
+def _grain(shape: tuple[int, ...], draws: Draws, table: Callable[[int], frames.Frame]) -> Iterator[frames.Frame]:
+    """For each of n images a piece of a table of random values, from a place that is drawn.
+
+    As AV1 lays film grain over pictures: a table is drawn once, because drawing a value costs ten times what using one
+    does. Two pieces overlap by chance, but hardly ever line up with the same pixels.
+    """
+    size = int(np.prod(shape[1:]))
+    values = table(max(GRAINS, 4 * size))
+    for start in (draws.integers((len(values) - size) // shape[3] + 1) * shape[3]).tolist():
+        yield values[start : start + size].reshape(shape[1:])
+
+
+@lru_cache(maxsize=8)
+def _normal_grain(std: float, size: int) -> frames.Frame:
+    """Gaussian noise in whole grey levels."""
+    drawn = np.random.default_rng(0).standard_normal(size, np.float32) * np.float32(std)
+    return np.asarray(np.rint(np.clip(drawn, -32000, 32000)), np.int16)
+
+
+@lru_cache(maxsize=8)
+def _speck_grain(share: float, channels: int, size: int) -> frames.Frame:
+    """Pixels that are left alone (0), or black (1) or white (2): a `share` of them, half of them each."""
+    chance, white = np.random.default_rng(0).random((2, size // channels + 1))
+    return np.repeat((chance < share).astype(np.uint8) * (1 + (white < 0.5)), channels).astype(np.uint8)
+
+
+def _specked(images: frames.Frame, share: float, draws: Draws) -> frames.Frame:
     """A `share` of the pixels black or white, half of them each."""
-    chance, white = rng.random(image.shape[:2]), rng.random(image.shape[:2]) < 0.5
-    return np.where((chance < share)[..., None], 255 * white[..., None], image)
+    changed = images.copy()
+    pieces = _grain(images.shape, draws, partial(_speck_grain, share, images.shape[3]))
+    for image, specks in zip(changed, pieces, strict=True):
+        image[specks > 0] = 0
+        image[specks > 1] = 255
+    return changed
+
+
+def _each(images: frames.Frame, draw: Callable[..., frames.Frame], *drawn: Any) -> frames.Frame:
+    """Every image put through `draw`, with what was drawn for it."""
+    rows = [each.tolist() for each in drawn]
+    return np.stack([levels(draw(*one)) for one in zip(images, *rows, strict=True)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,24 +94,28 @@ class GaussianNoise(FrameChange):
         """Standard deviation of the noise, in grey levels."""
         return self.severity * self.most_std
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
-        noise: frames.Frame = self.std * rng.standard_normal(image.shape, np.float32)
-        return image + noise
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        changed = np.empty_like(images)
+        for image, noise, target in zip(
+            images, _grain(images.shape, draws, partial(_normal_grain, self.std)), changed, strict=True
+        ):
+            target[...] = np.clip(image + noise, 0, 255)
+        return changed
 
     def suits(self, leaf: Leaf, value: Any) -> bool:
         is_vector = isinstance(leaf.space, spaces.Box) and leaf.space.dtype.kind == "f"
         return is_vector and leafwise.usual(leaf, value) or super().suits(leaf, value)
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> NDArray[Any]:
         space = leaf.space
         assert isinstance(space, spaces.Box), f"{leaf.name} is neither frame nor vector"
         if space.dtype.kind != "f":
-            return super().leaf_changed(leaf, value, rng, context)
+            return super().column_changed(leaf, values, draws, struck)
         with np.errstate(over="ignore"):
             span = np.asarray(space.high, np.float64) - np.asarray(space.low, np.float64)
         scale = np.where(np.isfinite(span) & (span < 1e30), span, 1.0)
-        noisy = value + self.std / 255 * scale * rng.standard_normal(value.shape)
-        return leafwise.clipped(noisy, space).astype(value.dtype)
+        noisy = values + self.std / 255 * scale * draws.normal(0, *values.shape[1:])
+        return leafwise.bounded(noisy.astype(values.dtype), space)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +140,10 @@ class ShotNoise(FrameChange):
         """Grey levels a photon is worth."""
         return self.severity * self.most_gain
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
         gain = max(self.gain, 1e-3)
-        return rng.poisson(image / gain) * gain
+        photons = images / gain
+        return np.stack([levels(draws.generator(at).poisson(each) * gain) for at, each in enumerate(photons)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +167,8 @@ class SaltNoise(FrameChange):
         """Share of the pixels that are black or white."""
         return self.severity * self.density
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
-        return _specked(image, self.pixels, rng)
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        return _specked(images, self.pixels, draws)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +192,8 @@ class DeadPixels(_Lasting):
         """Share of the pixels that are black or white."""
         return self.severity * self.density
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
-        return _specked(image, self.pixels, rng)
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        return _specked(images, self.pixels, draws)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +220,10 @@ class Blur(FrameChange):
         """Standard deviation of the blur, as a share of the frame's shorter side."""
         return self.severity * self.most_sigma
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        return _each(images, self._blurred)
+
+    def _blurred(self, image: frames.Frame) -> frames.Frame:
         import cv2
 
         sigma = max(self.sigma * min(image.shape[:2]), 1e-3)
@@ -204,7 +255,10 @@ class Compression(FrameChange):
         """Quality of the JPEG, 1 to 95."""
         return round(self.best + self.severity * (self.worst - self.best))
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        return _each(images, self._compressed)
+
+    def _compressed(self, image: frames.Frame) -> frames.Frame:
         if image.shape[2] in (1, 3):
             return self._jpeg(image)
         return np.concatenate([self._jpeg(image[..., [channel]]) for channel in range(image.shape[2])], axis=2)
@@ -239,8 +293,15 @@ class Brightness(FrameChange):
         """Grey levels that are added."""
         return self.severity * self.most
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
-        return image + np.float32(self.levels)
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        shift = round(self.levels)
+        if shift < 0:
+            darker: frames.Frame = np.maximum(images, np.uint8(-shift))
+            darker -= np.uint8(-shift)
+            return darker
+        brighter: frames.Frame = np.minimum(images, np.uint8(255 - shift))
+        brighter += np.uint8(shift)
+        return brighter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,10 +325,13 @@ class Contrast(FrameChange):
         """Share of the difference from the frame's mean that is left."""
         return 1 - self.severity * self.lost
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
-        mean = image.mean(dtype=np.float32)
-        flat: frames.Frame = mean + np.float32(self.kept) * (image - mean)
-        return flat
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        return _each(images, self._flat)
+
+    def _flat(self, image: frames.Frame) -> frames.Frame:
+        mean = float(image.mean())
+        grey = np.arange(256)
+        return levels(mean + self.kept * (grey - mean))[image]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,10 +355,10 @@ class ColourShift(_Lasting):
         """Grey levels of the largest shift."""
         return self.severity * self.most
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
-        cast = rng.uniform(-1, 1, image.shape[2])
-        shift: frames.Frame = (self.levels * cast / np.abs(cast).max()).astype(np.float32)
-        return image + shift
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        cast = 2 * draws.random(0, images.shape[3]) - 1
+        shifts = np.rint(self.levels * cast / np.abs(cast).max(1, keepdims=True)).astype(np.int16)
+        return levels(images + shifts[:, None, None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -320,12 +384,15 @@ class CameraShift(FrameChange):
         """The longest shift, as a share of each side."""
         return self.severity * self.most
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        size = np.array(images.shape[2:0:-1])  # width, height
+        sign, part = np.where(draws.random(0, 2) < 0.5, -1, 1), 0.5 + 0.5 * draws.random(1, 2)
+        return _each(images, self._moved, np.rint(sign * part * self.share_of_side * size))
+
+    def _moved(self, image: frames.Frame, by: tuple[float, float]) -> frames.Frame:
         import cv2
 
-        size = np.array(image.shape[1::-1])  # width, height
-        sign, part = rng.choice([-1, 1], 2), rng.uniform(0.5, 1, 2)
-        right, down = np.rint(sign * part * self.share_of_side * size)
+        right, down = by
         return _warped(image, np.array([[1, 0, right], [0, 1, down]]), cv2.INTER_NEAREST, self.border)
 
 
@@ -352,12 +419,15 @@ class CameraRotation(_Lasting):
         """By how much the picture is turned."""
         return self.severity * self.most
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        return _each(images, self._turned, np.where(draws.random() < 0.5, self.degrees, -self.degrees))
+
+    def _turned(self, image: frames.Frame, degrees: float) -> frames.Frame:
         import cv2
 
         height, width = image.shape[:2]
         middle = ((width - 1) / 2, (height - 1) / 2)
-        turn = cv2.getRotationMatrix2D(middle, self.degrees * (1 if rng.random() < 0.5 else -1), 1.0)
+        turn = cv2.getRotationMatrix2D(middle, degrees, 1.0)
         return _warped(image, turn, cv2.INTER_LINEAR, self.border)
 
 
@@ -383,12 +453,16 @@ class Tearing(FrameChange):
         """The longest shift, as a share of the width."""
         return self.severity * self.most
 
-    def drawn(self, image: frames.Frame, rng: np.random.Generator) -> frames.Frame:
-        height, width = image.shape[:2]
-        row, part = int(rng.integers(1, height)), rng.uniform(0.5, 1)
-        torn = image.copy()
-        torn[row:] = np.roll(image[row:], max(1, round(part * self.share_of_side * width)), axis=1)
-        return torn
+    def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
+        height, width = images.shape[1:3]
+        steps = np.maximum(1, np.rint((0.5 + 0.5 * draws.random(1)) * self.share_of_side * width)).astype(np.int64)
+        return _each(images, _torn, 1 + draws.integers(height - 1), steps)
+
+
+def _torn(image: frames.Frame, row: int, step: int) -> frames.Frame:
+    torn = image.copy()
+    torn[row:] = np.roll(image[row:], step, axis=1)
+    return torn
 
 
 def _floats(image: frames.Frame) -> frames.Frame:

@@ -5,16 +5,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
-from worldsim.faults.fault import Context, Fault, count, number
+from worldsim.faults.exchange import Call, Passing
+from worldsim.faults.fault import Context, count, number
 from worldsim.faults.leafwise import as_text
+from worldsim.faults.replies import Replies
+from worldsim.faults.struck import ArrayFault, Floats, Mask, Struck
 from worldsim.spaces import Leaf
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal(Fault):
+class Refusal(ArrayFault):
     """Some calls are refused. By default nothing was done then.
 
     Records: the kind of the fault (status, where there is one; lost: "request" or "answer").
@@ -35,15 +36,23 @@ class Refusal(Fault):
     def refuses(self, call: Call, context: Context) -> bool:
         """Whether this call is refused; called once for each."""
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        if not self.refuses(call, context):
-            return forward(call)
-        done = context.rng().random() < self.lose_answer
+    def refused(self, struck: Struck) -> Mask:
+        """Which calls, (n,), are refused."""
+        return np.array([self.refuses(call, context) for call, context in struck.calls()])
+
+    def before(self, struck: Struck) -> Mask:
+        struck.kept["refused"] = refused = self.refused(struck)
+        done = struck.draws.random() < self.lose_answer
         status = {} if self.status is None else {"status": self.status}
-        context.record(self.kind, **status, lost="answer" if done else "request")
-        spent_s = forward(call).latency_s if done else 0.0
-        raw = as_text({**status, "error": self.says}) if status else None
-        return Reply(LOST, False, self.error, self.retry_after_s, spent_s, raw)
+        lost = np.where(done, "answer", "request")[refused]
+        struck[refused].record(self.kind, lambda: [{**status, "lost": what} for what in lost.tolist()])
+        return refused & ~done
+
+    def after(self, struck: Struck, replies: Replies) -> None:
+        rows = struck.rows[struck.kept["refused"]]
+        raw = None if self.status is None else as_text({"status": self.status, "error": self.says})
+        replies.lose(rows, self.error, raw)
+        replies.retry_after_s[rows] = np.nan if self.retry_after_s is None else self.retry_after_s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +67,12 @@ class SomeRefused(Refusal):
         """Share of the calls that are refused."""
         return self.severity * self.rate
 
-    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
+    def strikes(self, uniforms: Floats, leaves: tuple[Leaf, ...] | None) -> Mask:
         waits = self.until_retried > 0  # and then it must see the retries
         return np.ones(uniforms.shape, np.bool_) if waits else uniforms < self.share
+
+    def refused(self, struck: Struck) -> Mask:
+        return super().refused(struck) if self.until_retried else np.ones(len(struck), np.bool_)
 
     def refuses(self, call: Call, context: Context) -> bool:
         waiting = context.memory.setdefault("retries", {})

@@ -10,10 +10,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise, wrong
-from worldsim.faults.changes import LeafChange, RowChange, SomeLeaves, SomeReplies
-from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
+from worldsim.faults.changes import LeafChange, PayloadChange, RowChange, SomeLeaves, SomeReplies
+from worldsim.faults.exchange import Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, Fault, number, option
 from worldsim.faults.fault import matches as named_like
+from worldsim.faults.replies import Replies
+from worldsim.faults.struck import ArrayFault, Struck
 from worldsim.spaces import Leaf
 
 _DIGITS = re.compile(r"\d{2,}")
@@ -65,7 +67,7 @@ class TransposedDigits(SomeLeaves):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwappedFields(SomeReplies):
+class SwappedFields(SomeReplies, PayloadChange):
     """Two fields of one kind have each other's value: given name and surname, latitude and longitude.
 
     | severity | share |
@@ -198,7 +200,7 @@ class WrongTimeZone(SomeReplies, _WrongTime):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OtherRecord(SomeReplies):
+class OtherRecord(SomeReplies, PayloadChange):
     """The answer to another call: what was asked some calls ago, about something else.
 
     | severity | share |
@@ -281,7 +283,7 @@ class FalseSuccess(Fault):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FalseFailure(Fault):
+class FalseFailure(ArrayFault):
     """Failure is reported for what was done.
 
     | severity | share |
@@ -308,12 +310,10 @@ class FalseFailure(Fault):
     def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
         return uniforms < self.share
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        reply = forward(call)
-        if not reply.ok or context.uniform() >= self.share:
-            return reply
-        context.record(self.kind, lost="answer")
-        return reply._replace(payload=LOST, ok=False, error="server_error")
+    def after(self, struck: Struck, replies: Replies) -> None:
+        done = struck[replies.ok[struck.rows]]
+        done.record(self.kind, lambda: [{"lost": "answer"} for _ in done.rows])
+        replies.lose(done.rows, "server_error")
 
 
 # --- rows ---

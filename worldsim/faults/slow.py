@@ -9,19 +9,20 @@ from statistics import NormalDist
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, Fault, number, option
 from worldsim.faults.leafwise import as_text
+from worldsim.faults.replies import Replies
+from worldsim.faults.struck import ArrayFault, Floats, Mask, Struck
 from worldsim.spaces import Leaf
 
 _NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlowAPI(Fault):
+class SlowAPI(ArrayFault):
     """Every call takes log-normal time; a call that takes `timeout_s` or longer is a time-out.
 
     A time-out loses the request (nothing was done) or only the answer (all was done, and nobody was told). The caller
@@ -51,61 +52,98 @@ class SlowAPI(Fault):
     def passing(self) -> Passing:
         return Passing.AT_MOST_ONCE if self.lose_answer < 1 else Passing.AS_IS
 
-    def delays_s(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        latencies_s = np.array([self.latency_s(uniform) for uniform in uniforms.tolist()], np.float64)
-        return np.where(latencies_s < self.timeout_s, latencies_s, np.nan)
+    def before(self, struck: Struck) -> Mask:
+        struck.kept["latencies_s"] = latencies_s = self.latencies_s(struck.uniforms)
+        late = latencies_s >= self.timeout_s
+        _wait(struck[~late], latencies_s[~late])
+        request_lost = late & (struck.draws.random() >= self.lose_answer)
+        lost = np.where(request_lost, "request", "answer")[late]
+        lasted_s = latencies_s[late]
+        struck[late].record(
+            "timeout",
+            lambda: [{"lost": lost, "latency_s": s} for lost, s in zip(lost.tolist(), lasted_s.tolist(), strict=True)],
+        )
+        return request_lost
+
+    def after(self, struck: Struck, replies: Replies) -> None:
+        latencies_s = struck.kept["latencies_s"]
+        late = latencies_s >= self.timeout_s
+        replies.latency_s[struck.rows[~late]] += latencies_s[~late]
+        _time_out(struck[late], self.timeout_s, replies)
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        latency_s = self.latency_s(context.uniform())
+        """What `before` and `after` do, without arrays, for it happens at every call."""
+        latency_s = context.dice.through("latency", self.latencies_s, call.number)
         if latency_s < self.timeout_s:
             return _delayed(latency_s, call, forward, context)
-        lost = "answer" if context.rng().random() < self.lose_answer else "request"
-        context.record("timeout", lost=lost, latency_s=latency_s)
-        return _timed_out(lost == "request", self.timeout_s, call, forward, context)
+        request_lost = context.dice.draw(call.number) >= self.lose_answer
+        context.record("timeout", lost="request" if request_lost else "answer", latency_s=latency_s)
+        spent_s = 0.0 if request_lost else forward(call).latency_s
+        context.clock.sleep(max(0.0, self.timeout_s - spent_s))
+        return Reply(LOST, ok=False, error="timeout", latency_s=max(self.timeout_s, spent_s))
 
-    def latency_s(self, quantile: float) -> float:
-        """Latency in seconds at a quantile in [0, 1)."""
+    def latencies_s(self, quantiles: Floats) -> Floats:
+        """Latencies in seconds at quantiles in [0, 1)."""
         spread = self.sigma * (1 + 0.1 * self.severity)
-        return self.median_s * self.severity * math.exp(spread * _NORMAL.inv_cdf(max(quantile, 2.0**-54)))
+        return self.median_s * self.severity * np.exp(spread * _normal(quantiles))
+
+
+def _normal(quantiles: Floats) -> Floats:
+    """The standard normal distribution at quantiles in [0, 1)."""
+    bounded = np.maximum(quantiles, 2.0**-54).tolist()
+    return np.fromiter(map(_NORMAL.inv_cdf, bounded), np.float64, len(bounded))
 
 
 def _delayed(latency_s: float, call: Call, forward: Forward, context: Context) -> Reply:
-    """Wait, then pass the call on."""
+    """One call waits and is passed on: what `before` and `after` do, without arrays, for it happens at every call."""
     context.clock.sleep(latency_s)
     context.record("delay", latency_s=latency_s)
     reply = forward(call)
     return reply._replace(latency_s=reply.latency_s + latency_s)
 
 
-def _timed_out(request_lost: bool, timeout_s: float, call: Call, forward: Forward, context: Context) -> Reply:
-    """Wait in vain, for a request that was lost or for an answer."""
-    spent_s = 0.0 if request_lost else forward(call).latency_s
-    context.clock.sleep(max(0.0, timeout_s - spent_s))
-    return Reply(LOST, ok=False, error="timeout", latency_s=max(timeout_s, spent_s))
+def _wait(struck: Struck, latencies_s: Floats) -> None:
+    """The calls wait before they are passed on."""
+    struck.wait(latencies_s)
+    struck.record("delay", lambda: [{"latency_s": each} for each in latencies_s.tolist()])
+
+
+def _time_out(struck: Struck, timeout_s: float, replies: Replies) -> None:
+    """The callers have waited in vain, for a request that was lost or for an answer."""
+    spent_s = replies.latency_s[struck.rows]
+    struck.wait(np.maximum(0.0, timeout_s - spent_s))
+    replies.lose(struck.rows, "timeout")
+    replies.latency_s[struck.rows] = np.maximum(timeout_s, spent_s)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Latency(Fault):
+class Latency(ArrayFault):
     """Every call takes time. Records: `delay` (latency_s)."""
 
     @abstractmethod
-    def latency_s(self, quantile: float) -> float:
-        """Latency in seconds at a quantile in [0, 1)."""
+    def latencies_s(self, quantiles: Floats) -> Floats:
+        """Latencies in seconds at quantiles in [0, 1)."""
 
     @property
     def median_latency_s(self) -> float:
         """Median latency in seconds."""
-        return self.latency_s(0.5)
+        return float(self.latencies_s(np.array([0.5]))[0])
 
     @property
     def passing(self) -> Passing:
         return Passing.AS_IS
 
-    def delays_s(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        return np.array([self.latency_s(uniform) for uniform in uniforms.tolist()], np.float64)
+    def before(self, struck: Struck) -> Mask:
+        struck.kept["latencies_s"] = self.latencies_s(struck.uniforms)
+        _wait(struck, struck.kept["latencies_s"])
+        return super().before(struck)
+
+    def after(self, struck: Struck, replies: Replies) -> None:
+        replies.latency_s[struck.rows] += struck.kept["latencies_s"]
 
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        return _delayed(self.latency_s(context.uniform()), call, forward, context)
+        latency_s = context.dice.through("latency", self.latencies_s, call.number)
+        return _delayed(latency_s, call, forward, context)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +162,8 @@ class ConstantLatency(Latency):
 
     seconds: float = number(2.0, 0, 1e9, "latency at severity 1, in seconds")
 
-    def latency_s(self, quantile: float) -> float:
-        return self.severity * self.seconds
+    def latencies_s(self, quantiles: Floats) -> Floats:
+        return np.full(len(quantiles), self.severity * self.seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +188,8 @@ class UniformLatency(Latency):
         if self.high_s < self.low_s:
             raise ConfigError(f"{self.kind}: high_s must be at least low_s ({self.low_s:g}), got {self.high_s:g}")
 
-    def latency_s(self, quantile: float) -> float:
-        return self.severity * (self.low_s + quantile * (self.high_s - self.low_s))
+    def latencies_s(self, quantiles: Floats) -> Floats:
+        return self.severity * (self.low_s + quantiles * (self.high_s - self.low_s))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +209,8 @@ class LognormalLatency(Latency):
     median_s: float = number(1.0, 0, 1e9, "median latency at severity 1, in seconds")
     sigma: float = number(1.0, 0, 10, "standard deviation of the latency's natural logarithm")
 
-    def latency_s(self, quantile: float) -> float:
-        return self.severity * self.median_s * math.exp(self.sigma * _NORMAL.inv_cdf(max(quantile, 2.0**-54)))
+    def latencies_s(self, quantiles: Floats) -> Floats:
+        return self.severity * self.median_s * np.exp(self.sigma * _normal(quantiles))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,8 +230,8 @@ class ParetoLatency(Latency):
     minimum_s: float = number(0.5, 0, 1e9, "shortest latency at severity 1, in seconds")
     shape: float = number(1.5, 0.1, 100, "how fast the tail falls; smaller is heavier")
 
-    def latency_s(self, quantile: float) -> float:
-        return self.severity * self.minimum_s * math.pow(1 - quantile, -1 / self.shape)
+    def latencies_s(self, quantiles: Floats) -> Floats:
+        return self.severity * self.minimum_s * np.asarray((1 - quantiles) ** (-1 / self.shape))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,8 +275,12 @@ class EmpiricalLatency(Latency):
             raise ConfigError(f"{self.kind}: file '{self.file}' is empty; it must hold one latency in seconds a line")
         return tuple(measured)
 
-    def latency_s(self, quantile: float) -> float:
-        return self.severity * self.measured_s[int(quantile * len(self.measured_s))]
+    @cached_property
+    def _measured(self) -> Floats:
+        return np.array(self.measured_s)
+
+    def latencies_s(self, quantiles: Floats) -> Floats:
+        return self.severity * self._measured[(quantiles * len(self._measured)).astype(np.int64)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,12 +305,12 @@ class Jitter(Latency):
         """Standard deviation, in seconds, of the normal distribution whose absolute value is waited."""
         return self.severity * self.spread_s
 
-    def latency_s(self, quantile: float) -> float:
-        return self.deviation_s * _NORMAL.inv_cdf(0.5 + quantile / 2)
+    def latencies_s(self, quantiles: Floats) -> Floats:
+        return self.deviation_s * _normal(0.5 + quantiles / 2)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlowStart(Fault):
+class SlowStart(ArrayFault):
     """The first calls of an episode are slow, each less so than the one before: cold caches, cold containers.
 
     | severity | start_s |
@@ -293,13 +335,22 @@ class SlowStart(Fault):
     def passing(self) -> Passing:
         return Passing.AS_IS
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        latency_s = self.start_s * math.exp(-call.number / self.calls)
-        return _delayed(latency_s, call, forward, context) if latency_s >= 1e-3 else forward(call)
+    def before(self, struck: Struck) -> Mask:
+        latencies_s = self._latencies_s(struck)
+        waits = latencies_s > 0
+        _wait(struck[waits], latencies_s[waits])
+        return super().before(struck)
+
+    def after(self, struck: Struck, replies: Replies) -> None:
+        replies.latency_s[struck.rows] += self._latencies_s(struck)
+
+    def _latencies_s(self, struck: Struck) -> Floats:
+        latencies_s = self.start_s * np.exp(-struck.numbers / self.calls)
+        return np.where(latencies_s >= 1e-3, latencies_s, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Timeout(Fault):
+class _Timeout(ArrayFault):
     """Some calls time out."""
 
     rate: float = number(0.3, 0, 1, "share of the calls that time out at severity 1")
@@ -315,14 +366,16 @@ class _Timeout(Fault):
     def passing(self) -> Passing:
         return Passing.AT_MOST_ONCE if self.request_lost else Passing.AS_IS
 
-    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
+    def strikes(self, uniforms: Floats, leaves: tuple[Leaf, ...] | None) -> Mask:
         return uniforms < self.share
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        if context.uniform() >= self.share:
-            return forward(call)
-        context.record(self.kind, lost="request" if self.request_lost else "answer")
-        return _timed_out(self.request_lost, self.timeout_s, call, forward, context)
+    def before(self, struck: Struck) -> Mask:
+        lost = "request" if self.request_lost else "answer"
+        struck.record(self.kind, lambda: [{"lost": lost} for _ in struck.rows])
+        return np.full(len(struck), self.request_lost)
+
+    def after(self, struck: Struck, replies: Replies) -> None:
+        _time_out(struck, self.timeout_s, replies)
 
 
 @dataclass(frozen=True, kw_only=True)

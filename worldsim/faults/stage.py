@@ -1,26 +1,29 @@
-"""One fault on many environments: whom it strikes is found with arrays, and only they go through `Fault.exchange`.
+"""One fault on many environments: whom it strikes is found with arrays.
 
-An environment's call cannot be stopped in the middle of `Fault.exchange` until all others have come as far. So it is
-played twice: up to where it passes the call on, and again, from the same memory and with the same dice, with the reply
-that came. A fault whose `passing` is AS_IS needs no first time.
+An `ArrayFault` then does with arrays what it does. Any other fault plays `Fault.exchange` for each environment that it
+strikes. A call cannot be stopped in the middle of that until all others have come as far, so it is played twice: up to
+where it passes the call on, and again, from the same memory and with the same dice, with the reply that came. A fault
+whose `passing` is AS_IS needs no first time.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.faults.chance import BLOCK, Dice
+from worldsim.faults.chance import Dice, Words, lane_of, splitmix, unit
 from worldsim.faults.exchange import Call, Passing, Record, Reply
 from worldsim.faults.fault import Context, Fault, matches
 from worldsim.faults.leafwise import copied
+from worldsim.faults.log import Log
+from worldsim.faults.replies import Calls, Replies, Rows
 from worldsim.faults.schedule import LANE, After, Always, Bursts, Window
+from worldsim.faults.struck import ArrayFault, Struck
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from worldsim.faults.batch import Calls, Forward, Replies, Rows
+    from worldsim.faults.batch import Forward
     from worldsim.faults.pipeline import Placed
 
 
@@ -29,7 +32,7 @@ class Shared:
 
     def __init__(self, count: int) -> None:
         self.seconds = np.zeros(count)
-        self.now: list[list[Record]] = [[] for _ in range(count)]
+        self.log = Log(count)  # of the present calls
 
 
 class RowClock:
@@ -50,74 +53,69 @@ class RowClock:
         self._seconds[self._row] = now
 
 
-class Uniforms:
-    """The uniforms of one `Dice` an environment, as arrays. Each fills a block of calls at a time."""
-
-    def __init__(self, count: int) -> None:
-        self._dice = [Dice()] * count
-        self._lanes: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-
-    def start(self, row: int, dice: Dice) -> None:
-        """Other dice for an environment."""
-        self._dice[row] = dice
-        for filled, _ in self._lanes.values():
-            filled[row] = -1
-
-    def of(self, rows: "Rows", indices: NDArray[np.int64], lane: int = 0) -> NDArray[np.float64]:
-        """What `Dice.uniform` gives for the calls `indices` of the environments `rows`."""
-        if lane not in self._lanes:
-            count = len(self._dice)
-            self._lanes[lane] = np.full(count, -1), np.empty((count, BLOCK))
-        filled, blocks = self._lanes[lane]
-        numbers, offsets = np.divmod(indices, BLOCK)
-        fresh = filled[rows] != numbers
-        for row, number in zip(rows[fresh].tolist(), numbers[fresh].tolist(), strict=True):
-            blocks[row], filled[row] = self._dice[row].block(number, lane), number
-        found: NDArray[np.float64] = blocks[rows, offsets]
-        return found
-
-
 class Stage:
     """A fault in its place among others, on N environments."""
 
-    def __init__(self, place: "Placed", shared: Shared, names: "Sequence[str]", missing: dict[str, Any]) -> None:
+    def __init__(self, place: "Placed", shared: Shared, names: Sequence[str], missing: dict[str, Any]) -> None:
         self.fault, self.seeds = place.fault, place.seeds
         self._leaves, self._shared = place.leaves, shared
         count = len(shared.seconds)
         clocks = [RowClock(shared.seconds, row) for row in range(count)]
         self.contexts = [Context(self.fault, Dice(), clock, place.leaves, missing) for clock in clocks]
-        self._uniforms = Uniforms(count)
+        self._keys = np.zeros(count, np.uint64)
+        self._lanes: dict[int | None, Words] = {}  # where they begin, as far as they have been asked for
+        self._drawn = np.zeros(count)  # the uniforms of the present calls
+        self._memory: dict[str, Any] = {}  # of all environments together
+        self._asks = isinstance(self.fault, ArrayFault) or type(self.fault).strikes is not Fault.strikes
         self._wanted = np.array([matches(name, self.fault.tools) for name in names])
         self._reached, self._on = np.full(count, -1), np.zeros(count, np.bool_)  # of bursts
 
-    def start(self, row: int, dice: Dice, payload: "Callable[[int], Any]") -> None:
-        """Begin an environment's episode; `payload(row)` is what it got before its first call."""
-        context = self.contexts[row]
-        context.dice, context.memory, context.now = dice, {}, []
-        self._uniforms.start(row, dice)
-        self._reached[row], self._on[row] = -1, False
-        if type(self.fault).begin is not Fault.begin:
-            self.fault.begin(payload(row), context)
+    def start(self, rows: Rows, dice: Sequence[Dice], shown: Replies) -> None:
+        """Begin episodes of the environments `rows`; `shown` is what they showed before their first calls."""
+        fault = self.fault
+        for row, own in zip(rows.tolist(), dice, strict=True):
+            context = self.contexts[row]
+            context.dice, context.memory, context.now = own, {}, []
+            self._keys[row] = own.key[0]
+        for lane, words in self._lanes.items():
+            words[rows] = lane_of(self._keys[rows], lane)
+        self._reached[rows], self._on[rows] = -1, False
+        if isinstance(fault, ArrayFault):
+            if type(fault).first_seen is not ArrayFault.first_seen:
+                fault.first_seen(self._struck_of(rows, np.zeros_like(self._reached), None), shown)
+        elif type(fault).begin is not Fault.begin:
+            for row in rows.tolist():
+                fault.begin(shown.payload(row), self.contexts[row])
 
-    def struck(self, calls: "Calls") -> "Rows":
+    def uniforms(self, rows: Rows, indices: NDArray[np.int64], lane: int = 0) -> NDArray[np.float64]:
+        """What `Dice.uniform` gives for the calls `indices` of the environments `rows`."""
+        return unit(splitmix(self._lane(lane)[rows], indices))
+
+    def _lane(self, lane: int | None) -> Words:
+        if lane not in self._lanes:
+            self._lanes[lane] = lane_of(self._keys, lane)
+        return self._lanes[lane]
+
+    def struck(self, calls: Calls) -> Rows:
         """The environments whose calls the fault must see: by its tools, schedule and probability, and by its own."""
         rows = calls.rows
         if not self._wanted.all():
             rows = rows[self._wanted_by(calls, rows)]
         rows = self._due(rows, calls.numbers)
-        if self.fault.probability < 1:
-            rows = rows[self._uniforms.of(rows, calls.numbers[rows], lane=1) < self.fault.probability]
-        if not len(rows):
+        if self.fault.probability < 1 and len(rows):
+            rows = rows[self.uniforms(rows, calls.numbers[rows], lane=1) < self.fault.probability]
+        if not len(rows) or not self._asks:
             return rows
-        return rows[self.fault.strikes(self._uniforms.of(rows, calls.numbers[rows]), self._leaves)]
+        self._drawn[rows] = drawn = self.uniforms(rows, calls.numbers[rows])
+        return rows[self.fault.strikes(drawn, self._leaves)]
 
-    def _wanted_by(self, calls: "Calls", rows: "Rows") -> NDArray[np.bool_]:
+    def _wanted_by(self, calls: Calls, rows: Rows) -> NDArray[np.bool_]:
         wanted: NDArray[np.bool_] = self._wanted[calls.tools[rows]]
         for position in np.flatnonzero(np.isin(rows, list(calls.changed))):
             wanted[position] = matches(calls.changed[int(rows[position])].tool, self.fault.tools)
         return wanted
 
-    def _due(self, rows: "Rows", numbers: NDArray[np.int64]) -> "Rows":
+    def _due(self, rows: Rows, numbers: NDArray[np.int64]) -> Rows:
         """Those at whose calls the schedule has the fault at work: `due` of each schedule, with arrays."""
         schedule = self.fault.schedule
         if isinstance(schedule, Always):
@@ -128,33 +126,39 @@ class Stage:
             return rows[(numbers[rows] >= schedule.start) & (numbers[rows] < schedule.stop)]
         return self._in_burst(schedule, rows, numbers)
 
-    def _in_burst(self, schedule: Bursts, rows: "Rows", numbers: NDArray[np.int64]) -> "Rows":
+    def _in_burst(self, schedule: Bursts, rows: Rows, numbers: NDArray[np.int64]) -> Rows:
         while len(behind := rows[self._reached[rows] < numbers[rows]]):
             self._reached[behind] += 1
             turns = 1 / np.where(self._on[behind], schedule.mean_calls, schedule.mean_gap)
             turns[self._reached[behind] == 0] = schedule.share
-            self._on[behind] ^= self._uniforms.of(behind, self._reached[behind], LANE) < turns
+            self._on[behind] ^= self.uniforms(behind, self._reached[behind], LANE) < turns
         return rows[self._on[rows]]
 
-    def exchange(self, calls: "Calls", struck: "Rows", forward: "Forward") -> "Replies":
-        """Carry the calls out, those of the environments `struck` through the fault."""
-        uniforms = self._uniforms.of(struck, calls.numbers[struck])
-        delays_s = self.fault.delays_s(uniforms)
-        if delays_s is None:
-            return self._through(calls, struck, forward)
-        only = ~np.isnan(delays_s)
-        rows, delays_s = struck[only], delays_s[only]
-        self._shared.seconds[rows] += delays_s
-        kind, now = self.fault.kind, self._shared.now
-        for row, number, latency_s in zip(rows.tolist(), calls.numbers[rows].tolist(), delays_s.tolist(), strict=True):
-            now[row].append(Record(number, kind, "delay", {"latency_s": latency_s}))
-        replies = self._through(calls, struck[~only], forward)
-        replies.delay(rows, delays_s)
+    def exchange(self, calls: Calls, rows: Rows, forward: "Forward") -> Replies:
+        """Carry the calls out, those of the environments `rows` through the fault."""
+        if not isinstance(self.fault, ArrayFault):
+            return self._through(calls, rows, forward)
+        struck = self._struck_of(rows, calls.numbers, calls.of)
+        held_back = self.fault.before(struck)
+        going = calls
+        if held_back.any():
+            staying = np.zeros(len(self.contexts), np.bool_)
+            staying[rows[held_back]] = True
+            going = calls.only(calls.rows[~staying[calls.rows]], {})
+        replies = forward(going)
+        self.fault.after(struck, replies)
         return replies
 
-    def _through(self, calls: "Calls", struck: "Rows", forward: "Forward") -> "Replies":
+    def _struck_of(self, rows: Rows, numbers: NDArray[np.int64], call: Any) -> Struck:
+        numbers, shared = numbers[rows], self._shared
+        words = splitmix(self._lane(None)[rows], numbers)
+        of_calls = rows, numbers, self._keys[rows], words, self._drawn[rows]
+        return Struck(self.contexts, *of_calls, call, self._memory, shared.seconds, shared.log)
+
+    def _through(self, calls: Calls, struck: Rows, forward: "Forward") -> Replies:
         """Play the struck calls through the fault, all together up to wherever the last of them passes a call on."""
-        plays = {row: _Play(self, row, calls.of(row)) for row in struck.tolist()}
+        log = self._shared.log
+        plays = {row: _Play(self, row, calls.of(row), log) for row in struck.tolist()}
         asked = {row: call for row, play in plays.items() if (call := play.begin()) is not None}
         silent = [row for row in plays if row not in asked]
         rows = np.setdiff1d(calls.rows, silent, assume_unique=True) if silent else calls.rows
@@ -164,26 +168,23 @@ class Stage:
             asked = {row: call for row in asked if (call := plays[row].go_on(answers.of(row))) is not None}
             if asked:
                 answers = forward(calls.only(np.array(list(asked), np.int64), asked))
-        replies.touched.update((row, play.reply) for row, play in plays.items())
+        for row, play in plays.items():
+            replies.put(row, play.reply)
         return replies
 
     def snapshot(self) -> Any:
         """Where the episodes stand, as a value for `restore`."""
         inner = [(context.dice, copy.deepcopy(context.memory)) for context in self.contexts]
-        return inner, self._reached.copy(), self._on.copy()
+        return inner, copy.deepcopy(self._memory), self._reached.copy(), self._on.copy()
 
     def restore(self, snapshot: Any) -> None:
         """Go to where a snapshot was taken."""
-        inner, reached, on = snapshot
-        self._reached, self._on = reached.copy(), on.copy()
-        for row, (context, (dice, memory)) in enumerate(zip(self.contexts, inner, strict=True)):
-            context.dice, context.memory = dice, copy.deepcopy(memory)
-            self._uniforms.start(row, dice)
-
-    @property
-    def now(self) -> list[list[Record]]:
-        """What was done to the present calls."""
-        return self._shared.now
+        inner, memory, reached, on = snapshot
+        self._memory, self._reached, self._on = copy.deepcopy(memory), reached.copy(), on.copy()
+        for row, (context, (dice, own)) in enumerate(zip(self.contexts, inner, strict=True)):
+            context.dice, context.memory = dice, copy.deepcopy(own)
+            self._keys[row] = dice.key[0]
+        self._lanes = {}
 
 
 class _Asked(BaseException):
@@ -196,11 +197,16 @@ class _Asked(BaseException):
 class _Play:
     """One call of one environment on its way through one fault."""
 
-    def __init__(self, stage: Stage, row: int, call: Call) -> None:
-        self._fault, self._context, self._now, self._call = stage.fault, stage.contexts[row], stage.now[row], call
+    def __init__(self, stage: Stage, row: int, call: Call, log: Log) -> None:
+        self._fault, self._context, self._call, self._row, self._log = stage.fault, stage.contexts[row], call, row, log
         self._answers: list[Reply] = []
         self._starts: list[int] = []  # how many records there were before each reply
         self.reply: Reply
+
+    @property
+    def _now(self) -> list[Record]:
+        """What has been done to this environment's call so far."""
+        return self._log.records[self._row]
 
     def begin(self) -> Call | None:
         """The first call that is passed on, None where there is none."""
@@ -239,6 +245,7 @@ class _Play:
     def _write_down(self, own: list[Record], marks: list[int]) -> None:
         """Put the fault's records among those of the faults further in: in the order in which things happened."""
         ends = [*marks, len(own)]
-        self._now += own[marks[-1] if marks else 0 :]
+        now = self._now
+        now += own[marks[-1] if marks else 0 :]
         for start, begin, end in reversed(list(zip(self._starts, [0, *marks], ends, strict=False))):
-            self._now[start:start] = own[begin:end]
+            now[start:start] = own[begin:end]

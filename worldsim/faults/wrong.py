@@ -1,7 +1,7 @@
 """Wrong values for a leaf: valid in its space and different, or not even valid.
 
-Each way of being wrong takes (value, space, severity, rng) and returns the wrong value; where it cannot make a
-difference it returns the value as it was, and the next way is tried.
+Each way of being wrong takes values (n, ...) of a leaf, its space, a severity and four uniforms for each, and returns
+other values; where it can make no difference it returns the value as it was, and another way is taken.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,29 +9,72 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from worldsim.faults import frames
-from worldsim.faults.leafwise import clipped, like, same, usual
+from worldsim.faults.chance import Draws, whole
+from worldsim.faults.leafwise import Values, bounded, differing, like_column, one_by_one, same, usual, within
 from worldsim.spaces import Leaf
 
-Way = Callable[[Any, Any, float, np.random.Generator], Any]
+Column = NDArray[Any]
+Chance = NDArray[np.float64]  # (n, 4) uniforms in [0, 1)
+Way = Callable[[Any, Any, float, Chance], Any]
+InvalidWay = Callable[[Any, Any, float, np.random.Generator], Any]
 
 
-def wrong_value(
-    leaf: Leaf, value: Any, severity: float, rng: np.random.Generator, out_of_space: bool
-) -> tuple[str, Any] | None:
-    """How a leaf's value went wrong and what it is now; None where nothing different can be made of it."""
+def wrong_values(
+    leaf: Leaf, values: Values, severity: float, draws: Draws, out_of_space: bool
+) -> tuple[Values, NDArray[np.object_]]:
+    """Wrong values, and how each went wrong; where nothing different can be made of one it stays as it is."""
+    if isinstance(values, np.ndarray) and not out_of_space:
+        return _all_wrong(leaf, values, severity, draws)
+    hows = np.full(len(values), None, object)
+    changed: list[Any] = []
+    for position, value in enumerate(one_by_one(leaf, values)):
+        after, hows[position] = _one_wrong(leaf, value, severity, draws[[position]], out_of_space)
+        changed.append(after)
+    return changed, hows
+
+
+def _one_wrong(leaf: Leaf, value: Any, severity: float, draws: Draws, out_of_space: bool) -> tuple[Any, str | None]:
     if not usual(leaf, value):
-        return None
+        return value, None
+    invalid = _invalid_ways(leaf.space) if out_of_space else ()
+    if invalid and (draws.random(_INVALID)[0] < 0.5 or not _valid_ways(leaf.space)):
+        rng = draws.generator()
+        for way in rng.permutation(len(invalid)):
+            changed = invalid[way](value, leaf.space, severity, rng)
+            if not same(changed, value):
+                return changed, invalid[way].__name__.strip("_")
+        return value, None
+    text = isinstance(value, str)
+    after, hows = _all_wrong(leaf, [value] if text else np.asarray(value)[None], severity, draws)
+    return after[0] if text else like_column(value, after), hows[0]
+
+
+def _all_wrong(leaf: Leaf, values: Any, severity: float, draws: Draws) -> tuple[Any, NDArray[np.object_]]:
+    """Every value goes every way, and the first way that makes a difference, in an order drawn for each, is kept."""
     ways = _valid_ways(leaf.space)
-    if out_of_space:
-        invalid = _invalid_ways(leaf.space)
-        ways = invalid if invalid and (rng.random() < 0.5 or not ways) else ways
-    for way in rng.permutation(len(ways)):
-        changed = ways[way](value, leaf.space, severity, rng)
-        if not same(changed, value):
-            return ways[way].__name__.strip("_"), changed
-    return None
+    hows = np.full(len(values), None, object)
+    if not ways:
+        return values, hows
+    chance = draws.random(0, len(ways), 5)  # four for the way, one for its place in the order
+    results = [way(values, leaf.space, severity, chance[:, number]) for number, way in enumerate(ways)]
+    differs = np.stack([differing(values, each) for each in results], 1)
+    first = np.where(differs, chance[..., 4], 2.0).argmin(1)
+    first[~differs.any(1)] = -1
+    changed = values.copy()
+    for number, (way, result) in enumerate(zip(ways, results, strict=True)):
+        rows = np.flatnonzero(first == number)
+        hows[rows] = way.__name__.strip("_")
+        if isinstance(values, np.ndarray):
+            changed[rows] = result[rows]
+        else:
+            changed = [result[row] if row in rows else text for row, text in enumerate(changed)]
+    return changed, hows
+
+
+_INVALID = 100  # lane: whether a value is not even valid
 
 
 def _valid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
@@ -46,7 +89,7 @@ def _valid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
     return (_letters_swapped, _other_letter) if isinstance(space, spaces.Text) else ()
 
 
-def _invalid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
+def _invalid_ways(space: spaces.Space[Any]) -> Sequence[InvalidWay]:
     if frames.frame_axes(space):
         return (wrong_shape, wrong_type)
     if isinstance(space, spaces.Box):
@@ -59,79 +102,109 @@ def _invalid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
 # --- valid and wrong ---
 
 
-def _rows_shifted(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
-    return clipped(frames.shift_rows(value, _axes(space), severity, rng), space)
+def _rows_shifted(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+    return _redrawn(frames.shift_rows, values, space, severity, chance)
 
 
-def _channels_swapped(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
-    return clipped(frames.swap_channels(value, _axes(space), severity, rng), space)
+def _channels_swapped(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+    return _redrawn(frames.swap_channels, values, space, severity, chance)
 
 
-def _block_torn(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
-    return clipped(frames.tear_block(value, _axes(space), severity, rng), space)
+def _block_torn(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+    return _redrawn(frames.tear_block, values, space, severity, chance)
 
 
-def _swapped(value: Any, space: Any, severity: float, rng: np.random.Generator) -> Any:
+def _redrawn(how: Any, values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+    axes = frames.frame_axes(space)
+    assert axes is not None, f"{space} is no frame"
+    return bounded(frames.as_frames(how(frames.as_images(values, axes), severity, chance), axes), space)
+
+
+def _swapped(values: Column, space: Any, severity: float, chance: Chance) -> Column:
     """Two entries in each other's place."""
-    changed = value.copy()
-    if value.size > 1:
-        one, other = (int(entry) for entry in rng.choice(value.size, 2, replace=False))
-        changed.flat[one], changed.flat[other] = value.flat[other], value.flat[one]
-    return clipped(changed, space) if isinstance(space, spaces.Box) else changed if changed in space else value
+    changed = values.reshape(len(values), -1).copy()
+    count = changed.shape[1]
+    if count > 1:
+        rows, one = np.arange(len(values)), whole(chance[:, 0], count)
+        other = (one + 1 + whole(chance[:, 1], count - 1)) % count
+        changed[rows, one], changed[rows, other] = changed[rows, other], changed[rows, one]
+    swapped = changed.reshape(values.shape)
+    if isinstance(space, spaces.Box):
+        return bounded(swapped, space)
+    keep = within(space, swapped).reshape(-1, *[1] * (values.ndim - 1))
+    return np.where(keep, swapped, values)
 
 
-def _scaled(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
+_SCALES = np.array([-1.0, 0.01, 0.1, 10.0, 100.0])
+
+
+def _scaled(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
     """One entry in another unit, or with its sign turned."""
-    return entry_changed(value, space, rng, lambda entry: entry * float(rng.choice([-1.0, 0.01, 0.1, 10.0, 100.0])))
+    index, scales = whole(chance[:, 0], values[0].size), _SCALES[whole(chance[:, 1], len(_SCALES))]
+    with np.errstate(over="ignore"):  # the greatest numbers become infinite, which is cut to the space's bounds
+        return _with_entries(values, space, index, _entries(values, index) * scales)
 
 
-def _offset(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
+def _offset(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
     """One entry moved by about `severity` times its size, or times its bounds where it has them."""
+    index = whole(chance[:, 0], values[0].size)
+    entries = _entries(values, index)
+    low, high = (bound.ravel()[index].astype(np.float64) for bound in (space.low, space.high))
+    with np.errstate(over="ignore", invalid="ignore"):
+        spread = np.where(np.isfinite(high - low), high - low, np.abs(entries) + 1.0)
+        steps = severity * spread * (0.5 + 0.5 * chance[:, 1])
+        steps = np.maximum(steps, 0.0 if values.dtype.kind == "f" else 1.0)
+        moved = np.where(entries + steps <= high, entries + steps, entries - steps)
+    return _with_entries(values, space, index, moved)
 
-    def moved(entry: float, low: float, high: float) -> float:
-        spread = high - low if np.isfinite(high - low) else abs(entry) + 1.0
-        step = max(severity * spread * rng.uniform(0.5, 1.0), 0.0 if value.dtype.kind == "f" else 1.0)
-        return entry + step if entry + step <= high else entry - step
 
-    index = int(rng.integers(value.size))
-    low, high = float(space.low.flat[index]), float(space.high.flat[index])
-    return _with_entry(value, space, index, moved(float(value.flat[index]), low, high))
-
-
-def _digits_transposed(value: Any, space: spaces.Discrete, severity: float, rng: np.random.Generator) -> Any:
+def _digits_transposed(values: Column, space: spaces.Discrete, severity: float, chance: Chance) -> Column:
     """Two neighbouring digits in each other's place (ids, amounts)."""
-    if abs(int(value)) < 10:
-        return value
-    changed = transposed(int(value), rng)
-    return like(value, changed) if space.start <= changed < space.start + space.n else value
+    changed = values.astype(np.int64)
+    digits = np.char.str_len(np.abs(changed).astype(str))
+    lower = 10 ** whole(chance[:, 0], np.maximum(digits - 1, 1))
+    sizes = np.abs(changed)
+    one, other = sizes // lower % 10, sizes // (10 * lower) % 10
+    changed = np.sign(changed) * (sizes + (one - other) * 9 * lower)
+    keep = (digits > 1) & within(space, changed.astype(space.dtype))
+    return np.where(keep, changed, values).astype(values.dtype)
 
 
-def _other_class(value: Any, space: Any, severity: float, rng: np.random.Generator) -> Any:
+def _other_class(values: Column, space: Any, severity: float, chance: Chance) -> Column:
     """Another class, in one entry."""
-    if isinstance(space, spaces.Discrete):
-        return like(value, _another(int(value), int(space.start), int(space.n), rng))
-    counts = space.nvec.ravel() if isinstance(space, spaces.MultiDiscrete) else np.full(value.size, 2)
-    starts = np.ravel(getattr(space, "start", np.zeros(value.size, np.int64)))
+    flat = values.reshape(len(values), -1)
+    size = flat.shape[1]
+    counts = (
+        np.full(size, 2)
+        if isinstance(space, spaces.MultiBinary)
+        else np.ravel(getattr(space, "nvec", getattr(space, "n", 0)))
+    )
+    starts = np.broadcast_to(np.ravel(getattr(space, "start", 0)), size)
     free = np.flatnonzero(counts > 1)
-    changed = value.copy()
+    changed = flat.copy()
     if len(free):
-        index = int(rng.choice(free))
-        changed.flat[index] = _another(int(value.flat[index]), int(starts[index]), int(counts[index]), rng)
-    return changed
+        rows, index = np.arange(len(values)), free[whole(chance[:, 0], len(free))]
+        classes = changed[rows, index] - starts[index] + 1 + whole(chance[:, 1], counts[index] - 1)
+        changed[rows, index] = starts[index] + classes % counts[index]
+    return changed.reshape(values.shape)
 
 
-def _letters_swapped(value: str, space: spaces.Text, severity: float, rng: np.random.Generator) -> str:
-    if len(value) < 2:
-        return value
-    place = int(rng.integers(len(value) - 1))
-    return value[:place] + value[place + 1] + value[place] + value[place + 2 :]
+def _letters_swapped(values: list[str], space: spaces.Text, severity: float, chance: Chance) -> list[str]:
+    places = whole(chance[:, 0], [max(len(text) - 1, 1) for text in values]).tolist()
+    return [
+        text[:place] + text[place + 1 : place + 2] + text[place : place + 1] + text[place + 2 :]
+        for text, place in zip(values, places, strict=True)
+    ]
 
 
-def _other_letter(value: str, space: spaces.Text, severity: float, rng: np.random.Generator) -> str:
-    if not value:
-        return value
-    place = int(rng.integers(len(value)))
-    return value[:place] + str(rng.choice(list(space.character_list))) + value[place + 1 :]
+def _other_letter(values: list[str], space: spaces.Text, severity: float, chance: Chance) -> list[str]:
+    letters = space.character_list
+    places = whole(chance[:, 0], [max(len(text), 1) for text in values]).tolist()
+    drawn = whole(chance[:, 1], len(letters)).tolist()
+    return [
+        text[:place] + letters[letter] + text[place + 1 :] if text else text
+        for text, place, letter in zip(values, places, drawn, strict=True)
+    ]
 
 
 # --- not even valid ---
@@ -188,35 +261,28 @@ def transposed(value: int, rng: np.random.Generator) -> int:
     return int("".join(digits)) * (-1 if value < 0 else 1)
 
 
-def _axes(space: spaces.Box) -> frames.Axes:
-    axes = frames.frame_axes(space)
-    assert axes is not None, f"{space} is no frame"
-    return axes
-
-
-def _another(value: int, start: int, count: int, rng: np.random.Generator) -> int:
-    """A class from start to start + count - 1 other than `value`, `value` if there is none."""
-    return start + (value - start + int(rng.integers(1, count))) % count if count > 1 else value
-
-
 def entry_changed(value: Any, space: spaces.Box, rng: np.random.Generator, change: Callable[[float], float]) -> Any:
     """The vector with one entry put through `change`, rounded and clipped into the space."""
     index = int(rng.integers(value.size))
-    return _with_entry(value, space, index, change(float(value.flat[index])))
+    entry = np.array([change(float(value.flat[index]))])
+    return np.asarray(_with_entries(value[None], space, np.array([index]), entry)[0])
 
 
-def _with_entry(value: Any, space: spaces.Box, index: int, entry: float) -> Any:
-    """The vector with one entry replaced by `entry`, rounded and clipped into the space."""
-    low, high = space.low.flat[index].item(), space.high.flat[index].item()
-    changed = value.copy()
-    if value.dtype.kind == "f":
-        largest = float(np.finfo(value.dtype).max)
-        changed.flat[index] = min(max(entry, low, -largest), high, largest)
-    else:
-        limits = np.iinfo(value.dtype if value.dtype.kind in "iu" else np.uint8)
-        bounded = min(max(entry, float(limits.min)), float(limits.max))
-        changed.flat[index] = int(min(max(round(bounded), low, limits.min), high, limits.max))
-    return changed
+def _entries(values: Column, index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """One entry of each vector."""
+    return values.reshape(len(values), -1)[np.arange(len(values)), index].astype(np.float64)
+
+
+def _with_entries(values: Column, space: spaces.Box, index: NDArray[np.int64], entries: NDArray[np.float64]) -> Column:
+    """Vectors with one entry each replaced by one of `entries`, (n,), rounded and clipped into the space."""
+    low, high = space.low.ravel()[index], space.high.ravel()[index]
+    kind, changed = values.dtype.kind, values.reshape(len(values), -1).copy()
+    limits = np.finfo(values.dtype) if kind == "f" else np.iinfo(values.dtype if kind in "iu" else np.uint8)
+    largest = 2.0**63 - 1025 if limits.max >= 2**63 - 1 and kind == "i" else float(limits.max)
+    entries = np.clip(np.where(np.isnan(entries), 0.0, entries), float(limits.min), largest)
+    whole = entries if kind == "f" else np.rint(entries).astype(limits.dtype)
+    changed[np.arange(len(values)), index] = np.clip(whole.astype(values.dtype), low, high)
+    return changed.reshape(values.shape)
 
 
 def _poked(value: Any, space: spaces.Box, rng: np.random.Generator, entry: float) -> Any:

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +11,14 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrap
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
-from worldsim.faults import ERRORS, LOST, Fault, LeafFault, Plan, Record
-from worldsim.faults.batch import BatchPipeline, Calls, Replies
-from worldsim.faults.leafwise import copied, from_json, leaves_of, put
+from worldsim.faults import ERRORS, Fault, LeafFault, Plan, Record
+from worldsim.faults.batch import BatchPipeline
+from worldsim.faults.batches import Mask, chosen, merged, refreshed, row_of, with_rows
+from worldsim.faults.leafwise import copied, from_json, leaves_of
+from worldsim.faults.log import Log
 from worldsim.faults.pipeline import checked_seed
+from worldsim.faults.replies import Calls, Replies
 from worldsim.wrappers.inject import TOOL, action_tools, nearest_faults
-from worldsim.wrappers.rows import Mask, chosen, merged, row_of, with_rows
 from worldsim.wrappers.stepping import stepper_for
 
 
@@ -44,7 +45,6 @@ class _Turn:
     truncated: Mask
     infos: dict[str, Any]
     raw: Any = None  # what the environments showed last; None: none was stepped
-    first: Any = None  # what they showed first
     restarted: Any = None  # what those show that have begun anew in this very step
     begun: bool = field(default=False)
 
@@ -61,10 +61,10 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     Without any seed the environments differ, too. An episode's faults begin with it, in every `AutoresetMode`: what
     begins anew is never faulty, and under SAME_STEP `final_obs` and `final_info` are what the faults left of the end.
 
-    Schedules, probabilities and whether a fault strikes are worked out for all environments with arrays, and so are
-    latencies and lost replies. Environments that are not struck cost nothing more. Those that are struck go one by one
-    through the same code as in `InjectFaults`; faults that strike every call (noise, stale answers) so go through it
-    for every environment.
+    Schedules, probabilities and whether a fault strikes are worked out for all environments with arrays. What it does
+    is, too, where it is an `ArrayFault`: latencies, time-outs, refusals, malformed output, missing data and everything
+    that changes leaves or frames. The rest (stale answers, delayed actions, rows, texts, faults of your own) go through
+    `Fault.exchange` one environment at a time, as in `InjectFaults`.
 
     A call that is lost must not move its environment, and one that is carried out again moves it alone. A vector
     environment that has `step_some` (`WorldVectorEnv`) does that, and so does a `SyncVectorEnv`. Others move all their
@@ -72,8 +72,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     faults that carry a call out again are refused.
 
     `info["reply"]` has an array (N,) for each of ok, error (None where there is none), retry_after_s (NaN where nothing
-    is said), latency_s and, where there is one, raw; `info["faults"]` a list of records for each environment. Of a call
-    that is lost all else in `info` is what its environment gave last.
+    is said), latency_s and, where there is one, raw; `info["faults"]` for each environment what reads like a list of
+    records. Of a call that is lost all else in `info` is what its environment gave last.
 
     Around another VectorInjectFaults the two are one plan, this one's faults outermost.
 
@@ -155,8 +155,10 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._errors = {row: error for row, error in self._errors.items() if not mask[row]}
         self._ended = self._ended & ~mask
         self._begin(np.flatnonzero(mask), seeds, observations)
-        calm = Replies(count, lambda row: None)
-        return self._with_errors(observations), {**infos, **self._told(calm, [[] for _ in range(count)], mask)}
+        return self._with_errors(observations), {
+            **infos,
+            **self._told(Replies(count), Log(count), mask),
+        }
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         count, none = self.num_envs, np.zeros(self.num_envs, np.bool_)
@@ -168,7 +170,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._infos = {
             key: value for key, value in turn.infos.items() if not key.removeprefix("_").startswith("final_")
         }
-        infos = {**turn.infos, **self._told(replies, self._pipeline.now, np.ones(count, np.bool_))}
+        infos = {**turn.infos, **self._told(replies, self._pipeline.log, np.ones(count, np.bool_))}
         if turn.restarted is not None:
             observations = self._same_step(turn, replies, observations, infos)
         self._ended = turn.done if self._autoreset is AutoresetMode.NEXT_STEP else none
@@ -184,7 +186,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             given = seeds[row]
             self._episodes[row] = (self._episodes[row, 0], self._episodes[row, 1] + 1) if given is None else (given, 0)
         named = [(int(first), int(resets)) for first, resets in self._episodes[rows]]
-        self._pipeline.start(rows, named, partial(row_of, self._space, observations))
+        self._pipeline.start(rows, named, Replies(self.num_envs, self._space, observations))
 
     def _arguments(self, row: int) -> dict[str, Any]:
         return {"action": row_of(self.single_action_space, self._turn.actions, row)}
@@ -203,7 +205,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             moved = going if self._stepper.others_stand else np.ones_like(going)
             self._take(turn, moved, *self._stepper.step(actions, going, turn.resetting))
         turn.begun = True
-        return Replies(self.num_envs, partial(row_of, self._space, turn.raw))
+        shown = self._seen if turn.raw is None else turn.raw
+        return Replies(self.num_envs, self._space, shown, tidy=True)
 
     def _take(
         self, turn: _Turn, moved: Mask, observations: Any, rewards: Any, terminated: Any, truncated: Any, infos: Any
@@ -217,40 +220,37 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             observations = with_rows(self._space, observations, finals)
         if moved.all() and not turn.begun:
             turn.rewards, turn.terminated, turn.truncated, turn.infos = rewards, terminated, truncated, infos
-            turn.raw = turn.first = observations
+            turn.raw = observations
             return
         turn.rewards = np.where(moved, turn.rewards + rewards, turn.rewards)
         turn.terminated = turn.terminated | terminated & moved
         turn.truncated = turn.truncated | truncated & moved
         turn.infos = merged(moved, infos, turn.infos)
         turn.raw = observations if turn.raw is None else chosen(self._space, moved, observations, turn.raw)
-        turn.first = turn.raw if turn.first is None else turn.first
 
     def _arrived(self, turn: _Turn, replies: Replies) -> Any:
         """What the agents see."""
-        payloads = replies.payloads
-        lost = np.zeros(self.num_envs, np.bool_)
-        lost[[row for row, payload in payloads.items() if payload is LOST]] = True
-        there = {row: payload for row, payload in payloads.items() if payload is not LOST}
-        observations = self._seen if turn.first is None else turn.first
-        observations = with_rows(self._space, observations, there)
+        lost = ~replies.ok
+        observations = replies.settled()
         if lost.any():
             observations = chosen(self._space, lost, self._seen, observations)
-        self._seen = observations if self._pipeline.idle else copied(observations)
-        self._errors = {row: str(replies.touched[row].error) for row in np.flatnonzero(lost).tolist()}
+        self._seen = observations if self._pipeline.idle else refreshed(self._space, self._seen, observations)
+        self._errors = dict(zip(np.flatnonzero(lost).tolist(), replies.error[lost].tolist(), strict=True))
         return self._with_errors(observations)
 
     def _with_errors(self, observations: Any) -> Any:
         """What agents see whose call failed: what reached them last, and the error as the environment shows it."""
-        shown: dict[int, Any] = {}
-        for row, error in self._errors.items():
+        if not self._on_error or not self._errors:
+            return observations
+        shown = Replies(self.num_envs, self._space, observations, tidy=True)
+        rows, errors = np.array(list(self._errors)), np.array(list(self._errors.values()))
+        for error in np.unique(errors).tolist():
             values = self._on_error.get(error, self._on_error.get(ERRORS.get(error, ""), {}))
-            payload = row_of(self._space, observations, row)
+            struck = rows[errors == error]
             for leaf in self._leaves:
                 if leaf.name in values:
-                    payload = put(payload, leaf.path, from_json(leaf, values[leaf.name]))
-            shown[row] = payload
-        return with_rows(self._space, observations, shown) if self._on_error else observations
+                    shown.write(leaf, struck, [from_json(leaf, values[leaf.name])] * len(struck))
+        return shown.settled()
 
     def _same_step(self, turn: _Turn, replies: Replies, observations: Any, infos: dict[str, Any]) -> Any:
         """Episodes that ended have begun anew in this very step: what the faults left of their ends is told apart."""
@@ -259,30 +259,30 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         for row in np.flatnonzero(done).tolist():
             finals[row] = row_of(self._space, observations, row)
             self._errors.pop(row, None)
-        told = self._told(replies, self._pipeline.now, done)
-        calm = self._told(Replies(count, lambda row: None), [[] for _ in range(count)], done)
+        told = self._told(replies, self._pipeline.log, done)
+        calm = self._told(Replies(count), Log(count), done)
         infos.update(final_obs=finals, final_info={**infos.get("final_info", {}), **told})
         infos.update(merged(done, calm, {key: infos[key] for key in calm}))
         self._seen = chosen(self._space, done, turn.restarted, self._seen)
         return chosen(self._space, done, turn.restarted, observations)
 
-    def _told(self, replies: Replies, records: list[list[Record]], mask: Mask) -> dict[str, Any]:
+    def _told(self, replies: Replies, log: Log, mask: Mask) -> dict[str, Any]:
         """What an agent may know of its call, and what it may not, of the environments where mask is true."""
-        count = self.num_envs
-        ok, latency_s = np.ones(count, np.bool_), replies.latency_s.copy()
-        error, raw = np.full(count, None, object), np.full(count, None, object)
-        retry_after_s = np.full(count, np.nan)
-        for row, reply in replies.touched.items():
-            ok[row], error[row], latency_s[row], raw[row] = reply.ok, reply.error, reply.latency_s, reply.raw
-            retry_after_s[row] = np.nan if reply.retry_after_s is None else reply.retry_after_s
-        told = {"ok": ok, "error": error, "retry_after_s": retry_after_s, "latency_s": latency_s}
+        told: dict[str, Any] = {
+            "ok": replies.ok.copy(),
+            "error": replies.error.copy(),
+            "retry_after_s": replies.retry_after_s.copy(),
+            "latency_s": replies.latency_s.copy(),
+        }
         known = {f"_{key}": mask.copy() for key in told}
-        texts = [row for row, reply in replies.touched.items() if reply.raw is not None and mask[row]]
+        texts = {row: raw for row, raw in replies.raws.items() if mask[row]}
         if texts:
-            told["raw"], known["_raw"] = raw, np.isin(np.arange(count), texts)
+            told["raw"] = raw = np.full(len(mask), None, object)
+            raw[list(texts)] = list(texts.values())
+            known["_raw"] = np.isin(np.arange(len(mask)), list(texts))
         infos: dict[str, Any] = {"reply": {**told, **known}, "_reply": mask.copy()}
         if not self._blind:
-            infos["faults"], infos["_faults"] = np.fromiter(records, object, count), mask.copy()
+            infos["faults"], infos["_faults"] = np.fromiter(log.of_each(), object, len(mask)), mask.copy()
         return infos
 
     @property

@@ -9,6 +9,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldsim.faults.leafwise import copied
+
 Mask = NDArray[np.bool_]  # (N,)
 
 
@@ -54,6 +56,18 @@ def chosen(space: gym.Space[Any], mask: Mask, one: Any, other: Any) -> Any:
     if isinstance(one, tuple):
         return tuple(left if here else right for here, left, right in zip(mask.tolist(), one, other, strict=True))
     return np.where(mask.reshape(-1, *[1] * (one.ndim - 1)), one, other)
+
+
+def refreshed(space: gym.Space[Any], old: Any, new: Any) -> Any:
+    """A copy of the batch `new`, written into the arrays of `old`: fresh memory for frames costs more than copying."""
+    if isinstance(space, spaces.Dict):
+        return {key: refreshed(inner, old[key], new[key]) for key, inner in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(refreshed(inner, *both) for inner, *both in zip(space.spaces, old, new, strict=True))
+    if isinstance(new, np.ndarray) and isinstance(old, np.ndarray) and (old.shape, old.dtype) == (new.shape, new.dtype):
+        np.copyto(old, new)
+        return old
+    return copied(new)
 
 
 def merged(mask: Mask, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""What was done to the calls of many environments: records are made when somebody asks for them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.faults.exchange import Record
+
+Details = Callable[[], Iterable[Mapping[str, Any]]]  # gives those of each record; what it refers to never changes
+
+
+class Log:
+    """What was done to one call of each of N environments, in the order in which it happened."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._noted: list[tuple[NDArray[np.int64], NDArray[np.int64], str, str, Details]] = []
+        self._records: list[list[Record]] | None = None
+
+    def note(
+        self, rows: NDArray[np.int64], numbers: NDArray[np.int64], fault: str, kind: str, details: Details
+    ) -> None:
+        """Something was done to the calls `numbers`, (n,), of the environments `rows`."""
+        self._noted.append((rows, numbers, fault, kind, details))
+
+    @property
+    def records(self) -> list[list[Record]]:
+        """The records of each environment's call."""
+        if self._records is None:
+            self._records = [[] for _ in range(self._count)]
+        for rows, numbers, fault, kind, details in self._noted:
+            for row, number, each in zip(rows.tolist(), numbers.tolist(), details(), strict=True):
+                self._records[row].append(Record(number, fault, kind, each))
+        self._noted = []
+        return self._records
+
+    def of_each(self) -> list["Records"]:
+        """The same, to be made when somebody looks."""
+        return [Records(self, row) for row in range(self._count)]
+
+    def __getstate__(self) -> tuple[int, list[list[Record]]]:
+        return self._count, self.records
+
+    def __setstate__(self, state: tuple[int, list[list[Record]]]) -> None:
+        self._count, self._records = state
+        self._noted = []
+
+
+class Records(Sequence[Record]):
+    """The records of one call, like a list of them."""
+
+    __slots__ = ("_log", "_row")
+
+    def __init__(self, log: Log, row: int) -> None:
+        self._log, self._row = log, row
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._log.records[self._row][index]
+
+    def __len__(self) -> int:
+        return len(self._log.records[self._row])
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._log.records[self._row])
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
+class History:
+    """What was done to N environments, each in its episode."""
+
+    def __init__(self, count: int) -> None:
+        self._logs: list[Log] = []
+        self._starts = np.zeros(count, np.int64)  # which of the logs is the first of each environment's episode
+
+    def start(self, rows: NDArray[np.int64]) -> None:
+        """Episodes of these environments begin."""
+        self._starts[rows] = len(self._logs)
+        over = int(self._starts.min())
+        del self._logs[:over]
+        self._starts -= over
+
+    def add(self, log: Log) -> None:
+        """One more call of each."""
+        self._logs.append(log)
+
+    def copy(self) -> "History":
+        """A history that goes on by itself."""
+        other = History(len(self._starts))
+        other._logs, other._starts = list(self._logs), self._starts.copy()
+        return other
+
+    def records(self) -> list[list[Record]]:
+        """Those of each environment's episode."""
+        return [
+            [record for log in self._logs[start:] for record in log.records[row]]
+            for row, start in enumerate(self._starts.tolist())
+        ]

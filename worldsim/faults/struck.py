@@ -1,0 +1,150 @@
+"""Faults written for many calls at once, with arrays. One call is a batch of one, so both doors do the same."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.faults.chance import Draws, Words, addresses
+from worldsim.faults.exchange import LOST, Call, Forward, Record, Reply
+from worldsim.faults.fault import Context, Fault
+from worldsim.faults.log import Details, Log
+from worldsim.faults.replies import Replies, Rows
+from worldsim.spaces import Leaf
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+class Struck:
+    """n calls, of as many of N environments, that one fault strikes at the same time.
+
+    contexts: of all N environments. rows: (n,) which are struck. numbers: (n,) of their calls in their episodes.
+    keys: (n,) of their dice. words: (n,) where their draws begin. uniforms: (n,) what `Context.uniform` gives for each.
+    call: gives that of an environment.
+    memory: of the fault, for all N environments. seconds: (N,) on their clocks. log: where records go. Without those
+    two the contexts' own clocks and records count.
+    """
+
+    def __init__(
+        self,
+        contexts: Sequence[Context],
+        rows: Rows,
+        numbers: NDArray[np.int64],
+        keys: Words,
+        words: Words,
+        uniforms: Floats,
+        call: Callable[[int], Call],
+        memory: dict[str, Any],
+        seconds: Floats | None = None,
+        log: Log | None = None,
+    ) -> None:
+        self.rows, self.numbers, self.uniforms, self.memory = rows, numbers, uniforms, memory
+        self.draws = Draws(words)  # what else these calls draw
+        self.kept: dict[str, Any] = {}  # what `before` leaves for `after`
+        self._contexts, self._keys, self._call, self._seconds, self._log = contexts, keys, call, seconds, log
+
+    @classmethod
+    def alone(cls, call: Call, context: Context) -> "Struck":
+        """One call of one environment."""
+        numbers, uniforms = np.array([call.number]), np.array([context.uniform()])
+        words = addresses(context.dice.key, numbers)
+        return cls((context,), _FIRST, numbers, context.dice.key, words, uniforms, lambda row: call, context.memory)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, which: Any) -> "Struck":
+        """Some of these calls, by positions or mask."""
+        return Struck(
+            self._contexts,
+            self.rows[which],
+            self.numbers[which],
+            self._keys[which],
+            self.draws.words[which],
+            self.uniforms[which],
+            self._call,
+            self.memory,
+            self._seconds,
+            self._log,
+        )
+
+    @property
+    def count(self) -> int:
+        """N."""
+        return len(self._contexts)
+
+    def episode_draws(self, name: str) -> Draws:
+        """Draws that stay the same for the whole episode; others for each name."""
+        return Draws(addresses(self._keys, -1)).lane(crc32(name.encode()))
+
+    @property
+    def first(self) -> Context:
+        """A context, for what is the same in all of them: leaves, missing, plain."""
+        return self._contexts[0]
+
+    def leaves(self, replies: Replies) -> tuple[Leaf, ...]:
+        """The leaves that the fault may change in the replies, all of them of one form."""
+        return self.first.leaves_in(replies.payload(int(self.rows[0])) if self.first.plain else None)
+
+    def calls(self) -> Iterable[tuple[Call, Context]]:
+        """Each call with its context, for what has to be done one by one."""
+        for row in self.rows.tolist():
+            call, context = self._call(row), self._contexts[row]
+            context.number = call.number
+            yield call, context
+
+    def wait(self, seconds: Floats) -> None:
+        """Time passes, (n,) seconds."""
+        if self._seconds is not None:
+            self._seconds[self.rows] += seconds
+        else:
+            for row, each in zip(self.rows.tolist(), seconds.tolist(), strict=True):
+                self._contexts[row].clock.sleep(each)
+
+    def record(self, kind: str, details: Details) -> None:
+        """Note what was really done to each of these calls."""
+        if not len(self):
+            return
+        if self._log is not None:
+            self._log.note(self.rows, self.numbers, self.first.fault.kind, kind, details)
+        else:
+            self.first.now += [Record(self.first.number, self.first.fault.kind, kind, each) for each in details()]
+
+
+_FIRST = np.zeros(1, np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrayFault(Fault):
+    """A fault that says with arrays what it does: before the calls that it strikes are passed on, and after.
+
+    It passes calls on as they are or not at all, and remembers nothing of those that `strikes` leaves out.
+    """
+
+    def first_seen(self, struck: Struck, shown: Replies) -> None:  # noqa: B027  (most faults need nothing here)
+        """Episodes start; `shown` is what the callers got before their first call."""
+
+    def before(self, struck: Struck) -> Mask:
+        """Before the calls are passed on: which of them, (n,), are not. By default all are."""
+        return np.zeros(len(struck), np.bool_)
+
+    def after(self, struck: Struck, replies: Replies) -> None:  # noqa: B027
+        """When the replies are there: what becomes of those to the struck calls. There are none to calls held back."""
+
+    def begin(self, payload: Any, context: Context) -> None:
+        if type(self).first_seen is not ArrayFault.first_seen:
+            self.first_seen(Struck.alone(Call("", {}, 0), context), Replies.single(Reply(payload)))
+
+    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
+        if not context.dice.through("strikes", partial(self.strikes, leaves=context.leaves), call.number):
+            return forward(call)
+        struck = Struck.alone(call, context)
+        held_back = self.before(struck)[0]
+        replies = Replies.single(Reply(LOST, False) if held_back else forward(call))
+        self.after(struck, replies)
+        return replies.of(0)
