@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import SyncVectorEnv
+from scipy.stats import binomtest
 
 from tests.simulator.conftest import one_thread, world_folder  # noqa: F401  (fixtures)
 from tests.simulator.stub_world import IMAGE_SPACE
@@ -176,8 +177,9 @@ def test_lies_about_a_desk_look_right(told: Any) -> None:
     replies = [shown["reply"] for pairs in told.values() for _, shown in pairs]
     rng = np.random.default_rng(0)
     mixed = [{name: replies[rng.integers(len(replies))][name] for name in replies[0]} for _ in range(400)]
-    lies_right, mixed_right = (np.mean([coherent(reply) for reply in each]) for each in (replies, mixed))
-    assert lies_right > 0.55 > 2 * mixed_right
+    right = sum(coherent(reply) for reply in replies)
+    chance = float(np.mean([coherent(reply) for reply in mixed]))
+    assert binomtest(right, len(replies), chance, "greater").pvalue < 1e-6, (right, len(replies), chance)
 
 
 def test_lies_on_vectors_are_those_on_each_environment(desk_world: str) -> None:

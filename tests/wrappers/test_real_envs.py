@@ -237,7 +237,6 @@ NOTHING_FOR_IT = {  # a reply must have what a fault acts on
     "transposed_digits": {ATARI, GRID},  # numbers of two digits
     "swapped_fields": {ATARI, DOOM, GRID},  # two fields of one kind
     "wrong_unit": {ATARI},  # numbers
-    "dead_pixels": {GRID},  # more than a few pixels
     "clock_skew": EVERYWHERE,  # times of day; the desk's clock counts calls, see above
     "wrong_time_zone": EVERYWHERE,
     "hidden_instruction": EVERYWHERE,  # free text; MiniGrid's missions are a closed set

@@ -278,7 +278,7 @@ def _with_entries(values: Column, space: spaces.Box, index: NDArray[np.int64], e
     low, high = space.low.ravel()[index], space.high.ravel()[index]
     kind, changed = values.dtype.kind, values.reshape(len(values), -1).copy()
     limits = np.finfo(values.dtype) if kind == "f" else np.iinfo(values.dtype if kind in "iu" else np.uint8)
-    largest = 2.0**63 - 1025 if limits.max >= 2**63 - 1 and kind == "i" else float(limits.max)
+    largest = 2.0**63 - 1025 if limits.dtype == np.int64 else float(limits.max)
     entries = np.clip(np.where(np.isnan(entries), 0.0, entries), float(limits.min), largest)
     whole = entries if kind == "f" else np.rint(entries).astype(limits.dtype)
     changed[np.arange(len(values)), index] = np.clip(whole.astype(values.dtype), low, high)
