@@ -11,14 +11,15 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrap
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
-from worldsim.faults import ERRORS, Fault, LeafFault, Plan, Record
+from worldsim.faults import Fault, LeafFault, Plan, Record
 from worldsim.faults.batch import BatchPipeline
-from worldsim.faults.batches import Mask, chosen, merged, refreshed, row_of, with_rows
-from worldsim.faults.leafwise import copied, from_json, leaves_of
+from worldsim.faults.batches import Mask, chosen, merged, row_of, with_rows
+from worldsim.faults.leafwise import leaves_of
 from worldsim.faults.log import Log
 from worldsim.faults.pipeline import checked_seed
 from worldsim.faults.replies import Calls, Replies
 from worldsim.wrappers.inject import TOOL, action_tools, nearest_faults
+from worldsim.wrappers.seen import Seen
 from worldsim.wrappers.stepping import stepper_for
 
 
@@ -29,8 +30,7 @@ class VectorFaultSnapshot(NamedTuple):
     faults: Any
     episodes: NDArray[np.int64]
     ended: Mask
-    seen: Any
-    errors: dict[int, str]
+    seen: Seen
     infos: dict[str, Any]
 
 
@@ -75,6 +75,12 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     is said), latency_s and, where there is one, raw; `info["faults"]` for each environment what reads like a list of
     records. Of a call that is lost all else in `info` is what its environment gave last.
 
+    With a fault that has `out_of_space=True` values arrive as they really would. Leaves are batched as ever as long as
+    all their values fit into one array, NaN and numbers out of range too. A leaf of which some values do not (another
+    type or shape, null) arrives as `worldsim.wrappers.Apart`, a tuple of N values, one for each environment; so does a
+    whole Dict or Tuple where some environments have other parts than the space says. What cannot be read is a lost
+    reply, as ever. `observation_space` stays what it is.
+
     Around another VectorInjectFaults the two are one plan, this one's faults outermost.
 
     Attributes: `records`, of each environment's episode so far, and `seconds`, (N,) on each one's virtual clock.
@@ -88,8 +94,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         blind: leave `info["faults"]` out.
         hold: an action of one environment, carried out where a call is lost and its environment cannot stand still.
 
-    Raises ConfigError for a bad seed or fault, for a target that matches no leaf of the observation, for values out of
-    space (a batch is one array a leaf, which cannot hold them), and for faults that the environment cannot carry out.
+    Raises ConfigError for a bad seed or fault, for a target that matches no leaf of the observation, and for faults
+    that the environment cannot carry out.
     """
 
     def __init__(
@@ -113,10 +119,12 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             raise ConfigError(
                 "there are faults further in, behind another wrapper or on each environment: put all in one place"
             )
-        self._stepper = stepper_for(self._bare, _active(self._plan), self._hold)
+        active = [fault for fault, _ in self._plan if not fault.idle]
+        tidy = not any(isinstance(fault, LeafFault) and fault.out_of_space for fault in active)
+        self._stepper = stepper_for(self._bare, active, self._hold)
         self._space = env.single_observation_space
         self._leaves = leaves_of(self._space)
-        self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
+        on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         tools = action_tools(env.metadata, env.single_action_space)
         plan.check(tools or (TOOL,), self._leaves)
         self._named = bool(tools)
@@ -127,8 +135,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         count = env.num_envs
         self._episodes = np.stack([-1 - np.arange(count), np.zeros(count, np.int64)], 1)  # seed, resets since
         self._ended = np.zeros(count, np.bool_)  # whose next step is a reset
-        self._seen: Any = None  # the last observations that reached the agents
-        self._errors: dict[int, str] = {}  # of those whose last reply was lost
+        self._seen = Seen(count, self._space, self._leaves, on_error, tidy, not self._pipeline.idle)
         self._infos: dict[str, Any] = {}
 
     @property
@@ -149,16 +156,13 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         seeds = [seeds + row for row in range(count)] if isinstance(seeds, int | np.integer) else seeds
         if not mask.all():
             infos = merged(mask, infos, {})
-            observations = chosen(self._space, mask, observations, self._seen)
+            observations = chosen(self._space, mask, observations, self._seen.batch)
         self._infos = infos if mask.all() else merged(mask, infos, self._infos)
-        self._seen = observations if self._pipeline.idle else copied(observations)
-        self._errors = {row: error for row, error in self._errors.items() if not mask[row]}
+        self._seen.begin(mask, observations)
         self._ended = self._ended & ~mask
-        self._begin(np.flatnonzero(mask), seeds, observations)
-        return self._with_errors(observations), {
-            **infos,
-            **self._told(Replies(count), Log(count), mask),
-        }
+        shown = self._seen.shown(observations)
+        self._begin(np.flatnonzero(mask), seeds, shown)
+        return shown.settled(), {**infos, **self._told(Replies(count), Log(count), mask)}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         count, none = self.num_envs, np.zeros(self.num_envs, np.bool_)
@@ -166,27 +170,27 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._turn = turn = _Turn(actions, resetting, np.zeros(count), none, none, self._infos)
         tools = np.asarray(actions) - self._first_action if self._named else np.zeros(count, np.int64)
         replies = self._pipeline.exchange(np.flatnonzero(~resetting), tools, self._arguments, self._carry_out)
-        observations = self._arrived(turn, replies)
+        shown = self._seen.take(replies)
         self._infos = {
             key: value for key, value in turn.infos.items() if not key.removeprefix("_").startswith("final_")
         }
         infos = {**turn.infos, **self._told(replies, self._pipeline.log, np.ones(count, np.bool_))}
         if turn.restarted is not None:
-            observations = self._same_step(turn, replies, observations, infos)
+            shown = self._same_step(turn, replies, shown, infos)
         self._ended = turn.done if self._autoreset is AutoresetMode.NEXT_STEP else none
         begun = resetting if turn.restarted is None else turn.done
         if begun.any():
-            self._begin(np.flatnonzero(begun), [None] * count, observations)
+            self._begin(np.flatnonzero(begun), [None] * count, shown)
         del self._turn
-        return observations, turn.rewards, turn.terminated, turn.truncated, infos
+        return shown.settled(), turn.rewards, turn.terminated, turn.truncated, infos
 
-    def _begin(self, rows: NDArray[np.int64], seeds: Sequence[int | None], observations: Any) -> None:
+    def _begin(self, rows: NDArray[np.int64], seeds: Sequence[int | None], shown: Replies) -> None:
         """Episodes begin in some environments."""
         for row in rows.tolist():
             given = seeds[row]
             self._episodes[row] = (self._episodes[row, 0], self._episodes[row, 1] + 1) if given is None else (given, 0)
         named = [(int(first), int(resets)) for first, resets in self._episodes[rows]]
-        self._pipeline.start(rows, named, Replies(self.num_envs, self._space, observations))
+        self._pipeline.start(rows, named, shown)
 
     def _arguments(self, row: int) -> dict[str, Any]:
         return {"action": row_of(self.single_action_space, self._turn.actions, row)}
@@ -205,8 +209,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             moved = going if self._stepper.others_stand else np.ones_like(going)
             self._take(turn, moved, *self._stepper.step(actions, going, turn.resetting))
         turn.begun = True
-        shown = self._seen if turn.raw is None else turn.raw
-        return Replies(self.num_envs, self._space, shown, tidy=True)
+        shown = self._seen.batch if turn.raw is None else turn.raw
+        return Replies(self.num_envs, self._space, shown, self._seen.tidy)
 
     def _take(
         self, turn: _Turn, moved: Mask, observations: Any, rewards: Any, terminated: Any, truncated: Any, infos: Any
@@ -228,43 +232,21 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         turn.infos = merged(moved, infos, turn.infos)
         turn.raw = observations if turn.raw is None else chosen(self._space, moved, observations, turn.raw)
 
-    def _arrived(self, turn: _Turn, replies: Replies) -> Any:
-        """What the agents see."""
-        lost = ~replies.ok
-        observations = replies.settled()
-        if lost.any():
-            observations = chosen(self._space, lost, self._seen, observations)
-        self._seen = observations if self._pipeline.idle else refreshed(self._space, self._seen, observations)
-        self._errors = dict(zip(np.flatnonzero(lost).tolist(), replies.error[lost].tolist(), strict=True))
-        return self._with_errors(observations)
-
-    def _with_errors(self, observations: Any) -> Any:
-        """What agents see whose call failed: what reached them last, and the error as the environment shows it."""
-        if not self._on_error or not self._errors:
-            return observations
-        shown = Replies(self.num_envs, self._space, observations, tidy=True)
-        rows, errors = np.array(list(self._errors)), np.array(list(self._errors.values()))
-        for error in np.unique(errors).tolist():
-            values = self._on_error.get(error, self._on_error.get(ERRORS.get(error, ""), {}))
-            struck = rows[errors == error]
-            for leaf in self._leaves:
-                if leaf.name in values:
-                    shown.write(leaf, struck, [from_json(leaf, values[leaf.name])] * len(struck))
-        return shown.settled()
-
-    def _same_step(self, turn: _Turn, replies: Replies, observations: Any, infos: dict[str, Any]) -> Any:
+    def _same_step(self, turn: _Turn, replies: Replies, shown: Replies, infos: dict[str, Any]) -> Replies:
         """Episodes that ended have begun anew in this very step: what the faults left of their ends is told apart."""
         done, count = turn.done, self.num_envs
         finals = infos["final_obs"].copy()
         for row in np.flatnonzero(done).tolist():
-            finals[row] = row_of(self._space, observations, row)
-            self._errors.pop(row, None)
+            finals[row] = shown.payload(row)
         told = self._told(replies, self._pipeline.log, done)
         calm = self._told(Replies(count), Log(count), done)
         infos.update(final_obs=finals, final_info={**infos.get("final_info", {}), **told})
         infos.update(merged(done, calm, {key: infos[key] for key in calm}))
-        self._seen = chosen(self._space, done, turn.restarted, self._seen)
-        return chosen(self._space, done, turn.restarted, observations)
+        self._seen.begin(done, turn.restarted)
+        shown.settle()
+        shown.batch = chosen(self._space, done, turn.restarted, shown.batch)
+        shown.apart = {row: payload for row, payload in shown.apart.items() if not done[row]}
+        return shown
 
     def _told(self, replies: Replies, log: Log, mask: Mask) -> dict[str, Any]:
         """What an agent may know of its call, and what it may not, of the environments where mask is true."""
@@ -291,8 +273,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         below: Callable[[], Any] = self._bare.snapshot  # type: ignore[attr-defined]
 
         def take() -> VectorFaultSnapshot:
-            kept = self._pipeline.snapshot(), self._episodes.copy(), self._ended.copy(), copied(self._seen)
-            return VectorFaultSnapshot(below(), *kept, dict(self._errors), copy.deepcopy(self._infos))
+            kept = self._pipeline.snapshot(), self._episodes.copy(), self._ended.copy(), self._seen.copy()
+            return VectorFaultSnapshot(below(), *kept, copy.deepcopy(self._infos))
 
         return take
 
@@ -305,8 +287,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             result = below(snapshot.below)
             self._pipeline.restore(snapshot.faults)
             self._episodes, self._ended = snapshot.episodes.copy(), snapshot.ended.copy()
-            self._seen, self._errors = copied(snapshot.seen), dict(snapshot.errors)
-            self._infos = copy.deepcopy(snapshot.infos)
+            self._seen, self._infos = snapshot.seen.copy(), copy.deepcopy(snapshot.infos)
             return result
 
         return go_back
@@ -319,15 +300,3 @@ def _faulty(env: Any) -> bool:
         if isinstance(env, VectorInjectFaults):
             return True
     return isinstance(env, SyncVectorEnv) and any(nearest_faults(each) is not None for each in env.envs)
-
-
-def _active(plan: Sequence[tuple[Fault, int]]) -> list[Fault]:
-    """The faults that can do anything. Raises ConfigError for one that gives values out of space."""
-    active = [fault for fault, _ in plan if not fault.idle]
-    wide = [fault.kind for fault in active if isinstance(fault, LeafFault) and fault.out_of_space]
-    if wide:
-        raise ConfigError(
-            f"{', '.join(wide)}: out_of_space=True does not fit into the arrays of a vector environment; "
-            "leave it out, or put InjectFaults on each environment"
-        )
-    return active
