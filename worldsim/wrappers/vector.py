@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
@@ -19,6 +19,7 @@ from worldsim.faults.log import Log
 from worldsim.faults.pipeline import checked_seed
 from worldsim.faults.replies import Calls, Replies
 from worldsim.wrappers.inject import TOOL, action_tools, nearest_faults
+from worldsim.wrappers.moving import Worlds, is_last, step_seconds
 from worldsim.wrappers.seen import Seen
 from worldsim.wrappers.stepping import stepper_for
 
@@ -32,6 +33,7 @@ class VectorFaultSnapshot(NamedTuple):
     ended: Mask
     seen: Seen
     infos: dict[str, Any]
+    worlds: Any  # how far they have moved on, where they do
 
 
 @dataclass
@@ -71,6 +73,9 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     environments together: for lost calls `hold` is carried out instead, whose reward and end of episode count, and
     faults that carry a call out again are refused.
 
+    Real-time control is as for `InjectFaults`, each world by its own clock, for vector environments that can move some
+    alone. "wall": a step waits for the last of its replies, and the worlds of the others move on meanwhile.
+
     `info["reply"]` has an array (N,) for each of ok, error (None where there is none), retry_after_s (NaN where nothing
     is said), latency_s and, where there is one, raw; `info["faults"]` for each environment what reads like a list of
     records. Of a call that is lost all else in `info` is what its environment gave last.
@@ -83,7 +88,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
 
     Around another VectorInjectFaults the two are one plan, this one's faults outermost.
 
-    Attributes: `records`, of each environment's episode so far, and `seconds`, (N,) on each one's virtual clock.
+    Attributes: `records`, of each environment's episode so far, and `seconds`, (N,) on each one's clock.
     Methods `snapshot()` and `restore(snapshot)` exist where the environment has them.
 
     Args:
@@ -92,10 +97,12 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             describe them.
         seed: of the faults, 0 or more, where the plan has none of its own.
         blind: leave `info["faults"]` out.
-        hold: an action of one environment, carried out where a call is lost and its environment cannot stand still.
+        time, step_s: as for `InjectFaults`, of each environment.
+        hold: with `time`, as for `InjectFaults`. Without, an action of one environment, carried out where a call is
+            lost and its environment cannot stand still.
 
-    Raises ConfigError for a bad seed or fault, for a target that matches no leaf of the observation, and for faults
-    that the environment cannot carry out.
+    Raises ConfigError for a bad seed, fault, time or hold, for a target that matches no leaf of the observation, and
+    for what the environment cannot carry out.
     """
 
     def __init__(
@@ -105,6 +112,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         seed: int = 0,
         *,
         blind: bool = False,
+        time: Literal["virtual", "wall"] | None = None,
+        step_s: float | None = None,
         hold: Any = None,
     ) -> None:
         super().__init__(env)
@@ -112,16 +121,19 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         plan = Plan.of(faults)
         self._plan = [(fault, seed if plan.seed is None else plan.seed) for fault in plan.faults]
         self._blind, self._hold, self._bare = blind, hold, env
+        self._time, self._step_s = time, step_seconds(env.metadata, time, step_s)
         if isinstance(env, VectorInjectFaults):
             self._plan, self._bare = self._plan + env._plan, env._bare
             self._blind, self._hold = blind or env._blind, env._hold if hold is None else hold
+            if time is None:
+                self._time, self._step_s = env._time, env._step_s
         elif _faulty(env):
             raise ConfigError(
                 "there are faults further in, behind another wrapper or on each environment: put all in one place"
             )
         active = [fault for fault, _ in self._plan if not fault.idle]
         tidy = not any(isinstance(fault, LeafFault) and fault.out_of_space for fault in active)
-        self._stepper = stepper_for(self._bare, active, self._hold)
+        self._stepper = stepper_for(self._bare, active, self._hold, moving=bool(self._step_s))
         self._space = env.single_observation_space
         self._leaves = leaves_of(self._space)
         on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
@@ -131,6 +143,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._first_action = int(getattr(env.single_action_space, "start", 0)) if tools else 0
         missing = env.metadata.get("on_missing", {})
         self._pipeline = BatchPipeline(self._plan, env.num_envs, self._leaves, tools or (TOOL,), missing)
+        self._worlds = self._moving() if self._step_s else None
         self._autoreset = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         count = env.num_envs
         self._episodes = np.stack([-1 - np.arange(count), np.zeros(count, np.int64)], 1)  # seed, resets since
@@ -145,8 +158,17 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
 
     @property
     def seconds(self) -> NDArray[np.float64]:
-        """How late it is on each environment's virtual clock, (N,)."""
+        """How late it is on each environment's clock, (N,)."""
         return self._pipeline.shared.seconds.copy()
+
+    def _moving(self) -> Worlds:
+        """Worlds that move on while their agents wait."""
+        space, hold, shared = self.single_action_space, self._hold, self._pipeline.shared
+        if hold is not None and not is_last(hold) and hold not in space:
+            raise ConfigError(f"hold must be an action of {space} or 'last', got {hold!r}")
+        assert self._step_s is not None, "the worlds stand still"
+        shared.moving = True
+        return Worlds(shared.seconds, self._step_s, self._time == "wall", hold, space)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         count = self.num_envs
@@ -168,8 +190,13 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         count, none = self.num_envs, np.zeros(self.num_envs, np.bool_)
         resetting = self._ended if self._autoreset is AutoresetMode.NEXT_STEP else none
         self._turn = turn = _Turn(actions, resetting, np.zeros(count), none, none, self._infos)
+        if self._worlds:
+            self._worlds.go_on()
         tools = np.asarray(actions) - self._first_action if self._named else np.zeros(count, np.int64)
         replies = self._pipeline.exchange(np.flatnonzero(~resetting), tools, self._arguments, self._carry_out)
+        if self._worlds:
+            self._worlds.wait()
+            self._move_on(self._worlds, ~resetting)
         shown = self._seen.take(replies)
         self._infos = {
             key: value for key, value in turn.infos.items() if not key.removeprefix("_").startswith("final_")
@@ -191,16 +218,20 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             self._episodes[row] = (self._episodes[row, 0], self._episodes[row, 1] + 1) if given is None else (given, 0)
         named = [(int(first), int(resets)) for first, resets in self._episodes[rows]]
         self._pipeline.start(rows, named, shown)
+        if self._worlds:
+            self._worlds.begin(rows)
 
     def _arguments(self, row: int) -> dict[str, Any]:
         return {"action": row_of(self.single_action_space, self._turn.actions, row)}
 
     def _carry_out(self, calls: Calls) -> Replies:
         """Where the last fault passes calls on: step their environments, but none whose episode ended in this step."""
-        turn = self._turn
-        going = np.zeros(self.num_envs, np.bool_)
-        going[calls.rows] = True
-        going &= ~turn.done
+        turn, worlds = self._turn, self._worlds
+        called = np.zeros(self.num_envs, np.bool_)
+        called[calls.rows] = True
+        if worlds:
+            self._move_on(worlds, called)
+        going = called & ~turn.done
         if not turn.begun:
             going |= turn.resetting
         if going.any() or not self._stepper.others_stand:
@@ -209,8 +240,19 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             moved = going if self._stepper.others_stand else np.ones_like(going)
             self._take(turn, moved, *self._stepper.step(actions, going, turn.resetting))
         turn.begun = True
+        if worlds:
+            asked = calls.rows.tolist() if worlds.holds_last else []
+            worlds.arrived(called, {row: calls.of(row).arguments["action"] for row in asked})
         shown = self._seen.batch if turn.raw is None else turn.raw
         return Replies(self.num_envs, self._space, shown, self._seen.tidy)
+
+    def _move_on(self, worlds: Worlds, mask: Mask) -> None:
+        """The worlds where mask is true go on by themselves up to the present, a whole step at a time."""
+        turn, none = self._turn, np.zeros(self.num_envs, np.bool_)
+        while (late := mask & worlds.late & ~turn.done).any():
+            actions = with_rows(self.single_action_space, turn.actions, worlds.held(late))
+            self._take(turn, late, *self._stepper.step(actions, late, none))
+            worlds.moved(late)
 
     def _take(
         self, turn: _Turn, moved: Mask, observations: Any, rewards: Any, terminated: Any, truncated: Any, infos: Any
@@ -222,7 +264,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             known = observations if turn.restarted is None else turn.restarted
             turn.restarted = chosen(self._space, ended, observations, known)
             observations = with_rows(self._space, observations, finals)
-        if moved.all() and not turn.begun:
+        if moved.all() and turn.raw is None and not turn.begun:
             turn.rewards, turn.terminated, turn.truncated, turn.infos = rewards, terminated, truncated, infos
             turn.raw = observations
             return
@@ -274,7 +316,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
 
         def take() -> VectorFaultSnapshot:
             kept = self._pipeline.snapshot(), self._episodes.copy(), self._ended.copy(), self._seen.copy()
-            return VectorFaultSnapshot(below(), *kept, copy.deepcopy(self._infos))
+            worlds = self._worlds.snapshot() if self._worlds else None
+            return VectorFaultSnapshot(below(), *kept, copy.deepcopy(self._infos), worlds)
 
         return take
 
@@ -288,6 +331,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             self._pipeline.restore(snapshot.faults)
             self._episodes, self._ended = snapshot.episodes.copy(), snapshot.ended.copy()
             self._seen, self._infos = snapshot.seen.copy(), copy.deepcopy(snapshot.infos)
+            if self._worlds:
+                self._worlds.restore(snapshot.worlds)
             return result
 
         return go_back
