@@ -47,7 +47,7 @@ def test_without_latency_nothing_is_added_and_time_passes_by_steps() -> None:
 def test_it_can_hold_the_last_action_or_another_one() -> None:
     below, env = world(hold="last")
     env.step(7), env.step(8)
-    assert below.arrived[4:] == [7, 7, 7, 8]
+    assert below.arrived == [0, 0, 0, 7, 7, 7, 7, 8]  # before the first one there is none to hold
     below, env = world(hold=5)
     env.step(7)
     assert below.arrived == [5, 5, 5, 7]

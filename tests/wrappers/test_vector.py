@@ -289,8 +289,6 @@ def test_where_environments_move_together_lost_calls_need_an_action_to_hold() ->
         VectorInjectFaults(below(), [lost, twice], hold=0)
     with pytest.raises(ConfigError, match="hold must be an action of Discrete"):
         VectorInjectFaults(below(), [lost], hold=-3)
-    with pytest.raises(ConfigError, match="missing_data: out_of_space=True does not fit"):
-        VectorInjectFaults(below(), [faults.MissingData(out_of_space=True)])
     envs = VectorInjectFaults(below(), [lost], hold=777)
     envs.reset(seed=0)
     arrived = [env.unwrapped.arrived for env in envs.unwrapped.envs]  # type: ignore[attr-defined]

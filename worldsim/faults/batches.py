@@ -43,6 +43,49 @@ def with_rows(space: gym.Space[Any], batch: Any, rows: Mapping[int, Any]) -> Any
     return changed
 
 
+class Apart(tuple[Any, ...]):
+    """In the place of a batch, the values of N environments one by one: some of them fit into no array."""
+
+
+def with_any_rows(space: gym.Space[Any], batch: Any, rows: Mapping[int, Any], count: int) -> Any:
+    """Like `with_rows` for values that may be outside the space: `Apart` of `count` where one fits into no array.
+
+    Where values have another structure than the space, all that is below it is apart.
+    """
+    if not rows:
+        return batch
+    alike = _structured(space, rows)
+    if alike and isinstance(space, spaces.Dict):
+        changed = copy.copy(batch)
+        changed.update(
+            (key, with_any_rows(inner, batch[key], _inner(rows, key), count)) for key, inner in space.spaces.items()
+        )
+        return changed
+    if alike and isinstance(space, spaces.Tuple):
+        numbered = enumerate(zip(space.spaces, batch, strict=True))
+        return tuple(with_any_rows(inner, part, _inner(rows, key), count) for key, (inner, part) in numbered)
+    if alike and (isinstance(batch, tuple) or all(_fits(space, value, batch) for value in rows.values())):
+        return with_rows(space, batch, rows)
+    return Apart(rows[row] if row in rows else row_of(space, batch, row) for row in range(count))
+
+
+def _structured(space: gym.Space[Any], rows: Mapping[int, Any]) -> bool:
+    """Whether values have the parts that those of the space have."""
+    if isinstance(space, spaces.Dict):
+        return all(isinstance(value, Mapping) and value.keys() == space.keys() for value in rows.values())
+    if isinstance(space, spaces.Tuple):
+        return all(isinstance(value, tuple) and len(value) == len(space) for value in rows.values())
+    return True
+
+
+def _fits(space: gym.Space[Any], value: Any, column: NDArray[Any]) -> bool:
+    """Whether a value can stand in an array and still be what it is."""
+    if type(value) is int and isinstance(space, spaces.Discrete):
+        return True
+    is_array = isinstance(value, np.ndarray | np.generic)
+    return is_array and value.dtype == column.dtype and value.shape == column.shape[1:]
+
+
 def _inner(rows: Mapping[int, Any], key: Any) -> dict[int, Any]:
     return {row: value[key] for row, value in rows.items()}
 

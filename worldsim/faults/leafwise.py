@@ -79,6 +79,8 @@ def get(payload: Any, path: tuple[str | int, ...]) -> Any:
     """The value at a path of keys and positions; ABSENT where there is no such place."""
     try:
         for step in path:
+            if isinstance(payload, str):  # its letters are no places
+                return ABSENT
             payload = payload[step]
     except (KeyError, IndexError, TypeError):
         return ABSENT

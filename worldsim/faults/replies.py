@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.faults import leafwise
-from worldsim.faults.batches import row_of, with_rows
+from worldsim.faults.batches import row_of, with_any_rows, with_rows
 from worldsim.faults.exchange import LOST, Call, Reply
 from worldsim.faults.leafwise import Values
 from worldsim.spaces import Leaf
@@ -44,15 +44,23 @@ class Replies:
 
     space: of one payload. batch: of payloads, as Gymnasium's vector environments batch them.
     tidy: payloads that faults touch stay inside their space, so that they can go back into the batch.
+    apart: payloads that are not those of the batch.
     """
 
-    def __init__(self, count: int, space: gym.Space[Any] | None = None, batch: Any = None, tidy: bool = False) -> None:
+    def __init__(
+        self,
+        count: int,
+        space: gym.Space[Any] | None = None,
+        batch: Any = None,
+        tidy: bool = False,
+        apart: dict[int, Any] | None = None,
+    ) -> None:
         self.ok = np.ones(count, np.bool_)
         self.error = np.full(count, None, object)
         self.retry_after_s = np.full(count, np.nan)  # NaN: nothing is said
         self.latency_s = np.zeros(count)
         self.raws: dict[int, str] = {}  # of those that could not be read
-        self.apart: dict[int, Any] = {}  # payloads that are not those of the batch
+        self.apart: dict[int, Any] = {} if apart is None else apart
         self.batch = batch
         self._space, self._tidy = space, tidy
         self._own: set[tuple[str | int, ...]] = set()  # columns of the batch that are copies
@@ -101,7 +109,7 @@ class Replies:
 
     def values(self, leaf: Leaf, rows: Rows) -> Values:
         """What stands in a leaf of the payloads of these environments, none of them lost; not to be written to."""
-        self._settle()
+        self.settle()
         if self.apart and not self.apart.keys().isdisjoint(rows.tolist()):
             return [leafwise.read(self.payload(row), leaf) for row in rows.tolist()]
         column = leafwise.get(self.batch, leaf.path)
@@ -124,7 +132,9 @@ class Replies:
                 self._own.add(leaf.path)
             column[rows] = values
             return
-        for row, value in zip(rows.tolist(), values, strict=True):
+        if isinstance(values, np.ndarray) and not values.flags.writeable:
+            values = values.copy()
+        for row, value in zip(rows.tolist(), leafwise.one_by_one(leaf, values), strict=True):
             self.apart[row] = leafwise.write(self.payload(row), leaf, value)
 
     @property
@@ -132,16 +142,26 @@ class Replies:
         assert self._space is not None, "there is no batch"
         return self._space
 
-    def _settle(self) -> None:
-        """Take what is apart back into the batch, where it fits there."""
+    def having(self, leaf: Leaf, rows: Rows) -> Rows:
+        """Those of these environments whose payloads have such a leaf."""
+        if self.apart.keys().isdisjoint(rows.tolist()):
+            return rows
+        return rows[[leafwise.get(self.payload(row), leaf.path) is not leafwise.ABSENT for row in rows.tolist()]]
+
+    def settle(self) -> None:
+        """Take what is apart back into the batch, where payloads are tidy."""
         if self._tidy and self.apart:
-            arrived = {row: payload for row, payload in self.apart.items() if self.ok[row]}
-            self.batch, self.apart = with_rows(self._known_space, self.batch, arrived), {}
+            self.batch, self.apart = with_rows(self._known_space, self.batch, self.arrived), {}
+
+    @property
+    def arrived(self) -> dict[int, Any]:
+        """Of the payloads that are apart those that were not lost."""
+        return {row: payload for row, payload in self.apart.items() if self.ok[row]}
 
     def settled(self) -> Any:
-        """The whole batch; the rows of replies that were lost mean nothing."""
-        self._settle()
-        return self.batch
+        """The whole batch, with `Apart` for what fits into no array; the rows of lost replies mean nothing."""
+        self.settle()
+        return with_any_rows(self._known_space, self.batch, self.arrived, len(self.ok)) if self.apart else self.batch
 
 
 def _belongs(values: NDArray[Any], column: Any) -> bool:

@@ -33,6 +33,7 @@ class Shared:
     def __init__(self, count: int) -> None:
         self.seconds = np.zeros(count)
         self.log = Log(count)  # of the present calls
+        self.moving = False  # whether worlds move on while calls are under way, so that it counts when each arrives
 
 
 class RowClock:
@@ -157,8 +158,7 @@ class Stage:
 
     def _through(self, calls: Calls, struck: Rows, forward: "Forward") -> Replies:
         """Play the struck calls through the fault, all together up to wherever the last of them passes a call on."""
-        log = self._shared.log
-        plays = {row: _Play(self, row, calls.of(row), log) for row in struck.tolist()}
+        plays = {row: _Play(self, row, calls.of(row), self._shared) for row in struck.tolist()}
         asked = {row: call for row, play in plays.items() if (call := play.begin()) is not None}
         silent = [row for row in plays if row not in asked]
         rows = np.setdiff1d(calls.rows, silent, assume_unique=True) if silent else calls.rows
@@ -197,9 +197,13 @@ class _Asked(BaseException):
 class _Play:
     """One call of one environment on its way through one fault."""
 
-    def __init__(self, stage: Stage, row: int, call: Call, log: Log) -> None:
-        self._fault, self._context, self._call, self._row, self._log = stage.fault, stage.contexts[row], call, row, log
+    def __init__(self, stage: Stage, row: int, call: Call, shared: Shared) -> None:
+        self._fault, self._context, self._call, self._row = stage.fault, stage.contexts[row], call, row
+        self._log, self._replayed = shared.log, shared.moving or stage.fault.passing > Passing.AS_IS
         self._answers: list[Reply] = []
+        self._began_s = self._context.clock.now()
+        self._asked_s: list[float] = []  # when each call was passed on
+        self._answered_s: list[float] = []  # when its reply came
         self._starts: list[int] = []  # how many records there were before each reply
         self.reply: Reply
 
@@ -210,37 +214,48 @@ class _Play:
 
     def begin(self) -> Call | None:
         """The first call that is passed on, None where there is none."""
-        if self._fault.passing == Passing.AS_IS:
+        if not self._replayed:
             self._starts.append(len(self._now))
+            self._asked_s.append(self._began_s)
             return self._call
         return self._played(last=False)
 
     def go_on(self, answer: Reply) -> Call | None:
         """With the reply to the last call that was passed on: the next one, None where there is no more."""
         self._answers.append(answer)
+        self._answered_s.append(self._context.clock.now())
         return self._played(last=self._fault.passing < Passing.ANY)
 
     def _played(self, last: bool) -> Call | None:
         context, own, marks = self._context, list[Record](), list[int]()
-        kept = None if last else (copied(context.memory), context.clock.now())
+        kept = None if last else copied(context.memory)
 
         def forward(call: Call) -> Reply:
-            if len(marks) == len(self._answers):
+            position = len(marks)
+            if position == len(self._answers):
                 raise _Asked(call)
             marks.append(len(own))
-            return self._answers[len(marks) - 1]
+            self._pass_time(self._asked_s[position], self._answered_s[position])
+            return self._answers[position]
 
+        context.clock.set(self._began_s)  # type: ignore[attr-defined]
         context.now, context.number = own, self._call.number
         try:
             self.reply = self._fault.exchange(self._call, forward, context)
         except _Asked as asked:
             assert kept is not None, f"{self._fault.kind} passes more calls on than `passing` says"
-            context.memory = kept[0]
-            context.clock.set(kept[1])  # type: ignore[attr-defined]
+            context.memory = kept
+            self._asked_s.append(context.clock.now())
             self._starts.append(len(self._now))
             return asked.call
         self._write_down(own, marks)
         return None
+
+    def _pass_time(self, asked_s: float, answered_s: float) -> None:
+        """The time between a call and its reply passes again. What was read from the clock stays so to the bit."""
+        clock = self._context.clock
+        now_s = clock.now()
+        clock.set(answered_s if now_s == asked_s else now_s + answered_s - asked_s)  # type: ignore[attr-defined]
 
     def _write_down(self, own: list[Record], marks: list[int]) -> None:
         """Put the fault's records among those of the faults further in: in the order in which things happened."""

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
-import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
-from worldsim.errors import ConfigError
 from worldsim.faults import (
     ERRORS,
     LOST,
@@ -28,7 +26,8 @@ from worldsim.faults import (
     fault_to_json,
 )
 from worldsim.faults.leafwise import ABSENT, copied, from_json, get, leaves_of, put
-from worldsim.spaces import Leaf, leaves, unflatten
+from worldsim.spaces import Leaf
+from worldsim.wrappers.moving import ON_TIME, is_last, resting, step_seconds
 
 TOOL = "step"  # the name of every call where the environment's actions have no names
 _CALM = Reply(None)
@@ -85,7 +84,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         time: None, "virtual" or "wall": whether the world moves on while the agent waits, and by which time.
         step_s: seconds that one step of the world takes; by default 1 / `env.metadata["render_fps"]`.
         hold: the action under which it moves on: one of the space, "last" for the last one that arrived, or None for
-            zero (of a Discrete space its first action).
+            zero (of a Discrete space its first action); zero, too, before the first one has arrived.
 
     Raises ConfigError for a bad seed, fault or time, and for a target that matches no leaf of the observation.
     """
@@ -123,10 +122,11 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._blind = blind or (self._below is not None and self._below._blind)
         fresh: Clock = WallClock() if time == "wall" else VirtualClock()
         self.clock: Clock = clock or (self._below.clock if self._below else fresh)
-        self._step_s = _step_seconds(env, time, step_s)
-        self._hold = _zero(env.action_space) if hold is None and time else hold
+        self._step_s = step_seconds(env.metadata, time, step_s)
+        self._rest = resting(hold, env.action_space) if time else None
+        self._holds_last = is_last(hold)
         self._world_s = 0.0  # on the clock: up to when the world has moved
-        self._last: Any = self._hold  # the last action that arrived
+        self._last: Any = self._rest  # the last action that arrived
         self._tools = action_tools(env.metadata, env.action_space)
         self._first_action = int(getattr(env.action_space, "start", 0)) if self._tools else 0
         self._leaves: tuple[Leaf, ...] = ()
@@ -164,7 +164,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if self._keeps:
             self._seen = copied(observation)
         self._pipeline.start(self._episode, observation)
-        self._world_s, self._last = self.clock.now(), self._hold
+        self._world_s, self._last = self.clock.now(), self._rest
         return observation, self._told()
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -201,9 +201,9 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def _move_on(self) -> None:
         """The world goes on by itself up to the present, a whole step at a time."""
         assert self._step_s is not None, "the world stands still"
-        tick_s = self._step_s * (1 - 1e-6)  # clocks are sums of rounded numbers
+        tick_s = self._step_s * ON_TIME
         while self.clock.now() - self._world_s >= tick_s and not (self._terminated or self._truncated):
-            self._take(self._last if isinstance(self._hold, str) and self._hold == "last" else self._hold)
+            self._take(self._last if self._holds_last else self._rest)
             self._world_s += self._step_s
 
     def _take(self, action: Any) -> Reply:
@@ -285,21 +285,3 @@ def action_tools(metadata: Mapping[str, Any], space: gym.Space[Any]) -> tuple[st
     """The names of a Discrete space's actions where the environment's metadata tells them, else nothing."""
     names = metadata.get("action_names", ())
     return tuple(names[: int(space.n)]) if isinstance(space, spaces.Discrete) and len(names) >= space.n else ()
-
-
-def _step_seconds(env: gym.Env[Any, Any], time: str | None, given_s: float | None) -> float | None:
-    """Seconds that a step of the world takes; None where it stands still while the agent waits."""
-    if time is None:
-        return None
-    if time not in ("virtual", "wall"):
-        raise ConfigError(f"time must be 'virtual', 'wall' or left out, got {time!r}")
-    frames_a_second = env.metadata.get("render_fps")
-    step_s = 1 / frames_a_second if given_s is None and frames_a_second else given_s
-    if step_s is None or not step_s > 0:
-        raise ConfigError(f"step_s must be the seconds that a step of the world takes, more than 0; got {given_s!r}")
-    return step_s
-
-
-def _zero(space: gym.Space[Any]) -> Any:
-    """The action of a space that is nearest to zero, and of classes the first."""
-    return unflatten(space, {leaf.name: np.zeros(leaf.shape, leaf.dtype) for leaf in leaves(space)})

@@ -60,11 +60,13 @@ class VectorOneFault(VectorInjectFaults):
         seed: int = 1,
         *,
         blind: bool = False,
+        time: Literal["virtual", "wall"] | None = None,
+        step_s: float | None = None,
         hold: Any = None,
         **parameters: Any,
     ) -> None:
         fault = {**parameters, "kind": self.kind, "severity": severity}
-        super().__init__(env, [fault], seed, blind=blind, hold=hold)
+        super().__init__(env, [fault], seed, blind=blind, time=time, step_s=step_s, hold=hold)
 
 
 @cache

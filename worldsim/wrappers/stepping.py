@@ -92,14 +92,22 @@ class OneByOne:
         return batch, rewards, terminated, truncated, infos
 
 
-def stepper_for(envs: VectorEnv[Any, Any, Any], plan: Sequence[Fault], hold: Any) -> Stepper:
-    """How environments are stepped one apart from another, as far as the faults need it. Raises ConfigError."""
+def stepper_for(envs: VectorEnv[Any, Any, Any], plan: Sequence[Fault], hold: Any, moving: bool = False) -> Stepper:
+    """How environments are stepped one apart from another, as far as faults and time need it. Raises ConfigError.
+
+    moving: whether each world moves on by itself while its agent waits.
+    """
     losing = [fault.kind for fault in plan if fault.passing >= Passing.AT_MOST_ONCE]
     again = [fault.kind for fault in plan if fault.passing >= Passing.ANY]
-    if losing and isinstance(envs, StepsSome):
+    if (losing or moving) and isinstance(envs, StepsSome):
         return Separately(envs)
-    if losing and isinstance(envs, SyncVectorEnv):
+    if (losing or moving) and isinstance(envs, SyncVectorEnv):
         return OneByOne(envs)
+    if moving:
+        raise ConfigError(
+            f"time: each world moves on by itself, and {envs} moves all its environments together; use a SyncVectorEnv "
+            "or WorldVectorEnv directly below the faults"
+        )
     if again:
         raise ConfigError(
             f"{', '.join(again)}: a call may be carried out again, and {envs} moves all its environments together; "

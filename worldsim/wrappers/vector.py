@@ -4,21 +4,23 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
-from worldsim.faults import ERRORS, Fault, LeafFault, Plan, Record
+from worldsim.faults import Fault, LeafFault, Plan, Record
 from worldsim.faults.batch import BatchPipeline
-from worldsim.faults.batches import Mask, chosen, merged, refreshed, row_of, with_rows
-from worldsim.faults.leafwise import copied, from_json, leaves_of
+from worldsim.faults.batches import Mask, chosen, merged, row_of, with_rows
+from worldsim.faults.leafwise import leaves_of
 from worldsim.faults.log import Log
 from worldsim.faults.pipeline import checked_seed
 from worldsim.faults.replies import Calls, Replies
 from worldsim.wrappers.inject import TOOL, action_tools, nearest_faults
+from worldsim.wrappers.moving import Worlds, is_last, step_seconds
+from worldsim.wrappers.seen import Seen
 from worldsim.wrappers.stepping import stepper_for
 
 
@@ -29,9 +31,9 @@ class VectorFaultSnapshot(NamedTuple):
     faults: Any
     episodes: NDArray[np.int64]
     ended: Mask
-    seen: Any
-    errors: dict[int, str]
+    seen: Seen
     infos: dict[str, Any]
+    worlds: Any  # how far they have moved on, where they do
 
 
 @dataclass
@@ -71,13 +73,22 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     environments together: for lost calls `hold` is carried out instead, whose reward and end of episode count, and
     faults that carry a call out again are refused.
 
+    Real-time control is as for `InjectFaults`, each world by its own clock, for vector environments that can move some
+    alone. "wall": a step waits for the last of its replies, and the worlds of the others move on meanwhile.
+
     `info["reply"]` has an array (N,) for each of ok, error (None where there is none), retry_after_s (NaN where nothing
     is said), latency_s and, where there is one, raw; `info["faults"]` for each environment what reads like a list of
     records. Of a call that is lost all else in `info` is what its environment gave last.
 
+    With a fault that has `out_of_space=True` values arrive as they really would. Leaves are batched as ever as long as
+    all their values fit into one array, NaN and numbers out of range too. A leaf of which some values do not (another
+    type or shape, null) arrives as `worldsim.wrappers.Apart`, a tuple of N values, one for each environment; so does a
+    whole Dict or Tuple where some environments have other parts than the space says. What cannot be read is a lost
+    reply, as ever. `observation_space` stays what it is.
+
     Around another VectorInjectFaults the two are one plan, this one's faults outermost.
 
-    Attributes: `records`, of each environment's episode so far, and `seconds`, (N,) on each one's virtual clock.
+    Attributes: `records`, of each environment's episode so far, and `seconds`, (N,) on each one's clock.
     Methods `snapshot()` and `restore(snapshot)` exist where the environment has them.
 
     Args:
@@ -86,10 +97,12 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             describe them.
         seed: of the faults, 0 or more, where the plan has none of its own.
         blind: leave `info["faults"]` out.
-        hold: an action of one environment, carried out where a call is lost and its environment cannot stand still.
+        time, step_s: as for `InjectFaults`, of each environment.
+        hold: with `time`, as for `InjectFaults`. Without, an action of one environment, carried out where a call is
+            lost and its environment cannot stand still.
 
-    Raises ConfigError for a bad seed or fault, for a target that matches no leaf of the observation, for values out of
-    space (a batch is one array a leaf, which cannot hold them), and for faults that the environment cannot carry out.
+    Raises ConfigError for a bad seed, fault, time or hold, for a target that matches no leaf of the observation, and
+    for what the environment cannot carry out.
     """
 
     def __init__(
@@ -99,6 +112,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         seed: int = 0,
         *,
         blind: bool = False,
+        time: Literal["virtual", "wall"] | None = None,
+        step_s: float | None = None,
         hold: Any = None,
     ) -> None:
         super().__init__(env)
@@ -106,29 +121,34 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         plan = Plan.of(faults)
         self._plan = [(fault, seed if plan.seed is None else plan.seed) for fault in plan.faults]
         self._blind, self._hold, self._bare = blind, hold, env
+        self._time, self._step_s = time, step_seconds(env.metadata, time, step_s)
         if isinstance(env, VectorInjectFaults):
             self._plan, self._bare = self._plan + env._plan, env._bare
             self._blind, self._hold = blind or env._blind, env._hold if hold is None else hold
+            if time is None:
+                self._time, self._step_s = env._time, env._step_s
         elif _faulty(env):
             raise ConfigError(
                 "there are faults further in, behind another wrapper or on each environment: put all in one place"
             )
-        self._stepper = stepper_for(self._bare, _active(self._plan), self._hold)
+        active = [fault for fault, _ in self._plan if not fault.idle]
+        tidy = not any(isinstance(fault, LeafFault) and fault.out_of_space for fault in active)
+        self._stepper = stepper_for(self._bare, active, self._hold, moving=bool(self._step_s))
         self._space = env.single_observation_space
         self._leaves = leaves_of(self._space)
-        self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
+        on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         tools = action_tools(env.metadata, env.single_action_space)
         plan.check(tools or (TOOL,), self._leaves)
         self._named = bool(tools)
         self._first_action = int(getattr(env.single_action_space, "start", 0)) if tools else 0
         missing = env.metadata.get("on_missing", {})
         self._pipeline = BatchPipeline(self._plan, env.num_envs, self._leaves, tools or (TOOL,), missing)
+        self._worlds = self._moving() if self._step_s else None
         self._autoreset = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         count = env.num_envs
         self._episodes = np.stack([-1 - np.arange(count), np.zeros(count, np.int64)], 1)  # seed, resets since
         self._ended = np.zeros(count, np.bool_)  # whose next step is a reset
-        self._seen: Any = None  # the last observations that reached the agents
-        self._errors: dict[int, str] = {}  # of those whose last reply was lost
+        self._seen = Seen(count, self._space, self._leaves, on_error, tidy, not self._pipeline.idle)
         self._infos: dict[str, Any] = {}
 
     @property
@@ -138,8 +158,17 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
 
     @property
     def seconds(self) -> NDArray[np.float64]:
-        """How late it is on each environment's virtual clock, (N,)."""
+        """How late it is on each environment's clock, (N,)."""
         return self._pipeline.shared.seconds.copy()
+
+    def _moving(self) -> Worlds:
+        """Worlds that move on while their agents wait."""
+        space, hold, shared = self.single_action_space, self._hold, self._pipeline.shared
+        if hold is not None and not is_last(hold) and hold not in space:
+            raise ConfigError(f"hold must be an action of {space} or 'last', got {hold!r}")
+        assert self._step_s is not None, "the worlds stand still"
+        shared.moving = True
+        return Worlds(shared.seconds, self._step_s, self._time == "wall", hold, space)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         count = self.num_envs
@@ -149,54 +178,60 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         seeds = [seeds + row for row in range(count)] if isinstance(seeds, int | np.integer) else seeds
         if not mask.all():
             infos = merged(mask, infos, {})
-            observations = chosen(self._space, mask, observations, self._seen)
+            observations = chosen(self._space, mask, observations, self._seen.batch)
         self._infos = infos if mask.all() else merged(mask, infos, self._infos)
-        self._seen = observations if self._pipeline.idle else copied(observations)
-        self._errors = {row: error for row, error in self._errors.items() if not mask[row]}
+        self._seen.begin(mask, observations)
         self._ended = self._ended & ~mask
-        self._begin(np.flatnonzero(mask), seeds, observations)
-        return self._with_errors(observations), {
-            **infos,
-            **self._told(Replies(count), Log(count), mask),
-        }
+        shown = self._seen.shown(observations)
+        self._begin(np.flatnonzero(mask), seeds, shown)
+        return shown.settled(), {**infos, **self._told(Replies(count), Log(count), mask)}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         count, none = self.num_envs, np.zeros(self.num_envs, np.bool_)
         resetting = self._ended if self._autoreset is AutoresetMode.NEXT_STEP else none
         self._turn = turn = _Turn(actions, resetting, np.zeros(count), none, none, self._infos)
+        if self._worlds:
+            self._worlds.go_on()
         tools = np.asarray(actions) - self._first_action if self._named else np.zeros(count, np.int64)
         replies = self._pipeline.exchange(np.flatnonzero(~resetting), tools, self._arguments, self._carry_out)
-        observations = self._arrived(turn, replies)
+        if self._worlds:
+            self._worlds.wait()
+            self._move_on(self._worlds, ~resetting)
+        shown = self._seen.take(replies)
         self._infos = {
             key: value for key, value in turn.infos.items() if not key.removeprefix("_").startswith("final_")
         }
         infos = {**turn.infos, **self._told(replies, self._pipeline.log, np.ones(count, np.bool_))}
         if turn.restarted is not None:
-            observations = self._same_step(turn, replies, observations, infos)
+            shown = self._same_step(turn, replies, shown, infos)
         self._ended = turn.done if self._autoreset is AutoresetMode.NEXT_STEP else none
         begun = resetting if turn.restarted is None else turn.done
         if begun.any():
-            self._begin(np.flatnonzero(begun), [None] * count, observations)
+            self._begin(np.flatnonzero(begun), [None] * count, shown)
         del self._turn
-        return observations, turn.rewards, turn.terminated, turn.truncated, infos
+        return shown.settled(), turn.rewards, turn.terminated, turn.truncated, infos
 
-    def _begin(self, rows: NDArray[np.int64], seeds: Sequence[int | None], observations: Any) -> None:
+    def _begin(self, rows: NDArray[np.int64], seeds: Sequence[int | None], shown: Replies) -> None:
         """Episodes begin in some environments."""
         for row in rows.tolist():
             given = seeds[row]
             self._episodes[row] = (self._episodes[row, 0], self._episodes[row, 1] + 1) if given is None else (given, 0)
         named = [(int(first), int(resets)) for first, resets in self._episodes[rows]]
-        self._pipeline.start(rows, named, Replies(self.num_envs, self._space, observations))
+        self._pipeline.start(rows, named, shown)
+        if self._worlds:
+            self._worlds.begin(rows)
 
     def _arguments(self, row: int) -> dict[str, Any]:
         return {"action": row_of(self.single_action_space, self._turn.actions, row)}
 
     def _carry_out(self, calls: Calls) -> Replies:
         """Where the last fault passes calls on: step their environments, but none whose episode ended in this step."""
-        turn = self._turn
-        going = np.zeros(self.num_envs, np.bool_)
-        going[calls.rows] = True
-        going &= ~turn.done
+        turn, worlds = self._turn, self._worlds
+        called = np.zeros(self.num_envs, np.bool_)
+        called[calls.rows] = True
+        if worlds:
+            self._move_on(worlds, called)
+        going = called & ~turn.done
         if not turn.begun:
             going |= turn.resetting
         if going.any() or not self._stepper.others_stand:
@@ -205,8 +240,19 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             moved = going if self._stepper.others_stand else np.ones_like(going)
             self._take(turn, moved, *self._stepper.step(actions, going, turn.resetting))
         turn.begun = True
-        shown = self._seen if turn.raw is None else turn.raw
-        return Replies(self.num_envs, self._space, shown, tidy=True)
+        if worlds:
+            asked = calls.rows.tolist() if worlds.holds_last else []
+            worlds.arrived(called, {row: calls.of(row).arguments["action"] for row in asked})
+        shown = self._seen.batch if turn.raw is None else turn.raw
+        return Replies(self.num_envs, self._space, shown, self._seen.tidy)
+
+    def _move_on(self, worlds: Worlds, mask: Mask) -> None:
+        """The worlds where mask is true go on by themselves up to the present, a whole step at a time."""
+        turn, none = self._turn, np.zeros(self.num_envs, np.bool_)
+        while (late := mask & worlds.late & ~turn.done).any():
+            actions = with_rows(self.single_action_space, turn.actions, worlds.held(late))
+            self._take(turn, late, *self._stepper.step(actions, late, none))
+            worlds.moved(late)
 
     def _take(
         self, turn: _Turn, moved: Mask, observations: Any, rewards: Any, terminated: Any, truncated: Any, infos: Any
@@ -218,7 +264,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             known = observations if turn.restarted is None else turn.restarted
             turn.restarted = chosen(self._space, ended, observations, known)
             observations = with_rows(self._space, observations, finals)
-        if moved.all() and not turn.begun:
+        if moved.all() and turn.raw is None and not turn.begun:
             turn.rewards, turn.terminated, turn.truncated, turn.infos = rewards, terminated, truncated, infos
             turn.raw = observations
             return
@@ -228,43 +274,21 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         turn.infos = merged(moved, infos, turn.infos)
         turn.raw = observations if turn.raw is None else chosen(self._space, moved, observations, turn.raw)
 
-    def _arrived(self, turn: _Turn, replies: Replies) -> Any:
-        """What the agents see."""
-        lost = ~replies.ok
-        observations = replies.settled()
-        if lost.any():
-            observations = chosen(self._space, lost, self._seen, observations)
-        self._seen = observations if self._pipeline.idle else refreshed(self._space, self._seen, observations)
-        self._errors = dict(zip(np.flatnonzero(lost).tolist(), replies.error[lost].tolist(), strict=True))
-        return self._with_errors(observations)
-
-    def _with_errors(self, observations: Any) -> Any:
-        """What agents see whose call failed: what reached them last, and the error as the environment shows it."""
-        if not self._on_error or not self._errors:
-            return observations
-        shown = Replies(self.num_envs, self._space, observations, tidy=True)
-        rows, errors = np.array(list(self._errors)), np.array(list(self._errors.values()))
-        for error in np.unique(errors).tolist():
-            values = self._on_error.get(error, self._on_error.get(ERRORS.get(error, ""), {}))
-            struck = rows[errors == error]
-            for leaf in self._leaves:
-                if leaf.name in values:
-                    shown.write(leaf, struck, [from_json(leaf, values[leaf.name])] * len(struck))
-        return shown.settled()
-
-    def _same_step(self, turn: _Turn, replies: Replies, observations: Any, infos: dict[str, Any]) -> Any:
+    def _same_step(self, turn: _Turn, replies: Replies, shown: Replies, infos: dict[str, Any]) -> Replies:
         """Episodes that ended have begun anew in this very step: what the faults left of their ends is told apart."""
         done, count = turn.done, self.num_envs
         finals = infos["final_obs"].copy()
         for row in np.flatnonzero(done).tolist():
-            finals[row] = row_of(self._space, observations, row)
-            self._errors.pop(row, None)
+            finals[row] = shown.payload(row)
         told = self._told(replies, self._pipeline.log, done)
         calm = self._told(Replies(count), Log(count), done)
         infos.update(final_obs=finals, final_info={**infos.get("final_info", {}), **told})
         infos.update(merged(done, calm, {key: infos[key] for key in calm}))
-        self._seen = chosen(self._space, done, turn.restarted, self._seen)
-        return chosen(self._space, done, turn.restarted, observations)
+        self._seen.begin(done, turn.restarted)
+        shown.settle()
+        shown.batch = chosen(self._space, done, turn.restarted, shown.batch)
+        shown.apart = {row: payload for row, payload in shown.apart.items() if not done[row]}
+        return shown
 
     def _told(self, replies: Replies, log: Log, mask: Mask) -> dict[str, Any]:
         """What an agent may know of its call, and what it may not, of the environments where mask is true."""
@@ -291,8 +315,9 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         below: Callable[[], Any] = self._bare.snapshot  # type: ignore[attr-defined]
 
         def take() -> VectorFaultSnapshot:
-            kept = self._pipeline.snapshot(), self._episodes.copy(), self._ended.copy(), copied(self._seen)
-            return VectorFaultSnapshot(below(), *kept, dict(self._errors), copy.deepcopy(self._infos))
+            kept = self._pipeline.snapshot(), self._episodes.copy(), self._ended.copy(), self._seen.copy()
+            worlds = self._worlds.snapshot() if self._worlds else None
+            return VectorFaultSnapshot(below(), *kept, copy.deepcopy(self._infos), worlds)
 
         return take
 
@@ -305,8 +330,9 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             result = below(snapshot.below)
             self._pipeline.restore(snapshot.faults)
             self._episodes, self._ended = snapshot.episodes.copy(), snapshot.ended.copy()
-            self._seen, self._errors = copied(snapshot.seen), dict(snapshot.errors)
-            self._infos = copy.deepcopy(snapshot.infos)
+            self._seen, self._infos = snapshot.seen.copy(), copy.deepcopy(snapshot.infos)
+            if self._worlds:
+                self._worlds.restore(snapshot.worlds)
             return result
 
         return go_back
@@ -319,15 +345,3 @@ def _faulty(env: Any) -> bool:
         if isinstance(env, VectorInjectFaults):
             return True
     return isinstance(env, SyncVectorEnv) and any(nearest_faults(each) is not None for each in env.envs)
-
-
-def _active(plan: Sequence[tuple[Fault, int]]) -> list[Fault]:
-    """The faults that can do anything. Raises ConfigError for one that gives values out of space."""
-    active = [fault for fault, _ in plan if not fault.idle]
-    wide = [fault.kind for fault in active if isinstance(fault, LeafFault) and fault.out_of_space]
-    if wide:
-        raise ConfigError(
-            f"{', '.join(wide)}: out_of_space=True does not fit into the arrays of a vector environment; "
-            "leave it out, or put InjectFaults on each environment"
-        )
-    return active

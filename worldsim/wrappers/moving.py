@@ -1,0 +1,108 @@
+"""Real-time control: worlds that move on while their agents wait, by a step for every `step_s` on the clock."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.errors import ConfigError
+from worldsim.faults import WallClock
+from worldsim.faults.batches import Mask
+from worldsim.spaces import leaves, unflatten
+
+ON_TIME = 1 - 1e-6  # share of a step after which it counts as over: clocks are sums of rounded numbers
+
+
+class Worlds:
+    """How far each of N worlds has come, and the actions under which they move on.
+
+    seconds: (N,) on each one's clock; written to when time passes. wall: whether real time passes on all of them. hold,
+    space: as for `InjectFaults`, and of one action.
+    """
+
+    def __init__(
+        self, seconds: NDArray[np.float64], step_s: float, wall: bool, hold: Any, space: gym.Space[Any]
+    ) -> None:
+        self.step_s, self._seconds = step_s, seconds
+        self._wall = WallClock() if wall else None
+        self.holds_last, self._rest = is_last(hold), resting(hold, space)
+        self._moved_s = np.zeros(len(seconds))  # up to when each has moved
+        self._last: list[Any] = [self._rest] * len(seconds)  # the last actions that arrived
+
+    def begin(self, rows: NDArray[np.int64]) -> None:
+        """Episodes begin, now."""
+        self._moved_s[rows] = self._seconds[rows]
+        for row in rows.tolist():
+            self._last[row] = self._rest
+
+    @property
+    def late(self) -> Mask:
+        """Which worlds have a step to go up to the present."""
+        return self._seconds - self._moved_s >= self.step_s * ON_TIME
+
+    def held(self, mask: Mask) -> dict[int, Any]:
+        """The actions under which these worlds move on."""
+        return {row: self._last[row] if self.holds_last else self._rest for row in np.flatnonzero(mask).tolist()}
+
+    def moved(self, mask: Mask) -> None:
+        """These worlds have taken a step."""
+        self._moved_s[mask] += self.step_s
+
+    def arrived(self, mask: Mask, actions: Mapping[int, Any]) -> None:
+        """Calls have arrived and have been carried out, for which these worlds take one step's time."""
+        for row, action in actions.items():
+            self._last[row] = action
+        self.moved(mask)
+        self._seconds[mask] += np.maximum(0.0, self._moved_s[mask] - self._seconds[mask])
+
+    def go_on(self) -> None:
+        """In real time: it is now, for all, and for those whose replies come later it is when they come."""
+        if self._wall:
+            np.maximum(self._seconds, self._wall.now(), out=self._seconds)
+
+    def wait(self) -> None:
+        """In real time: until the last reply has come."""
+        if self._wall:
+            self._wall.sleep(max(0.0, float(self._seconds.max()) - self._wall.now()))
+            self.go_on()
+
+    def snapshot(self) -> Any:
+        """How far all have come, as a value for `restore`."""
+        return self._moved_s - self._seconds, list(self._last)
+
+    def restore(self, snapshot: Any) -> None:
+        """Go back (or forth) to where a snapshot was taken, after the clocks. Real time stays what it is."""
+        if self._wall:
+            self._seconds[:] = self._wall.now()
+        ahead_s, last = snapshot
+        self._moved_s, self._last = self._seconds + ahead_s, list(last)
+
+
+def step_seconds(metadata: Mapping[str, Any], time: str | None, given_s: float | None) -> float | None:
+    """Seconds that a step of the world takes; None where it stands still while the agent waits. Raises ConfigError."""
+    if time is None:
+        return None
+    if time not in ("virtual", "wall"):
+        raise ConfigError(f"time must be 'virtual', 'wall' or left out, got {time!r}")
+    frames_a_second = metadata.get("render_fps")
+    step_s = 1 / frames_a_second if given_s is None and frames_a_second else given_s
+    if step_s is None or not step_s > 0:
+        raise ConfigError(f"step_s must be the seconds that a step of the world takes, more than 0; got {given_s!r}")
+    return step_s
+
+
+def is_last(hold: Any) -> bool:
+    """Whether a world moves on under the last action that arrived."""
+    return isinstance(hold, str) and hold == "last"
+
+
+def resting(hold: Any, space: gym.Space[Any]) -> Any:
+    """The action under which a world moves on that no action has reached: the one nearest to zero by default."""
+    return _zero(space) if hold is None or is_last(hold) else hold
+
+
+def _zero(space: gym.Space[Any]) -> Any:
+    """The action of a space that is nearest to zero, and of classes the first."""
+    return unflatten(space, {leaf.name: np.zeros(leaf.shape, leaf.dtype) for leaf in leaves(space)})
