@@ -161,6 +161,13 @@ def main() -> None:
     many |= {f"{kind.kind} at severity 0.5": VectorInjectFaults(TrivialVector(), [kind()]) for kind in KINDS}
     bare = {"gymnasium.vector.VectorWrapper": VectorWrapper(TrivialVector())}
     report(f"an environment a step, {ENVS} of them", {**bare, **many}, vector_microseconds, *bare)
+    timed: dict[str, Any] = {"time": "virtual", "step_s": 0.1}  # slow_api takes 3.5 s a call: 35 steps of the world
+    asked = {
+        "malformed_output, out of space": VectorInjectFaults(TrivialVector(), [MalformedOutput(out_of_space=True)]),
+        "no faults, real time": VectorInjectFaults(TrivialVector(), [], **timed),
+        "slow_api, real time": VectorInjectFaults(TrivialVector(), [SlowAPI()], **timed),
+    }
+    report("the same with more asked for", {**bare, **asked}, vector_microseconds, *bare)
     seen = {name: VectorInjectFaults(TrivialVector(FRAMES), plan) for name, plan in ON_FRAMES.items()}
     plain = {"gymnasium.vector.VectorWrapper": VectorWrapper(TrivialVector(FRAMES))}
     plain["no faults"] = VectorInjectFaults(TrivialVector(FRAMES), [])
