@@ -162,7 +162,7 @@ def real_side(world: "World", window: dict[str, Any], index: int, t: int, contex
     lines = [("real", WHITE)]
     if not window["first"][index, t]:
         lines.append((f"action {action_name(world, _at(window['action'], index, t))}", WHITE))
-    lines.append((f"rewards {window['reward'][index, context : t + 1].sum():+.2f}", WHITE))
+    lines.append((f"rewards {_signed(window['reward'][index, context : t + 1].sum())}", WHITE))
     if window["terminated"][index, t]:
         lines.append(("episode ends", RED))
     return Side(_at(window["observation"], index, t), lines, None)
@@ -176,7 +176,7 @@ def learned_side(world: "World", window: dict[str, Any], imagined: Imagined, ind
     last = context + int(ends[0]) if len(ends) else t
     action = action_name(world, _at(window["action"], index, last))
     rewards = imagined.reward[index, context : last + 1].sum()
-    lines = [("learned", AMBER), (f"action {action}", WHITE), (f"rewards {rewards:+.2f}", WHITE)]
+    lines = [("learned", AMBER), (f"action {action}", WHITE), (f"rewards {_signed(rewards)}", WHITE)]
     if len(ends):
         lines.append(("episode ends", RED))
     trust = None if world.trust is None else float(imagined.trust[index, last])
@@ -205,3 +205,9 @@ def action_name(world: "World", action: dict[str, NDArray[Any]]) -> str:
 
 def _at(arrays: dict[str, NDArray[Any]], index: int, t: int) -> dict[str, NDArray[Any]]:
     return {name: array[index, t] for name, array in arrays.items()}
+
+
+def _signed(rewards: float) -> str:
+    """With its sign, and none for nothing: a rounded -0.001 is 0.00."""
+    cents = round(float(rewards), 2)
+    return f"{cents:+.2f}" if cents else "0.00"
