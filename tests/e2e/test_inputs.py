@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import pytest
 from gymnasium.utils.env_checker import check_env
 
 import worldsim
@@ -38,11 +39,16 @@ SMALL = ["model.embed=16", "model.hidden=16", "model.width=32", "model.head_hidd
 SHORT = ["trainer.steps=2", "trainer.codec_steps=2", "trainer.codec_frames=4", "trainer.batch=2", "trainer.length=4"]
 
 
-def test_every_kind_of_leaf_is_recorded_learned_measured_drawn_and_served(tmp_path: Path) -> None:
+def test_every_kind_of_leaf_is_recorded_learned_measured_drawn_and_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data, world, film = tmp_path / "rollouts", tmp_path / "world", tmp_path / "look.gif"
     assert main(["collect", ENV, "steps=40", "env.resize=null", "num_envs=2", f"out={data}"]) == 0
     train = ["train", ENV, "env.resize=null", "model=transformer", *SMALL, *SHORT, "trainer.holdout=0.3"]
     assert main([*train, f"data={data}", f"out={world}"]) == 0
+    assert "note" not in capsys.readouterr().out
+    assert main([*train, "trainer.length=8", f"data={data}", f"out={tmp_path / 'long'}"]) == 0
+    assert "trainer.length=8, so sequences ran on into the next episode; the longest has 7" in capsys.readouterr().out
     assert main(["validate", f"world={world}", f"data={data}", "context=2", "horizon=3", "windows=4"]) == 0
     told = json.loads((world / "fidelity.json").read_text())
     assert set(told["within_by_leaf"]) == set(told["trust"]["auroc_by_leaf"]) == {leaf.name for leaf in leaves(ARM)}
