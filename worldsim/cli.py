@@ -68,8 +68,8 @@ def _train(composed: "Composed[Any]") -> None:
         rows, length = manifest.horizon + 1, composed.config.trainer.length
         if rows < length:
             print(
-                f"note: no episode fills a sequence of trainer.length={length}, so sequences ran on into the next episode; the "
-                f"longest has {rows} rows: trainer.length={rows} keeps most of them to one"
+                f"note: no episode fills a sequence of trainer.length={length}, so sequences ran on into the next; "
+                f"the longest has {rows} rows: trainer.length={rows} keeps most of them to one"
             )
 
 
