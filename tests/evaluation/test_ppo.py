@@ -12,6 +12,7 @@ from worldsim.agents import make_agent
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError
 from worldsim.evaluation.ppo import PPOConfig, train_ppo
+from worldsim.wrappers import FlattenDict
 
 pytest.importorskip("stable_baselines3")
 CARTPOLE = EnvConfig(id="CartPole-v1")
@@ -60,8 +61,14 @@ def test_a_nested_observation_is_learned_from_and_acted_on(tmp_path: Path) -> No
     agent = make_agent(str(path), env.observation_space, env.action_space)
     agent.reset(0)
     observation, _ = env.reset(seed=0)
-    for _ in range(3):
-        observation, *_ = env.step(agent.act(observation, {}))
+    for _ in range(5):
+        action = agent.act(observation, {})
+        assert env.action_space.contains(action)
+        observation, *_ = env.step(action)
+    from stable_baselines3 import PPO
+
+    learned = PPO.load(path, device="cpu").observation_space
+    assert set(learned.spaces) == set(FlattenDict(env).observation_space.spaces)
 
 
 class Chat(gym.Env):

@@ -85,6 +85,16 @@ def assert_alike(ours: Sequence[Any], theirs: Sequence[Any]) -> None:
             np.testing.assert_equal(mine[key], yours[key], err_msg=key)
 
 
+def check_restored(env: VectorInjectFaults, steps: int) -> None:
+    """What is restored has the future that it had, whatever was played meanwhile."""
+    kept = env.snapshot()
+    future = [env.step(np.full(COUNT, k % 3)) for k in range(steps)]
+    env.reset(seed=1)
+    env.restore(kept)
+    for k, expected in enumerate(future):
+        assert_alike(env.step(np.full(COUNT, k % 3)), expected)
+
+
 def play_both(ours: VectorEnv[Any, Any, Any], theirs: VectorEnv[Any, Any, Any], steps: int, seed: Any = 7) -> list[Any]:
     """Both played alike, and compared at each step; gives the records that were told."""
     assert_alike(ours.reset(seed=seed), theirs.reset(seed=seed))
@@ -218,12 +228,7 @@ def test_learned_worlds_are_held_and_moved_apart() -> None:
     theirs = SyncVectorEnv([lambda: InjectFaults(WorldEnv(world, horizon=9), plan, seed=5)] * COUNT)
     records = play_both(ours, theirs, 80)
     assert {record.fault for record in records} >= {"lost_request", "duplicate_execution"}
-    kept = ours.snapshot()
-    future = [ours.step(np.full(COUNT, k % 3)) for k in range(20)]
-    ours.reset(seed=1)
-    ours.restore(kept)
-    for k, expected in enumerate(future):
-        assert_alike(ours.step(np.full(COUNT, k % 3)), expected)
+    check_restored(ours, 20)
 
 
 def test_severity_0_hands_the_very_arrays_through() -> None:

@@ -19,7 +19,7 @@ from worldsim import faults
 from worldsim.simulator import WorldEnv, WorldVectorEnv
 from worldsim.wrappers import Apart, InjectFaults, VectorInjectFaults, VectorNonFinite
 
-from .test_vector import told
+from .test_vector import check_restored, told
 from .witness import DESK, Witness
 
 COUNT = 3
@@ -201,8 +201,4 @@ def test_snapshots_keep_what_fits_into_no_array_and_it_belongs_to_the_agents() -
             for value in leaf if isinstance(leaf, Apart) else [leaf]:
                 if isinstance(value, np.ndarray):
                     value[...] = 0
-    kept = ours.snapshot()
-    future = [ours.step(np.full(COUNT, k % 3))[0] for k in range(9)]
-    ours.reset(seed=3)
-    ours.restore(kept)
-    assert all(data_equivalence(ours.step(np.full(COUNT, k % 3))[0], each) for k, each in enumerate(future))
+    check_restored(ours, 9)

@@ -17,7 +17,7 @@ from worldsim.faults.exchange import Passing
 from worldsim.simulator import WorldEnv, WorldVectorEnv
 from worldsim.wrappers import InjectFaults, VectorInjectFaults, VectorSlowAPI
 
-from .test_vector import assert_alike, play_both
+from .test_vector import check_restored, play_both
 from .witness import DESK, FIELDS, Witness
 
 COUNT = 3
@@ -121,12 +121,7 @@ def test_learned_worlds_and_their_snapshots() -> None:
     ours = VectorInjectFaults(WorldVectorEnv(world, COUNT, horizon=60), PLANS["many"], seed=5, **moving)  # type: ignore[arg-type]
     theirs = SyncVectorEnv([lambda: InjectFaults(WorldEnv(world, horizon=60), PLANS["many"], seed=5, **moving)] * COUNT)  # type: ignore[arg-type]
     play_both(ours, theirs, 30)
-    kept = ours.snapshot()
-    future = [ours.step(np.full(COUNT, k % 3)) for k in range(15)]
-    ours.reset(seed=1)
-    ours.restore(kept)
-    for k, expected in enumerate(future):
-        assert_alike(ours.step(np.full(COUNT, k % 3)), expected)
+    check_restored(ours, 15)
 
 
 def test_nested_directly_one_time_counts_for_all() -> None:

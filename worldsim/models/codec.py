@@ -29,7 +29,7 @@ class ImageCodec(nn.Module):
     """A frame as a grid of patches, each seen and drawn relative to the data's mean image. Pure matrix products.
 
     local: every place of the grid sees and draws with weights of its own (a locally connected layer, LeCun 1989), for
-    cameras that stand still; otherwise all share them, and learn from each other. A step costs the same.
+    cameras that stand still; otherwise all share them, and learn from each other. There are as many operations.
     """
 
     def __init__(self, leaf: Leaf, patch: int, embed: int, hidden: int, features: int, local: bool):
