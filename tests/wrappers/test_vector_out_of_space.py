@@ -161,6 +161,11 @@ def test_ends_of_episodes_too(mode: AutoresetMode) -> None:
     assert play_over_ends(ours, [InjectFaults(make(), LOUD, seed=5) for make in makers], 60) > 6
 
 
+@pytest.mark.parametrize("kind", WIDE)
+def test_a_single_number_without_axes_is_a_leaf_like_any_other(kind: str) -> None:
+    play(lambda: Witness(spaces.Box(0.0, 1.0, (), np.float32), length=9), [faults.KINDS[kind](severity=0.9)], 12)
+
+
 @settings(max_examples=40, deadline=None)
 @given(space=observation_spaces(), kinds=st.lists(st.sampled_from(WIDE), min_size=1, max_size=3))
 def test_any_space_and_any_plan(space: Any, kinds: list[str]) -> None:

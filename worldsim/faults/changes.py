@@ -157,7 +157,8 @@ class ColumnChange(LeafChange):
 
     def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
         if isinstance(values, np.ndarray):
-            return self.column_changed(leaf, values, draws, struck) if self.suits(leaf, values[0]) else values
+            fit = self.suits(leaf, one_by_one(leaf, values[:1])[0])
+            return self.column_changed(leaf, values, draws, struck) if fit else values
         changed: list[Any] = []
         for position, value in enumerate(values):
             if value is leafwise.ABSENT or not self.suits(leaf, value):
