@@ -1,24 +1,25 @@
 """Faults in a row over many environments at once. Which of them are struck is found with arrays."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.faults.calls import Calls, call_space
 from worldsim.faults.chance import Dice
 from worldsim.faults.exchange import Record
 from worldsim.faults.fault import Fault
 from worldsim.faults.log import History, Log
+from worldsim.faults.payloads import Payloads, Rows
 from worldsim.faults.pipeline import placed
-from worldsim.faults.replies import Calls, Replies, Rows
+from worldsim.faults.replies import Replies
 from worldsim.faults.stage import Shared, Stage
+from worldsim.faults.struck import ForwardMany
 from worldsim.spaces import Leaf
-
-Forward = Callable[[Calls], Replies]
-"""Passes the calls of some environments on, to the next fault or to the environments."""
 
 
 class BatchPipeline:
@@ -29,6 +30,7 @@ class BatchPipeline:
         count: N.
         leaves: of one environment's payload.
         names: of all tools there are.
+        action_space: of one environment.
         missing: leaf name -> what stands for "unknown" there, as plain JSON.
 
     Raises ConfigError for tools or targets that match nothing.
@@ -40,9 +42,11 @@ class BatchPipeline:
         count: int,
         leaves: tuple[Leaf, ...],
         names: Sequence[str],
+        action_space: gym.Space[Any],
         missing: Mapping[str, Any],
     ) -> None:
         self.count, self.names = count, names
+        self._call_space, self._call_leaves = call_space(names, action_space)
         self.numbers = np.zeros(count, np.int64)  # of the next call of each environment's episode
         self.shared = Shared(count)
         self._history = History(count)
@@ -71,10 +75,10 @@ class BatchPipeline:
         for stage in self.stages:
             stage.start(rows, [Dice(*stage.seeds, *episode) for episode in episodes], shown)
 
-    def exchange(
-        self, rows: Rows, tools: NDArray[np.int64], arguments: Callable[[int], Mapping[str, Any]], forward: Forward
-    ) -> Replies:
+    def exchange(self, rows: Rows, tools: NDArray[np.int64], actions: Any, forward: ForwardMany) -> Replies:
         """Carry one call of each of the environments `rows` through the faults; `forward` takes them to where they go.
+
+        tools: (N,) positions in `names`. actions: a batch of those of all environments.
 
         `forward` is asked once, of no environment where all calls are lost; and again by faults that pass a call on
         more than once.
@@ -82,12 +86,12 @@ class BatchPipeline:
         self.shared.log = Log(self.count)
         if not self.idle:
             self._history.add(self.log)
-        calls = Calls(rows, tools, self.names, self.numbers.copy(), arguments, {})
+        asked = Payloads(self.count, self._call_space, {"tool": tools, "arguments": {"action": actions}}, tidy=True)
+        calls = Calls(rows, self.numbers.copy(), self.names, asked, self._call_leaves)
         self.numbers[rows] += 1
-        replies = self._pass(0, forward, calls)
-        return replies
+        return self._pass(0, forward, calls)
 
-    def _pass(self, position: int, forward: Forward, calls: Calls) -> Replies:
+    def _pass(self, position: int, forward: ForwardMany, calls: Calls) -> Replies:
         for position in range(position, len(self.stages)):  # noqa: B020
             stage = self.stages[position]
             struck = stage.struck(calls)

@@ -7,6 +7,7 @@ import math
 import string
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from hashlib import blake2b
 from typing import Any, Final
 
 import numpy as np
@@ -264,6 +265,14 @@ def _bits(column: NDArray[Any]) -> NDArray[Any]:
     flat = np.ascontiguousarray(column).reshape(len(column), -1)
     width = 8 if flat.shape[1] * flat.itemsize % 8 == 0 else flat.itemsize
     return flat.view(f"u{width}")
+
+
+def words_of(values: Values) -> NDArray[np.uint64]:
+    """The values of a column as 64-bit words, (n, any): equal where their bits are, and else most likely not."""
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return _bits(values).astype(np.uint64)
+    digests = [blake2b(repr(value).encode(), digest_size=8).digest() for value in values]
+    return np.frombuffer(b"".join(digests), np.uint64).reshape(len(digests), 1)
 
 
 def within(space: spaces.Space[Any], values: Values) -> NDArray[np.bool_]:

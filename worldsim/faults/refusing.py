@@ -1,14 +1,18 @@
 """Refusing: the service answers, and the answer is no. Standing for the statuses of RFC 9110 and RFC 6585."""
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from worldsim.faults.exchange import Call, Passing
-from worldsim.faults.fault import Context, count, number
+from worldsim.faults.chance import Words
+from worldsim.faults.exchange import Passing
+from worldsim.faults.fault import count, number
 from worldsim.faults.leafwise import as_text
+from worldsim.faults.payloads import Rows
 from worldsim.faults.replies import Replies
 from worldsim.faults.struck import ArrayFault, Floats, Mask, Struck
 from worldsim.spaces import Leaf
@@ -33,12 +37,8 @@ class Refusal(ArrayFault):
         return Passing.AT_MOST_ONCE if self.lose_answer < 1 else Passing.AS_IS
 
     @abstractmethod
-    def refuses(self, call: Call, context: Context) -> bool:
-        """Whether this call is refused; called once for each."""
-
     def refused(self, struck: Struck) -> Mask:
-        """Which calls, (n,), are refused."""
-        return np.array([self.refuses(call, context) for call, context in struck.calls()])
+        """Which calls, (n,), are refused; asked once for each."""
 
     def before(self, struck: Struck) -> Mask:
         struck.kept["refused"] = refused = self.refused(struck)
@@ -71,22 +71,49 @@ class SomeRefused(Refusal):
         waits = self.until_retried > 0  # and then it must see the retries
         return np.ones(uniforms.shape, np.bool_) if waits else uniforms < self.share
 
-    def refused(self, struck: Struck) -> Mask:
-        return super().refused(struck) if self.until_retried else np.ones(len(struck), np.bool_)
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        self._waiting(struck).begin(struck.rows)
 
-    def refuses(self, call: Call, context: Context) -> bool:
-        waiting = context.memory.setdefault("retries", {})
-        same_call = f"{call.tool} {dict(call.arguments)!r}"
-        if same_call in waiting:
-            waiting[same_call] -= 1
-            if waiting[same_call] == 0:
-                del waiting[same_call]
-                return False
-            return True
-        refused = context.uniform() < self.share
-        if refused and self.until_retried:
-            waiting[same_call] = self.until_retried
-        return refused
+    def _waiting(self, struck: Struck) -> "_Waiting":
+        waiting: _Waiting = struck.memory.setdefault("waiting", _Waiting(struck.count))
+        return waiting
+
+    def refused(self, struck: Struck) -> Mask:
+        if not self.until_retried:
+            return np.ones(len(struck), np.bool_)
+        waiting, calls = self._waiting(struck), struck.asked.hashes(struck.rows)
+        again, left = waiting.again(struck.rows, calls)
+        new = ~again & (struck.uniforms < self.share)
+        waiting.add(struck.rows[new], calls[new], self.until_retried)
+        return new | again & (left > 0)
+
+
+class _Waiting:
+    """Calls of N environments that are refused until they have been retried: a table of words and counts."""
+
+    def __init__(self, count: int) -> None:
+        self._calls, self._left = np.zeros((count, 4), np.uint64), np.zeros((count, 4), np.int64)
+
+    def begin(self, rows: Rows) -> None:
+        """Episodes of these environments begin, and nothing waits."""
+        self._left[rows] = 0
+
+    def again(self, rows: Rows, calls: Words) -> tuple[Mask, NDArray[np.int64]]:
+        """One try of each of these calls, (n,): which of them wait, and how often they must still be retried."""
+        same = (self._calls[rows] == calls[:, None]) & (self._left[rows] > 0)
+        waits, place = same.any(1), same.argmax(1)
+        self._left[rows[waits], place[waits]] -= 1
+        return waits, self._left[rows, place]
+
+    def add(self, rows: Rows, calls: Words, retries: int) -> None:
+        """These calls wait from now on."""
+        free = self._left[rows] == 0
+        if not free.any(1).all():
+            self._calls = np.concatenate([self._calls, np.zeros_like(self._calls)], 1)
+            self._left = np.concatenate([self._left, np.zeros_like(self._left)], 1)
+            free = self._left[rows] == 0
+        place = free.argmax(1)
+        self._calls[rows, place], self._left[rows, place] = calls, retries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,12 +212,32 @@ class _Outage(Refusal):
 
     outage_calls: int = count(5, 1, 10**9, "how many calls it lasts, the first one counted")
 
-    def down(self, call: Call, context: Context, key: str, struck: bool) -> bool:
-        """Whether `key` is down at this call. Who is struck while down stays down for longer."""
-        until = context.memory.setdefault("until", {})
-        if struck:
-            until[key] = call.number + self.outage_calls
-        return bool(until.get(key, 0) > call.number)
+    @abstractmethod
+    def chances(self, struck: Struck, tool: str) -> Floats | float:
+        """The probability that it begins at calls of this tool."""
+
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        for until in self._until(struck).values():
+            until[struck.rows] = 0
+
+    def _until(self, struck: Struck) -> dict[str, NDArray[np.int64]]:
+        """The numbers of the calls, (N,), up to which each tool that was ever called is down."""
+        until: dict[str, NDArray[np.int64]] = struck.memory.setdefault("until", {})
+        return until
+
+    def parts(self, struck: Struck) -> Iterable[tuple[str, Mask]]:
+        """What goes down by itself, and which of the calls, (n,), are calls of it: by default each tool."""
+        return struck.by_tool()
+
+    def refused(self, struck: Struck) -> Mask:
+        refused = np.zeros(len(struck), np.bool_)
+        for tool, which in self.parts(struck):
+            calls = struck[which]
+            until = self._until(struck).setdefault(tool, np.zeros(struck.count, np.int64))
+            hit = calls.uniforms < self.chances(calls, tool)  # who is hit while down stays down for longer
+            until[calls.rows[hit]] = calls.numbers[hit] + self.outage_calls
+            refused[which] = until[calls.rows] > calls.numbers
+        return refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +262,11 @@ class ExpiredToken(_Outage):
         """Probability that the token expires at a call."""
         return self.severity * self.rate
 
-    def refuses(self, call: Call, context: Context) -> bool:
-        return self.down(call, context, "", context.uniform() < self.share)
+    def parts(self, struck: Struck) -> Iterable[tuple[str, Mask]]:
+        return [("", np.ones(len(struck), np.bool_))]
+
+    def chances(self, struck: Struck, tool: str) -> float:
+        return self.share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,8 +293,8 @@ class LostPermission(_Outage):
         """Probability that the permission for a tool is lost at a call of it."""
         return self.severity * self.rate
 
-    def refuses(self, call: Call, context: Context) -> bool:
-        return self.down(call, context, call.tool, context.uniform() < self.share)
+    def chances(self, struck: Struck, tool: str) -> float:
+        return self.share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,9 +321,13 @@ class QuotaExceeded(Refusal):
         """How many calls the quota allows."""
         return round((1 - self.severity) * self.calls)
 
-    def refuses(self, call: Call, context: Context) -> bool:
-        context.memory["used"] = used = context.memory.get("used", 0) + 1
-        return bool(used > self.allowed)
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        struck.numbers_kept("used", 0)[struck.rows] = 0
+
+    def refused(self, struck: Struck) -> Mask:
+        used = struck.numbers_kept("used", 0)
+        used[struck.rows] += 1
+        return used[struck.rows] > self.allowed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,7 +359,7 @@ class Cascade(_Outage):
         """Probability that a tool goes down at a call of it while another one is down."""
         return max(self.share, self.severity * self.spread)
 
-    def refuses(self, call: Call, context: Context) -> bool:
-        until = context.memory.get("until", {})
-        pulled = any(end > call.number for tool, end in until.items() if tool != call.tool)
-        return self.down(call, context, call.tool, context.uniform() < (self.pull if pulled else self.share))
+    def chances(self, struck: Struck, tool: str) -> Floats:
+        others = [until[struck.rows] for name, until in self._until(struck).items() if name != tool]
+        pulled = np.any([until > struck.numbers for until in others], 0)
+        return np.where(pulled, self.pull, self.share)

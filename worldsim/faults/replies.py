@@ -1,69 +1,28 @@
-"""Calls of many environments at once, and what came back to them: columns, a row an environment."""
+"""What came back to the calls of many environments: columns, a row an environment."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
-from worldsim.faults import leafwise
-from worldsim.faults.batches import row_of, with_any_rows, with_rows
-from worldsim.faults.exchange import LOST, Call, Reply
-from worldsim.faults.leafwise import Values
-from worldsim.spaces import Leaf
-
-Rows = NDArray[np.int64]  # numbers of environments, ascending
+from worldsim.faults.batches import chosen
+from worldsim.faults.exchange import LOST, Reply
+from worldsim.faults.payloads import Payloads, Rows
 
 
-class Calls(NamedTuple):
-    """One call of each of some environments."""
+class Replies(Payloads):
+    """What came back to N environments: their payloads, and a column for each other field of `Reply`.
 
-    rows: Rows
-    tools: NDArray[np.int64]  # (N,) what each environment calls: positions in `names`
-    names: Sequence[str]
-    numbers: NDArray[np.int64]  # (N,) the calls' numbers in their episodes
-    arguments: Callable[[int], Mapping[str, Any]]  # of an environment's call
-    changed: Mapping[int, Call]  # what a fault has put in the place of an environment's call
-
-    def of(self, row: int) -> Call:
-        """The call of one environment."""
-        if row in self.changed:
-            return self.changed[row]
-        return Call(self.names[self.tools[row]], self.arguments(row), int(self.numbers[row]))
-
-    def only(self, rows: Rows, changed: Mapping[int, Call]) -> "Calls":
-        """The calls of some of these environments, some of them changed."""
-        return self._replace(rows=rows, changed={**self.changed, **changed})
-
-
-class Replies:
-    """What came back to N environments: a batch of payloads, and a column for each field of `Reply`.
-
-    The batch that is given is never written to.
-
-    space: of one payload. batch: of payloads, as Gymnasium's vector environments batch them.
-    tidy: payloads that faults touch stay inside their space, so that they can go back into the batch.
-    apart: payloads that are not those of the batch.
+    count, space, batch, tidy, apart: as for `Payloads`.
     """
 
-    def __init__(
-        self,
-        count: int,
-        space: gym.Space[Any] | None = None,
-        batch: Any = None,
-        tidy: bool = False,
-        apart: dict[int, Any] | None = None,
-    ) -> None:
+    def __init__(self, count: int, *settings: Any, **more: Any) -> None:
+        super().__init__(count, *settings, **more)
         self.ok = np.ones(count, np.bool_)
         self.error = np.full(count, None, object)
         self.retry_after_s = np.full(count, np.nan)  # NaN: nothing is said
         self.latency_s = np.zeros(count)
         self.raws: dict[int, str] = {}  # of those that could not be read
-        self.apart: dict[int, Any] = {} if apart is None else apart
-        self.batch = batch
-        self._space, self._tidy = space, tidy
-        self._own: set[tuple[str | int, ...]] = set()  # columns of the batch that are copies
 
     @classmethod
     def single(cls, reply: Reply) -> "Replies":
@@ -74,9 +33,7 @@ class Replies:
 
     def payload(self, row: int) -> Any:
         """The payload of one reply, LOST where none came. Arrays share memory with the batch."""
-        if not self.ok[row]:
-            return LOST
-        return self.apart[row] if row in self.apart else row_of(self._known_space, self.batch, row)
+        return super().payload(row) if self.ok[row] else LOST
 
     def of(self, row: int) -> Reply:
         """The reply to one environment."""
@@ -99,6 +56,25 @@ class Replies:
         self.retry_after_s[row] = np.nan if reply.retry_after_s is None else reply.retry_after_s
         self.apart[row] = reply.payload
 
+    def take(self, rows: Rows, other: "Replies") -> None:
+        """Give these environments the replies that they have in `other`."""
+        for mine, theirs in ((self.ok, other.ok), (self.error, other.error), (self.latency_s, other.latency_s)):
+            mine[rows] = theirs[rows]
+        self.retry_after_s[rows] = other.retry_after_s[rows]
+        of_them = set(rows.tolist())
+        self.raws = {row: raw for row, raw in self.raws.items() if row not in of_them}
+        self.raws.update((row, raw) for row, raw in other.raws.items() if row in of_them)
+        self.apart = {row: payload for row, payload in self.apart.items() if row not in of_them}
+        self.apart.update((row, payload) for row, payload in other.apart.items() if row in of_them)
+        if self._space is not None:
+            theirs_count = np.zeros(len(self.ok), np.bool_)
+            theirs_count[rows] = True
+            self.batch, self._own = chosen(self.space, theirs_count, other.batch, self.batch), set()
+
+    def arrive(self, rows: Rows) -> None:
+        """A payload comes to these environments after all; it still has to be written."""
+        self.ok[rows], self.error[rows], self.retry_after_s[rows] = True, None, np.nan
+
     def lose(self, rows: Sequence[int] | Rows, error: str | None, raw: str | None = None) -> None:
         """No payload comes back to these environments, but an error, and perhaps a text that cannot be read."""
         self.ok[rows], self.error[rows], self.retry_after_s[rows] = False, error, np.nan
@@ -107,62 +83,7 @@ class Replies:
         elif self.raws:
             self.raws = {row: text for row, text in self.raws.items() if row not in rows}
 
-    def values(self, leaf: Leaf, rows: Rows) -> Values:
-        """What stands in a leaf of the payloads of these environments, none of them lost; not to be written to."""
-        self.settle()
-        if self.apart and not self.apart.keys().isdisjoint(rows.tolist()):
-            return [leafwise.read(self.payload(row), leaf) for row in rows.tolist()]
-        column = leafwise.get(self.batch, leaf.path)
-        if isinstance(column, np.ndarray):
-            return column if len(rows) == len(column) else column[rows]
-        return [column[row] for row in rows.tolist()]
-
-    def write(self, leaf: Leaf, rows: Rows, values: Values) -> None:
-        """Put other values into a leaf of the payloads of these environments."""
-        column = leafwise.get(self.batch, leaf.path)
-        if isinstance(values, np.ndarray) and _belongs(values, column) and self.apart.keys().isdisjoint(rows.tolist()):
-            if len(rows) == len(column):
-                whole = values if values.flags.writeable else values.copy()
-                self.batch = leafwise.put(self.batch, leaf.path, whole)
-                self._own.discard(leaf.path)
-                return
-            if leaf.path not in self._own:
-                column = column.copy()
-                self.batch = leafwise.put(self.batch, leaf.path, column)
-                self._own.add(leaf.path)
-            column[rows] = values
-            return
-        if isinstance(values, np.ndarray) and not values.flags.writeable:
-            values = values.copy()
-        for row, value in zip(rows.tolist(), leafwise.one_by_one(leaf, values), strict=True):
-            self.apart[row] = leafwise.write(self.payload(row), leaf, value)
-
-    @property
-    def _known_space(self) -> gym.Space[Any]:
-        assert self._space is not None, "there is no batch"
-        return self._space
-
-    def having(self, leaf: Leaf, rows: Rows) -> Rows:
-        """Those of these environments whose payloads have such a leaf."""
-        if self.apart.keys().isdisjoint(rows.tolist()):
-            return rows
-        return rows[[leafwise.get(self.payload(row), leaf.path) is not leafwise.ABSENT for row in rows.tolist()]]
-
-    def settle(self) -> None:
-        """Take what is apart back into the batch, where payloads are tidy."""
-        if self._tidy and self.apart:
-            self.batch, self.apart = with_rows(self._known_space, self.batch, self.arrived), {}
-
     @property
     def arrived(self) -> dict[int, Any]:
         """Of the payloads that are apart those that were not lost."""
         return {row: payload for row, payload in self.apart.items() if self.ok[row]}
-
-    def settled(self) -> Any:
-        """The whole batch, with `Apart` for what fits into no array; the rows of lost replies mean nothing."""
-        self.settle()
-        return with_any_rows(self._known_space, self.batch, self.arrived, len(self.ok)) if self.apart else self.batch
-
-
-def _belongs(values: NDArray[Any], column: Any) -> bool:
-    return isinstance(column, np.ndarray) and values.dtype == column.dtype and values.shape[1:] == column.shape[1:]

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from worldsim.faults import frames, leafwise, wrong
 from worldsim.faults.changes import LeafChange, PayloadChange, RowChange, SomeLeaves, SomeReplies
 from worldsim.faults.exchange import Call, Forward, Passing, Reply
-from worldsim.faults.fault import Context, Fault, number, option
+from worldsim.faults.fault import Context, number, option
 from worldsim.faults.fault import matches as named_like
+from worldsim.faults.past import Past
 from worldsim.faults.replies import Replies
-from worldsim.faults.struck import ArrayFault, Struck
+from worldsim.faults.struck import ArrayFault, ForwardMany, Struck
 from worldsim.spaces import Leaf
 
 _DIGITS = re.compile(r"\d{2,}")
@@ -200,7 +201,7 @@ class WrongTimeZone(SomeReplies, _WrongTime):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OtherRecord(SomeReplies, PayloadChange):
+class OtherRecord(SomeReplies, ArrayFault):
     """The answer to another call: what was asked some calls ago, about something else.
 
     | severity | share |
@@ -219,32 +220,36 @@ class OtherRecord(SomeReplies, PayloadChange):
     def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
         return np.ones(uniforms.shape, np.bool_)  # answers are kept, to give again
 
-    def begin(self, payload: Any, context: Context) -> None:
-        context.memory["answers"] = [(-1, leafwise.copied(payload))]
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        answers, numbers = self._answers(struck)
+        answers.begin(struck.rows)
+        answers.add(struck.rows, shown, struck.known_leaves)
+        numbers[struck.rows] = -1
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        reply = forward(call)
-        if not reply.ok:
-            return reply
-        answers = context.memory["answers"]
-        others = [each for each in answers if not leafwise.alike(each[1], reply.payload)]
-        answers.append((call.number, leafwise.copied(reply.payload)))
-        del answers[: -round(self.memory)]
-        if not others or context.uniform() >= self.share:
-            return reply
-        of, payload = others[int(context.rng().integers(len(others)))]
-        mixed = context.mixed(reply.payload, payload)
-        if leafwise.alike(mixed, reply.payload):
-            return reply
-        context.record(self.kind, of=of)
-        return reply._replace(payload=mixed)
+    def _answers(self, struck: Struck) -> tuple[Past, NDArray[np.int64]]:
+        """The answers that are kept, and the numbers of their calls, (N, memory), the newest first."""
+        depth = round(self.memory)
+        numbers: NDArray[np.int64] = struck.memory.setdefault("numbers", np.full((struck.count, depth), -1))
+        return struck.past("answers", depth), numbers
 
-    def changed(self, payload: Any, context: Context) -> Any:
-        return payload
+    def after(self, struck: Struck, replies: Replies) -> None:
+        struck = struck[replies.ok[struck.rows]]
+        answers, numbers = self._answers(struck)
+        asked = struck[struck.uniforms < self.share]
+        others = answers.others(asked.rows, replies, asked.first.mixed)
+        asked, others = asked[others.any(1)], others[others.any(1)]
+        ages = (others.cumsum(1) > asked.draws.integers(others.sum(1))[:, None]).argmax(1)
+        of = numbers[asked.rows, ages]
+        shown = answers.back(asked.rows, replies, ages, asked.first.mixed)
+        answers.add(struck.rows, replies, struck.known_leaves)
+        numbers[struck.rows] = np.roll(numbers[struck.rows], 1, 1)
+        numbers[struck.rows, 0] = struck.numbers
+        asked.record(self.kind, lambda: [{"of": number} for number in of.tolist()])
+        shown.write(np.ones(len(asked), np.bool_), replies)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FalseSuccess(Fault):
+class FalseSuccess(ArrayFault):
     """Success is reported for what was not done: the call never arrives, and the answer is one from before.
 
     | severity | share |
@@ -268,18 +273,34 @@ class FalseSuccess(Fault):
     def passing(self) -> Passing:
         return Passing.AT_MOST_ONCE
 
-    def begin(self, payload: Any, context: Context) -> None:
-        context.memory.update(last=leafwise.copied(payload), tools={})
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        for answers in (struck.past("last", 1), *self._of_tools(struck).values()):
+            answers.begin(struck.rows)
+        struck.past("last", 1).add(struck.rows, shown, struck.known_leaves)
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        memory = context.memory
-        if context.uniform() < self.share:
-            context.record(self.kind, lost="request")
-            return Reply(leafwise.copied(memory["tools"].get(call.tool, memory["last"])))
-        reply = forward(call)
-        if reply.ok:
-            memory["last"] = memory["tools"][call.tool] = leafwise.copied(reply.payload)
-        return reply
+    def _of_tools(self, struck: Struck) -> dict[str, Past]:
+        """The last answers of each tool that was ever called."""
+        of_tools: dict[str, Past] = struck.memory.setdefault("tools", {})
+        return of_tools
+
+    def exchange_many(self, struck: Struck, forward: ForwardMany) -> Replies:
+        lies = struck.uniforms < self.share
+        struck[lies].record(self.kind, lambda: [{"lost": "request"} for _ in struck.rows[lies]])
+        replies = forward(struck.asked.without(struck.rows[lies]))
+        self._remember(struck[~lies & replies.ok[struck.rows]], replies)
+        replies.arrive(struck.rows[lies])
+        for tool, which in struck[lies].by_tool():
+            rows, answers = struck.rows[lies][which], self._of_tools(struck).get(tool, struck.past("last", 1))
+            answered = answers.known[rows] > 0
+            answers.repeat(rows[answered], replies)
+            struck.past("last", 1).repeat(rows[~answered], replies)
+        return replies
+
+    def _remember(self, answered: Struck, replies: Replies) -> None:
+        answered.past("last", 1).add(answered.rows, replies, answered.known_leaves)
+        for tool, which in answered.by_tool():
+            answers = self._of_tools(answered).setdefault(tool, Past(answered.count, 1))
+            answers.add(answered.rows[which], replies, answered.known_leaves)
 
 
 @dataclass(frozen=True, kw_only=True)

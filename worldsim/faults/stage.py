@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.faults.calls import Calls
 from worldsim.faults.chance import Dice, Words, lane_of, splitmix, unit
 from worldsim.faults.exchange import Call, Passing, Record, Reply
 from worldsim.faults.fault import Context, Fault, matches
 from worldsim.faults.leafwise import copied
 from worldsim.faults.log import Log
-from worldsim.faults.replies import Calls, Replies, Rows
+from worldsim.faults.payloads import Rows
+from worldsim.faults.replies import Replies
 from worldsim.faults.schedule import LANE, After, Always, Bursts, Window
-from worldsim.faults.struck import ArrayFault, Struck
+from worldsim.faults.struck import ArrayFault, ForwardMany, Struck
 
 if TYPE_CHECKING:
-    from worldsim.faults.batch import Forward
     from worldsim.faults.pipeline import Placed
 
 
@@ -68,7 +69,7 @@ class Stage:
         self._drawn = np.zeros(count)  # the uniforms of the present calls
         self._memory: dict[str, Any] = {}  # of all environments together
         self._asks = isinstance(self.fault, ArrayFault) or type(self.fault).strikes is not Fault.strikes
-        self._wanted = np.array([matches(name, self.fault.tools) for name in names])
+        self._any_tool = all(matches(name, self.fault.tools) for name in names)
         self._reached, self._on = np.full(count, -1), np.zeros(count, np.bool_)  # of bursts
 
     def start(self, rows: Rows, dice: Sequence[Dice], shown: Replies) -> None:
@@ -83,7 +84,7 @@ class Stage:
         self._reached[rows], self._on[rows] = -1, False
         if isinstance(fault, ArrayFault):
             if type(fault).first_seen is not ArrayFault.first_seen:
-                fault.first_seen(self._struck_of(rows, np.zeros_like(self._reached), None), shown)
+                fault.first_seen(self._struck_of(Calls.none(rows, len(self.contexts)), rows), shown)
         elif type(fault).begin is not Fault.begin:
             for row in rows.tolist():
                 fault.begin(shown.payload(row), self.contexts[row])
@@ -100,8 +101,8 @@ class Stage:
     def struck(self, calls: Calls) -> Rows:
         """The environments whose calls the fault must see: by its tools, schedule and probability, and by its own."""
         rows = calls.rows
-        if not self._wanted.all():
-            rows = rows[self._wanted_by(calls, rows)]
+        if not self._any_tool:
+            rows = rows[calls.calling(rows, self.fault.tools)]
         rows = self._due(rows, calls.numbers)
         if self.fault.probability < 1 and len(rows):
             rows = rows[self.uniforms(rows, calls.numbers[rows], lane=1) < self.fault.probability]
@@ -109,12 +110,6 @@ class Stage:
             return rows
         self._drawn[rows] = drawn = self.uniforms(rows, calls.numbers[rows])
         return rows[self.fault.strikes(drawn, self._leaves)]
-
-    def _wanted_by(self, calls: Calls, rows: Rows) -> NDArray[np.bool_]:
-        wanted: NDArray[np.bool_] = self._wanted[calls.tools[rows]]
-        for position in np.flatnonzero(np.isin(rows, list(calls.changed))):
-            wanted[position] = matches(calls.changed[int(rows[position])].tool, self.fault.tools)
-        return wanted
 
     def _due(self, rows: Rows, numbers: NDArray[np.int64]) -> Rows:
         """Those at whose calls the schedule has the fault at work: `due` of each schedule, with arrays."""
@@ -135,39 +130,29 @@ class Stage:
             self._on[behind] ^= self.uniforms(behind, self._reached[behind], LANE) < turns
         return rows[self._on[rows]]
 
-    def exchange(self, calls: Calls, rows: Rows, forward: "Forward") -> Replies:
+    def exchange(self, calls: Calls, rows: Rows, forward: ForwardMany) -> Replies:
         """Carry the calls out, those of the environments `rows` through the fault."""
-        if not isinstance(self.fault, ArrayFault):
-            return self._through(calls, rows, forward)
-        struck = self._struck_of(rows, calls.numbers, calls.of)
-        held_back = self.fault.before(struck)
-        going = calls
-        if held_back.any():
-            staying = np.zeros(len(self.contexts), np.bool_)
-            staying[rows[held_back]] = True
-            going = calls.only(calls.rows[~staying[calls.rows]], {})
-        replies = forward(going)
-        self.fault.after(struck, replies)
-        return replies
+        if isinstance(self.fault, ArrayFault):
+            return self.fault.exchange_many(self._struck_of(calls, rows), forward)
+        return self._through(calls, rows, forward)
 
-    def _struck_of(self, rows: Rows, numbers: NDArray[np.int64], call: Any) -> Struck:
-        numbers, shared = numbers[rows], self._shared
+    def _struck_of(self, calls: Calls, rows: Rows) -> Struck:
+        numbers, shared = calls.numbers[rows], self._shared
         words = splitmix(self._lane(None)[rows], numbers)
-        of_calls = rows, numbers, self._keys[rows], words, self._drawn[rows]
-        return Struck(self.contexts, *of_calls, call, self._memory, shared.seconds, shared.log)
+        of_calls = rows, numbers, self._keys[rows], words, self._drawn[rows], calls
+        return Struck(self.contexts, *of_calls, self._memory, shared.seconds, shared.log)
 
-    def _through(self, calls: Calls, struck: Rows, forward: "Forward") -> Replies:
+    def _through(self, calls: Calls, struck: Rows, forward: ForwardMany) -> Replies:
         """Play the struck calls through the fault, all together up to wherever the last of them passes a call on."""
         plays = {row: _Play(self, row, calls.of(row), self._shared) for row in struck.tolist()}
         asked = {row: call for row, play in plays.items() if (call := play.begin()) is not None}
         silent = [row for row in plays if row not in asked]
-        rows = np.setdiff1d(calls.rows, silent, assume_unique=True) if silent else calls.rows
-        replies = forward(calls.only(rows, asked))
+        replies = forward(calls.without(np.array(silent, np.int64)).instead(asked))
         answers = replies
         while asked:
             asked = {row: call for row in asked if (call := plays[row].go_on(answers.of(row))) is not None}
             if asked:
-                answers = forward(calls.only(np.array(list(asked), np.int64), asked))
+                answers = forward(calls.only(np.array(list(asked), np.int64)).instead(asked))
         for row, play in plays.items():
             replies.put(row, play.reply)
         return replies

@@ -8,16 +8,21 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.faults import leafwise
-from worldsim.faults.exchange import Call, Forward, Passing, Reply
-from worldsim.faults.fault import Context, Fault, LeafFault, count, matches, number, option
+from worldsim.faults.chance import whole
+from worldsim.faults.exchange import Passing
+from worldsim.faults.fault import LeafFault, count, number, option
+from worldsim.faults.past import Past, unmixed
+from worldsim.faults.replies import Replies
+from worldsim.faults.struck import ArrayFault, ForwardMany, Mask, Struck
 from worldsim.spaces import Leaf
+
+Ages = NDArray[np.int64]
 
 _HOLD, _DRAW = 3, 4  # lanes of the dice
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Stale(LeafFault):
+class _Stale(LeafFault, ArrayFault):
     """Replies show what they showed some calls ago, in the leaves that are targets. What was done is done.
 
     Records: the kind of the fault (age: so many answers ago).
@@ -29,31 +34,29 @@ class _Stale(LeafFault):
         """The greatest age that it gives."""
 
     @abstractmethod
-    def age(self, call: Call, context: Context) -> int:
-        """How many answers ago this reply is from."""
+    def ages(self, struck: Struck) -> Ages:
+        """How many answers ago these replies are from, (n,). Asked once for each answer."""
 
     @property
     def passing(self) -> Passing:
         return Passing.AS_IS
 
-    def begin(self, payload: Any, context: Context) -> None:
-        context.memory["answers"] = [leafwise.copied(payload)]
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        answers = struck.past("answers", self.oldest + 1)
+        answers.begin(struck.rows)
+        answers.add(struck.rows, shown, struck.known_leaves)
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        reply = forward(call)
-        if not reply.ok:
-            return reply
-        answers = context.memory["answers"]
-        answers.append(leafwise.copied(reply.payload))
-        del answers[: -1 - self.oldest]
-        age = min(self.age(call, context), len(answers) - 1)
-        if not age:
-            return reply
-        payload = context.mixed(reply.payload, answers[-1 - age])
-        if leafwise.alike(payload, reply.payload):
-            return reply
-        context.record(self.kind, age=age)
-        return reply._replace(payload=payload)
+    def after(self, struck: Struck, replies: Replies) -> None:
+        answered, answers = struck[replies.ok[struck.rows]], struck.past("answers", self.oldest + 1)
+        answers.add(answered.rows, replies, struck.known_leaves)
+        ages = np.minimum(self.ages(answered), answers.known[answered.rows] - 1)
+        stale, ages = answered[ages > 0], ages[ages > 0]
+        if not len(stale):
+            return
+        shown = answers.back(stale.rows, replies, ages, stale.first.mixed)
+        differ = shown.differ(replies)
+        stale[differ].record(self.kind, lambda: [{"age": age} for age in ages[differ].tolist()])
+        shown.write(differ, replies)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +84,8 @@ class PreviousAnswer(_Stale):
     def oldest(self) -> int:
         return 1
 
-    def age(self, call: Call, context: Context) -> int:
-        return int(context.uniform() < self.share)
+    def ages(self, struck: Struck) -> Ages:
+        return (struck.uniforms < self.share).astype(np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +110,8 @@ class StaleCache(_Stale):
         """Age just before the cache is filled again, in answers."""
         return math.ceil(self.severity * self.calls)
 
-    def age(self, call: Call, context: Context) -> int:
-        return (call.number + 1) % (self.oldest + 1)  # the cache is filled when the episode starts
+    def ages(self, struck: Struck) -> Ages:
+        return (struck.numbers + 1) % (self.oldest + 1)  # the cache is filled when the episode starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,19 +144,33 @@ class DelayedObservation(_Stale):
         """Longest delay in calls."""
         return math.ceil(self.severity * self.max_calls)
 
-    def age(self, call: Call, context: Context) -> int:
-        return _held_delay(self.least, self.oldest, self.hold, call, context)
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        super().first_seen(struck, shown)
+        _begin_delays(struck)
+
+    def ages(self, struck: Struck) -> Ages:
+        return _held_delays(self.least, self.oldest, self.hold, struck)
 
 
-def _held_delay(least: int, most: int, hold: float, call: Call, context: Context) -> int:
-    """A delay drawn evenly from a range, and held from call to call with probability `hold`."""
-    drawn = context.memory.setdefault("drawn", -1)  # the call at which the present delay was drawn
-    reached = context.memory.get("reached", -1)
-    for index in range(reached + 1, call.number + 1):
-        if drawn < 0 or context.dice.uniform(index, _HOLD) >= hold:
-            drawn = index
-    context.memory.update(drawn=drawn, reached=call.number)
-    return least + int(context.dice.uniform(drawn, _DRAW) * (most - least + 1))
+_DELAYS = "drawn_at", "reached"  # the calls at which the present delays were drawn, and the last ones asked about
+
+
+def _begin_delays(struck: Struck) -> None:
+    """Episodes begin, and no delays have been drawn."""
+    for name in _DELAYS:
+        struck.numbers_kept(name, -1)[struck.rows] = -1
+
+
+def _held_delays(least: int, most: int, hold: float, struck: Struck) -> Ages:
+    """Delays, (n,), drawn evenly from a range, and held from call to call with probability `hold`."""
+    drawn_at, reached = (struck.numbers_kept(name, -1) for name in _DELAYS)
+    behind = struck
+    while len(behind := behind[reached[behind.rows] < behind.numbers]):
+        reached[behind.rows] += 1
+        now = reached[behind.rows]
+        anew = (drawn_at[behind.rows] < 0) | (behind.uniforms_of(now, _HOLD) >= hold)
+        drawn_at[behind.rows[anew]] = now[anew]
+    return least + whole(struck.uniforms_of(drawn_at[struck.rows], _DRAW), most - least + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,18 +198,28 @@ class EventualConsistency(_Stale):
         """Calls, the write's own counted, that do not show it."""
         return math.ceil(self.severity * self.calls)
 
-    def age(self, call: Call, context: Context) -> int:
-        recent = context.memory.setdefault("written", [])  # one flag for each of the last answers
-        recent.append(matches(call.tool, self.writes))
-        del recent[: -self.oldest]
-        return len(recent) - recent.index(True) if True in recent else 0
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        super().first_seen(struck, shown)
+        self._written(struck)[struck.rows] = False
+
+    def _written(self, struck: Struck) -> Mask:
+        """Whether each of the last answers was one to a write, (N, oldest), the newest last."""
+        written: Mask = struck.memory.setdefault("written", np.zeros((struck.count, self.oldest), np.bool_))
+        return written
+
+    def ages(self, struck: Struck) -> Ages:
+        written = self._written(struck)
+        recent = np.roll(written[struck.rows], -1, 1)
+        recent[:, -1] = struck.asked.calling(struck.rows, self.writes)
+        written[struck.rows] = recent
+        return np.where(recent.any(1), self.oldest - recent.argmax(1), 0)
 
 
 # --- actions ---
 
 
 @dataclass(frozen=True, kw_only=True)
-class DuplicateExecution(Fault):
+class DuplicateExecution(ArrayFault):
     """Some calls are carried out twice, and the second answer arrives: a retry that nobody asked for.
 
     | severity | share |
@@ -215,15 +242,14 @@ class DuplicateExecution(Fault):
     def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
         return uniforms < self.share
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        if context.uniform() < self.share:
-            context.record(self.kind)
-            forward(call)
-        return forward(call)
+    def exchange_many(self, struck: Struck, forward: ForwardMany) -> Replies:
+        struck.record(self.kind, lambda: [{} for _ in struck.rows])
+        forward(struck.asked.only(struck.rows))
+        return forward(struck.asked)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReorderedDelivery(Fault):
+class ReorderedDelivery(ArrayFault):
     """Some calls are overtaken by the next one: carried out after it, while the caller believes that they are done.
 
     | severity | share |
@@ -244,28 +270,74 @@ class ReorderedDelivery(Fault):
         """Share of the calls that are held back, if none is already."""
         return self.severity * self.rate
 
-    def begin(self, payload: Any, context: Context) -> None:
-        context.memory.update(last=leafwise.copied(payload), held=None)
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        answers, waiting, held = self._memory(struck)
+        answers.begin(struck.rows)
+        answers.add(struck.rows, shown, struck.known_leaves)
+        waiting.begin(struck.rows)
+        held[struck.rows] = -1
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        memory = context.memory
-        if memory["held"] is None and context.uniform() < self.share:
-            memory["held"] = (call.tool, dict(call.arguments), call.number)
-            context.record(self.kind, held=call.number, lost="request")
-            return Reply(leafwise.copied(memory["last"]))
-        reply = forward(call)
-        if memory["held"] is not None:
-            tool, arguments, held = memory["held"]
-            context.record(self.kind, held=held)
-            reply = forward(Call(tool, arguments, call.number))
-            memory["held"] = None
-        if reply.ok:
-            memory["last"] = leafwise.copied(reply.payload)
-        return reply
+    def _memory(self, struck: Struck) -> tuple[Past, Past, NDArray[np.int64]]:
+        """The last answers, the calls that are held back, and those calls' numbers, -1 where there is none."""
+        return struck.past("answers", 1), struck.past("waiting", 1), struck.numbers_kept("held", -1)
+
+    def exchange_many(self, struck: Struck, forward: ForwardMany) -> Replies:
+        answers, waiting, held = self._memory(struck)
+        free = held[struck.rows] < 0
+        late, due = struck[free & (struck.uniforms < self.share)], struck[~free]
+        late.record(self.kind, lambda: [{"held": number, "lost": "request"} for number in late.numbers.tolist()])
+        waiting.add(late.rows, late.asked.asked, late.asked.leaves)
+        replies = forward(struck.asked.without(late.rows))
+        if len(due):
+            numbers = held[due.rows]
+            due.record(self.kind, lambda: [{"held": number} for number in numbers.tolist()])
+            asked = due.asked.asked.copy()
+            waiting.repeat(due.rows, asked)
+            replies.take(due.rows, forward(due.asked.only(due.rows).asking(asked)))
+        held[due.rows], held[late.rows] = -1, late.numbers
+        answered = struck.rows[replies.ok[struck.rows] & ~np.isin(struck.rows, late.rows)]
+        answers.add(answered, replies, struck.known_leaves)
+        replies.arrive(late.rows)
+        answers.repeat(late.rows, replies)
+        return replies
 
 
 @dataclass(frozen=True, kw_only=True)
-class DelayedAction(Fault):
+class _OtherAction(ArrayFault):
+    """What is carried out is what was asked for, or done, some calls ago."""
+
+    @property
+    def passing(self) -> Passing:
+        return Passing.CHANGED
+
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        struck.past("calls", self.remembered).begin(struck.rows)
+
+    @property
+    def remembered(self) -> int:
+        """How many calls must be remembered."""
+        return 1
+
+    @abstractmethod
+    def ages(self, struck: Struck, calls: Past) -> Ages:
+        """How many of the remembered calls ago that is which is carried out, (n,); it adds what is to be remembered."""
+
+    def exchange_many(self, struck: Struck, forward: ForwardMany) -> Replies:
+        calls, asked = struck.past("calls", self.remembered), struck.asked.asked.copy()
+        ages = self.ages(struck, calls)
+        done = calls.back(struck.rows, asked, ages, unmixed)
+        differ = done.differ(asked)
+        done.write(differ, asked)
+        struck[differ].record(self.kind, lambda: self.details(ages[differ]))
+        return forward(struck.asked.asking(asked))
+
+    def details(self, ages: Ages) -> list[dict[str, Any]]:
+        """What records tell of calls that were carried out instead."""
+        return [{} for _ in ages]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DelayedAction(_OtherAction):
     """What is carried out is what was asked for some calls ago.
 
     | severity | least | most |
@@ -296,19 +368,24 @@ class DelayedAction(Fault):
         return math.ceil(self.severity * self.max_calls)
 
     @property
-    def passing(self) -> Passing:
-        return Passing.CHANGED
+    def remembered(self) -> int:
+        return self.most + 1
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        asked = context.memory.setdefault("asked", [])
-        asked.append((call.tool, dict(call.arguments)))
-        del asked[: -1 - self.most]
-        age = min(_held_delay(self.least, self.most, self.hold, call, context), len(asked) - 1)
-        return _carried_out_instead(self.kind, asked[-1 - age], call, forward, context, age=age)
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        super().first_seen(struck, shown)
+        _begin_delays(struck)
+
+    def ages(self, struck: Struck, calls: Past) -> Ages:
+        calls.add(struck.rows, struck.asked.asked, struck.asked.leaves)
+        delays = _held_delays(self.least, self.most, self.hold, struck)
+        return np.minimum(delays, calls.known[struck.rows] - 1)
+
+    def details(self, ages: Ages) -> list[dict[str, Any]]:
+        return [{"age": age} for age in ages.tolist()]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StickyAction(Fault):
+class StickyAction(_OtherAction):
     """Some calls carry out again what the last one did (Machado et al. 2018, sticky actions).
 
     | severity | share  |
@@ -328,24 +405,7 @@ class StickyAction(Fault):
         """Share of the calls that repeat the last action."""
         return self.severity * self.rate
 
-    @property
-    def passing(self) -> Passing:
-        return Passing.CHANGED
-
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        last = context.memory.get("last")
-        sticks = last is not None and context.uniform() < self.share
-        chosen = last if last is not None and sticks else (call.tool, dict(call.arguments))
-        context.memory["last"] = chosen
-        return _carried_out_instead(self.kind, chosen, call, forward, context)
-
-
-def _carried_out_instead(
-    kind: str, chosen: tuple[str, Any], call: Call, forward: Forward, context: Context, **details: Any
-) -> Reply:
-    """Carry out the chosen tool and arguments as this call, recorded if they are others."""
-    tool, arguments = chosen
-    if tool == call.tool and leafwise.alike(arguments, dict(call.arguments)):
-        return forward(call)
-    context.record(kind, **details)
-    return forward(Call(tool, arguments, call.number))
+    def ages(self, struck: Struck, calls: Past) -> Ages:
+        sticks = (calls.known[struck.rows] > 0) & (struck.uniforms < self.share)
+        calls.add(struck.rows[~sticks], struck.asked.asked, struck.asked.leaves)  # what sticks is remembered already
+        return np.zeros(len(struck), np.int64)

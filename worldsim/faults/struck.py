@@ -9,15 +9,20 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.faults.chance import Draws, Words, addresses
+from worldsim.faults.calls import Calls
+from worldsim.faults.chance import Draws, Words, addresses, uniforms
 from worldsim.faults.exchange import LOST, Call, Forward, Record, Reply
 from worldsim.faults.fault import Context, Fault
 from worldsim.faults.log import Details, Log
-from worldsim.faults.replies import Replies, Rows
+from worldsim.faults.past import Past
+from worldsim.faults.payloads import Rows
+from worldsim.faults.replies import Replies
 from worldsim.spaces import Leaf
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+ForwardMany = Callable[[Calls], Replies]
+"""Passes the calls of some environments on, to the next fault or to the environments."""
 
 
 class Struck:
@@ -25,7 +30,7 @@ class Struck:
 
     contexts: of all N environments. rows: (n,) which are struck. numbers: (n,) of their calls in their episodes.
     keys: (n,) of their dice. words: (n,) where their draws begin. uniforms: (n,) what `Context.uniform` gives for each.
-    call: gives that of an environment.
+    asked: the calls of all environments that call, these among them.
     memory: of the fault, for all N environments. seconds: (N,) on their clocks. log: where records go. Without those
     two the contexts' own clocks and records count.
     """
@@ -38,22 +43,22 @@ class Struck:
         keys: Words,
         words: Words,
         uniforms: Floats,
-        call: Callable[[int], Call],
+        asked: Calls,
         memory: dict[str, Any],
         seconds: Floats | None = None,
         log: Log | None = None,
     ) -> None:
-        self.rows, self.numbers, self.uniforms, self.memory = rows, numbers, uniforms, memory
+        self.rows, self.numbers, self.uniforms, self.asked, self.memory = rows, numbers, uniforms, asked, memory
         self.draws = Draws(words)  # what else these calls draw
         self.kept: dict[str, Any] = {}  # what `before` leaves for `after`
-        self._contexts, self._keys, self._call, self._seconds, self._log = contexts, keys, call, seconds, log
+        self._contexts, self._keys, self._seconds, self._log = contexts, keys, seconds, log
 
     @classmethod
     def alone(cls, call: Call, context: Context) -> "Struck":
         """One call of one environment."""
         numbers, uniforms = np.array([call.number]), np.array([context.uniform()])
         words = addresses(context.dice.key, numbers)
-        return cls((context,), _FIRST, numbers, context.dice.key, words, uniforms, lambda row: call, context.memory)
+        return cls((context,), _FIRST, numbers, context.dice.key, words, uniforms, Calls.single(call), context.memory)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -67,7 +72,7 @@ class Struck:
             self._keys[which],
             self.draws.words[which],
             self.uniforms[which],
-            self._call,
+            self.asked,
             self.memory,
             self._seconds,
             self._log,
@@ -78,6 +83,31 @@ class Struck:
         """N."""
         return len(self._contexts)
 
+    @property
+    def tools(self) -> NDArray[np.object_]:
+        """The names of the tools that are called, (n,)."""
+        return self.asked.tools(self.rows)
+
+    def uniforms_of(self, indices: NDArray[np.int64], lane: int) -> Floats:
+        """What `Dice.uniform` gives for other calls, `indices` (n,), of the same environments."""
+        return uniforms(self._keys, indices, lane)
+
+    def by_tool(self) -> Iterable[tuple[str, Mask]]:
+        """Each tool that is called, and which of the calls, (n,), are calls of it."""
+        tools = self.tools
+        for tool in dict.fromkeys(tools.tolist()):
+            yield tool, tools == tool
+
+    def numbers_kept(self, name: str, start: int) -> NDArray[np.int64]:
+        """Whole numbers that the fault remembers, (N,), to be written to; `start` until then."""
+        kept: NDArray[np.int64] = self.memory.setdefault(name, np.full(self.count, start))
+        return kept
+
+    def past(self, name: str, depth: int) -> Past:
+        """The last `depth` payloads of each environment that the fault was given to remember under this name."""
+        past: Past = self.memory.setdefault(name, Past(self.count, depth))
+        return past
+
     def episode_draws(self, name: str) -> Draws:
         """Draws that stay the same for the whole episode; others for each name."""
         return Draws(addresses(self._keys, -1)).lane(crc32(name.encode()))
@@ -87,6 +117,11 @@ class Struck:
         """A context, for what is the same in all of them: leaves, missing, plain."""
         return self._contexts[0]
 
+    @property
+    def known_leaves(self) -> tuple[Leaf, ...]:
+        """The leaves that the fault may change, as far as a space tells them."""
+        return self.first.leaves or ()
+
     def leaves(self, replies: Replies) -> tuple[Leaf, ...]:
         """The leaves that the fault may change in the replies, all of them of one form."""
         return self.first.leaves_in(replies.payload(int(self.rows[0])) if self.first.plain else None)
@@ -94,7 +129,7 @@ class Struck:
     def calls(self) -> Iterable[tuple[Call, Context]]:
         """Each call with its context, for what has to be done one by one."""
         for row in self.rows.tolist():
-            call, context = self._call(row), self._contexts[row]
+            call, context = self.asked.of(row), self._contexts[row]
             context.number = call.number
             yield call, context
 
@@ -121,9 +156,10 @@ _FIRST = np.zeros(1, np.int64)
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayFault(Fault):
-    """A fault that says with arrays what it does: before the calls that it strikes are passed on, and after.
+    """A fault that says with arrays what it does to the calls that it strikes.
 
-    It passes calls on as they are or not at all, and remembers nothing of those that `strikes` leaves out.
+    Most say what comes before the calls are passed on, and after. It remembers nothing of calls that `strikes` leaves
+    out, and passes them on as they are.
     """
 
     def first_seen(self, struck: Struck, shown: Replies) -> None:  # noqa: B027  (most faults need nothing here)
@@ -136,6 +172,16 @@ class ArrayFault(Fault):
     def after(self, struck: Struck, replies: Replies) -> None:  # noqa: B027
         """When the replies are there: what becomes of those to the struck calls. There are none to calls held back."""
 
+    def exchange_many(self, struck: Struck, forward: ForwardMany) -> Replies:
+        """Carry out `struck.asked`, all of them: pass calls on by `forward` once or more often, and give the replies.
+
+        It asks for calls of no environment, too: there is always something to show.
+        """
+        held_back = self.before(struck)
+        replies = forward(struck.asked.without(struck.rows[held_back]))
+        self.after(struck, replies)
+        return replies
+
     def begin(self, payload: Any, context: Context) -> None:
         if type(self).first_seen is not ArrayFault.first_seen:
             self.first_seen(Struck.alone(Call("", {}, 0), context), Replies.single(Reply(payload)))
@@ -143,8 +189,8 @@ class ArrayFault(Fault):
     def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
         if not context.dice.through("strikes", partial(self.strikes, leaves=context.leaves), call.number):
             return forward(call)
-        struck = Struck.alone(call, context)
-        held_back = self.before(struck)[0]
-        replies = Replies.single(Reply(LOST, False) if held_back else forward(call))
-        self.after(struck, replies)
-        return replies.of(0)
+
+        def forward_one(calls: Calls) -> Replies:
+            return Replies.single(forward(calls.of(0)) if len(calls.rows) else Reply(LOST, False))
+
+        return self.exchange_many(Struck.alone(call, context), forward_one).of(0)

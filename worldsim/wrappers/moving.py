@@ -5,11 +5,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector.utils import concatenate, create_empty_array
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.faults import WallClock
-from worldsim.faults.batches import Mask
+from worldsim.faults.batches import Mask, chosen
 from worldsim.spaces import leaves, unflatten
 
 ON_TIME = 1 - 1e-6  # share of a step after which it counts as over: clocks are sums of rounded numbers
@@ -27,35 +28,43 @@ class Worlds:
     ) -> None:
         self.step_s, self._seconds = step_s, seconds
         self._wall = WallClock() if wall else None
-        self.holds_last, self._rest = is_last(hold), resting(hold, space)
+        self._holds_last = is_last(hold)
         self._moved_s = np.zeros(len(seconds))  # up to when each has moved
-        self._last: list[Any] = [self._rest] * len(seconds)  # the last actions that arrived
+        self._space, count = space, len(seconds)
+        empty: Any = create_empty_array(space, n=count, fn=np.zeros)
+        self._rest = concatenate(space, [resting(hold, space)] * count, empty)
+        self._last = self._rest  # the last actions that arrived
 
     def begin(self, rows: NDArray[np.int64]) -> None:
         """Episodes begin, now."""
         self._moved_s[rows] = self._seconds[rows]
-        for row in rows.tolist():
-            self._last[row] = self._rest
+        begun = np.zeros(len(self._seconds), np.bool_)
+        begun[rows] = True
+        self._keep(begun, self._rest)
 
     @property
     def late(self) -> Mask:
         """Which worlds have a step to go up to the present."""
         return self._seconds - self._moved_s >= self.step_s * ON_TIME
 
-    def held(self, mask: Mask) -> dict[int, Any]:
-        """The actions under which these worlds move on."""
-        return {row: self._last[row] if self.holds_last else self._rest for row in np.flatnonzero(mask).tolist()}
+    @property
+    def held(self) -> Any:
+        """The actions under which the worlds move on, as a batch."""
+        return self._last if self._holds_last else self._rest
 
     def moved(self, mask: Mask) -> None:
         """These worlds have taken a step."""
         self._moved_s[mask] += self.step_s
 
-    def arrived(self, mask: Mask, actions: Mapping[int, Any]) -> None:
+    def arrived(self, mask: Mask, actions: Any) -> None:
         """Calls have arrived and have been carried out, for which these worlds take one step's time."""
-        for row, action in actions.items():
-            self._last[row] = action
+        self._keep(mask, actions)
         self.moved(mask)
         self._seconds[mask] += np.maximum(0.0, self._moved_s[mask] - self._seconds[mask])
+
+    def _keep(self, mask: Mask, actions: Any) -> None:
+        if self._holds_last:
+            self._last = chosen(self._space, mask, actions, self._last)
 
     def go_on(self) -> None:
         """In real time: it is now, for all, and for those whose replies come later it is when they come."""
@@ -70,14 +79,14 @@ class Worlds:
 
     def snapshot(self) -> Any:
         """How far all have come, as a value for `restore`."""
-        return self._moved_s - self._seconds, list(self._last)
+        return self._moved_s - self._seconds, self._last
 
     def restore(self, snapshot: Any) -> None:
         """Go back (or forth) to where a snapshot was taken, after the clocks. Real time stays what it is."""
         if self._wall:
             self._seconds[:] = self._wall.now()
         ahead_s, last = snapshot
-        self._moved_s, self._last = self._seconds + ahead_s, list(last)
+        self._moved_s, self._last = self._seconds + ahead_s, last
 
 
 def step_seconds(metadata: Mapping[str, Any], time: str | None, given_s: float | None) -> float | None:

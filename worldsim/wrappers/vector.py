@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.faults import Fault, LeafFault, Plan, Record
 from worldsim.faults.batch import BatchPipeline
-from worldsim.faults.batches import Mask, chosen, merged, row_of, with_rows
+from worldsim.faults.batches import Mask, chosen, merged, with_rows
+from worldsim.faults.calls import Calls
 from worldsim.faults.leafwise import leaves_of
 from worldsim.faults.log import Log
 from worldsim.faults.pipeline import checked_seed
-from worldsim.faults.replies import Calls, Replies
+from worldsim.faults.replies import Replies
 from worldsim.wrappers.inject import TOOL, action_tools, nearest_faults
 from worldsim.wrappers.moving import Worlds, is_last, step_seconds
 from worldsim.wrappers.seen import Seen
@@ -40,7 +42,6 @@ class VectorFaultSnapshot(NamedTuple):
 class _Turn:
     """One step of all environments, as far as it has come."""
 
-    actions: Any
     resetting: Mask  # whose step is a reset
     rewards: NDArray[Any]
     terminated: Mask
@@ -142,7 +143,9 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._named = bool(tools)
         self._first_action = int(getattr(env.single_action_space, "start", 0)) if tools else 0
         missing = env.metadata.get("on_missing", {})
-        self._pipeline = BatchPipeline(self._plan, env.num_envs, self._leaves, tools or (TOOL,), missing)
+        self._pipeline = BatchPipeline(
+            self._plan, env.num_envs, self._leaves, tools or (TOOL,), env.single_action_space, missing
+        )
         self._worlds = self._moving() if self._step_s else None
         self._autoreset = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         count = env.num_envs
@@ -188,12 +191,13 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         count, none = self.num_envs, np.zeros(self.num_envs, np.bool_)
+        actions = np.asarray(actions) if isinstance(self.action_space, _ARRAYS) else actions
         resetting = self._ended if self._autoreset is AutoresetMode.NEXT_STEP else none
-        self._turn = turn = _Turn(actions, resetting, np.zeros(count), none, none, self._infos)
+        self._turn = turn = _Turn(resetting, np.zeros(count), none, none, self._infos)
         if self._worlds:
             self._worlds.go_on()
-        tools = np.asarray(actions) - self._first_action if self._named else np.zeros(count, np.int64)
-        replies = self._pipeline.exchange(np.flatnonzero(~resetting), tools, self._arguments, self._carry_out)
+        tools = actions - self._first_action if self._named else np.zeros(count, np.int64)
+        replies = self._pipeline.exchange(np.flatnonzero(~resetting), tools, actions, self._carry_out)
         if self._worlds:
             self._worlds.wait()
             self._move_on(self._worlds, ~resetting)
@@ -221,9 +225,6 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         if self._worlds:
             self._worlds.begin(rows)
 
-    def _arguments(self, row: int) -> dict[str, Any]:
-        return {"action": row_of(self.single_action_space, self._turn.actions, row)}
-
     def _carry_out(self, calls: Calls) -> Replies:
         """Where the last fault passes calls on: step their environments, but none whose episode ended in this step."""
         turn, worlds = self._turn, self._worlds
@@ -235,23 +236,23 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         if not turn.begun:
             going |= turn.resetting
         if going.any() or not self._stepper.others_stand:
-            changed = {row: call.arguments["action"] for row, call in calls.changed.items() if going[row]}
-            actions = with_rows(self.single_action_space, turn.actions, changed)
             moved = going if self._stepper.others_stand else np.ones_like(going)
-            self._take(turn, moved, *self._stepper.step(actions, going, turn.resetting))
+            self._take(turn, moved, *self._stepper.step(self._actions_of(calls), going, turn.resetting))
         turn.begun = True
         if worlds:
-            asked = calls.rows.tolist() if worlds.holds_last else []
-            worlds.arrived(called, {row: calls.of(row).arguments["action"] for row in asked})
+            worlds.arrived(called, self._actions_of(calls))
         shown = self._seen.batch if turn.raw is None else turn.raw
         return Replies(self.num_envs, self._space, shown, self._seen.tidy)
+
+    def _actions_of(self, calls: Calls) -> Any:
+        """What is carried out in each environment, as a batch."""
+        return calls.asked.settled()["arguments"]["action"]
 
     def _move_on(self, worlds: Worlds, mask: Mask) -> None:
         """The worlds where mask is true go on by themselves up to the present, a whole step at a time."""
         turn, none = self._turn, np.zeros(self.num_envs, np.bool_)
         while (late := mask & worlds.late & ~turn.done).any():
-            actions = with_rows(self.single_action_space, turn.actions, worlds.held(late))
-            self._take(turn, late, *self._stepper.step(actions, late, none))
+            self._take(turn, late, *self._stepper.step(worlds.held, late, none))
             worlds.moved(late)
 
     def _take(
@@ -336,6 +337,9 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             return result
 
         return go_back
+
+
+_ARRAYS = spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary
 
 
 def _faulty(env: Any) -> bool:

@@ -1,0 +1,132 @@
+"""Payloads of N environments: a batch, and beside it those that are apart because they fit into no array."""
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.faults import leafwise
+from worldsim.faults.batches import row_of, with_any_rows, with_rows
+from worldsim.faults.leafwise import Values
+from worldsim.spaces import Leaf
+
+Rows = NDArray[np.int64]  # numbers of environments, ascending
+
+
+class Payloads:
+    """What N environments answer or are asked. The batch that is given is never written to.
+
+    count: N. space: of one payload. batch: of payloads, as Gymnasium's vector environments batch them.
+    tidy: payloads that faults touch stay inside their space, so that they can go back into the batch.
+    apart: payloads that are not those of the batch; all of them where there is none.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        space: gym.Space[Any] | None = None,
+        batch: Any = None,
+        tidy: bool = False,
+        apart: dict[int, Any] | None = None,
+    ) -> None:
+        self.count = count
+        self.batch, self.apart = batch, {} if apart is None else apart
+        self._space, self._tidy = space, tidy
+        self._own: set[tuple[str | int, ...]] = set()  # columns of the batch that are copies
+
+    @property
+    def space(self) -> gym.Space[Any]:
+        """Of one payload."""
+        assert self._space is not None, "there is no batch"
+        return self._space
+
+    def payload(self, row: int) -> Any:
+        """That of one environment. Arrays share memory with the batch."""
+        return self.apart[row] if row in self.apart else row_of(self.space, self.batch, row)
+
+    def batched(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which of these payloads, (n,), stand in the batch."""
+        self.settle()
+        return np.isin(rows, list(self.apart), invert=True) if self.apart else np.ones(len(rows), np.bool_)
+
+    def values(self, leaf: Leaf, rows: Rows) -> Values:
+        """What stands in a leaf of the payloads of these environments, none of them lost; not to be written to."""
+        self.settle()
+        if self._meets(rows):
+            return [leafwise.read(self.payload(row), leaf) for row in rows.tolist()]
+        column = leafwise.get(self.batch, leaf.path)
+        if isinstance(column, np.ndarray):
+            return column if len(rows) == len(column) else column[rows]
+        return [column[row] for row in rows.tolist()]
+
+    def write(self, leaf: Leaf, rows: Rows, values: Values) -> None:
+        """Put other values into a leaf of the payloads of these environments."""
+        column = leafwise.get(self.batch, leaf.path)
+        if not self._meets(rows):
+            if isinstance(values, np.ndarray) and _belongs(values, column):
+                return self._write_column(leaf, column, rows, values)
+            if self._tidy and isinstance(column, tuple):
+                changed = dict(zip(rows.tolist(), values, strict=True))
+                mixed = tuple(changed.get(row, value) for row, value in enumerate(column))
+                self.batch = leafwise.put(self.batch, leaf.path, mixed)
+                return None
+        if isinstance(values, np.ndarray) and not values.flags.writeable:
+            values = values.copy()
+        for row, value in zip(rows.tolist(), leafwise.one_by_one(leaf, values), strict=True):
+            self.apart[row] = leafwise.write(self.payload(row), leaf, value)
+        return None
+
+    def _write_column(self, leaf: Leaf, column: NDArray[Any], rows: Rows, values: NDArray[Any]) -> None:
+        if len(rows) == len(column):
+            whole = values if values.flags.writeable else values.copy()
+            self.batch = leafwise.put(self.batch, leaf.path, whole)
+            self._own.discard(leaf.path)
+            return
+        if leaf.path not in self._own:
+            column = column.copy()
+            self.batch = leafwise.put(self.batch, leaf.path, column)
+            self._own.add(leaf.path)
+        column[rows] = values
+
+    def having(self, leaf: Leaf, rows: Rows) -> Rows:
+        """Those of these environments whose payloads have such a leaf."""
+        if not self._meets(rows):
+            return rows
+        return rows[[leafwise.get(self.payload(row), leaf.path) is not leafwise.ABSENT for row in rows.tolist()]]
+
+    def settle(self) -> None:
+        """Take what is apart back into the batch, where payloads are tidy."""
+        if self._tidy and self.apart:
+            self.batch, self.apart = with_rows(self.space, self.batch, self.arrived), {}
+
+    @property
+    def arrived(self) -> dict[int, Any]:
+        """Of the payloads that are apart those that were not lost."""
+        return self.apart
+
+    def settled(self) -> Any:
+        """The whole batch, with `Apart` for what fits into no array; the rows of lost replies mean nothing."""
+        self.settle()
+        return with_any_rows(self.space, self.batch, self.arrived, self.count) if self.apart else self.batch
+
+    def copy(self) -> "Payloads":
+        """The same, to be written to by itself."""
+        other = copy.copy(self)
+        other.apart, other._own = dict(self.apart), set()
+        return other
+
+    def _meets(self, rows: Rows) -> bool:
+        """Whether one of these payloads is apart."""
+        return bool(self.apart) and not self.apart.keys().isdisjoint(rows.tolist())
+
+
+def _belongs(values: NDArray[Any], column: Any) -> bool:
+    return isinstance(column, np.ndarray) and values.dtype == column.dtype and values.shape[1:] == column.shape[1:]
+
+
+def one_each(values: Iterable[Any], count: int) -> NDArray[np.object_]:
+    """So many values of any kind as an array (count,) of objects."""
+    return np.fromiter(values, object, count)
