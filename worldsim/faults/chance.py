@@ -5,6 +5,7 @@ episode's or those of many environments at the same moment, are worked out toget
 """
 
 from collections.abc import Callable
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any
 
@@ -20,12 +21,15 @@ _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio
 _STEP = np.uint64(_GOLDEN)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _ALL = 2**64 - 1
+_ALONE = (1,)  # the shape of one call's words
 _LANE = 2**32  # numbers that one lane of draws has; the last of them begins the draws of their own that a lane has
 _30, _27, _31, _11, _1 = (np.uint64(shift) for shift in (30, 27, 31, 11, 1))
 
 
 def splitmix(words: Words, index: int | NDArray[Any]) -> Words:
     """Output `index`, 0 or more, of SplitMix64 begun at each of `words` (Steele, Lea and Flood 2014)."""
+    if words.shape == _ALONE and (isinstance(index, int) or index.shape == _ALONE):
+        return np.array([splitmix_one(int(words[0]), int(index if isinstance(index, int) else index[0]))], np.uint64)
     if isinstance(index, int):
         mixed: Words = words + np.uint64(_GOLDEN * (index + 1) & _ALL)
     else:
@@ -123,6 +127,11 @@ class Dice:
         self.key: Words = np.frombuffer(digest, "<u8").astype(np.uint64)  # (1,)
         self._blocks: dict[int, tuple[int, list[float]]] = {}
         self._through: dict[str, tuple[int, list[Any]]] = {}
+
+    @cached_property
+    def lane(self) -> Words:
+        """Where all that calls draw beside their uniforms begins, (1,)."""
+        return lane_of(self.key, None)
 
     def uniform(self, index: int, lane: int = 0) -> float:
         """The uniform in [0, 1) of call `index`. Lanes are independent of one another and of `draws`."""

@@ -50,7 +50,11 @@ class Payloads:
     def batched(self, rows: Rows) -> NDArray[np.bool_]:
         """Which of these payloads, (n,), stand in the batch."""
         self.settle()
-        return np.isin(rows, list(self.apart), invert=True) if self.apart else np.ones(len(rows), np.bool_)
+        if not self.apart:
+            return np.ones(len(rows), np.bool_)
+        batched = np.ones(self.count, np.bool_)
+        batched[list(self.apart)] = False
+        return batched[rows]
 
     def values(self, leaf: Leaf, rows: Rows) -> Values:
         """What stands in a leaf of the payloads of these environments, none of them lost; not to be written to."""

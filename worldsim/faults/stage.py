@@ -138,8 +138,7 @@ class Stage:
 
     def _struck_of(self, calls: Calls, rows: Rows) -> Struck:
         numbers, shared = calls.numbers[rows], self._shared
-        words = splitmix(self._lane(None)[rows], numbers)
-        of_calls = rows, numbers, self._keys[rows], words, self._drawn[rows], calls
+        of_calls = rows, numbers, self._keys[rows], self._lane(None)[rows], self._drawn[rows], calls
         return Struck(self.contexts, *of_calls, self._memory, shared.seconds, shared.log)
 
     def _through(self, calls: Calls, struck: Rows, forward: ForwardMany) -> Replies:

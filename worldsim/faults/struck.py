@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 from zlib import crc32
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.faults.calls import Calls
-from worldsim.faults.chance import Draws, Words, addresses, uniforms
+from worldsim.faults.chance import Draws, Words, addresses, splitmix, uniforms
 from worldsim.faults.exchange import LOST, Call, Forward, Record, Reply
 from worldsim.faults.fault import Context, Fault
 from worldsim.faults.log import Details, Log
@@ -29,7 +29,7 @@ class Struck:
     """n calls, of as many of N environments, that one fault strikes at the same time.
 
     contexts: of all N environments. rows: (n,) which are struck. numbers: (n,) of their calls in their episodes.
-    keys: (n,) of their dice. words: (n,) where their draws begin. uniforms: (n,) what `Context.uniform` gives for each.
+    keys: (n,) of their dice. lanes: (n,) where the draws of those begin. uniforms: (n,) what `Context.uniform` gives.
     asked: the calls of all environments that call, these among them.
     memory: of the fault, for all N environments. seconds: (N,) on their clocks. log: where records go. Without those
     two the contexts' own clocks and records count.
@@ -41,7 +41,7 @@ class Struck:
         rows: Rows,
         numbers: NDArray[np.int64],
         keys: Words,
-        words: Words,
+        lanes: Words,
         uniforms: Floats,
         asked: Calls,
         memory: dict[str, Any],
@@ -49,16 +49,14 @@ class Struck:
         log: Log | None = None,
     ) -> None:
         self.rows, self.numbers, self.uniforms, self.asked, self.memory = rows, numbers, uniforms, asked, memory
-        self.draws = Draws(words)  # what else these calls draw
         self.kept: dict[str, Any] = {}  # what `before` leaves for `after`
-        self._contexts, self._keys, self._seconds, self._log = contexts, keys, seconds, log
+        self._contexts, self._keys, self._lanes, self._seconds, self._log = contexts, keys, lanes, seconds, log
 
     @classmethod
     def alone(cls, call: Call, context: Context) -> "Struck":
         """One call of one environment."""
-        numbers, uniforms = np.array([call.number]), np.array([context.uniform()])
-        words = addresses(context.dice.key, numbers)
-        return cls((context,), _FIRST, numbers, context.dice.key, words, uniforms, Calls.single(call), context.memory)
+        numbers, uniforms, dice = np.array([call.number]), np.array([context.uniform()]), context.dice
+        return cls((context,), _FIRST, numbers, dice.key, dice.lane, uniforms, Calls.single(call), context.memory)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,7 +68,7 @@ class Struck:
             self.rows[which],
             self.numbers[which],
             self._keys[which],
-            self.draws.words[which],
+            self._lanes[which],
             self.uniforms[which],
             self.asked,
             self.memory,
@@ -83,6 +81,11 @@ class Struck:
         """N."""
         return len(self._contexts)
 
+    @cached_property
+    def draws(self) -> Draws:
+        """What else these calls draw."""
+        return Draws(splitmix(self._lanes, self.numbers))
+
     @property
     def tools(self) -> NDArray[np.object_]:
         """The names of the tools that are called, (n,)."""
@@ -90,6 +93,8 @@ class Struck:
 
     def uniforms_of(self, indices: NDArray[np.int64], lane: int) -> Floats:
         """What `Dice.uniform` gives for other calls, `indices` (n,), of the same environments."""
+        if len(self) == 1:  # its dice keep a block of them
+            return np.array([self._contexts[int(self.rows[0])].dice.uniform(int(indices[0]), lane)])
         return uniforms(self._keys, indices, lane)
 
     def by_tool(self) -> Iterable[tuple[str, Mask]]:
