@@ -64,10 +64,9 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     Without any seed the environments differ, too. An episode's faults begin with it, in every `AutoresetMode`: what
     begins anew is never faulty, and under SAME_STEP `final_obs` and `final_info` are what the faults left of the end.
 
-    Schedules, probabilities and whether a fault strikes are worked out for all environments with arrays. What it does
-    is, too, where it is an `ArrayFault`: latencies, time-outs, refusals, malformed output, missing data and everything
-    that changes leaves or frames. The rest (stale answers, delayed actions, rows, texts, faults of your own) go through
-    `Fault.exchange` one environment at a time, as in `InjectFaults`.
+    Schedules, probabilities, whether a fault strikes and what it does then are worked out for all environments with
+    arrays; texts are written one by one, for those that are struck. Only faults of your own that have no more than
+    `Fault.exchange` are played one environment at a time, as in `InjectFaults`.
 
     A call that is lost must not move its environment, and one that is carried out again moves it alone. A vector
     environment that has `step_some` (`WorldVectorEnv`) does that, and so does a `SyncVectorEnv`. Others move all their
