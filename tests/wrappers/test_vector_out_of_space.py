@@ -120,6 +120,11 @@ def test_many_together_and_in_an_order_that_hurts() -> None:
     play(box, [fault for fault in MANY if fault.kind != "brightness"], 60)
 
 
+def test_records_of_frames_of_which_some_are_gone() -> None:
+    dropped = faults.DroppedFields(severity=0.9, targets=["screen"], out_of_space=True)
+    play(desk, [faults.BlackFrames(severity=0.9), dropped], 30)
+
+
 def play_over_ends(ours: VectorInjectFaults, alone: Sequence[InjectFaults], steps: int) -> int:
     """A vector that begins episodes anew by itself, and environments alone; gives how many episodes ended."""
     same_step = ours.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP

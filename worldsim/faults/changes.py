@@ -101,8 +101,9 @@ class LeafChange(ReplyFault, ArrayFault):
         if leafwise.small(old) and leafwise.small(new):
             before, after = copy.copy(_some(old, hit)), copy.copy(_some(new, hit))
             return lambda: self._named(leaf, self.details(leaf, before, after, hit, struck))
-        count = int(hit.sum())  # of large values nothing is told but that they changed
-        told = self.details(leaf, old[:count], new[:count], hit, struck)
+        count = int(hit.sum())  # of large values nothing is told but that they changed: in a column any will do
+        before, after = (each[:count] if isinstance(each, np.ndarray) else _some(each, hit) for each in (old, new))
+        told = self.details(leaf, before, after, hit, struck)
         return lambda: self._named(leaf, told)
 
     def _named(self, leaf: Leaf, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
