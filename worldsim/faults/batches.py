@@ -98,7 +98,9 @@ def chosen(space: gym.Space[Any], mask: Mask, one: Any, other: Any) -> Any:
         return tuple(chosen(inner, mask, *both) for inner, *both in zip(space.spaces, one, other, strict=True))
     if isinstance(one, tuple):
         return tuple(left if here else right for here, left, right in zip(mask.tolist(), one, other, strict=True))
-    return np.where(mask.reshape(-1, *[1] * (one.ndim - 1)), one, other)
+    picked = other.copy()
+    picked[mask] = one[mask]
+    return picked
 
 
 def refreshed(space: gym.Space[Any], old: Any, new: Any) -> Any:
