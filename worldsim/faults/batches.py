@@ -115,6 +115,18 @@ def refreshed(space: gym.Space[Any], old: Any, new: Any) -> Any:
     return copied(new)
 
 
+def copy_rows(column: NDArray[Any], rows: NDArray[np.int64], into: NDArray[Any]) -> None:
+    """Copy some rows of an array into another one. Where they are most, all are copied: half as much is moved."""
+    others = np.ones(len(into), np.bool_)
+    others[rows] = False
+    if 2 * len(rows) > len(into):
+        held = into[others]
+        np.copyto(into, column)
+        into[others] = held
+    else:
+        into[rows] = column[rows]
+
+
 def merged(mask: Mask, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Infos in Gymnasium's vector format: those of `one` where mask is true, else those of `other`."""
     result = {key: value for key, value in {**one, **other}.items() if f"_{key}" not in {**one, **other}}

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.faults import leafwise
-from worldsim.faults.batches import row_of, with_any_rows, with_rows
+from worldsim.faults.batches import copy_rows, row_of, with_any_rows, with_rows
 from worldsim.faults.exchange import LOST, Call, Reply
-from worldsim.faults.leafwise import Values
+from worldsim.faults.leafwise import ABSENT, Values
 from worldsim.spaces import Leaf
 
 Rows = NDArray[np.int64]  # numbers of environments, ascending
@@ -110,7 +110,7 @@ class Replies:
     def values(self, leaf: Leaf, rows: Rows) -> Values:
         """What stands in a leaf of the payloads of these environments, none of them lost; not to be written to."""
         self.settle()
-        if self.apart and not self.apart.keys().isdisjoint(rows.tolist()):
+        if not self._in_batch(rows):
             return [leafwise.read(self.payload(row), leaf) for row in rows.tolist()]
         column = leafwise.get(self.batch, leaf.path)
         if isinstance(column, np.ndarray):
@@ -120,7 +120,7 @@ class Replies:
     def write(self, leaf: Leaf, rows: Rows, values: Values) -> None:
         """Put other values into a leaf of the payloads of these environments."""
         column = leafwise.get(self.batch, leaf.path)
-        if isinstance(values, np.ndarray) and _belongs(values, column) and self.apart.keys().isdisjoint(rows.tolist()):
+        if isinstance(values, np.ndarray) and _belongs(values, column) and self._in_batch(rows):
             if len(rows) == len(column):
                 whole = values if values.flags.writeable else values.copy()
                 self.batch = leafwise.put(self.batch, leaf.path, whole)
@@ -132,10 +132,29 @@ class Replies:
                 self._own.add(leaf.path)
             column[rows] = values
             return
+        if isinstance(column, tuple) and self._in_batch(rows) and all(value is not ABSENT for value in values):
+            texts = with_rows(leaf.space, column, dict(zip(rows.tolist(), values, strict=True)))
+            self.batch = leafwise.put(self.batch, leaf.path, texts)
+            return
         if isinstance(values, np.ndarray) and not values.flags.writeable:
             values = values.copy()
         for row, value in zip(rows.tolist(), leafwise.one_by_one(leaf, values), strict=True):
             self.apart[row] = leafwise.write(self.payload(row), leaf, value)
+
+    def keep(self, leaf: Leaf, rows: Rows, kept: NDArray[Any]) -> None:
+        """Copy a leaf of the payloads of these environments, none of them lost, into `kept`, (N, ...), if it fits."""
+        self.settle()
+        for row in self.apart.keys() & rows.tolist() if self.apart else ():
+            value = leafwise.get(self.apart[row], leaf.path)
+            if isinstance(value, np.ndarray) and _belongs(value[None], kept):
+                kept[row] = value
+        column = leafwise.get(self.batch, leaf.path)
+        if isinstance(column, np.ndarray) and _belongs(column, kept):
+            copy_rows(column, np.setdiff1d(rows, list(self.apart)) if self.apart else rows, kept)
+
+    def _in_batch(self, rows: Rows) -> bool:
+        """Whether none of these payloads is apart."""
+        return not self.apart or self.apart.keys().isdisjoint(rows.tolist())
 
     @property
     def _known_space(self) -> gym.Space[Any]:
@@ -144,9 +163,9 @@ class Replies:
 
     def having(self, leaf: Leaf, rows: Rows) -> Rows:
         """Those of these environments whose payloads have such a leaf."""
-        if self.apart.keys().isdisjoint(rows.tolist()):
+        if self._in_batch(rows):
             return rows
-        return rows[[leafwise.get(self.payload(row), leaf.path) is not leafwise.ABSENT for row in rows.tolist()]]
+        return rows[[leafwise.get(self.payload(row), leaf.path) is not ABSENT for row in rows.tolist()]]
 
     def settle(self) -> None:
         """Take what is apart back into the batch, where payloads are tidy."""
