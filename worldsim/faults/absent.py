@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise
 from worldsim.faults.chance import Draws
-from worldsim.faults.changes import FrameChange, PayloadChange, RowChange, SomeLeaves, SomeReplies
+from worldsim.faults.changes import FrameChange, PayloadChange, SomeLeaves, SomeReplies
 from worldsim.faults.exchange import Call, Forward, Reply
 from worldsim.faults.fault import Context, number
 from worldsim.faults.leafwise import Values
+from worldsim.faults.rows import RowChange
 from worldsim.faults.struck import Struck
 from worldsim.spaces import Leaf
 
@@ -152,8 +153,8 @@ class MissingRows(RowChange):
         """Share of the rows that are gone, at least one."""
         return self.severity * self.spread
 
-    def chosen(self, count: int, rng: np.random.Generator) -> list[int]:
-        return sorted(int(row) for row in rng.permutation(count)[max(1, round(self.reach * count)) :])
+    def chosen(self, count: int, draws: Draws) -> NDArray[np.int64]:
+        return np.sort(draws.permutation(count)[:, max(1, round(self.reach * count)) :], 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +179,8 @@ class PartialPage(RowChange):
         """Share of the rows that are gone, at least one."""
         return self.severity * self.spread
 
-    def chosen(self, count: int, rng: np.random.Generator) -> list[int]:
-        return list(range(count - max(1, round(self.reach * count))))
+    def chosen(self, count: int, draws: Draws) -> NDArray[np.int64]:
+        return np.arange(count - max(1, round(self.reach * count)))[None]
 
 
 # --- frames ---

@@ -2,7 +2,7 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,8 +20,6 @@ from worldsim.faults.replies import Replies
 from worldsim.faults.struck import ArrayFault, Floats, Mask, Struck
 from worldsim.faults.written import Mistake
 from worldsim.spaces import Leaf
-
-Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +168,11 @@ class LeafChange(ReplyFault, ArrayFault):
     def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
         """Another value for a leaf, not written into the old one; `value` itself where there is none."""
         raise NotImplementedError(f"{self.kind} changes neither values nor columns of them")
+
+
+def same_for_each(leaf: Leaf, count: int, **told: Any) -> Details:
+    """Details of `count` records of a leaf that all tell the same."""
+    return lambda: [{"leaf": leaf.name, **told} for _ in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,55 +350,3 @@ def keep_frames(struck: Struck, shown: Replies) -> None:
         if leaf.name not in kept:
             kept[leaf.name] = np.zeros((struck.count, *(leaf.space.shape or ())), np.uint8)
         shown.keep(leaf, struck.rows, kept[leaf.name])
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowChange(SomeReplies, PayloadChange):
-    """Replies with other rows than there are. What stands in a row is left alone.
-
-    Rows are the items of a list in plain JSON, and the entries along the first axis of a vector or matrix of numbers or
-    classes. A leaf keeps its shape: rows that are gone leave zeros (or what is nearest to them) at the end, those that
-    are too many fall off it; with `out_of_space=True` it arrives with as many as there are.
-    """
-
-    def changed(self, payload: Any, context: Context) -> Any:
-        result = payload
-        for lane, (name, path) in enumerate(_tables(payload, context)):
-            rows = leafwise.get(result, path)
-            chosen = self.chosen(len(rows), context.rng(1 + lane))
-            after = (
-                [rows[row] for row in chosen] if isinstance(rows, list) else self._array(path, rows, chosen, context)
-            )
-            if chosen != list(range(len(rows))) and not leafwise.alike(rows, after):
-                result = leafwise.put(result, path, leafwise.copied(after))
-                context.record(self.kind, leaf=name, before=len(rows), after=len(chosen))
-        return result
-
-    @abstractmethod
-    def chosen(self, count: int, rng: np.random.Generator) -> list[int]:
-        """Which of `count` rows arrive, in what order."""
-
-    def _array(self, path: Path, rows: Any, chosen: list[int], context: Context) -> Any:
-        arrived = rows[chosen]
-        if self.out_of_space:
-            return arrived
-        leaf = next(leaf for leaf in context.leaves or () if leaf.path == path)
-        kept = leafwise.nothing(leaf.space, rows)
-        kept[: len(arrived)] = arrived[: len(rows)]
-        return kept if kept in leaf.space else rows
-
-
-def _tables(payload: Any, context: Context) -> Iterator[tuple[str, Path]]:
-    """Name and place of everything in a payload that has two rows or more, innermost first."""
-    if context.plain:
-        found = [path for path, value in leafwise.nodes(payload) if isinstance(value, list) and len(value) > 1]
-        for path in reversed(found):
-            name = "/".join(map(str, path)) or "value"
-            if context.aims_at(name):
-                yield name, path
-        return
-    for leaf in context.leaves or ():
-        value = leafwise.get(payload, leaf.path)
-        has_rows = isinstance(value, np.ndarray) and value.ndim > 0 and len(value) > 1
-        if has_rows and leafwise.usual(leaf, value) and not frames.frame_axes(leaf.space):
-            yield leaf.name, leaf.path

@@ -23,6 +23,7 @@ Values = NDArray[Any] | list[Any]  # of one leaf in many payloads, (n, ...): as 
 _FLAG = spaces.Discrete(2)
 _NUMBER = spaces.Box(-np.inf, np.inf, (), np.float64)
 _STRING = spaces.Text(10**9, min_length=0, charset=string.ascii_letters + string.digits + string.punctuation + " ")
+ANY: Final = spaces.OneOf((_FLAG, _NUMBER, _STRING))  # of places in it that are no leaves
 
 
 class Absent(Enum):
