@@ -269,6 +269,18 @@ def test_blind_hides_the_ground_truth_and_keeps_it() -> None:
     assert any(ours.records) and "faults" not in ours.step(np.zeros(COUNT, int))[-1]
 
 
+def test_spells_are_in_snapshots_and_pickles() -> None:
+    spells = [faults.DeadSensors(severity=1.0), faults.FrozenFrames(severity=1.0, rate=0.4), *THREE]
+    ours = VectorInjectFaults(WorldVectorEnv(StubWorld(), COUNT, horizon=9), spells)
+    ours.reset(seed=0)
+    for _ in range(12):
+        ours.step(np.ones(COUNT, int))
+    twin = pickle.loads(pickle.dumps(ours))
+    check_restored(ours, 20)
+    check_restored(twin, 20)
+    assert_alike(ours.step(np.ones(COUNT, int)), twin.step(np.ones(COUNT, int)))
+
+
 def test_pickled_in_mid_episode_they_go_on_alike() -> None:
     ours, theirs = pair(lambda: gym.make("CartPole-v1"), MANY)
     play_both(ours, theirs, 10)

@@ -120,6 +120,45 @@ def test_many_together_and_in_an_order_that_hurts() -> None:
     play(box, [fault for fault in MANY if fault.kind != "brightness"], 60)
 
 
+GONE: list[faults.Fault] = [
+    faults.FrozenFrames(severity=1.0, rate=0.3, mean_calls=4),
+    faults.DeadSensors(severity=1.0, rate=0.2, mean_calls=3, out_of_space=True),
+    faults.EmptyResult(severity=0.3),
+    faults.ReorderedRows(severity=0.9),
+    faults.MissingRows(severity=0.9, out_of_space=True),
+    faults.DuplicatedRows(severity=0.9),
+    faults.DroppedFields(severity=0.9, spread=0.2, out_of_space=True),
+    faults.MalformedOutput(severity=0.6, out_of_space=True),
+    faults.LostRequest(severity=0.4),
+]
+
+
+def test_what_is_gone_already_or_fits_into_no_array_is_left_out_or_looked_at_alone() -> None:
+    play(desk, GONE, 60)
+    play(desk, GONE[::-1], 60)
+
+
+def test_records_of_frames_of_which_some_are_gone() -> None:
+    dropped = faults.DroppedFields(severity=0.9, targets=["screen"], out_of_space=True)
+    play(desk, [faults.BlackFrames(severity=0.9), dropped], 30)
+
+
+class Declaring(Witness):
+    """Says what "unknown" is."""
+
+    metadata = {**Witness.metadata, "on_missing": {"reply/status": 4, "reply/amount": 7}}  # noqa: RUF012
+
+
+@pytest.mark.parametrize("kind", ["null_fields", "empty_result", "dead_sensors", "missing_data"])
+def test_what_stands_for_unknown_stands_for_nothing_that_is_gone(kind: str) -> None:
+    dropped = faults.DroppedFields(severity=0.9, spread=0.5, targets=["reply/*"], out_of_space=True)
+    plan = [faults.KINDS[kind](severity=1.0, rate=0.9, targets=["reply/*"]), dropped]  # type: ignore[call-arg]
+    batches = play(Declaring, plan, 30)
+    replies = [part(DESK, seen, row)["reply"] for seen in batches for row in range(COUNT)]
+    amounts = [reply["amount"] for reply in replies if "amount" in reply]
+    assert 0 < amounts.count(7) < len(amounts) < len(replies)
+
+
 def play_over_ends(ours: VectorInjectFaults, alone: Sequence[InjectFaults], steps: int) -> int:
     """A vector that begins episodes anew by itself, and environments alone; gives how many episodes ended."""
     same_step = ours.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
@@ -154,11 +193,12 @@ def test_learned_worlds_too() -> None:
     assert play_over_ends(ours, [InjectFaults(WorldEnv(world, horizon=9), LOUD, seed=5) for _ in range(COUNT)], 40)
 
 
+@pytest.mark.parametrize("plan", [LOUD, GONE, [fault for fault in GONE if not getattr(fault, "out_of_space", False)]])
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-def test_ends_of_episodes_too(mode: AutoresetMode) -> None:
+def test_ends_of_episodes_too(mode: AutoresetMode, plan: Sequence[faults.Fault]) -> None:
     makers = [lambda length=length: Witness(DESK, length=length) for length in (4, 6, 9)]
-    ours = VectorInjectFaults(SyncVectorEnv(makers, autoreset_mode=mode), LOUD, seed=5)
-    assert play_over_ends(ours, [InjectFaults(make(), LOUD, seed=5) for make in makers], 60) > 6
+    ours = VectorInjectFaults(SyncVectorEnv(makers, autoreset_mode=mode), plan, seed=5)
+    assert play_over_ends(ours, [InjectFaults(make(), plan, seed=5) for make in makers], 60) > 6
 
 
 @pytest.mark.parametrize("kind", WIDE)

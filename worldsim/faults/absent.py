@@ -1,7 +1,6 @@
 """Missing: fields, rows, results and frames that do not arrive, and sensors that die and come back."""
 
-from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,25 +9,48 @@ from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise
 from worldsim.faults.chance import Draws
-from worldsim.faults.changes import FrameChange, PayloadChange, RowChange, SomeLeaves, SomeReplies
-from worldsim.faults.exchange import Call, Forward, Reply
+from worldsim.faults.changes import (
+    FrameChange,
+    GoneLeaves,
+    LeafChange,
+    SomeLeaves,
+    SomeReplies,
+    Tried,
+    frames_of,
+    keep_frames,
+    same_for_each,
+    those,
+)
 from worldsim.faults.fault import Context, number
 from worldsim.faults.leafwise import Values
-from worldsim.faults.struck import Struck
+from worldsim.faults.replies import Replies
+from worldsim.faults.rows import RowChange
+from worldsim.faults.struck import Floats, Mask, Struck
 from worldsim.spaces import Leaf
 
 
-def _unknown(leaf: Leaf, value: Any, context: Context, out_of_space: bool) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class _Unknown(LeafChange):
     """What stands for a leaf that is not there: what the environment declares, or what is nearest to nothing."""
-    if context.plain:
-        return None
-    if leaf.name in context.missing:
-        return leafwise.from_json(leaf, context.missing[leaf.name])
-    return leafwise.nothing(leaf.space, value, out_of_space) if leafwise.usual(leaf, value) else value
+
+    def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
+        return leafwise.each_like_first(leaf, values, lambda value: self._unknown(leaf, value, struck.first))
+
+    def _unknown(self, leaf: Leaf, value: Any, context: Context) -> Any:
+        if value is leafwise.ABSENT:
+            return value
+        if context.plain:
+            return None
+        if leaf.name in context.missing:
+            return leafwise.from_json(leaf, context.missing[leaf.name])
+        return leafwise.nothing(leaf.space, value, self.out_of_space) if leafwise.usual(leaf, value) else value
+
+    def fitting(self, leaf: Leaf, values: Values) -> Mask:
+        return np.ones(len(values), np.bool_)
 
 
 @dataclass(frozen=True, kw_only=True)
-class NullFields(SomeLeaves):
+class NullFields(_Unknown, SomeLeaves):
     """Fields are there and empty.
 
     | severity | share | reach |
@@ -42,14 +64,9 @@ class NullFields(SomeLeaves):
 
     kind: ClassVar[str] = "null_fields"
 
-    def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
-        return leafwise.each_like_first(
-            leaf, values, lambda value: _unknown(leaf, value, struck.first, self.out_of_space)
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
-class DroppedFields(SomeReplies, PayloadChange):
+class DroppedFields(_Unknown, GoneLeaves):
     """Fields are not there at all.
 
     | severity | share | reach |
@@ -65,33 +82,18 @@ class DroppedFields(SomeReplies, PayloadChange):
 
     spread: float = number(0.5, 0, 1, "share of the fields that are gone from such a reply at severity 1, at least one")
 
-    @property
-    def reach(self) -> float:
-        """Share of the fields that are gone, at least one."""
-        return self.severity * self.spread
+    def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
+        has_key = bool(leaf.path) and isinstance(leaf.path[-1], str)
+        if has_key and (struck.first.plain or self.out_of_space):
+            return [leafwise.ABSENT] * len(values)
+        return super().values_changed(leaf, values, draws, struck)
 
-    def changed(self, payload: Any, context: Context) -> Any:
-        leaves, result = context.leaves_in(payload), payload
-        wanted = max(1, round(self.reach * len(leaves)))
-        for position in context.rng().permutation(len(leaves))[:wanted]:
-            leaf = leaves[position]
-            owner, before = leafwise.get(result, leaf.path[:-1]), leafwise.get(result, leaf.path)
-            if before is leafwise.ABSENT:
-                continue
-            if (context.plain or self.out_of_space) and leaf.path and isinstance(owner, Mapping):
-                left = {key: value for key, value in owner.items() if key != leaf.path[-1]}
-                after = leafwise.put(result, leaf.path[:-1], left)
-            else:
-                filled = _unknown(leaf, before, context, self.out_of_space)
-                after = result if leafwise.same(before, filled) else leafwise.put(result, leaf.path, filled)
-            if after is not result:
-                context.record(self.kind, leaf=leaf.name)
-                result = after
-        return result
+    def note(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck) -> None:
+        those(struck, hit).record(self.kind, same_for_each(leaf, int(hit.sum())))
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmptyResult(SomeReplies, PayloadChange):
+class EmptyResult(_Unknown, SomeReplies):
     """The reply says that there is nothing.
 
     | severity | share |
@@ -105,16 +107,19 @@ class EmptyResult(SomeReplies, PayloadChange):
 
     kind: ClassVar[str] = "empty_result"
 
-    def changed(self, payload: Any, context: Context) -> Any:
-        result = _emptied(payload) if context.plain else payload
-        for leaf in context.leaves or ():
-            before = leafwise.get(payload, leaf.path)
-            if before is not leafwise.ABSENT:
-                result = leafwise.put(result, leaf.path, _unknown(leaf, before, context, self.out_of_space))
-        if leafwise.alike(result, payload):
-            return payload
-        context.record(self.kind)
-        return result
+    def leaves(self, struck: Struck, replies: Replies) -> tuple[Leaf, ...]:
+        return (Leaf((), leafwise.ANY),) if struck.first.plain else struck.leaves(replies)
+
+    def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
+        if struck.first.plain:
+            return [_emptied(payload) for payload in values]
+        return super().values_changed(leaf, values, draws, struck)
+
+    def note(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck) -> None:
+        """One record tells of the whole reply."""
+
+    def deliver(self, struck: Struck, replies: Replies) -> None:
+        struck.record(self.kind, lambda: [{} for _ in struck.rows])
 
 
 def _emptied(payload: Any) -> Any:
@@ -152,8 +157,8 @@ class MissingRows(RowChange):
         """Share of the rows that are gone, at least one."""
         return self.severity * self.spread
 
-    def chosen(self, count: int, rng: np.random.Generator) -> list[int]:
-        return sorted(int(row) for row in rng.permutation(count)[max(1, round(self.reach * count)) :])
+    def chosen(self, count: int, draws: Draws) -> NDArray[np.int64]:
+        return np.sort(draws.permutation(count)[:, max(1, round(self.reach * count)) :], 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +183,8 @@ class PartialPage(RowChange):
         """Share of the rows that are gone, at least one."""
         return self.severity * self.spread
 
-    def chosen(self, count: int, rng: np.random.Generator) -> list[int]:
-        return list(range(count - max(1, round(self.reach * count))))
+    def chosen(self, count: int, draws: Draws) -> NDArray[np.int64]:
+        return np.arange(count - max(1, round(self.reach * count)))[None]
 
 
 # --- frames ---
@@ -257,7 +262,7 @@ class DroppedChannels(SomeReplies, FrameChange):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Spells(PayloadChange):
+class _Spells(LeafChange):
     """Leaves fail for spells of calls, each leaf by itself: a two-state Markov chain (Gilbert 1960).
 
     A spell begins at a call with probability `share` and ends with 1 / `mean_calls`.
@@ -271,47 +276,41 @@ class _Spells(PayloadChange):
         """Probability that a leaf's spell begins at a call."""
         return self.severity * self.rate
 
-    def strikes(self, uniforms: NDArray[np.float64], leaves: tuple[Leaf, ...] | None) -> NDArray[np.bool_]:
+    def strikes(self, uniforms: Floats, leaves: tuple[Leaf, ...] | None) -> Mask:
         return np.ones(uniforms.shape, np.bool_)  # spells go on
 
-    def begin(self, payload: Any, context: Context) -> None:
-        context.memory["out"] = {}  # leaf -> what it has shown since its spell began
-        context.memory["last"] = leafwise.copied(payload)
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        struck.memory.setdefault("columns", {})  # leaf name -> its column in "out"
+        struck.memory.setdefault("out", np.zeros((struck.count, 0), np.bool_))[struck.rows] = False
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        reply = forward(call)
-        if not reply.ok:
-            return reply
-        payload = self.changed(reply.payload, context)
-        context.memory["last"] = leafwise.copied(payload)
-        return reply if payload is reply.payload else self.delivered(reply, payload, context)
+    def wanted(self, leaves: Sequence[Leaf], struck: Struck) -> Mask:
+        """Which leaves are out, (n, leaves): where a spell begins, or goes on."""
+        begins = struck.draws.random(_BEGINS, len(leaves)) < self.share
+        goes_on = struck.draws.random(_ENDS, len(leaves)) >= 1 / self.mean_calls
+        at = np.ix_(struck.rows, _columns(leaves, struck.memory))
+        out: Mask = begins | struck.memory["out"][at] & goes_on
+        struck.memory["out"][at] = out
+        return out
 
-    def changed(self, payload: Any, context: Context) -> Any:
-        result, out = payload, context.memory["out"]
-        for position, leaf in enumerate(context.leaves_in(payload)):
-            before, rng = leafwise.read(payload, leaf), context.rng(1 + position)
-            begins, ends = rng.random() < self.share, rng.random() < 1 / self.mean_calls
-            if leaf.name in out and ends and not begins:
-                del out[leaf.name]
-            elif leaf.name not in out and begins and self.can_fail(leaf, before):
-                out[leaf.name] = leafwise.copied(self.shown(leaf, before, context))
-            after = leafwise.copied(out.get(leaf.name, before))
-            if not leafwise.same(before, after) and self.fits(leaf, after, context):
-                result = leafwise.write(result, leaf, after)
-                context.record(self.kind, leaf=leaf.name)
-        return result
+    def note(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck) -> None:
+        those(struck, hit).record(self.kind, same_for_each(leaf, int(hit.sum())))
 
-    def can_fail(self, leaf: Leaf, value: Any) -> bool:
-        """Whether this fault knows how such a leaf fails."""
-        return leafwise.usual(leaf, value)
 
-    @abstractmethod
-    def shown(self, leaf: Leaf, value: Any, context: Context) -> Any:
-        """What a leaf shows from the beginning of a spell to its end."""
+_BEGINS, _ENDS = 2, 3  # lanes: whether spells begin, and whether they end
+
+
+def _columns(leaves: Sequence[Leaf], memory: dict[str, Any]) -> NDArray[np.int64]:
+    """The leaves' columns in what is remembered. In plain JSON new leaves may turn up at any call."""
+    columns: dict[str, int] = memory["columns"]
+    found = np.array([columns.setdefault(leaf.name, len(columns)) for leaf in leaves], np.int64)
+    more = len(columns) - memory["out"].shape[1]
+    if more:
+        memory["out"] = np.pad(memory["out"], ((0, 0), (0, more)))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeadSensors(_Spells):
+class DeadSensors(_Unknown, _Spells):
     """Leaves die and come back, each by itself.
 
     | severity | share |
@@ -324,9 +323,6 @@ class DeadSensors(_Spells):
     """
 
     kind: ClassVar[str] = "dead_sensors"
-
-    def shown(self, leaf: Leaf, value: Any, context: Context) -> Any:
-        return _unknown(leaf, value, context, self.out_of_space)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,9 +340,19 @@ class FrozenFrames(_Spells):
 
     kind: ClassVar[str] = "frozen_frames"
 
-    def can_fail(self, leaf: Leaf, value: Any) -> bool:
-        return frames.frame_axes(leaf.space) is not None and leafwise.usual(leaf, value)
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        super().first_seen(struck, shown)
+        keep_frames(struck, shown)
 
-    def shown(self, leaf: Leaf, value: Any, context: Context) -> Any:
-        last = leafwise.get(context.memory["last"], leaf.path)
-        return value if last is leafwise.ABSENT else last
+    def change(self, struck: Struck, replies: Replies) -> None:
+        super().change(struck, replies)
+        keep_frames(struck, replies)
+
+    def leaves(self, struck: Struck, replies: Replies) -> tuple[Leaf, ...]:
+        return frames_of(struck.first.leaves)
+
+    def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
+        last: NDArray[Any] = struck.memory["frames"][leaf.name][struck.rows]
+        if isinstance(values, np.ndarray):
+            return last
+        return [value if value is leafwise.ABSENT else frame for value, frame in zip(values, last, strict=True)]

@@ -98,7 +98,9 @@ def chosen(space: gym.Space[Any], mask: Mask, one: Any, other: Any) -> Any:
         return tuple(chosen(inner, mask, *both) for inner, *both in zip(space.spaces, one, other, strict=True))
     if isinstance(one, tuple):
         return tuple(left if here else right for here, left, right in zip(mask.tolist(), one, other, strict=True))
-    return np.where(mask.reshape(-1, *[1] * (one.ndim - 1)), one, other)
+    picked = other.copy()
+    picked[mask] = one[mask]
+    return picked
 
 
 def refreshed(space: gym.Space[Any], old: Any, new: Any) -> Any:
@@ -111,6 +113,18 @@ def refreshed(space: gym.Space[Any], old: Any, new: Any) -> Any:
         np.copyto(old, new)
         return old
     return copied(new)
+
+
+def copy_rows(column: NDArray[Any], rows: NDArray[np.int64], into: NDArray[Any]) -> None:
+    """Copy some rows of an array into another one. Where they are most, all are copied: half as much is moved."""
+    others = np.ones(len(into), np.bool_)
+    others[rows] = False
+    if 2 * len(rows) > len(into):
+        held = into[others]
+        np.copyto(into, column)
+        into[others] = held
+    else:
+        into[rows] = column[rows]
 
 
 def merged(mask: Mask, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

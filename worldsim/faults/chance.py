@@ -73,22 +73,27 @@ def whole(numbers: NDArray[np.float64], high: Any) -> NDArray[np.int64]:
 class Draws:
     """All else that n calls draw: call i the same alone as among others. Each lane gives the same whenever it is asked.
 
-    words: (n,) one address a call.
+    words: (n,) one address a call. lane: which of the lanes that begin there; None: where they begin.
     """
 
-    def __init__(self, words: Words) -> None:
-        self.words = words
+    def __init__(self, words: Words, lane: int | None = None) -> None:
+        self._begin, self._lane = words, lane
+
+    @cached_property
+    def words(self) -> Words:
+        """(n,) one address a call, worked out when somebody draws."""
+        return self._begin if self._lane is None else splitmix(self._begin, self._lane * _LANE + _LANE - 1)
 
     def __len__(self) -> int:
-        return len(self.words)
+        return len(self._begin)
 
     def __getitem__(self, which: Any) -> "Draws":
         """Those of some of the calls, by positions or mask."""
-        return Draws(self.words[which])
+        return Draws(self._begin[which], self._lane)
 
     def lane(self, lane: int) -> "Draws":
         """Draws that are independent of these and of those of every other lane."""
-        return Draws(splitmix(self.words, lane * _LANE + _LANE - 1))
+        return Draws(self.words, lane)
 
     def random(self, lane: int = 0, *shape: int) -> NDArray[np.float64]:
         """Uniforms in [0, 1), (n, *shape); the first of a lane are the same in every shape."""

@@ -1,10 +1,10 @@
-"""What faults of replies have in common: which replies, which leaves or rows, and whether the result can arrive."""
+"""What faults of replies have in common: which replies, which leaves, and whether the result can arrive."""
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
@@ -20,8 +20,6 @@ from worldsim.faults.replies import Replies
 from worldsim.faults.struck import ArrayFault, Floats, Mask, Struck
 from worldsim.faults.written import Mistake
 from worldsim.spaces import Leaf
-
-Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +66,14 @@ class PayloadChange(ReplyFault):
 _ORDER, _LEAVES = 1, 16  # lanes: of the order in which leaves are tried, and of the first leaf
 
 
+class Tried(NamedTuple):
+    """What a leaf is in n payloads, what it would become, and where, (n,), that is something else and may arrive."""
+
+    before: Values
+    after: Values
+    effective: Mask
+
+
 @dataclass(frozen=True, kw_only=True)
 class LeafChange(ReplyFault, ArrayFault):
     """Changes leaves of replies, each by itself: what happens to one does not depend on the others."""
@@ -78,31 +84,48 @@ class LeafChange(ReplyFault, ArrayFault):
             self.change(answered, replies)
 
     def change(self, struck: Struck, replies: Replies) -> None:
-        """Change the payloads of struck calls that were answered."""
-        leaves = struck.leaves(replies)
-        if not leaves:
-            return
-        before = [replies.values(leaf, struck.rows) for leaf in leaves]
-        after = [
-            self.values_changed(leaf, values, struck.draws.lane(_LEAVES + position), struck)
-            for position, (leaf, values) in enumerate(zip(leaves, before, strict=True))
-        ]
-        effective = np.stack([self._effective(*each, struck) for each in zip(leaves, before, after, strict=True)], 1)
-        chosen = self.chosen(effective, struck)
-        for leaf, old, new, hit in zip(leaves, before, after, chosen.T, strict=True):
-            if hit.any():
-                touched = struck[hit]
-                touched.record(self.record_kind, self._telling(leaf, old, new, hit, struck))
-                replies.write(leaf, touched.rows, _some(new, hit))
-        self.deliver(struck[chosen.any(1)], replies)
+        """Change the payloads of struck calls that were answered, one leaf after another."""
+        leaves, changed = self.leaves(struck, replies), np.zeros(len(struck), np.bool_)
+        for position, (leaf, wanted) in enumerate(zip(leaves, self.wanted(leaves, struck).T, strict=True)):
+            if wanted.any():
+                some = those(struck, wanted)
+                tried = self.tried(leaf, position, some, replies)
+                self.put(leaf, tried, tried.effective, some, replies)
+                changed[wanted] |= tried.effective
+        self.deliver(struck[changed], replies)
+
+    def leaves(self, struck: Struck, replies: Replies) -> tuple[Leaf, ...]:
+        """What it may change in the replies, all of them of one form. Each place draws from a lane of its own."""
+        return struck.leaves(replies)
+
+    def wanted(self, leaves: Sequence[Leaf], struck: Struck) -> Mask:
+        """Which leaves it tries to change, (n, leaves). By default all."""
+        return np.ones((len(struck), len(leaves)), np.bool_)
+
+    def tried(self, leaf: Leaf, position: int, struck: Struck, replies: Replies) -> Tried:
+        """What a leaf would become."""
+        before = replies.values(leaf, struck.rows)
+        after = self.values_changed(leaf, before, struck.draws.lane(_LEAVES + position), struck)
+        return Tried(before, after, self._effective(leaf, before, after, struck))
+
+    def put(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck, replies: Replies) -> None:
+        """Write what a leaf becomes in the calls `hit`, (n,)."""
+        if hit.any():
+            self.note(leaf, tried, hit, struck)
+            replies.write(leaf, struck.rows[hit], _some(tried.after, hit))
+
+    def note(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck) -> None:
+        """Record what a leaf becomes in the calls `hit`, (n,)."""
+        those(struck, hit).record(self.record_kind, self._telling(leaf, tried.before, tried.after, hit, struck))
 
     def _telling(self, leaf: Leaf, old: Values, new: Values, hit: Mask, struck: Struck) -> Details:
         """What gives the records' details when somebody asks. It holds on to small values only, and to copies."""
         if leafwise.small(old) and leafwise.small(new):
             before, after = copy.copy(_some(old, hit)), copy.copy(_some(new, hit))
             return lambda: self._named(leaf, self.details(leaf, before, after, hit, struck))
-        count = int(hit.sum())  # of large values nothing is told but that they changed
-        told = self.details(leaf, old[:count], new[:count], hit, struck)
+        count = int(hit.sum())  # of large values nothing is told but that they changed: in a column any will do
+        before, after = (each[:count] if isinstance(each, np.ndarray) else _some(each, hit) for each in (old, new))
+        told = self.details(leaf, before, after, hit, struck)
         return lambda: self._named(leaf, told)
 
     def _named(self, leaf: Leaf, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -117,10 +140,6 @@ class LeafChange(ReplyFault, ArrayFault):
     def fitting(self, leaf: Leaf, values: Values) -> Mask:
         """Which values may stand in a leaf."""
         return within(leaf.space, values)
-
-    def chosen(self, effective: Mask, struck: Struck) -> Mask:
-        """Which leaves change, (n, leaves), of those for which there is another value. By default all."""
-        return effective
 
     @property
     def record_kind(self) -> str:
@@ -149,6 +168,11 @@ class LeafChange(ReplyFault, ArrayFault):
     def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
         """Another value for a leaf, not written into the old one; `value` itself where there is none."""
         raise NotImplementedError(f"{self.kind} changes neither values nor columns of them")
+
+
+def same_for_each(leaf: Leaf, count: int, **told: Any) -> Details:
+    """Details of `count` records of a leaf that all tell the same."""
+    return lambda: [{"leaf": leaf.name, **told} for _ in range(count)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +211,7 @@ class SomeReplies(ReplyFault):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SomeLeaves(SomeReplies, LeafChange):
+class ShareOfLeaves(SomeReplies, LeafChange):
     """Changes some leaves of some replies; both shares grow with severity."""
 
     spread: float = number(0.5, 0, 1, "share of the leaves that it changes in such a reply at severity 1, at least one")
@@ -201,19 +225,44 @@ class SomeLeaves(SomeReplies, LeafChange):
         """How many of `count` leaves are to change."""
         return max(1, round(self.reach * count))
 
-    def order(self, effective: Mask, struck: Struck) -> NDArray[np.int64]:
-        """In which order leaves are tried, (n, leaves)."""
-        return struck.draws.permutation(effective.shape[1], _ORDER)
+    def order(self, count: int, struck: Struck) -> NDArray[np.int64]:
+        """In which order `count` leaves are tried, (n, count)."""
+        return struck.draws.permutation(count, _ORDER)
 
-    def chosen(self, effective: Mask, struck: Struck) -> Mask:
-        if effective.shape[1] == 1:
-            return effective
-        order = self.order(effective, struck)
+
+@dataclass(frozen=True, kw_only=True)
+class SomeLeaves(ShareOfLeaves):
+    """Changes some leaves of some replies, of those for which there is another value."""
+
+    def change(self, struck: Struck, replies: Replies) -> None:
+        leaves = self.leaves(struck, replies)
+        if len(leaves) < 2:
+            return super().change(struck, replies)
+        tried = [self.tried(leaf, position, struck, replies) for position, leaf in enumerate(leaves)]
+        chosen = self._first(np.stack([each.effective for each in tried], 1), struck)
+        for leaf, each, hit in zip(leaves, tried, chosen.T, strict=True):
+            self.put(leaf, each, hit, struck, replies)
+        self.deliver(struck[chosen.any(1)], replies)
+
+    def _first(self, effective: Mask, struck: Struck) -> Mask:
+        """Which leaves change, (n, leaves): the first ones in the order that are effective."""
+        order = self.order(effective.shape[1], struck)
         tried = np.take_along_axis(effective, order, 1)
         taken = tried & (tried.cumsum(1) <= self.leaves_wanted(effective.shape[1]))
         chosen = np.zeros_like(effective)
         np.put_along_axis(chosen, order, taken, 1)
         return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoneLeaves(ShareOfLeaves):
+    """Takes some leaves of some replies away. What was nothing already counts as gone."""
+
+    def wanted(self, leaves: Sequence[Leaf], struck: Struck) -> Mask:
+        wanted = np.zeros((len(struck), len(leaves)), np.bool_)
+        order = self.order(len(leaves), struck)
+        np.put_along_axis(wanted, order[:, : self.leaves_wanted(len(leaves))], True, 1)
+        return wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +290,11 @@ class Loud(SomeReplies):
 def unreadable(reply: Reply, raw: str) -> Reply:
     """A reply of which only a text is left that cannot be read."""
     return reply._replace(payload=LOST, ok=False, error="malformed", raw=raw)
+
+
+def those(struck: Struck, mask: Mask) -> Struck:
+    """The struck calls where mask, (n,), is true."""
+    return struck if mask.all() else struck[mask]
 
 
 def _some(values: Values, mask: Mask) -> Values:
@@ -284,53 +338,15 @@ def levels(images: frames.Frame) -> frames.Frame:
     return images if images.dtype == np.uint8 else np.clip(np.rint(images), 0, 255).astype(np.uint8)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowChange(SomeReplies, PayloadChange):
-    """Replies with other rows than there are. What stands in a row is left alone.
-
-    Rows are the items of a list in plain JSON, and the entries along the first axis of a vector or matrix of numbers or
-    classes. A leaf keeps its shape: rows that are gone leave zeros (or what is nearest to them) at the end, those that
-    are too many fall off it; with `out_of_space=True` it arrives with as many as there are.
-    """
-
-    def changed(self, payload: Any, context: Context) -> Any:
-        result = payload
-        for lane, (name, path) in enumerate(_tables(payload, context)):
-            rows = leafwise.get(result, path)
-            chosen = self.chosen(len(rows), context.rng(1 + lane))
-            after = (
-                [rows[row] for row in chosen] if isinstance(rows, list) else self._array(path, rows, chosen, context)
-            )
-            if chosen != list(range(len(rows))) and not leafwise.alike(rows, after):
-                result = leafwise.put(result, path, leafwise.copied(after))
-                context.record(self.kind, leaf=name, before=len(rows), after=len(chosen))
-        return result
-
-    @abstractmethod
-    def chosen(self, count: int, rng: np.random.Generator) -> list[int]:
-        """Which of `count` rows arrive, in what order."""
-
-    def _array(self, path: Path, rows: Any, chosen: list[int], context: Context) -> Any:
-        arrived = rows[chosen]
-        if self.out_of_space:
-            return arrived
-        leaf = next(leaf for leaf in context.leaves or () if leaf.path == path)
-        kept = leafwise.nothing(leaf.space, rows)
-        kept[: len(arrived)] = arrived[: len(rows)]
-        return kept if kept in leaf.space else rows
+def frames_of(leaves: Sequence[Leaf] | None) -> tuple[Leaf, ...]:
+    """Those of the leaves that are frames; plain JSON has none."""
+    return tuple(leaf for leaf in leaves or () if frames.frame_axes(leaf.space))
 
 
-def _tables(payload: Any, context: Context) -> Iterator[tuple[str, Path]]:
-    """Name and place of everything in a payload that has two rows or more, innermost first."""
-    if context.plain:
-        found = [path for path, value in leafwise.nodes(payload) if isinstance(value, list) and len(value) > 1]
-        for path in reversed(found):
-            name = "/".join(map(str, path)) or "value"
-            if context.aims_at(name):
-                yield name, path
-        return
-    for leaf in context.leaves or ():
-        value = leafwise.get(payload, leaf.path)
-        has_rows = isinstance(value, np.ndarray) and value.ndim > 0 and len(value) > 1
-        if has_rows and leafwise.usual(leaf, value) and not frames.frame_axes(leaf.space):
-            yield leaf.name, leaf.path
+def keep_frames(struck: Struck, shown: Replies) -> None:
+    """Keep the frames that came through in the fault's memory: "frames", leaf name -> (N, ...) the last of each."""
+    kept = struck.memory.setdefault("frames", {})
+    for leaf in frames_of(struck.first.leaves):
+        if leaf.name not in kept:
+            kept[leaf.name] = np.zeros((struck.count, *(leaf.space.shape or ())), np.uint8)
+        shown.keep(leaf, struck.rows, kept[leaf.name])

@@ -24,6 +24,7 @@ Values = NDArray[Any] | list[Any]  # of one leaf in many payloads, (n, ...): as 
 _FLAG = spaces.Discrete(2)
 _NUMBER = spaces.Box(-np.inf, np.inf, (), np.float64)
 _STRING = spaces.Text(10**9, min_length=0, charset=string.ascii_letters + string.digits + string.punctuation + " ")
+ANY: Final = spaces.OneOf((_FLAG, _NUMBER, _STRING))  # of places in it that are no leaves
 
 
 class Absent(Enum):
@@ -105,10 +106,15 @@ def _written(leaf: Leaf, value: Any) -> Any:
 
 
 def put(payload: Any, path: tuple[str | int, ...], value: Any) -> Any:
-    """A payload with another value at `path`; only the containers on the way are copied."""
+    """A payload with another value at `path`; only the containers on the way are copied.
+
+    Where the value is ABSENT the object that has such a field has none.
+    """
     if not path:
         return value
     first, rest = path[0], path[1:]
+    if value is ABSENT and not rest:
+        return {key: inner for key, inner in payload.items() if key != first}
     inner = put(payload[first], rest, value)
     if isinstance(payload, tuple):
         return tuple(inner if position == first else item for position, item in enumerate(payload))
@@ -280,9 +286,9 @@ def within(space: spaces.Space[Any], values: Values) -> NDArray[np.bool_]:
     if not isinstance(values, np.ndarray) or values.dtype != space.dtype or not isinstance(space, _COUNTED):
         return np.array([value in space for value in values], np.bool_)
     if isinstance(space, spaces.Box):
-        inside = (
-            np.ones(values.shape, np.bool_) if _unbounded(space) else (values >= space.low) & (values <= space.high)
-        )
+        if _unbounded(space):
+            return np.ones(len(values), np.bool_)
+        inside = (values >= space.low) & (values <= space.high)
     elif isinstance(space, spaces.MultiBinary):
         inside = values <= 1
     else:

@@ -7,7 +7,7 @@ import numpy as np
 
 from worldsim.faults import frames, leafwise
 from worldsim.faults.chance import Draws
-from worldsim.faults.changes import SomeLeaves
+from worldsim.faults.changes import GoneLeaves, frames_of, keep_frames
 from worldsim.faults.fault import number
 from worldsim.faults.leafwise import Values
 from worldsim.faults.replies import Replies
@@ -16,7 +16,7 @@ from worldsim.spaces import Leaf
 
 
 @dataclass(frozen=True, kw_only=True)
-class MissingData(SomeLeaves):
+class MissingData(GoneLeaves):
     """Some replies lack leaves; some are not there at all. The call itself is always carried out.
 
     What stands for a missing leaf, unless the environment says otherwise in `metadata["on_missing"]`: class 0 of a
@@ -49,30 +49,16 @@ class MissingData(SomeLeaves):
         return "missing"
 
     def strikes(self, uniforms: Floats, leaves: tuple[Leaf, ...] | None) -> Mask:
-        if _frames(leaves):  # they are kept, to show again
+        if frames_of(leaves):  # they are kept, to show again
             return np.ones(uniforms.shape, np.bool_)
         return uniforms < self.share
 
     def first_seen(self, struck: Struck, shown: Replies) -> None:
-        for leaf in _frames(struck.first.leaves):
-            shape = (struck.count, *(leaf.space.shape or ()))
-            struck.memory.setdefault(leaf.name, np.zeros(shape, np.uint8))
-        self._keep(struck, shown)
+        keep_frames(struck, shown)
 
     def after(self, struck: Struck, replies: Replies) -> None:
         super().after(struck[struck.uniforms < self.share], replies)
-        self._keep(struck[replies.ok[struck.rows]], replies)
-
-    def _keep(self, struck: Struck, shown: Replies) -> None:
-        """Frames that came through, to be shown again."""
-        for leaf in _frames(struck.first.leaves) if len(struck) else ():
-            values = shown.values(leaf, struck.rows)
-            if isinstance(values, np.ndarray):
-                struck.memory[leaf.name][struck.rows] = values
-                continue
-            for row, value in zip(struck.rows.tolist(), values, strict=True):
-                if leafwise.usual(leaf, value) and value.dtype == np.uint8:
-                    struck.memory[leaf.name][row] = value
+        keep_frames(struck[replies.ok[struck.rows]], replies)
 
     def change(self, struck: Struck, replies: Replies) -> None:
         gone = struck.draws.random(_GONE) < self.unavailable
@@ -81,13 +67,6 @@ class MissingData(SomeLeaves):
         replies.retry_after_s[struck.rows[gone]] = self.retry_after_s
         if not gone.all():
             super().change(struck[~gone], replies)
-
-    def chosen(self, effective: Mask, struck: Struck) -> Mask:
-        if effective.shape[1] == 1:
-            return effective
-        wanted = np.zeros_like(effective)  # what is nothing already counts as missing
-        np.put_along_axis(wanted, self.order(effective, struck)[:, : self.leaves_wanted(effective.shape[1])], True, 1)
-        return effective & wanted
 
     def fitting(self, leaf: Leaf, values: Values) -> Mask:
         return np.ones(len(values), np.bool_)
@@ -115,7 +94,7 @@ class MissingData(SomeLeaves):
         assert axes is not None, f"{leaf.name} is no frame"
         how = draws.integers(len(_HOWS), 0)
         struck.kept[leaf.name] = [_HOWS[each] for each in how.tolist()]
-        changed = struck.memory[leaf.name][struck.rows]
+        changed = struck.memory["frames"][leaf.name][struck.rows]
         changed[how == 0] = 0
         hidden = how == 2
         images = frames.occlude(frames.as_images(values[hidden], axes), self.severity, draws[hidden].random(1, 4))
@@ -139,7 +118,3 @@ class MissingData(SomeLeaves):
 
 _GONE = 0  # lane: whether a reply is not there at all
 _HOWS = ("black", "frozen", "occluded")
-
-
-def _frames(leaves: tuple[Leaf, ...] | None) -> list[Leaf]:
-    return [leaf for leaf in leaves or () if frames.frame_axes(leaf.space)]

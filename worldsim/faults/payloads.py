@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.faults import leafwise
-from worldsim.faults.batches import row_of, with_any_rows, with_rows
+from worldsim.faults.batches import copy_rows, row_of, with_any_rows, with_rows
 from worldsim.faults.leafwise import Values
 from worldsim.spaces import Leaf
 
@@ -59,7 +59,7 @@ class Payloads:
     def values(self, leaf: Leaf, rows: Rows) -> Values:
         """What stands in a leaf of the payloads of these environments, none of them lost; not to be written to."""
         self.settle()
-        if self._meets(rows):
+        if not self._in_batch(rows):
             return [leafwise.read(self.payload(row), leaf) for row in rows.tolist()]
         column = leafwise.get(self.batch, leaf.path)
         if isinstance(column, np.ndarray):
@@ -69,13 +69,12 @@ class Payloads:
     def write(self, leaf: Leaf, rows: Rows, values: Values) -> None:
         """Put other values into a leaf of the payloads of these environments."""
         column = leafwise.get(self.batch, leaf.path)
-        if not self._meets(rows):
+        if self._in_batch(rows):
             if isinstance(values, np.ndarray) and _belongs(values, column):
                 return self._write_column(leaf, column, rows, values)
-            if self._tidy and isinstance(column, tuple):
-                changed = dict(zip(rows.tolist(), values, strict=True))
-                mixed = tuple(changed.get(row, value) for row, value in enumerate(column))
-                self.batch = leafwise.put(self.batch, leaf.path, mixed)
+            if isinstance(column, tuple) and all(value is not leafwise.ABSENT for value in values):
+                texts = with_rows(leaf.space, column, dict(zip(rows.tolist(), values, strict=True)))
+                self.batch = leafwise.put(self.batch, leaf.path, texts)
                 return None
         if isinstance(values, np.ndarray) and not values.flags.writeable:
             values = values.copy()
@@ -97,7 +96,7 @@ class Payloads:
 
     def having(self, leaf: Leaf, rows: Rows) -> Rows:
         """Those of these environments whose payloads have such a leaf."""
-        if not self._meets(rows):
+        if self._in_batch(rows):
             return rows
         return rows[[leafwise.get(self.payload(row), leaf.path) is not leafwise.ABSENT for row in rows.tolist()]]
 
@@ -122,9 +121,20 @@ class Payloads:
         other.apart, other._own = dict(self.apart), set()
         return other
 
-    def _meets(self, rows: Rows) -> bool:
-        """Whether one of these payloads is apart."""
-        return bool(self.apart) and not self.apart.keys().isdisjoint(rows.tolist())
+    def keep(self, leaf: Leaf, rows: Rows, kept: NDArray[Any]) -> None:
+        """Copy a leaf of the payloads of these environments, none of them lost, into `kept`, (N, ...), if it fits."""
+        self.settle()
+        for row in self.apart.keys() & rows.tolist() if self.apart else ():
+            value = leafwise.get(self.apart[row], leaf.path)
+            if isinstance(value, np.ndarray) and _belongs(value[None], kept):
+                kept[row] = value
+        column = leafwise.get(self.batch, leaf.path)
+        if isinstance(column, np.ndarray) and _belongs(column, kept):
+            copy_rows(column, np.setdiff1d(rows, list(self.apart)) if self.apart else rows, kept)
+
+    def _in_batch(self, rows: Rows) -> bool:
+        """Whether none of these payloads is apart."""
+        return not self.apart or self.apart.keys().isdisjoint(rows.tolist())
 
 
 def _belongs(values: NDArray[Any], column: Any) -> bool:

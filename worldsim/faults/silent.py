@@ -10,12 +10,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise, wrong
-from worldsim.faults.changes import LeafChange, PayloadChange, RowChange, SomeLeaves, SomeReplies
+from worldsim.faults.chance import Draws
+from worldsim.faults.changes import LeafChange, PayloadChange, SomeLeaves, SomeReplies
 from worldsim.faults.exchange import Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, number, option
 from worldsim.faults.fault import matches as named_like
 from worldsim.faults.past import Past
 from worldsim.faults.replies import Replies
+from worldsim.faults.rows import RowChange
 from worldsim.faults.struck import ArrayFault, ForwardMany, Struck
 from worldsim.spaces import Leaf
 
@@ -354,9 +356,9 @@ class DuplicatedRows(RowChange):
 
     kind: ClassVar[str] = "duplicated_rows"
 
-    def chosen(self, count: int, rng: np.random.Generator) -> list[int]:
-        twice = int(rng.integers(count))
-        return [*range(twice + 1), *range(twice, count)]
+    def chosen(self, count: int, draws: Draws) -> NDArray[np.int64]:
+        places = np.arange(count + 1)
+        return places - (places > draws.integers(count)[:, None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,8 +375,8 @@ class ReorderedRows(RowChange):
 
     kind: ClassVar[str] = "reordered_rows"
 
-    def chosen(self, count: int, rng: np.random.Generator) -> list[int]:
-        return [int(row) for row in rng.permutation(count)]
+    def chosen(self, count: int, draws: Draws) -> NDArray[np.int64]:
+        return draws.permutation(count)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,13 +403,11 @@ class OffByOnePage(RowChange):
         pages = [
             name for name, value in call.arguments.items() if named_like(name, self.arguments) and type(value) is int
         ]
-        if not pages:
+        if not pages or context.uniform() >= self.share:
             return super().exchange(call, forward, context)
-        if context.uniform() >= self.share:
-            return forward(call)
         name, page = pages[0], call.arguments[pages[0]]
         context.record(self.kind, argument=name, before=page, after=page + 1)
         return forward(call._replace(arguments={**call.arguments, name: page + 1}))
 
-    def chosen(self, count: int, rng: np.random.Generator) -> list[int]:
-        return [*range(1, count), count - 1]
+    def chosen(self, count: int, draws: Draws) -> NDArray[np.int64]:
+        return np.minimum(np.arange(1, count + 1), count - 1)[None]
