@@ -7,7 +7,7 @@ import numpy as np
 
 from worldsim.faults import frames, leafwise
 from worldsim.faults.chance import Draws
-from worldsim.faults.changes import GoneLeaves, frames_of, keep_frames
+from worldsim.faults.changes import GoneLeaves, Tried, frames_of, keep_frames
 from worldsim.faults.fault import number
 from worldsim.faults.leafwise import Values
 from worldsim.faults.replies import Replies
@@ -43,10 +43,6 @@ class MissingData(GoneLeaves):
     unavailable: float = number(0.25, 0, 1, "share of these replies that are not there at all")
     spread: float = number(1.0, 0, 1, "share of the leaves missing in the others at severity 1")
     retry_after_s: float = number(1.0, 0, 1e9, "what an unavailable reply says: seconds after which to ask again")
-
-    @property
-    def record_kind(self) -> str:
-        return "missing"
 
     def strikes(self, uniforms: Floats, leaves: tuple[Leaf, ...] | None) -> Mask:
         if frames_of(leaves):  # they are kept, to show again
@@ -112,8 +108,10 @@ class MissingData(GoneLeaves):
         struck.kept[leaf.name] = hows
         return changed
 
-    def details(self, leaf: Leaf, before: Values, after: Values, hit: Mask, struck: Struck) -> list[dict[str, Any]]:
-        return [{"how": struck.kept[leaf.name][position]} for position in np.flatnonzero(hit).tolist()]
+    def note(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck) -> None:
+        name, hows, which = leaf.name, struck.kept[leaf.name], np.flatnonzero(hit)
+        told = lambda: [{"leaf": name, "how": hows[position]} for position in which.tolist()]  # noqa: E731
+        struck[which].record("missing", told)
 
 
 _GONE = 0  # lane: whether a reply is not there at all
