@@ -1,6 +1,5 @@
 """What faults of replies have in common: which replies, which leaves or rows, and whether the result can arrive."""
 
-import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise
 from worldsim.faults.chance import Draws
-from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
+from worldsim.faults.exchange import Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, LeafFault, matches, number
-from worldsim.faults.leafwise import Values, differing, one_by_one, within
+from worldsim.faults.leafwise import Values, by_form, differing, like_old, one_by_one, some, within
 from worldsim.faults.log import Details
-from worldsim.faults.replies import Replies
+from worldsim.faults.replies import Replies, Rows
 from worldsim.faults.struck import ArrayFault, Floats, Mask, Struck
 from worldsim.faults.written import Mistake
 from worldsim.spaces import Leaf
@@ -65,20 +64,30 @@ class PayloadChange(ReplyFault):
         return self.out_of_space or context.plain or bool(value in leaf.space)
 
 
-_ORDER, _LEAVES = 1, 16  # lanes: of the order in which leaves are tried, and of the first leaf
-
-
 @dataclass(frozen=True, kw_only=True)
-class LeafChange(ReplyFault, ArrayFault):
-    """Changes leaves of replies, each by itself: what happens to one does not depend on the others."""
+class BatchChange(ReplyFault, ArrayFault):
+    """Changes replies, those of many environments together."""
 
     def after(self, struck: Struck, replies: Replies) -> None:
         answered = struck[replies.ok[struck.rows]]
         if len(answered):
             self.change(answered, replies)
 
+    @abstractmethod
     def change(self, struck: Struck, replies: Replies) -> None:
-        """Change the payloads of struck calls that were answered."""
+        """Change the payloads of struck calls that were answered, one at least."""
+
+
+_ORDER, _LEAVES = 1, 16  # lanes: of the order in which leaves are tried, and of the first leaf
+
+Changes = list[tuple[Leaf, Rows, Values]]  # leaves, the environments in whose payloads they change, other values
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeafChange(BatchChange):
+    """Changes leaves of replies, each by itself: what happens to one does not depend on the others."""
+
+    def change(self, struck: Struck, replies: Replies) -> None:
         leaves = struck.leaves(replies)
         if not leaves:
             return
@@ -89,17 +98,19 @@ class LeafChange(ReplyFault, ArrayFault):
         ]
         effective = np.stack([self._effective(*each, struck) for each in zip(leaves, before, after, strict=True)], 1)
         chosen = self.chosen(effective, struck)
+        changes: Changes = []
         for leaf, old, new, hit in zip(leaves, before, after, chosen.T, strict=True):
             if hit.any():
                 touched = struck[hit]
                 touched.record(self.record_kind, self._telling(leaf, old, new, hit, struck))
-                replies.write(leaf, touched.rows, _some(new, hit))
-        self.deliver(struck[chosen.any(1)], replies)
+                changes.append((leaf, touched.rows, some(new, np.flatnonzero(hit))))
+        if changes:
+            self.deliver(struck[chosen.any(1)], changes, replies)
 
     def _telling(self, leaf: Leaf, old: Values, new: Values, hit: Mask, struck: Struck) -> Details:
         """What gives the records' details when somebody asks. It holds on to small values only, and to copies."""
         if leafwise.small(old) and leafwise.small(new):
-            before, after = copy.copy(_some(old, hit)), copy.copy(_some(new, hit))
+            before, after = (leafwise.copied(some(values, np.flatnonzero(hit))) for values in (old, new))
             return lambda: self._named(leaf, self.details(leaf, before, after, hit, struck))
         count = int(hit.sum())  # of large values nothing is told but that they changed
         told = self.details(leaf, old[:count], new[:count], hit, struck)
@@ -110,6 +121,8 @@ class LeafChange(ReplyFault, ArrayFault):
 
     def _effective(self, leaf: Leaf, before: Values, after: Values, struck: Struck) -> Mask:
         """Which of the values differ from what was there, and may arrive."""
+        if after is before:
+            return np.zeros(len(before), np.bool_)
         differs = differing(before, after)
         free = self.out_of_space or struck.first.plain or not differs.any()
         return differs if free else differs & self.fitting(leaf, after)
@@ -131,47 +144,47 @@ class LeafChange(ReplyFault, ArrayFault):
         """What records tell of the leaf in the calls `hit`, (n,)."""
         return leafwise.descriptions(leaf, before, after)
 
-    def deliver(self, struck: Struck, replies: Replies) -> None:  # noqa: B027  (they mostly arrive as they are)
-        """What becomes of replies that have changed."""
+    def deliver(self, struck: Struck, changes: Changes, replies: Replies) -> None:
+        """What becomes of the replies that have changed: they arrive so."""
+        for each in changes:
+            replies.write(*each)
 
-    def suits(self, leaf: Leaf, value: Any) -> bool:
-        """Whether this is a kind of leaf that the fault acts on."""
-        return True
-
+    @abstractmethod
     def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
-        """Other values for a leaf, not written into the old ones; those themselves where there are none."""
-        changed: list[Any] = []
-        for position, (value, (_, context)) in enumerate(zip(one_by_one(leaf, values), struck.calls(), strict=True)):
-            fit = value is not leafwise.ABSENT and self.suits(leaf, value)
-            changed.append(self.leaf_changed(leaf, value, draws.generator(position), context) if fit else value)
-        return changed
-
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        """Another value for a leaf, not written into the old one; `value` itself where there is none."""
-        raise NotImplementedError(f"{self.kind} changes neither values nor columns of them")
+        """Other values for a leaf, not written into the old ones; the very same where there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnChange(LeafChange):
-    """Changes leaves that are arrays or numbers, those of many replies together."""
+    """Changes the values that a leaf has in many replies together: numbers as arrays, texts as lists."""
 
     def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
         if isinstance(values, np.ndarray):
             fit = self.suits(leaf, one_by_one(leaf, values[:1])[0])
             return self.column_changed(leaf, values, draws, struck) if fit else values
-        changed: list[Any] = []
-        for position, value in enumerate(values):
-            if value is leafwise.ABSENT or not self.suits(leaf, value):
-                changed.append(value)
+        changed = list(values)
+        for at, column in by_form(leaf, values):
+            if isinstance(column, list):
+                after: Values = self.texts_changed(leaf, column, draws[at], struck[at])
+            elif self.suits(leaf, values[at[0]]):
+                after = self.column_changed(leaf, column, draws[at], struck[at])
+            else:
                 continue
-            one = [position]
-            column = self.column_changed(leaf, np.asarray(value)[None], draws[one], struck[one])
-            changed.append(leafwise.like_column(value, column))
+            for position, new in zip(at, after, strict=True):
+                changed[position] = like_old(values[position], new)
         return changed
 
-    @abstractmethod
-    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> NDArray[Any]:
-        """Other values, (n, ...), for a leaf, not written into the old ones."""
+    def suits(self, leaf: Leaf, value: Any) -> bool:
+        """Whether this is a kind of leaf that the fault acts on: a number or numbers, such as this one."""
+        return leafwise.usual(leaf, value)
+
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> Values:
+        """Other values for a leaf's, (n, ...), which are numbers; not written into the old ones."""
+        return values
+
+    def texts_changed(self, leaf: Leaf, texts: list[str], draws: Draws, struck: Struck) -> list[Any]:
+        """Other values for a leaf's, which are texts."""
+        return texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,39 +227,6 @@ class SomeLeaves(SomeReplies, LeafChange):
         chosen = np.zeros_like(effective)
         np.put_along_axis(chosen, order, taken, 1)
         return chosen
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loud(SomeReplies):
-    """Makes replies that a reader with a schema refuses.
-
-    In plain JSON, and with `out_of_space=True`, they arrive as they are. Where a space is the schema they are refused:
-    error "malformed", and the text as it arrived in `raw`.
-    """
-
-    def delivered(self, reply: Reply, payload: Any, context: Context) -> Reply:
-        if context.plain or self.out_of_space:
-            return reply._replace(payload=payload)
-        return unreadable(reply, leafwise.as_text(payload))
-
-    def deliver(self, struck: Struck, replies: Replies) -> None:
-        if not (struck.first.plain or self.out_of_space):
-            for row in struck.rows.tolist():
-                replies.lose([row], "malformed", leafwise.as_text(replies.payload(row)))
-
-    def fitting(self, leaf: Leaf, values: Values) -> Mask:
-        return np.ones(len(values), np.bool_)
-
-
-def unreadable(reply: Reply, raw: str) -> Reply:
-    """A reply of which only a text is left that cannot be read."""
-    return reply._replace(payload=LOST, ok=False, error="malformed", raw=raw)
-
-
-def _some(values: Values, mask: Mask) -> Values:
-    if mask.all():
-        return values
-    return values[mask] if isinstance(values, np.ndarray) else [values[at] for at in np.flatnonzero(mask).tolist()]
 
 
 @dataclass(frozen=True, kw_only=True)

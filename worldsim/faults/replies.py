@@ -76,7 +76,7 @@ class Replies:
         """The payload of one reply, LOST where none came. Arrays share memory with the batch."""
         if not self.ok[row]:
             return LOST
-        return self.apart[row] if row in self.apart else row_of(self._known_space, self.batch, row)
+        return self.apart[row] if row in self.apart else row_of(self.space, self.batch, row)
 
     def of(self, row: int) -> Reply:
         """The reply to one environment."""
@@ -107,12 +107,20 @@ class Replies:
         elif self.raws:
             self.raws = {row: text for row, text in self.raws.items() if row not in rows}
 
+    def garble(self, rows: Rows, texts: Sequence[str]) -> None:
+        """Texts come back to these environments, one to each, that cannot be read."""
+        self.lose(rows, "malformed")
+        self.raws.update(zip(rows.tolist(), texts, strict=True))
+
     def values(self, leaf: Leaf, rows: Rows) -> Values:
         """What stands in a leaf of the payloads of these environments, none of them lost; not to be written to."""
         self.settle()
-        if self.apart and not self.apart.keys().isdisjoint(rows.tolist()):
-            return [leafwise.read(self.payload(row), leaf) for row in rows.tolist()]
-        column = leafwise.get(self.batch, leaf.path)
+        column, apart = leafwise.get(self.batch, leaf.path), self.apart
+        if apart and not apart.keys().isdisjoint(rows.tolist()):
+            return [
+                leafwise.read(apart[row], leaf) if row in apart else row_of(leaf.space, column, row)
+                for row in rows.tolist()
+            ]
         if isinstance(column, np.ndarray):
             return column if len(rows) == len(column) else column[rows]
         return [column[row] for row in rows.tolist()]
@@ -120,25 +128,40 @@ class Replies:
     def write(self, leaf: Leaf, rows: Rows, values: Values) -> None:
         """Put other values into a leaf of the payloads of these environments."""
         column = leafwise.get(self.batch, leaf.path)
-        if isinstance(values, np.ndarray) and _belongs(values, column) and self.apart.keys().isdisjoint(rows.tolist()):
-            if len(rows) == len(column):
-                whole = values if values.flags.writeable else values.copy()
-                self.batch = leafwise.put(self.batch, leaf.path, whole)
-                self._own.discard(leaf.path)
-                return
-            if leaf.path not in self._own:
-                column = column.copy()
-                self.batch = leafwise.put(self.batch, leaf.path, column)
-                self._own.add(leaf.path)
-            column[rows] = values
-            return
+        inside = np.array([row not in self.apart for row in rows.tolist()], np.bool_)
+        stay = inside & _fitting(values, column)
+        staying, going = np.flatnonzero(stay), np.flatnonzero(~stay)
+        if len(staying):
+            self._write_column(leaf, column, rows[staying], leafwise.some(values, staying))
+        values = leafwise.some(values, going)
         if isinstance(values, np.ndarray) and not values.flags.writeable:
             values = values.copy()
-        for row, value in zip(rows.tolist(), leafwise.one_by_one(leaf, values), strict=True):
+        for row, value in zip(rows[going].tolist(), leafwise.one_by_one(leaf, values), strict=True):
             self.apart[row] = leafwise.write(self.payload(row), leaf, value)
 
+    def _write_column(self, leaf: Leaf, column: Any, rows: Rows, values: Values) -> None:
+        """Put other values into a leaf of the batch, in which they fit."""
+        if isinstance(column, tuple):
+            listed = list(column)
+            for row, value in zip(rows.tolist(), values, strict=True):
+                listed[row] = value
+            self.batch = leafwise.put(self.batch, leaf.path, tuple(listed))
+            return
+        whole = np.asarray(values)
+        if len(rows) == len(column):
+            whole = whole if whole.flags.writeable else whole.copy()
+            self.batch = leafwise.put(self.batch, leaf.path, whole)
+            self._own.discard(leaf.path)
+            return
+        if leaf.path not in self._own:
+            column = column.copy()
+            self.batch = leafwise.put(self.batch, leaf.path, column)
+            self._own.add(leaf.path)
+        column[rows] = whole
+
     @property
-    def _known_space(self) -> gym.Space[Any]:
+    def space(self) -> gym.Space[Any]:
+        """Of one payload of the batch."""
         assert self._space is not None, "there is no batch"
         return self._space
 
@@ -151,7 +174,7 @@ class Replies:
     def settle(self) -> None:
         """Take what is apart back into the batch, where payloads are tidy."""
         if self._tidy and self.apart:
-            self.batch, self.apart = with_rows(self._known_space, self.batch, self.arrived), {}
+            self.batch, self.apart = with_rows(self.space, self.batch, self.arrived), {}
 
     @property
     def arrived(self) -> dict[int, Any]:
@@ -161,8 +184,14 @@ class Replies:
     def settled(self) -> Any:
         """The whole batch, with `Apart` for what fits into no array; the rows of lost replies mean nothing."""
         self.settle()
-        return with_any_rows(self._known_space, self.batch, self.arrived, len(self.ok)) if self.apart else self.batch
+        return with_any_rows(self.space, self.batch, self.arrived, len(self.ok)) if self.apart else self.batch
 
 
-def _belongs(values: NDArray[Any], column: Any) -> bool:
-    return isinstance(column, np.ndarray) and values.dtype == column.dtype and values.shape[1:] == column.shape[1:]
+def _fitting(values: Values, column: Any) -> NDArray[np.bool_]:
+    """Which values can stand in a column and still be what they are."""
+    if isinstance(values, np.ndarray):
+        return np.full(len(values), leafwise.belong(values, column))
+    if isinstance(column, tuple):
+        return np.array([isinstance(value, str) for value in values], np.bool_)
+    arrays = [np.asarray(value)[None] if isinstance(value, np.ndarray | np.generic) else [value] for value in values]
+    return np.array([leafwise.belong(each, column) for each in arrays], np.bool_)

@@ -1,8 +1,10 @@
 """Malformed, silent: replies that are valid against their schema, and wrong."""
 
 import re
+from abc import abstractmethod
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,34 +12,30 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise, wrong
-from worldsim.faults.changes import LeafChange, PayloadChange, RowChange, SomeLeaves, SomeReplies
+from worldsim.faults.chance import Draws
+from worldsim.faults.changes import ColumnChange, PayloadChange, RowChange, SomeLeaves, SomeReplies
 from worldsim.faults.exchange import Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, Fault, number, option
 from worldsim.faults.fault import matches as named_like
+from worldsim.faults.leafwise import Values
 from worldsim.faults.replies import Replies
-from worldsim.faults.struck import ArrayFault, Struck
+from worldsim.faults.struck import ArrayFault, Floats, Struck
 from worldsim.spaces import Leaf
 
 _DIGITS = re.compile(r"\d{2,}")
 
 
-def _is_number(leaf: Leaf, value: Any) -> bool:
-    """Whether a leaf holds a number, or a vector of them, that is not a frame."""
-    is_kind = isinstance(leaf.space, spaces.Box | spaces.Discrete) and not frames.frame_axes(leaf.space)
-    return is_kind and leafwise.usual(leaf, value) and not isinstance(value, bool)
+@dataclass(frozen=True, kw_only=True)
+class _NumberChange(ColumnChange):
+    """Changes numbers, and one entry of vectors of them, that are no frames."""
 
-
-def _with_number(leaf: Leaf, value: Any, rng: np.random.Generator, change: Any) -> Any:
-    """A number, or one entry of a vector, put through `change`; the value itself where a class would not exist."""
-    if isinstance(leaf.space, spaces.Box):
-        finite = np.isfinite(value).all()
-        return wrong.entry_changed(value, leaf.space, rng, change) if finite else value
-    changed = leafwise.like(value, round(change(int(value))))
-    return changed if changed in leaf.space else value
+    def suits(self, leaf: Leaf, value: Any) -> bool:
+        is_number = isinstance(leaf.space, spaces.Box | spaces.Discrete) and not frames.frame_axes(leaf.space)
+        return is_number and not isinstance(value, bool) and super().suits(leaf, value)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransposedDigits(SomeLeaves):
+class TransposedDigits(SomeLeaves, _NumberChange):
     """Two neighbouring digits of a number, or of a number in a text, stand in each other's place.
 
     | severity | share | reach |
@@ -50,20 +48,31 @@ class TransposedDigits(SomeLeaves):
 
     kind: ClassVar[str] = "transposed_digits"
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        if isinstance(value, str):
-            found = list(_DIGITS.finditer(value))
-            if not found:
-                return value
-            run = found[int(rng.integers(len(found)))]
-            place = int(rng.integers(run.start(), run.end() - 1))
-            return value[:place] + value[place + 1] + value[place] + value[place + 2 :]
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> Values:
+        chance = draws.random(0, 4)
+        if isinstance(leaf.space, spaces.Discrete):
+            return wrong.digits_transposed(values, leaf.space, self.severity, chance)
+        return wrong.numbers_changed(leaf, values, chance[:, 0], partial(_transposed, chance=chance[:, 1]))
 
-        def change(entry: float) -> float:
-            whole = int(entry)
-            return wrong.transposed(whole, rng) + (entry - whole) if abs(whole) >= 10 else entry
+    def texts_changed(self, leaf: Leaf, texts: list[str], draws: Draws, struck: Struck) -> list[Any]:
+        return [_text_transposed(*each) for each in zip(texts, draws.random(0, 2).tolist(), strict=True)]
 
-        return _with_number(leaf, value, rng, change) if _is_number(leaf, value) else value
+
+def _transposed(numbers: Floats, chance: Floats) -> Floats:
+    """Numbers with two neighbouring digits before the point, of the first 15, in each other's place."""
+    scales = 10.0 ** np.maximum(np.floor(np.log10(np.maximum(np.abs(numbers), 1.0))) - 14, 0)
+    leading = np.trunc(numbers / scales).astype(np.int64)
+    steps = (wrong.transposed(leading, chance) - leading) * scales
+    return np.where(steps == 0, numbers, numbers + steps)
+
+
+def _text_transposed(text: str, chance: list[float]) -> str:
+    found = list(_DIGITS.finditer(text))
+    if not found:
+        return text
+    run = found[int(chance[0] * len(found))]
+    place = run.start() + int(chance[1] * (run.end() - 1 - run.start()))
+    return text[:place] + text[place + 1] + text[place] + text[place + 2 :]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +108,7 @@ class SwappedFields(SomeReplies, PayloadChange):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WrongUnit(SomeLeaves):
+class WrongUnit(SomeLeaves, _NumberChange):
     """A number is in another unit or currency: cents for euros, metres for feet, grams for kilograms.
 
     | severity | share | reach |
@@ -114,25 +123,31 @@ class WrongUnit(SomeLeaves):
 
     factors: tuple[float, ...] = option((100.0, 0.01, 1000.0, 0.001, 1.1, 0.3048, 2.2046), "what numbers are times")
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        factor = self.factors[int(rng.integers(len(self.factors)))]
-        return _with_number(leaf, value, rng, lambda entry: entry * factor) if _is_number(leaf, value) else value
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> Values:
+        factors = np.array(self.factors)[draws.integers(len(self.factors), 1)]
+        return wrong.numbers_changed(leaf, values, draws.random(), lambda numbers: numbers * factors)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _WrongTime(LeafChange):
+class _WrongTime(_NumberChange):
     """Moves times: ISO 8601 in texts, and numbers in leaves that are named like a time."""
 
     names: tuple[str, ...] = option(
         ("*time*", "*clock*", "*date*", "*stamp*", "*_at"), "globs over the names of leaves in which numbers are times"
     )
 
-    def moved(self, leaf: Leaf, value: Any, step: float, rng: np.random.Generator) -> Any:
-        """A time moved by `step` seconds, or by `step` of the leaf's own units."""
-        if isinstance(value, str):
-            return _iso_moved(value, step)
-        is_time = named_like(leaf.name.rsplit("/", 1)[-1], self.names) and _is_number(leaf, value)
-        return _with_number(leaf, value, rng, lambda entry: entry + step) if is_time else value
+    @abstractmethod
+    def steps(self, struck: Struck) -> Floats:
+        """By how much times are off, (n,), in seconds or in a leaf's own units."""
+
+    def suits(self, leaf: Leaf, value: Any) -> bool:
+        return named_like(leaf.name.rsplit("/", 1)[-1], self.names) and super().suits(leaf, value)
+
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> Values:
+        return wrong.numbers_changed(leaf, values, draws.random(), lambda numbers: numbers + self.steps(struck))
+
+    def texts_changed(self, leaf: Leaf, texts: list[str], draws: Draws, struck: Struck) -> list[Any]:
+        return [_iso_moved(*each) for each in zip(texts, self.steps(struck).tolist(), strict=True)]
 
 
 def _iso_moved(text: str, seconds: float) -> str:
@@ -172,8 +187,8 @@ class ClockSkew(_WrongTime):
         """How late the clock is, in seconds or in the leaf's own units."""
         return self.severity * self.most
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        return self.moved(leaf, value, self.skew, rng)
+    def steps(self, struck: Struck) -> Floats:
+        return np.full(len(struck), self.skew)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +206,9 @@ class WrongTimeZone(SomeReplies, _WrongTime):
 
     kind: ClassVar[str] = "wrong_time_zone"
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        hours = [h for h in range(-11, 13) if h][int(context.rng().integers(23))]
-        return self.moved(leaf, value, 3600 * hours, rng)
+    def steps(self, struck: Struck) -> Floats:
+        hours = struck.draws.integers(23) - 11
+        return 3600.0 * np.where(hours < 0, hours, hours + 1)
 
 
 # --- whole replies ---
