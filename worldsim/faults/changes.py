@@ -221,12 +221,15 @@ class SomeLeaves(SomeReplies, LeafChange):
     def chosen(self, effective: Mask, struck: Struck) -> Mask:
         if effective.shape[1] == 1:
             return effective
-        order = self.order(effective, struck)
-        tried = np.take_along_axis(effective, order, 1)
-        taken = tried & (tried.cumsum(1) <= self.leaves_wanted(effective.shape[1]))
-        chosen = np.zeros_like(effective)
-        np.put_along_axis(chosen, order, taken, 1)
-        return chosen
+        return first_few(effective, self.order(effective, struck), self.leaves_wanted(effective.shape[1]))
+
+
+def first_few(effective: Mask, order: NDArray[np.int64], wanted: int) -> Mask:
+    """Of the effective ones in each row those that come first in an order, (n, leaves)."""
+    tried = np.take_along_axis(effective, order, 1)
+    chosen = np.zeros_like(effective)
+    np.put_along_axis(chosen, order, tried & (tried.cumsum(1) <= wanted), 1)
+    return chosen
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,8 +128,7 @@ class Replies:
     def write(self, leaf: Leaf, rows: Rows, values: Values) -> None:
         """Put other values into a leaf of the payloads of these environments."""
         column = leafwise.get(self.batch, leaf.path)
-        inside = np.array([row not in self.apart for row in rows.tolist()], np.bool_)
-        stay = inside & _fitting(values, column)
+        stay = self.inside(rows) & _fitting(values, column)
         staying, going = np.flatnonzero(stay), np.flatnonzero(~stay)
         if len(staying):
             self._write_column(leaf, column, rows[staying], leafwise.some(values, staying))
@@ -158,6 +157,13 @@ class Replies:
             self.batch = leafwise.put(self.batch, leaf.path, column)
             self._own.add(leaf.path)
         column[rows] = whole
+
+    def inside(self, rows: Rows) -> NDArray[np.bool_]:
+        """Which of these environments, (n,), have their payloads in the batch."""
+        apart = self.apart
+        return (
+            np.array([row not in apart for row in rows.tolist()], np.bool_) if apart else np.ones(len(rows), np.bool_)
+        )
 
     @property
     def space(self) -> gym.Space[Any]:

@@ -13,11 +13,20 @@ from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise, wrong
 from worldsim.faults.chance import Draws
-from worldsim.faults.changes import ColumnChange, PayloadChange, RowChange, SomeLeaves, SomeReplies
+from worldsim.faults.changes import (
+    BatchChange,
+    Changes,
+    ColumnChange,
+    PayloadChange,
+    RowChange,
+    SomeLeaves,
+    SomeReplies,
+)
 from worldsim.faults.exchange import Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, Fault, number, option
 from worldsim.faults.fault import matches as named_like
 from worldsim.faults.leafwise import Values
+from worldsim.faults.pairs import exchangeable, exchanged, first_of
 from worldsim.faults.replies import Replies
 from worldsim.faults.struck import ArrayFault, Floats, Struck
 from worldsim.spaces import Leaf
@@ -76,7 +85,7 @@ def _text_transposed(text: str, chance: list[float]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwappedFields(SomeReplies, PayloadChange):
+class SwappedFields(SomeReplies, BatchChange):
     """Two fields of one kind have each other's value: given name and surname, latitude and longitude.
 
     | severity | share |
@@ -89,22 +98,31 @@ class SwappedFields(SomeReplies, PayloadChange):
 
     kind: ClassVar[str] = "swapped_fields"
 
-    def changed(self, payload: Any, context: Context) -> Any:
-        rng, leaves = context.rng(), context.leaves_in(payload)
-        order = [leaves[position] for position in rng.permutation(len(leaves))]
-        for position, one in enumerate(order):
-            for other in order[position + 1 :]:
-                left, right = leafwise.get(payload, one.path), leafwise.get(payload, other.path)
-                if self._exchangeable(one, other, left, right, context):
-                    context.record(self.kind, leaf=one.name, other=other.name)
-                    return leafwise.put(leafwise.put(payload, one.path, right), other.path, left)
-        return payload
+    def change(self, struck: Struck, replies: Replies) -> None:
+        leaves = [leaf for leaf in struck.leaves(replies) if not frames.frame_axes(leaf.space)]
+        replies.settle()
+        inside = replies.inside(struck.rows)
+        for some in (struck[inside], *(struck[[position]] for position in np.flatnonzero(~inside).tolist())):
+            if len(some) and len(leaves) > 1:
+                self._swap(leaves, some, replies)
 
-    def _exchangeable(self, one: Leaf, other: Leaf, left: Any, right: Any, context: Context) -> bool:
-        if left is leafwise.ABSENT or type(left) is not type(right) or frames.frame_axes(one.space):
-            return False
-        both_fit = self.fits(one, right, context) and self.fits(other, left, context)
-        return both_fit and not leafwise.same(left, right)
+    def _swap(self, leaves: list[Leaf], struck: Struck, replies: Replies) -> None:
+        """Exchange two leaves of replies that have all the same form."""
+        values = [replies.values(leaf, struck.rows) for leaf in leaves]
+        pairs = exchangeable(leaves, values, self.out_of_space or struck.first.plain)
+        if not len(pairs.one):
+            return
+        one, other, hit = first_of(pairs, struck.draws.permutation(len(leaves)))
+        names = [(leaves[left].name, leaves[right].name) for left, right in zip(one[hit], other[hit], strict=True)]
+        struck[hit].record(self.kind, lambda: [{"leaf": left, "other": right} for left, right in names])
+        changes: Changes = []
+        for position, leaf in enumerate(leaves):
+            rows = np.flatnonzero(hit & ((one == position) | (other == position)))
+            if len(rows):
+                sources = (one + other - position)[rows]
+                changes.append((leaf, struck.rows[rows], exchanged(values, sources, rows)))
+        for each in changes:
+            replies.write(*each)
 
 
 @dataclass(frozen=True, kw_only=True)

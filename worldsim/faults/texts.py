@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.leafwise import Values, put
+from worldsim.faults.leafwise import Values, as_text, put
 from worldsim.faults.replies import Replies, Rows
 from worldsim.spaces import Leaf
 
@@ -27,16 +27,71 @@ def plain_payloads(replies: Replies, rows: Rows, changes: Iterable[Change] = ())
     """
     replies.settle()
     others = {leaf.path: dict(zip(touched.tolist(), _listed(values), strict=True)) for leaf, touched, values in changes}
-    apart = {row: replies.payload(row) for row in rows.tolist() if row in replies.apart}
+    inside = replies.inside(rows)
+    found = {row: replies.payload(row) for row in rows[~inside].tolist()}
     for path, values in others.items():
-        for row in values.keys() & apart.keys():
-            apart[row] = put(apart[row], path, values[row])
-    if not apart:
-        return _rows_of(replies.space, replies.batch, rows, others, ())
-    inside = rows[[row not in apart for row in rows.tolist()]]
-    if len(inside):
-        apart.update(zip(inside.tolist(), _rows_of(replies.space, replies.batch, inside, others, ()), strict=True))
-    return [apart[row] for row in rows.tolist()]
+        for row in values.keys() & found.keys():
+            found[row] = put(found[row], path, values[row])
+    if inside.any():
+        there = _rows_of(replies.space, replies.batch, rows[inside], others, ())
+        found.update(zip(rows[inside].tolist(), there, strict=True))
+    return [found[row] for row in rows.tolist()]
+
+
+def sizes(replies: Replies, rows: Rows) -> NDArray[np.int64]:
+    """The lengths in bytes, (n,), of the texts of payloads of these environments, none of them lost."""
+    replies.settle()
+    inside = replies.inside(rows)
+    found = np.zeros(len(rows), np.int64)
+    for position in np.flatnonzero(~inside).tolist():
+        found[position] = _bytes(as_text(replies.payload(int(rows[position]))))
+    if inside.any():
+        found[inside] = _sizes_of(replies.space, replies.batch, rows[inside])
+    return found
+
+
+def _sizes_of(space: gym.Space[Any], batch: Any, rows: Rows) -> NDArray[np.int64]:
+    if isinstance(space, spaces.Dict):
+        keys = _bytes(as_text(dict.fromkeys(space.spaces, 0))) - len(space.spaces)  # all but the values
+        return sum(
+            (_sizes_of(inner, batch[key], rows) for key, inner in space.spaces.items()), np.full(len(rows), keys)
+        )
+    if isinstance(space, spaces.Tuple):
+        parts = [_sizes_of(inner, part, rows) for inner, part in zip(space.spaces, batch, strict=True)]
+        return sum(parts, np.full(len(rows), 2 * max(1, len(parts))))
+    if not isinstance(batch, np.ndarray):
+        return np.array([_bytes(as_text(batch[row])) for row in rows.tolist()])
+    if _are_frames(batch):
+        return np.full(len(rows), _bytes(as_text(batch[0])))  # it follows from the shape
+    return _number_sizes(batch[rows])
+
+
+def _number_sizes(column: NDArray[Any]) -> NDArray[np.int64]:
+    """Of numbers and lists of them, (n, ...): the numbers' own and what brackets and commas take."""
+    flat = column.reshape(len(column), -1)
+    around = len(as_text(np.zeros(column.shape[1:], np.int8))) - flat.shape[1]
+    if column.dtype.kind == "f":
+        written = map(len, map(repr, flat.ravel().tolist()))
+        each = np.fromiter(written, np.int64, flat.size).reshape(flat.shape)
+        each += (len("Infinity") - len("inf")) * np.isinf(flat)
+    elif column.dtype.kind == "b":
+        each = np.where(flat, len("true"), len("false"))
+    else:
+        each = 1 + np.searchsorted(_POWERS, _magnitudes(flat), "right") + (flat < 0)
+    return np.asarray(around + each.sum(1))
+
+
+_POWERS = np.array([10**power for power in range(1, 20)], np.uint64)
+
+
+def _magnitudes(numbers: NDArray[Any]) -> NDArray[np.uint64]:
+    """Whole numbers without their sign; the least of all has one, too."""
+    words = numbers.astype(np.uint64)
+    return np.where(numbers < 0, ~words + np.uint64(1), words)
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def _rows_of(space: gym.Space[Any], batch: Any, rows: Rows, others: Mapping[Path, Any], path: Path) -> list[Any]:
