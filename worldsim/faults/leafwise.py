@@ -315,7 +315,7 @@ def within(space: spaces.Space[Any], values: Values) -> NDArray[np.bool_]:
     if type(space) is spaces.Text:
         return np.array([_is_text_of(space, value) for value in values], np.bool_)
     if not isinstance(values, np.ndarray) or values.dtype != space.dtype or not isinstance(space, _COUNTED):
-        return np.array([value in space for value in values], np.bool_)
+        return np.array([value is not ABSENT and value in space for value in values], np.bool_)
     if isinstance(space, spaces.Box):
         inside = (
             np.ones(values.shape, np.bool_) if _unbounded(space) else (values >= space.low) & (values <= space.high)
