@@ -4,6 +4,7 @@ A draw is a hash of its address: the fault's key, the number of the call, a lane
 episode's or those of many environments at the same moment, are worked out together, with arrays.
 """
 
+import math
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
@@ -20,6 +21,7 @@ _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio
 _STEP = np.uint64(_GOLDEN)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _ALL = 2**64 - 1
+_FEW = 64  # numbers a call that are worked out for several lanes together
 _LANE = 2**32  # numbers that one lane of draws has; the last of them begins the draws of their own that a lane has
 _30, _27, _31, _11, _1 = (np.uint64(shift) for shift in (30, 27, 31, 11, 1))
 
@@ -70,10 +72,11 @@ class Draws:
     """All else that n calls draw: call i the same alone as among others. Each lane gives the same whenever it is asked.
 
     words: (n,) one address a call.
+    among: several draws of which these are one, and which of them.
     """
 
-    def __init__(self, words: Words) -> None:
-        self.words = words
+    def __init__(self, words: Words, among: "tuple[_Together, int] | None" = None) -> None:
+        self.words, self._among = words, among
 
     def __len__(self) -> int:
         return len(self.words)
@@ -86,8 +89,17 @@ class Draws:
         """Draws that are independent of these and of those of every other lane."""
         return Draws(splitmix(self.words, lane * _LANE + _LANE - 1))
 
+    def lanes(self, first: int, count: int) -> "list[Draws]":
+        """`lane(first)`, `lane(first + 1)` and so on: what one of them draws is worked out for all of them at once."""
+        at = (np.arange(first, first + count, dtype=np.uint64) + _1) * np.uint64(_LANE) - _1
+        together = _Together(splitmix(self.words, at[:, None]))
+        return [Draws(words, (together, position)) for position, words in enumerate(together.words)]
+
     def random(self, lane: int = 0, *shape: int) -> NDArray[np.float64]:
-        """Uniforms in [0, 1), (n, *shape); the first of a lane are the same in every shape."""
+        """Uniforms in [0, 1), (n, *shape), not to be written to; the first of a lane are the same in every shape."""
+        if self._among and math.prod(shape) <= _FEW:
+            together, position = self._among
+            return np.asarray(together.random(lane, *shape)[position])
         if not shape:
             return unit(splitmix(self.words, lane * _LANE))
         inner = np.arange(int(np.prod(shape)), dtype=np.uint64).reshape(shape) + np.uint64(lane * _LANE)
@@ -110,6 +122,22 @@ class Draws:
     def generator(self, position: int = 0) -> np.random.Generator:
         """A generator for whatever else one of the calls draws."""
         return generator(int(self.words[position]))
+
+
+class _Together:
+    """Draws of several lanes, which mostly draw alike. words: (lanes, n)."""
+
+    def __init__(self, words: Words) -> None:
+        self.words = words
+        self._drawn: dict[tuple[int, ...], NDArray[np.float64]] = {}
+
+    def random(self, lane: int, *shape: int) -> NDArray[np.float64]:
+        """Those of all lanes, (lanes, n, *shape)."""
+        if (lane, *shape) not in self._drawn:
+            drawn = Draws(self.words.ravel()).random(lane, *shape).reshape(*self.words.shape, *shape)
+            drawn.flags.writeable = False
+            self._drawn[lane, *shape] = drawn
+        return self._drawn[lane, *shape]
 
 
 class Dice:

@@ -92,10 +92,8 @@ class LeafChange(BatchChange):
         if not leaves:
             return
         before = [replies.values(leaf, struck.rows) for leaf in leaves]
-        after = [
-            self.values_changed(leaf, values, struck.draws.lane(_LEAVES + position), struck)
-            for position, (leaf, values) in enumerate(zip(leaves, before, strict=True))
-        ]
+        each = zip(leaves, before, struck.draws.lanes(_LEAVES, len(leaves)), strict=True)
+        after = [self.values_changed(leaf, values, draws, struck) for leaf, values, draws in each]
         effective = np.stack([self._effective(*each, struck) for each in zip(leaves, before, after, strict=True)], 1)
         chosen = self.chosen(effective, struck)
         changes: Changes = []

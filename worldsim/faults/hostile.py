@@ -77,24 +77,24 @@ class HiddenInstruction(SomeReplies, LeafChange):
 
     def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
         """Texts with the instruction after them, or as much of it as the leaf's space can hold; others as they are."""
-        if isinstance(values, np.ndarray):
+        if not any(isinstance(value, str) for value in values):
             return values
         words = struck.kept["tokens"]
-        wholes = [
+        longer = [
             f"{before} {self._instruction(token)}".strip() if isinstance(before, str) else before
             for before, token in zip(values, words, strict=True)
         ]
         if self.out_of_space or struck.first.plain:
-            return wholes
-        each = zip(values, wholes, words, within(leaf.space, wholes).tolist(), strict=True)
-        return [whole if fits else self._cut(leaf, *texts) for *texts, fits in each]
+            return longer
+        each = zip(values, longer, words, within(leaf.space, longer).tolist(), strict=True)
+        return [text if fits else self._cut(leaf, before, text, token) for before, text, token, fits in each]
 
-    def _cut(self, leaf: Leaf, before: Any, whole: Any, token: str) -> Any:
+    def _cut(self, leaf: Leaf, before: Any, text: Any, token: str) -> Any:
         """As much of a text as its space may hold: its end, with the token in it; or else what was there before."""
-        if not isinstance(leaf.space, spaces.Text) or not isinstance(whole, str):
+        if not isinstance(leaf.space, spaces.Text) or not isinstance(text, str):
             return before
         known = leaf.space.character_set
-        cut = "".join([letter for letter in whole if letter in known])[-leaf.space.max_length :]
+        cut = "".join([letter for letter in text if letter in known])[-leaf.space.max_length :]
         return cut if token in cut or TOKEN not in self.text else before
 
     def _instruction(self, token: str) -> str:

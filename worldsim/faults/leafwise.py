@@ -111,7 +111,7 @@ def put(payload: Any, path: tuple[str | int, ...], value: Any) -> Any:
     inner = put(payload[first], rest, value)
     if isinstance(payload, tuple):
         return tuple(inner if position == first else item for position, item in enumerate(payload))
-    changed = copy.copy(payload)
+    changed = payload.copy() if type(payload) is dict else copy.copy(payload)
     changed[first] = inner
     return changed
 
@@ -122,6 +122,8 @@ def copied(payload: Any) -> Any:
         return payload
     if isinstance(payload, np.ndarray):
         return payload.copy()
+    if type(payload) is dict:
+        return {key: copied(value) for key, value in payload.items()}
     if isinstance(payload, dict):
         changed = copy.copy(payload)
         changed.update((key, copied(value)) for key, value in payload.items())
@@ -131,7 +133,7 @@ def copied(payload: Any) -> Any:
     return copy.deepcopy(payload)
 
 
-_FIXED = (str, int, float, np.generic)  # values that nobody can write into
+_FIXED = (str, int, float, np.generic, type(None))  # values that nobody can write into
 
 
 def same(left: Any, right: Any) -> bool:
@@ -299,7 +301,8 @@ def differing(left: Values, right: Values) -> NDArray[np.bool_]:
     if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
         if left.shape != right.shape or left.dtype != right.dtype:
             return np.ones(len(left), np.bool_)
-        return np.asarray((_bits(left) != _bits(right)).any(1))
+        bits = _bits(left) != _bits(right)
+        return bits[:, 0] if bits.shape[1] == 1 else np.asarray(bits.any(1))
     return np.array([not same(*both) for both in zip(left, right, strict=True)], np.bool_)
 
 
@@ -325,7 +328,7 @@ def within(space: spaces.Space[Any], values: Values) -> NDArray[np.bool_]:
     else:
         classes = values - space.start
         inside = (classes >= 0) & (classes < (space.n if isinstance(space, spaces.Discrete) else space.nvec))
-    return np.asarray(inside.reshape(len(values), -1).all(1))
+    return np.asarray(inside if inside.ndim == 1 else inside.reshape(len(values), -1).all(1))
 
 
 def _is_text_of(space: spaces.Text, value: Any) -> bool:

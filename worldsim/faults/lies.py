@@ -132,7 +132,7 @@ class PlausibleLie(BatchChange):
         state = world.encode({name: np.repeat(rows, self.dreams, 0) for name, rows in true.items()}, seeds)
         seen = [world.observation(world.start_seeds(seeds))]
         for tick in range(self.ticks):
-            state, step = world.step(state, _actions(world.action_space, draws.lane(_TICKS + tick), self.dreams))
+            state, step = world.step(state, random_actions(world.action_space, draws.lane(_TICKS + tick), self.dreams))
             seen.append(step.observation)
         count = len(draws)
         each = {name: [one[name].reshape(count, self.dreams, *one[name].shape[1:]) for one in seen] for name in true}
@@ -157,7 +157,7 @@ def _details(distances: NDArray[np.float64]) -> list[dict[str, float]]:
     return [{"distance": distance} for distance in distances.tolist()]
 
 
-def _actions(space: spaces.Space[Any], draws: Draws, count: int) -> Arrays:
+def random_actions(space: spaces.Space[Any], draws: Draws, count: int) -> Arrays:
     """Flat actions (n * count, ...), drawn as evenly as `space.sample` draws them."""
     found = {}
     for lane, leaf in enumerate(leaves(space)):

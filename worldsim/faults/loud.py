@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from worldsim.faults import leafwise, wrong
 from worldsim.faults.chance import Draws
-from worldsim.faults.changes import BatchChange, Changes, ColumnChange, SomeLeaves, SomeReplies
+from worldsim.faults.changes import BatchChange, Changes, ColumnChange, Path, SomeLeaves, SomeReplies
 from worldsim.faults.fault import choice, count, number
 from worldsim.faults.leafwise import Values, as_text
 from worldsim.faults.replies import Replies
@@ -334,7 +334,8 @@ class SchemaDrift(_Loud, BatchChange):
         arrives = self.arrives(struck)
         payloads = [*map(replies.payload, struck.rows.tolist())] if arrives else plain_payloads(replies, struck.rows)
         chance = struck.episode_draws("").random(0, self.fields, 2)
-        drifted = [self._drifts(*each, struck) for each in zip(payloads, chance.tolist(), strict=True)]
+        each = zip(payloads, self._places(payloads, struck, replies), chance.tolist(), strict=True)
+        drifted = [self._drifts(*one) for one in each]
         told = [details for _, details in drifted]
         for index in range(max(map(len, told))):
             more = np.array([len(details) > index for details in told])
@@ -346,10 +347,20 @@ class SchemaDrift(_Loud, BatchChange):
         else:
             replies.garble(struck.rows[touched], [*map(as_text, after)])
 
-    def _drifts(self, payload: Any, chance: list[list[float]], struck: Struck) -> tuple[Any, list[dict[str, str]]]:
-        """A payload as it is built now, and what has changed in it: `chance` draws places and ways, one a field."""
-        places = [path for path, _ in leafwise.nodes(payload) if path and isinstance(path[-1], str)]
-        places = [path for path in places if struck.first.aims_at("/".join(map(str, path)))] or [()]
+    def _places(self, payloads: list[Any], struck: Struck, replies: Replies) -> list[list[Path]]:
+        """Where each payload may drift: everywhere it has a name. Those of a batch are all built alike."""
+        replies.settle()
+        inside = replies.inside(struck.rows)
+        common = self._places_in(payloads[int(inside.argmax())], struck)
+        each = zip(payloads, inside.tolist(), strict=True)
+        return [common if alike else self._places_in(payload, struck) for payload, alike in each]
+
+    def _places_in(self, payload: Any, struck: Struck) -> list[Path]:
+        named = [path for path, _ in leafwise.nodes(payload) if path and isinstance(path[-1], str)]
+        return [path for path in named if struck.first.aims_at("/".join(map(str, path)))] or [()]
+
+    def _drifts(self, payload: Any, places: list[Path], chance: list[list[float]]) -> tuple[Any, list[dict[str, str]]]:
+        """A payload as it is built now, and what has changed in it: `chance` draws a place and a way for each field."""
         result, told = payload, []
         for place, way in chance:
             path = places[int(place * len(places))]

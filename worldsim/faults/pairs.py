@@ -47,7 +47,7 @@ def first_of(pairs: Pairs, order: Indices) -> tuple[Indices, Indices, Mask]:
     """Of each reply the first pair in an order of its leaves, (n, leaves), (n,) each; and where there is any."""
     rank = np.argsort(order, 1)
     ranks = np.sort(np.stack([rank[:, pairs.one], rank[:, pairs.other]]), 0)  # (2, n, pairs)
-    place = np.where(pairs.ok, ranks[0] * order.shape[1] + ranks[1], order.size).argmin(1)
+    place = np.where(pairs.ok, ranks[0] * order.shape[1] + ranks[1], order.shape[1] ** 2).argmin(1)
     rows = np.arange(len(order))
     one, other = (order[rows, each[rows, place]] for each in ranks)
     return one, other, pairs.ok[rows, place]

@@ -128,6 +128,9 @@ class Replies:
     def write(self, leaf: Leaf, rows: Rows, values: Values) -> None:
         """Put other values into a leaf of the payloads of these environments."""
         column = leafwise.get(self.batch, leaf.path)
+        if not self.apart and leafwise.belong(values, column):
+            self._write_column(leaf, column, rows, values)
+            return
         stay = self.inside(rows) & _fitting(values, column)
         staying, going = np.flatnonzero(stay), np.flatnonzero(~stay)
         if len(staying):

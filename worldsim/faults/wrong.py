@@ -25,39 +25,59 @@ Way = Callable[[Any, Any, float, Chance], Any]
 def wrong_values(
     leaf: Leaf, values: Values, severity: float, draws: Draws, out_of_space: bool
 ) -> tuple[Values, NDArray[np.object_]]:
-    """Wrong values, and how each went wrong; where nothing different can be made of one it stays as it is."""
+    """Wrong values, and how each went wrong; where nothing different can be made of one it stays as it is.
+
+    Out of space half of them go wrong in a way that is not valid, and all for which there is no valid way.
+    """
     hows = np.full(len(values), None, object)
-    if isinstance(values, np.ndarray):
-        return _all_wrong(leaf, values, severity, draws, out_of_space) if values.size else (values, hows)
-    changed = list(values)
-    for at, column in by_form(leaf, values):
-        after, hows[at] = _all_wrong(leaf, column, severity, draws[at], out_of_space)
-        for position, new in zip(at, after, strict=True):
-            changed[position] = like_old(values[position], new)
+    if not isinstance(values, np.ndarray):
+        changed = list(values)
+        for at, column in by_form(leaf, values):
+            after, hows[at] = _column_wrong(leaf, column, severity, draws[at], out_of_space)
+            for position, new in zip(at, after, strict=True):
+                changed[position] = like_old(values[position], new)
+        return changed, hows
+    return _column_wrong(leaf, values, severity, draws, out_of_space) if values.size else (values, hows)
+
+
+def _column_wrong(
+    leaf: Leaf, values: Values, severity: float, draws: Draws, out_of_space: bool
+) -> tuple[Values, NDArray[np.object_]]:
+    valid, invalid = _valid_ways(leaf.space), _invalid_ways(leaf.space) if out_of_space else ()
+    if not invalid:
+        return _each_wrong(leaf, values, valid, severity, draws.random(_VALID, len(valid), 5))
+    changed, hows = values.copy(), np.full(len(values), None, object)
+    astray = draws.random(_ASTRAY) < (0.5 if valid else 1.0)
+    for ways, lane, rows in ((valid, _VALID, np.flatnonzero(~astray)), (invalid, _INVALID, np.flatnonzero(astray))):
+        if len(rows):
+            chance = draws.random(lane, len(ways), 5)[rows]
+            after, hows[rows] = _each_wrong(leaf, some(values, rows), ways, severity, chance)
+            changed = _with_rows(leaf, changed, rows, after)
     return changed, hows
 
 
-def _all_wrong(
-    leaf: Leaf, values: Values, severity: float, draws: Draws, out_of_space: bool
+_VALID, _INVALID, _ASTRAY = 0, 1, 2  # lanes: of either kind of ways, and of which kind it is
+
+
+def _each_wrong(
+    leaf: Leaf, values: Values, ways: Sequence[Way], severity: float, chance: NDArray[np.float64]
 ) -> tuple[Values, NDArray[np.object_]]:
     """Every value goes every way, and the first way that makes a difference, in an order drawn for each, is kept.
 
-    Out of space a value goes the valid ways or those that are not: half of all, and all where there is no valid way.
+    chance: (n, ways, 5) uniforms: four for a way, one for its place in the order.
     """
-    valid, invalid = _valid_ways(leaf.space), _invalid_ways(leaf.space) if out_of_space else ()
-    astray = (draws.random(_INVALID) < (0.5 if valid else 1.0)) & bool(invalid)
-    chance = draws.random(0, len(valid) + len(invalid), 5)  # four for the way, one for its place in the order
-    first, hows = np.full(len(values), 2.0), np.full(len(values), None, object)
+    hows = np.full(len(values), None, object)
+    if not ways:
+        return values, hows
+    results = [way(values, leaf.space, severity, chance[:, number]) for number, way in enumerate(ways)]
+    differs = np.stack([differing(values, each) for each in results], 1)
+    first = np.where(differs, chance[..., 4], 2.0).argmin(1)
+    first[~differs.any(1)] = -1
     changed = values.copy()
-    for number, way in enumerate((*valid, *invalid)):
-        rows = np.flatnonzero(astray == (number >= len(valid)))
-        if not len(rows):
-            continue
-        before, turn = some(values, rows), chance[rows, number]
-        after = way(before, leaf.space, severity, turn)
-        kept = np.flatnonzero(differing(before, after) & (turn[:, 4] < first[rows]))
-        first[rows[kept]], hows[rows[kept]] = turn[kept, 4], way.__name__.strip("_")
-        changed = _with_rows(leaf, changed, rows[kept], some(after, kept))
+    for number, (way, result) in enumerate(zip(ways, results, strict=True)):
+        rows = np.flatnonzero(first == number)
+        hows[rows] = way.__name__.strip("_")
+        changed = _with_rows(leaf, changed, rows, some(result, rows))
     return changed, hows
 
 
@@ -72,9 +92,6 @@ def _with_rows(leaf: Leaf, values: Values, rows: NDArray[np.int64], others: Valu
     for row, other in zip(rows.tolist(), one_by_one(leaf, others), strict=True):
         apart[row] = other
     return apart
-
-
-_INVALID = 100  # lane: whether a value is not even valid
 
 
 def _valid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
@@ -166,16 +183,14 @@ def digits_transposed(values: Column, space: spaces.Discrete, severity: float, c
 
 def _other_class(values: Column, space: Any, severity: float, chance: Chance) -> Column:
     """Another class, in one entry."""
-    flat = values.reshape(len(values), -1)
-    size = flat.shape[1]
-    counts = (
-        np.full(size, 2)
-        if isinstance(space, spaces.MultiBinary)
-        else np.ravel(getattr(space, "nvec", getattr(space, "n", 0)))
-    )
+    if isinstance(space, spaces.Discrete):
+        steps = 1 + whole(chance[:, 1], space.n - 1)
+        return np.asarray(space.start + (values - space.start + steps) % space.n, values.dtype)
+    changed = values.reshape(len(values), -1).copy()
+    size = changed.shape[1]
+    counts = space.nvec.ravel() if isinstance(space, spaces.MultiDiscrete) else np.full(size, 2)
     starts = np.broadcast_to(np.ravel(getattr(space, "start", 0)), size)
     free = np.flatnonzero(counts > 1)
-    changed = flat.copy()
     if len(free):
         rows, index = np.arange(len(values)), free[whole(chance[:, 0], len(free))]
         classes = changed[rows, index] - starts[index] + 1 + whole(chance[:, 1], counts[index] - 1)
@@ -255,13 +270,13 @@ def wrong_shape(values: Column, space: Any, severity: float, chance: Chance) -> 
 def transposed(numbers: NDArray[np.int64], chance: Floats) -> NDArray[np.int64]:
     """Whole numbers with two neighbouring digits in each other's place; of one digit as they are. chance: (n,)."""
     sizes = np.abs(numbers)
-    digits = 1 + np.searchsorted(_POWERS, sizes, "right")
-    lower = 10 ** whole(chance, np.maximum(digits - 1, 1))
+    digits = np.searchsorted(_TENS, sizes, "right")
+    lower = _TENS[whole(chance, np.maximum(digits - 1, 1))]
     one, other = sizes // lower % 10, sizes // (10 * lower) % 10
     return np.where(digits > 1, np.sign(numbers) * (sizes + (one - other) * 9 * lower), numbers)
 
 
-_POWERS = 10 ** np.arange(1, 19)
+_TENS = 10 ** np.arange(19)  # 1, 10, 100, ...
 
 
 def numbers_changed(leaf: Leaf, values: Column, chance: Floats, change: Callable[[Floats], Floats]) -> Column:
