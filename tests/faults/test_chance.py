@@ -72,6 +72,16 @@ def test_many_calls_draw_what_each_draws_alone() -> None:
         assert many.generator(row).integers(99, size=9).tolist() == alone.generator().integers(99, size=9).tolist()
 
 
+def test_lanes_together_draw_what_each_draws_by_itself() -> None:
+    draws = Draws(addresses(Dice(1).key, np.arange(5)))
+    for lane, together in enumerate(draws.lanes(7, 4), 7):
+        alone = draws.lane(lane)
+        for shape in ((), (3,), (2, 4), (9, 9)):
+            assert np.array_equal(together.random(2, *shape), alone.random(2, *shape))
+        assert np.array_equal(together.normal(1, 4), alone.normal(1, 4))
+        assert np.array_equal(together[[3, 1]].permutation(6), alone[[3, 1]].permutation(6))
+
+
 def test_numbers_have_the_distributions_they_promise() -> None:
     draws = Draws(addresses(Dice(1).key, np.arange(20000)))
     assert np.bincount(draws.integers(5)) / 20000 == pytest.approx(np.full(5, 0.2), abs=0.012)

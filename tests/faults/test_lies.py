@@ -7,9 +7,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
+from gymnasium import spaces
+from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import SyncVectorEnv
-from scipy.stats import binomtest
+from gymnasium.vector.utils import batch_space
+from scipy.stats import binomtest, ks_2samp
 
 from tests.simulator.conftest import one_thread, world_folder  # noqa: F401  (fixtures)
 from tests.simulator.stub_world import IMAGE_SPACE
@@ -18,10 +20,12 @@ from tests.wrappers.test_vector import play_both
 from worldsim import faults
 from worldsim.envs.make import make_env
 from worldsim.errors import ConfigError, SpaceMismatchError
+from worldsim.faults.chance import Dice, Draws, addresses
 from worldsim.faults.conformance import Bench, Outcome, check_fault
 from worldsim.faults.leafwise import copied
+from worldsim.faults.lies import random_actions
 from worldsim.simulator.world import load
-from worldsim.spaces import flatten
+from worldsim.spaces import flatten, unflatten_batch
 from worldsim.wrappers import InjectFaults, VectorInjectFaults
 
 
@@ -188,6 +192,55 @@ def test_lies_on_vectors_are_those_on_each_environment(desk_world: str) -> None:
     theirs = SyncVectorEnv([lambda: InjectFaults(desk(), plan, seed=5)] * 3)
     records = play_both(ours, theirs, 8)
     assert len(records) > 5 and {record.kind for record in records} == {"plausible_lie"}
+
+
+def test_lies_are_the_same_however_many_are_made_at_once(desk_world: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = [faults.PlausibleLie(world=desk_world, severity=0.6, rate=0.8, dreams=3, ticks=2)]
+    ours, theirs = (VectorInjectFaults(SyncVectorEnv([desk] * 6), plan, seed=5) for _ in range(2))
+    seen: list[Any] = [ours.reset(seed=1), theirs.reset(seed=1)]
+    for action in range(6):
+        monkeypatch.setattr("worldsim.faults.lies._AT_ONCE", 2048)
+        together = ours.step(np.full(6, action))
+        monkeypatch.setattr("worldsim.faults.lies._AT_ONCE", 18)  # two replies
+        apart = theirs.step(np.full(6, action))
+        assert data_equivalence(together[0], apart[0], exact=True)
+        seen += [list(each) for each in together[-1]["faults"]]
+        for mine, yours in zip(together[-1]["faults"], apart[-1]["faults"], strict=True):
+            assert [record.details["distance"] for record in mine] == pytest.approx(
+                [record.details["distance"] for record in yours], rel=1e-5
+            )
+
+
+BOUNDS = np.array([[-1, 1], [0, np.inf], [-np.inf, 3], [-np.inf, np.inf]])
+ACTIONS = spaces.Dict(
+    {
+        "move": spaces.Discrete(4, start=2),
+        "keys": spaces.MultiBinary(3),
+        "choices": spaces.MultiDiscrete([2, 5], start=[1, 0]),
+        "word": spaces.Text(3, min_length=0),
+        "push": spaces.Box(BOUNDS[:, 0].astype(np.float32), BOUNDS[:, 1].astype(np.float32)),
+        "level": spaces.Box(-3, 4, (2,), np.int8),
+        "look": spaces.Box(0, 255, (9, 8, 3), np.uint8),
+    }
+)
+
+
+def test_actions_of_dreams_are_drawn_as_the_space_draws_them() -> None:
+    draws = Draws(addresses(Dice(3).key, np.arange(300)))
+    batch = unflatten_batch(ACTIONS, random_actions(ACTIONS, draws, 10))
+    assert batch in batch_space(ACTIONS, 3000)
+    ACTIONS.seed(0)
+    drawn = [ACTIONS.sample() for _ in range(3000)]
+    for index in range(4):
+        theirs = [each["push"][index] for each in drawn]
+        assert ks_2samp(batch["push"][:, index], theirs).pvalue > 0.001
+    for name, size in {"move": 4, "keys": 2, "choices": 5, "level": 8}.items():
+        values = np.asarray(batch[name]).reshape(3000, -1)[:, -1]
+        assert len(set(values.tolist())) == size
+        assert values.mean() == pytest.approx(np.mean([np.ravel(each[name])[-1] for each in drawn]), abs=0.3)
+    alone = random_actions(ACTIONS, draws[[7]], 10)
+    together = random_actions(ACTIONS, draws, 10)
+    assert all(np.array_equal(rows, together[name][70:80]) for name, rows in alone.items())
 
 
 @pytest.mark.filterwarnings("ignore:.*different from the unwrapped version.*")

@@ -107,7 +107,7 @@ MANY = [
     faults.MalformedOutput(severity=1.0, rate=1.0, out_of_space=True),
     faults.ServerError(severity=0.4, lose_answer=1.0),
     faults.MissingData(severity=0.6, out_of_space=True),
-    faults.SchemaDrift(severity=0.4, rate=0.5, out_of_space=True),
+    faults.SchemaDrift(severity=0.4, out_of_space=True),
     faults.TruncatedJSON(severity=0.5),
     faults.MalformedOutput(severity=0.9),
     faults.Brightness(severity=0.5),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from worldsim.faults import frames, leafwise
 from worldsim.faults.chance import Draws
 from worldsim.faults.changes import (
+    Changes,
     FrameChange,
     GoneLeaves,
     LeafChange,
@@ -118,7 +119,8 @@ class EmptyResult(_Unknown, SomeReplies):
     def note(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck) -> None:
         """One record tells of the whole reply."""
 
-    def deliver(self, struck: Struck, replies: Replies) -> None:
+    def deliver(self, struck: Struck, changes: Changes, replies: Replies) -> None:
+        super().deliver(struck, changes, replies)
         struck.record(self.kind, lambda: [{} for _ in struck.rows])
 
 

@@ -66,7 +66,17 @@ def with_any_rows(space: gym.Space[Any], batch: Any, rows: Mapping[int, Any], co
         return tuple(with_any_rows(inner, part, _inner(rows, key), count) for key, (inner, part) in numbered)
     if alike and (isinstance(batch, tuple) or all(_fits(space, value, batch) for value in rows.values())):
         return with_rows(space, batch, rows)
-    return Apart(rows[row] if row in rows else row_of(space, batch, row) for row in range(count))
+    each = _each(space, batch, count)
+    for row, value in rows.items():
+        each[row] = value
+    return Apart(each)
+
+
+def _each(space: gym.Space[Any], batch: Any, count: int) -> list[Any]:
+    """The values of a batch one by one: `row_of` each."""
+    if isinstance(space, spaces.Dict | spaces.Tuple) or (isinstance(space, spaces.Box) and not space.shape):
+        return [row_of(space, batch, row) for row in range(count)]
+    return list(batch)
 
 
 def _structured(space: gym.Space[Any], rows: Mapping[int, Any]) -> bool:

@@ -4,6 +4,7 @@ A draw is a hash of its address: the fault's key, the number of the call, a lane
 episode's or those of many environments at the same moment, are worked out together, with arrays.
 """
 
+import math
 from collections.abc import Callable
 from functools import cached_property
 from hashlib import blake2b
@@ -22,6 +23,7 @@ _STEP = np.uint64(_GOLDEN)
 _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _ALL = 2**64 - 1
 _ALONE = (1,)  # the shape of one call's words
+_FEW = 64  # numbers a call that are worked out for several lanes together
 _LANE = 2**32  # numbers that one lane of draws has; the last of them begins the draws of their own that a lane has
 _30, _27, _31, _11, _1 = (np.uint64(shift) for shift in (30, 27, 31, 11, 1))
 
@@ -74,15 +76,20 @@ class Draws:
     """All else that n calls draw: call i the same alone as among others. Each lane gives the same whenever it is asked.
 
     words: (n,) one address a call. lane: which of the lanes that begin there; None: where they begin.
+    among: several lanes of which this is one, and which of them.
     """
 
-    def __init__(self, words: Words, lane: int | None = None) -> None:
-        self._begin, self._lane = words, lane
+    def __init__(self, words: Words, lane: int | None = None, among: "tuple[_Together, int] | None" = None) -> None:
+        self._begin, self._lane, self._among = words, lane, among
 
     @cached_property
     def words(self) -> Words:
         """(n,) one address a call, worked out when somebody draws."""
-        return self._begin if self._lane is None else splitmix(self._begin, self._lane * _LANE + _LANE - 1)
+        if self._among:
+            together, position = self._among
+            words: Words = together.words[position]
+            return words
+        return self._begin if self._lane is None else splitmix(self._begin, _lane_address(self._lane))
 
     def __len__(self) -> int:
         return len(self._begin)
@@ -95,8 +102,16 @@ class Draws:
         """Draws that are independent of these and of those of every other lane."""
         return Draws(self.words, lane)
 
+    def lanes(self, first: int, count: int) -> "list[Draws]":
+        """`lane(first)`, `lane(first + 1)` and so on: what one of them draws is worked out for all of them at once."""
+        together = _Together(self.words, first, count)
+        return [Draws(self.words, first + position, (together, position)) for position in range(count)]
+
     def random(self, lane: int = 0, *shape: int) -> NDArray[np.float64]:
-        """Uniforms in [0, 1), (n, *shape); the first of a lane are the same in every shape."""
+        """Uniforms in [0, 1), (n, *shape), not to be written to; the first of a lane are the same in every shape."""
+        if self._among and math.prod(shape) <= _FEW:
+            together, position = self._among
+            return np.asarray(together.random(lane, *shape)[position])
         if not shape:
             return unit(splitmix(self.words, lane * _LANE))
         inner = np.arange(int(np.prod(shape)), dtype=np.uint64).reshape(shape) + np.uint64(lane * _LANE)
@@ -119,6 +134,27 @@ class Draws:
     def generator(self, position: int = 0) -> np.random.Generator:
         """A generator for whatever else one of the calls draws."""
         return generator(int(self.words[position]))
+
+
+class _Together:
+    """Draws of several lanes, `first` and so on, which mostly draw alike."""
+
+    def __init__(self, words: Words, first: int, count: int) -> None:
+        self._begin, self._lanes = words, np.arange(first, first + count, dtype=np.uint64)
+        self._drawn: dict[tuple[int, ...], NDArray[np.float64]] = {}
+
+    @cached_property
+    def words(self) -> Words:
+        """(lanes, n) one address a call, worked out when somebody draws."""
+        return splitmix(self._begin, _lane_address(self._lanes)[:, None])
+
+    def random(self, lane: int, *shape: int) -> NDArray[np.float64]:
+        """Those of all lanes, (lanes, n, *shape)."""
+        if (lane, *shape) not in self._drawn:
+            drawn = Draws(self.words.ravel()).random(lane, *shape).reshape(*self.words.shape, *shape)
+            drawn.flags.writeable = False
+            self._drawn[lane, *shape] = drawn
+        return self._drawn[lane, *shape]
 
 
 class Dice:
@@ -169,6 +205,11 @@ class Dice:
         """A generator for call `index`, that of `draws(index).lane(lane)`; costs about 5 us."""
         call = splitmix_one(splitmix_one(int(self.key[0]), 0), index)
         return generator(splitmix_one(call, lane * _LANE + _LANE - 1))
+
+
+def _lane_address(lane: Any) -> Any:
+    """Which output of SplitMix64 begins a lane, or each of several lanes."""
+    return (lane + 1) * _LANE - 1 if isinstance(lane, int) else (lane + _1) * np.uint64(_LANE) - _1
 
 
 def addresses(keys: Words, indices: int | NDArray[np.int64]) -> Words:

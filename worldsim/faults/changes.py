@@ -1,6 +1,5 @@
 """What faults of replies have in common: which replies, which leaves, and whether the result can arrive."""
 
-import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +11,17 @@ from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise
 from worldsim.faults.chance import Draws
-from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
-from worldsim.faults.fault import Context, LeafFault, matches, number
-from worldsim.faults.leafwise import Values, differing, one_by_one, within
+from worldsim.faults.exchange import Passing
+from worldsim.faults.fault import LeafFault, matches, number
+from worldsim.faults.leafwise import Values, by_form, differing, like_old, one_by_one, some, within
 from worldsim.faults.log import Details
+from worldsim.faults.payloads import Rows
 from worldsim.faults.replies import Replies
 from worldsim.faults.struck import ArrayFault, Floats, Mask, Struck
 from worldsim.faults.written import Mistake
 from worldsim.spaces import Leaf
+
+Path = tuple[str | int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,30 +42,22 @@ class ReplyFault(LeafFault):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PayloadChange(ReplyFault):
-    """Changes payloads as a whole, one by one."""
+class BatchChange(ReplyFault, ArrayFault):
+    """Changes replies, those of many environments together."""
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        reply = forward(call)
-        if not reply.ok or context.uniform() >= self.share:
-            return reply
-        payload = self.changed(reply.payload, context)
-        return reply if payload is reply.payload else self.delivered(reply, payload, context)
+    def after(self, struck: Struck, replies: Replies) -> None:
+        answered = struck[replies.ok[struck.rows]]
+        if len(answered):
+            self.change(answered, replies)
 
     @abstractmethod
-    def changed(self, payload: Any, context: Context) -> Any:
-        """The payload as it is now, recorded; the very same object where nothing could be changed."""
-
-    def delivered(self, reply: Reply, payload: Any, context: Context) -> Reply:
-        """The reply with its changed payload."""
-        return reply._replace(payload=payload)
-
-    def fits(self, leaf: Leaf, value: Any, context: Context) -> bool:
-        """Whether a value may stand in a leaf: plain JSON takes any, a space its own unless asked otherwise."""
-        return self.out_of_space or context.plain or bool(value in leaf.space)
+    def change(self, struck: Struck, replies: Replies) -> None:
+        """Change the payloads of struck calls that were answered, one at least."""
 
 
-_ORDER, _LEAVES = 1, 16  # lanes: of the order in which leaves are tried, and of the first leaf
+_ORDER, LEAVES = 1, 16  # lanes: of the order in which leaves are tried, and of the first leaf
+
+Changes = list[tuple[Leaf, Rows, Values]]  # leaves, the environments in whose payloads they change, other values
 
 
 class Tried(NamedTuple):
@@ -75,56 +69,58 @@ class Tried(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeafChange(ReplyFault, ArrayFault):
+class LeafChange(BatchChange):
     """Changes leaves of replies, each by itself: what happens to one does not depend on the others."""
 
-    def after(self, struck: Struck, replies: Replies) -> None:
-        answered = struck[replies.ok[struck.rows]]
-        if len(answered):
-            self.change(answered, replies)
-
     def change(self, struck: Struck, replies: Replies) -> None:
-        """Change the payloads of struck calls that were answered, one leaf after another."""
-        leaves, changed = self.leaves(struck, replies), np.zeros(len(struck), np.bool_)
-        for position, (leaf, wanted) in enumerate(zip(leaves, self.wanted(leaves, struck).T, strict=True)):
+        leaves = self.leaves(struck, replies)
+        self.change_leaves(leaves, struck.draws.lanes(LEAVES, len(leaves)), struck, replies)
+
+    def change_leaves(self, leaves: Sequence[Leaf], lanes: Sequence[Draws], struck: Struck, replies: Replies) -> None:
+        """Change these leaves of the replies; each draws from a lane of its own."""
+        changes, changed = Changes(), np.zeros(len(struck), np.bool_)
+        for leaf, draws, wanted in zip(leaves, lanes, self.wanted(leaves, struck).T, strict=True):
             if wanted.any():
-                some = those(struck, wanted)
-                tried = self.tried(leaf, position, some, replies)
-                self.put(leaf, tried, tried.effective, some, replies)
+                those_wanted = those(struck, wanted)
+                tried = self.tried(leaf, draws if wanted.all() else draws[wanted], those_wanted, replies)
+                changes += self.noted(leaf, tried, tried.effective, those_wanted)
                 changed[wanted] |= tried.effective
-        self.deliver(struck[changed], replies)
+        if changes:
+            self.deliver(struck[changed], changes, replies)
 
     def leaves(self, struck: Struck, replies: Replies) -> tuple[Leaf, ...]:
-        """What it may change in the replies, all of them of one form. Each place draws from a lane of its own."""
+        """What it may change in the replies, all of them of one form."""
         return struck.leaves(replies)
 
     def wanted(self, leaves: Sequence[Leaf], struck: Struck) -> Mask:
         """Which leaves it tries to change, (n, leaves). By default all."""
         return np.ones((len(struck), len(leaves)), np.bool_)
 
-    def tried(self, leaf: Leaf, position: int, struck: Struck, replies: Replies) -> Tried:
+    def tried(self, leaf: Leaf, draws: Draws, struck: Struck, replies: Replies) -> Tried:
         """What a leaf would become."""
         before = replies.values(leaf, struck.rows)
-        after = self.values_changed(leaf, before, struck.draws.lane(_LEAVES + position), struck)
+        after = self.values_changed(leaf, before, draws, struck)
         return Tried(before, after, self._effective(leaf, before, after, struck))
 
-    def put(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck, replies: Replies) -> None:
-        """Write what a leaf becomes in the calls `hit`, (n,)."""
-        if hit.any():
-            self.note(leaf, tried, hit, struck)
-            replies.write(leaf, struck.rows[hit], _some(tried.after, hit))
+    def noted(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck) -> Changes:
+        """What a leaf becomes in the calls `hit`, (n,), recorded; nothing where there are none."""
+        if not hit.any():
+            return []
+        self.note(leaf, tried, hit, struck)
+        return [(leaf, struck.rows[hit], some(tried.after, np.flatnonzero(hit)))]
 
     def note(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck) -> None:
-        """Record what a leaf becomes in the calls `hit`, (n,)."""
+        """Record what a leaf becomes in the calls `hit`, (n,), one at least."""
         those(struck, hit).record(self.record_kind, self._telling(leaf, tried.before, tried.after, hit, struck))
 
     def _telling(self, leaf: Leaf, old: Values, new: Values, hit: Mask, struck: Struck) -> Details:
         """What gives the records' details when somebody asks. It holds on to small values only, and to copies."""
+        at = np.flatnonzero(hit)
         if leafwise.small(old) and leafwise.small(new):
-            before, after = copy.copy(_some(old, hit)), copy.copy(_some(new, hit))
+            before, after = (leafwise.copied(some(values, at)) for values in (old, new))
             return lambda: self._named(leaf, self.details(leaf, before, after, hit, struck))
-        count = int(hit.sum())  # of large values nothing is told but that they changed: in a column any will do
-        before, after = (each[:count] if isinstance(each, np.ndarray) else _some(each, hit) for each in (old, new))
+        # Of large values nothing is told but that they changed: in a column any will do.
+        before, after = (each[: len(at)] if isinstance(each, np.ndarray) else some(each, at) for each in (old, new))
         told = self.details(leaf, before, after, hit, struck)
         return lambda: self._named(leaf, told)
 
@@ -133,6 +129,8 @@ class LeafChange(ReplyFault, ArrayFault):
 
     def _effective(self, leaf: Leaf, before: Values, after: Values, struck: Struck) -> Mask:
         """Which of the values differ from what was there, and may arrive."""
+        if after is before:
+            return np.zeros(len(before), np.bool_)
         differs = differing(before, after)
         free = self.out_of_space or struck.first.plain or not differs.any()
         return differs if free else differs & self.fitting(leaf, after)
@@ -150,24 +148,14 @@ class LeafChange(ReplyFault, ArrayFault):
         """What records tell of the leaf in the calls `hit`, (n,)."""
         return leafwise.descriptions(leaf, before, after)
 
-    def deliver(self, struck: Struck, replies: Replies) -> None:  # noqa: B027  (they mostly arrive as they are)
-        """What becomes of replies that have changed."""
+    def deliver(self, struck: Struck, changes: Changes, replies: Replies) -> None:
+        """What becomes of the replies that have changed: they arrive so."""
+        for each in changes:
+            replies.write(*each)
 
-    def suits(self, leaf: Leaf, value: Any) -> bool:
-        """Whether this is a kind of leaf that the fault acts on."""
-        return True
-
+    @abstractmethod
     def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
-        """Other values for a leaf, not written into the old ones; those themselves where there are none."""
-        changed: list[Any] = []
-        for position, (value, (_, context)) in enumerate(zip(one_by_one(leaf, values), struck.calls(), strict=True)):
-            fit = value is not leafwise.ABSENT and self.suits(leaf, value)
-            changed.append(self.leaf_changed(leaf, value, draws.generator(position), context) if fit else value)
-        return changed
-
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        """Another value for a leaf, not written into the old one; `value` itself where there is none."""
-        raise NotImplementedError(f"{self.kind} changes neither values nor columns of them")
+        """Other values for a leaf, not written into the old ones; the very same where there are none."""
 
 
 def same_for_each(leaf: Leaf, count: int, **told: Any) -> Details:
@@ -177,25 +165,35 @@ def same_for_each(leaf: Leaf, count: int, **told: Any) -> Details:
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnChange(LeafChange):
-    """Changes leaves that are arrays or numbers, those of many replies together."""
+    """Changes the values that a leaf has in many replies together: numbers as arrays, texts as lists."""
 
     def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
         if isinstance(values, np.ndarray):
             fit = self.suits(leaf, one_by_one(leaf, values[:1])[0])
             return self.column_changed(leaf, values, draws, struck) if fit else values
-        changed: list[Any] = []
-        for position, value in enumerate(values):
-            if value is leafwise.ABSENT or not self.suits(leaf, value):
-                changed.append(value)
+        changed = list(values)
+        for at, column in by_form(leaf, values):
+            if isinstance(column, list):
+                after: Values = self.texts_changed(leaf, column, draws[at], struck[at])
+            elif self.suits(leaf, values[at[0]]):
+                after = self.column_changed(leaf, column, draws[at], struck[at])
+            else:
                 continue
-            one = [position]
-            column = self.column_changed(leaf, np.asarray(value)[None], draws[one], struck[one])
-            changed.append(leafwise.like_column(value, column))
+            for position, new in zip(at, after, strict=True):
+                changed[position] = like_old(values[position], new)
         return changed
 
-    @abstractmethod
-    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> NDArray[Any]:
-        """Other values, (n, ...), for a leaf, not written into the old ones."""
+    def suits(self, leaf: Leaf, value: Any) -> bool:
+        """Whether this is a kind of leaf that the fault acts on: a number or numbers, such as this one."""
+        return leafwise.usual(leaf, value)
+
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> Values:
+        """Other values for a leaf's, (n, ...), which are numbers; not written into the old ones."""
+        return values
+
+    def texts_changed(self, leaf: Leaf, texts: list[str], draws: Draws, struck: Struck) -> list[Any]:
+        """Other values for a leaf's, which are texts."""
+        return texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,24 +232,24 @@ class ShareOfLeaves(SomeReplies, LeafChange):
 class SomeLeaves(ShareOfLeaves):
     """Changes some leaves of some replies, of those for which there is another value."""
 
-    def change(self, struck: Struck, replies: Replies) -> None:
-        leaves = self.leaves(struck, replies)
+    def change_leaves(self, leaves: Sequence[Leaf], lanes: Sequence[Draws], struck: Struck, replies: Replies) -> None:
         if len(leaves) < 2:
-            return super().change(struck, replies)
-        tried = [self.tried(leaf, position, struck, replies) for position, leaf in enumerate(leaves)]
-        chosen = self._first(np.stack([each.effective for each in tried], 1), struck)
-        for leaf, each, hit in zip(leaves, tried, chosen.T, strict=True):
-            self.put(leaf, each, hit, struck, replies)
-        self.deliver(struck[chosen.any(1)], replies)
+            return super().change_leaves(leaves, lanes, struck, replies)
+        tried = [self.tried(leaf, draws, struck, replies) for leaf, draws in zip(leaves, lanes, strict=True)]
+        effective = np.stack([each.effective for each in tried], 1)
+        chosen = first_few(effective, self.order(len(leaves), struck), self.leaves_wanted(len(leaves)))
+        each = zip(leaves, tried, chosen.T, strict=True)
+        changes = [change for leaf, one, hit in each for change in self.noted(leaf, one, hit, struck)]
+        if changes:
+            self.deliver(struck[chosen.any(1)], changes, replies)
 
-    def _first(self, effective: Mask, struck: Struck) -> Mask:
-        """Which leaves change, (n, leaves): the first ones in the order that are effective."""
-        order = self.order(effective.shape[1], struck)
-        tried = np.take_along_axis(effective, order, 1)
-        taken = tried & (tried.cumsum(1) <= self.leaves_wanted(effective.shape[1]))
-        chosen = np.zeros_like(effective)
-        np.put_along_axis(chosen, order, taken, 1)
-        return chosen
+
+def first_few(effective: Mask, order: NDArray[np.int64], wanted: int) -> Mask:
+    """Of the effective ones in each row those that come first in an order, (n, leaves)."""
+    tried = np.take_along_axis(effective, order, 1)
+    chosen = np.zeros_like(effective)
+    np.put_along_axis(chosen, order, tried & (tried.cumsum(1) <= wanted), 1)
+    return chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,42 +263,9 @@ class GoneLeaves(ShareOfLeaves):
         return wanted
 
 
-@dataclass(frozen=True, kw_only=True)
-class Loud(SomeReplies):
-    """Makes replies that a reader with a schema refuses.
-
-    In plain JSON, and with `out_of_space=True`, they arrive as they are. Where a space is the schema they are refused:
-    error "malformed", and the text as it arrived in `raw`.
-    """
-
-    def delivered(self, reply: Reply, payload: Any, context: Context) -> Reply:
-        if context.plain or self.out_of_space:
-            return reply._replace(payload=payload)
-        return unreadable(reply, leafwise.as_text(payload))
-
-    def deliver(self, struck: Struck, replies: Replies) -> None:
-        if not (struck.first.plain or self.out_of_space):
-            for row in struck.rows.tolist():
-                replies.lose([row], "malformed", leafwise.as_text(replies.payload(row)))
-
-    def fitting(self, leaf: Leaf, values: Values) -> Mask:
-        return np.ones(len(values), np.bool_)
-
-
-def unreadable(reply: Reply, raw: str) -> Reply:
-    """A reply of which only a text is left that cannot be read."""
-    return reply._replace(payload=LOST, ok=False, error="malformed", raw=raw)
-
-
 def those(struck: Struck, mask: Mask) -> Struck:
     """The struck calls where mask, (n,), is true."""
     return struck if mask.all() else struck[mask]
-
-
-def _some(values: Values, mask: Mask) -> Values:
-    if mask.all():
-        return values
-    return values[mask] if isinstance(values, np.ndarray) else [values[at] for at in np.flatnonzero(mask).tolist()]
 
 
 @dataclass(frozen=True, kw_only=True)

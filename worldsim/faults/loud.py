@@ -2,38 +2,43 @@
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
+from numpy.typing import NDArray
 
 from worldsim.faults import leafwise, wrong
-from worldsim.faults.changes import Loud, PayloadChange, SomeLeaves, SomeReplies, unreadable
-from worldsim.faults.exchange import Call, Forward, Reply
-from worldsim.faults.fault import Context, choice, count, number
+from worldsim.faults.chance import Draws
+from worldsim.faults.changes import BatchChange, Changes, ColumnChange, Path, SomeLeaves, SomeReplies
+from worldsim.faults.fault import choice, count, number
+from worldsim.faults.leafwise import Values, as_text
+from worldsim.faults.replies import Replies
+from worldsim.faults.struck import Mask, Struck
+from worldsim.faults.texts import plain_payloads
 from worldsim.spaces import Leaf
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Unreadable(SomeReplies, PayloadChange):
+class _Unreadable(SomeReplies, BatchChange):
     """Replies that arrive as a text which cannot be parsed: error "malformed", and the text in `raw`."""
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        reply = forward(call)
-        if not reply.ok or context.uniform() >= self.share:
-            return reply
-        raw = self.text(reply.payload, context.rng())
-        context.record(self.kind, characters=len(raw))
-        return unreadable(reply, raw)
-
-    def changed(self, payload: Any, context: Context) -> Any:
-        return payload
+    def change(self, struck: Struck, replies: Replies) -> None:
+        texts = self.texts(lambda: _results(struck, replies), struck.draws)
+        struck.record(self.kind, lambda: [{"characters": len(text)} for text in texts])
+        replies.garble(struck.rows, texts)
 
     @abstractmethod
-    def text(self, payload: Any, rng: np.random.Generator) -> str:
-        """What arrives, as the caller's HTTP library decodes it."""
+    def texts(self, results: Callable[[], list[str]], draws: Draws) -> list[str]:
+        """What arrives, as the caller's HTTP library decodes it. `results()` are the texts that were sent."""
+
+
+def _results(struck: Struck, replies: Replies) -> list[str]:
+    """The replies as JSON texts: objects, for no beginning of one is JSON."""
+    return [as_text({"result": payload}) for payload in plain_payloads(replies, struck.rows)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +55,10 @@ class TruncatedJSON(_Unreadable):
 
     kind: ClassVar[str] = "truncated_json"
 
-    def text(self, payload: Any, rng: np.random.Generator) -> str:
-        whole = leafwise.as_text({"result": payload})  # an object: no beginning of one is JSON
-        return whole[: int(rng.integers(1, len(whole)))]
+    def texts(self, results: Callable[[], list[str]], draws: Draws) -> list[str]:
+        whole = results()
+        ends = 1 + draws.integers([len(text) - 1 for text in whole])
+        return [text[:end] for text, end in zip(whole, ends.tolist(), strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +75,16 @@ class InvalidJSON(_Unreadable):
 
     kind: ClassVar[str] = "invalid_json"
 
-    def text(self, payload: Any, rng: np.random.Generator) -> str:
-        whole = leafwise.as_text({"result": payload})
-        return (
-            repr(json.loads(whole)),
-            whole[:-1] + ",}",
-            whole[:-1] + " // end of result\n}",
-            f"Sure! Here is the result:\n```json\n{whole}\n```",
-        )[int(rng.integers(4))]
+    def texts(self, results: Callable[[], list[str]], draws: Draws) -> list[str]:
+        return [_NEARLY[way](whole) for whole, way in zip(results(), draws.integers(4).tolist(), strict=True)]
+
+
+_NEARLY: tuple[Callable[[str], str], ...] = (
+    lambda whole: repr(json.loads(whole)),
+    lambda whole: whole[:-1] + ",}",
+    lambda whole: whole[:-1] + " // end of result\n}",
+    lambda whole: f"Sure! Here is the result:\n```json\n{whole}\n```",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +101,16 @@ class HTMLErrorPage(_Unreadable):
 
     kind: ClassVar[str] = "html_error_page"
 
-    def text(self, payload: Any, rng: np.random.Generator) -> str:
-        title = ("502 Bad Gateway", "504 Gateway Time-out", "Service temporarily unavailable")[int(rng.integers(3))]
-        page = f"<head><title>{title}</title></head>\n<body>\n<center><h1>{title}</h1></center>\n<hr>\n</body>"
-        return f"<!DOCTYPE html>\n<html>\n{page}\n</html>\n"
+    def texts(self, results: Callable[[], list[str]], draws: Draws) -> list[str]:
+        return [_PAGES[which] for which in draws.integers(len(_PAGES)).tolist()]
+
+
+def _page(title: str) -> str:
+    page = f"<head><title>{title}</title></head>\n<body>\n<center><h1>{title}</h1></center>\n<hr>\n</body>"
+    return f"<!DOCTYPE html>\n<html>\n{page}\n</html>\n"
+
+
+_PAGES = [*map(_page, ("502 Bad Gateway", "504 Gateway Time-out", "Service temporarily unavailable"))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,17 +127,38 @@ class WrongEncoding(_Unreadable):
 
     kind: ClassVar[str] = "wrong_encoding"
 
-    def text(self, payload: Any, rng: np.random.Generator) -> str:
-        whole = b"\xff\xfe" + leafwise.as_text({"result": payload}).encode("utf-16-le", "replace")
-        return whole.decode("latin-1")
+    def texts(self, results: Callable[[], list[str]], draws: Draws) -> list[str]:
+        return [(b"\xff\xfe" + text.encode("utf-16-le", "replace")).decode("latin-1") for text in results()]
 
 
 # --- readable, and against the schema ---
 
 
 @dataclass(frozen=True, kw_only=True)
-class _WrongLeaf(Loud, SomeLeaves):
+class _Loud(SomeReplies):
+    """Makes replies that a reader with a schema refuses.
+
+    In plain JSON, and with `out_of_space=True`, they arrive as they are. Where a space is the schema they are refused:
+    error "malformed", and the text as it arrived in `raw`.
+    """
+
+    def arrives(self, struck: Struck) -> bool:
+        """Whether there is nobody who refuses the replies."""
+        return struck.first.plain or self.out_of_space
+
+
+@dataclass(frozen=True, kw_only=True)
+class _WrongLeaf(_Loud, SomeLeaves, ColumnChange):
     """Leaves of a reply are nothing that its schema allows."""
+
+    def fitting(self, leaf: Leaf, values: Values) -> Mask:
+        return np.ones(len(values), np.bool_)
+
+    def deliver(self, struck: Struck, changes: Changes, replies: Replies) -> None:
+        if self.arrives(struck):
+            super().deliver(struck, changes, replies)
+        else:
+            replies.garble(struck.rows, [*map(as_text, plain_payloads(replies, struck.rows, changes))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,10 +175,11 @@ class WrongType(_WrongLeaf):
 
     kind: ClassVar[str] = "wrong_type"
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        if isinstance(value, str):
-            return len(value)
-        return wrong.wrong_type(value, leaf.space, self.severity, rng) if leafwise.usual(leaf, value) else value
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> Values:
+        return wrong.wrong_type(values, leaf.space, self.severity, draws.random(0, 4))
+
+    def texts_changed(self, leaf: Leaf, texts: list[str], draws: Draws, struck: Struck) -> list[Any]:
+        return [*map(len, texts)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +196,11 @@ class WrongShape(_WrongLeaf):
 
     kind: ClassVar[str] = "wrong_shape"
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        if isinstance(value, str):
-            return [value]
-        return wrong.wrong_shape(np.asarray(value), leaf.space, 0, rng) if leafwise.usual(leaf, value) else value
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> Values:
+        return wrong.wrong_shape(values, leaf.space, self.severity, draws.random(0, 4))
+
+    def texts_changed(self, leaf: Leaf, texts: list[str], draws: Draws, struck: Struck) -> list[Any]:
+        return [[text] for text in texts]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,11 +217,12 @@ class NonFinite(_WrongLeaf):
 
     kind: ClassVar[str] = "non_finite"
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        if not isinstance(leaf.space, spaces.Box) or leaf.space.dtype == np.uint8 or not leafwise.usual(leaf, value):
-            return value
-        way = (wrong.nan, wrong.infinite)[int(rng.integers(2))]
-        return way(value, leaf.space, self.severity, rng)
+    def suits(self, leaf: Leaf, value: Any) -> bool:
+        return isinstance(leaf.space, spaces.Box) and leaf.space.dtype != np.uint8 and super().suits(leaf, value)
+
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> Values:
+        entries = np.where(draws.random(1) < 0.5, np.nan, np.inf)
+        return wrong.poked(values, draws.integers(values[0].size), entries)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,11 +239,17 @@ class OutOfRange(_WrongLeaf):
 
     kind: ClassVar[str] = "out_of_range"
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        if context.plain:
-            return value * 10**6 + 10**6 if isinstance(value, np.ndarray) else value
-        is_number = not isinstance(leaf.space, spaces.Text) and leafwise.usual(leaf, value)
-        return wrong.out_of_range(value, leaf.space, self.severity, rng) if is_number else value
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> Values:
+        if struck.first.plain:
+            return _millionfold(values) if isinstance(leaf.space, spaces.Box) else values
+        return wrong.out_of_range(values, leaf.space, self.severity, draws.random(0, 4))
+
+
+def _millionfold(values: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers become floats where they would grow too large for whole numbers."""
+    with np.errstate(over="ignore"):
+        wide = values.astype(np.float64) * 10**6 + 10**6
+    return values * 10**6 + 10**6 if values.dtype.kind in "iu" and (np.abs(wide) < 2**63).all() else wide
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,12 +267,17 @@ class UnknownValue(_WrongLeaf):
 
     kind: ClassVar[str] = "unknown_value"
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        if context.plain:
-            return f"{value.upper()}_V2" if isinstance(value, str) else value
+    def suits(self, leaf: Leaf, value: Any) -> bool:
         is_class = isinstance(leaf.space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
-        is_class = is_class and leafwise.usual(leaf, value)
-        return wrong.out_of_range(value, leaf.space, self.severity, rng) if is_class else value
+        return is_class and super().suits(leaf, value)
+
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> Values:
+        if struck.first.plain:
+            return values
+        return wrong.out_of_range(values, leaf.space, self.severity, draws.random(0, 4))
+
+    def texts_changed(self, leaf: Leaf, texts: list[str], draws: Draws, struck: Struck) -> list[Any]:
+        return [f"{text.upper()}_V2" for text in texts] if struck.first.plain else texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,8 +294,8 @@ class NullForRequired(_WrongLeaf):
 
     kind: ClassVar[str] = "null_for_required"
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        return None
+    def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
+        return [value if value is leafwise.ABSENT else None for value in values]
 
 
 # --- another structure than was agreed ---
@@ -255,7 +304,7 @@ _DRIFTS = ("renamed", "moved", "nested", "retyped", "added")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SchemaDrift(Loud, PayloadChange):
+class SchemaDrift(_Loud, BatchChange):
     """The service was released again, and its replies are built otherwise: the same wherever it strikes in an episode.
 
     renamed: a field has another name (`status` is `statusV2`). moved: it stands one level further up, or under "data".
@@ -281,18 +330,51 @@ class SchemaDrift(Loud, PayloadChange):
         """How many fields have changed."""
         return max(1, round(self.severity * self.most_fields))
 
-    def changed(self, payload: Any, context: Context) -> Any:
-        rng, result = context.episode_rng(), payload
-        for _ in range(self.fields):
-            places = [path for path, _ in leafwise.nodes(payload) if path and isinstance(path[-1], str)]
-            places = [path for path in places if context.aims_at("/".join(map(str, path)))] or [()]
-            path = places[int(rng.integers(len(places)))]
-            how = str(rng.choice(_DRIFTS)) if self.how == "any" else self.how
+    def change(self, struck: Struck, replies: Replies) -> None:
+        arrives = self.arrives(struck)
+        payloads = [*map(replies.payload, struck.rows.tolist())] if arrives else plain_payloads(replies, struck.rows)
+        chance = struck.episode_draws("").random(0, self.fields, 2)
+        each = zip(payloads, self._places(payloads, struck, replies), chance.tolist(), strict=True)
+        drifted = [self._drifts(*one) for one in each]
+        told = [details for _, details in drifted]
+        for index in range(max(map(len, told))):
+            more = np.array([len(details) > index for details in told])
+            struck[more].record(self.kind, partial(_numbered, told, index))
+        touched = np.array([bool(details) for details in told])
+        after = [payload for payload, details in drifted if details]
+        if arrives:
+            replies.apart.update(zip(struck.rows[touched].tolist(), after, strict=True))
+        else:
+            replies.garble(struck.rows[touched], [*map(as_text, after)])
+
+    def _places(self, payloads: list[Any], struck: Struck, replies: Replies) -> list[list[Path]]:
+        """Where each payload may drift: everywhere it has a name. Those of a batch are all built alike."""
+        replies.settle()
+        inside = replies.batched(struck.rows)
+        common = self._places_in(payloads[int(inside.argmax())], struck)
+        each = zip(payloads, inside.tolist(), strict=True)
+        return [common if alike else self._places_in(payload, struck) for payload, alike in each]
+
+    def _places_in(self, payload: Any, struck: Struck) -> list[Path]:
+        named = [path for path, _ in leafwise.nodes(payload) if path and isinstance(path[-1], str)]
+        return [path for path in named if struck.first.aims_at("/".join(map(str, path)))] or [()]
+
+    def _drifts(self, payload: Any, places: list[Path], chance: list[list[float]]) -> tuple[Any, list[dict[str, str]]]:
+        """A payload as it is built now, and what has changed in it: `chance` draws a place and a way for each field."""
+        result, told = payload, []
+        for place, way in chance:
+            path = places[int(place * len(places))]
+            how = _DRIFTS[int(way * len(_DRIFTS))] if self.how == "any" else self.how
             drifted = _drifted(result, path, how)
             if drifted is not result:
-                context.record(self.kind, how=how, path="/".join(map(str, path)))
+                told.append({"how": how, "path": "/".join(map(str, path))})
                 result = drifted
-        return result
+        return result, told
+
+
+def _numbered(told: list[list[dict[str, str]]], index: int) -> list[dict[str, str]]:
+    """The change of that number of each that has so many."""
+    return [details[index] for details in told if len(details) > index]
 
 
 def _drifted(payload: Any, path: tuple[str | int, ...], how: str) -> Any:
@@ -319,7 +401,7 @@ def _drifted(payload: Any, path: tuple[str | int, ...], how: str) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OversizedReply(Loud, PayloadChange):
+class OversizedReply(_Loud, BatchChange):
     """The reply is padded far beyond its size: a debugging dump was left in.
 
     | severity | share | kib |
@@ -340,8 +422,31 @@ class OversizedReply(Loud, PayloadChange):
         """KiB that are added."""
         return max(1, round(self.severity * self.most_kib))
 
-    def changed(self, payload: Any, context: Context) -> Any:
-        line = "2026-01-01T00:00:00Z DEBUG retry=0 cache=miss\n"
-        padding = (line * (self.kib * 1024 // len(line) + 1))[: self.kib * 1024]
-        context.record(self.kind, added_bytes=len(padding))
-        return {**payload, "debug": padding} if isinstance(payload, Mapping) else {"result": payload, "debug": padding}
+    def change(self, struck: Struck, replies: Replies) -> None:
+        padding, rows = _dump(self.kib), struck.rows.tolist()
+        struck.record(self.kind, lambda: [{"added_bytes": len(padding)} for _ in rows])
+        if self.arrives(struck):
+            replies.apart.update((row, {**_object(replies.payload(row)), "debug": padding}) for row in rows)
+            return
+        end = _written_dump(self.kib)
+        begun = [as_text(_object(payload))[:-1] for payload in plain_payloads(replies, struck.rows)]
+        replies.garble(struck.rows, [text + (end if text == "{" else f", {end}") for text in begun])
+
+
+def _object(payload: Any) -> dict[str, Any]:
+    """A payload as an object whose "debug", if it has any, is gone."""
+    whole = payload if isinstance(payload, Mapping) else {"result": payload}
+    return {key: value for key, value in whole.items() if key != "debug"}
+
+
+@lru_cache(maxsize=4)
+def _dump(kib: int) -> str:
+    """So many KiB of a log."""
+    line = "2026-01-01T00:00:00Z DEBUG retry=0 cache=miss\n"
+    return (line * (kib * 1024 // len(line) + 1))[: kib * 1024]
+
+
+@lru_cache(maxsize=4)
+def _written_dump(kib: int) -> str:
+    """The same as the last field of an object and its end."""
+    return f'"debug": {as_text(_dump(kib))}}}'

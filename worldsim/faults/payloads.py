@@ -59,32 +59,42 @@ class Payloads:
     def values(self, leaf: Leaf, rows: Rows) -> Values:
         """What stands in a leaf of the payloads of these environments, none of them lost; not to be written to."""
         self.settle()
+        column, apart = leafwise.get(self.batch, leaf.path), self.apart
         if not self._in_batch(rows):
-            return [leafwise.read(self.payload(row), leaf) for row in rows.tolist()]
-        column = leafwise.get(self.batch, leaf.path)
+            return [
+                leafwise.read(apart[row], leaf) if row in apart else row_of(leaf.space, column, row)
+                for row in rows.tolist()
+            ]
         if isinstance(column, np.ndarray):
             return column if len(rows) == len(column) else column[rows]
         return [column[row] for row in rows.tolist()]
 
     def write(self, leaf: Leaf, rows: Rows, values: Values) -> None:
         """Put other values into a leaf of the payloads of these environments."""
+        self.settle()
         column = leafwise.get(self.batch, leaf.path)
-        if self._in_batch(rows):
-            if isinstance(values, np.ndarray) and _belongs(values, column):
-                return self._write_column(leaf, column, rows, values)
-            if isinstance(column, tuple) and all(value is not leafwise.ABSENT for value in values):
-                texts = with_rows(leaf.space, column, dict(zip(rows.tolist(), values, strict=True)))
-                self.batch = leafwise.put(self.batch, leaf.path, texts)
-                return None
+        if not self.apart and leafwise.belong(values, column):
+            self._write_column(leaf, column, rows, values)
+            return
+        stay = self.batched(rows) & _fitting(values, column)
+        staying, going = np.flatnonzero(stay), np.flatnonzero(~stay)
+        if len(staying):
+            self._write_column(leaf, column, rows[staying], leafwise.some(values, staying))
+        values = leafwise.some(values, going)
         if isinstance(values, np.ndarray) and not values.flags.writeable:
             values = values.copy()
-        for row, value in zip(rows.tolist(), leafwise.one_by_one(leaf, values), strict=True):
+        for row, value in zip(rows[going].tolist(), leafwise.one_by_one(leaf, values), strict=True):
             self.apart[row] = leafwise.write(self.payload(row), leaf, value)
-        return None
 
-    def _write_column(self, leaf: Leaf, column: NDArray[Any], rows: Rows, values: NDArray[Any]) -> None:
+    def _write_column(self, leaf: Leaf, column: Any, rows: Rows, values: Values) -> None:
+        """Put other values into a leaf of the batch, in which they fit."""
+        if isinstance(column, tuple):
+            texts = with_rows(leaf.space, column, dict(zip(rows.tolist(), values, strict=True)))
+            self.batch = leafwise.put(self.batch, leaf.path, texts)
+            return
+        whole = np.asarray(values)
         if len(rows) == len(column):
-            whole = values if values.flags.writeable else values.copy()
+            whole = whole if whole.flags.writeable else whole.copy()
             self.batch = leafwise.put(self.batch, leaf.path, whole)
             self._own.discard(leaf.path)
             return
@@ -92,7 +102,7 @@ class Payloads:
             column = column.copy()
             self.batch = leafwise.put(self.batch, leaf.path, column)
             self._own.add(leaf.path)
-        column[rows] = values
+        column[rows] = whole
 
     def having(self, leaf: Leaf, rows: Rows) -> Rows:
         """Those of these environments whose payloads have such a leaf."""
@@ -126,10 +136,10 @@ class Payloads:
         self.settle()
         for row in self.apart.keys() & rows.tolist() if self.apart else ():
             value = leafwise.get(self.apart[row], leaf.path)
-            if isinstance(value, np.ndarray) and _belongs(value[None], kept):
+            if isinstance(value, np.ndarray) and leafwise.belong(value[None], kept):
                 kept[row] = value
         column = leafwise.get(self.batch, leaf.path)
-        if isinstance(column, np.ndarray) and _belongs(column, kept):
+        if isinstance(column, np.ndarray) and leafwise.belong(column, kept):
             copy_rows(column, np.setdiff1d(rows, list(self.apart)) if self.apart else rows, kept)
 
     def _in_batch(self, rows: Rows) -> bool:
@@ -137,8 +147,14 @@ class Payloads:
         return not self.apart or self.apart.keys().isdisjoint(rows.tolist())
 
 
-def _belongs(values: NDArray[Any], column: Any) -> bool:
-    return isinstance(column, np.ndarray) and values.dtype == column.dtype and values.shape[1:] == column.shape[1:]
+def _fitting(values: Values, column: Any) -> NDArray[np.bool_]:
+    """Which values can stand in a column and still be what they are."""
+    if isinstance(values, np.ndarray):
+        return np.full(len(values), leafwise.belong(values, column))
+    if isinstance(column, tuple):
+        return np.array([isinstance(value, str) for value in values], np.bool_)
+    arrays = [np.asarray(value)[None] if isinstance(value, np.ndarray | np.generic) else [value] for value in values]
+    return np.array([leafwise.belong(each, column) for each in arrays], np.bool_)
 
 
 def one_each(values: Iterable[Any], count: int) -> NDArray[np.object_]:

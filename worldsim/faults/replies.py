@@ -83,6 +83,11 @@ class Replies(Payloads):
         elif self.raws:
             self.raws = {row: text for row, text in self.raws.items() if row not in rows}
 
+    def garble(self, rows: Rows, texts: Sequence[str]) -> None:
+        """Texts come back to these environments, one to each, that cannot be read."""
+        self.lose(rows, "malformed")
+        self.raws.update(zip(rows.tolist(), texts, strict=True))
+
     @property
     def arrived(self) -> dict[int, Any]:
         """Of the payloads that are apart those that were not lost."""

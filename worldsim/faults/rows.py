@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from worldsim.faults import frames, leafwise
 from worldsim.faults.chance import Draws
-from worldsim.faults.changes import LeafChange, SomeReplies, Tried, same_for_each, those
+from worldsim.faults.changes import LEAVES, LeafChange, SomeReplies, Tried, same_for_each, those
 from worldsim.faults.leafwise import Values
 from worldsim.faults.replies import Replies
 from worldsim.faults.struck import Mask, Struck
@@ -29,6 +29,14 @@ class RowChange(SomeReplies, LeafChange):
     @abstractmethod
     def chosen(self, count: int, draws: Draws) -> NDArray[np.int64]:
         """Which of `count` rows arrive, and in what order: (n, rows that arrive), or (1, ...) where it is always so."""
+
+    def change(self, struck: Struck, replies: Replies) -> None:
+        leaves = self.leaves(struck, replies)
+        lanes = struck.draws.lanes(LEAVES, len(leaves))
+        if not struck.first.plain:
+            return self.change_leaves(leaves, lanes, struck, replies)
+        for leaf, draws in zip(leaves, lanes, strict=True):  # inner lists have changed when outer ones are looked at
+            self.change_leaves([leaf], [draws], struck, replies)
 
     def leaves(self, struck: Struck, replies: Replies) -> tuple[Leaf, ...]:
         """Everything that has two rows or more; in plain JSON, where they stand in one another, innermost first."""

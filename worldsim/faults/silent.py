@@ -1,46 +1,44 @@
 """Malformed, silent: replies that are valid against their schema, and wrong."""
 
 import re
+from abc import abstractmethod
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults import frames, leafwise, wrong
+from worldsim.faults import frames, wrong
 from worldsim.faults.chance import Draws
-from worldsim.faults.changes import LeafChange, PayloadChange, SomeLeaves, SomeReplies
+from worldsim.faults.changes import BatchChange, Changes, ColumnChange, SomeLeaves, SomeReplies
 from worldsim.faults.exchange import Call, Forward, Passing, Reply
 from worldsim.faults.fault import Context, number, option
 from worldsim.faults.fault import matches as named_like
+from worldsim.faults.leafwise import Values
+from worldsim.faults.pairs import exchangeable, exchanged, first_of
 from worldsim.faults.past import Past
 from worldsim.faults.replies import Replies
 from worldsim.faults.rows import RowChange
-from worldsim.faults.struck import ArrayFault, ForwardMany, Struck
+from worldsim.faults.struck import ArrayFault, Floats, ForwardMany, Struck
 from worldsim.spaces import Leaf
 
 _DIGITS = re.compile(r"\d{2,}")
 
 
-def _is_number(leaf: Leaf, value: Any) -> bool:
-    """Whether a leaf holds a number, or a vector of them, that is not a frame."""
-    is_kind = isinstance(leaf.space, spaces.Box | spaces.Discrete) and not frames.frame_axes(leaf.space)
-    return is_kind and leafwise.usual(leaf, value) and not isinstance(value, bool)
+@dataclass(frozen=True, kw_only=True)
+class _NumberChange(ColumnChange):
+    """Changes numbers, and one entry of vectors of them, that are no frames."""
 
-
-def _with_number(leaf: Leaf, value: Any, rng: np.random.Generator, change: Any) -> Any:
-    """A number, or one entry of a vector, put through `change`; the value itself where a class would not exist."""
-    if isinstance(leaf.space, spaces.Box):
-        finite = np.isfinite(value).all()
-        return wrong.entry_changed(value, leaf.space, rng, change) if finite else value
-    changed = leafwise.like(value, round(change(int(value))))
-    return changed if changed in leaf.space else value
+    def suits(self, leaf: Leaf, value: Any) -> bool:
+        is_number = isinstance(leaf.space, spaces.Box | spaces.Discrete) and not frames.frame_axes(leaf.space)
+        return is_number and not isinstance(value, bool) and super().suits(leaf, value)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransposedDigits(SomeLeaves):
+class TransposedDigits(SomeLeaves, _NumberChange):
     """Two neighbouring digits of a number, or of a number in a text, stand in each other's place.
 
     | severity | share | reach |
@@ -53,24 +51,35 @@ class TransposedDigits(SomeLeaves):
 
     kind: ClassVar[str] = "transposed_digits"
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        if isinstance(value, str):
-            found = list(_DIGITS.finditer(value))
-            if not found:
-                return value
-            run = found[int(rng.integers(len(found)))]
-            place = int(rng.integers(run.start(), run.end() - 1))
-            return value[:place] + value[place + 1] + value[place] + value[place + 2 :]
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> Values:
+        chance = draws.random(0, 4)
+        if isinstance(leaf.space, spaces.Discrete):
+            return wrong.digits_transposed(values, leaf.space, self.severity, chance)
+        return wrong.numbers_changed(leaf, values, chance[:, 0], partial(_transposed, chance=chance[:, 1]))
 
-        def change(entry: float) -> float:
-            whole = int(entry)
-            return wrong.transposed(whole, rng) + (entry - whole) if abs(whole) >= 10 else entry
+    def texts_changed(self, leaf: Leaf, texts: list[str], draws: Draws, struck: Struck) -> list[Any]:
+        return [_text_transposed(*each) for each in zip(texts, draws.random(0, 2).tolist(), strict=True)]
 
-        return _with_number(leaf, value, rng, change) if _is_number(leaf, value) else value
+
+def _transposed(numbers: Floats, chance: Floats) -> Floats:
+    """Numbers with two neighbouring digits before the point, of the first 15, in each other's place."""
+    scales = 10.0 ** np.maximum(np.floor(np.log10(np.maximum(np.abs(numbers), 1.0))) - 14, 0)
+    leading = np.trunc(numbers / scales).astype(np.int64)
+    steps = (wrong.transposed(leading, chance) - leading) * scales
+    return np.where(steps == 0, numbers, numbers + steps)
+
+
+def _text_transposed(text: str, chance: list[float]) -> str:
+    found = list(_DIGITS.finditer(text))
+    if not found:
+        return text
+    run = found[int(chance[0] * len(found))]
+    place = run.start() + int(chance[1] * (run.end() - 1 - run.start()))
+    return text[:place] + text[place + 1] + text[place] + text[place + 2 :]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwappedFields(SomeReplies, PayloadChange):
+class SwappedFields(SomeReplies, BatchChange):
     """Two fields of one kind have each other's value: given name and surname, latitude and longitude.
 
     | severity | share |
@@ -83,26 +92,35 @@ class SwappedFields(SomeReplies, PayloadChange):
 
     kind: ClassVar[str] = "swapped_fields"
 
-    def changed(self, payload: Any, context: Context) -> Any:
-        rng, leaves = context.rng(), context.leaves_in(payload)
-        order = [leaves[position] for position in rng.permutation(len(leaves))]
-        for position, one in enumerate(order):
-            for other in order[position + 1 :]:
-                left, right = leafwise.get(payload, one.path), leafwise.get(payload, other.path)
-                if self._exchangeable(one, other, left, right, context):
-                    context.record(self.kind, leaf=one.name, other=other.name)
-                    return leafwise.put(leafwise.put(payload, one.path, right), other.path, left)
-        return payload
+    def change(self, struck: Struck, replies: Replies) -> None:
+        leaves = [leaf for leaf in struck.leaves(replies) if not frames.frame_axes(leaf.space)]
+        replies.settle()
+        inside = replies.batched(struck.rows)
+        for some in (struck[inside], *(struck[[position]] for position in np.flatnonzero(~inside).tolist())):
+            if len(some) and len(leaves) > 1:
+                self._swap(leaves, some, replies)
 
-    def _exchangeable(self, one: Leaf, other: Leaf, left: Any, right: Any, context: Context) -> bool:
-        if left is leafwise.ABSENT or type(left) is not type(right) or frames.frame_axes(one.space):
-            return False
-        both_fit = self.fits(one, right, context) and self.fits(other, left, context)
-        return both_fit and not leafwise.same(left, right)
+    def _swap(self, leaves: list[Leaf], struck: Struck, replies: Replies) -> None:
+        """Exchange two leaves of replies that have all the same form."""
+        values = [replies.values(leaf, struck.rows) for leaf in leaves]
+        pairs = exchangeable(leaves, values, self.out_of_space or struck.first.plain)
+        if not len(pairs.one):
+            return
+        one, other, hit = first_of(pairs, struck.draws.permutation(len(leaves)))
+        names = [(leaves[left].name, leaves[right].name) for left, right in zip(one[hit], other[hit], strict=True)]
+        struck[hit].record(self.kind, lambda: [{"leaf": left, "other": right} for left, right in names])
+        changes: Changes = []
+        for position, leaf in enumerate(leaves):
+            rows = np.flatnonzero(hit & ((one == position) | (other == position)))
+            if len(rows):
+                sources = (one + other - position)[rows]
+                changes.append((leaf, struck.rows[rows], exchanged(values, sources, rows)))
+        for each in changes:
+            replies.write(*each)
 
 
 @dataclass(frozen=True, kw_only=True)
-class WrongUnit(SomeLeaves):
+class WrongUnit(SomeLeaves, _NumberChange):
     """A number is in another unit or currency: cents for euros, metres for feet, grams for kilograms.
 
     | severity | share | reach |
@@ -117,25 +135,31 @@ class WrongUnit(SomeLeaves):
 
     factors: tuple[float, ...] = option((100.0, 0.01, 1000.0, 0.001, 1.1, 0.3048, 2.2046), "what numbers are times")
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        factor = self.factors[int(rng.integers(len(self.factors)))]
-        return _with_number(leaf, value, rng, lambda entry: entry * factor) if _is_number(leaf, value) else value
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> Values:
+        factors = np.array(self.factors)[draws.integers(len(self.factors), 1)]
+        return wrong.numbers_changed(leaf, values, draws.random(), lambda numbers: numbers * factors)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _WrongTime(LeafChange):
+class _WrongTime(_NumberChange):
     """Moves times: ISO 8601 in texts, and numbers in leaves that are named like a time."""
 
     names: tuple[str, ...] = option(
         ("*time*", "*clock*", "*date*", "*stamp*", "*_at"), "globs over the names of leaves in which numbers are times"
     )
 
-    def moved(self, leaf: Leaf, value: Any, step: float, rng: np.random.Generator) -> Any:
-        """A time moved by `step` seconds, or by `step` of the leaf's own units."""
-        if isinstance(value, str):
-            return _iso_moved(value, step)
-        is_time = named_like(leaf.name.rsplit("/", 1)[-1], self.names) and _is_number(leaf, value)
-        return _with_number(leaf, value, rng, lambda entry: entry + step) if is_time else value
+    @abstractmethod
+    def steps(self, struck: Struck) -> Floats:
+        """By how much times are off, (n,), in seconds or in a leaf's own units."""
+
+    def suits(self, leaf: Leaf, value: Any) -> bool:
+        return named_like(leaf.name.rsplit("/", 1)[-1], self.names) and super().suits(leaf, value)
+
+    def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> Values:
+        return wrong.numbers_changed(leaf, values, draws.random(), lambda numbers: numbers + self.steps(struck))
+
+    def texts_changed(self, leaf: Leaf, texts: list[str], draws: Draws, struck: Struck) -> list[Any]:
+        return [_iso_moved(*each) for each in zip(texts, self.steps(struck).tolist(), strict=True)]
 
 
 def _iso_moved(text: str, seconds: float) -> str:
@@ -175,8 +199,8 @@ class ClockSkew(_WrongTime):
         """How late the clock is, in seconds or in the leaf's own units."""
         return self.severity * self.most
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        return self.moved(leaf, value, self.skew, rng)
+    def steps(self, struck: Struck) -> Floats:
+        return np.full(len(struck), self.skew)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +218,9 @@ class WrongTimeZone(SomeReplies, _WrongTime):
 
     kind: ClassVar[str] = "wrong_time_zone"
 
-    def leaf_changed(self, leaf: Leaf, value: Any, rng: np.random.Generator, context: Context) -> Any:
-        hours = [h for h in range(-11, 13) if h][int(context.rng().integers(23))]
-        return self.moved(leaf, value, 3600 * hours, rng)
+    def steps(self, struck: Struck) -> Floats:
+        hours = struck.draws.integers(23) - 11
+        return 3600.0 * np.where(hours < 0, hours, hours + 1)
 
 
 # --- whole replies ---

@@ -12,10 +12,10 @@ import numpy as np
 
 from worldsim.errors import ConfigError
 from worldsim.faults.exchange import LOST, Call, Forward, Passing, Reply
-from worldsim.faults.fault import Context, Fault, number, option
-from worldsim.faults.leafwise import as_text
+from worldsim.faults.fault import Context, number, option
 from worldsim.faults.replies import Replies
 from worldsim.faults.struck import ArrayFault, Floats, Mask, Struck
+from worldsim.faults.texts import sizes
 from worldsim.spaces import Leaf
 
 _NORMAL = NormalDist()
@@ -411,7 +411,7 @@ class LostAnswer(_Timeout):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlowDrip(Fault):
+class SlowDrip(ArrayFault):
     """Replies trickle in: the larger, the later. Who loses patience gets none of it, and what was done stays done.
 
     | severity | seconds_per_kib |
@@ -437,15 +437,18 @@ class SlowDrip(Fault):
     def passing(self) -> Passing:
         return Passing.AS_IS
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        reply = forward(call)
-        if not reply.ok:
-            return reply
-        size = len(as_text(reply.payload).encode())
-        needed_s = self.seconds_per_kib * size / 1024
-        latency_s = min(needed_s, self.patience_s)
-        context.clock.sleep(latency_s)
-        context.record("drip", size_bytes=size, latency_s=needed_s, cut=needed_s > self.patience_s)
-        if needed_s > self.patience_s:
-            return Reply(LOST, ok=False, error="timeout", latency_s=reply.latency_s + latency_s)
-        return reply._replace(latency_s=reply.latency_s + latency_s)
+    def after(self, struck: Struck, replies: Replies) -> None:
+        answered = struck[replies.ok[struck.rows]]
+        if not len(answered):
+            return
+        size_bytes = sizes(replies, answered.rows)
+        needed_s = self.seconds_per_kib * size_bytes / 1024
+        cut, latencies_s = needed_s > self.patience_s, np.minimum(needed_s, self.patience_s)
+        answered.wait(latencies_s)
+        told = [each.tolist() for each in (size_bytes, needed_s, cut)]
+        answered.record("drip", lambda: [dict(zip(_DRIP, each, strict=True)) for each in zip(*told, strict=True)])
+        replies.lose(answered.rows[cut], "timeout")
+        replies.latency_s[answered.rows] += latencies_s
+
+
+_DRIP = ("size_bytes", "latency_s", "cut")  # what its records tell

@@ -131,13 +131,6 @@ class Struck:
         """The leaves that the fault may change in the replies, all of them of one form."""
         return self.first.leaves_in(replies.payload(int(self.rows[0])) if self.first.plain else None)
 
-    def calls(self) -> Iterable[tuple[Call, Context]]:
-        """Each call with its context, for what has to be done one by one."""
-        for row in self.rows.tolist():
-            call, context = self.asked.of(row), self._contexts[row]
-            context.number = call.number
-            yield call, context
-
     def wait(self, seconds: Floats) -> None:
         """Time passes, (n,) seconds."""
         if self._seconds is not None:

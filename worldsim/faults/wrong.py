@@ -13,52 +13,62 @@ from numpy.typing import NDArray
 
 from worldsim.faults import frames
 from worldsim.faults.chance import Draws, whole
-from worldsim.faults.leafwise import Values, bounded, differing, like_column, one_by_one, same, usual, within
+from worldsim.faults.leafwise import Values, belong, bounded, by_form, differing, like_old, one_by_one, some, within
 from worldsim.spaces import Leaf
 
 Column = NDArray[Any]
+Floats = NDArray[np.float64]
 Chance = NDArray[np.float64]  # (n, 4) uniforms in [0, 1)
 Way = Callable[[Any, Any, float, Chance], Any]
-InvalidWay = Callable[[Any, Any, float, np.random.Generator], Any]
 
 
 def wrong_values(
     leaf: Leaf, values: Values, severity: float, draws: Draws, out_of_space: bool
 ) -> tuple[Values, NDArray[np.object_]]:
-    """Wrong values, and how each went wrong; where nothing different can be made of one it stays as it is."""
-    if isinstance(values, np.ndarray) and not out_of_space:
-        return _all_wrong(leaf, values, severity, draws)
+    """Wrong values, and how each went wrong; where nothing different can be made of one it stays as it is.
+
+    Out of space half of them go wrong in a way that is not valid, and all for which there is no valid way.
+    """
     hows = np.full(len(values), None, object)
-    changed: list[Any] = []
-    for position, value in enumerate(one_by_one(leaf, values)):
-        after, hows[position] = _one_wrong(leaf, value, severity, draws[[position]], out_of_space)
-        changed.append(after)
+    if not isinstance(values, np.ndarray):
+        changed = list(values)
+        for at, column in by_form(leaf, values):
+            after, hows[at] = _column_wrong(leaf, column, severity, draws[at], out_of_space)
+            for position, new in zip(at, after, strict=True):
+                changed[position] = like_old(values[position], new)
+        return changed, hows
+    return _column_wrong(leaf, values, severity, draws, out_of_space) if values.size else (values, hows)
+
+
+def _column_wrong(
+    leaf: Leaf, values: Values, severity: float, draws: Draws, out_of_space: bool
+) -> tuple[Values, NDArray[np.object_]]:
+    valid, invalid = _valid_ways(leaf.space), _invalid_ways(leaf.space) if out_of_space else ()
+    if not invalid:
+        return _each_wrong(leaf, values, valid, severity, draws.random(_VALID, len(valid), 5))
+    changed, hows = values.copy(), np.full(len(values), None, object)
+    astray = draws.random(_ASTRAY) < (0.5 if valid else 1.0)
+    for ways, lane, rows in ((valid, _VALID, np.flatnonzero(~astray)), (invalid, _INVALID, np.flatnonzero(astray))):
+        if len(rows):
+            chance = draws.random(lane, len(ways), 5)[rows]
+            after, hows[rows] = _each_wrong(leaf, some(values, rows), ways, severity, chance)
+            changed = _with_rows(leaf, changed, rows, after)
     return changed, hows
 
 
-def _one_wrong(leaf: Leaf, value: Any, severity: float, draws: Draws, out_of_space: bool) -> tuple[Any, str | None]:
-    if not usual(leaf, value):
-        return value, None
-    invalid = _invalid_ways(leaf.space) if out_of_space else ()
-    if invalid and (draws.random(_INVALID)[0] < 0.5 or not _valid_ways(leaf.space)):
-        rng = draws.generator()
-        for way in rng.permutation(len(invalid)):
-            changed = invalid[way](value, leaf.space, severity, rng)
-            if not same(changed, value):
-                return changed, invalid[way].__name__.strip("_")
-        return value, None
-    text = isinstance(value, str)
-    after, hows = _all_wrong(leaf, [value] if text else np.asarray(value)[None], severity, draws)
-    return after[0] if text else like_column(value, after), hows[0]
+_VALID, _INVALID, _ASTRAY = 0, 1, 2  # lanes: of either kind of ways, and of which kind it is
 
 
-def _all_wrong(leaf: Leaf, values: Any, severity: float, draws: Draws) -> tuple[Any, NDArray[np.object_]]:
-    """Every value goes every way, and the first way that makes a difference, in an order drawn for each, is kept."""
-    ways = _valid_ways(leaf.space)
+def _each_wrong(
+    leaf: Leaf, values: Values, ways: Sequence[Way], severity: float, chance: NDArray[np.float64]
+) -> tuple[Values, NDArray[np.object_]]:
+    """Every value goes every way, and the first way that makes a difference, in an order drawn for each, is kept.
+
+    chance: (n, ways, 5) uniforms: four for a way, one for its place in the order.
+    """
     hows = np.full(len(values), None, object)
     if not ways:
         return values, hows
-    chance = draws.random(0, len(ways), 5)  # four for the way, one for its place in the order
     results = [way(values, leaf.space, severity, chance[:, number]) for number, way in enumerate(ways)]
     differs = np.stack([differing(values, each) for each in results], 1)
     first = np.where(differs, chance[..., 4], 2.0).argmin(1)
@@ -67,14 +77,21 @@ def _all_wrong(leaf: Leaf, values: Any, severity: float, draws: Draws) -> tuple[
     for number, (way, result) in enumerate(zip(ways, results, strict=True)):
         rows = np.flatnonzero(first == number)
         hows[rows] = way.__name__.strip("_")
-        if isinstance(values, np.ndarray):
-            changed[rows] = result[rows]
-        else:
-            changed = [result[row] if row in rows else text for row, text in enumerate(changed)]
+        changed = _with_rows(leaf, changed, rows, some(result, rows))
     return changed, hows
 
 
-_INVALID = 100  # lane: whether a value is not even valid
+def _with_rows(leaf: Leaf, values: Values, rows: NDArray[np.int64], others: Values) -> Values:
+    """A column with some of its values replaced, written into it; one by one from where they are of several forms."""
+    if not len(rows):
+        return values
+    if isinstance(values, np.ndarray) and belong(others, values):
+        values[rows] = others
+        return values
+    apart = one_by_one(leaf, values)
+    for row, other in zip(rows.tolist(), one_by_one(leaf, others), strict=True):
+        apart[row] = other
+    return apart
 
 
 def _valid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
@@ -83,13 +100,13 @@ def _valid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
     if isinstance(space, spaces.Box):
         return (_swapped, _scaled, _offset)
     if isinstance(space, spaces.Discrete):
-        return (_digits_transposed, _other_class)
+        return (digits_transposed, _other_class)
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
         return (_swapped, _other_class)
     return (_letters_swapped, _other_letter) if isinstance(space, spaces.Text) else ()
 
 
-def _invalid_ways(space: spaces.Space[Any]) -> Sequence[InvalidWay]:
+def _invalid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
     if frames.frame_axes(space):
         return (wrong_shape, wrong_type)
     if isinstance(space, spaces.Box):
@@ -158,30 +175,22 @@ def _offset(values: Column, space: spaces.Box, severity: float, chance: Chance) 
     return _with_entries(values, space, index, moved)
 
 
-def _digits_transposed(values: Column, space: spaces.Discrete, severity: float, chance: Chance) -> Column:
+def digits_transposed(values: Column, space: spaces.Discrete, severity: float, chance: Chance) -> Column:
     """Two neighbouring digits in each other's place (ids, amounts)."""
-    changed = values.astype(np.int64)
-    digits = np.char.str_len(np.abs(changed).astype(str))
-    lower = 10 ** whole(chance[:, 0], np.maximum(digits - 1, 1))
-    sizes = np.abs(changed)
-    one, other = sizes // lower % 10, sizes // (10 * lower) % 10
-    changed = np.sign(changed) * (sizes + (one - other) * 9 * lower)
-    keep = (digits > 1) & within(space, changed.astype(space.dtype))
-    return np.where(keep, changed, values).astype(values.dtype)
+    changed = transposed(values.astype(np.int64), chance[:, 0])
+    return _existing(changed, values, space)
 
 
 def _other_class(values: Column, space: Any, severity: float, chance: Chance) -> Column:
     """Another class, in one entry."""
-    flat = values.reshape(len(values), -1)
-    size = flat.shape[1]
-    counts = (
-        np.full(size, 2)
-        if isinstance(space, spaces.MultiBinary)
-        else np.ravel(getattr(space, "nvec", getattr(space, "n", 0)))
-    )
+    if isinstance(space, spaces.Discrete):
+        steps = 1 + whole(chance[:, 1], space.n - 1)
+        return np.asarray(space.start + (values - space.start + steps) % space.n, values.dtype)
+    changed = values.reshape(len(values), -1).copy()
+    size = changed.shape[1]
+    counts = space.nvec.ravel() if isinstance(space, spaces.MultiDiscrete) else np.full(size, 2)
     starts = np.broadcast_to(np.ravel(getattr(space, "start", 0)), size)
     free = np.flatnonzero(counts > 1)
-    changed = flat.copy()
     if len(free):
         rows, index = np.arange(len(values)), free[whole(chance[:, 0], len(free))]
         classes = changed[rows, index] - starts[index] + 1 + whole(chance[:, 1], counts[index] - 1)
@@ -210,62 +219,87 @@ def _other_letter(values: list[str], space: spaces.Text, severity: float, chance
 # --- not even valid ---
 
 
-def _null(value: Any, space: Any, severity: float, rng: np.random.Generator) -> None:
-    return None
+def _null(values: Values, space: Any, severity: float, chance: Chance) -> list[None]:
+    return [None] * len(values)
 
 
-def nan(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
-    return _poked(value, space, rng, np.nan)
+def nan(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+    return poked(values, whole(chance[:, 0], values[0].size), np.nan)
 
 
-def infinite(value: Any, space: spaces.Box, severity: float, rng: np.random.Generator) -> Any:
-    return _poked(value, space, rng, np.inf)
+def infinite(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+    return poked(values, whole(chance[:, 0], values[0].size), np.inf)
 
 
-def out_of_range(value: Any, space: Any, severity: float, rng: np.random.Generator) -> Any:
-    """Above what the space allows; a vector's type grows if it must."""
+def out_of_range(values: Column, space: Any, severity: float, chance: Chance) -> Column:
+    """Above what the space allows, one entry of a vector; its type grows if it must."""
     if isinstance(space, spaces.Discrete):
-        return type(value)(space.start + space.n) if not isinstance(value, np.ndarray) else value + space.n
+        next_class = int(space.start) + int(space.n)
+        return np.full(len(values), next_class, np.promote_types(values.dtype, np.min_scalar_type(next_class)))
+    index = whole(chance[:, 0], values[0].size)
     if isinstance(space, spaces.Box):
-        high = float(space.high.flat[0])
-        return _poked(value, space, rng, 2 * abs(high) + 1 if np.isfinite(high) else np.inf)
-    counts = space.nvec.ravel() if isinstance(space, spaces.MultiDiscrete) else np.full(value.size, 2)
-    wide = value.astype(np.int64)
-    index = int(rng.integers(value.size))
-    wide.flat[index] += counts[index]
+        with np.errstate(over="ignore"):  # twice the largest number there is, is infinite
+            return poked(values, index, 2 * np.abs(space.high.ravel()[index].astype(np.float64)) + 1)
+    counts = space.nvec.ravel() if isinstance(space, spaces.MultiDiscrete) else np.full(values[0].size, 2)
+    wide = values.astype(np.int64)
+    wide.reshape(len(wide), -1)[np.arange(len(wide)), index] += counts[index]
     return wide
 
 
-def wrong_type(value: Any, space: Any, severity: float, rng: np.random.Generator) -> Any:
+def wrong_type(values: Column, space: Any, severity: float, chance: Chance) -> Values:
     """Numbers as text; a frame as floats from 0 to 1."""
     if frames.frame_axes(space):
-        return (value / 255).astype(np.float32)
-    return value.astype(str) if isinstance(value, np.ndarray) and value.ndim else str(value)
+        return _GREYS[values] if values.dtype == np.uint8 else (values / 255).astype(np.float32)
+    texts = values.astype(str)
+    return texts if values.ndim > 1 else texts.tolist()
 
 
-def wrong_shape(value: Any, space: Any, severity: float, rng: np.random.Generator) -> Any:
-    """The first half, or one entry more where there is no half."""
-    if value.ndim == 0 or len(value) < 2:
-        return np.concatenate([value.ravel(), value.ravel()])
-    return value[: len(value) // 2].copy()
+_GREYS = (np.arange(256) / 255).astype(np.float32)
+
+
+def wrong_shape(values: Column, space: Any, severity: float, chance: Chance) -> Column:
+    """The first half, or twice all entries where there is no half."""
+    if values.ndim == 1 or values.shape[1] < 2:
+        return np.tile(values.reshape(len(values), -1), 2)
+    return values[:, : values.shape[1] // 2].copy()
 
 
 # --- helpers ---
 
 
-def transposed(value: int, rng: np.random.Generator) -> int:
-    """A whole number of two digits or more with two neighbouring digits in each other's place."""
-    digits = list(str(abs(value)))
-    place = int(rng.integers(len(digits) - 1))
-    digits[place : place + 2] = digits[place + 1], digits[place]
-    return int("".join(digits)) * (-1 if value < 0 else 1)
+def transposed(numbers: NDArray[np.int64], chance: Floats) -> NDArray[np.int64]:
+    """Whole numbers with two neighbouring digits in each other's place; of one digit as they are. chance: (n,)."""
+    sizes = np.abs(numbers)
+    digits = np.searchsorted(_TENS, sizes, "right")
+    lower = _TENS[whole(chance, np.maximum(digits - 1, 1))]
+    one, other = sizes // lower % 10, sizes // (10 * lower) % 10
+    return np.where(digits > 1, np.sign(numbers) * (sizes + (one - other) * 9 * lower), numbers)
 
 
-def entry_changed(value: Any, space: spaces.Box, rng: np.random.Generator, change: Callable[[float], float]) -> Any:
-    """The vector with one entry put through `change`, rounded and clipped into the space."""
-    index = int(rng.integers(value.size))
-    entry = np.array([change(float(value.flat[index]))])
-    return np.asarray(_with_entries(value[None], space, np.array([index]), entry)[0])
+_TENS = 10 ** np.arange(19)  # 1, 10, 100, ...
+
+
+def numbers_changed(leaf: Leaf, values: Column, chance: Floats, change: Callable[[Floats], Floats]) -> Column:
+    """Numbers, or one entry of each vector, (n,), put through `change`; a vector is cut to its space's bounds.
+
+    What is not finite stays as it is, and so does what would be a class that does not exist.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):  # the greatest numbers become infinite
+        if isinstance(leaf.space, spaces.Box):
+            index = whole(chance, values[0].size)
+            changed = _with_entries(values, leaf.space, index, change(_entries(values, index)))
+            keep = np.isfinite(values.reshape(len(values), -1)).all(1).reshape(-1, *[1] * (values.ndim - 1))
+            return np.where(keep, changed, values)
+        assert isinstance(leaf.space, spaces.Discrete), f"{leaf.name} is no number"
+        return _existing(np.rint(change(values.astype(np.float64))), values, leaf.space)
+
+
+def _existing(changed: Column, values: Column, space: spaces.Discrete) -> Column:
+    """Changed classes, (n,), and the values instead of those that do not exist."""
+    exist = (changed >= space.start) & (changed < space.start + space.n)
+    kept = values.copy()
+    kept[exist] = changed[exist]
+    return kept
 
 
 def _entries(values: Column, index: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -285,9 +319,9 @@ def _with_entries(values: Column, space: spaces.Box, index: NDArray[np.int64], e
     return changed.reshape(values.shape)
 
 
-def _poked(value: Any, space: spaces.Box, rng: np.random.Generator, entry: float) -> Any:
-    """The vector with one entry replaced by one that does not belong there; whole numbers arrive as floats then."""
-    changed = value.astype(np.promote_types(value.dtype, np.float32))
+def poked(values: Column, index: NDArray[np.int64], entries: Any) -> Column:
+    """Vectors with one entry each replaced by one that does not belong there; whole numbers arrive as floats then."""
+    changed = values.astype(np.promote_types(values.dtype, np.float32))
     with np.errstate(over="ignore"):  # twice the largest number there is, is infinite
-        changed.flat[int(rng.integers(value.size))] = entry
+        changed.reshape(len(changed), -1)[np.arange(len(changed)), index] = entries
     return changed
