@@ -107,11 +107,15 @@ class LeafChange(BatchChange):
 
     def _telling(self, leaf: Leaf, old: Values, new: Values, hit: Mask, struck: Struck) -> Details:
         """What gives the records' details when somebody asks. It holds on to small values only, and to copies."""
+        rows = np.flatnonzero(hit)
         if leafwise.small(old) and leafwise.small(new):
-            before, after = (leafwise.copied(some(values, np.flatnonzero(hit))) for values in (old, new))
+            before, after = (leafwise.copied(some(values, rows)) for values in (old, new))
             return lambda: self._named(leaf, self.details(leaf, before, after, hit, struck))
-        count = int(hit.sum())  # of large values nothing is told but that they changed
-        told = self.details(leaf, old[:count], new[:count], hit, struck)
+        if isinstance(old, np.ndarray) and isinstance(new, np.ndarray):  # of all of them nothing is told but how many
+            before, after = old[: len(rows)], new[: len(rows)]
+        else:
+            before, after = some(old, rows), some(new, rows)
+        told = self.details(leaf, before, after, hit, struck)
         return lambda: self._named(leaf, told)
 
     def _named(self, leaf: Leaf, told: list[dict[str, Any]]) -> list[dict[str, Any]]:
