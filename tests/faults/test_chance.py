@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import kstest
 
 from worldsim.errors import ConfigError
-from worldsim.faults import After, Always, Bursts, VirtualClock, WallClock, Window
+from worldsim.faults import After, Always, Bursts, Context, Jitter, VirtualClock, WallClock, Window
 from worldsim.faults.chance import Dice, Draws, addresses, splitmix, splitmix_one, uniforms
 
 
@@ -80,6 +80,16 @@ def test_lanes_together_draw_what_each_draws_by_itself() -> None:
             assert np.array_equal(together.random(2, *shape), alone.random(2, *shape))
         assert np.array_equal(together.normal(1, 4), alone.normal(1, 4))
         assert np.array_equal(together[[3, 1]].permutation(6), alone[[3, 1]].permutation(6))
+
+
+def test_what_stays_for_an_episode_is_the_same_at_all_its_calls_and_under_other_names_another() -> None:
+    def drawn(episode: int, call: int, name: str = "") -> float:
+        context = Context(Jitter(), Dice(0, "jitter", 0, episode), VirtualClock(), None, {})
+        context.number = call
+        return float(context.episode_rng(name).random())
+
+    assert drawn(0, 0) == drawn(0, 5) == drawn(0, 99)
+    assert len({drawn(episode, 0, name) for episode in range(3) for name in ("", "screen", "pose")}) == 9
 
 
 def test_numbers_have_the_distributions_they_promise() -> None:

@@ -14,6 +14,7 @@ from worldsim.faults.absent import (
 )
 from worldsim.faults.catalogue import FAMILIES, KINDS
 from worldsim.faults.clock import Clock, VirtualClock, WallClock
+from worldsim.faults.drift import OversizedReply, SchemaDrift
 from worldsim.faults.exchange import ERRORS, LOST, Call, Forward, Record, Reply
 from worldsim.faults.fault import Context, Fault, LeafFault
 from worldsim.faults.hostile import HiddenInstruction, PaintedInstruction, obeyed
@@ -24,8 +25,6 @@ from worldsim.faults.loud import (
     NonFinite,
     NullForRequired,
     OutOfRange,
-    OversizedReply,
-    SchemaDrift,
     TruncatedJSON,
     UnknownValue,
     WrongEncoding,

@@ -12,6 +12,7 @@ from worldsim.faults.absent import (
     Occlusion,
     PartialPage,
 )
+from worldsim.faults.drift import OversizedReply, SchemaDrift
 from worldsim.faults.fault import Fault
 from worldsim.faults.hostile import HiddenInstruction, PaintedInstruction
 from worldsim.faults.lies import PlausibleLie
@@ -21,8 +22,6 @@ from worldsim.faults.loud import (
     NonFinite,
     NullForRequired,
     OutOfRange,
-    OversizedReply,
-    SchemaDrift,
     TruncatedJSON,
     UnknownValue,
     WrongEncoding,

@@ -32,23 +32,11 @@ def frame_axes(space: spaces.Space[Any]) -> Axes | None:
     return axes if min(space.shape[axes.rows], space.shape[axes.columns]) >= 4 else None
 
 
-def as_image(frame: Frame, axes: Axes) -> Frame:
-    """A frame as (height, width, channels), a grey one with one channel. Shares memory with the frame."""
-    image: Frame = as_images(frame[None], axes)[0]
-    return image
-
-
 def as_images(frames: Frame, axes: Axes) -> Frame:
     """n frames as (n, height, width, channels). Shares memory with the frames."""
     if axes.channels is None:
         return np.expand_dims(frames, -1)
     return np.moveaxis(frames, (1 + axes.rows, 1 + axes.columns, 1 + axes.channels), (1, 2, 3))
-
-
-def as_frame(image: Frame, axes: Axes) -> Frame:
-    """The inverse of `as_image`."""
-    frame: Frame = as_frames(image[None], axes)[0]
-    return frame
 
 
 def as_frames(images: Frame, axes: Axes) -> Frame:

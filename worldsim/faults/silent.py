@@ -107,8 +107,11 @@ class SwappedFields(SomeReplies, BatchChange):
         if not len(pairs.one):
             return
         one, other, hit = first_of(pairs, struck.draws.permutation(len(leaves)))
-        names = [(leaves[left].name, leaves[right].name) for left, right in zip(one[hit], other[hit], strict=True)]
-        struck[hit].record(self.kind, lambda: [{"leaf": left, "other": right} for left, right in names])
+        told = one[hit], other[hit]
+        struck[hit].record(
+            self.kind,
+            lambda: [{"leaf": leaves[a].name, "other": leaves[b].name} for a, b in zip(*told, strict=True)],
+        )
         changes: Changes = []
         for position, leaf in enumerate(leaves):
             rows = np.flatnonzero(hit & ((one == position) | (other == position)))

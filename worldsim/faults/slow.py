@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -445,10 +445,13 @@ class SlowDrip(ArrayFault):
         needed_s = self.seconds_per_kib * size_bytes / 1024
         cut, latencies_s = needed_s > self.patience_s, np.minimum(needed_s, self.patience_s)
         answered.wait(latencies_s)
-        told = [each.tolist() for each in (size_bytes, needed_s, cut)]
-        answered.record("drip", lambda: [dict(zip(_DRIP, each, strict=True)) for each in zip(*told, strict=True)])
+        columns = size_bytes, needed_s, cut
+        answered.record(
+            "drip", lambda: [_drip(*told) for told in zip(*(each.tolist() for each in columns), strict=True)]
+        )
         replies.lose(answered.rows[cut], "timeout")
         replies.latency_s[answered.rows] += latencies_s
 
 
-_DRIP = ("size_bytes", "latency_s", "cut")  # what its records tell
+def _drip(size_bytes: int, latency_s: float, cut: bool) -> dict[str, Any]:
+    return {"size_bytes": size_bytes, "latency_s": latency_s, "cut": cut}
