@@ -44,6 +44,8 @@ class Objective(nn.Module):
     def __init__(self, model: WorldModel):
         super().__init__()
         self.model = model
+        for parameter in _empty(model):  # nobody waits for gradients of what has no numbers
+            parameter.requires_grad_(False)
 
     def forward(self, losses: Callable[[WorldModel], Losses]) -> Losses:
         return losses(self.model)
@@ -150,8 +152,13 @@ def _sharded(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
     The model is one unit, because its parts are called by methods of their own and not by `forward`.
     """
-    fully_shard(module, mesh=mesh["data_parallel"])
+    fully_shard(module, mesh=mesh["data_parallel"], ignored_params=_empty(module))
     return module
+
+
+def _empty(module: nn.Module) -> set[nn.Parameter]:
+    """Parameters of parts that an observation does not have, such as those of images where it is a record alone."""
+    return {parameter for parameter in module.parameters() if not parameter.numel()}
 
 
 def _started(fabric: Fabric) -> bool:
