@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,30 @@ def test_what_an_observation_does_not_have_stops_nobody(
     _, same = trained(make(family, "two", devices=2, strategy=strategy, **SHARED).model_copy(update=only))
     assert any(not value.numel() for value in weights.values())
     assert all(torch.allclose(value.float(), same[name].float(), atol=1e-5) for name, value in weights.items())
+
+
+def test_a_process_that_is_killed_is_told_in_a_line_and_the_run_goes_on(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *args, **kwargs: started.append(popen(*args, **kwargs)) or started[0]
+    )
+
+    def kill(step: int, *_: object) -> None:
+        if step == 4:
+            started[0].kill()
+            started[0].wait()
+
+    config = make("rssm", devices=2, **SHARED)
+    with pytest.raises(ConfigError, match=r"process 1 of the run was killed \(signal 9\)") as error:
+        train(config, kill, progress=False)
+    assert "\n" not in str(error.value) and "the same command goes on" in str(error.value)
+    monkeypatch.undo()
+    assert train(
+        config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": 1})}), progress=False
+    )
 
 
 class Noise(gym.Env):
