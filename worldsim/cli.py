@@ -366,7 +366,7 @@ def _sweep(name: str, overrides: Sequence[str]) -> None:
                 config = config.model_copy(update={"out": Path(str(values.out)) / label})
             _do(name, grammar.Composed(config, grammar.chosen(settings)))
         except WorldsimError as error:
-            (Path(failures) / str(settings.job.num)).write_text(label)
+            (Path(failures) / str(settings.job.num)).write_text(f"{label} ({error})")
             _fail(f"{label}: {error}")
 
     quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null"]
