@@ -79,7 +79,11 @@ def _validate(composed: "Composed[Any]") -> None:
     from worldsim.fidelity.table import certificate_table
     from worldsim.fidelity.validate import validate
 
-    Console().print(certificate_table(validate(composed.config)))
+    certificate = validate(composed.config)
+    Console().print(certificate_table(certificate))
+    asked, told = certificate["horizon"], certificate["horizons"][-1]
+    if told < asked:
+        print(f"note: no episode goes on for horizon={asked} steps after its context; {told} are told of")
     folder = composed.config.out or composed.config.world
     print(f"certificate: {folder / 'fidelity.html'}, with fidelity.json, .png, .gif and calibration.json beside it")
 
