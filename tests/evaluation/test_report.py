@@ -173,6 +173,11 @@ def test_plots_take_their_colours_from_the_page(report: Report) -> None:
     assert not re.search(r"#0102|#01020", svg)
 
 
+def test_a_share_is_drawn_between_nothing_and_all() -> None:
+    svg = plots.curves_plot([1, 2, 3], {"model": [0.0, 0.0, None]}, "Within tolerance", "share", (0.0, 1.0))
+    assert ">1.0<" in svg and "−" not in svg
+
+
 @pytest.mark.parametrize(
     "value, shown", [(1.005, "1.00"), (-0.001, "0.00"), (-2.5, "−2.50"), (None, "–"), (0.0, "0.00")]
 )

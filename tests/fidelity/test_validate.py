@@ -2,16 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 import worldsim
 from tests.models.toy import ENV, ring_rollouts
 from worldsim.cli import main
 from worldsim.errors import ConfigError, DatasetError
-from worldsim.fidelity import one_step, open_loop
+from worldsim.fidelity import films, one_step, open_loop
 from worldsim.fidelity.curves import blind, curves
 from worldsim.fidelity.loops import loop_closure
 from worldsim.fidelity.table import share, worse
@@ -162,6 +164,14 @@ def test_horizons_end_with_the_longest_episode_and_a_long_context_is_refused(
     assert f"{longest} steps under the recorded actions, which is all" in (tmp_path / "fidelity.html").read_text()
     with pytest.raises(DatasetError, match="context=50"):
         validate(config(folder, rollouts, tmp_path, context=50), progress=False)
+
+
+def test_a_strip_wastes_no_room_on_wide_frames() -> None:
+    observed = spaces.Box(0, 255, (16, 64, 1), np.uint8)
+    world = SimpleNamespace(observation_space=observed)
+    rows = {"value": np.zeros((1, 1, 16, 64, 1), np.uint8)}
+    assert films._cell(world, rows, 0, 0, 96, True).shape == films._cell(world, rows, 0, 0, 96, False).shape
+    assert films._cell(world, rows, 0, 0, 96, True).shape == (24, 96, 3)
 
 
 def test_the_table_shows_no_shares_of_nothing_and_no_minus_nothing() -> None:
