@@ -169,10 +169,12 @@ def test_following_what_was_seen_is_observing_it(world: World) -> None:
     assert (state.doubt == 0).all() and (state.tick == 3).all()
 
 
-def test_merge_takes_rows(world: World) -> None:
+def test_some_worlds_are_taken_and_put_back(world: World) -> None:
     a, b = world.start(4, seed=0), world.step(world.start(4, seed=1), acts(4))[0]
     mask = np.array([True, False, False, True])
-    merged = world.merge(mask, a, b)
+    taken = world.take(mask, a)
+    assert_close([rows(taken, 0), rows(taken, 1)], [rows(a, 0), rows(a, 3)], atol=0, rtol=0)
+    merged = world.merge(mask, taken, b)
     for row, from_a in enumerate(mask):
         assert_close(rows(merged, row), rows(a if from_a else b, row), atol=0, rtol=0)
 

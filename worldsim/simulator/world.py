@@ -192,18 +192,18 @@ class World:
         given = {name: self._tensor(value) for name, value in actions.items()}
         return self._tick(self.model, state, given, observe, self._chance, heats)
 
-    def merge(self, mask: NDArray[np.bool_], a: WorldState, b: WorldState) -> WorldState:
-        """Rows of `a` where `mask` (B,) is true, rows of `b` elsewhere."""
-        where = self._tensor(mask)
+    def take(self, mask: NDArray[np.bool_], state: WorldState) -> WorldState:
+        """The worlds where `mask` (B,) is true."""
+        rows = self._rows(mask)
+        return _each(lambda x: x.index_select(0, rows), state)
 
-        def pick(x: Tensor, y: Tensor) -> Tensor:
-            return torch.where(where.view(-1, *[1] * (x.dim() - 1)), x, y)
+    def merge(self, mask: NDArray[np.bool_], new: WorldState, state: WorldState) -> WorldState:
+        """The `state` with the worlds of `new`, in order, where `mask` (B,) is true."""
+        rows = self._rows(mask)
+        return _each(lambda x, y: x.index_copy(0, rows, y), state, new)
 
-        latent = {name: pick(a.latent[name], b.latent[name]) for name in a.latent}
-        observation = {name: pick(a.observation[name], b.observation[name]) for name in a.observation}
-        seed, tick = pick(a.seed, b.seed), pick(a.tick, b.tick)
-        doubt, novelty = pick(a.doubt, b.doubt), pick(a.novelty, b.novelty)
-        return WorldState(latent, seed, tick, doubt, novelty, observation)
+    def _rows(self, mask: NDArray[np.bool_]) -> Tensor:
+        return torch.as_tensor(np.flatnonzero(mask), device=self.device)
 
     def _observed(
         self, observation: dict[str, Tensor], action: dict[str, Tensor] | None, first: Tensor | None, seed: Tensor
@@ -238,6 +238,17 @@ class World:
 
     def _tensor(self, value: NDArray[Any]) -> Tensor:
         return torch.as_tensor(np.require(value, requirements=["C", "W"]), device=self.device)
+
+
+def _each(change: Callable[..., Tensor], *states: WorldState) -> WorldState:
+    """A state of what `change` makes of every tensor of the states."""
+
+    def changed(*values: Any) -> Any:
+        if isinstance(values[0], Mapping):
+            return {name: change(*(value[name] for value in values)) for name in values[0]}
+        return change(*values)
+
+    return WorldState(*(changed(*values) for values in zip(*states, strict=True)))
 
 
 def _own(latent: dict[str, Tensor]) -> dict[str, Tensor]:
