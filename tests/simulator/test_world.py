@@ -10,6 +10,7 @@ import torch
 from scipy.stats import binomtest, kstest
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._pytree import tree_map
 
 import worldsim
 from tests.models.toy import COUNTS, ENV, PLACES, Ring, drawn, ring_rollouts
@@ -17,7 +18,7 @@ from worldsim.errors import ConfigError
 from worldsim.models.config import RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.simulator.calibration import Calibration, Trust
 from worldsim.simulator.noise import places, uniforms
-from worldsim.simulator.world import World, WorldState
+from worldsim.simulator.world import World, WorldState, _fused
 from worldsim.spaces import flatten
 from worldsim.training.config import TrainConfig, TrainerConfig
 from worldsim.training.loop import train
@@ -120,6 +121,31 @@ def test_a_fused_world_lives_as_the_same_world_does(folder: Path) -> None:
         state = other
     once, again = (fused.step(start, acts(3))[0] for _ in range(2))
     assert all(torch.equal(value, tensors(again)[name]) for name, value in tensors(once).items())
+
+
+def test_states_outlive_the_next_step_of_a_captured_graph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph is captured on CUDA alone; what it does to its results, which are always in the same places, is not."""
+
+    def captured(function: Any, **_: Any) -> Any:
+        places: list[Any] = []
+
+        def replay(*given: Any) -> Any:
+            found = function(*given)
+            if not places:
+                places.append(tree_map(torch.clone, found))
+            return tree_map(lambda place, value: place.copy_(value), places[0], found)
+
+        return replay
+
+    monkeypatch.setattr(torch, "compile", captured)
+    plain, graph = worldsim.load(folder / "ssm"), worldsim.load(folder / "ssm")
+    graph._tick = _fused(torch.device("cuda"))
+    states = [[world.start(3, seed=4)] for world in (plain, graph)]
+    for tick in range(3):
+        for world, passed in zip((plain, graph), states, strict=True):
+            passed.append(world.step(passed[-1], acts(3, tick))[0])
+    for one, other in zip(*states, strict=True):
+        assert_close(tensors(one), tensors(other), rtol=0, atol=0)
 
 
 def test_a_fused_world_needs_a_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from worldsim.errors import ConfigError
 from worldsim.models.checkpoint import WorldManifest, open_world
@@ -171,7 +172,7 @@ class World:
 
     def observation(self, state: WorldState) -> Arrays:
         """What was last seen: recorded for a start, decoded after a step. Flat leaves (B, ...)."""
-        return {name: value.cpu().numpy().copy() for name, value in state.observation.items()}
+        return {name: value.to("cpu", copy=True).numpy() for name, value in state.observation.items()}
 
     @torch.inference_mode()
     def step(
@@ -269,6 +270,8 @@ def _fused(device: torch.device) -> Callable[..., Tick]:
 
     def run(*given: Any) -> Tick:
         now: Tick = compiled(*given)
+        if device.type == "cuda":  # a captured graph writes what comes next to the same places, and a state is a value
+            return tree_map(lambda value: value.clone(memory_format=torch.contiguous_format), now)  # type: ignore[no-any-return]
         return now._replace(state=now.state._replace(latent=_own(now.state.latent)))
 
     return run
