@@ -79,7 +79,11 @@ def _validate(composed: "Composed[Any]") -> None:
     from worldsim.fidelity.table import certificate_table
     from worldsim.fidelity.validate import validate
 
-    Console().print(certificate_table(validate(composed.config)))
+    certificate = validate(composed.config)
+    Console().print(certificate_table(certificate))
+    asked, told = certificate["horizon"], certificate["horizons"][-1]
+    if told < asked:
+        print(f"note: no episode goes on for horizon={asked} steps after its context; {told} are told of")
     folder = composed.config.out or composed.config.world
     print(f"certificate: {folder / 'fidelity.html'}, with fidelity.json, .png, .gif and calibration.json beside it")
 
@@ -366,7 +370,7 @@ def _sweep(name: str, overrides: Sequence[str]) -> None:
                 config = config.model_copy(update={"out": Path(str(values.out)) / label})
             _do(name, grammar.Composed(config, grammar.chosen(settings)))
         except WorldsimError as error:
-            (Path(failures) / str(settings.job.num)).write_text(label)
+            (Path(failures) / str(settings.job.num)).write_text(f"{label} ({error})")
             _fail(f"{label}: {error}")
 
     quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null"]

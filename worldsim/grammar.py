@@ -329,27 +329,32 @@ def explained(error: Exception, verb: str, overrides: Sequence[str]) -> ConfigEr
     key = unknown[1]
     with_groups = [word for word in overrides if word.partition("=")[0] in groups(verb)]
     known = [*groups(verb), *(name for name, _ in dotted(_values(verb, with_groups)))]
-    hint = nearest(key, known) or f"; see worldsim {verb} --help"
+    elsewhere = [path.stem.replace("-", " ") for path in sorted(CONFIGS.glob("*.yaml")) if key in groups(path.stem)]
+    hint = f"; worldsim {elsewhere[0]} has" if elsewhere else nearest(key, known) or f"; see worldsim {verb} --help"
     return ConfigError(f"worldsim {verb} has no key '{key}'{hint}")
 
 
 def _explain_validation(error: ValidationError, values: Mapping[str, Any]) -> str:
     first = error.errors()[0]
     place: Any = values
-    path: list[str] = []
+    path: list[str | int] = []
     for number, part in enumerate(first["loc"]):
         here = isinstance(place, Mapping) and part in place or isinstance(place, list) and isinstance(part, int)
         if here or (number == len(first["loc"]) - 1 and first["type"] == "missing"):
-            path.append(str(part))
+            path.append(part)
             place = place[part] if here else None
-    key = ".".join(path)
+    if path and isinstance(path[-1], int) and not isinstance(place, Mapping):
+        path.pop()  # one of several values: it is told itself, and nobody has typed its number
+    key = ".".join(map(str, path))
     if first["type"] == "extra_forbidden":
         known = [name for name, _ in dotted(values) if name != key]
         return f"there is no key '{key}'{nearest(key, known)}"
     if first["type"] == "missing":
         return f"{key} is not set; add {key}=..."
     said = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    return f"{key}: {said}" if isinstance(place, Mapping) else f"{key}={_written(place)}: {said}"
+    if isinstance(place, Mapping):  # what is wrong with several keys together names them itself
+        return f"{key}: {said}" if key else said
+    return f"{key}={_written(place)}: {said}"
 
 
 def _first_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """The report: one page that fetches nothing and shows the figures of report.json, and words that follow from them."""
 
 import copy
+import html
 import io
 import json
 import re
@@ -138,11 +139,29 @@ def test_a_fault_that_never_fired_is_told(report: Report) -> None:
     assert sentence in Report(data, report.replays).html()
 
 
+def test_the_page_says_beside_the_dashes_why_nothing_was_judged(report: Report) -> None:
+    data = copy.deepcopy(report.data)
+    for row in data["results"]:
+        row |= {"success_rate": None, "violations_mean": None}
+    told = html.unescape(Report(data, report.replays).html())
+    results = told[told.index("<h2>Results</h2>") : told.index('<table id="results">')]
+    assert len(words.unjudged(data["results"])) == 2 and not words.unjudged(report.data["results"])
+    for sentence in words.unjudged(data["results"]):
+        assert sentence in results and sentence in words.warnings(data)
+    assert "A dash stands for what was not judged" in results
+
+
+def test_the_page_shows_the_verdict_of_the_certificate(report: Report) -> None:
+    said = "Do not believe screen, not even one step ahead."
+    page = Report(report.data, report.replays, {"verdict": [said]}).html()
+    assert f"<p>{said}</p>" in page[page.index("Fidelity certificate") :]
+
+
 def test_certificate_may_be_anything() -> None:
     assert certificate_view(None) is None
-    assert certificate_view({}) == {"plot": "", "figures": {}}
+    assert certificate_view({}) == {"plot": "", "verdict": [], "figures": {}}
     odd = {"horizons": [1, 2], "psnr": {"model": [1.0], "copy": None}, "termination_f1": 0.91, "deep": {"a": 1}}
-    assert certificate_view(odd) == {"plot": "", "figures": {"termination f1": "0.91"}}
+    assert certificate_view(odd) == {"plot": "", "verdict": [], "figures": {"termination f1": "0.91"}}
     good = certificate_view({"horizons": [1, 2, 3], "psnr": {"model": [30, 28.0, 27], "copy": [29, 25, 22]}})
     assert good is not None and "<svg" in good["plot"] and "model" in good["plot"]
 
@@ -152,6 +171,11 @@ def test_plots_take_their_colours_from_the_page(report: Report) -> None:
     assert "var(--c0)" in svg and "var(--ink)" in svg and "xmlns" not in svg
     assert 'aria-label="a &lt;b> &amp; c"' in svg
     assert not re.search(r"#0102|#01020", svg)
+
+
+def test_a_share_is_drawn_between_nothing_and_all() -> None:
+    svg = plots.curves_plot([1, 2, 3], {"model": [0.0, 0.0, None]}, "Within tolerance", "share", (0.0, 1.0))
+    assert ">1.0<" in svg and "−" not in svg
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 import worldsim
 from tests.models.toy import ENV, ring_rollouts
+from worldsim.cli import main
 from worldsim.errors import ConfigError, DatasetError
-from worldsim.fidelity import one_step, open_loop
+from worldsim.fidelity import films, one_step, open_loop
 from worldsim.fidelity.curves import blind, curves
 from worldsim.fidelity.loops import loop_closure
+from worldsim.fidelity.table import share, worse
 from worldsim.fidelity.unseen import halves, unseen
 from worldsim.fidelity.validate import ValidateConfig, validate
 from worldsim.fidelity.yardstick import Yardstick
@@ -146,13 +150,38 @@ def test_other_data_is_used_whole_unless_the_world_has_learned_from_it(
         unseen(nothing, rollouts, rollouts.arrays())
 
 
-def test_windows_longer_than_the_episodes_leave_gaps_and_a_long_context_is_refused(
-    folder: Path, rollouts: Rollouts, tmp_path: Path
+def test_horizons_end_with_the_longest_episode_and_a_long_context_is_refused(
+    folder: Path, rollouts: Rollouts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    certificate = validate(config(folder, rollouts, tmp_path, horizon=40), progress=False)
-    assert certificate["psnr"]["model"][-1] is None and certificate["psnr"]["model"][0] is not None
+    typed = [f"world={folder}", f"data={rollouts.path}", "context=2", "windows=8", "horizon=100", f"out={tmp_path}"]
+    assert main(["validate", *typed]) == 0
+    certificate = json.loads((tmp_path / "fidelity.json").read_text())
+    reported = unseen(worldsim.load(folder).manifest, rollouts, rollouts.arrays())[1::2]
+    longest = max(rollouts.lengths[episode] for episode in reported) + 1 - 2
+    assert certificate["horizons"] == list(range(1, longest + 1)) and certificate["horizon"] == 100
+    assert len(certificate["psnr"]["model"]) == longest and certificate["psnr"]["model"][0] is not None
+    assert f"no episode goes on for horizon=100 steps after its context; {longest} are told" in capsys.readouterr().out
+    assert f"{longest} steps under the recorded actions, which is all" in (tmp_path / "fidelity.html").read_text()
     with pytest.raises(DatasetError, match="context=50"):
         validate(config(folder, rollouts, tmp_path, context=50), progress=False)
+
+
+def test_a_strip_wastes_no_room_on_wide_frames() -> None:
+    observed = spaces.Box(0, 255, (16, 64, 1), np.uint8)
+    world = SimpleNamespace(observation_space=observed)
+    rows = {"value": np.zeros((1, 1, 16, 64, 1), np.uint8)}
+    assert films._cell(world, rows, 0, 0, 96, True).shape == films._cell(world, rows, 0, 0, 96, False).shape
+    assert films._cell(world, rows, 0, 0, 96, True).shape == (24, 96, 3)
+
+
+def test_the_table_shows_no_shares_of_nothing_and_no_minus_nothing() -> None:
+    assert [share(None), share(0.0), share(0.456)] == ["–", "0.00", "0.46"]
+    assert [worse(-0.0015), worse(0.04), worse(2.25), worse(-1)] == [
+        "0.0 dB worse",
+        "0.0 dB worse",
+        "2.2 dB worse",
+        "1.0 dB better",
+    ]
 
 
 def test_memory_that_runs_out_is_a_line_with_the_knobs(folder: Path, rollouts: Rollouts, tmp_path: Path) -> None:

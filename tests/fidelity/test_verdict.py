@@ -23,14 +23,16 @@ ROWS = 200
 
 
 def detected(hits: int, events: int, said: int) -> dict[str, Any]:
-    f1 = 2 * hits / max(1, events + said)
-    return {"precision": hits / max(1, said), "recall": hits / max(1, events), "f1": f1, "events": events}
+    f1 = 2 * hits / (events + said) if events + said else None
+    precision, recall = hits / said if said else None, hits / events if events else None
+    return {"precision": precision, "recall": recall, "f1": f1, "events": events}
 
 
 def certificate(**changed: Any) -> dict[str, Any]:
     """Of a world whose screen holds for 6 steps, whose record holds for 2, that foresees 19 of 20 ends."""
     nothing = detected(0, 0, 0)
     found = {
+        "episodes_reported": 30,
         "within_by_leaf": {"screen": {"model": [0.9] * 6 + [0.4] * 4}, "record": {"model": [0.95] * 2 + [0.3] * 8}},
         "within": [0.9, 0.85] + [0.2] * 8,
         "windows_at": [64] * 10,
@@ -54,6 +56,16 @@ def test_what_holds_is_believed_and_what_does_not_is_not() -> None:
         "It listens to its actions: under random ones it shows something else.",
         "Its trust tells right from wrong (AUROC 0.90) and is off by 0.02 on average.",
     ]
+
+
+def test_few_episodes_and_few_events_are_told() -> None:
+    assert verdict(certificate(episodes_reported=3))[0] == "Only 3 episodes were looked at: others may go otherwise."
+    assert verdict(certificate(episodes_reported=1))[0] == "Only 1 episode was looked at: others may go otherwise."
+    heads = {"termination": detected(0, 1, 0), "reward": {"signs": {}}}
+    told = "Do not count on its endings: only 1 was seen, and it foresaw 0 of 1 at their very step."
+    assert told in verdict(certificate(one_step=heads))
+    none = {"termination": detected(0, 0, 0), "reward": {"signs": {}}}
+    assert "Its endings cannot be judged: none was seen." in verdict(certificate(one_step=none))
 
 
 def test_a_useless_world_is_called_so() -> None:

@@ -37,6 +37,7 @@ def test_text_draws_and_never_widens() -> None:
     drawn = frames.text([("real", frames.WHITE), ("a line much longer than the picture is wide", frames.RED)], 60)
     assert drawn.shape == (34, 60, 3)
     assert (drawn[:17].max(axis=(0, 1)) > 200).all() and (drawn[17:].max(axis=(0, 1)) > 50).sum() >= 1
+    assert np.array_equal(drawn[17:], frames.text([("a line much longer, too", frames.RED)], 60))  # "a line m…"
 
 
 def test_stack_and_same_size_pad_with_the_background() -> None:

@@ -1,20 +1,24 @@
 """Several data sets as one, Minari's own, and data that cannot be learned from."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import gymnasium as gym
 import minari
 import numpy as np
 import pytest
+from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
-from worldsim.errors import DatasetError, SpaceMismatchError
+from worldsim.errors import DatasetError, MissingExtraError, SpaceMismatchError
+from worldsim.rollouts import offline
 from worldsim.rollouts.arrays import Arrays, joined
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.mix import Mix, unseen
 from worldsim.rollouts.sampling import SequenceSampler, gather, split
+from worldsim.spaces import leaves
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +143,24 @@ def test_an_empty_or_damaged_minari_data_set_is_a_line(downloaded: minari.Minari
         Rollouts(folder)
     with pytest.raises(DatasetError, match="there is no data set at cartpole/nothing-v0"):
         Rollouts("cartpole/nothing-v0")
+
+
+def test_a_format_that_needs_another_package_says_which(
+    downloaded: minari.MinariDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.delitem(sys.modules, "minari.dataset._storages.arrow_storage", raising=False)
+    metadata = tmp_path / "store" / "cartpole" / "random-v0" / "data" / "metadata.json"
+    metadata.write_text(metadata.read_text().replace('"data_format": "hdf5"', '"data_format": "arrow"'))
+    with pytest.raises(MissingExtraError, match=r"random-v0: pyarrow is not installed.*minari\[arrow\]") as error:
+        Rollouts("cartpole/random-v0")
+    assert "\n" not in str(error.value)
+
+
+def test_spaces_that_cannot_be_used_are_no_damage(
+    downloaded: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twice = spaces.Dict({"a/b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})})
+    monkeypatch.setattr(offline, "adopt", lambda place: leaves(twice))
+    with pytest.raises(SpaceMismatchError, match="^two parts of the space are called 'a/b'"):
+        Rollouts("cartpole/random-v0")

@@ -42,13 +42,14 @@ class StubWorld:
         self.horizon = horizon
         self.trust: Any = "calibrated"
         self.ending = ending  # probability of termination at a step
-        self.steps_called = 0
+        self.steps_called = self.begun = 0
 
     def start(self, n: int, seed: int = 0) -> StubState:
         return self.start_seeds([seed + i for i in range(n)])
 
     def start_seeds(self, seeds: list[int]) -> StubState:
         keys = np.array(seeds, np.int64)
+        self.begun += len(keys)
         return StubState(keys, np.zeros_like(keys), self._draw([np.random.default_rng([s, 0]) for s in seeds]))
 
     def encode(self, observation: Arrays, seeds: list[int]) -> StubState:
@@ -72,12 +73,18 @@ class StubWorld:
         after = StubState(state.seed, state.tick + 1, self._draw(generators))
         return after, StubStep(after.observation, reward, ends, (0.97**after.tick).astype(np.float32))
 
-    def merge(self, mask: np.ndarray, a: StubState, b: StubState) -> StubState:
-        def pick(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-            return np.where(mask.reshape(-1, *[1] * (x.ndim - 1)), x, y)
+    def take(self, mask: np.ndarray, state: StubState) -> StubState:
+        observation = {name: array[mask] for name, array in state.observation.items()}
+        return StubState(state.seed[mask], state.tick[mask], observation)
 
-        observation = {k: pick(a.observation[k], b.observation[k]) for k in a.observation}
-        return StubState(pick(a.seed, b.seed), pick(a.tick, b.tick), observation)
+    def merge(self, mask: np.ndarray, new: StubState, state: StubState) -> StubState:
+        def placed(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+            out = x.copy()
+            out[mask] = y
+            return out
+
+        observation = {k: placed(state.observation[k], new.observation[k]) for k in state.observation}
+        return StubState(placed(state.seed, new.seed), placed(state.tick, new.tick), observation)
 
     def _draw(self, generators: list[np.random.Generator]) -> Arrays:
         return {

@@ -22,6 +22,22 @@ def test_a_sound_world_passes(observed: spaces.Space[Any], actions: spaces.Space
     check_world(world)
 
 
+@pytest.mark.parametrize(
+    "observed",
+    [spaces.Tuple([spaces.Discrete(3), IMAGE_SPACE]), spaces.Box(0, 9, (12, 12), np.int64), spaces.Text(4)],
+    ids=["tuple", "unusual grid", "text"],
+)
+@pytest.mark.parametrize(
+    "actions",
+    [spaces.Discrete(3, start=-1), spaces.Box(-np.inf, np.inf, (2,), np.float32)],
+    ids=["other start", "boundless"],
+)
+def test_spaces_of_the_real_environment_are_not_held_against_a_world(
+    observed: spaces.Space[Any], actions: spaces.Space[Any]
+) -> None:
+    check_world(StubWorld(observed, actions))  # type: ignore[arg-type]
+
+
 class Careless(StubWorld):
     """Draws its rewards from the generator that all share."""
 

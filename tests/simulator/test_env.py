@@ -207,6 +207,18 @@ def test_bars_have_names_and_say_how_many_are_left_out() -> None:
     assert (bars(few, zeros[3], width=96)[:, 2:] == ground).all()  # too narrow for names
 
 
+def test_a_text_is_a_row_of_letters() -> None:
+    (note,) = found = leaves(spaces.Dict(note=spaces.Text(40, min_length=0)))
+
+    def drawn(text: str, width: int = 256) -> np.ndarray:
+        return bars(found, {"note": note.flatten(text)}, width)
+
+    assert drawn("hello").shape == (12, 256, 3) and not np.array_equal(drawn("hello"), drawn("world"))
+    assert (drawn("")[:, 102:] == drawn("")[0, -1]).all()
+    assert np.array_equal(drawn("w" * 39), drawn("w" * 38)) and not np.array_equal(drawn("w" * 9), drawn("w" * 8))
+    assert not np.array_equal(drawn("hello", 96), drawn("world", 96))  # too narrow for names
+
+
 def test_metadata_is_the_real_environments_but_for_the_rendering(world: StubWorld) -> None:
     metadata = WorldEnv(world).metadata
     assert metadata["on_error"] == world.metadata["on_error"]

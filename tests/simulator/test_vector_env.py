@@ -94,6 +94,18 @@ def test_one_step_of_the_world_moves_all() -> None:
     assert batched.world.steps_called == 10
 
 
+def test_only_worlds_whose_episode_ended_begin_anew() -> None:
+    batched, _ = twins(16)
+    batched.reset(seed=0)
+    begun, ended = batched.world.begun, np.zeros(16, np.bool_)
+    for _ in range(20):
+        _, _, terminated, truncated, _ = batched.step(np.zeros(16, int))
+        begun += int(ended.sum())
+        assert batched.world.begun == begun
+        ended = terminated | truncated
+    assert begun > 16
+
+
 def test_starts_from_one_observation_or_from_one_for_each() -> None:
     batched, sync = twins()
     one = IMAGE_SPACE.sample()

@@ -10,6 +10,7 @@ import torch
 from scipy.stats import binomtest, kstest
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._pytree import tree_map
 
 import worldsim
 from tests.models.toy import COUNTS, ENV, PLACES, Ring, drawn, ring_rollouts
@@ -17,7 +18,7 @@ from worldsim.errors import ConfigError
 from worldsim.models.config import RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.simulator.calibration import Calibration, Trust
 from worldsim.simulator.noise import places, uniforms
-from worldsim.simulator.world import World, WorldState
+from worldsim.simulator.world import World, WorldState, _fused
 from worldsim.spaces import flatten
 from worldsim.training.config import TrainConfig, TrainerConfig
 from worldsim.training.loop import train
@@ -122,6 +123,31 @@ def test_a_fused_world_lives_as_the_same_world_does(folder: Path) -> None:
     assert all(torch.equal(value, tensors(again)[name]) for name, value in tensors(once).items())
 
 
+def test_states_outlive_the_next_step_of_a_captured_graph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph is captured on CUDA alone; what it does to its results, which are always in the same places, is not."""
+
+    def captured(function: Any, **_: Any) -> Any:
+        places: list[Any] = []
+
+        def replay(*given: Any) -> Any:
+            found = function(*given)
+            if not places:
+                places.append(tree_map(torch.clone, found))
+            return tree_map(lambda place, value: place.copy_(value), places[0], found)
+
+        return replay
+
+    monkeypatch.setattr(torch, "compile", captured)
+    plain, graph = worldsim.load(folder / "ssm"), worldsim.load(folder / "ssm")
+    graph._tick = _fused(torch.device("cuda"))
+    states = [[world.start(3, seed=4)] for world in (plain, graph)]
+    for tick in range(3):
+        for world, passed in zip((plain, graph), states, strict=True):
+            passed.append(world.step(passed[-1], acts(3, tick))[0])
+    for one, other in zip(*states, strict=True):
+        assert_close(tensors(one), tensors(other), rtol=0, atol=0)
+
+
 def test_a_fused_world_needs_a_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.delenv("CXX", raising=False)
@@ -169,10 +195,12 @@ def test_following_what_was_seen_is_observing_it(world: World) -> None:
     assert (state.doubt == 0).all() and (state.tick == 3).all()
 
 
-def test_merge_takes_rows(world: World) -> None:
+def test_some_worlds_are_taken_and_put_back(world: World) -> None:
     a, b = world.start(4, seed=0), world.step(world.start(4, seed=1), acts(4))[0]
     mask = np.array([True, False, False, True])
-    merged = world.merge(mask, a, b)
+    taken = world.take(mask, a)
+    assert_close([rows(taken, 0), rows(taken, 1)], [rows(a, 0), rows(a, 3)], atol=0, rtol=0)
+    merged = world.merge(mask, taken, b)
     for row, from_a in enumerate(mask):
         assert_close(rows(merged, row), rows(a if from_a else b, row), atol=0, rtol=0)
 

@@ -62,6 +62,14 @@ def test_memory_that_runs_out_is_a_line_with_the_knobs(make: Make, tmp_path: Pat
     assert "out of memory with trainer.batch=50000, trainer.length=5 and" in said and "lower one" in said
 
 
+def test_a_model_that_does_not_fit_is_a_line_with_the_knobs(make: Make) -> None:
+    """Nobody has memory for so wide a recurrence."""
+    config = make()
+    wide = config.model_copy(update={"model": config.model.model_copy(update={"width": 10**7})})
+    with pytest.raises(ConfigError, match="out of memory with trainer.batch=3.*lower one of them, or model.width$"):
+        train(wide, progress=False)
+
+
 @pytest.mark.parametrize("sampling", [{"sampling": "prioritised"}, {"ends": 0.5}])
 def test_sequences_may_be_drawn_by_loss_or_for_their_ends_and_stopped(make: Make, sampling: dict) -> None:
     whole, cut = make("rssm", "whole", **sampling), make("rssm", "cut", checkpoint_every=1, **sampling)

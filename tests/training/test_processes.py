@@ -2,18 +2,26 @@
 
 import json
 import os
+import subprocess
+from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from tests.training.conftest import Make
 from tests.training.test_resume import Stop, stop_at
+from worldsim.envs.make import EnvConfig
 from worldsim.errors import ConfigError
 from worldsim.models.share import SharedGenerator, uniform
+from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.sampling import Share
+from worldsim.spaces import space_from_json, space_to_json
 from worldsim.training.config import TrainConfig
 from worldsim.training.loop import train
 from worldsim.training.processes import together
@@ -57,6 +65,68 @@ def test_two_processes_learn_what_one_does(make: Make, family: str, strategy: st
     (state,) = (config.out / "training").iterdir()  # one process writes, and nothing is left lying about
     assert json.loads((state / "state.json").read_text())["step"] == len(both)
     assert dict(os.environ) == environment and not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("family", "strategy", "observed"),
+    [("rssm", "ddp", spaces.Box(-1, 1, (3,), np.float32)), ("ssm", "fsdp", spaces.MultiDiscrete([3, 2]))],
+)
+def test_what_an_observation_does_not_have_stops_nobody(
+    family: str, strategy: str, observed: spaces.Space, make: Make, tmp_path: Path
+) -> None:
+    """Without records, or without images and vectors, there are weights that have no numbers."""
+    data = tmp_path / "rollouts"
+    env = EnvConfig(id="WorldsimTestNoise-v0", kwargs={"observed": space_to_json(observed)})
+    collect(CollectConfig(env=env, steps=60, out=data), progress=False)
+    only = {"env": env, "data": data}
+    _, weights = trained(make(family, "one", **SHARED).model_copy(update=only))
+    _, same = trained(make(family, "two", devices=2, strategy=strategy, **SHARED).model_copy(update=only))
+    assert any(not value.numel() for value in weights.values())
+    assert all(torch.allclose(value.float(), same[name].float(), atol=1e-5) for name, value in weights.items())
+
+
+def test_a_process_that_is_killed_is_told_in_a_line_and_the_run_goes_on(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+    popen = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *args, **kwargs: started.append(popen(*args, **kwargs)) or started[0]
+    )
+
+    def kill(step: int, *_: object) -> None:
+        if step == 4:
+            started[0].kill()
+            started[0].wait()
+
+    config = make("rssm", devices=2, **SHARED)
+    with pytest.raises(ConfigError, match=r"process 1 of the run was killed \(signal 9\)") as error:
+        train(config, kill, progress=False)
+    assert "\n" not in str(error.value) and "the same command goes on" in str(error.value)
+    monkeypatch.undo()
+    assert train(
+        config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": 1})}), progress=False
+    )
+
+
+class Noise(gym.Env):
+    """Members of any space, for six steps."""
+
+    def __init__(self, observed: dict) -> None:
+        self.observation_space, self.action_space = space_from_json(observed), spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self.left = 6
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
+        self.left -= 1
+        return self.observation_space.sample(), float(action), not self.left, False, {}
+
+
+gym.register("WorldsimTestNoise-v0", Noise)
 
 
 def test_a_state_does_not_depend_on_how_many_wrote_it(make: Make) -> None:

@@ -92,9 +92,16 @@ def agreement_plot(rows: Sequence[Row], agents: Sequence[str], title: str) -> st
 
 
 def curves_plot(
-    horizons: Sequence[float], curves: Mapping[str, Sequence[float | None]], title: str, ylabel: str
+    horizons: Sequence[float],
+    curves: Mapping[str, Sequence[float | None]],
+    title: str,
+    ylabel: str,
+    limits: tuple[float, float] | None = None,
 ) -> str:
-    """One line a curve over horizons, labelled at its end; the labels keep clear of each other. None: a gap."""
+    """One line a curve over horizons, labelled at its end; the labels keep clear of each other. None: a gap.
+
+    limits: the least and the greatest value that there can be; None: those that there are.
+    """
     figure, axes = _figure(width=4.2, height=3.2, ylabel=True)
     ends = {}
     for index, (name, values) in enumerate(curves.items()):
@@ -102,6 +109,8 @@ def curves_plot(
         heights = [math.nan if value is None else value for value in values]
         axes.plot(horizons, heights, style, color=colour(index), linewidth=2 if name == "model" else 1.4)
         ends[name] = next((y for y in reversed(heights) if not math.isnan(y)), math.nan)
+    if limits is not None:
+        axes.set_ylim(limits[0] - 0.03 * (limits[1] - limits[0]), limits[1] + 0.03 * (limits[1] - limits[0]))
     low, high = axes.get_ylim()
     beside = [name for name in ends if not math.isnan(ends[name])]
     for name, place in zip(beside, _apart([ends[name] for name in beside], (high - low) * 0.06), strict=True):

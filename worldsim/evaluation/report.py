@@ -100,6 +100,7 @@ class Report:
         view["effects"] = grouped(data["comparisons"]["faults"])
         view["plots"] = _severity_plots(data["results"], agents, faults)
         view["about_faults"] = {fault: _about(self.plans[fault]) for fault in faults if fault in self.plans}
+        view["unjudged"] = words.unjudged(data["results"])
         view["quiet"] = words.never_fired(data["results"])
         view["agreement_plot"] = plots.agreement_plot(data["results"], agents, "Mean returns") if view["both"] else ""
         view["animations"] = [self._animation(worst) for worst in data["worst"]]
@@ -129,7 +130,7 @@ def grouped(rows: Sequence[Row]) -> list[Row]:
 
 
 def certificate_view(certificate: Mapping[str, Any] | None) -> Row | None:
-    """What the page shows of a fidelity certificate: curves over the horizon where there are any, and plain figures."""
+    """What the page shows of a fidelity certificate: its verdict and curves where there are any, and plain figures."""
     if certificate is None:
         return None
     horizons = certificate.get("horizons")
@@ -140,7 +141,7 @@ def certificate_view(certificate: Mapping[str, Any] | None) -> Row | None:
         fit = {name: values for name, values in fit.items() if len(values) == len(horizons) and None not in values}
         if fit:
             plot = plots.curves_plot(horizons, fit, "Open loop: how long frames stay true", "PSNR (dB)")
-    return {"plot": plot, "figures": _plain_figures(certificate)}
+    return {"plot": plot, "verdict": certificate.get("verdict") or [], "figures": _plain_figures(certificate)}
 
 
 def _plain_figures(certificate: Mapping[str, Any]) -> dict[str, str]:

@@ -65,6 +65,17 @@ def warnings(data: Row) -> list[str]:
     return found
 
 
+def unjudged(rows: Sequence[Row]) -> list[str]:
+    """One sentence for each measure that nobody has said what to make of, with the key that says it."""
+    found = []
+    if rows[0]["success_rate"] is None:
+        found.append("Success was not judged: say what it is, env.success_return=<least return of a success>.")
+    if rows[0]["violations_mean"] is None:
+        key = "env.violation_reward=<greatest reward of a violation>"
+        found.append(f"Violations were not judged: say what they are, {key}.")
+    return found
+
+
 def never_fired(rows: Iterable[Row]) -> list[str]:
     """One sentence for each fault, severity and world in which nothing happened, with the agents."""
     quiet: dict[tuple[str, float, str], list[str]] = {}
@@ -179,10 +190,7 @@ def _about_runs(rows: Sequence[Row]) -> Iterable[str]:
         known = rows[0]["return_mean_interval"] is not None and None not in rows[0]["return_mean_interval"]
         lacking = "the intervals are wide" if known else "too few for intervals, so nothing is told from chance,"
         yield f"Only {episodes} episode{'s' if episodes > 1 else ''} a cell: {lacking} and rankings may be luck."
-    if rows[0]["success_rate"] is None:
-        yield "Success was not judged: say what it is, env.success_return=<least return of a success>."
-    if rows[0]["violations_mean"] is None:
-        yield "Violations were not judged: say what they are, env.violation_reward=<greatest reward of a violation>."
+    yield from unjudged(rows)
     yield from never_fired(rows)
     yield from _crashed(rows)
 

@@ -79,12 +79,11 @@ def _film(world: World, window: dict[str, Any], own: Imagined, context: int, nam
 
 
 def _cell(world: World, observation: dict[str, NDArray[Any]], index: int, t: int, width: int, there: bool) -> Picture:
-    """One frame in a square; nothing after an episode's end."""
-    if not there:
-        return frames.blank(width, width)
+    """One frame in its proportions, no higher than wide; nothing after an episode's end."""
     shown = {name: rows[index, t] for name, rows in observation.items()}
     picture = draw(leaves(world.observation_space), shown, 1, width)
-    return frames.fit(picture, width, width)
+    height = min(width, -(-width * picture.shape[0] // picture.shape[1]))
+    return frames.fit(picture, width, height) if there else frames.blank(width, height)
 
 
 def _sure(trust: float, width: int, there: bool, name: str = "") -> Picture:

@@ -59,20 +59,17 @@ def weighted_mean(values: NDArray[Any], weight: NDArray[Any]) -> Curve:
 class Detection(NamedTuple):
     """How well events are foreseen, each at its very step."""
 
-    precision: float
-    recall: float
-    f1: float
+    precision: float | None  # None where nothing was foretold
+    recall: float | None  # None where nothing happened
+    f1: float | None  # None where neither
     events: int
 
 
 def detection(predicted: Bools, actual: Bools) -> Detection:
-    """1.0 throughout where nothing happened and nothing was foretold."""
-    hits = int((predicted & actual).sum())
-    if not predicted.any() and not actual.any():
-        return Detection(1.0, 1.0, 1.0, 0)
-    precision, recall = hits / max(1, int(predicted.sum())), hits / max(1, int(actual.sum()))
-    f1 = 2 * hits / max(1, int(predicted.sum() + actual.sum()))
-    return Detection(precision, recall, f1, int(actual.sum()))
+    """Of what was foretold and what happened, both (N,)."""
+    hits, foretold, events = (int(each.sum()) for each in (predicted & actual, predicted, actual))
+    precision, recall = (hits / whole if whole else None for whole in (foretold, events))
+    return Detection(precision, recall, 2 * hits / (foretold + events) if foretold + events else None, events)
 
 
 def auroc(scores: Floats, truth: Bools) -> float | None:

@@ -8,7 +8,7 @@ import jinja2
 
 from worldsim.evaluation import plots
 from worldsim.fidelity.films import Films
-from worldsim.fidelity.table import summary
+from worldsim.fidelity.table import share, summary, worse
 
 MEASURES = (  # key of the certificate, title, unit
     ("psnr_by_leaf", "All pixels", "PSNR (dB)"),
@@ -27,6 +27,7 @@ def page(certificate: Mapping[str, Any], shown: Films) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters |= {"share": share, "worse": worse}
     facts = {name: value for name, value in summary(certificate).items() if name != "verdict"}
     view: dict[str, Any] = {"data": certificate, "facts": facts, "groups": _groups(certificate)}
     view["records"] = _records(certificate) if certificate.get("accuracy") else None
@@ -49,7 +50,8 @@ def _groups(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
                 continue
             curves = _with_one_step(certificate, key, leaf, found)
             group = leaves.setdefault(leaf, {"leaf": leaf, "plots": [], "tables": []})
-            plot = plots.curves_plot(certificate["horizons"], curves, f"{title}: {leaf}", unit)
+            limits = (0.0, 1.0) if key == "within_by_leaf" else None
+            plot = plots.curves_plot(certificate["horizons"], curves, f"{title}: {leaf}", unit, limits)
             group["plots"].append(plot)
             group["tables"].append({"title": title, "unit": unit, "rows": _rows(certificate, curves, unit)})
     return list(leaves.values())

@@ -52,7 +52,7 @@ def summary(certificate: Mapping[str, Any]) -> dict[str, str]:
     for leaf, each in certificate["controllability"].get("psnr", {}).items():
         if each["delta"] is not None:
             found[f"{leaf}, random actions"] = (
-                f"{each['delta']:.1f} dB worse at step {certificate['controllability']['step']}"
+                f"{worse(each['delta'])} at step {certificate['controllability']['step']}"
             )
     loops = certificate["loop_closure"]
     if loops["closed"] is not None:
@@ -68,9 +68,18 @@ def _beside(curves: Mapping[str, Any], places: list[int], form: str, unit: str) 
 
 
 def _detected(each: Mapping[str, Any]) -> str:
-    return (
-        f"F1 {each['f1']:.2f} (precision {each['precision']:.2f}, recall {each['recall']:.2f}, {each['events']} seen)"
-    )
+    f1, precision, recall = (share(each[name]) for name in ("f1", "precision", "recall"))
+    return f"F1 {f1} (precision {precision}, recall {recall}, {each['events']} seen)"
+
+
+def share(value: float | None) -> str:
+    """A share as it is shown; a dash where there is nothing that it would be of."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def worse(delta: float) -> str:
+    """How much worse a prediction is, in dB."""
+    return f"{abs(delta):.1f} dB {'better' if round(delta, 1) < 0 else 'worse'}"
 
 
 def _at(curve: list[float | None], places: list[int], form: str) -> str:

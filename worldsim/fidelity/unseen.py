@@ -45,6 +45,7 @@ def halves(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> tuple
     episodes = unseen(manifest, rollouts, arrays)
     if len(episodes) < 2:
         raise DatasetError(
-            f"{rollouts.path} has {len(episodes)} episodes the world has not seen, 2 are needed; collect more steps"
+            f"{rollouts.path} has {len(episodes) or 'no'} episode that the world has not seen, 2 are needed; "
+            "collect more steps"
         )
     return episodes[::2], episodes[1::2]

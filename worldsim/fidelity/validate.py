@@ -64,6 +64,7 @@ class Job(NamedTuple):
 def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     """The certificate, also written to fidelity.json and .html, with film strip, film and calibration.json beside it.
 
+    Where no reported episode goes on for `config.horizon` steps after the context, as many as the longest has are told.
     Raises DatasetError where nothing was held out or the world has learned from the data, SpaceMismatchError where data
     and world have other spaces, ConfigError where memory runs out.
     """
@@ -72,12 +73,15 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     arrays = rollouts.arrays()
     check_numbers(config.data, arrays)
     episodes = halves(world.manifest, rollouts, arrays)
+    longest = int((np.diff(arrays.start)[episodes[1]] - config.context).max())
+    asked, config = config.horizon, config.model_copy(update={"horizon": min(config.horizon, max(1, longest))})
     yardstick = Yardstick.of(world, arrays, episodes[0], config.tolerance_db, config.seed)
     job = Job(config, world, arrays, *episodes, yardstick)
     certificate: dict[str, Any] = {"kind": "fidelity", "worldsim": world.manifest.worldsim, "env": _env(world)}
     certificate |= {"data": rollouts.content_hash, "context": config.context, "windows": config.windows}
     certificate |= {"episodes_calibrating": len(episodes[0]), "episodes_reported": len(episodes[1])}
-    certificate |= {"horizons": list(range(1, config.horizon + 1)), "tolerance_db": config.tolerance_db}
+    certificate |= {"horizon": asked, "horizons": list(range(1, config.horizon + 1))}
+    certificate |= {"tolerance_db": config.tolerance_db}
     appetite = f"windows={config.windows} and horizon={config.horizon}; lower one of them"
     with Bar("validate", 5, progress) as bar, enough_memory(appetite):
         told, warm = _teacher_forced(job)

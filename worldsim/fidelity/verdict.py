@@ -10,7 +10,7 @@ from scipy.optimize import isotonic_regression
 from worldsim.fidelity.measures import Curve
 
 BELIEVED = 0.8  # share of windows that must be within tolerance; F1 that foreseen events must have
-ENOUGH = 10  # events below which nothing is said about them
+ENOUGH = 10  # events below which nothing is said about them; episodes below which it is said how few they are
 TELLING = ((0.8, "tells right from wrong"), (0.65, "hints at what is right"), (0.0, "tells little"))  # least AUROC
 HEARD = {"psnr": 1.0, "accuracy": 0.05, "nrmse": -0.05}  # how much worse random actions must be: dB, share, deviations
 
@@ -20,12 +20,18 @@ def verdict(certificate: Mapping[str, Any]) -> list[str]:
     step = certificate["one_step"]
     rewards = [(name, each) for name, each in step["reward"]["signs"].items() if name != "none" and each["events"]]
     return [
+        *_few(certificate["episodes_reported"]),
         *_observation(certificate),
         _events("endings", step["termination"]),
         *(_events(f"{name} rewards", each) for name, each in rewards),
         _actions(certificate["controllability"]),
         _trust(certificate["trust"]),
     ]
+
+
+def _few(episodes: int) -> Iterable[str]:
+    if episodes < ENOUGH:
+        yield f"Only {episodes} episode{'s were' if episodes > 1 else ' was'} looked at: others may go otherwise."
 
 
 def believable(share: Curve, windows: list[int]) -> int:
@@ -59,12 +65,12 @@ def _far(what: str, steps: int) -> str:
 
 def _events(what: str, each: Mapping[str, Any]) -> str:
     seen = each["events"]
-    came = f"it foresaw {round(each['recall'] * seen)} of {seen} at their very step"
-    came += f", and {each['precision']:.0%} of those that it foretold came" if each["precision"] else ""
     if not seen:
         return f"Its {what} cannot be judged: none was seen."
+    came = f"it foresaw {round(each['recall'] * seen)} of {seen} at their very step"
+    came += f", and {each['precision']:.0%} of those that it foretold came" if each["precision"] else ""
     if seen < ENOUGH:
-        return f"Do not count on its {what}: only {seen} were seen, and {came}."
+        return f"Do not count on its {what}: only {seen} {'were' if seen > 1 else 'was'} seen, and {came}."
     return f"{'Believe' if each['f1'] >= BELIEVED else 'Do not believe'} its {what}: {came}."
 
 

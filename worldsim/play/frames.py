@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from worldsim.files import write_atomically
-from worldsim.simulator.drawing import BACKGROUND
+from worldsim.simulator.drawing import BACKGROUND, Font, elided
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -58,11 +58,11 @@ def stack(pictures: Sequence[Picture], gap: int = 4) -> Picture:
 
 
 def text(lines: Sequence[tuple[str, Colour]], width: int, size: int = 13) -> Picture:
-    """Lines of text in their colours, cut at the right edge; size in pixels."""
+    """Lines of text in their colours; what does not fit is an ellipsis. size in pixels."""
     image = Image.fromarray(blank(width, len(lines) * (size + 4)))
     pen = ImageDraw.Draw(image)
     for row, (line, colour) in enumerate(lines):
-        pen.text((2, row * (size + 4)), line, fill=colour, font=_font(size))
+        pen.text((2, row * (size + 4)), elided(line, width - 2, _font(size)), fill=colour, font=_font(size))
     return np.array(image)
 
 
@@ -142,5 +142,5 @@ def _reduce(frames: list[Picture], colours: int) -> list[Picture]:
 
 
 @lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def _font(size: int) -> Font:
     return ImageFont.load_default(size=size)

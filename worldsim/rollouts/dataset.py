@@ -13,7 +13,7 @@ from typing import Any
 from minari import MinariDataset
 
 from worldsim import spaces
-from worldsim.errors import DatasetError
+from worldsim.errors import DatasetError, MissingExtraError, WorldsimError
 from worldsim.rollouts import offline
 from worldsim.rollouts.arrays import Arrays, FlatEpisode, write_arrays
 from worldsim.rollouts.offline import flat_episodes
@@ -33,7 +33,8 @@ class Rollouts:
 
     A Minari data set may also be named by its id, if it has been downloaded; see `worldsim.rollouts.offline`.
 
-    Raises DatasetError, in one line, where `path` holds no data set, an unfinished one, or one that cannot be read.
+    Raises DatasetError, in one line, where `path` holds no data set, an unfinished one, or one that cannot be read,
+    SpaceMismatchError where its spaces cannot be used, MissingExtraError where Minari needs a package for its format.
     """
 
     def __init__(self, path: str | Path):
@@ -150,8 +151,10 @@ def _readable(path: Path) -> Iterator[None]:
     """What the libraries raise on damaged files becomes one line."""
     try:
         yield
-    except DatasetError:
+    except WorldsimError:
         raise
+    except ImportError as error:  # Minari keeps some formats in packages of their own
+        raise MissingExtraError(f"{path}: {' '.join(str(error).split())}") from error
     except (OSError, KeyError, ValueError, AssertionError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise DatasetError(f"the disk of {path} is full; free some space and run the same command again") from error

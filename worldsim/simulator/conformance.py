@@ -27,12 +27,17 @@ from gymnasium.vector import SyncVectorEnv
 from worldsim.simulator.env import WorldEnv
 from worldsim.simulator.vector_env import WorldVectorEnv
 from worldsim.simulator.world import World
-from worldsim.spaces import flatten_batch, leaves
+from worldsim.spaces import flatten_batch, is_nested, leaves
 from worldsim.wrappers import FlattenDict
 
 STEPS, ENVS = 6, 3
 SEEDS, LONG = (5, 6, 7), 64
-OF_SPACES = (r"(?s).*A Box observation space m", r"(?s).*symmetric and normalized")  # warnings
+OF_SPACES = (  # warnings
+    r"(?s).*A Box (observation|action) space m",
+    r"(?s).*symmetric and normalized",
+    r"(?s).*with a non-zero start",
+    r"(?s).*has an unconventional shape",
+)
 TAKEN = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary  # actions that Stable-Baselines3 knows
 DEVIATING = 0.05  # share of the observed numbers: a draw that rounding turns changes a patch
 
@@ -48,9 +53,8 @@ def check_stable_baselines(world: World) -> None:
     from stable_baselines3.common.env_checker import check_env as check
 
     env = _made(world)
-    nested = any(len(leaf.path) > 1 for leaf in leaves(env.observation_space))
     with _strict():
-        check(FlattenDict(env) if nested else env, warn=True, skip_render_check=False)
+        check(FlattenDict(env) if is_nested(env.observation_space) else env, warn=True, skip_render_check=False)
 
 
 def check_seeds(world: World) -> None:
@@ -117,8 +121,11 @@ CHECKS: dict[str, Callable[[World], None]] = {
 
 
 def checks_of(world: World) -> dict[str, Callable[[World], None]]:
-    """The checks that apply: Stable-Baselines3's where it is installed and knows actions of this kind."""
-    known = find_spec("stable_baselines3") is not None and isinstance(world.action_space, TAKEN)
+    """The checks that apply: Stable-Baselines3's where it is installed and knows such observations and actions."""
+    acted, observed = world.action_space, leaves(world.observation_space)
+    known = find_spec("stable_baselines3") is not None and isinstance(acted, TAKEN)
+    known = known and not any(isinstance(leaf.space, spaces.Text) for leaf in observed)
+    known = known and (not isinstance(acted, spaces.Box) or acted.is_bounded())
     return {name: check for name, check in CHECKS.items() if known or name != "stable_baselines3"}
 
 

@@ -1,6 +1,6 @@
 """An observation as a picture that a person can read: image leaves scaled up, or bars where there is no image."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -8,6 +8,8 @@ from gymnasium import spaces
 from PIL import Image, ImageDraw, ImageFont
 
 from worldsim.spaces import Leaf
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 HEIGHT = 256  # pixels that a picture aims at
 GAP = 4  # pixels between image leaves
@@ -43,16 +45,19 @@ def side_by_side(images: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
 def bars(observed: Sequence[Leaf], observation: Mapping[str, np.ndarray], width: int = BAR_WIDTH) -> np.ndarray:
     """One horizontal bar a value, its name before it, its length the value's place in its range: (H, width, 3).
 
-    Only the first values where there are many; a line below says how many more there are. Too narrow for names, it
-    shows the bars alone.
+    A text is one row of letters. Only the first rows where there are many; a line below says how many more there are.
+    Too narrow for names, it shows the bars and letters alone.
     """
-    rows = [(shade, place) for shade, leaf in enumerate(observed) for place in _places(leaf, observation[leaf.name])]
+    rows = [(shade, each) for shade, leaf in enumerate(observed) for each in _shown(leaf, observation[leaf.name])]
     most = MAX_BARS if width < NAMED_FROM else MAX_NAMED
     canvas = _names(tuple(_values(observed)), most, width).copy()
     left = round(width * NAMES_SHARE) if width >= NAMED_FROM else 0
-    for row, (shade, place) in enumerate(rows[:most]):
-        top, length = row * BAR_HEIGHT, 2 + round(place * (width - left - 2))
-        canvas[top + 2 : top + BAR_HEIGHT - 2, left : left + length] = COLOURS[shade % len(COLOURS)]
+    for row, (shade, each) in enumerate(rows[:most]):
+        top, colour = row * BAR_HEIGHT, COLOURS[shade % len(COLOURS)]
+        if isinstance(each, str):
+            canvas[top : top + BAR_HEIGHT, left:] = _letters(each, width - left, tuple(colour.tolist()))
+        else:
+            canvas[top + 2 : top + BAR_HEIGHT - 2, left : left + 2 + round(each * (width - left - 2))] = colour
     return canvas
 
 
@@ -69,10 +74,15 @@ def draw(
     return side_by_side([scale_up(image, max(1, round(height / image.shape[0]))) for image in images])
 
 
+def _shown(leaf: Leaf, values: np.ndarray) -> Iterable[str | float]:
+    """What a leaf's rows show: a text, or the place of each value in its range."""
+    return [leaf.unflatten(values)] if isinstance(leaf.space, spaces.Text) else _places(leaf, values).tolist()
+
+
 def _values(observed: Sequence[Leaf]) -> Iterator[str]:
-    """A name for each value: its leaf's, with its place where the leaf has several."""
+    """A name for each row: its leaf's, with its place where the leaf has several values."""
     for leaf in observed:
-        size = int(np.prod(leaf.shape))
+        size = 1 if isinstance(leaf.space, spaces.Text) else int(np.prod(leaf.shape))
         yield from [leaf.name] if size == 1 else [f"{leaf.name}[{place}]" for place in range(size)]
 
 
@@ -88,6 +98,24 @@ def _names(names: tuple[str, ...], most: int, width: int) -> np.ndarray:
                 name = "…" + name.lstrip("…")[1:]
             pen.text((2, row * BAR_HEIGHT), name, fill=(INK,) * 3, font=font)
     return np.asarray(canvas)
+
+
+@lru_cache(maxsize=64)
+def _letters(text: str, width: int, colour: tuple[int, int, int]) -> np.ndarray:
+    """A row of letters; of a long text the beginning is kept."""
+    canvas = Image.new("RGB", (width, BAR_HEIGHT), (BACKGROUND,) * 3)
+    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=10)
+    pen.text((2, 0), elided(" ".join(text.split()), width - 4, font), fill=colour, font=font)
+    return np.asarray(canvas)
+
+
+def elided(text: str, width: float, font: Font) -> str:
+    """A line of text that is `width` pixels wide at most: the rest of a longer one is an ellipsis."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
 
 
 def _pixels(leaf: Leaf, values: np.ndarray) -> np.ndarray:

@@ -108,8 +108,12 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         check_classes(self.single_action_space, batch)
         before = self._here()
         after, step = self.world.step(before, batch)
-        self._state = after if mask.all() else self.world.merge(mask, after, before)
-        self._observation = {k: _where(mask, array, self._observation[k]) for k, array in step.observation.items()}
+        if mask.all():
+            self._state, self._observation = after, step.observation
+        else:
+            self._state = self.world.merge(mask, self.world.take(mask, after), before)
+            moved = {name: array[mask] for name, array in step.observation.items()}
+            self._observation = _placed(mask, moved, self._observation)
         new = self._ended & mask
         if new.any():
             self._restart(new)
@@ -156,15 +160,21 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return other
 
     def _restart(self, mask: Mask, start: Any = None) -> None:
-        """New episodes for the worlds where mask is true, from recorded starts or from `start`; the others stay."""
-        seeds = [int(self._generator(i).integers(SEED_LIMIT)) if new else 0 for i, new in enumerate(mask)]
-        fresh = self.world.start_seeds(seeds) if start is None else self.world.encode(self._batch(start), seeds)
+        """New episodes for the worlds where mask is true, from recorded starts or from `start`; the others stay.
+
+        Only they are begun: where one world of a thousand ends, beginning all would cost as much as a step.
+        """
+        seeds = [int(self._generator(i).integers(SEED_LIMIT)) for i, new in enumerate(mask) if new]
+        if start is None:
+            fresh = self.world.start_seeds(seeds)
+        else:
+            fresh = self.world.encode({name: array[mask] for name, array in self._batch(start).items()}, seeds)
         observation = self.world.observation(fresh)
         if mask.all():
             self._state, self._observation = fresh, observation
             return
         self._state = self.world.merge(mask, fresh, self._here())
-        self._observation = {k: _where(mask, array, self._observation[k]) for k, array in observation.items()}
+        self._observation = _placed(mask, observation, self._observation)
 
     def _batch(self, observation: Any) -> Arrays:
         """What the caller starts from, one for all or one for each, as flat arrays (N, ...) in memory of their own."""
@@ -214,6 +224,9 @@ def _own(arrays: Arrays) -> Arrays:
     return {name: np.array(array) for name, array in arrays.items()}
 
 
-def _where(mask: Mask, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
-    """Rows of a where mask, else of b."""
-    return np.where(mask.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+def _placed(mask: Mask, rows: Arrays, arrays: Arrays) -> Arrays:
+    """The arrays (N, ...) with the given rows where mask; those that were there are left as they are."""
+    found = _own(arrays)
+    for name, array in found.items():
+        array[mask] = rows[name]
+    return found

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from worldsim.errors import ConfigError
 from worldsim.models.checkpoint import WorldManifest, open_world
@@ -171,7 +172,7 @@ class World:
 
     def observation(self, state: WorldState) -> Arrays:
         """What was last seen: recorded for a start, decoded after a step. Flat leaves (B, ...)."""
-        return {name: value.cpu().numpy().copy() for name, value in state.observation.items()}
+        return {name: value.to("cpu", copy=True).numpy() for name, value in state.observation.items()}
 
     @torch.inference_mode()
     def step(
@@ -192,18 +193,18 @@ class World:
         given = {name: self._tensor(value) for name, value in actions.items()}
         return self._tick(self.model, state, given, observe, self._chance, heats)
 
-    def merge(self, mask: NDArray[np.bool_], a: WorldState, b: WorldState) -> WorldState:
-        """Rows of `a` where `mask` (B,) is true, rows of `b` elsewhere."""
-        where = self._tensor(mask)
+    def take(self, mask: NDArray[np.bool_], state: WorldState) -> WorldState:
+        """The worlds where `mask` (B,) is true."""
+        rows = self._rows(mask)
+        return _each(lambda x: x.index_select(0, rows), state)
 
-        def pick(x: Tensor, y: Tensor) -> Tensor:
-            return torch.where(where.view(-1, *[1] * (x.dim() - 1)), x, y)
+    def merge(self, mask: NDArray[np.bool_], new: WorldState, state: WorldState) -> WorldState:
+        """The `state` with the worlds of `new`, in order, where `mask` (B,) is true."""
+        rows = self._rows(mask)
+        return _each(lambda x, y: x.index_copy(0, rows, y), state, new)
 
-        latent = {name: pick(a.latent[name], b.latent[name]) for name in a.latent}
-        observation = {name: pick(a.observation[name], b.observation[name]) for name in a.observation}
-        seed, tick = pick(a.seed, b.seed), pick(a.tick, b.tick)
-        doubt, novelty = pick(a.doubt, b.doubt), pick(a.novelty, b.novelty)
-        return WorldState(latent, seed, tick, doubt, novelty, observation)
+    def _rows(self, mask: NDArray[np.bool_]) -> Tensor:
+        return torch.as_tensor(np.flatnonzero(mask), device=self.device)
 
     def _observed(
         self, observation: dict[str, Tensor], action: dict[str, Tensor] | None, first: Tensor | None, seed: Tensor
@@ -240,6 +241,17 @@ class World:
         return torch.as_tensor(np.require(value, requirements=["C", "W"]), device=self.device)
 
 
+def _each(change: Callable[..., Tensor], *states: WorldState) -> WorldState:
+    """A state of what `change` makes of every tensor of the states."""
+
+    def changed(*values: Any) -> Any:
+        if isinstance(values[0], Mapping):
+            return {name: change(*(value[name] for value in values)) for name in values[0]}
+        return change(*values)
+
+    return WorldState(*(changed(*values) for values in zip(*states, strict=True)))
+
+
 def _own(latent: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state of one moment by itself, laid out as all of them are: compiled code is made for one layout."""
     return {name: value.flatten().view(value.shape) for name, value in latent.items()}
@@ -258,6 +270,8 @@ def _fused(device: torch.device) -> Callable[..., Tick]:
 
     def run(*given: Any) -> Tick:
         now: Tick = compiled(*given)
+        if device.type == "cuda":  # a captured graph writes what comes next to the same places, and a state is a value
+            return tree_map(lambda value: value.clone(memory_format=torch.contiguous_format), now)  # type: ignore[no-any-return]
         return now._replace(state=now.state._replace(latent=_own(now.state.latent)))
 
     return run

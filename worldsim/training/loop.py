@@ -52,9 +52,17 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
     _check_env(config, data)
     taught, _ = data.split(config.trainer.holdout, config.seed)
     manifest = describe(config, data, taught)
+    with enough_memory(_appetite(config)):
+        _learn(config, data, taught, manifest, watch, progress)
+    return manifest
+
+
+def _learn(
+    config: TrainConfig, data: Mix, taught: Any, manifest: WorldManifest, watch: Watch | None, progress: bool
+) -> None:
     model = initialised(manifest, data.arrays, taught, config.seed)
     plan = phases(config.trainer, model)
-    with together(config, in_parts=len(plan) > 1) as fabric, enough_memory(_appetite(config)):
+    with together(config, in_parts=len(plan) > 1) as fabric:
 
         def begin(trainer: TrainerConfig, model: WorldModel, plan: list[Phase]) -> Run:
             feed = Feed(plan, samplers(config, data, taught, plan, share(fabric)), fabric.device)
@@ -69,7 +77,6 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
         whole = _trained(run, watch, progress and fabric.is_global_zero)
         if whole is not None and fabric.is_global_zero:
             save_world(config.out, manifest, whole, recorded_starts(data.arrays, taught))
-    return manifest
 
 
 def _trained(run: "Run", watch: Watch | None, progress: bool) -> WorldModel | None:
@@ -249,4 +256,4 @@ def _check_env(config: TrainConfig, data: Mix) -> None:
 
 def _appetite(config: TrainConfig) -> str:
     sizes = [f"trainer.{name}={getattr(config.trainer, name)}" for name in ("batch", "length", "codec_frames")]
-    return f"{sizes[0]}, {sizes[1]} and {sizes[2]}; lower one of them, or the width of the model"
+    return f"{sizes[0]}, {sizes[1]} and {sizes[2]}; lower one of them, or model.width"

@@ -44,6 +44,8 @@ class Objective(nn.Module):
     def __init__(self, model: WorldModel):
         super().__init__()
         self.model = model
+        for parameter in _empty(model):  # nobody waits for gradients of what has no numbers
+            parameter.requires_grad_(False)
 
     def forward(self, losses: Callable[[WorldModel], Losses]) -> Losses:
         return losses(self.model)
@@ -51,8 +53,9 @@ class Objective(nn.Module):
 
 @contextmanager
 def together(config: TrainConfig, in_parts: bool = True) -> Iterator[Fabric]:
-    """A Fabric whose processes all run this. Raises ConfigError where the devices asked for are not there.
+    """A Fabric whose processes all run this.
 
+    Raises ConfigError where the devices asked for are not there, or another process of this machine was killed.
     in_parts: whether there are updates that teach only a part of the model.
     """
     trainer = config.trainer
@@ -70,6 +73,10 @@ def together(config: TrainConfig, in_parts: bool = True) -> Iterator[Fabric]:
         for worker in workers:
             with suppress(subprocess.TimeoutExpired):  # it has nothing left to do; `_end` sees to it
                 worker.wait(GOODBYE_S)
+    except RuntimeError as error:  # gloo and NCCL only tell that a connection is gone
+        if killed := _killed(workers):
+            raise killed from error
+        raise
     finally:
         _end(workers)
         if distributed.is_initialized():
@@ -150,8 +157,13 @@ def _sharded(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
     The model is one unit, because its parts are called by methods of their own and not by `forward`.
     """
-    fully_shard(module, mesh=mesh["data_parallel"])
+    fully_shard(module, mesh=mesh["data_parallel"], ignored_params=_empty(module))
     return module
+
+
+def _empty(module: nn.Module) -> set[nn.Parameter]:
+    """Parameters of parts that an observation does not have, such as those of images where it is a record alone."""
+    return {parameter for parameter in module.parameters() if not parameter.numel()}
 
 
 def _started(fabric: Fabric) -> bool:
@@ -182,6 +194,18 @@ def _start(config: TrainConfig) -> list["subprocess.Popen[str]"]:
         workers.append(worker)
     os.environ["LOCAL_RANK"] = "0"
     return workers
+
+
+def _killed(workers: list["subprocess.Popen[str]"]) -> ConfigError | None:
+    """What to say where a signal has ended one of the other processes; None where none has."""
+    for rank, worker in enumerate(workers, 1):
+        with suppress(subprocess.TimeoutExpired):
+            if worker.wait(1) < 0:
+                return ConfigError(
+                    f"process {rank} of the run was killed (signal {-worker.returncode}), as happens where memory runs "
+                    "out; the same command goes on from the last saved state"
+                )
+    return None
 
 
 def _end(workers: list["subprocess.Popen[Any]"]) -> None:
