@@ -20,10 +20,10 @@ from worldsim.envs.make import EnvConfig, make_env
 from worldsim.envs.refund_desk.env import RefundDeskEnv
 from worldsim.envs.refund_desk.fields import ACTIONS, DAYS_PER_AGE_STEP, PRICES, Known, Request, Shipping, Status, Tool
 from worldsim.faults import KINDS, LOST, Call, Fault, Pipeline, Plan, PlausibleLie, Reply, VirtualClock, ready_plans
-from worldsim.faults.catalogue import FAMILIES
-from worldsim.faults.changes import FrameChange
+from worldsim.faults.kinds.changes import FrameChange
 from worldsim.faults.leafwise import leaves_of
-from worldsim.faults.listing import COMMON
+from worldsim.faults.plans.catalogue import FAMILIES
+from worldsim.faults.plans.listing import COMMON
 from worldsim.models.config import SSMConfig
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.training.config import TrainConfig, TrainerConfig

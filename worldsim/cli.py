@@ -121,7 +121,7 @@ def _info(composed: "Composed[Any]") -> None:
 def _faults_list(composed: "Composed[Any]") -> None:
     from rich.console import Console
 
-    from worldsim.faults.listing import table
+    from worldsim.faults.plans.listing import table
 
     Console().print(table(composed.config))
 
@@ -129,7 +129,7 @@ def _faults_list(composed: "Composed[Any]") -> None:
 def _faults_fit(composed: "Composed[Any]") -> None:
     from rich.console import Console
 
-    from worldsim.faults.fit import fit
+    from worldsim.faults.learned.fit import fit
 
     fitted = fit(composed.config)
     console = Console()
@@ -142,7 +142,7 @@ def _faults_fit(composed: "Composed[Any]") -> None:
 def _schema_faults(composed: "Composed[Any]") -> None:
     import json
 
-    from worldsim.faults.schema import plan_schema
+    from worldsim.faults.plans.schema import plan_schema
     from worldsim.files import write_atomically
 
     text = json.dumps(plan_schema(), indent=2)
@@ -215,7 +215,7 @@ VERBS = {
     ),
     "faults list": Verb(
         "show the faults there are, and the ready plans",
-        "worldsim.faults.listing:ListConfig",
+        "worldsim.faults.plans.listing:ListConfig",
         _faults_list,
         ("", "family=slow", "kinds=[*_latency,slow_*]"),
         keeps=False,
@@ -223,7 +223,7 @@ VERBS = {
     ),
     "faults fit": Verb(
         "learn a plan of faults from recorded calls, JSON lines or OpenTelemetry",
-        "worldsim.faults.fit:FitConfig",
+        "worldsim.faults.learned.fit:FitConfig",
         _faults_fit,
         (
             "traces=traces.jsonl",
@@ -235,7 +235,7 @@ VERBS = {
     ),
     "schema faults": Verb(
         "print the JSON Schema of plans, for editors",
-        "worldsim.faults.schema:SchemaConfig",
+        "worldsim.faults.plans.schema:SchemaConfig",
         _schema_faults,
         ("", "out=plan.schema.json", "out=.vscode/plan.schema.json"),
         keeps=False,

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim import faults
-from worldsim.faults import frames, leafwise, wrong
+from worldsim.faults import leafwise
 from worldsim.faults.chance import Draws
 from worldsim.faults.conformance import Bench
-from worldsim.faults.pairs import exchangeable, exchanged, first_of
+from worldsim.faults.kinds import frames, wrong
+from worldsim.faults.kinds.pairs import exchangeable, exchanged, first_of
 from worldsim.spaces import Leaf
 
 from .payloads import RICH

@@ -13,11 +13,11 @@ from scipy import stats
 from worldsim.cli import main
 from worldsim.errors import ConfigError
 from worldsim.faults import Bursts, Pipeline, Plan, Reply, VirtualClock
-from worldsim.faults.bursts import fit_failures, gilbert_log_likelihood
 from worldsim.faults.chance import Dice
-from worldsim.faults.fit import FitConfig, Fitted, fit_calls
-from worldsim.faults.latencies import GivenUp, Lognormal, Pareto, Uniform, fit_latencies, ks_distance
-from worldsim.faults.traces import TracedCall, read_traces
+from worldsim.faults.kinds.latencies import GivenUp, Lognormal, Pareto, Uniform, fit_latencies, ks_distance
+from worldsim.faults.learned.bursts import fit_failures, gilbert_log_likelihood
+from worldsim.faults.learned.fit import FitConfig, Fitted, fit_calls
+from worldsim.faults.learned.traces import TracedCall, read_traces
 
 PRODUCTION = """
 faults:

@@ -22,8 +22,8 @@ from worldsim.envs.make import make_env
 from worldsim.errors import ConfigError, SpaceMismatchError
 from worldsim.faults.chance import Dice, Draws, addresses
 from worldsim.faults.conformance import Bench, Outcome, check_fault
+from worldsim.faults.kinds.lies import random_actions
 from worldsim.faults.leafwise import copied
-from worldsim.faults.lies import random_actions
 from worldsim.simulator.world import load
 from worldsim.spaces import flatten, unflatten_batch
 from worldsim.wrappers import InjectFaults, VectorInjectFaults
@@ -199,9 +199,9 @@ def test_lies_are_the_same_however_many_are_made_at_once(desk_world: str, monkey
     ours, theirs = (VectorInjectFaults(SyncVectorEnv([desk] * 6), plan, seed=5) for _ in range(2))
     seen: list[Any] = [ours.reset(seed=1), theirs.reset(seed=1)]
     for action in range(6):
-        monkeypatch.setattr("worldsim.faults.lies._AT_ONCE", 2048)
+        monkeypatch.setattr("worldsim.faults.kinds.lies._AT_ONCE", 2048)
         together = ours.step(np.full(6, action))
-        monkeypatch.setattr("worldsim.faults.lies._AT_ONCE", 18)  # two replies
+        monkeypatch.setattr("worldsim.faults.kinds.lies._AT_ONCE", 18)  # two replies
         apart = theirs.step(np.full(6, action))
         assert data_equivalence(together[0], apart[0], exact=True)
         seen += [list(each) for each in together[-1]["faults"]]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.faults.leafwise import alike, copied, leaves_of
-from worldsim.faults.past import Past, unmixed
-from worldsim.faults.payloads import Payloads, Rows
+from worldsim.faults.many.past import Past, unmixed
+from worldsim.faults.many.payloads import Payloads, Rows
 
 from .strategies import observation_spaces
 

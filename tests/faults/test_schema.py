@@ -14,7 +14,7 @@ from tests.faults.plans import plans
 from tests.faults.test_plan import WRONG
 from worldsim.errors import ConfigError
 from worldsim.faults import KINDS, Plan, ready_plans
-from worldsim.faults.schema import plan_schema
+from worldsim.faults.plans.schema import plan_schema
 
 SCHEMA = plan_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)

@@ -9,9 +9,9 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from worldsim.faults.kinds.texts import plain_payloads, sizes
 from worldsim.faults.leafwise import as_text, copied, leaves_of, put
-from worldsim.faults.replies import Replies
-from worldsim.faults.texts import plain_payloads, sizes
+from worldsim.faults.many.replies import Replies
 
 from .strategies import observation_spaces
 

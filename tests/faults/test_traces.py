@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from worldsim.errors import ConfigError
-from worldsim.faults.traces import TracedCall, read_traces
+from worldsim.faults.learned.traces import TracedCall, read_traces
 
 
 def call(**given: Any) -> TracedCall:

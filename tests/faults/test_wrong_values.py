@@ -11,10 +11,10 @@ from gymnasium.utils.env_checker import data_equivalence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldsim.faults import frames
 from worldsim.faults.chance import Draws
+from worldsim.faults.kinds import frames
+from worldsim.faults.kinds.wrong import wrong_values
 from worldsim.faults.leafwise import from_json, get, leaves_of, plain, put
-from worldsim.faults.wrong import wrong_values
 from worldsim.spaces import Leaf, leaves
 
 from .strategies import leaf_spaces, observation_spaces

@@ -1,6 +1,9 @@
 """What can go wrong, as data: faults, schedules, clocks. Loads no torch."""
 
-from worldsim.faults.absent import (
+from worldsim.faults.clock import Clock, VirtualClock, WallClock
+from worldsim.faults.exchange import ERRORS, LOST, Call, Forward, Record, Reply
+from worldsim.faults.fault import Context, Fault, LeafFault
+from worldsim.faults.kinds.absent import (
     BlackFrames,
     DeadSensors,
     DroppedChannels,
@@ -12,14 +15,10 @@ from worldsim.faults.absent import (
     Occlusion,
     PartialPage,
 )
-from worldsim.faults.catalogue import FAMILIES, KINDS
-from worldsim.faults.clock import Clock, VirtualClock, WallClock
-from worldsim.faults.drift import OversizedReply, SchemaDrift
-from worldsim.faults.exchange import ERRORS, LOST, Call, Forward, Record, Reply
-from worldsim.faults.fault import Context, Fault, LeafFault
-from worldsim.faults.hostile import HiddenInstruction, PaintedInstruction, obeyed
-from worldsim.faults.lies import PlausibleLie
-from worldsim.faults.loud import (
+from worldsim.faults.kinds.drift import OversizedReply, SchemaDrift
+from worldsim.faults.kinds.hostile import HiddenInstruction, PaintedInstruction, obeyed
+from worldsim.faults.kinds.lies import PlausibleLie
+from worldsim.faults.kinds.loud import (
     HTMLErrorPage,
     InvalidJSON,
     NonFinite,
@@ -31,10 +30,9 @@ from worldsim.faults.loud import (
     WrongShape,
     WrongType,
 )
-from worldsim.faults.malformed import MalformedOutput
-from worldsim.faults.missing import MissingData
-from worldsim.faults.pipeline import Pipeline
-from worldsim.faults.pixels import (
+from worldsim.faults.kinds.malformed import MalformedOutput
+from worldsim.faults.kinds.missing import MissingData
+from worldsim.faults.kinds.pixels import (
     Blur,
     Brightness,
     CameraRotation,
@@ -48,9 +46,7 @@ from worldsim.faults.pixels import (
     ShotNoise,
     Tearing,
 )
-from worldsim.faults.plain import fault_from_json, fault_to_json
-from worldsim.faults.plan import Plan, ready_plans
-from worldsim.faults.refusing import (
+from worldsim.faults.kinds.refusing import (
     BadGateway,
     Cascade,
     DroppedConnection,
@@ -61,8 +57,7 @@ from worldsim.faults.refusing import (
     ServerError,
     Unavailable,
 )
-from worldsim.faults.schedule import After, Always, Bursts, Schedule, Window
-from worldsim.faults.silent import (
+from worldsim.faults.kinds.silent import (
     ClockSkew,
     DuplicatedRows,
     FalseFailure,
@@ -75,7 +70,7 @@ from worldsim.faults.silent import (
     WrongTimeZone,
     WrongUnit,
 )
-from worldsim.faults.slow import (
+from worldsim.faults.kinds.slow import (
     ConstantLatency,
     EmpiricalLatency,
     Jitter,
@@ -88,7 +83,7 @@ from worldsim.faults.slow import (
     SlowStart,
     UniformLatency,
 )
-from worldsim.faults.stale import (
+from worldsim.faults.kinds.stale import (
     DelayedAction,
     DelayedObservation,
     DuplicateExecution,
@@ -98,6 +93,11 @@ from worldsim.faults.stale import (
     StaleCache,
     StickyAction,
 )
+from worldsim.faults.pipeline import Pipeline
+from worldsim.faults.plans.catalogue import FAMILIES, KINDS
+from worldsim.faults.plans.plain import fault_from_json, fault_to_json
+from worldsim.faults.plans.plan import Plan, ready_plans
+from worldsim.faults.schedule import After, Always, Bursts, Schedule, Window
 
 __all__ = [
     "After",

@@ -26,8 +26,8 @@ from worldsim.faults.exchange import ERRORS, LOST, Call, Passing, Record, Reply
 from worldsim.faults.fault import Fault, LeafFault
 from worldsim.faults.leafwise import alike, copied, get, leaves_of, nodes
 from worldsim.faults.pipeline import Pipeline
-from worldsim.faults.plain import fault_from_json, fault_to_json
-from worldsim.faults.plan import Plan
+from worldsim.faults.plans.plain import fault_from_json, fault_to_json
+from worldsim.faults.plans.plan import Plan
 from worldsim.faults.schedule import After
 
 Build = Callable[..., Fault]

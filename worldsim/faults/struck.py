@@ -9,14 +9,14 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.faults.calls import Calls
 from worldsim.faults.chance import Draws, Words, addresses, splitmix, uniforms
 from worldsim.faults.exchange import LOST, Call, Forward, Record, Reply
 from worldsim.faults.fault import Context, Fault
-from worldsim.faults.log import Details, Log
-from worldsim.faults.past import Past
-from worldsim.faults.payloads import Rows
-from worldsim.faults.replies import Replies
+from worldsim.faults.many.calls import Calls
+from worldsim.faults.many.log import Details, Log
+from worldsim.faults.many.past import Past
+from worldsim.faults.many.payloads import Rows
+from worldsim.faults.many.replies import Replies
 from worldsim.spaces import Leaf
 
 Floats = NDArray[np.float64]

@@ -6,7 +6,7 @@ Every kind of fault has a wrapper of its class's name, and one for vectors with 
 
 from typing import Any
 
-from worldsim.faults.batches import Apart
+from worldsim.faults.many.batches import Apart
 from worldsim.wrappers import named
 from worldsim.wrappers.flatten import FlattenDict
 from worldsim.wrappers.inject import InjectFaults

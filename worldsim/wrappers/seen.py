@@ -8,9 +8,9 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.faults import ERRORS
-from worldsim.faults.batches import Mask, chosen, refreshed
 from worldsim.faults.leafwise import copied, from_json
-from worldsim.faults.replies import Replies
+from worldsim.faults.many.batches import Mask, chosen, refreshed
+from worldsim.faults.many.replies import Replies
 from worldsim.spaces import Leaf
 
 

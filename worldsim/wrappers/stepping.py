@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.faults import Fault
-from worldsim.faults.batches import Mask, with_rows
 from worldsim.faults.exchange import Passing
+from worldsim.faults.many.batches import Mask, with_rows
 
 Stepped = tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]
 

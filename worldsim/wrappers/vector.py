@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.faults import Fault, LeafFault, Plan, Record
-from worldsim.faults.batch import BatchPipeline
-from worldsim.faults.batches import Mask, chosen, merged, with_rows
-from worldsim.faults.calls import Calls
 from worldsim.faults.leafwise import leaves_of
-from worldsim.faults.log import Log
+from worldsim.faults.many.batch import BatchPipeline
+from worldsim.faults.many.batches import Mask, chosen, merged, with_rows
+from worldsim.faults.many.calls import Calls
+from worldsim.faults.many.log import Log
+from worldsim.faults.many.replies import Replies
 from worldsim.faults.pipeline import checked_seed
-from worldsim.faults.replies import Replies
 from worldsim.wrappers.inject import TOOL, action_tools, nearest_faults
 from worldsim.wrappers.moving import Worlds, is_last, step_seconds
 from worldsim.wrappers.seen import Seen

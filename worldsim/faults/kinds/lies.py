@@ -1,0 +1,212 @@
+"""Plausible lies: observations that a learned World draws, valid in every leaf, and not what is there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from worldsim.errors import ConfigError, SpaceMismatchError, WorldsimError
+from worldsim.faults.chance import Draws, whole
+from worldsim.faults.fault import count, number
+from worldsim.faults.kinds.changes import BatchChange
+from worldsim.faults.leafwise import leaves_of, within
+from worldsim.faults.many.payloads import Rows
+from worldsim.faults.many.replies import Replies
+from worldsim.faults.plans.written import Mistake
+from worldsim.faults.struck import Mask, Struck
+from worldsim.spaces import Arrays, Leaf, leaves
+
+if TYPE_CHECKING:
+    from worldsim.simulator.world import World
+
+GIVE_ITS_OWN = "give the world that was learned from this environment"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlausibleLie(BatchChange):
+    """Some replies show another state of the world than there is: one that a learned World thinks possible.
+
+    The World begins at the true observation and dreams `dreams` futures of `ticks` steps under random actions; as many
+    recorded starts join them. Of all these observations the one is shown that lies at quantile `severity` of their
+    distances from the true one, measured between the codes that the World's decoder draws from. The nearest is a slip,
+    the farthest another world; each is a whole observation, so its leaves agree with one another as far as the World
+    has learned that they do.
+
+    | severity | quantile |
+    |----------|----------|
+    | 0.5      | 50 %     |
+    | 1        | 100 %    |
+
+    `rate` is the share of the replies that lie, at every severity. Loads torch when it is put on an environment.
+
+    Records: `plausible_lie` (distance: root mean square between the codes).
+
+    Raises ConfigError where no world is given, CheckpointError where there is none in the folder, SpaceMismatchError
+    where the World is one of other observations; one line of the plan (ConfigError) where it is put on an environment.
+    """
+
+    kind: ClassVar[str] = "plausible_lie"
+
+    world: Any = field(default="", metadata={"says": "folder of a trained world, or (in Python) an open World"})
+    rate: float = number(0.3, 0, 1, "share of the replies that lie, whatever the severity")
+    dreams: int = count(8, 1, 4096, "how many futures the World dreams, and how many recorded starts join them")
+    ticks: int = count(6, 1, 1000, "how many steps each future has")
+
+    @property
+    def share(self) -> float:
+        """Share of the replies that lie."""
+        return self.rate
+
+    @property
+    def quantile(self) -> float:
+        """Of the distances in latent space: the nearest candidate is at 0, the farthest at 1."""
+        return self.severity
+
+    def check(self, leaves: Sequence[Leaf]) -> None:
+        here = {leaf.name: leaf.space for leaf in leaves}
+        try:
+            known = {leaf.name: leaf.space for leaf in leaves_of(self._opened().observation_space)}
+        except WorldsimError as error:
+            raise Mistake(str(error), "world") from None
+        for name in sorted(set(known) | set(here)):
+            if known.get(name) != here.get(name):
+                both = f"{name} is {here.get(name, 'nothing')} here and {known.get(name, 'nothing')} there"
+                raise Mistake(f"{self.kind}: another world's observations; {both}; {GIVE_ITS_OWN}", "world")
+
+    def first_seen(self, struck: Struck, shown: Replies) -> None:
+        if not _known(self._opened(), shown, struck.rows).all():
+            raise SpaceMismatchError(f"{self.kind}: the observations are none of this world's; {GIVE_ITS_OWN}")
+
+    def change(self, struck: Struck, replies: Replies) -> None:
+        world, at_once = self._opened(), max(1, _AT_ONCE // (self.dreams * (self.ticks + 1)))
+        struck = struck[_known(world, replies, struck.rows)]  # other faults may have been at them
+        for start in range(0, len(struck), at_once):
+            self._lie(world, struck[start : start + at_once], replies)
+
+    def _lie(self, world: "World", struck: Struck, replies: Replies) -> None:
+        true = {leaf.name: _flat(leaf, replies, struck.rows) for leaf in leaves(world.observation_space)}
+        candidates = self._candidates(world, true, struck.draws)
+        distances = _distances(world, true, candidates)
+        ranked, place = _by_rank(distances, self.quantile)
+        left = np.flatnonzero(place < ranked.shape[1])
+        while len(left):  # where one shows nothing else than there is, the next farther one is tried
+            index = ranked[left, place[left]]
+            drawn = {name: rows[left, index] for name, rows in candidates.items()}
+            lied = self._shown(struck[left], {name: rows[left] for name, rows in true.items()}, drawn, replies)
+            told = distances[left, index][lied]
+            struck[left[lied]].record(self.kind, partial(_details, told))
+            place[left] += 1
+            left = left[~lied & (place[left] < ranked.shape[1])]
+
+    def _shown(self, struck: Struck, true: Arrays, drawn: Arrays, replies: Replies) -> Mask:
+        """Show what was drawn, (n, ...), in the leaves that are targets: which replies, (n,), are other ones then."""
+        known = {leaf.name: leaf for leaf in leaves(self._opened().observation_space)}
+        aims = [leaf for leaf in struck.leaves(replies) if leaf.name in known]
+        lied = np.zeros(len(struck), np.bool_)
+        for leaf in aims:
+            lied |= (true[leaf.name] != drawn[leaf.name]).reshape(len(struck), -1).any(1)
+        here = np.flatnonzero(lied)
+        for leaf in aims if len(here) else ():
+            values = known[leaf.name].unflatten(drawn[leaf.name][here], (len(here),))
+            replies.write(leaf, struck.rows[here], list(values) if isinstance(values, tuple) else values)
+        return lied
+
+    def _opened(self) -> "World":
+        if not self.world:
+            raise ConfigError(f"{self.kind}: world must be the folder of a trained world, got nothing")
+        if isinstance(self.world, str | Path):
+            return _load(str(self.world))
+        from worldsim.simulator.world import World
+
+        if not isinstance(self.world, World):
+            raise ConfigError(f"{self.kind}: world must be the folder of a trained world, got {self.world!r}")
+        return self.world
+
+    def _candidates(self, world: "World", true: Arrays, draws: Draws) -> Arrays:
+        """Flat observations (n, (ticks + 1) * dreams, ...): recorded starts, and futures from the n true ones."""
+        seeds = whole(draws.random(_SEEDS, self.dreams), 2**62).ravel().tolist()
+        state = world.encode({name: np.repeat(rows, self.dreams, 0) for name, rows in true.items()}, seeds)
+        seen = [world.observation(world.start_seeds(seeds))]
+        for tick in range(self.ticks):
+            state, step = world.step(state, random_actions(world.action_space, draws.lane(_TICKS + tick), self.dreams))
+            seen.append(step.observation)
+        count = len(draws)
+        each = {name: [one[name].reshape(count, self.dreams, *one[name].shape[1:]) for one in seen] for name in true}
+        return {name: np.concatenate(rows, 1) for name, rows in each.items()}
+
+
+_SEEDS, _TICKS = 0, 16  # lanes: of the dreams' seeds, and of the actions at the first tick
+_AT_ONCE = 2048  # candidates that the World looks at together; many more take memory, and no less time
+
+
+def _flat(leaf: Leaf, replies: Replies, rows: Rows) -> NDArray[Any]:
+    return leaf.flatten(replies.values(leaf, rows), (len(rows),))
+
+
+def _known(world: "World", replies: Replies, rows: Rows) -> Mask:
+    """Which payloads are observations of this world."""
+    found = [within(leaf.space, replies.values(leaf, rows)) for leaf in leaves_of(world.observation_space)]
+    return np.asarray(np.all(found, 0))
+
+
+def _details(distances: NDArray[np.float64]) -> list[dict[str, float]]:
+    return [{"distance": distance} for distance in distances.tolist()]
+
+
+def random_actions(space: spaces.Space[Any], draws: Draws, count: int) -> Arrays:
+    """Flat actions (n * count, ...), drawn as evenly as `space.sample` draws them."""
+    found = {}
+    for lane, leaf in enumerate(leaves(space)):
+        batch = (len(draws) * count,)
+        if isinstance(leaf.space, spaces.Box):
+            numbers = _evenly(leaf.space, draws.lane(lane), count)
+            found[leaf.name] = leaf.flatten(numbers.reshape(*batch, *leaf.space.shape), batch)
+        else:
+            found[leaf.name] = whole(draws.random(lane, count, *leaf.shape), leaf.nvec).reshape(*batch, *leaf.shape)
+    return found
+
+
+def _evenly(space: spaces.Box, draws: Draws, count: int) -> NDArray[Any]:
+    """Numbers (n, count, ...) of a box: even between two bounds, exponential from one, normal where there is none."""
+    low, high = (bound.astype(np.float64) for bound in (space.low, space.high))
+    chance, normal = draws.random(0, count, *space.shape), draws.normal(1, count, *space.shape)
+    if space.dtype.kind != "f":
+        return np.asarray(np.floor(low + chance * (high - low + 1)))
+    tail = -np.log1p(-chance)
+    with np.errstate(invalid="ignore", over="ignore"):
+        one_bound = np.where(np.isfinite(low), low + tail, np.where(np.isfinite(high), high - tail, normal))
+        return np.where(np.isfinite(high - low), low + chance * (high - low), one_bound)
+
+
+def _distances(world: "World", true: Arrays, candidates: Arrays) -> NDArray[np.float64]:
+    """Root mean square between the codes of candidates and those of the true observations, (n, candidates)."""
+    count, among = next(iter(candidates.values())).shape[:2]
+    both = {
+        name: np.concatenate([true[name][:, None], rows.astype(true[name].dtype)], 1).reshape(-1, *rows.shape[2:])
+        for name, rows in candidates.items()
+    }
+    codes = world.codes(both).astype(np.float64).reshape(count, among + 1, -1)
+    return np.asarray(np.sqrt(np.square(codes[:, 1:] - codes[:, :1]).mean(2)))
+
+
+def _by_rank(distances: NDArray[np.float64], quantile: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Candidates (n, c), the nearest first, and at which place, (n,), is the first one to show.
+
+    It is at the quantile of those that are elsewhere than the truth; where there are none, its place is c.
+    """
+    ranked = np.argsort(distances, 1, kind="stable")
+    elsewhere = (distances > 0).sum(1)
+    first = distances.shape[1] - elsewhere + np.rint(quantile * np.maximum(elsewhere - 1, 0)).astype(np.int64)
+    return ranked, first
+
+
+@lru_cache(maxsize=4)
+def _load(folder: str) -> "World":
+    from worldsim.simulator.world import load
+
+    return load(folder)

@@ -1,0 +1,1 @@
+"""Plans learned from the calls that production recorded."""

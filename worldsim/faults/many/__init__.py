@@ -1,0 +1,1 @@
+"""Faults on many environments at once: calls, replies and memories as columns."""

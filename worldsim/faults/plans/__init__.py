@@ -1,0 +1,1 @@
+"""Plans of faults: written down, checked, listed, described to editors."""
