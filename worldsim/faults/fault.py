@@ -44,6 +44,22 @@ def choice(default: str, among: Sequence[str], says: str) -> Any:
     return field(default=default, metadata={"type": str, "among": tuple(among), "says": says})
 
 
+Place = tuple[str | int, ...]
+"""Where something is in nested mappings and lists: their keys and positions from the outside in."""
+
+
+class Mistake(ConfigError):
+    """A mistake in plain data, and where in it."""
+
+    def __init__(self, says: str, *at: str | int) -> None:
+        super().__init__(says)
+        self.at: Place = at
+
+    def within(self, *outer: str | int) -> "Mistake":
+        """The same mistake, seen from further out."""
+        return Mistake(str(self), *outer, *self.at)
+
+
 class Context:
     """What one fault has to work with in one episode: dice, clock, the leaves it may touch, a memory, its records."""
 

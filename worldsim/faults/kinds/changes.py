@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from worldsim.faults import leafwise
 from worldsim.faults.chance import Draws
 from worldsim.faults.exchange import Passing
-from worldsim.faults.fault import LeafFault, matches, number
+from worldsim.faults.fault import LeafFault, Mistake, matches, number
 from worldsim.faults.kinds import frames
 from worldsim.faults.leafwise import Values, by_form, differing, like_old, one_by_one, some, within
 from worldsim.faults.many.log import Details
 from worldsim.faults.many.payloads import Rows
 from worldsim.faults.many.replies import Replies
-from worldsim.faults.plans.written import Mistake
 from worldsim.faults.struck import ArrayFault, Floats, Mask, Struck
 from worldsim.spaces import Leaf
 

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError, SpaceMismatchError, WorldsimError
 from worldsim.faults.chance import Draws, whole
-from worldsim.faults.fault import count, number
+from worldsim.faults.fault import Mistake, count, number
 from worldsim.faults.kinds.changes import BatchChange
 from worldsim.faults.leafwise import leaves_of, within
 from worldsim.faults.many.payloads import Rows
 from worldsim.faults.many.replies import Replies
-from worldsim.faults.plans.written import Mistake
 from worldsim.faults.struck import Mask, Struck
 from worldsim.spaces import Arrays, Leaf, leaves
 

@@ -7,9 +7,8 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from worldsim.errors import ConfigError
-from worldsim.faults.fault import Fault, suggest
+from worldsim.faults.fault import Fault, Mistake, suggest
 from worldsim.faults.plans.catalogue import KINDS
-from worldsim.faults.plans.written import Mistake
 from worldsim.faults.schedule import SCHEDULES, Schedule
 
 T = TypeVar("T")

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from pydantic import WithJsonSchema as JsonSchema
 
 from worldsim.errors import ConfigError
-from worldsim.faults.fault import Fault, require_match, suggest
+from worldsim.faults.fault import Fault, Mistake, require_match, suggest
 from worldsim.faults.plans.catalogue import KINDS
 from worldsim.faults.plans.plain import fault_from_json, fault_to_json, how_to
-from worldsim.faults.plans.written import Mistake, Source, read_yaml
+from worldsim.faults.plans.written import Source, read_yaml
 from worldsim.spaces import Leaf
 
 AS_PLAN = 'write a plan.yaml with `- kind: {0}`, or in Python [{{"kind": "{0}"}}]'

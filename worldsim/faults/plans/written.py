@@ -6,21 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worldsim.errors import ConfigError
-
-Place = tuple[str | int, ...]
-"""Where something is in nested mappings and lists: their keys and positions from the outside in."""
-
-
-class Mistake(ConfigError):
-    """A mistake in plain data, and where in it."""
-
-    def __init__(self, says: str, *at: str | int) -> None:
-        super().__init__(says)
-        self.at: Place = at
-
-    def within(self, *outer: str | int) -> "Mistake":
-        """The same mistake, seen from further out."""
-        return Mistake(str(self), *outer, *self.at)
+from worldsim.faults.fault import Mistake, Place
 
 
 @dataclass(frozen=True)
