@@ -2,11 +2,13 @@
 
 And the same for a vector of 256 environments, in microseconds an environment a step.
 
-python benchmarks/faults.py        # about 3 minutes; median of 15 rounds of 5,000 steps (256: 100), interleaved
+python benchmarks/faults.py          # about 3 minutes; median of 15 rounds of 5,000 steps (256: 100), interleaved
+python benchmarks/faults.py kinds    # about 4 minutes; each kind by itself, on 256 desks or frames
 """
 
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +18,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
+from worldsim.faults import (
+    KINDS as CATALOGUE,
+)
 from worldsim.faults import (
     After,
     Brightness,
@@ -33,6 +38,7 @@ from worldsim.faults import (
     SaltNoise,
     SlowAPI,
 )
+from worldsim.faults.kinds.changes import FrameChange
 from worldsim.wrappers import InjectFaults, VectorInjectFaults
 
 ROUNDS, STEPS = 15, 5000
@@ -79,6 +85,24 @@ class TrivialVector(VectorEnv[Any, Any, Any]):
     def step_some(self, actions: Any, mask: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         self.left = np.where(mask, np.where(self.left < 0, EPISODE, self.left - 1), self.left)
         return self.observation, self.reward, (self.left < 0) & mask, self.none, {}
+
+
+class Changing(TrivialVector):
+    """Environments that show something else at each step: one of four batches in turn."""
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        super().__init__(space)
+        self.shown = [self.observation_space.sample() for _ in range(4)]
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        self.shown = self.shown[1:] + self.shown[:1]
+        self.observation = self.shown[0]
+        return super().step(actions)
+
+    def step_some(self, actions: Any, mask: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        self.shown = self.shown[1:] + self.shown[:1]
+        self.observation = self.shown[0]
+        return super().step_some(actions, mask)
 
 
 def vector_microseconds(envs: VectorEnv[Any, Any, Any]) -> float:
@@ -141,6 +165,37 @@ ON_FRAMES: dict[str, list[Fault]] = {
 }
 
 
+CLASSES = {
+    name: gym.spaces.Discrete(9 + 7 * size)
+    for size, name in enumerate(["tool", "ticket", "status", "amount", "age", "paid"])
+}
+DESK = gym.spaces.Dict(
+    {
+        "reply": gym.spaces.Dict({**CLASSES, "clock": gym.spaces.Discrete(500), "order": gym.spaces.Text(6)}),
+        "pose": gym.spaces.Box(-1.0, 1.0, (5,), np.float32),
+        "items": gym.spaces.MultiDiscrete([5] * 8),
+    }
+)
+NEEDS_MORE = ("plausible_lie", "empirical_latency")  # a World; a file of latencies
+
+
+def kind_by_kind() -> None:
+    """What each kind costs by itself at severity 0.5, on desks; those that change frames on frames."""
+    plain = {"gymnasium.vector.VectorWrapper": VectorWrapper(Changing(DESK))}
+    kinds = {kind: fault for kind, fault in sorted(CATALOGUE.items()) if kind not in NEEDS_MORE}
+    on_frames = {kind: fault for kind, fault in kinds.items() if _changes_frames(fault)}
+    on_desks = {kind: fault for kind, fault in kinds.items() if kind not in on_frames}
+    desks = {kind: VectorInjectFaults(Changing(DESK), [fault()]) for kind, fault in on_desks.items()}
+    report(f"an environment a step, {ENVS} desks", {**plain, **desks}, vector_microseconds, *plain)
+    plain = {"gymnasium.vector.VectorWrapper": VectorWrapper(Changing(FRAMES))}
+    seen = {kind: VectorInjectFaults(Changing(FRAMES), [fault()]) for kind, fault in on_frames.items()}
+    report(f"the same, 64x64x3 frames, {ENVS} of them", {**plain, **seen}, vector_microseconds, *plain)
+
+
+def _changes_frames(fault: type[Fault]) -> bool:
+    return issubclass(fault, FrameChange) or fault.kind == "frozen_frames"
+
+
 def report(what: str, envs: dict[str, Any], measure: Callable[[Any], float], base: str) -> None:
     """Medians of interleaved rounds, and what is on top of the first."""
     rounds = [{name: measure(env) for name, env in envs.items()} for _ in range(ROUNDS)]
@@ -154,6 +209,8 @@ def main() -> None:
     print(
         f"Python {platform.python_version()}, gymnasium {gym.__version__}, numpy {np.__version__}, {platform.machine()}"
     )
+    if sys.argv[1:] == ["kinds"]:
+        return kind_by_kind()
     one = {name: InjectFaults(Trivial(), faults(**settings)) for name, settings in PLANS.items()}
     report("a step", {"gymnasium.Wrapper": gym.Wrapper(Trivial()), **one}, microseconds, "gymnasium.Wrapper")
     many = {name: VectorInjectFaults(TrivialVector(), faults(**settings)) for name, settings in PLANS.items()}

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 from gymnasium import spaces
 from PIL import Image
 
@@ -49,6 +50,16 @@ def test_shot_noise_has_a_variance_of_gain_times_brightness(level: int) -> None:
     frames = np.stack(seen(faults.ShotNoise(severity=0.5, most_gain=8), grey(level))).astype(float)
     assert frames.mean() == pytest.approx(level, rel=0.02)
     assert frames.var() == pytest.approx(4 * level, rel=0.05)
+
+
+@pytest.mark.parametrize(("gain", "level"), [(2.0, 9), (5.0, 40), (0.05, 128)])
+def test_shot_noise_counts_photons(gain: float, level: int) -> None:
+    frames = np.stack(seen(faults.ShotNoise(severity=1.0, most_gain=gain), grey(level)))
+    photons = scipy.stats.poisson(level / gain)
+    for quantile in (0.01, 0.1, 0.5, 0.9, 0.99):
+        edge = np.rint(photons.ppf(quantile) * gain)
+        expected = photons.cdf((edge + 0.5) // gain)  # all counts that are rounded to the edge or less
+        assert (frames <= edge).mean() == pytest.approx(expected, abs=0.01)
 
 
 def test_salt_noise_hits_its_share_half_white_half_black() -> None:

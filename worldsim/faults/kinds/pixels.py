@@ -3,9 +3,11 @@
 Use `probability` or a schedule to touch only some frames. Grey levels are 0 to 255.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from statistics import NormalDist
 from typing import Any, ClassVar
 
 import numpy as np
@@ -55,6 +57,33 @@ def _speck_grain(share: float, channels: int, size: int) -> frames.Frame:
     """Pixels that are left alone (0), or black (1) or white (2): a `share` of them, half of them each."""
     chance, white = np.random.default_rng(0).random((2, size // channels + 1))
     return np.repeat((chance < share).astype(np.uint8) * (1 + (white < 0.5)), channels).astype(np.uint8)
+
+
+QUANTILES = 4096  # of the Poisson distribution, at which it is drawn
+
+
+@lru_cache(maxsize=1)
+def _quantile_grain(size: int) -> frames.Frame:
+    """Positions of quantiles, all equally likely."""
+    return np.random.default_rng(0).integers(QUANTILES, size=size, dtype=np.uint16)
+
+
+@lru_cache(maxsize=8)
+def _photons(gain: float) -> frames.Frame:
+    """(256, QUANTILES) the grey level that a pixel of each grey level is seen at, at each quantile.
+
+    A pixel of level L sends Poisson(L / gain) photons. Where these are 1,000 or more, they are normally distributed.
+    """
+    at = (np.arange(QUANTILES) + 0.5) / QUANTILES
+    normal = np.array([NormalDist().inv_cdf(each) for each in at.tolist()])
+    counts = np.arange(1500)
+    logs = np.array([math.lgamma(count + 1) for count in counts.tolist()])
+    photons = np.arange(256) / gain
+    seen = photons[:, None] + np.sqrt(photons[:, None]) * normal
+    for level in range(min(256, int(1000 * gain))):
+        mass = np.exp(counts * math.log(photons[level]) - photons[level] - logs) if level else counts == 0
+        seen[level] = np.searchsorted(np.cumsum(mass), at)
+    return levels(seen * gain)
 
 
 def _specked(images: frames.Frame, share: float, draws: Draws) -> frames.Frame:
@@ -142,9 +171,10 @@ class ShotNoise(FrameChange):
         return self.severity * self.most_gain
 
     def drawn(self, images: frames.Frame, draws: Draws) -> frames.Frame:
-        gain = max(self.gain, 1e-3)
-        photons = images / gain
-        return np.stack([levels(draws.generator(at).poisson(each) * gain) for at, each in enumerate(photons)])
+        seen, changed = _photons(max(self.gain, 1e-3)), np.empty_like(images)
+        for image, quantiles, target in zip(images, _grain(images.shape, draws, _quantile_grain), changed, strict=True):
+            target[...] = seen[image, quantiles]
+        return changed
 
 
 @dataclass(frozen=True, kw_only=True)
