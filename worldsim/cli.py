@@ -65,12 +65,6 @@ def _train(composed: "Composed[Any]") -> None:
         manifest = train(composed.config, watch)
     if is_first():
         print(f"a world after {manifest.training['steps']} updates in {composed.config.out}")
-        rows, length = manifest.horizon + 1, composed.config.trainer.length
-        if rows < length:
-            print(
-                f"note: no episode fills a sequence of trainer.length={length}, so sequences ran on into the next; "
-                f"the longest has {rows} rows: trainer.length={rows} keeps most of them to one"
-            )
 
 
 def _validate(composed: "Composed[Any]") -> None:
