@@ -4,6 +4,7 @@ Held-out episodes are dealt in two: even ones calibrate, odd ones are what the c
 sees `context` recorded rows and then imagines `horizon` steps. Teacher-forced: all rows are foreseen from those before.
 """
 
+import copy
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from worldsim.devices import Device
 from worldsim.fidelity import heads, one_step, open_loop
 from worldsim.fidelity.curves import scales
 from worldsim.fidelity.films import films
@@ -47,6 +49,7 @@ class ValidateConfig(BaseModel):
     windows: int = Field(64, ge=2)
     tolerance_db: float = Field(10.0, gt=0)
     seed: int = Field(0, ge=0)
+    device: Device = "auto"
     out: Path | None = None
 
 
@@ -69,7 +72,7 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     and world have other spaces, ConfigError where memory runs out.
     """
     keep_freed_memory()
-    world, rollouts = load(config.world), Rollouts(config.data)
+    world, rollouts = load(config.world, config.device), Rollouts(config.data)
     arrays = rollouts.arrays()
     check_numbers(config.data, arrays)
     episodes = halves(world.manifest, rollouts, arrays)
@@ -119,7 +122,7 @@ def _teacher_forced(job: Job) -> tuple[dict[str, Any], tuple[float, float]]:
     reported = np.repeat([False, True], [len(part.begin) for part in parts])
     followed = one_step.follow(world, job.arrays, cut, reported, length, job.yardstick, config.seed)
     taught, seen = (followed.foreseen.where(followed.foreseen.reported == which) for which in (False, True))
-    head = world.model.reward
+    head = copy.deepcopy(world.model.reward).cpu()  # what was foreseen lies there
     warm = (
         heads.reward_temperature(head, taught.reward, taught.actual_reward),
         heads.end_temperature(taught.end, taught.ended),
