@@ -78,6 +78,11 @@ def _validate(composed: "Composed[Any]") -> None:
     asked, told = certificate["horizon"], certificate["horizons"][-1]
     if told < asked:
         print(f"note: no episode goes on for horizon={asked} steps after its context; {told} are told of")
+    if certificate["windows"] < composed.config.windows:
+        asked, told = composed.config.windows, certificate["windows"]
+        print(
+            f"note: the episodes that are reported have {told} windows, not windows={asked}; all of them were imagined"
+        )
     folder = composed.config.out or composed.config.world
     print(f"certificate: {folder / 'fidelity.html'}, with fidelity.json, .png, .gif and calibration.json beside it")
 
