@@ -80,6 +80,10 @@ MISTAKES = {
     "train trainer.devices=2 trainer.batch=6": "worldsim: trainer.batch=6 cannot be shared by 2 processes",
     "train experiment=debug": "worldsim train has no key 'experiment'; worldsim quickstart has",
     "info world=nix": "nix holds no world",
+    "validate device=tpu": "worldsim: device=tpu: must be 'auto', 'cpu' or 'cuda'",
+    "look device=gpu": "worldsim: device=gpu: must be 'auto', 'cpu' or 'cuda'",
+    "stress device=tpu": "worldsim: device=tpu: must be 'auto', 'cpu' or 'cuda'",
+    "quickstart device=tpu": "worldsim: device=tpu: must be 'auto', 'cpu' or 'cuda'",
 }
 
 

@@ -65,12 +65,6 @@ def _train(composed: "Composed[Any]") -> None:
         manifest = train(composed.config, watch)
     if is_first():
         print(f"a world after {manifest.training['steps']} updates in {composed.config.out}")
-        rows, length = manifest.horizon + 1, composed.config.trainer.length
-        if rows < length:
-            print(
-                f"note: no episode fills a sequence of trainer.length={length}, so sequences ran on into the next; "
-                f"the longest has {rows} rows: trainer.length={rows} keeps most of them to one"
-            )
 
 
 def _validate(composed: "Composed[Any]") -> None:
@@ -84,6 +78,11 @@ def _validate(composed: "Composed[Any]") -> None:
     asked, told = certificate["horizon"], certificate["horizons"][-1]
     if told < asked:
         print(f"note: no episode goes on for horizon={asked} steps after its context; {told} are told of")
+    if certificate["windows"] < composed.config.windows:
+        asked, told = composed.config.windows, certificate["windows"]
+        print(
+            f"note: the episodes that are reported have {told} windows, not windows={asked}; all of them were imagined"
+        )
     folder = composed.config.out or composed.config.world
     print(f"certificate: {folder / 'fidelity.html'}, with fidelity.json, .png, .gif and calibration.json beside it")
 

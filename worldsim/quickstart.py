@@ -13,6 +13,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from worldsim import grammar
+from worldsim.devices import Device
 from worldsim.envs.make import EnvConfig
 from worldsim.evaluation.cells import code_digest, digest
 from worldsim.evaluation.ppo import PPOConfig
@@ -86,6 +87,7 @@ class QuickstartConfig(Part):
     fidelity: Measuring = Measuring()
     stress: Stressing = Stressing()
     seed: int = Field(0, ge=0, lt=2**32)
+    device: Device = "auto"
     out: Path = Path("runs/quickstart")
 
 
@@ -134,8 +136,9 @@ def plan(config: QuickstartConfig) -> list[Step]:
     collecting = CollectConfig(env=env, seed=seed, out=rollouts, **config.collect.model_dump())
     kept = {key: getattr(config, key) for key in ("env", "model", "trainer", "logger", "seed")}
     training = TrainConfig(data=rollouts, out=world, **kept)
-    looking = LookConfig(world=world, data=rollouts, out=gif, seed=seed, **config.look.model_dump())
-    measuring = ValidateConfig(world=world, data=rollouts, seed=seed, **config.fidelity.model_dump())
+    learned = {"world": world, "device": config.device, "seed": seed}
+    looking = LookConfig(**learned, data=rollouts, out=gif, **config.look.model_dump())
+    measuring = ValidateConfig(**learned, data=rollouts, **config.fidelity.model_dump())
     certified = world / "calibration.json", world / "fidelity.json", world / "fidelity.html"
     steps = [
         Step("collect", f"record {env.id}", collecting, (rollouts / "provenance.json",)),
@@ -148,7 +151,7 @@ def plan(config: QuickstartConfig) -> list[Step]:
         learning = PPOConfig(env=env, steps=enough, seed=seed, out=agent)
         steps.append(Step("ppo", "train a small agent in the real environment", learning, (agent,)))
         env = env.model_copy(update={"agents": {**env.agents, "ppo": str(agent)}})
-    testing = StressConfig(env=env, world=world, seed=seed, out=out, **config.stress.model_dump())
+    testing = StressConfig(**learned, env=env, out=out, **config.stress.model_dump())
     testing.check()
     report = (out / "report.json", out / "report.html")
     return [*steps, Step("stress", "break agents in both worlds, on the same seeds", testing, report)]

@@ -48,10 +48,24 @@ def test_every_kind_of_leaf_is_recorded_learned_measured_drawn_and_served(
     assert main([*train, f"data={data}", f"out={world}"]) == 0
     assert "note" not in capsys.readouterr().out
     assert main([*train, "trainer.length=8", f"data={data}", f"out={tmp_path / 'long'}"]) == 0
-    assert "trainer.length=8, so sequences ran on into the next; the longest has 7" in capsys.readouterr().out
+    note, done = capsys.readouterr().out.splitlines()[-2:]
+    assert "trainer.length=8, so sequences run on into the next; the longest has 7" in note and "a world after" in done
     assert main(["validate", f"world={world}", f"data={data}", "context=2", "horizon=3", "windows=4"]) == 0
     told = json.loads((world / "fidelity.json").read_text())
     assert set(told["within_by_leaf"]) == set(told["trust"]["auroc_by_leaf"]) == {leaf.name for leaf in leaves(ARM)}
     assert main(["look", f"world={world}", f"data={data}", f"out={film}", "context=2", "length=3", "count=1"]) == 0
     assert film.stat().st_size > 0
     check_env(WorldEnv(worldsim.load(world)), skip_render_check=True)
+
+
+def test_minigrid_works_by_name_without_code(tmp_path: Path) -> None:
+    data, world, grid = tmp_path / "rollouts", tmp_path / "world", "env=MiniGrid-Empty-8x8-v0"
+    assert main(["collect", grid, "env.max_episode_steps=20", "steps=200", f"out={data}"]) == 0
+    assert main(["train", grid, *SMALL, *SHORT, f"data={data}", f"out={world}"]) == 0
+    learned = worldsim.load(world)
+    assert learned.observation_space["mission"].max_length == len("get to the green goal square")
+    check_env(WorldEnv(learned), skip_render_check=True)
+    film = tmp_path / "look.gif"
+    assert main(["look", f"world={world}", f"data={data}", f"out={film}", "context=2", "length=3", "count=1"]) == 0
+    asked = ["episodes=2", "max_steps=4", "faults=[missing_data]", "worst=0", f"out={tmp_path / 'stress'}"]
+    assert main(["stress", grid, f"world={world}", *asked]) == 0

@@ -10,11 +10,12 @@ from gymnasium import spaces
 import worldsim
 from worldsim.envs.make import EnvConfig, config_names, make_env, make_vec
 from worldsim.envs.resize import ResizeImages
-from worldsim.errors import ConfigError, MissingExtraError, UnknownEnvError
-from worldsim.spaces import leaves
+from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError, UnknownEnvError
+from worldsim.spaces import flatten, leaves, unflatten
 
 CONFIGS = Path(worldsim.__file__).parent / "configs" / "env"
-READY = ["refund_desk", "atari/breakout", "vizdoom/defend_center", "box2d/car_racing"]
+READY = ["refund_desk", "atari/breakout", "vizdoom/defend_center", "box2d/car_racing", "minigrid/door_key"]
+PICTURES = READY[:4]
 
 
 def load(name, **changes):
@@ -35,7 +36,7 @@ def test_ready_configurations_are_found_and_write_every_key_with_a_comment():
             assert line.startswith("#") or " # " in line, line
 
 
-@pytest.mark.parametrize("name", READY)
+@pytest.mark.parametrize("name", PICTURES)
 def test_real_environments_step_in_their_spaces(name):
     env = make_env(load(name))
     observation, _ = env.reset(seed=0)
@@ -102,7 +103,7 @@ def test_episode_limit_and_render_mode():
         ("ALE/Brekout-v5", "'ALE/Breakout-v5'"),
         ("VizdoomDefendCentre-v1", "'VizdoomDefendCenter-v1'"),
         ("refunddesk", "'refund_desk'"),
-        ("a name of nothing", "one of atari/breakout, box2d/car_racing, gymnasium, refund_desk"),
+        ("a name of nothing", "one of atari/breakout, box2d/car_racing, gymnasium, minigrid/door_key"),
         ("tests.envs.test_make:WorldsimTestScren-v0", "mean 'tests.envs.test_make:WorldsimTestScreen-v0'"),
         ("tests.envs.test_make:Zzzz-v0", "'tests.envs.test_make:WorldsimTest"),
         ("math:Thing-v0", "importing math registers none of that name"),
@@ -120,6 +121,7 @@ def test_unknown_ids_get_a_hint(wrong, meant):
         ("ALE/Pong-v5", "ale_py", "atari"),
         ("VizdoomBasic-v1", "vizdoom.gymnasium_wrapper", "vizdoom"),
         ("CarRacing-v3", "Box2D", "box2d"),
+        ("MiniGrid-Empty-8x8-v0", "minigrid", "minigrid"),
     ],
 )
 def test_missing_extra_is_named(monkeypatch, env_id, module, extra):
@@ -237,3 +239,53 @@ def test_vizdoom_ends_on_the_last_frame_that_the_player_saw():
     np.testing.assert_array_equal(observation["screen"], before["screen"])
     np.testing.assert_array_equal(observation["gamevariables"], before["gamevariables"])
     env.close()
+
+
+MINIGRIDS = [
+    "MiniGrid-Empty-8x8-v0",
+    "MiniGrid-Fetch-8x8-N3-v0",  # 60 missions
+    "MiniGrid-PutNear-8x8-N3-v0",  # 324 missions
+    "MiniGrid-Dynamic-Obstacles-6x6-v0",  # 3 actions
+    "MiniGrid-LavaGapS7-v0",
+    "MiniGrid-Playground-v0",  # an empty mission
+]
+
+
+@pytest.mark.parametrize("env_id", MINIGRIDS)
+def test_minigrid_is_classes_and_a_text_with_nothing_lost(env_id):
+    import minigrid  # noqa: F401
+
+    env, bare = make_env(EnvConfig(id=env_id)), gym.make(env_id)
+    assert {leaf.kind for leaf in leaves(env.observation_space)} == {"categorical"}
+    assert env.observation_space["image"].nvec.reshape(-1, 3).tolist() == [[11, 6, 3]] * 49
+    missions = env.observation_space["mission"]
+    bare.observation_space.seed(0)
+    drawn = [bare.observation_space["mission"].sample() for _ in range(100)]
+    assert all(missions.contains(mission) for mission in drawn)
+    assert missions.max_length == max(1, *map(len, drawn))
+    for seed in range(5):
+        (seen, _), (truth, _) = env.reset(seed=seed), bare.reset(seed=seed)
+        for action in [2, 1, 2, 0, 2, 2]:
+            assert env.observation_space.contains(seen)
+            back = unflatten(env.observation_space, flatten(env.observation_space, seen))
+            assert np.array_equal(back["image"], truth["image"]) and back["image"].dtype == np.uint8
+            assert (back["mission"], back["direction"]) == (truth["mission"], truth["direction"])
+            seen, truth = env.step(action)[0], bare.step(action)[0]
+    names = ["left", "right", "forward", "pickup", "drop", "toggle", "done"]
+    assert env.metadata["action_names"] == names[: env.action_space.n] and bare.metadata.get("action_names") is None
+
+
+def test_levels_of_ones_own_and_pictures_of_minigrid():
+    env = make_env(EnvConfig(id="tests.envs.minigrids:WorldsimTestLevel-v0"))
+    seen, _ = env.reset(seed=0)
+    assert env.observation_space.contains(seen) and seen["mission"] in ("see the red one", "see the blue one")
+    assert env.observation_space["image"].shape == (5, 5, 3)
+    env = make_env(EnvConfig(id="tests.envs.minigrids:WorldsimTestPixels-v0", resize=32))
+    seen, _ = env.reset(seed=0)
+    kinds = {leaf.name: leaf.kind for leaf in leaves(env.observation_space)}
+    assert kinds["image"] == "image" and seen["image"].shape == (32, 32, 3) and env.observation_space.contains(seen)
+
+
+def test_babyai_has_no_known_set_of_missions():
+    with pytest.raises(SpaceMismatchError, match="^mission is a BabyAIMissionSpace; use "):
+        leaves(make_env(EnvConfig(id="BabyAI-GoToRedBall-v0")).observation_space)

@@ -21,7 +21,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StressConfig:
     """A stress test in both worlds; the World stands still and never ends by itself."""
     env = gym.make("CartPole-v1")
     stub = StubWorld(env.observation_space, env.action_space, ending=0.05, horizon=12)
-    monkeypatch.setattr("worldsim.simulator.world.load", lambda path: stub)
+    monkeypatch.setattr("worldsim.simulator.world.load", lambda path, device: stub)
     (tmp_path / "world").mkdir()
     (tmp_path / "world" / "world.json").write_text("{}")
     return small(tmp_path / "out", world=tmp_path / "world", **BOTH)

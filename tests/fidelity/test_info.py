@@ -4,14 +4,17 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
+from gymnasium import spaces
 from rich.console import Console
 
 import worldsim
 from worldsim.fidelity.costs import _Peak, cost
-from worldsim.fidelity.info import InfoConfig, info
+from worldsim.fidelity.info import InfoConfig, _in_words, info
 from worldsim.fidelity.validate import ValidateConfig, validate
 from worldsim.rollouts.dataset import Rollouts
+from worldsim.spaces import leaves
 
 
 def test_the_peak_is_what_lives_at_once() -> None:
@@ -69,3 +72,11 @@ def test_the_table_fits_and_the_json_is_whole(folder: Path, rollouts: Rollouts, 
     lines = shown.getvalue().splitlines()
     assert max(map(len, lines)) <= 100 and any("a step of 1024" in line for line in lines)
     assert not any("…" in line for line in lines)
+
+
+def test_a_board_of_classes_is_told_in_a_line() -> None:
+    board = spaces.Dict(
+        {"cells": spaces.MultiDiscrete(np.tile([11, 6, 3], (7, 7, 1))), "few": spaces.MultiDiscrete([3, 2])}
+    )
+    said = ["cells MultiDiscrete(7, 7, 3) of 3 to 11 classes", "few MultiDiscrete([3 2])"]
+    assert [_in_words(leaf) for leaf in leaves(board)] == said

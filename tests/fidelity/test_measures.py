@@ -10,15 +10,15 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 from worldsim.fidelity.heads import end_temperature, reward_temperature
 from worldsim.fidelity.loops import revisited
 from worldsim.fidelity.measures import (
+    Sum,
     auroc,
     calibration_error,
     changed_error,
+    decibels,
     detection,
-    psnr,
     reliability,
     squared_error,
     trust_curve,
-    weighted_mean,
 )
 from worldsim.fidelity.similarity import SCALES, scales_of, similarity
 from worldsim.models.heads import RewardHead
@@ -90,8 +90,8 @@ def test_psnr_by_hand() -> None:
     black, grey = np.zeros((2, 1, 8, 8, 3), np.uint8), np.full((2, 1, 8, 8, 3), 51, np.uint8)
     error = squared_error(black, grey)
     assert error == pytest.approx(np.full((2, 1), 0.04))
-    assert psnr(error, np.array([[1], [0]])) == pytest.approx([-10 * np.log10(0.04)])
-    assert psnr(np.zeros((1, 2)), np.array([[True, False]])) == [pytest.approx(100), None]
+    assert decibels(Sum.of(error, np.array([[1], [0]])).mean()) == pytest.approx([-10 * np.log10(0.04)])
+    assert decibels(Sum.of(np.zeros((1, 2)), np.array([[True, False]])).mean()) == [pytest.approx(100), None]
 
 
 def test_changed_pixels_are_those_that_differ_in_any_channel() -> None:
@@ -100,7 +100,7 @@ def test_changed_pixels_are_those_that_differ_in_any_channel() -> None:
     guess[0, 0, 5, 5] = 200  # wrong elsewhere: does not count
     error, count = changed_error(guess, now, before)
     assert error.tolist() == [[1.0]] and count.tolist() == [[3]]
-    assert psnr(error / count, count) == pytest.approx([10 * np.log10(3)])
+    assert decibels(Sum.of(error / count, count).mean()) == pytest.approx([10 * np.log10(3)])
 
 
 def test_detection_by_hand() -> None:
@@ -164,7 +164,9 @@ def test_trust_recovers_a_falling_chance_and_never_rises() -> None:
 
 def test_means_weigh_windows() -> None:
     values, weight = np.array([[1.0, 5.0], [4.0, 7.0]]), np.array([[1, 0], [3, 0]])
-    assert weighted_mean(values, weight) == [pytest.approx(13 / 4), None]
+    parts = [Sum.of(values[row : row + 1], weight[row : row + 1]) for row in (0, 1)]
+    assert parts[0].plus(parts[1]).mean() == [pytest.approx(13 / 4), None]
+    assert Sum.of(values, weight).mean() == [pytest.approx(13 / 4), None]
 
 
 def test_a_revisit_needs_a_departure() -> None:

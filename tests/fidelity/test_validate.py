@@ -85,7 +85,7 @@ def test_followed_pieces_tell_what_came(world: World, yardstick: Yardstick, roll
     arrays = rollouts.arrays()
     cut = one_step.pieces(world, arrays, np.arange(5), length=4)
     reported = np.arange(len(cut.begin)) % 2 == 0
-    found = one_step.follow(world, arrays, cut, reported, 4, yardstick, seed=0)
+    found = one_step.follow(world, arrays, cut, reported, 4, yardstick, np.random.default_rng(0))
     inside = slice(0, arrays.start[5])
     assert found.foreseen.ended.sum() == arrays.terminated[inside].sum()
     assert found.foreseen.actual_reward.sum() == arrays.reward[inside].sum()
@@ -111,9 +111,12 @@ def test_a_world_that_is_deaf_to_actions_cannot_be_controlled(
     episodes = np.arange(rollouts.episodes)
     model = world.model
     model.act.forward = lambda actions: torch.zeros(*next(iter(actions.values())).shape[:-1], model.act.width)
-    cut = open_loop.cut(world, rollouts.arrays(), episodes, 2, 6, 5, seed=0)
+    (cut,) = open_loop.batches(world, open_loop.Draw.of(rollouts.arrays(), episodes, 2, 6, 5, seed=0))
     rolled = open_loop.roll(world, cut.state, cut.action, 6)
-    found = open_loop.controllability(world, yardstick, cut, rolled.observation, seed=0)
+    actions = open_loop.uniform_actions(world, 0)
+    found = open_loop.controllability(
+        open_loop.under_random_actions(world, yardstick, cut, rolled.observation, actions), horizon=6
+    )
     assert found["step"] == 4 and found["psnr"]["frame"]["delta"] == 0 == found["accuracy"]["count"]["delta"]
 
 
@@ -123,9 +126,10 @@ def test_loops_are_closed_by_the_record_and_never_left_by_a_still(yardstick: Yar
     real = {name: values[rows][None] for name, values in arrays.observation.items()}
     still = {name: np.broadcast_to(values[:, :1], values.shape) for name, values in real.items()}
     mask = np.ones((1, len(rows)), bool)
-    found = loop_closure(yardstick, real, real, mask)
+    found = loop_closure(yardstick, real, real, mask).told()
     assert found["revisits"] and found["left"] == 1 and found["closed"] == 1
-    assert loop_closure(yardstick, real, still, mask) == {"revisits": found["revisits"], "left": 0, "closed": None}
+    still_there = loop_closure(yardstick, real, still, mask).told()
+    assert still_there == {"revisits": found["revisits"], "left": 0, "closed": None}
 
 
 def test_only_what_was_held_out_is_used(folder: Path, rollouts: Rollouts) -> None:
@@ -184,13 +188,76 @@ def test_the_table_shows_no_shares_of_nothing_and_no_minus_nothing() -> None:
     ]
 
 
-def test_memory_that_runs_out_is_a_line_with_the_knobs(folder: Path, rollouts: Rollouts, tmp_path: Path) -> None:
-    """Nobody has memory for so many windows."""
-    with pytest.raises(
-        ConfigError, match=r"^out of memory with windows=1000000000000 and horizon=6; lower one of them$"
-    ):
-        validate(config(folder, rollouts, tmp_path, windows=10**12), progress=False)
+def test_memory_that_runs_out_is_a_line_with_the_knob(
+    folder: Path, rollouts: Rollouts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def starve(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(open_loop, "roll", starve)
+    with pytest.raises(ConfigError, match=r"^out of memory with horizon=6; lower it$"):
+        validate(config(folder, rollouts, tmp_path), progress=False)
     assert not (tmp_path / "fidelity.json").exists()
+
+
+def test_there_are_no_more_windows_than_the_reported_episodes_have(
+    folder: Path, rollouts: Rollouts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = [f"world={folder}", f"data={rollouts.path}", "context=2", "horizon=3", f"out={tmp_path}"]
+    assert main(["validate", *typed, "windows=1000000000"]) == 0
+    reported = unseen(worldsim.load(folder).manifest, rollouts, rollouts.arrays())[1::2]
+    rows = [rollouts.lengths[episode] + 1 for episode in reported]
+    there = sum(max(1, length - 4) for length in rows if length > 2)  # one after another until the episode ends
+    assert json.loads((tmp_path / "fidelity.json").read_text())["windows"] == there
+    assert f"have {there} windows, not windows=1000000000; all of them were imagined" in capsys.readouterr().out
+    assert main(["validate", *typed, "windows=2"]) == 0
+    assert "windows=" not in capsys.readouterr().out
+
+
+def test_windows_in_small_batches_are_the_windows_at_once(
+    folder: Path, rollouts: Rollouts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(folder, rollouts, tmp_path, windows=7)
+    whole = validate(settings, progress=False)
+    largest, roll = [], open_loop.roll
+
+    def watched(world: World, state, action, horizon: int):
+        largest.append(len(state.seed))
+        return roll(world, state, action, horizon)
+
+    monkeypatch.setattr(open_loop, "roll", watched)
+    monkeypatch.setattr(open_loop, "TOGETHER", 3)
+    parts = validate(settings, progress=False)
+    assert max(largest) == 3 and len(largest) > 10
+    alike(parts, whole)
+
+
+def test_pieces_in_small_groups_are_the_pieces_at_once(
+    folder: Path, rollouts: Rollouts, yardstick: Yardstick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = worldsim.load(folder, sample=False)
+    halves = np.arange(0, 8, 2), np.arange(1, 8, 2)
+    whole = one_step.follow_all(world, rollouts.arrays(), halves, 4, yardstick, 0)
+    monkeypatch.setattr(one_step, "PIECES", 2)
+    parts = one_step.follow_all(world, rollouts.arrays(), halves, 4, yardstick, 0)
+    assert parts.counts == whole.counts and sum(whole.counts) == whole.foreseen.reported.sum()
+    alike(parts.curves(), whole.curves())
+    for a, b in zip(parts.foreseen, whole.foreseen, strict=True):
+        assert np.sort(np.asarray(a).ravel()) == pytest.approx(np.sort(np.asarray(b).ravel()), abs=1e-4)
+
+
+def alike(a: object, b: object, where: str = "") -> None:
+    """Equal but for the rounding of a batch's size."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            alike(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for index, pair in enumerate(zip(a, b, strict=True)):
+            alike(*pair, f"{where}/{index}")
+    else:
+        assert a == (pytest.approx(b, rel=1e-3, abs=1e-4) if isinstance(b, float) else b), where
 
 
 def test_the_certificate_tells_of_every_leaf_and_says_what_to_believe(

@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from tests.simulator.stub_world import IMAGE_SPACE, StubWorld
 from worldsim.errors import CheckpointError, ConfigError, SpaceMismatchError
 from worldsim.simulator import WorldEnv
-from worldsim.simulator.drawing import bars
+from worldsim.simulator.drawing import bars, draw
 from worldsim.spaces import leaves
 
 OBSERVATION_SPACES = {
@@ -193,6 +193,17 @@ def test_renders_several_images_side_by_side_and_values_as_bars() -> None:
         lengths.append([int((drawn[row] != drawn[0, 0]).any(-1).sum()) for row in (6, 18)])
     assert lengths[0][0] < 5 < 150 < lengths[1][0]
     assert lengths[0][1] < 10 < 146 < lengths[1][1]
+
+
+def test_a_board_of_classes_is_a_picture_of_its_cells() -> None:
+    board = spaces.MultiDiscrete(np.tile([11, 6, 3], (4, 5, 1)))
+    observed = leaves(spaces.Dict({"board": board, "turn": spaces.Discrete(4)}))
+    value = board.nvec - 1
+    value[1, 2] = [0, 5, 1]
+    drawn = draw(observed, {"board": value.ravel(), "turn": np.array([1])}, height=40)
+    assert drawn.shape == (40, 50, 3) and drawn[0, 0].tolist() == [255] * 3
+    assert drawn[10:20, 20:30].reshape(-1, 3).tolist() == [[0, 255, 127]] * 100
+    assert draw(leaves(spaces.MultiDiscrete([3] * 9)), {"value": np.zeros(9)}, width=64).shape[1] == 64  # bars
 
 
 def test_bars_have_names_and_say_how_many_are_left_out() -> None:

@@ -1,6 +1,8 @@
 """What the loop does with data, rates and figures."""
 
+import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ from worldsim.envs.make import EnvConfig
 from worldsim.errors import ConfigError, SpaceMismatchError
 from worldsim.models.world_model import WorldModel
 from worldsim.rollouts.arrays import Arrays
-from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.dataset import MINARI, Rollouts
 from worldsim.rollouts.sampling import split
 from worldsim.training.config import TrainerConfig
 from worldsim.training.loop import train
@@ -32,6 +34,41 @@ def test_data_of_another_env_is_refused_in_a_line(make: Make) -> None:
     with pytest.raises(SpaceMismatchError, match="Ring-v0, but env is CartPole-v1; give the env=") as error:
         train(config, progress=False)
     assert "\n" not in str(error.value) and not config.out.exists()
+
+
+@pytest.fixture
+def nameless(rollouts: Rollouts, tmp_path: Path) -> Path:
+    """The ring's rollouts as a Minari data set that does not say which environment it is of."""
+    folder = tmp_path / "nameless"
+    shutil.copytree(rollouts.path / MINARI, folder)
+    about = json.loads((folder / "metadata.json").read_text())
+    (folder / "metadata.json").write_text(json.dumps({k: v for k, v in about.items() if k != "env_spec"}))
+    assert Rollouts(folder).provenance["collect"]["env"]["id"] is None
+    return folder
+
+
+def test_data_without_a_name_is_of_an_env_with_its_spaces(make: Make, nameless: Path) -> None:
+    config = make().model_copy(update={"data": nameless})
+    wrong = config.model_copy(update={"env": EnvConfig(id="CartPole-v1")})
+    with pytest.raises(
+        SpaceMismatchError, match="is not of env CartPole-v1 as configured: observation 'value' is absent"
+    ) as error:
+        train(wrong, progress=False)
+    assert "\n" not in str(error.value) and not wrong.out.exists()
+    assert train(config, progress=False).env["id"] == config.env.id
+    unknown = config.model_copy(update={"env": EnvConfig(id="arm-in-the-lab"), "out": config.out.with_name("arm")})
+    assert train(unknown, progress=False).env["id"] == "arm-in-the-lab"
+
+
+def test_a_sequence_longer_than_every_episode_is_told_before_the_training(
+    make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+    train(make(length=40), lambda *_: told.append(capsys.readouterr().out))
+    assert told[0].startswith("note: no episode fills a sequence of trainer.length=40") and told[0].count("\n") == 1
+    assert not any(told[1:]) and not capsys.readouterr().out
+    train(make(out="short"))
+    assert not capsys.readouterr().out
 
 
 def test_a_loss_that_is_no_number_ends_the_run_in_a_line(make: Make) -> None:

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import re
+import sys
 from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -27,6 +28,7 @@ PROVIDERS = {  # by the extra that installs it
     "atari": Provider("ale_py", "ALE/"),
     "vizdoom": Provider("vizdoom.gymnasium_wrapper", "Vizdoom"),
     "box2d": Provider("Box2D", ("CarRacing", "LunarLander", "BipedalWalker")),
+    "minigrid": Provider("minigrid", ("MiniGrid-", "BabyAI-")),
 }
 
 
@@ -42,7 +44,7 @@ class EnvConfig(BaseModel):
     kwargs: dict[str, Any] = {}  # the environment's own arguments
     resize: Side | tuple[Side, Side] | None = None  # images become so many pixels high and wide; None: left as they are
     max_episode_steps: int | None = Field(None, gt=0)  # steps until truncation; None: the environment's own limit
-    requires: Literal["atari", "vizdoom", "box2d"] | None = None  # extra to install; None: told from the id
+    requires: Literal["atari", "vizdoom", "box2d", "minigrid"] | None = None  # extra to install; None: told from the id
     agents: dict[str, str] = {}  # reference agents: name -> "package.module:factory"
     policy: str | dict[str, float] | None = None  # what collects rollouts unless told otherwise; None: random
     epsilon: float = Field(0.0, ge=0, le=1)  # probability, per step of collection, of a uniform action instead
@@ -66,6 +68,10 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, 
         from worldsim.envs.vizdoom import KeepLastObservation
 
         env = KeepLastObservation(env)
+    if PROVIDERS["minigrid"].module in sys.modules:  # also for levels of the user's own
+        from worldsim.envs.minigrid import NameSpaces, has_missions
+
+        env = NameSpaces(env) if has_missions(env.observation_space) else env
     if config.resize is None:
         return env
     from worldsim.envs.resize import ResizeImages, has_images_to_resize

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from worldsim.agents import Agent, make_agent
+from worldsim.devices import Device, device_of
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, SpaceMismatchError
 from worldsim.evaluation.cells import (
@@ -64,6 +65,7 @@ class StressConfig(BaseModel):
     worst: int = Field(4, ge=0)
     trace: bool = False
     fresh: bool = False
+    device: Device = "auto"
     out: Path = Path("runs/stress")
 
     def agent_specs(self) -> list[str]:
@@ -129,7 +131,7 @@ class Bench:
         from worldsim.simulator.world import load
 
         assert self.config.world is not None, "checked with the configuration"
-        world = load(self.config.world)
+        world = load(self.config.world, self.config.device)
         env = make_env(self.config.env)
         if (world.observation_space, world.action_space) != (env.observation_space, env.action_space):
             raise SpaceMismatchError(
@@ -254,6 +256,7 @@ class Bench:
             "max_steps": config.max_steps,
             "world": self.world_digest if in_world else None,
             "starts": config.starts if in_world else None,
+            "device": device_of(config.device).type if in_world else None,  # which rounds in its own way
         }
 
 
@@ -281,13 +284,14 @@ def stress(config: StressConfig, progress: bool | None = None) -> Report:
 def _report(bench: Bench, outcomes: Outcomes) -> Report:
     config = bench.config
     # Paths are left out: the report is the same wherever the world lies and the report goes.
-    shown = config.model_dump(mode="json", exclude={"out", "world", "fresh", "trace"}) | {
+    shown = config.model_dump(mode="json", exclude={"out", "world", "fresh", "trace", "device"}) | {
         "agents": config.agent_specs(),
         "faults": list(bench.plans),
     }
     world = None
     if bench.world_digest is not None:
         world = {"name": config.world.name if config.world else "", "sha256": bench.world_digest}
+        world["device"] = device_of(config.device).type
     worst = pick_worst(outcomes, config.worst)
     replays = {}
     for picked in worst:

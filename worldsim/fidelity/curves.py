@@ -1,40 +1,72 @@
 """Curves over the horizon: how like the record predictions are, leaf by leaf. Axes: B windows, T steps."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.fidelity.measures import Bools, Curve, changed_error, psnr, weighted_mean
+from worldsim.fidelity.measures import Bools, Curve, Sum, changed_error, decibels
 from worldsim.fidelity.similarity import scales_of, similarity
 from worldsim.fidelity.yardstick import Observed, Yardstick
 
 Curves = dict[str, dict[str, Curve]]  # leaf -> name of the predictor -> curve
+Sums = dict[str, dict[str, dict[str, Sum]]]  # measure -> leaf -> name of the predictor -> what the curve is made of
 
 
 def curves(
     yardstick: Yardstick, actual: Observed, before: Observed, shown: Mapping[str, Observed], mask: Bools
 ) -> dict[str, Curves]:
+    """Measure -> curves, of all windows at once; see `sums`."""
+    return told(sums(yardstick, actual, before, shown, mask))
+
+
+def told(found: Sums) -> dict[str, Curves]:
+    """The curves that sums over windows come to."""
+    return {
+        measure: {
+            leaf: {name: _unit(measure, each.mean()) for name, each in predictors.items()}
+            for leaf, predictors in leaves.items()
+        }
+        for measure, leaves in found.items()
+    }
+
+
+def _unit(measure: str, mean: Curve) -> Curve:
+    if measure.startswith("psnr"):
+        return decibels(mean)
+    return [None if x is None else float(np.sqrt(x)) for x in mean] if measure == "nrmse" else mean
+
+
+def added(parts: Sequence[Any]) -> Any:
+    """Sums, or trees of them such as `Sums`, over the windows of all parts."""
+    first = parts[0]
+    if isinstance(first, Sum):
+        return reduce(Sum.plus, parts)
+    return {key: added([part[key] for part in parts]) for key in first}
+
+
+def sums(yardstick: Yardstick, actual: Observed, before: Observed, shown: Mapping[str, Observed], mask: Bools) -> Sums:
     """Measures of several predictors `shown` (name -> leaf -> (B, T, ...)) by name.
 
     before: (B, 1, ...) a leaf, the last row that was seen; `psnr_changed` counts pixels that differ from it alone.
     mask: (B, T), where the record has a row.
     """
-    found: dict[str, Curves] = {}
+    found: Sums = {}
     for leaf in yardstick.leaves:
         for name, predicted in shown.items():
             parts = predicted[leaf.name], actual[leaf.name]
             error = yardstick.error(leaf, *parts)
-            measured = {"within": weighted_mean(error <= yardstick.allowed[leaf.name], mask)}
+            measured = {"within": Sum.of(error <= yardstick.allowed[leaf.name], mask)}
             if leaf.kind == "image":
-                measured |= {"psnr": psnr(error, mask)} | _image(*parts, before[leaf.name], mask)
+                measured |= {"psnr": Sum.of(error, mask)} | _image(*parts, before[leaf.name], mask)
             elif leaf.kind == "categorical":
-                measured["accuracy"] = weighted_mean((parts[0] == parts[1]).all(-1), mask)
+                measured["accuracy"] = Sum.of((parts[0] == parts[1]).all(-1), mask)
             else:
-                measured["nrmse"] = [None if x is None else float(np.sqrt(x)) for x in weighted_mean(error, mask)]
-            for measure, curve in measured.items():
-                found.setdefault(measure, {}).setdefault(leaf.name, {})[name] = curve
+                measured["nrmse"] = Sum.of(error, mask)
+            for measure, each in measured.items():
+                found.setdefault(measure, {}).setdefault(leaf.name, {})[name] = each
     return found
 
 
@@ -50,13 +82,13 @@ def scales(yardstick: Yardstick) -> dict[str, int]:
     return {leaf.name: scales_of(*leaf.shape[:2]) for leaf in yardstick.leaves if leaf.kind == "image"}
 
 
-def _image(own: NDArray[Any], actual: NDArray[Any], before: NDArray[Any], mask: Bools) -> dict[str, Curve]:
+def _image(own: NDArray[Any], actual: NDArray[Any], before: NDArray[Any], mask: Bools) -> dict[str, Sum]:
     error, count = changed_error(own, actual, before)
-    found = {"psnr_changed": psnr(error / np.maximum(count, 1), count * mask)}
+    found = {"psnr_changed": Sum.of(error / np.maximum(count, 1), count * mask)}
     alike = similarity(own[mask], actual[mask])
     for name, values in alike._asdict().items():
         if values is not None:
             spread = np.zeros(mask.shape)
             spread[mask] = values
-            found[name] = weighted_mean(spread, mask)
+            found[name] = Sum.of(spread, mask)
     return found

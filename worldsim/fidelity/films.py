@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from worldsim.fidelity.open_loop import Windows
+from worldsim.fidelity.open_loop import Draw
 from worldsim.play import frames
 from worldsim.play.frames import AMBER, GREEN, GREY, RED, WHITE, Picture
 from worldsim.play.look import Imagined, imagine
@@ -29,13 +29,13 @@ class Films(NamedTuple):
     chosen: dict[str, int]  # name -> which window
 
 
-def films(world: World, cut: Windows, context: int, errors: NDArray[np.float64]) -> Films:
+def films(world: World, draw: Draw, errors: NDArray[np.float64]) -> Films:
     """errors: (B,) by which windows are ranked. `world` is calibrated: its trust is shown."""
     order = np.argsort(errors, kind="stable")
     chosen = {"best": int(order[0]), "median": int(order[len(order) // 2]), "worst": int(order[-1])}
     rows = np.array(list(chosen.values()))
-    window = {k: {n: v[rows] for n, v in p.items()} if isinstance(p, dict) else p[rows] for k, p in cut.whole.items()}
-    own = imagine(world, window, context, [cut.seeds[row] for row in rows])
+    window, context = draw.windows(rows), draw.context
+    own = imagine(world, window, context, [draw.seeds[row] for row in rows])
     strip, film = _strip(world, window, own, context, list(chosen)), _film(world, window, own, context, list(chosen))
     return Films(_png(strip), frames.animation(film, FPS, "gif", MAX_BYTES), chosen)
 

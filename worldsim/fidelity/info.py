@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from gymnasium.spaces import MultiDiscrete
 from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
@@ -83,7 +84,10 @@ def told(found: dict[str, Any]) -> tuple[dict[str, str], ...]:
 
 
 def _in_words(leaf: Leaf) -> str:
-    return f"{leaf.name} {leaf.space}" if leaf.path else str(leaf.space)
+    said, shape = str(leaf.space), leaf.space.shape or ()
+    if isinstance(leaf.space, MultiDiscrete) and len(shape) > 1:  # which would be written out, number by number
+        said = f"MultiDiscrete{shape} of {leaf.nvec.min()} to {leaf.nvec.max()} classes"
+    return f"{leaf.name} {said}" if leaf.path else said
 
 
 def _short(value: float) -> str:

@@ -5,7 +5,7 @@ there (LoopNav, arXiv:2505.22976; WorldMem, arXiv:2504.12369). Here the loops ar
 happen to make, so that it works on every environment. Axes: B windows, T steps.
 """
 
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,28 @@ from worldsim.fidelity.yardstick import Yardstick
 from worldsim.spaces import Leaf
 
 
+class Loops(NamedTuple):
+    """How many loops there were."""
+
+    revisits: int = 0  # moments within tolerance of an earlier one, with a moment that is not between them
+    left: int = 0  # those of them for which the imagination, too, had left in between
+    closed: int = 0  # those of these after which it is back within tolerance of its own earlier moment
+
+    def plus(self, more: Self) -> "Loops":
+        return Loops(*(a + b for a, b in zip(self, more, strict=True)))
+
+    def told(self) -> dict[str, Any]:
+        """`left` as a share of the revisits and `closed` as one of those; null where nothing can be counted."""
+        left = self.left / self.revisits if self.revisits else None
+        return {"revisits": self.revisits, "left": left, "closed": self.closed / self.left if self.left else None}
+
+
 def loop_closure(
     yardstick: Yardstick, actual: dict[str, NDArray[Any]], own: dict[str, NDArray[Any]], mask: Bools
-) -> dict[str, Any]:
+) -> Loops:
     """Revisits in the record, and what the imagination makes of them; rows (B, T, ...) begin with the last one seen.
 
-    A revisit is a moment within tolerance of an earlier one, with a moment that is not between them; the latest such
-    earlier moment counts. `left`: share of revisits for which the imagination, too, had left in between. `closed`:
-    share of those after which it is back within tolerance of its own earlier moment. Null where nothing can be counted.
+    Of several earlier moments that one comes back to, the latest counts.
     """
     revisits, left, closed = 0, 0, 0
     for window in range(len(mask)):
@@ -35,11 +49,7 @@ def loop_closure(
             if not own_alike[begin, begin:end].all():
                 left += 1
                 closed += int(own_alike[begin, end])
-    return {
-        "revisits": revisits,
-        "left": left / revisits if revisits else None,
-        "closed": closed / left if left else None,
-    }
+    return Loops(revisits, left, closed)
 
 
 def revisited(alike: Bools) -> list[tuple[int, int]]:

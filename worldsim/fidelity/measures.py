@@ -1,7 +1,7 @@
 """Plain measures on plain arrays: PSNR, detection, calibration. Axes: B windows, T steps, N predictions."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,19 +41,29 @@ def _squares(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
     return difference
 
 
-def psnr(error: Floats, weight: NDArray[Any]) -> Curve:
-    """Peak signal-to-noise ratio in dB a step: of the mean over windows of squared errors (B, T) that weigh `weight`.
+class Sum(NamedTuple):
+    """Over windows, each (T,): what a mean is made of, which further windows can be added to."""
 
-    100 where there is no error; None where nothing weighs anything.
-    """
-    mean = weighted_mean(error, weight)
+    values: Floats  # weighted
+    weight: Floats
+
+    @classmethod
+    def of(cls, values: NDArray[Any], weight: NDArray[Any]) -> Self:
+        """Of (B, T) values with their weights."""
+        weighted = np.where(weight > 0, values * weight, 0)
+        return cls(weighted.sum(0, dtype=np.float64), weight.sum(0, dtype=np.float64))
+
+    def plus(self, more: Self) -> Self:
+        return type(self)(self.values + more.values, self.weight + more.weight)
+
+    def mean(self) -> Curve:
+        """None where nothing weighs anything."""
+        return [float(v / w) if w else None for v, w in zip(*self, strict=True)]
+
+
+def decibels(mean: Curve) -> Curve:
+    """Peak signal-to-noise ratio in dB of mean squared errors; 100 where there is no error."""
     return [None if x is None else float(-10 * np.log10(max(x, 1e-10))) for x in mean]
-
-
-def weighted_mean(values: NDArray[Any], weight: NDArray[Any]) -> Curve:
-    """Over windows, (B, T) to T values; None where nothing weighs anything."""
-    total, sums = weight.sum(0, dtype=np.float64), np.where(weight > 0, values * weight, 0).sum(0, dtype=np.float64)
-    return [float(s / t) if t else None for s, t in zip(sums, total, strict=True)]
 
 
 class Detection(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.fidelity.curves import Curves, curves
+from worldsim.fidelity.curves import Curves, Sums, added, sums, told
 from worldsim.fidelity.measures import Bools, Floats
 from worldsim.fidelity.yardstick import Yardstick
 from worldsim.rollouts.arrays import Arrays
@@ -22,6 +22,7 @@ from worldsim.simulator.world import World, WorldState
 
 Ints = NDArray[np.int64]
 TOGETHER = 32  # episodes that are observed at once
+PIECES = 512  # pieces that are followed at once, and in memory
 
 
 class Pieces(NamedTuple):
@@ -89,23 +90,68 @@ def _tensors(world: World, rows: dict[str, NDArray[Any]]) -> dict[str, Tensor]:
 
 
 class Followed(NamedTuple):
-    """What one pass over all pieces gives."""
+    """What passes over all pieces give."""
 
     foreseen: Foreseen
-    curves: dict[str, Curves]  # of the reported pieces, by steps since a piece began
+    sums: list[Sums]  # (T,) of the reported pieces, by steps since a piece began; empty where there are none
     counts: list[int]  # (T,) transitions that are behind them
+
+    def curves(self) -> dict[str, Curves]:
+        """The steps strung together."""
+        steps = [told(each) for each in self.sums]
+        some = next(step for step in steps if step)
+        return {
+            measure: {leaf: {"model": [_point(step, measure, leaf) for step in steps]} for leaf in found}
+            for measure, found in some.items()
+        }
+
+
+def _point(step: dict[str, Curves], measure: str, leaf: str) -> float | None:
+    return step[measure][leaf]["model"][0] if step else None
+
+
+def follow_all(
+    world: World, arrays: Arrays, halves: Sequence[Ints], length: int, yardstick: Yardstick, seed: int
+) -> Followed:
+    """Foresee every row of the episodes that calibrate and of those that are reported, some pieces at a time."""
+    rng, parts = np.random.default_rng(seed), []
+    for reported, episodes in zip((False, True), halves, strict=True):
+        for group in _groups(arrays, episodes, length):
+            cut = pieces(world, arrays, group, length)
+            parts.append(follow(world, arrays, cut, np.full(len(cut.begin), reported), length, yardstick, rng))
+            arrays.release()
+    foreseen = Foreseen(*(_end_to_end(each) for each in zip(*(part.foreseen for part in parts), strict=True)))
+    steps = zip(*(part.sums for part in parts), strict=True)
+    summed = [added(some) if (some := [each for each in step if each]) else {} for step in steps]
+    return Followed(foreseen, summed, np.sum([part.counts for part in parts], 0).tolist())
+
+
+def _groups(arrays: Arrays, episodes: Ints, length: int) -> list[Ints]:
+    """The episodes in order, in groups of some PIECES pieces."""
+    many = -(-(np.diff(arrays.start)[episodes] - 1) // length)
+    return np.split(episodes, np.flatnonzero(np.diff((np.cumsum(many) - 1) // PIECES)) + 1)
+
+
+def _end_to_end(parts: Sequence[Any]) -> Any:
+    return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else np.concatenate(parts)
 
 
 @torch.inference_mode()
 def follow(
-    world: World, arrays: Arrays, cut: Pieces, reported: Bools, length: int, yardstick: Yardstick, seed: int
+    world: World,
+    arrays: Arrays,
+    cut: Pieces,
+    reported: Bools,
+    length: int,
+    yardstick: Yardstick,
+    rng: np.random.Generator,
 ) -> Followed:
-    """Foresee every row of the pieces. reported: (P,), which of them the curves are of; the others calibrate."""
-    seeds = torch.from_numpy(np.random.default_rng(seed).integers(2**62, size=len(cut.begin))).to(world.device)
+    """Foresee every row of the pieces. reported: (P,), which of them the sums are of; the others calibrate."""
+    seeds = torch.from_numpy(rng.integers(2**62, size=len(cut.begin))).to(world.device)
     nothing = torch.zeros(len(seeds), device=world.device)
     last = gather(arrays, cut.begin)["observation"]
     state = WorldState(cut.latent, seeds, torch.zeros_like(seeds), nothing, nothing, _tensors(world, last))
-    told, steps, counts = [], [], []
+    foreseen, steps, counts = [], list[Sums](), []
     for step in range(1, length + 1):
         inside = cut.begin + step <= cut.end
         now = gather(arrays, np.minimum(cut.begin + step, cut.end))
@@ -113,21 +159,13 @@ def follow(
         heads = (world.model.reward(features), world.model.termination(features))
         reward, end = (head.cpu()[torch.from_numpy(inside)] for head in heads)
         came = now["reward"][inside].astype(np.float64), now["terminated"][inside]
-        told.append(Foreseen(reward, end.double().numpy(), *came, reported[inside]))
+        foreseen.append(Foreseen(reward, end.double().numpy(), *came, reported[inside]))
         counted = inside & reported
         each = (now["observation"], last, world.observation(following))
         actual, before, own = ({name: rows[counted][:, None] for name, rows in part.items()} for part in each)
         counts.append(int(counted.sum()))
-        steps.append(curves(yardstick, actual, before, {"model": own}, np.ones((counts[-1], 1), np.bool_)))
+        every = np.ones((counts[-1], 1), np.bool_)
+        steps.append(sums(yardstick, actual, before, {"model": own}, every) if counts[-1] else {})
         state, last = world.follow(state, now["observation"], now["action"]), now["observation"]
-    rewards, *columns = zip(*told, strict=True)
-    flat = Foreseen(torch.cat(rewards), *map(np.concatenate, columns))
-    return Followed(flat, _strung(steps), counts)
-
-
-def _strung(steps: list[dict[str, Curves]]) -> dict[str, Curves]:
-    """Curves of one point each, one after another."""
-    return {
-        measure: {leaf: {"model": [step[measure][leaf]["model"][0] for step in steps]} for leaf in found}
-        for measure, found in steps[0].items()
-    }
+    flat = Foreseen(*(_end_to_end(column) for column in zip(*foreseen, strict=True)))
+    return Followed(flat, steps, counts)

@@ -1,33 +1,34 @@
 """Open loop: a world sees some recorded rows and then imagines on under actions. Axes: B windows, T steps."""
 
 import copy
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Self
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import DatasetError
-from worldsim.fidelity.curves import Curves, blind, curves
+from worldsim.fidelity.curves import Sums, blind, sums, told
 from worldsim.fidelity.measures import Bools, Floats
 from worldsim.fidelity.yardstick import Yardstick
+from worldsim.rollouts import sampling
 from worldsim.rollouts.arrays import Arrays
-from worldsim.rollouts.sampling import windows
 from worldsim.simulator.world import World, WorldState
 from worldsim.spaces import flatten
 
 Leaves = dict[str, NDArray[Any]]  # leaf -> (B, T, ...)
+TOGETHER = 128  # windows that are imagined at once, and in memory
 CONTROL = 4  # step at which controllability is told (Genie, arXiv:2402.15391, section 4)
 
 
 class Windows(NamedTuple):
     """Recorded windows and worlds that have seen their context."""
 
-    whole: dict[str, Any]  # as `windows` gives them, context and horizon
-    seeds: list[int]
     state: WorldState  # after the context
     observation: Leaves  # what came then, (B, T, ...)
     action: Leaves
+    others: Leaves  # the actions of another window: as likely as its own, but not what led to what was recorded
     before: Leaves  # the last row of the context, (B, 1, ...)
     mask: Bools  # (B, T): inside the episode
 
@@ -40,21 +41,43 @@ class Rolled(NamedTuple):
     novelty: Floats  # (B, T)
 
 
-def cut(
-    world: World, arrays: Arrays, episodes: NDArray[np.int64], context: int, horizon: int, count: int, seed: int
-) -> Windows:
-    """`count` windows of the episodes, the longest that fit where these are shorter than context and horizon."""
-    long = episodes[np.diff(arrays.start)[episodes] > context]
-    if not len(long):
-        raise DatasetError(f"no held-out episode is longer than context={context}; give less context")
-    rng = np.random.default_rng(seed)
-    whole = windows(arrays, long, context + horizon, count, rng)
-    seeds = rng.integers(2**62, size=count).tolist()
-    seen, done = (_between(whole[key], 0, context) for key in ("observation", "action"))
-    state = world.observe(seen, done, whole["first"][:, :context], seeds)
-    came, action = (_between(whole[key], context, None) for key in ("observation", "action"))
-    before = _between(whole["observation"], context - 1, context)
-    return Windows(whole, seeds, state, came, action, before, whole["mask"][:, context:])
+class Draw(NamedTuple):
+    """Which windows of which episodes are imagined. Only some of them are ever in memory together."""
+
+    arrays: Arrays
+    episodes: NDArray[np.int64]  # those that are longer than the context
+    context: int
+    horizon: int
+    places: NDArray[np.int64]  # (B,) as `sampling.window_at` numbers them
+    seeds: list[int]  # (B,)
+
+    @classmethod
+    def of(cls, arrays: Arrays, episodes: NDArray[np.int64], context: int, horizon: int, count: int, seed: int) -> Self:
+        """`count` windows, or every one that there is where they are fewer; the longest that fit in short episodes."""
+        long = episodes[np.diff(arrays.start)[episodes] > context]
+        if not len(long):
+            raise DatasetError(f"no held-out episode is longer than context={context}; give less context")
+        rng, total = np.random.default_rng(seed), int(sampling.places(arrays, long, context + horizon).sum())
+        chosen = np.arange(total) if count >= total else rng.integers(total, size=count)
+        return cls(arrays, long, context, horizon, chosen, rng.integers(2**62, size=len(chosen)).tolist())
+
+    def windows(self, rows: Any) -> dict[str, Any]:
+        """The windows with these numbers, as recorded, context and horizon."""
+        return sampling.window_at(self.arrays, self.episodes, self.context + self.horizon, self.places[rows])
+
+
+def batches(world: World, draw: Draw) -> Iterator[Windows]:
+    """All windows drawn, at most TOGETHER at a time."""
+    for at in range(0, len(draw.places), TOGETHER):
+        rows = np.arange(at, min(at + TOGETHER, len(draw.places)))
+        whole, context = draw.windows(rows), draw.context
+        seen, done = (_between(whole[key], 0, context) for key in ("observation", "action"))
+        state = world.observe(seen, done, whole["first"][:, :context], [draw.seeds[row] for row in rows])
+        came, action = (_between(whole[key], context, None) for key in ("observation", "action"))
+        others = _between(draw.windows(rows - 1)["action"], context, None)
+        before = _between(whole["observation"], context - 1, context)
+        yield Windows(state, came, action, others, before, whole["mask"][:, context:])
+        draw.arrays.release()
 
 
 def _between(rows: Leaves, begin: int, end: int | None) -> Leaves:
@@ -73,44 +96,50 @@ def roll(world: World, state: WorldState, action: Mapping[str, NDArray[Any]], ho
     return Rolled(observation, np.stack(doubt, 1).astype(np.float64), np.stack(novelty, 1).astype(np.float64))
 
 
-def others_actions(action: Leaves) -> Leaves:
-    """The actions of another window for each: as likely as its own, but not what led to what was recorded."""
-    return {name: np.roll(rows, 1, axis=0) for name, rows in action.items()}
-
-
-def random_actions(world: World, count: int, steps: int, seed: int) -> Leaves:
-    """Uniform over the action space, (count, steps, ...) a leaf."""
+def uniform_actions(world: World, seed: int) -> gym.Space[Any]:
+    """The action space, to draw from."""
     space = copy.deepcopy(world.action_space)
     space.seed(seed)
+    return space
+
+
+def _drawn(space: gym.Space[Any], count: int, steps: int) -> Leaves:
+    """Uniform over the action space, (count, steps, ...) a leaf."""
     drawn = [flatten(space, space.sample()) for _ in range(count * steps)]
     return {
         name: np.stack([each[name] for each in drawn]).reshape(count, steps, *drawn[0][name].shape) for name in drawn[0]
     }
 
 
-def measured(yardstick: Yardstick, cut: Windows, model: Leaves, shuffled: Leaves) -> dict[str, Curves]:
-    """Curves of the model beside copying, the mean, and the model under other windows' actions."""
+def measured(yardstick: Yardstick, cut: Windows, model: Leaves, shuffled: Leaves) -> Sums:
+    """Of the model beside copying, the mean, and the model under other windows' actions."""
     shown = {"model": model, **blind(yardstick, cut.before, cut.observation), "shuffled": shuffled}
-    return curves(yardstick, cut.observation, cut.before, shown, cut.mask)
+    return sums(yardstick, cut.observation, cut.before, shown, cut.mask)
 
 
-def controllability(world: World, yardstick: Yardstick, cut: Windows, model: Leaves, seed: int) -> dict[str, Any]:
+def under_random_actions(
+    world: World, yardstick: Yardstick, cut: Windows, model: Leaves, actions: gym.Space[Any]
+) -> Sums:
+    """How like the record the step CONTROL, or the last one, is under the recorded actions and under random ones."""
+    steps = min(CONTROL, cut.mask.shape[1])
+    alike = roll(world, cut.state, _drawn(actions, len(cut.mask), steps), steps).observation
+    last = slice(steps - 1, steps)
+    parts = [{name: rows[:, last] for name, rows in each.items()} for each in (cut.observation, model, alike)]
+    actual, recorded, random = parts
+    return sums(yardstick, actual, cut.before, {"recorded": recorded, "random": random}, cut.mask[:, last])
+
+
+def controllability(found: Sums, horizon: int) -> dict[str, Any]:
     """How much worse the prediction is under random actions: delta PSNR at step 4 (Genie, arXiv:2402.15391).
 
     Of categorical leaves the difference in accuracy, of vectors in normalised error. A world that does not listen to
     its actions has 0.
     """
-    steps = min(CONTROL, cut.mask.shape[1])
-    alike = roll(world, cut.state, random_actions(world, len(cut.seeds), steps, seed), steps).observation
-    last = slice(steps - 1, steps)
-    parts = [{name: rows[:, last] for name, rows in each.items()} for each in (cut.observation, model, alike)]
-    actual, recorded, random = parts
-    found = curves(yardstick, actual, cut.before, {"recorded": recorded, "random": random}, cut.mask[:, last])
-    told: dict[str, Any] = {"step": steps}
+    curves, said = told(found), dict[str, Any](step=min(CONTROL, horizon))
     for measure in ("psnr", "psnr_changed", "accuracy", "nrmse"):
-        for leaf, each in found.get(measure, {}).items():
+        for leaf, each in curves.get(measure, {}).items():
             values = {name: curve[0] for name, curve in each.items()}
             a, b = values["recorded"], values["random"]
             values["delta"] = None if a is None or b is None else a - b
-            told.setdefault(measure, {})[leaf] = values
-    return told
+            said.setdefault(measure, {})[leaf] = values
+    return said

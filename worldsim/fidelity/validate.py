@@ -4,19 +4,23 @@ Held-out episodes are dealt in two: even ones calibrate, odd ones are what the c
 sees `context` recorded rows and then imagines `horizon` steps. Teacher-forced: all rows are foreseen from those before.
 """
 
+import copy
 import json
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from worldsim.devices import Device
 from worldsim.fidelity import heads, one_step, open_loop
-from worldsim.fidelity.curves import scales
+from worldsim.fidelity.curves import Sums, added, scales, told
 from worldsim.fidelity.films import films
-from worldsim.fidelity.loops import loop_closure
-from worldsim.fidelity.measures import Bools, auroc, calibration_error, reliability, trust_curve, weighted_mean
+from worldsim.fidelity.loops import Loops, loop_closure
+from worldsim.fidelity.measures import Bools, Sum, auroc, calibration_error, reliability, trust_curve
 from worldsim.fidelity.page import page
 from worldsim.fidelity.unseen import halves
 from worldsim.fidelity.verdict import verdict
@@ -47,6 +51,7 @@ class ValidateConfig(BaseModel):
     windows: int = Field(64, ge=2)
     tolerance_db: float = Field(10.0, gt=0)
     seed: int = Field(0, ge=0)
+    device: Device = "auto"
     out: Path | None = None
 
 
@@ -69,7 +74,7 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     and world have other spaces, ConfigError where memory runs out.
     """
     keep_freed_memory()
-    world, rollouts = load(config.world), Rollouts(config.data)
+    world, rollouts = load(config.world, config.device), Rollouts(config.data)
     arrays = rollouts.arrays()
     check_numbers(config.data, arrays)
     episodes = halves(world.manifest, rollouts, arrays)
@@ -78,24 +83,31 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     yardstick = Yardstick.of(world, arrays, episodes[0], config.tolerance_db, config.seed)
     job = Job(config, world, arrays, *episodes, yardstick)
     certificate: dict[str, Any] = {"kind": "fidelity", "worldsim": world.manifest.worldsim, "env": _env(world)}
-    certificate |= {"data": rollouts.content_hash, "context": config.context, "windows": config.windows}
+    certificate |= {"data": rollouts.content_hash, "context": config.context}
     certificate |= {"episodes_calibrating": len(episodes[0]), "episodes_reported": len(episodes[1])}
     certificate |= {"horizon": asked, "horizons": list(range(1, config.horizon + 1))}
     certificate |= {"tolerance_db": config.tolerance_db}
-    appetite = f"windows={config.windows} and horizon={config.horizon}; lower one of them"
+    draws = [
+        open_loop.Draw.of(arrays, half, config.context, config.horizon, count, config.seed + number)
+        for number, (half, count) in enumerate(
+            zip(episodes, (CALIBRATING * config.windows, config.windows), strict=True)
+        )
+    ]
+    certificate["windows"] = len(draws[1].places)
+    appetite = f"horizon={config.horizon}; lower it"
     with Bar("validate", 5, progress) as bar, enough_memory(appetite):
-        told, warm = _teacher_forced(job)
-        certificate |= told
+        forced, warm = _teacher_forced(job)
+        certificate |= forced
         bar.at(1)
-        trust = _calibrated(job)
+        trust = _calibrated(job, draws[0])
         bar.at(2)
-        told, cut, errors = _open_loop(job, trust)
-        certificate |= told
+        imagined, errors = _open_loop(job, draws[1], trust)
+        certificate |= imagined
         certificate["verdict"] = verdict(certificate)
         bar.at(4)
         calibration = Calibration(trust, *warm)
         calibrated = World(world.manifest, world.model, world.starts, calibration)
-        shown = films(calibrated, cut, config.context, errors)
+        shown = films(calibrated, draws[1], errors)
     out = config.out or config.world
     write_atomically(out / FILE, calibration.to_json())
     write_atomically(out / "fidelity.png", shown.strip)
@@ -114,61 +126,80 @@ def _teacher_forced(job: Job) -> tuple[dict[str, Any], tuple[float, float]]:
     config, world = job.config, job.world
     limit, length = PIECES * config.windows, config.horizon
     chosen = [_some(job.arrays, each, length, limit, config.seed) for each in (job.calibrating, job.reporting)]
-    parts = [one_step.pieces(world, job.arrays, each, length) for each in chosen]
-    cut = one_step.joined(parts)
-    reported = np.repeat([False, True], [len(part.begin) for part in parts])
-    followed = one_step.follow(world, job.arrays, cut, reported, length, job.yardstick, config.seed)
+    followed = one_step.follow_all(world, job.arrays, chosen, length, job.yardstick, config.seed)
     taught, seen = (followed.foreseen.where(followed.foreseen.reported == which) for which in (False, True))
-    head = world.model.reward
+    head = copy.deepcopy(world.model.reward).cpu()  # what was foreseen lies there
     warm = (
         heads.reward_temperature(head, taught.reward, taught.actual_reward),
         heads.end_temperature(taught.end, taught.ended),
     )
     reward = heads.reward_figures(head, seen, warm[0])
-    accuracy = {
-        leaf: _overall(each["model"], followed.counts) for leaf, each in followed.curves.get("accuracy", {}).items()
-    }
+    curves = followed.curves()
+    accuracy = {leaf: _overall(each["model"], followed.counts) for leaf, each in curves.get("accuracy", {}).items()}
     figures = {"transitions": len(seen.ended), "accuracy": accuracy, "reward_error": reward["error"]}
     figures |= {"termination": heads.end_figures(seen, warm[1]), "reward": reward}
-    return {"one_step": figures, "teacher_forced": _by_leaf(followed.curves)}, warm
+    return {"one_step": figures, "teacher_forced": _by_leaf(curves)}, warm
 
 
-def _calibrated(job: Job) -> Trust:
+def _calibrated(job: Job, draw: open_loop.Draw) -> Trust:
     """Doubt and trust on windows of the calibrating half."""
-    config = job.config
-    count = CALIBRATING * config.windows
-    cut = open_loop.cut(job.world, job.arrays, job.calibrating, config.context, config.horizon, count, config.seed)
-    rolled = open_loop.roll(job.world, cut.state, cut.action, config.horizon)
-    within = job.yardstick.within(rolled.observation, cut.observation)
-    curve = trust_curve(rolled.doubt[cut.mask], within[cut.mask])
-    return Trust(*curve, familiar=float(rolled.novelty[cut.mask].max()))
+    doubt, right, novelty = [], [], []
+    for cut in open_loop.batches(job.world, draw):
+        rolled = open_loop.roll(job.world, cut.state, cut.action, draw.horizon)
+        right.append(job.yardstick.within(rolled.observation, cut.observation)[cut.mask])
+        doubt.append(rolled.doubt[cut.mask])
+        novelty.append(float(rolled.novelty[cut.mask].max()))
+    return Trust(*trust_curve(np.concatenate(doubt), np.concatenate(right)), familiar=max(novelty))
 
 
-def _open_loop(job: Job, trust: Trust) -> tuple[dict[str, Any], open_loop.Windows, NDArray[np.float64]]:
-    """Figures of the reporting half's windows; the windows, and how far off each was, for the films."""
-    config, world, yardstick = job.config, job.world, job.yardstick
-    place = config.context, config.horizon, config.windows, config.seed + 1
-    cut = open_loop.cut(world, job.arrays, job.reporting, *place)
-    model = open_loop.roll(world, cut.state, cut.action, config.horizon)
-    shuffled = open_loop.roll(world, cut.state, open_loop.others_actions(cut.action), config.horizon)
-    found = _by_leaf(open_loop.measured(yardstick, cut, model.observation, shuffled.observation))
-    for first in list(found.get("psnr_by_leaf", {}).values())[:1]:
-        found["psnr"] = first
-    found["ssim"] = {leaf: each["model"] for leaf, each in found.get("ssim_by_leaf", {}).items()}
-    found["ms_ssim_scales"] = scales(yardstick)
-    found["controllability"] = open_loop.controllability(world, yardstick, cut, model.observation, config.seed)
+class Imagined(NamedTuple):
+    """What is kept of some windows once they have been imagined. Axes: B windows, T steps, N steps inside them."""
+
+    curves: Sums
+    random: Sums  # under random actions
+    loops: Loops
+    whole: Sum  # whether every leaf is within tolerance
+    trusted: NDArray[np.float64]  # (N,)
+    within: dict[str, Bools]  # leaf -> (N,)
+    off: NDArray[np.float64]  # (B,)
+
+
+def _imagined(job: Job, cut: open_loop.Windows, trust: Trust, actions: gym.Space[Any]) -> Imagined:
+    world, yardstick, horizon = job.world, job.yardstick, job.config.horizon
+    model = open_loop.roll(world, cut.state, cut.action, horizon)
+    shuffled = open_loop.roll(world, cut.state, cut.others, horizon)
+    curves = open_loop.measured(yardstick, cut, model.observation, shuffled.observation)
+    random = open_loop.under_random_actions(world, yardstick, cut, model.observation, actions)
     real, own = (
         {name: np.concatenate([cut.before[name], rows], 1) for name, rows in each.items()}
         for each in (cut.observation, model.observation)
     )
-    found["loop_closure"] = loop_closure(yardstick, real, own, np.pad(cut.mask, ((0, 0), (1, 0)), constant_values=True))
+    loops = loop_closure(yardstick, real, own, np.pad(cut.mask, ((0, 0), (1, 0)), constant_values=True))
     trusted = trust.of(model.doubt, model.novelty)[cut.mask].astype(np.float64)
     within = yardstick.within_by_leaf(model.observation, cut.observation)
-    whole = np.logical_and.reduce(list(within.values()))
-    found["within"], found["windows_at"] = weighted_mean(whole, cut.mask), cut.mask.sum(0).tolist()
-    found["trust"] = _judged(trusted, whole[cut.mask])
-    found["trust"]["auroc_by_leaf"] = {leaf: auroc(trusted, each[cut.mask]) for leaf, each in within.items()}
-    return found, cut, yardstick.distance(model.observation, cut.observation, cut.mask)
+    whole = Sum.of(np.logical_and.reduce(list(within.values())), cut.mask)
+    off = yardstick.distance(model.observation, cut.observation, cut.mask)
+    return Imagined(curves, random, loops, whole, trusted, {leaf: each[cut.mask] for leaf, each in within.items()}, off)
+
+
+def _open_loop(job: Job, draw: open_loop.Draw, trust: Trust) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """Figures of the reporting half's windows, and how far off each of them was."""
+    actions = open_loop.uniform_actions(job.world, job.config.seed)
+    parts = [_imagined(job, cut, trust, actions) for cut in open_loop.batches(job.world, draw)]
+    found = _by_leaf(told(added([part.curves for part in parts])))
+    for first in list(found.get("psnr_by_leaf", {}).values())[:1]:
+        found["psnr"] = first
+    found["ssim"] = {leaf: each["model"] for leaf, each in found.get("ssim_by_leaf", {}).items()}
+    found["ms_ssim_scales"] = scales(job.yardstick)
+    found["controllability"] = open_loop.controllability(added([part.random for part in parts]), draw.horizon)
+    found["loop_closure"] = reduce(Loops.plus, (part.loops for part in parts)).told()
+    whole = added([part.whole for part in parts])
+    found["within"], found["windows_at"] = whole.mean(), whole.weight.astype(int).tolist()
+    trusted = np.concatenate([part.trusted for part in parts])
+    within = {leaf: np.concatenate([part.within[leaf] for part in parts]) for leaf in parts[0].within}
+    found["trust"] = _judged(trusted, np.logical_and.reduce(list(within.values())))
+    found["trust"]["auroc_by_leaf"] = {leaf: auroc(trusted, each) for leaf, each in within.items()}
+    return found, np.concatenate([part.off for part in parts])
 
 
 def _judged(trust: NDArray[np.float64], within: Bools) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from worldsim.devices import Device
 from worldsim.errors import ConfigError, DatasetError, SpaceMismatchError
 from worldsim.play import frames
 from worldsim.play.frames import AMBER, GREEN, GREY, RED, WHITE, Picture
@@ -43,6 +44,7 @@ class LookConfig(BaseModel):
     count: int = Field(4, ge=1)
     fps: int = Field(8, ge=1, le=50)
     seed: int = Field(0, ge=0)
+    device: Device = "auto"
 
 
 class Imagined(NamedTuple):
@@ -75,7 +77,7 @@ def show(config: LookConfig) -> Path:
             f"out={config.out} must end in .gif, or in .png for an animated PNG; "
             "other kinds can be made from these: ffmpeg -i look.gif look.mp4"
         )
-    world, rollouts = load(config.world), Rollouts(config.data)
+    world, rollouts = load(config.world, config.device), Rollouts(config.data)
     if (world.observation_space, world.action_space) != (rollouts.observation_space, rollouts.action_space):
         raise SpaceMismatchError(
             f"data={config.data} does not fit world={config.world}: their spaces differ; give rollouts of the same env"

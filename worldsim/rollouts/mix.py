@@ -5,8 +5,9 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +16,16 @@ from worldsim.errors import DatasetError, SpaceMismatchError
 from worldsim.rollouts.arrays import Arrays, joined
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.sampling import Ints, split
+
+
+class HasSpaces(Protocol):
+    """Rollouts, a World or an environment."""
+
+    @property
+    def observation_space(self) -> gym.Space[Any]: ...
+
+    @property
+    def action_space(self) -> gym.Space[Any]: ...
 
 
 class Mix:
@@ -77,14 +88,23 @@ def unseen(rollouts: Rollouts, trained_on: Mapping[str, Any]) -> Ints:
 
 
 def _same_spaces(a: Rollouts, b: Rollouts) -> None:
+    if apart := difference(b, a):
+        raise SpaceMismatchError(
+            f"data={b.path} does not go with data={a.path}: {apart}; give data sets of the same spaces"
+        )
+
+
+def difference(a: HasSpaces, b: HasSpaces) -> str | None:
+    """The first leaf in which the spaces of `a` are not those of `b`, in words; None where they are the same."""
     for kind in ("observation", "action"):
-        ours, theirs = ({leaf.name: leaf.space for leaf in spaces.leaves(getattr(r, f"{kind}_space"))} for r in (a, b))
-        for name in [*ours, *theirs]:
-            if ours.get(name) != theirs.get(name):
-                raise SpaceMismatchError(
-                    f"data={b.path} does not go with data={a.path}: {kind} '{name}' is {theirs.get(name)}, "
-                    f"not {ours.get(name)}; give data sets of the same spaces"
-                )
+        own, others = (
+            {leaf.name: leaf.space for leaf in spaces.leaves(getattr(each, f"{kind}_space"))} for each in (a, b)
+        )
+        for name in [*others, *own]:
+            if own.get(name) != others.get(name):
+                found, wanted = own.get(name, "absent"), others.get(name, "absent")
+                return " ".join(f"{kind} '{name}' is {found}, not {wanted}".split())
+    return None
 
 
 def check_numbers(path: Path, arrays: Arrays) -> None:

@@ -146,11 +146,21 @@ def windows(arrays: Arrays, episodes: Ints, length: int, count: int, rng: np.ran
     """
     if len(episodes) == 0:
         raise DatasetError("no episodes to take windows from; collect more steps or hold more out")
+    total = int(places(arrays, episodes, length).sum())
+    return window_at(arrays, episodes, length, rng.integers(total, size=count))
+
+
+def places(arrays: Arrays, episodes: Ints, length: int) -> Ints:
+    """How many different windows of `length` rows each episode has, at least one."""
+    return np.asarray(np.maximum(1, np.diff(arrays.start)[episodes] - length + 1))
+
+
+def window_at(arrays: Arrays, episodes: Ints, length: int, chosen: Ints) -> Batch:
+    """The windows at the given places, which are numbered through from one episode to the next."""
     begin, end = arrays.start[episodes], arrays.start[np.asarray(episodes) + 1]
-    total = np.cumsum(np.maximum(1, end - begin - length + 1))
-    draw = rng.integers(total[-1], size=count)
-    episode = np.searchsorted(total, draw, side="right")
-    first_row = begin[episode] + draw - np.concatenate([[0], total])[episode]
+    total = np.cumsum(places(arrays, episodes, length))
+    episode = np.searchsorted(total, chosen, side="right")
+    first_row = begin[episode] + chosen - np.concatenate([[0], total])[episode]
     rows = first_row[:, None] + np.arange(length)
     last = end[episode][:, None] - 1
     return gather(arrays, np.minimum(rows, last), rows <= last)

@@ -1,4 +1,4 @@
-"""An observation as a picture that a person can read: image leaves scaled up, or bars where there is no image."""
+"""An observation as a picture that a person can read: images and boards scaled up, or bars where there are none."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -16,6 +16,7 @@ GAP = 4  # pixels between image leaves
 BACKGROUND = 24  # grey level
 BAR_WIDTH, BAR_HEIGHT, MAX_BARS = 256, 12, 64
 NAMED_FROM, NAMES_SHARE, MAX_NAMED = 160, 0.4, 24  # bars have names from that width on, in that share of it
+SMALLEST_BOARD = 3  # cells, in height and width, of classes that are drawn as a picture
 INK = 190  # grey level of the names
 COLOURS = np.array([[94, 156, 211], [214, 138, 76]], dtype=np.uint8)  # leaves take turns
 
@@ -68,7 +69,7 @@ def draw(
 
     Every grid in it is about `height` pixels high; where there is none, bars are `width` pixels wide.
     """
-    images = [_pixels(leaf, observation[leaf.name]) for leaf in observed if leaf.kind in ("image", "field")]
+    images = [_pixels(leaf, observation[leaf.name]) for leaf in observed if _grid(leaf)]
     if not images:
         return bars(observed, observation, width)
     return side_by_side([scale_up(image, max(1, round(height / image.shape[0]))) for image in images])
@@ -118,11 +119,19 @@ def elided(text: str, width: float, font: Font) -> str:
     return text + "…"
 
 
+def _grid(leaf: Leaf) -> tuple[int, ...] | None:
+    """(H, W, C) of a leaf that is seen as a picture: an image, a field, or a board of classes, one or three a cell."""
+    if leaf.kind != "categorical":
+        return leaf.shape if len(leaf.shape) == 3 else None
+    shape = (*(leaf.space.shape or ()), 1)[:3] if isinstance(leaf.space, spaces.MultiDiscrete) else ()
+    return shape if len(shape) == 3 and min(shape[:2]) >= SMALLEST_BOARD and shape[2] in (1, 3) else None
+
+
 def _pixels(leaf: Leaf, values: np.ndarray) -> np.ndarray:
-    """An image or a field as (H, W, 3) uint8."""
+    """An image, a field or a board as (H, W, 3) uint8."""
     if leaf.kind == "image":
         return to_rgb(values)
-    return to_rgb((255 * _places(leaf, values)).astype(np.uint8).reshape(leaf.shape))
+    return to_rgb((255 * _places(leaf, values)).astype(np.uint8).reshape(_grid(leaf)))
 
 
 def _places(leaf: Leaf, values: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from worldsim.devices import device_of
 from worldsim.errors import ConfigError
 from worldsim.models.checkpoint import WorldManifest, open_world
 from worldsim.models.world_model import WorldModel
@@ -278,8 +279,11 @@ def _fused(device: torch.device) -> Callable[..., Tick]:
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", sample: bool = True, fused: bool = False) -> World:
-    """Opens a world's directory. Raises CheckpointError, in one line, where it cannot be used. See `World`."""
-    opened = open_world(path, device)
+    """Opens a world's directory on a device: "auto" takes a GPU where there is one. See `World`.
+
+    Raises CheckpointError, in one line, where the world cannot be used, ConfigError where the device cannot.
+    """
+    opened = open_world(path, device_of(device))
     file = Path(path) / "fidelity.json"
     certificate = json.loads(file.read_text()) if file.is_file() else None
     return World(*opened, Calibration.read(Path(path)), certificate, sample, fused)

@@ -14,13 +14,15 @@ from torch import Generator, Tensor
 from torch.distributed.tensor import DTensor
 
 import worldsim
-from worldsim.errors import ConfigError, SpaceMismatchError
+from worldsim.envs.make import make_env
+from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError, UnknownEnvError
 from worldsim.models.checkpoint import FORMAT, WorldManifest, is_whole, save_world
 from worldsim.models.share import SharedGenerator
 from worldsim.models.world_model import Losses, WorldModel
 from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.fingerprints import fingerprints
-from worldsim.rollouts.mix import Mix
+from worldsim.rollouts.mix import Mix, difference
 from worldsim.rollouts.progress import Bar
 from worldsim.rollouts.sampling import SequenceSampler, Share
 from worldsim.rollouts.segments import Segments
@@ -29,7 +31,7 @@ from worldsim.training.feed import Feed
 from worldsim.training.memory import enough_memory, keep_freed_memory
 from worldsim.training.pace import TRIED, fitted, kept, paces
 from worldsim.training.phases import Phase, at, learning_rate, phases
-from worldsim.training.processes import Objective, gathered, mean_of, share, together, whole_batch
+from worldsim.training.processes import Objective, gathered, is_first, mean_of, share, together, whole_batch
 from worldsim.training.state import TrainingState, saved
 from worldsim.training.statistics import fit_statistics, reward_range
 
@@ -52,6 +54,8 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
     _check_env(config, data)
     taught, _ = data.split(config.trainer.holdout, config.seed)
     manifest = describe(config, data, taught)
+    if progress and is_first():
+        _tell_length(config.trainer.length, manifest.horizon)
     with enough_memory(_appetite(config)):
         _learn(config, data, taught, manifest, watch, progress)
     return manifest
@@ -246,12 +250,41 @@ def recorded_starts(arrays: Arrays, episodes: Any) -> dict[str, torch.Tensor]:
 
 
 def _check_env(config: TrainConfig, data: Mix) -> None:
+    """Each data set must be of the environment: by the id that it was recorded from, or else by its spaces.
+
+    Nothing can be compared where that environment cannot be made here: rollouts are then all that there is of it.
+    """
     for part in data.parts:
         recorded = part.provenance.get("collect", {}).get("env", {}).get("id")
-        if recorded not in (None, config.env.id):
+        if recorded is None:
+            _check_spaces(config, part)
+        elif recorded != config.env.id:
             raise SpaceMismatchError(
                 f"data={part.path} was recorded from {recorded}, but env is {config.env.id}; give the env= of the data"
             )
+
+
+def _check_spaces(config: TrainConfig, part: Rollouts) -> None:
+    try:
+        env = make_env(config.env)
+    except (UnknownEnvError, MissingExtraError):
+        return
+    env.close()
+    if apart := difference(part, env):
+        raise SpaceMismatchError(
+            f"data={part.path} is not of env {config.env.id} as configured: {apart}; "
+            "give the env= of the data, or a name of your own where there is none"
+        )
+
+
+def _tell_length(length: int, horizon: int) -> None:
+    """Said before the training, which one may then think better of."""
+    if horizon + 1 < length:
+        print(
+            f"note: no episode fills a sequence of trainer.length={length}, so sequences run on into the next; "
+            f"the longest has {horizon + 1} rows: trainer.length={horizon + 1} keeps most of them to one",
+            flush=True,
+        )
 
 
 def _appetite(config: TrainConfig) -> str:
