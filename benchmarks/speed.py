@@ -3,10 +3,12 @@
 python benchmarks/speed.py                       # five minutes on two cores; every family at its default size
 python benchmarks/speed.py model=nine            # `ssm` with nine million parameters, as others have
 python benchmarks/speed.py model=ssm model.width=384 device=cuda batches=[1,64,1024] fused=true
+python benchmarks/speed.py model=nine precision=bf16-mixed
 
 64x64x3 frames and 17 actions, fresh weights: speed does not depend on what was learned. An update is forward, backward
 and AdamW of all parts, B=16, T=64. Medians of rounds that are interleaved, after a warm-up. fused=true adds steps that
-`torch.compile` has fused, after a minute or two of compiling for each batch size.
+`torch.compile` has fused, after a minute or two of compiling for each batch size, precision=bf16-mixed steps with
+products in bf16, and both together both.
 """
 
 import platform
@@ -14,6 +16,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -27,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import worldsim
 from worldsim.models.checkpoint import FORMAT, WorldManifest
-from worldsim.models.config import AnyModelConfig, RSSMConfig, SSMConfig, TransformerConfig
+from worldsim.models.config import AnyModelConfig, Precision, RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.models.world_model import Batch, WorldModel
 from worldsim.simulator import WorldVectorEnv
 from worldsim.simulator.world import World
@@ -47,14 +50,14 @@ def main(arguments: list[str]) -> None:
     given = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
     assert isinstance(given, dict)
     device, batches = torch.device(given.pop("device", "cpu")), given.pop("batches", [1, 64, 1024])
-    model, fused = given.pop("model", None), given.pop("fused", False)
+    model, fused, precision = given.pop("model", None), given.pop("fused", False), given.pop("precision", "32-true")
     if given:
-        known = "model, model.<key>, device, batches, fused"
+        known = "model, model.<key>, device, batches, fused, precision"
         sys.exit(f"benchmarks/speed.py has no key '{next(iter(given))}'; it takes {known}")
     keep_freed_memory()
     Console().print(f"{machine(device)}; torch {torch.__version__}, worldsim {worldsim.__version__}, seed 0")
     for config in described(model):
-        report(config, device, batches, fused)
+        report(config, device, batches, fused, precision)
 
 
 def described(model: Any) -> list[Any]:
@@ -67,7 +70,7 @@ def described(model: Any) -> list[Any]:
     return [TypeAdapter(AnyModelConfig).validate_python(keys)]
 
 
-def report(config: Any, device: torch.device, batches: list[int], fused: bool) -> None:
+def report(config: Any, device: torch.device, batches: list[int], fused: bool, precision: Precision) -> None:
     """One model's table."""
     manifest = WorldManifest(
         format=FORMAT,
@@ -88,14 +91,15 @@ def report(config: Any, device: torch.device, batches: list[int], fused: bool) -
     model.termination.net[-1].bias.data.fill_(-20)  # no episode ends while its steps are counted
     parameters = sum(parameter.numel() for parameter in model.parameters())
     runs: dict[str, tuple[int, Callable[[], Any]]] = {}
-    for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        runs[f"update, frames, {name}"] = (B * T, update(model, device, kind, "all"))
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        runs[f"update, frames, {name}"] = (B * T, update(model, device, dtype, "all"))
     if model.dynamics.separable:
         for part in ("codec", "rest"):
             runs[f"update of {part} alone, frames, bf16"] = (B * T, update(model, device, torch.bfloat16, part))
     start = {"value": torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8, device=device)}
-    for how in ("", "fused ") if fused else ("",):
-        world = World(manifest, model, start, fused=bool(how))
+    precisions: dict[str, Precision] = {"": "32-true"} | ({} if precision == "32-true" else {"bf16 ": precision})
+    for fusing, short in product(("", "fused ") if fused else ("",), precisions):
+        world, how = World(manifest, model, start, fused=bool(fusing), precision=precisions[short]), fusing + short
         for batch in batches:
             runs[f"{how}latent steps, B={batch}"] = (batch, stepping(world, batch, "latent"))
             runs[f"{how}decoded frames, B={batch}"] = (batch, stepping(world, batch, "frame"))

@@ -1,6 +1,7 @@
 """The environments on a World that was loaded from its directory, with a network in it."""
 
 from pathlib import Path
+from typing import get_args
 
 import gymnasium as gym
 import numpy as np
@@ -11,14 +12,16 @@ from gymnasium.vector import SyncVectorEnv
 
 import worldsim
 from tests.simulator.stub_world import IMAGE_SPACE
+from worldsim.models.config import Precision
 from worldsim.play.look import look
 from worldsim.rollouts.arrays import Arrays
 from worldsim.simulator import WorldEnv, WorldVectorEnv
 from worldsim.simulator.conformance import check_world
 
 
-def test_keeps_what_an_environment_promises(world_folder: Path) -> None:
-    check_world(worldsim.load(world_folder))
+@pytest.mark.parametrize("precision", get_args(Precision))
+def test_keeps_what_an_environment_promises(world_folder: Path, precision: Precision) -> None:
+    check_world(worldsim.load(world_folder, precision=precision))
 
 
 def test_has_the_spaces_of_the_real_environment_and_starts_from_recorded_observations(world_folder: Path) -> None:

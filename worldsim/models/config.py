@@ -4,6 +4,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+Precision = Literal["32-true", "bf16-mixed"]  # of products, in training and in stepping, as Lightning has it
+
 
 class ModelConfig(BaseModel):
     """What every world model has, whatever its family: encoder, decoder and heads."""

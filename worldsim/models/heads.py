@@ -116,9 +116,9 @@ class Ensemble(nn.Module):
 
     def forward(self, past: Tensor) -> Tensor:
         """past (N, F) to predictions (M, N, projected)."""
-        hidden = F.silu(torch.addmm(self.bias.to(past.dtype), past, self.enter.to(past.dtype)))
+        hidden = F.silu(torch.addmm(self.bias, past, self.enter))
         members_first = hidden.unflatten(-1, (self.members, -1)).transpose(0, 1)
-        return torch.bmm(members_first, self.leave.to(past.dtype)).float()
+        return torch.bmm(members_first, self.leave).float()
 
     def disagreement(self, past: Tensor) -> Tensor:
         """Standard deviation between the members (N,), averaged over the projection."""

@@ -40,12 +40,12 @@ class SlotLinear(nn.Module):
 
     def slots_first(self, x_SND: Tensor) -> Tensor:
         """(S, N, fan_in) to (S, N, fan_out), in any layout: nothing is copied."""
-        return torch.baddbmm(self.bias.to(x_SND.dtype).unsqueeze(1), x_SND, self.weight.to(x_SND.dtype))
+        return torch.baddbmm(self.bias.unsqueeze(1), x_SND, self.weight)
 
     def batch_last(self, x_SND: Tensor) -> Tensor:
         """(S, N, fan_in) to (S, fan_out, N): what is computed across fan_out next then runs along N."""
-        weight, bias = self.weight.to(x_SND.dtype), self.bias.to(x_SND.dtype)
-        return torch.bmm(weight.transpose(1, 2), x_SND.transpose(1, 2)) + bias.unsqueeze(2)
+        product = torch.bmm(self.weight.transpose(1, 2), x_SND.transpose(1, 2))
+        return product + self.bias.to(product.dtype).unsqueeze(2)
 
 
 class SlotsFirst(nn.Module):
@@ -57,10 +57,9 @@ class SlotsFirst(nn.Module):
         self.bias = nn.Parameter(torch.zeros(slots, 1, fan_out)) if bias else None
 
     def forward(self, x_SND: Tensor) -> Tensor:
-        weight = self.weight.to(x_SND.dtype)
         if self.bias is None:
-            return torch.bmm(x_SND, weight)
-        return torch.baddbmm(self.bias.to(x_SND.dtype), x_SND, weight)
+            return torch.bmm(x_SND, self.weight)
+        return torch.baddbmm(self.bias, x_SND, self.weight)
 
 
 class GatedMLP(nn.Module):

@@ -4,6 +4,7 @@ Axes: B batch, T time, N = B*T, S slots, A width of an encoded action.
 """
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
@@ -111,6 +112,14 @@ class WorldModel(nn.Module):
         record_features = self.dynamics.record_features or self.codec.record.classes
         target = len(nvec) * record_features + slots * self.dynamics.dense_features
         self.ensemble = Ensemble(self.dynamics.past_width, target, hidden, config.ensemble)
+
+    def rounded(self) -> "WorldModel":
+        """A copy whose matrices are in bf16: autocast to it, products find them cast and need not do so every time."""
+        rounded = deepcopy(self)
+        for name, parameter in rounded.named_parameters():
+            if parameter.ndim > 1 and min(parameter.shape[-2:]) > 1 and not name.endswith("norm"):
+                parameter.data = parameter.data.bfloat16()
+        return rounded
 
     def observe(
         self,

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 from worldsim.devices import device_of
 from worldsim.errors import ConfigError
 from worldsim.models.checkpoint import WorldManifest, open_world
+from worldsim.models.config import Precision
 from worldsim.models.world_model import WorldModel
 from worldsim.simulator.calibration import Calibration, Trust
 from worldsim.simulator.noise import places, uniforms
@@ -85,6 +86,8 @@ class World:
     sample: draw each future from the predicted distribution; False takes the most probable one.
     fused: a tick is compiled (`torch.compile`) into few large operations, on CUDA into a captured graph. The first step
     of every batch size takes up to a minute for it. Raises ConfigError where there is no compiler.
+    precision: "bf16-mixed" steps with products in bf16. Where the processor has it 64 worlds step up to twice as often,
+    a single one more slowly. States, norms and draws stay in fp32, as does all that follows real observations.
     Without a calibration (`worldsim validate` writes one) trust is 0: nothing is known about it.
     """
 
@@ -97,8 +100,12 @@ class World:
         certificate: dict[str, Any] | None = None,
         sample: bool = True,
         fused: bool = False,
+        precision: Precision = "32-true",
     ):
+        if precision not in get_args(Precision):
+            raise ConfigError(f"precision={precision}: must be {' or '.join(map(repr, get_args(Precision)))}")
         self.manifest, self.model, self.starts = manifest, model.eval(), dict(starts)
+        self._rounded = self.model.rounded() if precision == "bf16-mixed" else None
         self.calibration, self.certificate, self.sample = calibration, certificate, sample
         self.observation_space = space_from_json(manifest.observation_space)
         self.action_space = space_from_json(manifest.action_space)
@@ -192,7 +199,8 @@ class World:
         """What `step` is told by: everything but trust, still on the device."""
         heats = (self.calibration.reward, self.calibration.termination) if self.calibration else (1.0, 1.0)
         given = {name: self._tensor(value) for name, value in actions.items()}
-        return self._tick(self.model, state, given, observe, self._chance, heats)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._rounded is not None):
+            return self._tick(self._rounded or self.model, state, given, observe, self._chance, heats)
 
     def take(self, mask: NDArray[np.bool_], state: WorldState) -> WorldState:
         """The worlds where `mask` (B,) is true."""
@@ -278,12 +286,18 @@ def _fused(device: torch.device) -> Callable[..., Tick]:
     return run
 
 
-def load(path: str | Path, device: str | torch.device = "cpu", sample: bool = True, fused: bool = False) -> World:
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    sample: bool = True,
+    fused: bool = False,
+    precision: Precision = "32-true",
+) -> World:
     """Opens a world's directory on a device: "auto" takes a GPU where there is one. See `World`.
 
-    Raises CheckpointError, in one line, where the world cannot be used, ConfigError where the device cannot.
+    Raises CheckpointError, in one line, where the world cannot be used, ConfigError where device or precision cannot.
     """
     opened = open_world(path, device_of(device))
     file = Path(path) / "fidelity.json"
     certificate = json.loads(file.read_text()) if file.is_file() else None
-    return World(*opened, Calibration.read(Path(path)), certificate, sample, fused)
+    return World(*opened, Calibration.read(Path(path)), certificate, sample, fused, precision)

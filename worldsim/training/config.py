@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from worldsim.envs.make import EnvConfig
-from worldsim.models.config import AnyModelConfig
+from worldsim.models.config import AnyModelConfig, Precision
 
 
 class TrainerConfig(BaseModel):
@@ -29,7 +29,7 @@ class TrainerConfig(BaseModel):
     alpha: float = Field(0.6, ge=0, le=1)
     ends: float = Field(0.0, ge=0, lt=1)
     correction: float = Field(0.4, ge=0, le=1)
-    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    precision: Precision = "bf16-mixed"
     accelerator: str = "auto"
     devices: int = Field(1, ge=1)
     num_nodes: int = Field(1, ge=1)

@@ -175,7 +175,7 @@ class CodedDynamics(Dynamics):
             now = torch.cat([now, self.embed.of_dense(dense)], -2)
         told = self.enter(now.flatten(-2))
         features = self._features(memory, told, now, led.last)
-        following = {"record": record, "dense": dense, "last": now, "before": led.last, "told": told}
+        following = {"record": record, "dense": dense, "told": told.float(), "last": now.float(), "before": led.last}
         latent = Latent(features, self._slots(record, self.quantise.values(dense)), undecided)
         return following | kept, latent
 
