@@ -16,6 +16,7 @@ from worldsim import faults
 from worldsim.errors import ConfigError
 from worldsim.faults import LOST, Fault, VirtualClock
 from worldsim.faults.conformance import Bench, Outcome
+from worldsim.faults.kinds.changes import FrameChange
 
 from .payloads import RICH, orders
 
@@ -557,3 +558,17 @@ def test_fields_are_swapped_beside_parts_that_have_no_form(odd: Any) -> None:
     for each in struck(on_space(faults.SwappedFields(severity=1.0), 40, space)):
         true, shown = each.answers[0].payload, each.reply.payload
         assert (shown["one"], shown["other"]) == (true["other"], true["one"])
+
+
+CAMERA = [kind for kind in faults.KINDS.values() if issubclass(kind, FrameChange)]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("inner", [faults.OutOfRange, faults.WrongType, faults.NullFields, faults.NonFinite])
+@pytest.mark.parametrize("camera", CAMERA)
+def test_a_camera_takes_what_another_fault_has_left_of_a_frame_as_grey_levels(camera: Any, inner: Any) -> None:
+    plan = [camera(severity=1.0), inner(severity=1.0, rate=1.0, out_of_space=True)]
+    frame = spaces.Box(0, 255, (9, 8, 3), np.uint8)
+    for each in Bench(frame).run(plan, 20):
+        own = [record for record in each.records if record.fault == camera.kind]
+        assert not own or each.reply.payload in frame
