@@ -1,5 +1,6 @@
 """Files that are either wholly there or as they were before."""
 
+import errno
 import os
 import uuid
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Writes a file so that a reader, or a crash at any moment, finds the old or the new one whole. Text: UTF-8."""
+    if not path.name:  # "." and "/"
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

@@ -16,6 +16,7 @@ from worldsim import faults
 from worldsim.errors import ConfigError
 from worldsim.faults import LOST, Fault, VirtualClock
 from worldsim.faults.conformance import Bench, Outcome
+from worldsim.faults.kinds.changes import FrameChange
 
 from .payloads import RICH, orders
 
@@ -142,6 +143,30 @@ def test_until_retried_the_same_call_fails_so_often_and_then_goes_through() -> N
         assert tries in ([True], [False, False, False, True])
     refused = len([record for record in pipeline.records]) / 3
     assert 10 <= refused <= 30
+
+
+@pytest.mark.parametrize(
+    ("action", "other"),
+    [
+        (np.array([0.3]), np.array([0.3 + 1e-12])),  # alike in the eight digits that NumPy prints
+        (np.zeros(2000), np.eye(1, 2000, 1000)[0]),  # of which NumPy prints the ends
+    ],
+)
+def test_until_retried_a_call_that_differs_in_a_bit_is_another_one(action: Any, other: Any) -> None:
+    fault = faults.Unavailable(severity=1.0, rate=1.0, until_retried=1)
+    pipeline = faults.Pipeline([fault], 0, VirtualClock(), None, ("step",))
+    pipeline.start((0,), {})
+    asked = [action, other, action, other]
+    went = [pipeline.exchange("step", {"action": each}, lambda call: faults.Reply({})).ok for each in asked]
+    assert went == [False, False, True, True]
+
+
+def test_until_retried_a_number_is_the_same_call_as_numpys() -> None:
+    fault = faults.Unavailable(severity=1.0, rate=1.0, until_retried=1)
+    pipeline = faults.Pipeline([fault], 0, VirtualClock(), None, ("step",))
+    pipeline.start((0,), {})
+    went = [pipeline.exchange("step", {"action": k}, lambda call: faults.Reply({})).ok for k in (3, np.int64(3))]
+    assert went == [False, True]
 
 
 def test_an_expired_token_is_refused_by_every_tool_until_renewed() -> None:
@@ -518,3 +543,32 @@ def test_numbers_at_the_ends_of_their_type_go_wrong_without_a_warning(space: spa
         on_space(built(severity=1.0), 25, space)
         if issubclass(built, faults.LeafFault):
             on_space(built(severity=1.0, out_of_space=True), 25, space)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        spaces.Graph(spaces.Box(-1, 1, (3,)), spaces.Discrete(4)),
+        spaces.OneOf((spaces.Discrete(3), spaces.Box(-1, 1, (2,)))),
+        spaces.Sequence(spaces.Box(-1, 1, (2,)), stack=True),
+    ],
+)
+def test_fields_are_swapped_beside_parts_that_have_no_form(odd: Any) -> None:
+    space = spaces.Dict(odd=odd, one=spaces.Discrete(900), other=spaces.Discrete(900))
+    for each in struck(on_space(faults.SwappedFields(severity=1.0), 40, space)):
+        true, shown = each.answers[0].payload, each.reply.payload
+        assert (shown["one"], shown["other"]) == (true["other"], true["one"])
+
+
+CAMERA = [kind for kind in faults.KINDS.values() if issubclass(kind, FrameChange)]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("inner", [faults.OutOfRange, faults.WrongType, faults.NullFields, faults.NonFinite])
+@pytest.mark.parametrize("camera", CAMERA)
+def test_a_camera_takes_what_another_fault_has_left_of_a_frame_as_grey_levels(camera: Any, inner: Any) -> None:
+    plan = [camera(severity=1.0), inner(severity=1.0, rate=1.0, out_of_space=True)]
+    frame = spaces.Box(0, 255, (9, 8, 3), np.uint8)
+    for each in Bench(frame).run(plan, 20):
+        own = [record for record in each.records if record.fault == camera.kind]
+        assert not own or each.reply.payload in frame

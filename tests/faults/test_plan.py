@@ -106,6 +106,11 @@ WRONG = {
         6,
         "window.stop must be a whole number of calls, at least 10; got 3",
     ),
+    "a schedule without an end": (
+        "faults:\n  - kind: slow_api\n    schedule: {kind: bursts, mean_calls: .inf}\n",
+        3,
+        "bursts.mean_calls must be a finite number of calls, at least 1; got inf",
+    ),
     "parameters of two schedules": (
         "faults:\n  - kind: slow_api\n    schedule: {kind: after, calls: 3,\n      stop: 9}\n",
         4,

@@ -53,10 +53,16 @@ def test_json_lines_come_in_the_order_of_their_start(tmp_path: Path) -> None:
         ('{"tool": "a"}\n', ":1: latency_s is missing"),
         ('{"tool": "a", "latency_s": 1}\nnothing\n', ":2: not JSON"),
         ('{"tool": "a", "latency_s": NaN}', ":1: latency_s=nan must be a finite number"),
-        ("[1, 2]", ":1: "),
+        ('{"tool": "a", "latency_s": 1e10}', ":1: latency_s=10000000000.0 must be less than"),
+        ('{"tool": "a", "latency_s": 1, "start": "noon"}', ":1: start='noon' must be seconds since 1970 or ISO 8601"),
+        ("[1, 2]", ':1: a list is no call; a call is {"tool": "pay"'),
         ("", "holds no calls"),
         ('{"resourceSpans": []}', "holds no calls"),
-        ('{"resourceSpans": [{"scopeSpans": [{"spans": [{"kind": 3, "name": "a"}]}]}]}', ":1: not OTLP/JSON"),
+        ('{"resourceSpans": null}', "holds no calls"),
+        (
+            '{"resourceSpans": [{"scopeSpans": [{"spans": [{"kind": 3, "name": "a"}]}]}]}',
+            "'startTimeUnixNano' is missing",
+        ),
         ('{"resourceSpans": 3}', ":1: not OTLP/JSON"),
     ],
 )
@@ -139,3 +145,12 @@ def test_otlp_as_a_collector_writes_it(tmp_path: Path) -> None:
     path.write_text(json.dumps({"resourceSpans": [{"resource": service, "scopeSpans": [scope]}]}, indent=2))
     (call,) = read_traces(path)
     assert (call.tool, call.latency_s, call.failure, call.start_s) == ("refund", 5.0, "timeout", 1772443801.5)
+
+
+def test_null_in_a_span_is_nothing_as_in_all_json_of_protocol_buffers(tmp_path: Path) -> None:
+    span = {"name": "pay", "kind": 3, "startTimeUnixNano": "0", "endTimeUnixNano": "2000000000"}
+    odd = {**span, "attributes": None, "status": None}
+    spans = [{"scopeSpans": None}, {"scopeSpans": [{"spans": None}, {"spans": [span, odd]}]}]
+    (tmp_path / "t.json").write_text(json.dumps({"resourceSpans": spans}))
+    plain, null = read_traces(tmp_path / "t.json")
+    assert plain == null and null.latency_s == 2 and null.failure is None

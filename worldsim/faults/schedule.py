@@ -1,5 +1,6 @@
 """When a fault is at work: a small closed set. Calls are counted from 0 in every episode, all tools together."""
 
+import math
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -86,6 +87,6 @@ SCHEDULES: dict[str, type[Schedule]] = {each.kind: each for each in (Always, Aft
 
 
 def _at_least(low: float, name: str, value: object, types: Any = (int, float)) -> None:
-    if not isinstance(value, types) or isinstance(value, bool) or not value >= low:
-        whole = "a whole number" if types is int else "a number"
+    if not isinstance(value, types) or isinstance(value, bool) or not low <= value < math.inf:
+        whole = "a whole number" if types is int else "a finite number"
         raise ConfigError(f"schedule {name} must be {whole} of calls, at least {low}; got {value!r}")

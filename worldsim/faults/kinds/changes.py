@@ -286,7 +286,10 @@ class FrameChange(ColumnChange):
     def column_changed(self, leaf: Leaf, values: NDArray[Any], draws: Draws, struck: Struck) -> NDArray[Any]:
         axes = frames.frame_axes(leaf.space)
         assert axes is not None and isinstance(leaf.space, spaces.Box), f"{leaf.name} is no frame"
-        drawn = self.drawn(frames.as_images(values, axes), self.draws(draws, leaf, struck))
+        images = frames.as_images(values, axes)
+        if images.dtype != np.uint8:  # another fault has been at it
+            images = levels(np.nan_to_num(images))
+        drawn = self.drawn(images, self.draws(draws, leaf, struck))
         return leafwise.bounded(frames.as_frames(levels(drawn), axes), leaf.space)
 
     def draws(self, draws: Draws, leaf: Leaf, struck: Struck) -> Draws:

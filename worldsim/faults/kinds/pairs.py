@@ -69,10 +69,12 @@ def _of_one_form(leaves: Sequence[Leaf], values: Sequence[Values]) -> list[Indic
     found: dict[Any, list[int]] = {}
     for position, (leaf, column) in enumerate(zip(leaves, values, strict=True)):
         first = column[0]
-        form = np.asarray(first)
-        if isinstance(first, str) or form.dtype.kind in "biuf":
-            key = str if isinstance(first, str) else (form.dtype, form.shape, isinstance(leaf.space, spaces.Box))
-            found.setdefault(key, []).append(position)
+        if isinstance(first, str):
+            found.setdefault(str, []).append(position)
+        elif isinstance(first, bool | int | float | np.ndarray | np.generic):  # a graph or a sequence has no form
+            form = np.asarray(first)
+            if form.dtype.kind in "biuf":
+                found.setdefault((form.dtype, form.shape, isinstance(leaf.space, spaces.Box)), []).append(position)
     return [np.array(positions) for positions in found.values() if len(positions) > 1]
 
 

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from worldsim.errors import ConfigError
 from worldsim.faults.exchange import ERRORS
 
+LONGEST_S = 1e9  # no fault can wait longer
+A_CALL = 'a call is {"tool": "pay", "latency_s": 0.2} or more'
 CLIENT = 3  # SpanKind of a call to another service
 STATUSES = {
     401: "unauthorized",
@@ -41,12 +43,12 @@ class TracedCall(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     tool: str = Field(min_length=1)
-    latency_s: float = Field(ge=0, allow_inf_nan=False)
+    latency_s: float = Field(ge=0, le=LONGEST_S, allow_inf_nan=False)
     start: float | datetime | None = None  # seconds since 1970, or ISO 8601, UTC where it does not say
     ok: bool | None = None  # None: by error and status
     error: str | None = None  # one of `worldsim.faults.ERRORS`, or any text
     status: int | None = None  # of HTTP
-    retry_after_s: float | None = Field(None, ge=0, allow_inf_nan=False)
+    retry_after_s: float | None = Field(None, ge=0, le=LONGEST_S, allow_inf_nan=False)
     _names_tool: bool = PrivateAttr(False)
 
     @property
@@ -119,16 +121,23 @@ def _calls(document: Any, where: str) -> Iterator[TracedCall]:
         try:
             yield from _spans(document)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{where}: not OTLP/JSON as OpenTelemetry defines it ({error!r})") from error
+            raise ConfigError(f"{where}: not OTLP/JSON as OpenTelemetry defines it ({_says(error)})") from error
         return
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"{where}: a {type(document).__name__} is no call; {A_CALL}")
     try:
         yield TracedCall.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"][:1]))
-        given = f"{key}={first['input']!r} " if key and first["type"] != "missing" else f"{key} " if key else ""
+        key = first["loc"][0]
+        given = f"{key} " if first["type"] == "missing" else f"{key}={first['input']!r} "
         says = "is missing" if first["type"] == "missing" else first["msg"].replace("Input should", "must")
-        raise ConfigError(f'{where}: {given}{says}; a call is {{"tool": "pay", "latency_s": 0.2}} or more') from error
+        says = "must be seconds since 1970 or ISO 8601" if key == "start" else says
+        raise ConfigError(f"{where}: {given}{says}; {A_CALL}") from error
+
+
+def _says(error: Exception) -> str:
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
 
 
 def _spans(document: Mapping[str, Any]) -> Iterator[TracedCall]:
@@ -136,10 +145,10 @@ def _spans(document: Mapping[str, Any]) -> Iterator[TracedCall]:
 
     Calls of the model itself, which have a `gen_ai.operation.name` and no tool, are none.
     """
-    for resource in document["resourceSpans"]:
-        for scope in resource.get("scopeSpans", []):
-            for span in scope.get("spans", []):
-                said = {each["key"]: _value(each.get("value", {})) for each in span.get("attributes", [])}
+    for resource in document["resourceSpans"] or []:  # in the JSON of protocol buffers null stands for nothing
+        for scope in resource.get("scopeSpans") or []:
+            for span in scope.get("spans") or []:
+                said = {each["key"]: _value(each.get("value")) for each in span.get("attributes") or []}
                 client = span.get("kind") in (CLIENT, "SPAN_KIND_CLIENT") and "gen_ai.operation.name" not in said
                 if "gen_ai.tool.name" in said or client:
                     yield _call(span, said)
@@ -150,7 +159,7 @@ def _call(span: Mapping[str, Any], said: Mapping[str, Any]) -> TracedCall:
     status = said.get("http.response.status_code", said.get("http.status_code"))
     if status is None and str(said.get("error.type")).isdigit():  # as HTTP instrumentations have it
         status = said["error.type"]
-    outcome = span.get("status", {})
+    outcome = span.get("status") or {}
     failed = outcome.get("code") in (2, "STATUS_CODE_ERROR") or "error.type" in said or int(status or 0) >= 400
     error = said.get("error.type") or outcome.get("message") or "error"
     retry_after = said.get("http.response.header.retry-after", [])
@@ -179,5 +188,5 @@ def _value(value: Any) -> Any:
         return None
     ((kind, inner),) = value.items()
     if kind == "arrayValue":
-        return [_value(each) for each in inner.get("values", [])]
+        return [_value(each) for each in inner.get("values") or []]
     return int(inner) if kind == "intValue" else inner

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from worldsim.faults.chance import Words, splitmix
 from worldsim.faults.exchange import Call
 from worldsim.faults.fault import matches
-from worldsim.faults.leafwise import leaves_of, words_of
+from worldsim.faults.leafwise import as_text, leaves_of, words_of
 from worldsim.faults.many.payloads import Payloads, Rows
 from worldsim.spaces import Leaf
 
@@ -93,7 +93,7 @@ class Calls:
         self.asked.settle()
         if self.asked.apart:
             calls = [self.of(row) for row in rows.tolist()]
-            return words_of([f"{call.tool} {dict(call.arguments)!r}" for call in calls])[:, 0]
+            return words_of([f"{call.tool} {as_text(dict(call.arguments))}" for call in calls])[:, 0]
         hashed = np.zeros(len(rows), np.uint64)
         for leaf in self.leaves:
             for word in words_of(self.asked.values(leaf, rows)).T:
