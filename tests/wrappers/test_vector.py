@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -392,6 +393,24 @@ def test_records_are_like_a_list_and_stay_what_they_were() -> None:
             assert records == (others or []) and len(records) == len(others or [])
             assert repr(records) == repr(others or []) and list(records)[:1] == list(records[:1])
     assert any(len(records) for mine in seen for records in mine)
+
+
+@pytest.mark.parametrize("kind", ["wrong_encoding", "invalid_json", "truncated_json", "blur", "frozen_frames"])
+def test_no_frame_and_no_text_of_one_lasts_as_long_as_the_records(kind: str) -> None:
+    def camera() -> gym.Env[Any, Any]:
+        return Witness(gym.spaces.Box(0, 255, (64, 64, 3), np.uint8))
+
+    envs = VectorInjectFaults(SyncVectorEnv([camera] * 2), [faults.KINDS[kind](severity=1.0)])
+    envs.reset(seed=0)
+    for env in envs.unwrapped.envs:  # type: ignore[attr-defined]
+        env._answer = env.observation_space.sample  # which keeps none
+    envs.step(np.zeros(2, int))
+    tracemalloc.start()
+    for _ in range(40):
+        envs.step(np.zeros(2, int))
+    grown = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert grown < 40 * 2 * 2000, f"{grown / 80:.0f} bytes a step of an environment"
 
 
 def test_records_and_seconds_are_of_each_environment() -> None:

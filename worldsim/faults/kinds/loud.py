@@ -27,7 +27,8 @@ class _Unreadable(SomeReplies, BatchChange):
 
     def change(self, struck: Struck, replies: Replies) -> None:
         texts = self.texts(lambda: _results(struck, replies), struck.draws)
-        struck.record(self.kind, lambda: [{"characters": len(text)} for text in texts])
+        lengths = [len(text) for text in texts]  # what is recorded lasts as long as the episode: no texts of frames
+        struck.record(self.kind, lambda: [{"characters": length} for length in lengths])
         replies.garble(struck.rows, texts)
 
     @abstractmethod
