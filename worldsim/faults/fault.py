@@ -138,7 +138,8 @@ class Fault(ABC):
     """Middleware on a call. A fault is a value: all that changes during an episode lives in its `Context`.
 
     Subclasses map `severity` onto their parameters (the table in each docstring). The same call of the same episode
-    draws the same numbers at every severity, so a graver fault strikes wherever a milder one did, and more.
+    draws the same numbers at every severity, so a graver fault strikes wherever a milder one did, and more. (Two kinds
+    strike more, but elsewhere: a cache that is filled less often, and calls that wait for one another.)
 
     Raises ConfigError for parameters out of range.
     """
