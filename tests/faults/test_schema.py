@@ -23,6 +23,7 @@ BEYOND = {  # what no schema can see
     "two schedules",
     "a class that is not there",
     "a class that is no fault",
+    "a schedule without an end",  # JSON has no infinity
 }
 
 
