@@ -65,8 +65,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     begins anew is never faulty, and under SAME_STEP `final_obs` and `final_info` are what the faults left of the end.
 
     Schedules, probabilities, whether a fault strikes and what it does then are worked out for all environments with
-    arrays; texts are written one by one, for those that are struck. Only faults of your own that have no more than
-    `Fault.exchange` are played one environment at a time, as in `InjectFaults`.
+    arrays; texts are written and pixels moved one reply at a time, for those that are struck. Only faults of your own
+    that have no more than `Fault.exchange` are played one environment at a time, as in `InjectFaults`.
 
     A call that is lost must not move its environment, and one that is carried out again moves it alone. A vector
     environment that has `step_some` (`WorldVectorEnv`) does that, and so does a `SyncVectorEnv`. Others move all their
