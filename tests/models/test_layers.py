@@ -96,19 +96,6 @@ def test_categoricals_are_torchs_own() -> None:
     assert_close(mixed.logits.exp(), 0.8 * theirs.probs + 0.2 / 4)
 
 
-def test_straight_through_is_onehot_with_the_gradient_of_the_probabilities() -> None:
-    scores = torch.randn(5, 8, requires_grad=True)
-    weights = torch.randn(5, 2, 4)
-    uniform = torch.rand(5, 2)
-    latents = Categoricals.from_logits(scores, 2)
-    sample = latents.straight_through(uniform)
-    assert ((sample == 0) | (sample == 1)).all() and (sample.sum(-1) == 1).all()
-    assert_close(sample.argmax(-1), draw(latents.logits, uniform))
-    (grad,) = torch.autograd.grad((sample * weights).sum(), scores)
-    (expected,) = torch.autograd.grad((scores.unflatten(-1, (2, 4)).softmax(-1) * weights).sum(), scores)
-    assert_close(grad, expected)
-
-
 def bare_quantiser() -> Quantiser:
     """One that takes its numbers as they are."""
     quantise = Quantiser(slots=1, embed=1, numbers=1, levels=5)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from tests.models.conftest import FAMILIES, built, random_batch
 from worldsim.models.dynamics.recurrence import Moments, follow, limits, recur
 from worldsim.models.dynamics.rssm import RSSM, BlockGRU
-from worldsim.models.layers import Categoricals
+from worldsim.models.layers import draw
 
 FREE, SCALE, UNIMIX = 0.6, 0.1, 0.01
 
@@ -98,8 +98,9 @@ class Sequence:
             rows = zip(h * self.keep[:, t], z * self.keep[:, t], self.actions[:, t], strict=True)
             h = torch.stack([recurrence(self.gru, *row) for row in rows])
             scores = posterior(self.gru, h, self.shown[:, t])
-            latents = Categoricals(mixed(scores, LATENTS).logits)
-            z = latents.straight_through(self.uniform[:, t]).flatten(1)
+            probs = mixed(scores, LATENTS).probs
+            z = one_hot(draw(probs.detach().log(), self.uniform[:, t]), CLASSES) + (probs - probs.detach())
+            z = z.flatten(1)
             moments.append((h, z, scores))
         return Moments(*(torch.stack(parts, 1) for parts in zip(*moments, strict=True)))
 

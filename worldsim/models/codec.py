@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldsim.models.config import ModelConfig
-from worldsim.models.layers import SlotLinear, SlotsFirst, mlp, symexp, symlog
+from worldsim.models.layers import SlotLinear, SlotsFirst, mlp, onehot, symexp, symlog
 from worldsim.spaces import Leaf
 
 Observation = Mapping[str, Tensor]
@@ -194,7 +194,7 @@ class RecordCodec(nn.Module):
 
     def encode(self, indices: Tensor) -> Tensor:
         """(N, V) class indices to (N, V, embed)."""
-        embeds: Tensor = self.enter(F.one_hot(indices, self.classes).to(self.enter.weight.dtype))
+        embeds: Tensor = self.enter(onehot(indices, self.classes).to(self.enter.weight.dtype))
         return embeds
 
     def possible(self, scores: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.models.layers import Outcomes, mlp, symexp, symlog
+from worldsim.models.layers import Outcomes, mlp, onehot, symexp, symlog
 
 NEAR = 4  # bins to either side that tell the same reward
 
@@ -60,7 +60,7 @@ class RewardHead(nn.Module):
 
     def signs(self, log_probs: Tensor) -> Tensor:
         """Log-probabilities (N, 3) of the signs, from those (N, R) of the bins."""
-        kinds = F.one_hot(self.sign(self.values), 3).to(log_probs.dtype)
+        kinds = onehot(self.sign(self.values), 3).to(log_probs.dtype)
         return torch.log((log_probs.exp() @ kinds).clamp_min(1e-12))
 
     def loss(self, features: Tensor, reward: Tensor) -> Tensor:

@@ -145,12 +145,6 @@ class Categoricals(NamedTuple):
             logits = torch.log((1 - unimix) * logits.exp() + unimix / logits.shape[-1])
         return Categoricals(logits)
 
-    def straight_through(self, uniform: Tensor | None) -> Tensor:
-        """One-hot samples (..., K, C), as `draw` takes them, with the gradient of the probabilities."""
-        probs = self.logits.exp()
-        sample = F.one_hot(draw(self.logits.detach(), uniform), self.logits.shape[-1])
-        return sample + (probs - probs.detach())  # in brackets: the values stay exactly one-hot
-
     def kl(self, other: "Categoricals") -> Tensor:
         """KL divergence in nats to `other`, summed over K and C: (...)."""
         return (self.logits.exp() * (self.logits - other.logits)).sum((-1, -2))

@@ -68,13 +68,13 @@ class Batch(NamedTuple):
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The batch with every tensor changed."""
+        return Batch(*(_each(part, change) for part in self))
 
-        def changed(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {name: changed(part) for name, part in value.items()}
-            return None if value is None else change(value)
-
-        return Batch(*map(changed, self))
+    def tensors(self) -> list[Tensor]:
+        """All tensors, always in the same order."""
+        found: list[Tensor] = []
+        self.each(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
+        return found
 
 
 class Losses(NamedTuple):
@@ -83,6 +83,16 @@ class Losses(NamedTuple):
     total: Tensor
     parts: dict[str, Tensor]
     surprise: Tensor | None = None  # (B,) nats: how badly a moment of each sequence was foreseen, on average
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Losses":
+        """The losses with every tensor changed."""
+        return Losses(*(_each(part, change) for part in self))
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _each(part, change) for name, part in value.items()}
+    return None if value is None else change(value)
 
 
 class WorldModel(nn.Module):

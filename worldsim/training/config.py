@@ -30,6 +30,7 @@ class TrainerConfig(BaseModel):
     ends: float = Field(0.0, ge=0, lt=1)
     correction: float = Field(0.4, ge=0, le=1)
     precision: Precision = "bf16-mixed"
+    cuda_graphs: bool = True
     accelerator: str = "auto"
     devices: int = Field(1, ge=1)
     num_nodes: int = Field(1, ge=1)

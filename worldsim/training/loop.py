@@ -18,7 +18,7 @@ from worldsim.envs.make import make_env
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError, UnknownEnvError
 from worldsim.models.checkpoint import FORMAT, WorldManifest, is_whole, save_world
 from worldsim.models.share import SharedGenerator
-from worldsim.models.world_model import Losses, WorldModel
+from worldsim.models.world_model import Batch, Losses, Part, WorldModel
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.fingerprints import fingerprints
@@ -26,6 +26,7 @@ from worldsim.rollouts.mix import Mix, difference
 from worldsim.rollouts.progress import Bar
 from worldsim.rollouts.sampling import SequenceSampler, Share
 from worldsim.rollouts.segments import Segments
+from worldsim.training.captured import Captured, Update, recorder
 from worldsim.training.config import TrainConfig, TrainerConfig
 from worldsim.training.feed import Feed
 from worldsim.training.memory import enough_memory, keep_freed_memory
@@ -38,7 +39,15 @@ from worldsim.training.statistics import fit_statistics, reward_range
 Watch = Callable[[int, dict[str, float], WorldModel, WorldManifest], None]  # step, losses, model: to log or to look
 STARTS = 256  # recorded first observations that a world keeps
 FAR = 100.0  # times the loss that a phase began with: it diverges
-CHANGES_NO_WEIGHT = {"checkpoint_every", "log_every", "accelerator", "devices", "num_nodes", "strategy"}
+CHANGES_NO_WEIGHT = {
+    "checkpoint_every",
+    "log_every",
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "cuda_graphs",
+}
 
 
 def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True) -> WorldManifest:
@@ -99,15 +108,20 @@ class Run:
         self.trainer, self.fabric, self.manifest, self.model, self.feed = config.trainer, fabric, manifest, model, feed
         self.out = config.out
         self.objective = fabric.setup_module(Objective(model.train()))
-        decay, betas = self.trainer.weight_decay, (0.9, 0.95)
-        optimizer = torch.optim.AdamW(self.model.parameters(), betas=betas, weight_decay=decay, fused=True)
+        self.record = recorder(fabric, self.trainer.cuda_graphs)
+        decay, betas, recorded = self.trainer.weight_decay, (0.9, 0.95), self.record is not None
+        rate = torch.zeros((), device=fabric.device) if recorded else 0.0  # set at each update
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(), rate, betas=betas, weight_decay=decay, fused=True, capturable=recorded
+        )
         self.optimizer = cast(_FabricOptimizer, fabric.setup_optimizers(optimizer))
         self.generator = _generator(fabric).manual_seed(config.seed)
         self.state = TrainingState(config.out / "training", model, optimizer, feed, self.generator)
         settings = {**config.model_dump(mode="json", include={"model", "seed"}), "data": manifest.data["hash"]}
         settings["trainer"] = self.trainer.model_dump(mode="json", exclude=CHANGES_NO_WEIGHT)
         self.settings = settings
-        self.began: tuple[int, Tensor] | None = None  # the phase, and the loss that it began with
+        self.phase: int | None = None
+        self.began: Tensor | None = None  # the loss that this phase began with
 
     def go(self, watch: Watch | None, progress: bool) -> None:
         """From wherever it stands to the end. `watch` is called in the first process only."""
@@ -130,20 +144,32 @@ class Run:
         """One update; returns the losses before it, which nothing waits for."""
         plan = self.feed.plan
         number, within = at(step, plan)
+        begins = number != self.phase
+        if begins:
+            self.phase, self.learn = number, self.learning(plan[number].part)
+        rate = learning_rate(within, plan[number], self.trainer.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(within, plan[number], self.trainer.warmup)
-        batch, part = self.feed.take(step), plan[number].part
-        losses: Losses = self.objective(lambda model: model.losses(batch, self.generator, part))
-        self.fabric.backward(losses.total)
-        for child in self.model.children():
-            torch.nn.utils.clip_grad_norm_(list(child.parameters()), self.trainer.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+            group["lr"] = rate if self.record is None else group["lr"].fill_(rate)
+        losses = self.learn(self.feed.take(step))
         if self.feed.listens and losses.surprise is not None:
             self.feed.tell(whole_batch(self.fabric, losses.surprise))
-        if self.began is None or self.began[0] != number:
-            self.began = number, losses.total.detach()
-        return losses.parts | {"total": losses.total.detach()}
+        if begins:
+            self.began = losses.total
+        return losses.parts | {"total": losses.total}
+
+    def learning(self, part: Part) -> Update:
+        """An update as a function of the batch: it teaches a part of the model and returns the losses before it."""
+
+        def learn(batch: Batch) -> Losses:
+            losses: Losses = self.objective(lambda model: model.losses(batch, self.generator, part))
+            self.fabric.backward(losses.total)
+            for child in self.model.children():
+                torch.nn.utils.clip_grad_norm_(list(child.parameters()), self.trainer.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            return losses.each(Tensor.detach)
+
+        return learn if self.record is None else Captured(learn, self.generator, self.record)
 
     def log(self, step: int, parts: dict[str, Tensor], watch: Watch | None) -> None:
         figures = self.check(step, parts)
@@ -155,7 +181,7 @@ class Run:
         """The losses as numbers, averaged over the processes. Raises ConfigError where training has gone wrong."""
         assert self.began is not None
         weights = torch.stack([_sum(parameter) for parameter in self.model.parameters()]).sum()
-        values = mean_of(self.fabric, torch.stack([*parts.values(), self.began[1], weights]))
+        values = mean_of(self.fabric, torch.stack([*parts.values(), self.began, weights]))
         *numbers, first, weight = values.tolist()
         figures = dict(zip(parts, numbers, strict=True))
         wrong = [name for name, value in figures.items() if not math.isfinite(value)]

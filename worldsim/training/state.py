@@ -88,7 +88,9 @@ class TrainingState:
         for name, parameter in self.model.named_parameters():
             keys = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
             if keys:
-                self.optimizer.state[parameter] = {k: v if k == "step" else like(parameter, v) for k, v in keys.items()}
+                self.optimizer.state[parameter] = {
+                    k: v.to(parameter.device) if k == "step" else like(parameter, v) for k, v in keys.items()
+                }
 
 
 def saved(folder: Path) -> list[Path]:

@@ -18,14 +18,13 @@ C their classes, W width of h, U units of a hidden layer, Z = K*C, N uniform num
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from worldsim.models.codec import Slots
 from worldsim.models.config import RSSMConfig
 from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
 from worldsim.models.dynamics.recurrence import Moments, Weights, follow, limits, normalised, recur
-from worldsim.models.layers import Categoricals, SlotLinear, draw, entropy
+from worldsim.models.layers import Categoricals, SlotLinear, draw, entropy, onehot
 from worldsim.models.share import uniform
 
 
@@ -146,7 +145,7 @@ class RSSM(Dynamics):
         drive = self.recur.drive(action_BA)
         h = recur(self.recur.weights(drive.dtype), state["h"], state["z"], drive).h
         prior = self._latents(self.prior(h)).logits
-        z = F.one_hot(draw(prior, noise_BN, min_p), self.classes).flatten(1).to(h.dtype)
+        z = onehot(draw(prior, noise_BN, min_p), self.classes).flatten(1).to(h.dtype)
         return {"h": h, "z": z}, Latent(torch.cat([h, z], -1), None, entropy(prior, min_p))
 
     def _latents(self, scores: Tensor) -> Categoricals:

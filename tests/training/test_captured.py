@@ -1,0 +1,63 @@
+"""Updates that are recorded once and replayed: the same run, bit for bit, and nothing in them that a GPU waits for."""
+
+from collections.abc import Callable
+
+import pytest
+from torch import Generator, Tensor
+
+from tests.training.conftest import MODELS, Make
+from tests.training.tape import on_tape
+from tests.training.test_resume import Stop, equal, stop_at, weights
+from worldsim.models.world_model import Losses
+from worldsim.training import loop
+from worldsim.training.captured import WARM, Recorded
+from worldsim.training.loop import train
+
+
+def again(update: Callable[[], Losses], generator: Generator) -> Recorded:
+    """No record: a replay is the update itself, on the same batch and with the same places for its losses."""
+    places: list[Losses] = []
+
+    def replay() -> None:
+        losses = update()
+        if not places:
+            places.append(losses)
+        for place, value in zip(tensors(places[0]), tensors(losses), strict=True):
+            place.copy_(value)
+
+    class Late(Recorded):
+        """Its losses are known after the first replay."""
+
+        @property
+        def losses(self) -> Losses:  # type: ignore[override]
+            return places[0]
+
+    return Late(replay, None)  # type: ignore[arg-type]
+
+
+def tensors(losses: Losses) -> list[Tensor]:
+    return [losses.total, *losses.parts.values(), *([] if losses.surprise is None else [losses.surprise])]
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "prioritised"])
+@pytest.mark.parametrize("family", MODELS)
+def test_a_recorded_run_is_the_run(make: Make, monkeypatch: pytest.MonkeyPatch, family: str, sampling: str) -> None:
+    """Over both phases, falling rates, changing batches and a resume, against the same updates done by Python."""
+    logged: dict[str, list[dict[str, float]]] = {"again": [], "tape": []}
+    configs = {}
+    for name, record in (("again", again), ("tape", on_tape)):
+        monkeypatch.setattr(loop, "recorder", lambda *_, record=record: record)
+        config = configs[name] = make(family, name, steps=3 * WARM, codec_steps=3 * WARM, sampling=sampling)
+
+        def watch(step: int, losses: dict[str, float], *_: object, name: str = name) -> None:
+            logged[name].append(losses)
+
+        train(config, watch, progress=False)
+    assert equal(weights(configs["again"]), weights(configs["tape"]))
+    assert logged["again"] == logged["tape"]
+    assert len({losses["reward"] for losses in logged["tape"][-WARM:]}) == WARM  # each update has losses of its own
+    cut = make(family, "cut", steps=3 * WARM, codec_steps=3 * WARM, sampling=sampling, checkpoint_every=2 * WARM)
+    with pytest.raises(Stop):
+        train(cut, stop_at(2 * WARM + 1), progress=False)
+    train(cut, progress=False)
+    assert equal(weights(cut), weights(configs["tape"]))
