@@ -67,7 +67,6 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._seeds = [-1] * num_envs
         self._state: WorldState | None = None
-        self._observation: Arrays = {}
         self._elapsed = np.zeros(num_envs, np.int64)
         self._ended = np.zeros(num_envs, np.bool_)
 
@@ -92,7 +91,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self._restart(mask, options.get("observation"))
         self._elapsed = np.where(mask, 0, self._elapsed)
         self._ended = self._ended & ~mask
-        return self._emit(), {"trust": mask.astype(np.float64), "_trust": mask}
+        return self._emit(self.world.observation(self._here())), {"trust": mask.astype(np.float64), "_trust": mask}
 
     def step(self, actions: Any) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         return self.step_some(actions, np.ones(self.num_envs, np.bool_))
@@ -109,14 +108,14 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         before = self._here()
         after, step = self.world.step(before, batch)
         if mask.all():
-            self._state, self._observation = after, step.observation
+            self._state, observation = after, step.observation
         else:
             self._state = self.world.merge(mask, self.world.take(mask, after), before)
-            moved = {name: array[mask] for name, array in step.observation.items()}
-            self._observation = _placed(mask, moved, self._observation)
+            observation = self.world.observation(self._state)
         new = self._ended & mask
         if new.any():
-            self._restart(new)
+            for name, rows in self._restart(new).items():
+                observation[name][new] = rows
         self._elapsed = np.where(new, 0, self._elapsed + mask)
         trust = np.where(new, 1.0, step.trust.astype(np.float64))
         goes = mask & ~new
@@ -124,7 +123,8 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         terminated = step.terminated & goes
         truncated = self.rules.truncates(self._elapsed, trust, terminated) & goes
         self._ended = np.where(mask, terminated | truncated, self._ended)
-        return self._emit(), reward, terminated, truncated, {"trust": np.where(mask, trust, 0.0), "_trust": mask.copy()}
+        info = {"trust": np.where(mask, trust, 0.0), "_trust": mask.copy()}
+        return self._emit(observation), reward, terminated, truncated, info
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """The last observation of each world as a picture, (H, W, 3) uint8; None where no render_mode was given."""
@@ -132,7 +132,8 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             gym.logger.warn('render() needs render_mode="rgb_array" when the environment is made')
             return None
         observed = leaves(self.single_observation_space)
-        rows = ({name: array[i] for name, array in self._observation.items()} for i in range(self.num_envs))
+        arrays = self.world.observation(self._here())
+        rows = ({name: array[i] for name, array in arrays.items()} for i in range(self.num_envs))
         return tuple(draw(observed, row) for row in rows)
 
     def snapshot(self) -> VectorSnapshot:
@@ -148,10 +149,9 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         if len(snapshot.elapsed) != self.num_envs:
             raise ConfigError(f"a snapshot of {len(snapshot.elapsed)} worlds does not fit num_envs={self.num_envs}")
         self._state, self._elapsed, self._ended = snapshot.state, snapshot.elapsed.copy(), snapshot.ended.copy()
-        self._observation = self.world.observation(self._state)
         for generator, state in zip(self.np_random, snapshot.random, strict=True):
             generator.bit_generator.state = state
-        return self._emit()
+        return self._emit(self.world.observation(self._here()))
 
     def fork(self) -> "WorldVectorEnv":
         """A second environment at this very point; from here each goes its own way."""
@@ -159,22 +159,19 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         other.restore(self.snapshot())
         return other
 
-    def _restart(self, mask: Mask, start: Any = None) -> None:
+    def _restart(self, mask: Mask, start: Any = None) -> Arrays:
         """New episodes for the worlds where mask is true, from recorded starts or from `start`; the others stay.
 
-        Only they are begun: where one world of a thousand ends, beginning all would cost as much as a step.
+        Returns what the new ones see. Only they are begun: where one world of a thousand ends, beginning all would cost
+        as much as a step.
         """
         seeds = [int(self._generator(i).integers(SEED_LIMIT)) for i, new in enumerate(mask) if new]
         if start is None:
             fresh = self.world.start_seeds(seeds)
         else:
             fresh = self.world.encode({name: array[mask] for name, array in self._batch(start).items()}, seeds)
-        observation = self.world.observation(fresh)
-        if mask.all():
-            self._state, self._observation = fresh, observation
-            return
-        self._state = self.world.merge(mask, fresh, self._here())
-        self._observation = _placed(mask, observation, self._observation)
+        self._state = fresh if mask.all() else self.world.merge(mask, fresh, self._here())
+        return self.world.observation(fresh)
 
     def _batch(self, observation: Any) -> Arrays:
         """What the caller starts from, one for all or one for each, as flat arrays (N, ...) in memory of their own."""
@@ -214,19 +211,11 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             raise gym.error.ResetNeeded("Cannot use a WorldVectorEnv without a state: call reset() or restore() first")
         return self._state
 
-    def _emit(self) -> Any:
-        """The last observations as a member of the batched space, in memory of its own."""
-        return unflatten_batch(self.single_observation_space, _own(self._observation))
+    def _emit(self, observation: Arrays) -> Any:
+        """Arrays that the world has given away, as a member of the batched space."""
+        return unflatten_batch(self.single_observation_space, observation)
 
 
 def _own(arrays: Arrays) -> Arrays:
     """Copies, so that neither the world nor the caller can write into the other's memory."""
     return {name: np.array(array) for name, array in arrays.items()}
-
-
-def _placed(mask: Mask, rows: Arrays, arrays: Arrays) -> Arrays:
-    """The arrays (N, ...) with the given rows where mask; those that were there are left as they are."""
-    found = _own(arrays)
-    for name, array in found.items():
-        array[mask] = rows[name]
-    return found

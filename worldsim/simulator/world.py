@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -180,7 +180,8 @@ class World:
 
     def observation(self, state: WorldState) -> Arrays:
         """What was last seen: recorded for a start, decoded after a step. Flat leaves (B, ...)."""
-        return {name: value.to("cpu", copy=True).numpy() for name, value in state.observation.items()}
+        seen = state.observation
+        return dict(zip(seen, _given(seen.values()), strict=True))
 
     @torch.inference_mode()
     def step(
@@ -191,8 +192,11 @@ class World:
         observe: "latent" draws no observation, for planners that read rewards and endings alone; the future is as ever.
         """
         now = self.foresee(state, actions, observe)
-        told = now.reward.cpu().numpy(), now.terminated.cpu().numpy(), self._trust(now.state)
-        return now.state, Step(self.observation(now.state), *told)
+        state, seen = now.state, now.state.observation
+        told = (now.reward, now.terminated, state.doubt, state.novelty)
+        reward, terminated, doubt, novelty, *drawn = _given([*told, *seen.values()])
+        trust = np.zeros_like(doubt) if self.trust is None else self.trust.of(doubt, novelty)
+        return state, Step(dict(zip(seen, drawn, strict=True)), reward, terminated, trust)
 
     @torch.inference_mode()
     def foresee(self, state: WorldState, actions: Mapping[str, NDArray[Any]], observe: Observe = "frame") -> Tick:
@@ -241,13 +245,16 @@ class World:
             for leaf, kind in zip(found, types, strict=True)
         }
 
-    def _trust(self, state: WorldState) -> NDArray[np.float32]:
-        if self.trust is None:
-            return np.zeros(len(state.doubt), np.float32)
-        return self.trust.of(state.doubt.cpu().numpy(), state.novelty.cpu().numpy())
-
     def _tensor(self, value: NDArray[Any]) -> Tensor:
         return torch.as_tensor(np.require(value, requirements=["C", "W"]), device=self.device)
+
+
+def _given(tensors: Collection[Tensor]) -> list[NDArray[Any]]:
+    """Copies that the caller may keep. They travel together, into pinned memory: a device is waited for once."""
+    copies = [tensor.to("cpu", non_blocking=True, copy=True) for tensor in tensors]
+    for device in {tensor.device for tensor in tensors if tensor.is_cuda}:
+        torch.cuda.current_stream(device).synchronize()
+    return [copy.numpy() for copy in copies]
 
 
 def _each(change: Callable[..., Tensor], *states: WorldState) -> WorldState:
