@@ -6,9 +6,9 @@ python benchmarks/speed.py model=ssm model.width=384 device=cuda batches=[1,64,1
 python benchmarks/speed.py model=nine precision=bf16-mixed
 
 64x64x3 frames and 17 actions, fresh weights: speed does not depend on what was learned. An update is forward, backward
-and AdamW of all parts, B=16, T=64. Medians of rounds that are interleaved, after a warm-up. fused=true adds steps that
-`torch.compile` has fused, after a minute or two of compiling for each batch size, precision=bf16-mixed steps with
-products in bf16, and both together both.
+and AdamW of all parts, B=16, T=64; on CUDA also recorded as one graph, as training does it there. Medians of rounds
+that are interleaved, after a warm-up. fused=true adds steps that `torch.compile` has fused, after a minute or two of
+compiling for each batch size, precision=bf16-mixed steps with products in bf16, and both together both.
 """
 
 import platform
@@ -26,20 +26,23 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import worldsim
 from worldsim.models.checkpoint import FORMAT, WorldManifest
 from worldsim.models.config import AnyModelConfig, Precision, RSSMConfig, SSMConfig, TransformerConfig
-from worldsim.models.world_model import Batch, WorldModel
+from worldsim.models.world_model import Batch, Losses, WorldModel
 from worldsim.simulator import WorldVectorEnv
 from worldsim.simulator.world import World
 from worldsim.spaces import space_to_json
+from worldsim.training.captured import Captured, Record, as_cuda_graph
 from worldsim.training.memory import keep_freed_memory
 
 FRAMES = spaces.Box(0, 255, (64, 64, 3), np.uint8)
 ACTIONS = spaces.Discrete(17)
 B, T, ROUNDS = 16, 64, 5
+TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # what products are computed in
 
 
 NINE = SSMConfig(local=True, patch=16, hidden=232, embed=256, variables=16, code_width=24, width=192, head_hidden=96)
@@ -91,11 +94,13 @@ def report(config: Any, device: torch.device, batches: list[int], fused: bool, p
     model.termination.net[-1].bias.data.fill_(-20)  # no episode ends while its steps are counted
     parameters = sum(parameter.numel() for parameter in model.parameters())
     runs: dict[str, tuple[int, Callable[[], Any]]] = {}
-    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        runs[f"update, frames, {name}"] = (B * T, update(model, device, dtype, "all"))
+    records = {"": None} | ({"recorded ": as_cuda_graph} if device.type == "cuda" else {})
+    for (how, record), (name, dtype) in product(records.items(), TYPES.items()):
+        runs[f"{how}update, frames, {name}"] = (B * T, update(model, device, dtype, "all", record))
     if model.dynamics.separable:
-        for part in ("codec", "rest"):
-            runs[f"update of {part} alone, frames, bf16"] = (B * T, update(model, device, torch.bfloat16, part))
+        for (how, record), part in product(records.items(), ("codec", "rest")):
+            run = update(model, device, torch.bfloat16, part, record)
+            runs[f"{how}update of {part} alone, frames, bf16"] = (B * T, run)
     start = {"value": torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8, device=device)}
     precisions: dict[str, Precision] = {"": "32-true"} | ({} if precision == "32-true" else {"bf16 ": precision})
     for fusing, short in product(("", "fused ") if fused else ("",), precisions):
@@ -105,41 +110,47 @@ def report(config: Any, device: torch.device, batches: list[int], fused: bool, p
             runs[f"{how}decoded frames, B={batch}"] = (batch, stepping(world, batch, "frame"))
             runs[f"{how}environment steps, N={batch}"] = (batch, environment(world, batch))
     costs = {what: flops(run) / count for what, (count, run) in runs.items() if not what.startswith("fused")}
-    rate = matrix_rate(device)
+    rates = {name: matrix_rate(device, dtype) for name, dtype in TYPES.items()}
     table = Table(title=f"{config.family}: {parameters / 1e6:.2f} M parameters", title_justify="left")
     for heading in ("what", "per second", "ms", "MFLOP each", "of matrix rate"):
         table.add_column(heading, justify="left" if heading == "what" else "right")
     for what, (count, seconds) in measured(runs, device).items():
         cost = costs[what.removeprefix("fused ")]
-        share = f"{cost * count / seconds / rate:.0%}"
+        share = f"{cost * count / seconds / rates['bf16' if 'bf16' in what else 'fp32']:.0%}"
         table.add_row(what, f"{count / seconds:,.0f}", f"{seconds * 1e3:.2f}", f"{cost / 1e6:.1f}", share)
     Console().print(table)
     state = world.start(1).latent.values()
     Console().print(
         f"a frame is {64 * 64 * 3:,} bytes and the state of a world {sum(part.nbytes for part in state):,}; weights "
-        f"{parameters * 4 / 1e6:.1f} MB in fp32; matrix rate of this machine, fp32: {rate / 1e9:.0f} GFLOP/s\n"
+        f"{parameters * 4 / 1e6:.1f} MB in fp32; matrix rate of this machine: "
+        f"{', '.join(f'{rate / 1e9:,.0f} GFLOP/s in {name}' for name, rate in rates.items())}\n"
     )
 
 
-def update(model: WorldModel, device: torch.device, kind: torch.dtype, part: Any) -> Callable[[], None]:
-    """An update of the model on one batch, as the training loop does it."""
+def update(
+    model: WorldModel, device: torch.device, kind: torch.dtype, part: Any, record: Record | None = None
+) -> Callable[[], Losses]:
+    """An update of the model on one batch, as the training loop does it, recorded or not."""
     rng = np.random.default_rng(0)
     frames = {"value": rng.integers(0, 256, (B, T, 64, 64, 3), np.uint8)}
     arrays = {"observation": frames, "action": {"value": rng.integers(0, 17, (B, T, 1))}}
     arrays |= {"reward": np.zeros((B, T), np.float32), "terminated": np.zeros((B, T), bool)}
     arrays["first"] = np.broadcast_to(np.arange(T) == 0, (B, T)).copy()
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-5, fused=True)
+    batch = Batch.from_numpy(arrays).each(Tensor.pin_memory if device.type == "cuda" else Tensor.clone)
+    rate, recorded = torch.full((), 1e-5, device=device), record is not None
+    optimizer = torch.optim.AdamW(model.parameters(), rate, fused=True, capturable=recorded)
     generator = torch.Generator(device).manual_seed(0)
 
-    def run() -> None:
-        batch = Batch.from_numpy(arrays, device)
+    def learn(batch: Batch) -> Losses:
         with torch.autocast(device.type, kind, enabled=kind != torch.float32):
             losses = model.losses(batch, generator, part)
         losses.total.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        return losses.each(Tensor.detach)
 
-    return run
+    taught = learn if record is None else Captured(learn, generator, record)
+    return lambda: taught(batch.each(lambda value: value.to(device, non_blocking=True)))
 
 
 def stepping(world: World, batch: int, observe: Any) -> Callable[[], None]:
@@ -191,9 +202,9 @@ def flops(run: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
-def matrix_rate(device: torch.device, size: int = 2048) -> float:
-    """Floating-point operations a second of a large matrix product in fp32."""
-    a = torch.randn(size, size, device=device)
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 2048) -> float:
+    """Floating-point operations a second of a large matrix product."""
+    a = torch.randn(size, size, device=device, dtype=dtype)
     for _ in range(2):
         a @ a
     return 2 * size**3 / statistics.median(seconds(lambda: a @ a, 1, device) for _ in range(5))

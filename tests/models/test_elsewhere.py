@@ -22,14 +22,13 @@ ELSEWHERE = torch.device("meta")
 
 
 class Apart(TorchDispatchMode):
-    """No operation reads tensors of two devices; numbers in tensors without axes may be given to any."""
+    """No operation has tensors of two devices; where it only reads a number without axes it may lie anywhere."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        tensors = [
-            value for value in tree_flatten((args, kwargs, result))[0] if isinstance(value, Tensor) and value.dim()
-        ]
-        assert len({tensor.device for tensor in tensors}) <= 1, f"{func} mixes devices"
+        tensors = [value for value in tree_flatten((args, kwargs, result))[0] if isinstance(value, Tensor)]
+        copies = func.overloadpacket.__name__ in ("_to_copy", "to", "copy_")
+        assert len({tensor.device for tensor in tensors if tensor.dim() or copies}) <= 1, f"{func} mixes devices"
         return result
 
 

@@ -15,7 +15,8 @@ from torch.utils._pytree import tree_flatten
 from worldsim.models.world_model import Losses
 from worldsim.training.captured import Recorded
 
-WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique2", "_unique2", "item"}
+WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "repeat_interleave", "bincount"}
+INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}  # by a mask they count it first
 
 
 class Tape(TorchDispatchMode):
@@ -29,10 +30,12 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, func.overloadpacket.__name__
-        if name in WAITS or (name == "index" and any(_is_mask(index) for index in args[1])):
+        if (
+            name in WAITS
+            or (name == "lift_fresh" and args[0].dim())
+            or (name in INDEXED and any(map(_is_mask, args[1])))
+        ):
             raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
-        if name == "lift_fresh" and args[0].dim():
-            raise RuntimeError("operation not permitted when stream is capturing: a copy of what Python made")
         for argument, value in zip(func._schema.arguments, args, strict=False):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 for tensor in tree_flatten(value)[0]:
