@@ -3,14 +3,16 @@
 from collections.abc import Callable
 
 import pytest
+import torch
 from torch import Generator, Tensor
 
 from tests.training.conftest import MODELS, Make
 from tests.training.tape import on_tape
 from tests.training.test_resume import Stop, equal, stop_at, weights
+from worldsim.errors import ConfigError
 from worldsim.models.world_model import Losses
 from worldsim.training import loop
-from worldsim.training.captured import WARM, Recorded
+from worldsim.training.captured import WARM, Recorded, as_cuda_graph
 from worldsim.training.loop import train
 
 
@@ -61,3 +63,42 @@ def test_a_recorded_run_is_the_run(make: Make, monkeypatch: pytest.MonkeyPatch, 
         train(cut, stop_at(2 * WARM + 1), progress=False)
     train(cut, progress=False)
     assert equal(weights(cut), weights(configs["tape"]))
+
+
+class Spoilt:
+    """A recording that went wrong: to end it is an error of its own."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def register_generator_state(self, generator: Generator) -> None: ...
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        raise RuntimeError("capture was invalidated\nand a page about it")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            RuntimeError("operation not permitted\nwhen capturing"),
+            r"^no CUDA graph of an update \(operation not permitted",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory"), "^CUDA out of memory$"),
+        (None, r"^no CUDA graph of an update \(capture was invalidated\); give trainer.cuda_graphs=false$"),
+    ],
+)
+def test_what_cannot_be_recorded_is_a_line(monkeypatch: pytest.MonkeyPatch, wrong: Exception | None, said: str) -> None:
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Spoilt)
+    monkeypatch.setattr(torch.cuda, "graph", Spoilt)
+
+    def update() -> Losses:
+        if wrong is not None:
+            raise wrong
+        return Losses(torch.zeros(()), {})
+
+    expected = torch.OutOfMemoryError if isinstance(wrong, torch.OutOfMemoryError) else ConfigError
+    with pytest.raises(expected, match=said) as error:
+        as_cuda_graph(update, Generator())
+    assert "\n" not in str(error.value)

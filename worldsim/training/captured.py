@@ -40,10 +40,11 @@ def as_cuda_graph(update: Callable[[], Losses], generator: Generator) -> Recorde
     try:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the feed's thread goes on pinning memory
             losses = update()
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
+        cause = error.__context__ or error  # to end a recording that went wrong is an error of its own
+        if isinstance(cause, torch.OutOfMemoryError):
+            raise cause from None
+        reason = str(cause).partition("\n")[0]
         raise ConfigError(f"no CUDA graph of an update ({reason}); give trainer.cuda_graphs=false") from error
     return Recorded(graph.replay, losses)
 
