@@ -167,7 +167,7 @@ def test_a_plans_mistakes_are_told_by_line_and_its_seed_counts() -> None:
     play_both(ours, pair(desk, own.faults)[1], 20)
 
 
-@pytest.mark.parametrize("seed", [None, [4, None, 9]])
+@pytest.mark.parametrize("seed", [None, [4, None, 9], 2**63 - 1, [2**100, None, 0]])
 def test_seeds_are_gymnasiums(seed: Any) -> None:
     ours, theirs = pair(desk, THREE)
     play_both(ours, theirs, 12, seed=3)
