@@ -3,7 +3,7 @@
 And the same for a vector of 256 environments, in microseconds an environment a step.
 
 python benchmarks/faults.py          # about 3 minutes; median of 15 rounds of 5,000 steps (256: 100), interleaved
-python benchmarks/faults.py kinds    # about 4 minutes; each kind by itself, on 256 desks or frames
+python benchmarks/faults.py kinds    # about 5 minutes; each kind by itself, on 256 desks or frames; some on one desk
 """
 
 import platform
@@ -59,6 +59,19 @@ class Trivial(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         return self.observation, 0.0, False, False, {}
+
+
+class Desk(Trivial):
+    """One desk that shows something else at each step: one of four observations in turn."""
+
+    def __init__(self) -> None:
+        self.observation_space = DESK
+        DESK.seed(0)
+        self.shown = [DESK.sample() for _ in range(4)]
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.shown = self.shown[1:] + self.shown[:1]
+        return self.shown[0], 0.0, False, False, {}
 
 
 class TrivialVector(VectorEnv[Any, Any, Any]):
@@ -176,6 +189,17 @@ DESK = gym.spaces.Dict(
         "items": gym.spaces.MultiDiscrete([5] * 8),
     }
 )
+REMEMBER = [  # what was shown or asked before
+    "stale_cache",
+    "previous_answer",
+    "delayed_observation",
+    "eventual_consistency",
+    "other_record",
+    "false_success",
+    "reordered_delivery",
+    "delayed_action",
+    "sticky_action",
+]
 NEEDS_MORE = ("plausible_lie", "empirical_latency")  # a World; a file of latencies
 
 
@@ -190,6 +214,8 @@ def kind_by_kind() -> None:
     plain = {"gymnasium.vector.VectorWrapper": VectorWrapper(Changing(FRAMES))}
     seen = {kind: VectorInjectFaults(Changing(FRAMES), [fault()]) for kind, fault in on_frames.items()}
     report(f"the same, 64x64x3 frames, {ENVS} of them", {**plain, **seen}, vector_microseconds, *plain)
+    one = {kind: InjectFaults(Desk(), [CATALOGUE[kind]()]) for kind in REMEMBER}
+    report("a step of one desk", {"gymnasium.Wrapper": gym.Wrapper(Desk()), **one}, microseconds, "gymnasium.Wrapper")
 
 
 def _changes_frames(fault: type[Fault]) -> bool:

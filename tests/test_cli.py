@@ -130,6 +130,12 @@ def test_help_names_every_verb_and_is_quick() -> None:
     assert all(name in shown and verb.summary in shown for name, verb in VERBS.items())
 
 
+@pytest.mark.parametrize("module", ["worldsim", "worldsim.cli"])
+def test_the_command_line_runs_as_a_module(module: str) -> None:
+    ran = subprocess.run([sys.executable, "-m", module, "quikstart"], capture_output=True, text=True)
+    assert ran.returncode == 2 and ran.stderr.strip().endswith("Did you mean 'quickstart'?")
+
+
 @pytest.mark.parametrize("typed", ["faults", "faults --help", "faults -h"])
 def test_the_first_of_two_words_lists_the_second_ones(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(typed.split()) == 0

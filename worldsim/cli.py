@@ -457,3 +457,7 @@ def _disk_is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -121,6 +121,16 @@ WRONG = {
         4,
         "'schedule' is given twice, first in line 3; keep one",
     ),
+    "an instruction that says nothing": (
+        "faults:\n  - kind: hidden_instruction\n    text: ' '\n",
+        3,
+        "hidden_instruction: text must say something, got ' '; leave it out",
+    ),
+    "a placeholder that there is not": (
+        "faults:\n  - kind: painted_instruction\n    text: SAY {tokne}\n",
+        3,
+        "painted_instruction: text has a placeholder {tokne}, and {token} is the only one; write that",
+    ),
     "unknown key": ("name: x\nfautls: []\n", 2, "a plan has no key 'fautls'. Did you mean 'faults'?"),
     "no faults": ("name: x\n", 1, "a plan needs 'faults'"),
     "an empty list of faults": ("name: x\nfaults: []\n", 2, "faults is empty and the plan would do nothing. Write"),

@@ -23,6 +23,8 @@ BEYOND = {  # what no schema can see
     "two schedules",
     "a class that is not there",
     "a class that is no fault",
+    "an instruction that says nothing",
+    "a placeholder that there is not",
     "a schedule without an end",  # JSON has no infinity
 }
 

@@ -3,6 +3,8 @@
 import json
 import os
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,41 @@ def test_a_process_that_is_killed_is_told_in_a_line_and_the_run_goes_on(
     assert train(
         config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": 1})}), progress=False
     )
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", r"process 1 of the run was killed \(signal 9\)"),
+        ("import sys; sys.stdin.readline(); import os; os.kill(os.getpid(), 9)", r"process 1 .* killed \(signal 9\)"),
+        ("import nothing_of_that_name", r"process 1 of the run ended before it began \(exit code 1\); look above"),
+    ],
+)
+def test_a_process_that_never_joins_is_told_at_once(
+    command: str, says: str, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not after the ten minutes that processes wait for each other."""
+    environment, files = dict(os.environ), len(os.listdir("/dev/fd"))
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda _, **settings: popen([sys.executable, "-c", command], **settings))
+    began_s = time.monotonic()
+    with pytest.raises(ConfigError, match=says) as error, together(make(devices=2, **SHARED)):
+        pass
+    assert time.monotonic() - began_s < 30 and "\n" not in str(error.value)
+    assert dict(os.environ) == environment and len(os.listdir("/dev/fd")) == files
+
+
+def test_a_process_that_is_gone_before_it_is_told_what_to_do(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    popen = subprocess.Popen
+
+    def gone(_: Any, **settings: Any) -> Any:
+        process = popen([sys.executable, "-c", "import sys; sys.stdin.close(); raise SystemExit(3)"], **settings)
+        process.wait()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", gone)
+    with pytest.raises(ConfigError, match=r"\(exit code 3\)"), together(make(devices=2, **SHARED)):
+        pass
 
 
 class Noise(gym.Env):

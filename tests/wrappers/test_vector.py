@@ -18,6 +18,7 @@ from tests.faults.strategies import observation_spaces
 from tests.simulator.stub_world import StubWorld
 from worldsim import faults
 from worldsim.errors import ConfigError
+from worldsim.faults.kinds import refusing
 from worldsim.simulator import WorldEnv, WorldVectorEnv
 from worldsim.wrappers import (
     InjectFaults,
@@ -140,6 +141,12 @@ def test_plans_do_what_they_do_to_an_environment_alone(env_id: str, plan: Any, m
     assert {record.fault for record in records} >= {fault.kind for fault in plan} - {"stale_cache"}
 
 
+def test_calls_that_wait_for_a_retry_are_forgotten_as_on_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refusing, "RETRIED_WITHIN", 2)
+    plan = [faults.Unavailable(severity=1.0, rate=0.5, until_retried=2)]
+    assert play_both(*pair(lambda: gym.make("worldsim/RefundDesk-v0"), plan), 60)
+
+
 GIVEN = ["black_friday", faults.Plan.load("monday_morning"), faults.Unavailable(severity=0.9)]
 
 
@@ -160,7 +167,7 @@ def test_a_plans_mistakes_are_told_by_line_and_its_seed_counts() -> None:
     play_both(ours, pair(desk, own.faults)[1], 20)
 
 
-@pytest.mark.parametrize("seed", [None, [4, None, 9]])
+@pytest.mark.parametrize("seed", [None, [4, None, 9], 2**63 - 1, [2**100, None, 0]])
 def test_seeds_are_gymnasiums(seed: Any) -> None:
     ours, theirs = pair(desk, THREE)
     play_both(ours, theirs, 12, seed=3)

@@ -157,6 +157,8 @@ def same(left: Any, right: Any) -> bool:
 
 def alike(left: Any, right: Any) -> bool:
     """Whether two payloads are alike in structure and in every leaf, to the bit."""
+    if isinstance(left, _FIXED):
+        return type(left) is type(right) and same(left, right)
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return list(left) == list(right) and all(alike(left[key], right[key]) for key in left)
     if isinstance(left, list | tuple) and type(left) is type(right):

@@ -62,7 +62,9 @@ class Struck:
         return len(self.rows)
 
     def __getitem__(self, which: Any) -> "Struck":
-        """Some of these calls, by positions or mask."""
+        """Some of these calls, by positions or mask; these very ones where the mask is true for all."""
+        if isinstance(which, np.ndarray) and which.dtype == np.bool_ and np.count_nonzero(which) == len(self):
+            return self
         return Struck(
             self._contexts,
             self.rows[which],
@@ -105,12 +107,16 @@ class Struck:
 
     def numbers_kept(self, name: str, start: int) -> NDArray[np.int64]:
         """Whole numbers that the fault remembers, (N,), to be written to; `start` until then."""
-        kept: NDArray[np.int64] = self.memory.setdefault(name, np.full(self.count, start))
+        if name not in self.memory:
+            self.memory[name] = np.full(self.count, start)
+        kept: NDArray[np.int64] = self.memory[name]
         return kept
 
     def past(self, name: str, depth: int) -> Past:
         """The last `depth` payloads of each environment that the fault was given to remember under this name."""
-        past: Past = self.memory.setdefault(name, Past(self.count, depth))
+        if name not in self.memory:
+            self.memory[name] = Past(self.count, depth)
+        past: Past = self.memory[name]
         return past
 
     def episode_draws(self, name: str) -> Draws:

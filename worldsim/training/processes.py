@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -32,6 +32,7 @@ from worldsim.training.config import TrainConfig, TrainerConfig
 
 PATIENCE = timedelta(minutes=10)  # that processes wait for each other
 GOODBYE_S = 10  # for a process to end in when all is done
+SIGN = "WORLDSIM_SIGN"  # names the end of a pipe into which a process of this machine says that it is about to join
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
@@ -55,7 +56,8 @@ class Objective(nn.Module):
 def together(config: TrainConfig, in_parts: bool = True) -> Iterator[Fabric]:
     """A Fabric whose processes all run this.
 
-    Raises ConfigError where the devices asked for are not there, or another process of this machine was killed.
+    Raises ConfigError where the devices asked for are not there, or another process of this machine was killed or never
+    came so far.
     in_parts: whether there are updates that teach only a part of the model.
     """
     trainer = config.trainer
@@ -68,11 +70,13 @@ def together(config: TrainConfig, in_parts: bool = True) -> Iterator[Fabric]:
         fabric = _fabric(trainer, in_parts)
         if fabric.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, threads // trainer.devices))
+        _give_sign()
+        _wait_for_signs(workers)
         fabric.launch()
         yield fabric
         for worker in workers:
             with suppress(subprocess.TimeoutExpired):  # it has nothing left to do; `_end` sees to it
-                worker.wait(GOODBYE_S)
+                worker.process.wait(GOODBYE_S)
     except RuntimeError as error:  # gloo and NCCL only tell that a connection is gone
         if killed := _killed(workers):
             raise killed from error
@@ -173,7 +177,14 @@ def _started(fabric: Fabric) -> bool:
     return strategy.cluster_environment.creates_processes_externally
 
 
-def _start(config: TrainConfig) -> list["subprocess.Popen[str]"]:
+class _Worker(NamedTuple):
+    """Another process of this machine."""
+
+    process: "subprocess.Popen[str]"
+    sign: int  # the end of a pipe from which its sign is read; the pipe ends when the process does
+
+
+def _start(config: TrainConfig) -> list[_Worker]:
     """The other processes of this machine; this one becomes the first of them."""
     trainer = config.trainer
     if trainer.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
@@ -186,37 +197,69 @@ def _start(config: TrainConfig) -> list["subprocess.Popen[str]"]:
     command = [sys.executable, "-m", "worldsim.training.worker"]
     workers = []
     for rank in range(1, trainer.devices):
-        environment = {**os.environ, "LOCAL_RANK": str(rank)}
-        worker = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, text=True)
-        assert worker.stdin is not None
-        worker.stdin.write(config.model_dump_json() + "\n")
-        worker.stdin.flush()
-        workers.append(worker)
+        sign, into = os.pipe()
+        environment = {**os.environ, "LOCAL_RANK": str(rank), SIGN: str(into)}
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, text=True, pass_fds=[into])
+        os.close(into)
+        workers.append(_Worker(process, sign))
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # it is gone already, as will be seen when its sign is missing
+            process.stdin.write(config.model_dump_json() + "\n")
+            process.stdin.flush()
     os.environ["LOCAL_RANK"] = "0"
     return workers
 
 
-def _killed(workers: list["subprocess.Popen[str]"]) -> ConfigError | None:
+def _give_sign() -> None:
+    """Say that this process is about to join, where the first one of its machine waits to hear that."""
+    if into := os.environ.pop(SIGN, None):
+        os.write(int(into), b".")
+        os.close(int(into))
+
+
+def _wait_for_signs(workers: list[_Worker]) -> None:
+    """Until all are about to join: who joins first waits for the others, and would not see that one has ended.
+
+    Raises ConfigError for one that has.
+    """
+    for rank, (process, sign) in enumerate(workers, 1):
+        if os.read(sign, 1):
+            continue
+        if process.wait() < 0:
+            raise _was_killed(rank, process)
+        raise ConfigError(
+            f"process {rank} of the run ended before it began (exit code {process.returncode}); look above for what it "
+            "said, or give trainer.devices=1 to see what goes wrong"
+        )
+
+
+def _killed(workers: list[_Worker]) -> ConfigError | None:
     """What to say where a signal has ended one of the other processes; None where none has."""
-    for rank, worker in enumerate(workers, 1):
+    for rank, (process, _) in enumerate(workers, 1):
         with suppress(subprocess.TimeoutExpired):
-            if worker.wait(1) < 0:
-                return ConfigError(
-                    f"process {rank} of the run was killed (signal {-worker.returncode}), as happens where memory runs "
-                    "out; the same command goes on from the last saved state"
-                )
+            if process.wait(1) < 0:
+                return _was_killed(rank, process)
     return None
 
 
-def _end(workers: list["subprocess.Popen[Any]"]) -> None:
-    for worker in workers:
-        assert worker.stdin is not None
-        worker.stdin.close()  # a worker ends with its standard input
+def _was_killed(rank: int, process: "subprocess.Popen[str]") -> ConfigError:
+    return ConfigError(
+        f"process {rank} of the run was killed (signal {-process.returncode}), as happens where memory runs out; the "
+        "same command goes on from the last saved state"
+    )
+
+
+def _end(workers: list[_Worker]) -> None:
+    for process, sign in workers:
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # what it was not told before it ended
+            process.stdin.close()  # a worker ends with its standard input
         try:
-            worker.wait(GOODBYE_S)
+            process.wait(GOODBYE_S)
         except subprocess.TimeoutExpired:
-            worker.kill()
-            worker.wait()
+            process.kill()
+            process.wait()
+        os.close(sign)
 
 
 def _free_port() -> int:

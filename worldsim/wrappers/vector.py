@@ -31,7 +31,7 @@ class VectorFaultSnapshot(NamedTuple):
 
     below: Any
     faults: Any
-    episodes: NDArray[np.int64]
+    episodes: list[tuple[int, int]]
     ended: Mask
     seen: Seen
     infos: dict[str, Any]
@@ -148,7 +148,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._worlds = self._moving() if self._step_s else None
         self._autoreset = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         count = env.num_envs
-        self._episodes = np.stack([-1 - np.arange(count), np.zeros(count, np.int64)], 1)  # seed, resets since
+        self._episodes = [(-1 - row, 0) for row in range(count)]  # seed, which may be beyond 64 bits, and resets since
         self._ended = np.zeros(count, np.bool_)  # whose next step is a reset
         self._seen = Seen(count, self._space, self._leaves, on_error, tidy, not self._pipeline.idle)
         self._infos: dict[str, Any] = {}
@@ -177,7 +177,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         mask = np.array((options or {}).get("reset_mask", np.ones(count, np.bool_)))
         observations, infos = self._bare.reset(seed=seed, options=options)
         seeds = [None] * count if seed is None else seed
-        seeds = [seeds + row for row in range(count)] if isinstance(seeds, int | np.integer) else seeds
+        seeds = [int(seeds) + row for row in range(count)] if isinstance(seeds, int | np.integer) else seeds
         if not mask.all():
             infos = merged(mask, infos, {})
             observations = chosen(self._space, mask, observations, self._seen.batch)
@@ -217,10 +217,9 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     def _begin(self, rows: NDArray[np.int64], seeds: Sequence[int | None], shown: Replies) -> None:
         """Episodes begin in some environments."""
         for row in rows.tolist():
-            given = seeds[row]
-            self._episodes[row] = (self._episodes[row, 0], self._episodes[row, 1] + 1) if given is None else (given, 0)
-        named = [(int(first), int(resets)) for first, resets in self._episodes[rows]]
-        self._pipeline.start(rows, named, shown)
+            given, (first, resets) = seeds[row], self._episodes[row]
+            self._episodes[row] = (first, resets + 1) if given is None else (int(given), 0)
+        self._pipeline.start(rows, [self._episodes[row] for row in rows.tolist()], shown)
         if self._worlds:
             self._worlds.begin(rows)
 

@@ -22,7 +22,6 @@ from worldsim.faults.kinds.changes import (
     frames_of,
     keep_frames,
     same_for_each,
-    those,
 )
 from worldsim.faults.kinds.rows import RowChange
 from worldsim.faults.leafwise import Values
@@ -91,7 +90,7 @@ class DroppedFields(_Unknown, GoneLeaves):
         return super().values_changed(leaf, values, draws, struck)
 
     def note(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck) -> None:
-        those(struck, hit).record(self.kind, same_for_each(leaf, int(hit.sum())))
+        struck[hit].record(self.kind, same_for_each(leaf, int(hit.sum())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,7 +295,7 @@ class _Spells(LeafChange):
         return out
 
     def note(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck) -> None:
-        those(struck, hit).record(self.kind, same_for_each(leaf, int(hit.sum())))
+        struck[hit].record(self.kind, same_for_each(leaf, int(hit.sum())))
 
 
 _BEGINS, _ENDS = 2, 3  # lanes: whether spells begin, and whether they end

@@ -81,9 +81,9 @@ class LeafChange(BatchChange):
         changes, changed = Changes(), np.zeros(len(struck), np.bool_)
         for leaf, draws, wanted in zip(leaves, lanes, self.wanted(leaves, struck).T, strict=True):
             if wanted.any():
-                those_wanted = those(struck, wanted)
-                tried = self.tried(leaf, draws if wanted.all() else draws[wanted], those_wanted, replies)
-                changes += self.noted(leaf, tried, tried.effective, those_wanted)
+                those = struck[wanted]
+                tried = self.tried(leaf, draws if wanted.all() else draws[wanted], those, replies)
+                changes += self.noted(leaf, tried, tried.effective, those)
                 changed[wanted] |= tried.effective
         if changes:
             self.deliver(struck[changed], changes, replies)
@@ -111,7 +111,7 @@ class LeafChange(BatchChange):
 
     def note(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck) -> None:
         """Record what a leaf becomes in the calls `hit`, (n,), one at least."""
-        those(struck, hit).record(self.record_kind, self._telling(leaf, tried.before, tried.after, hit, struck))
+        struck[hit].record(self.record_kind, self._telling(leaf, tried.before, tried.after, hit, struck))
 
     def _telling(self, leaf: Leaf, old: Values, new: Values, hit: Mask, struck: Struck) -> Details:
         """What gives the records' details when somebody asks. It holds on to small values only, and to copies."""
@@ -261,11 +261,6 @@ class GoneLeaves(ShareOfLeaves):
         order = self.order(len(leaves), struck)
         np.put_along_axis(wanted, order[:, : self.leaves_wanted(len(leaves))], True, 1)
         return wanted
-
-
-def those(struck: Struck, mask: Mask) -> Struck:
-    """The struck calls where mask, (n,), is true."""
-    return struck if mask.all() else struck[mask]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,9 @@ from worldsim.faults.many.replies import Replies
 from worldsim.faults.struck import ArrayFault, Floats, Mask, Struck
 from worldsim.spaces import Leaf
 
+RETRIED_WITHIN = 100  # calls: services, too, keep a request's key for a while, and take what comes later for a new one
+_FORGETS = f"One that is not retried within {RETRIED_WITHIN} calls is forgotten"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal(ArrayFault):
@@ -57,10 +60,15 @@ class Refusal(ArrayFault):
 
 @dataclass(frozen=True, kw_only=True)
 class SomeRefused(Refusal):
-    """A share of the calls is refused, each by itself or until it has been retried often enough."""
+    """A share of the calls is refused, each by itself or until it has been retried often enough.
+
+    A refused call that is not retried for `RETRIED_WITHIN` calls of the episode is a new one when it comes again.
+    """
 
     rate: float = number(0.4, 0, 1, "share of the calls that are refused at severity 1")
-    until_retried: int = count(0, 0, 1000, "a refused call is refused until so many retries; 0: each try is by itself")
+    until_retried: int = count(
+        0, 0, 1000, f"a refused call is refused until so many retries; 0: each try is by itself. {_FORGETS}"
+    )
 
     @property
     def share(self) -> float:
@@ -82,38 +90,47 @@ class SomeRefused(Refusal):
         if not self.until_retried:
             return np.ones(len(struck), np.bool_)
         waiting, calls = self._waiting(struck), struck.asked.hashes(struck.rows)
-        again, left = waiting.again(struck.rows, calls)
+        again, left = waiting.again(struck.rows, struck.numbers, calls)
         new = ~again & (struck.uniforms < self.share)
-        waiting.add(struck.rows[new], calls[new], self.until_retried)
+        waiting.add(struck.rows[new], struck.numbers[new], calls[new], self.until_retried)
         return new | again & (left > 0)
 
 
 class _Waiting:
-    """Calls of N environments that are refused until they have been retried: a table of words and counts."""
+    """Calls of N environments that are refused until they have been retried: a table of words and counts.
+
+    Who never calls the same again, as with continuous actions, would fill it without end if nothing was forgotten.
+    """
 
     def __init__(self, count: int) -> None:
-        self._calls, self._left = np.zeros((count, 4), np.uint64), np.zeros((count, 4), np.int64)
+        self._table = np.zeros((count, 4), [("call", np.uint64), ("left", np.int64), ("tried", np.int64)])
 
     def begin(self, rows: Rows) -> None:
         """Episodes of these environments begin, and nothing waits."""
-        self._left[rows] = 0
+        self._table["left"][rows] = 0
 
-    def again(self, rows: Rows, calls: Words) -> tuple[Mask, NDArray[np.int64]]:
+    def again(self, rows: Rows, numbers: NDArray[np.int64], calls: Words) -> tuple[Mask, NDArray[np.int64]]:
         """One try of each of these calls, (n,): which of them wait, and how often they must still be retried."""
-        same = (self._calls[rows] == calls[:, None]) & (self._left[rows] > 0)
+        same = (self._table["call"][rows] == calls[:, None]) & self._waits(rows, numbers)
         waits, place = same.any(1), same.argmax(1)
-        self._left[rows[waits], place[waits]] -= 1
-        return waits, self._left[rows, place]
+        self._table["left"][rows[waits], place[waits]] -= 1
+        self._table["tried"][rows[waits], place[waits]] = numbers[waits]
+        return waits, self._table["left"][rows, place]
 
-    def add(self, rows: Rows, calls: Words, retries: int) -> None:
+    def add(self, rows: Rows, numbers: NDArray[np.int64], calls: Words, retries: int) -> None:
         """These calls wait from now on."""
-        free = self._left[rows] == 0
+        free = ~self._waits(rows, numbers)
         if not free.any(1).all():
-            self._calls = np.concatenate([self._calls, np.zeros_like(self._calls)], 1)
-            self._left = np.concatenate([self._left, np.zeros_like(self._left)], 1)
-            free = self._left[rows] == 0
+            self._table = np.concatenate([self._table, np.zeros_like(self._table)], 1)
+            free = ~self._waits(rows, numbers)
         place = free.argmax(1)
-        self._calls[rows, place], self._left[rows, place] = calls, retries
+        for field, values in (("call", calls), ("left", retries), ("tried", numbers)):
+            self._table[field][rows, place] = values
+
+    def _waits(self, rows: Rows, numbers: NDArray[np.int64]) -> Mask:
+        """Which places of the table, (n, places), hold calls that wait while calls `numbers` are made."""
+        kept: Mask = numbers[:, None] - self._table["tried"][rows] <= RETRIED_WITHIN
+        return kept & (self._table["left"][rows] > 0)
 
 
 @dataclass(frozen=True, kw_only=True)

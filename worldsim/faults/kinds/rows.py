@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from worldsim.faults import leafwise
 from worldsim.faults.chance import Draws
 from worldsim.faults.kinds import frames
-from worldsim.faults.kinds.changes import LEAVES, LeafChange, SomeReplies, Tried, same_for_each, those
+from worldsim.faults.kinds.changes import LEAVES, LeafChange, SomeReplies, Tried, same_for_each
 from worldsim.faults.leafwise import Values
 from worldsim.faults.many.replies import Replies
 from worldsim.faults.struck import Mask, Struck
@@ -78,7 +78,7 @@ class RowChange(SomeReplies, LeafChange):
         return chosen
 
     def note(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck) -> None:
-        those(struck, hit).record(self.kind, same_for_each(leaf, int(hit.sum()), **struck.kept[leaf.name]))
+        struck[hit].record(self.kind, same_for_each(leaf, int(hit.sum()), **struck.kept[leaf.name]))
 
 
 def _has_rows(space: spaces.Space[Any]) -> bool:

@@ -209,7 +209,8 @@ class EventualConsistency(_Stale):
 
     def ages(self, struck: Struck) -> Ages:
         written = self._written(struck)
-        recent = np.roll(written[struck.rows], -1, 1)
+        recent = written[struck.rows]
+        recent[:, :-1] = recent[:, 1:]
         recent[:, -1] = struck.asked.calling(struck.rows, self.writes)
         written[struck.rows] = recent
         return np.where(recent.any(1), self.oldest - recent.argmax(1), 0)

@@ -4,15 +4,19 @@ import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, ValidationError
 
 from worldsim.errors import ConfigError
 from worldsim.faults.exchange import ERRORS
 
 LONGEST_S = 1e9  # no fault can wait longer
 A_CALL = 'a call is {"tool": "pay", "latency_s": 0.2} or more'
+MUST_BE = {
+    "start": "must be seconds since 1970 or ISO 8601",
+    "ok": "must be true or false, without quotes; leave it out where it is not known",
+}
 CLIENT = 3  # SpanKind of a call to another service
 STATUSES = {
     401: "unauthorized",
@@ -37,17 +41,22 @@ ERROR_WORDS = {  # what error texts of clients have in them, in lower case -> ki
 }
 
 
+def _whole(value: Any) -> Any:
+    """429.0 is the whole number 429 in JSON, and what some tables write where others have no status."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class TracedCall(BaseModel):
     """One call of a tool. Other keys than these may be there and are not read."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)  # "no" would be a guess at false, 1 at true
 
     tool: str = Field(min_length=1)
     latency_s: float = Field(ge=0, le=LONGEST_S, allow_inf_nan=False)
-    start: float | datetime | None = None  # seconds since 1970, or ISO 8601, UTC where it does not say
+    start: float | Annotated[datetime, Strict(False)] | None = None  # seconds since 1970, or ISO 8601, UTC by default
     ok: bool | None = None  # None: by error and status
     error: str | None = None  # one of `worldsim.faults.ERRORS`, or any text
-    status: int | None = None  # of HTTP
+    status: Annotated[int, BeforeValidator(_whole)] | None = None  # of HTTP
     retry_after_s: float | None = Field(None, ge=0, le=LONGEST_S, allow_inf_nan=False)
     _names_tool: bool = PrivateAttr(False)
 
@@ -132,7 +141,7 @@ def _calls(document: Any, where: str) -> Iterator[TracedCall]:
         key = first["loc"][0]
         given = f"{key} " if first["type"] == "missing" else f"{key}={first['input']!r} "
         says = "is missing" if first["type"] == "missing" else first["msg"].replace("Input should", "must")
-        says = "must be seconds since 1970 or ISO 8601" if key == "start" else says
+        says = MUST_BE.get(str(key), says)
         raise ConfigError(f"{where}: {given}{says}; {A_CALL}") from error
 
 

@@ -82,7 +82,7 @@ def _each(space: gym.Space[Any], batch: Any, count: int) -> list[Any]:
 def _structured(space: gym.Space[Any], rows: Mapping[int, Any]) -> bool:
     """Whether values have the parts that those of the space have."""
     if isinstance(space, spaces.Dict):
-        return all(isinstance(value, Mapping) and value.keys() == space.keys() for value in rows.values())
+        return all(isinstance(value, Mapping) and value.keys() == space.spaces.keys() for value in rows.values())
     if isinstance(space, spaces.Tuple):
         return all(isinstance(value, tuple) and len(value) == len(space) for value in rows.values())
     return True

@@ -42,10 +42,9 @@ class Past:
         places = self.known[rows] % self._depth
         self.known[rows] += 1
         batched = payloads.batched(rows)
-        if batched.any():
+        if np.count_nonzero(batched):
             self._add_columns(rows[batched], places[batched], payloads)
-        if self._whole:
-            for place in zip(rows[batched].tolist(), places[batched].tolist(), strict=True):
+            for place in zip(rows[batched].tolist(), places[batched].tolist(), strict=True) if self._whole else ():
                 self._whole.pop(place, None)
         for row, place in zip(rows[~batched].tolist(), places[~batched].tolist(), strict=True):
             self._whole[row, place] = copied(payloads.payload(row))
@@ -62,7 +61,8 @@ class Past:
         """These payloads with what was there `ages`, (n,), payloads ago: 0 is the last one that was added."""
         places = (self.known[rows] - 1 - ages) % self._depth
         batched = self._in_columns(rows, places, payloads)
-        columns = [self._columns[leaf.name][rows[batched], places[batched]] for leaf in self._leaves if batched.any()]
+        leaves = self._leaves if np.count_nonzero(batched) else ()
+        columns = [self._columns[leaf.name][rows[batched], places[batched]] for leaf in leaves]
         alone = {}
         for at in np.flatnonzero(~batched).tolist():
             payload = payloads.payload(int(rows[at]))
@@ -76,7 +76,7 @@ class Past:
         places = (self.known[rows, None] - 1 - ages) % self._depth
         batched = self._in_columns(np.repeat(rows, self._depth), places.ravel(), payloads).reshape(here.shape).all(1)
         different = np.zeros_like(here)
-        for leaf in self._leaves if batched.any() else ():
+        for leaf in self._leaves if np.count_nonzero(batched) else ():
             then = self._columns[leaf.name][rows[batched, None], places[batched]]
             now = np.repeat(_column(payloads.values(leaf, rows[batched])), self._depth, 0)
             different[batched] |= _differing(now, then.reshape(now.shape)).reshape(-1, self._depth)
@@ -134,7 +134,7 @@ class Mixed:
     def write(self, which: Mask, payloads: Payloads) -> None:
         """Put some of them, (n,), in the place of the payloads."""
         columns, wanted = which & self._batched, which[self._batched]
-        for leaf, column in zip(self._leaves, self._columns, strict=False) if columns.any() else ():
+        for leaf, column in zip(self._leaves, self._columns, strict=False) if np.count_nonzero(columns) else ():
             payloads.write(leaf, self._rows[columns], _listed(column[wanted]))
         for at, (_, then) in self._alone.items():
             if which[at]:

@@ -19,7 +19,7 @@ class Replies(Payloads):
     def __init__(self, count: int, *settings: Any, **more: Any) -> None:
         super().__init__(count, *settings, **more)
         self.ok = np.ones(count, np.bool_)
-        self.error = np.full(count, None, object)
+        self.error = np.empty(count, object)  # None, each of them
         self.retry_after_s = np.full(count, np.nan)  # NaN: nothing is said
         self.latency_s = np.zeros(count)
         self.raws: dict[int, str] = {}  # of those that could not be read
