@@ -1,6 +1,7 @@
 """Validation of a small world: what it covers, what it refuses, and figures whose truth is known."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ from gymnasium import spaces
 
 import worldsim
 from tests.models.toy import ENV, ring_rollouts
+from tests.training.conftest import MODELS, TRAINER
 from worldsim.cli import main
 from worldsim.errors import ConfigError, DatasetError
 from worldsim.fidelity import films, one_step, open_loop
@@ -21,11 +23,15 @@ from worldsim.fidelity.unseen import halves, unseen
 from worldsim.fidelity.validate import ValidateConfig, validate
 from worldsim.fidelity.yardstick import Yardstick
 from worldsim.models.checkpoint import read_manifest
+from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.mix import Mix
 from worldsim.rollouts.sampling import split
 from worldsim.simulator.calibration import Calibration
 from worldsim.simulator.world import World
+from worldsim.training.config import TrainConfig
+from worldsim.training.loop import train
 
 SMALL = {"context": 2, "horizon": 6, "windows": 5}
 
@@ -134,7 +140,7 @@ def test_loops_are_closed_by_the_record_and_never_left_by_a_still(yardstick: Yar
 
 def test_only_what_was_held_out_is_used(folder: Path, rollouts: Rollouts) -> None:
     taught, held = split(rollouts.arrays(), 0.4, 0)
-    found = halves(read_manifest(folder), rollouts, rollouts.arrays())
+    found = halves(read_manifest(folder), Mix(rollouts.path))
     assert sorted(np.concatenate(found)) == held.tolist() and not set(taught) & set(np.concatenate(found))
 
 
@@ -152,6 +158,93 @@ def test_other_data_is_used_whole_unless_the_world_has_learned_from_it(
     nothing = manifest.model_copy(update={"data": {**manifest.data, "holdout": 0.0}})
     with pytest.raises(DatasetError, match="holdout=0"):
         unseen(nothing, rollouts, rollouts.arrays())
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Rollouts:
+    """Of the same ring, from other seeds."""
+    out = tmp_path_factory.mktemp("other") / "rollouts"
+    return collect(CollectConfig(env=ENV, steps=150, seed=50, out=out), progress=False)
+
+
+def mixed_world(parts: list[Rollouts], out: Path) -> Path:
+    trainer, data = TRAINER.model_copy(update={"holdout": 0.4}), [part.path for part in parts]
+    train(TrainConfig(env=ENV, model=MODELS["ssm"], trainer=trainer, data=data, out=out), progress=False)
+    return out
+
+
+def contents(arrays: Arrays, episodes: Iterable[int]) -> list[bytes]:
+    """Everything that was seen and done in each of the episodes."""
+    leaves = [*arrays.observation.values(), *arrays.action.values(), arrays.reward]
+    rows = [np.arange(arrays.start[episode], arrays.start[episode + 1]) for episode in episodes]
+    return [b"".join(leaf[each].tobytes() for leaf in leaves) for each in rows]
+
+
+def test_a_world_of_a_mix_is_measured_on_what_each_of_its_parts_held_out(
+    rollouts: Rollouts, other: Rollouts, tmp_path: Path
+) -> None:
+    parts = [rollouts, other]
+    world = mixed_world(parts, tmp_path / "world")
+    data = f"data=[{rollouts.path},{other.path}]"
+    assert main(["validate", f"world={world}", data, "context=2", "horizon=3", "windows=20"]) == 0
+    certificate = json.loads((world / "fidelity.json").read_text())
+    assert certificate["parts"] == [part.content_hash for part in parts] == read_manifest(world).data["parts"]
+    assert certificate["data"] == read_manifest(world).data["hash"]
+    assert all(part.content_hash in (world / "fidelity.html").read_text() for part in parts)
+    held = [split(part.arrays(), 0.4, 0)[1] for part in parts]
+    expected = [*held[0], *(rollouts.episodes + held[1])]
+    calibrating, reported = halves(read_manifest(world), Mix([part.path for part in parts]))
+    assert sorted([*calibrating, *reported]) == expected
+    assert (certificate["episodes_calibrating"], certificate["episodes_reported"]) == (len(calibrating), len(reported))
+    look = ["look", f"world={world}", data, "context=2", "length=3", "count=2", f"out={tmp_path / 'look.gif'}"]
+    assert main(look) == 0 and (tmp_path / "look.gif").stat().st_size
+
+
+def test_each_window_of_each_data_set_is_as_likely(rollouts: Rollouts, other: Rollouts) -> None:
+    mix, expected = Mix([rollouts.path, other.path]), []
+    for part in (rollouts, other):
+        arrays = part.arrays()
+        for begin, end in zip(arrays.start, arrays.start[1:], strict=False):
+            places = range(begin, end - 4) if end - begin >= 5 else ()
+            expected += [arrays.observation["frame"][at : at + 5].tobytes() for at in places]
+    long = np.flatnonzero(np.diff(mix.arrays.start) >= 5)
+    draw = open_loop.Draw.of(mix.arrays, long, 2, 3, 10**6, 0)
+    found = draw.windows(np.arange(len(draw.places)))["observation"]["frame"]
+    assert sorted(window.tobytes() for window in found) == sorted(expected)
+
+
+def test_no_episode_is_used_that_another_data_set_has_taught_or_holds_as_well(
+    rollouts: Rollouts, tmp_path: Path
+) -> None:
+    """Recorded with the same seed, and longer: it begins with the same episodes and is split otherwise."""
+    longer = ring_rollouts(tmp_path / "longer", steps=600)
+    manifest = read_manifest(mixed_world([rollouts, longer], tmp_path / "world"))
+    taught, held = set[bytes](), set[bytes]()
+    for part in (rollouts, longer):
+        for found, episodes in zip((taught, held), split(part.arrays(), 0.4, 0), strict=True):
+            found.update(contents(part.arrays(), episodes))
+    assert taught & held
+    mix = Mix([rollouts.path, longer.path, rollouts.path])
+    calibrating, reported = (contents(mix.arrays, half) for half in halves(manifest, mix))
+    assert sorted([*calibrating, *reported]) == sorted(held - taught)  # each once
+    alone = contents(rollouts.arrays(), unseen(manifest, rollouts, rollouts.arrays()))
+    assert alone and held - taught > set(alone)
+
+
+def test_a_mix_with_data_that_the_world_has_learned_whole_is_refused(
+    folder: Path, rollouts: Rollouts, other: Rollouts, tmp_path: Path
+) -> None:
+    manifest, mix = read_manifest(folder), Mix([other.path, rollouts.path])
+    assert len(np.concatenate(halves(manifest, mix))) == other.episodes + len(split(rollouts.arrays(), 0.4, 0)[1])
+    nothing = manifest.model_copy(update={"data": {**manifest.data, "holdout": 0.0}})
+    with pytest.raises(DatasetError, match=f"learned from all of {rollouts.path}"):
+        halves(nothing, mix)
+    longer = ring_rollouts(tmp_path / "longer", steps=600)
+    with pytest.raises(DatasetError, match=f"episodes in {longer.path} were used to train"):
+        halves(manifest, Mix([rollouts.path, longer.path]))
+    one = collect(CollectConfig(env=ENV, steps=1, seed=77, out=tmp_path / "one"), progress=False)
+    with pytest.raises(DatasetError, match=f"^1 episode of data={one.path} is new to the world, 2 are needed"):
+        halves(manifest, Mix(one.path))
 
 
 def test_horizons_end_with_the_longest_episode_and_a_long_context_is_refused(
