@@ -29,7 +29,7 @@ from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.mix import Mix
 from worldsim.rollouts.sampling import split
 from worldsim.simulator.calibration import Calibration
-from worldsim.simulator.world import World
+from worldsim.simulator.world import Tick, World, WorldState
 from worldsim.training.config import TrainConfig
 from worldsim.training.loop import train
 
@@ -64,13 +64,21 @@ def test_writes_one_certificate_the_same_each_time(folder: Path, rollouts: Rollo
     assert set(certificate["psnr_by_leaf"]["frame"]) == {"model", "copy", "mean", "shuffled"}
     curves_ = [*certificate["psnr_by_leaf"]["frame"].values(), *certificate["accuracy"]["count"].values()]
     assert {len(curve) for curve in curves_} == {SMALL["horizon"]}
+    forced = certificate["teacher_forced"]
+    for measure in (*(key for key in certificate if key.endswith("_by_leaf")), "accuracy"):
+        assert {leaf: set(each) for leaf, each in forced[measure].items()} == {
+            leaf: {"model", "copy", "mean", "shuffled"} for leaf in certificate[measure]
+        }
 
 
 def test_the_page_stands_alone(folder: Path, rollouts: Rollouts, tmp_path: Path) -> None:
     validate(config(folder, rollouts, tmp_path), progress=False)
     page = (tmp_path / "fidelity.html").read_text()
     assert "http" not in page.replace("http-equiv", "") and 'src="data:image/png' in page
-    assert page.count("<svg") >= 3 + 3  # three diagrams of reliability, and the curves of the frame
+    assert page.count("<svg") >= 3 + 2 * 3  # three diagrams of reliability, and twice the curves of the frame
+    forced = page[page.index("Always one step ahead") : page.index("Are its probabilities honest")]
+    tables = [forced.count(f"<td>{name}</td>") for name in ("model", "copy", "mean", "shuffled", "one step")]
+    assert tables == [5, 5, 5, 5, 0]  # four measures of the frame, and the count
 
 
 def test_every_transition_is_foreseen_once_from_all_that_was_before(world: World, rollouts: Rollouts) -> None:
@@ -91,11 +99,45 @@ def test_followed_pieces_tell_what_came(world: World, yardstick: Yardstick, roll
     arrays = rollouts.arrays()
     cut = one_step.pieces(world, arrays, np.arange(5), length=4)
     reported = np.arange(len(cut.begin)) % 2 == 0
-    found = one_step.follow(world, arrays, cut, reported, 4, yardstick, np.random.default_rng(0))
+    others, rng = np.arange(arrays.rows), np.random.default_rng(0)
+    found = one_step.follow(world, arrays, cut, reported, 4, yardstick, others, rng)
     inside = slice(0, arrays.start[5])
     assert found.foreseen.ended.sum() == arrays.terminated[inside].sum()
     assert found.foreseen.actual_reward.sum() == arrays.reward[inside].sum()
     assert sum(found.counts) == found.foreseen.reported.sum() < len(found.foreseen.ended)
+
+
+def test_one_step_stands_beside_the_row_before_the_mean_and_the_actions_of_others(
+    world: World, yardstick: Yardstick, rollouts: Rollouts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the baselines every figure by hand; of the exchanged actions what the world was given."""
+    arrays, length = rollouts.arrays(), 4
+    cut = one_step.pieces(world, arrays, np.arange(6), length)
+    reported = np.arange(len(cut.begin)) % 3 > 0
+    given, foresee = [], world.foresee
+
+    def watched(state: WorldState, action: dict[str, np.ndarray]) -> Tick:
+        given.append(action["value"])
+        return foresee(state, action)
+
+    monkeypatch.setattr(world, "foresee", watched)
+    others = one_step.exchanged(arrays, np.arange(6), np.random.default_rng(1))
+    generator = np.random.default_rng(0)
+    found = one_step.follow(world, arrays, cut, reported, length, yardstick, others, generator).curves()
+    frame, count = arrays.observation["frame"].astype(float), arrays.observation["count"]
+    for step in range(1, length + 1):
+        rows = cut.begin[reported] + step
+        rows = rows[rows <= cut.end[reported]]
+        for name, guess in (("copy", frame[rows - 1]), ("mean", yardstick.mean["frame"].astype(float))):
+            error = (((frame[rows] - guess) / 255) ** 2).mean()
+            assert found["psnr"]["frame"][name][step - 1] == pytest.approx(-10 * np.log10(max(error, 1e-10)), abs=1e-4)
+        copied = found["accuracy"]["count"]["copy"][step - 1]
+        assert copied == pytest.approx((count[rows] == count[rows - 1]).mean())
+        at = np.minimum(cut.begin + step, cut.end)
+        assert np.array_equal(given[2 * step - 2], arrays.action["value"][at])
+        assert np.array_equal(given[2 * step - 1], arrays.action["value"][others[at]])
+    every = np.flatnonzero(~arrays.first[: arrays.start[6]])
+    assert np.array_equal(np.sort(others[every]), every) and (others[every] != every).all()
 
 
 def test_a_perfect_prediction_is_perfect_and_copying_what_stays(yardstick: Yardstick, rollouts: Rollouts) -> None:
@@ -115,15 +157,19 @@ def test_a_world_that_is_deaf_to_actions_cannot_be_controlled(
     world: World, yardstick: Yardstick, rollouts: Rollouts
 ) -> None:
     episodes = np.arange(rollouts.episodes)
-    model = world.model
+    model, arrays = world.model, rollouts.arrays()
     model.act.forward = lambda actions: torch.zeros(*next(iter(actions.values())).shape[:-1], model.act.width)
-    (cut,) = open_loop.batches(world, open_loop.Draw.of(rollouts.arrays(), episodes, 2, 6, 5, seed=0))
+    (cut,) = open_loop.batches(world, open_loop.Draw.of(arrays, episodes, 2, 6, 5, seed=0))
     rolled = open_loop.roll(world, cut.state, cut.action, 6)
     actions = open_loop.uniform_actions(world, 0)
     found = open_loop.controllability(
         open_loop.under_random_actions(world, yardstick, cut, rolled.observation, actions), horizon=6
     )
     assert found["step"] == 4 and found["psnr"]["frame"]["delta"] == 0 == found["accuracy"]["count"]["delta"]
+    forced = one_step.follow_all(world, arrays, (episodes[:2], episodes[2:]), 6, yardstick, 0).curves()
+    for measure, leaf in (("psnr", "frame"), ("accuracy", "count")):
+        assert forced[measure][leaf]["shuffled"] == pytest.approx(forced[measure][leaf]["model"])
+        assert forced[measure][leaf]["copy"] != forced[measure][leaf]["model"]
 
 
 def test_loops_are_closed_by_the_record_and_never_left_by_a_still(yardstick: Yardstick, rollouts: Rollouts) -> None:

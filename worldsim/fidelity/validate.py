@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from worldsim.devices import Device
 from worldsim.fidelity import heads, one_step, open_loop
-from worldsim.fidelity.curves import Sums, added, scales, told
+from worldsim.fidelity.curves import Sums, added, measured, scales, told
 from worldsim.fidelity.films import films
 from worldsim.fidelity.loops import Loops, loop_closure
 from worldsim.fidelity.measures import Bools, Sum, auroc, calibration_error, reliability, trust_curve
@@ -166,7 +166,7 @@ def _imagined(job: Job, cut: open_loop.Windows, trust: Trust, actions: gym.Space
     world, yardstick, horizon = job.world, job.yardstick, job.config.horizon
     model = open_loop.roll(world, cut.state, cut.action, horizon)
     shuffled = open_loop.roll(world, cut.state, cut.others, horizon)
-    curves = open_loop.measured(yardstick, cut, model.observation, shuffled.observation)
+    curves = measured(yardstick, cut.observation, cut.before, model.observation, shuffled.observation, cut.mask)
     random = open_loop.under_random_actions(world, yardstick, cut, model.observation, actions)
     real, own = (
         {name: np.concatenate([cut.before[name], rows], 1) for name, rows in each.items()}
