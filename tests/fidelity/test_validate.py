@@ -14,6 +14,7 @@ import worldsim
 from tests.models.toy import ENV, ring_rollouts
 from tests.training.conftest import MODELS, TRAINER
 from worldsim.cli import main
+from worldsim.envs.make import EnvConfig
 from worldsim.errors import ConfigError, DatasetError
 from worldsim.fidelity import films, one_step, open_loop
 from worldsim.fidelity.curves import blind, curves
@@ -22,7 +23,7 @@ from worldsim.fidelity.table import share, worse
 from worldsim.fidelity.unseen import halves, unseen
 from worldsim.fidelity.validate import ValidateConfig, validate
 from worldsim.fidelity.yardstick import Yardstick
-from worldsim.models.checkpoint import read_manifest
+from worldsim.models.checkpoint import read_manifest, save_world
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import Rollouts
@@ -325,6 +326,31 @@ def test_the_table_shows_no_shares_of_nothing_and_no_minus_nothing() -> None:
         "2.2 dB worse",
         "1.0 dB better",
     ]
+
+
+def test_nothing_has_no_f1_in_the_certificate_on_the_page_and_in_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pendulum never ends and is never paid; its world foretells an end at no step, and then at every one."""
+    env, world, data = EnvConfig(id="Pendulum-v1", max_episode_steps=9), tmp_path / "world", tmp_path / "rollouts"
+    collect(CollectConfig(env=env, steps=90, out=data), progress=False)
+    trainer = TRAINER.model_copy(update={"holdout": 0.5})
+    train(TrainConfig(env=env, model=MODELS["ssm"], trainer=trainer, data=data, out=world), progress=False)
+    for logit in (-50, 50):
+        opened = worldsim.load(world)
+        opened.model.termination.net[-1].bias.data[:] = logit
+        save_world(world, opened.manifest, opened.model, opened.starts)
+        assert main(["validate", f"world={world}", f"data={data}", "context=2", "horizon=3", "windows=4"]) == 0
+        step = json.loads((world / "fidelity.json").read_text())["one_step"]
+        nothing = {"precision": None, "recall": None, "f1": None, "events": 0}
+        assert nothing.items() <= step["termination"].items()
+        assert nothing.items() <= step["reward"]["signs"]["positive"].items()
+        assert step["termination"]["foretold"] == (step["transitions"] if logit > 0 else 0)
+        printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert "ends of episodes F1 – (precision –, recall –, 0 seen)" in printed
+        page, dashes = (world / "fidelity.html").read_text(), "<td>–</td><td>–</td><td>–</td><td>0</td>"
+        for what in ("end of the episode", "reward: positive"):
+            assert f"<tr><td>{what}</td>{dashes}" in page
 
 
 def test_memory_that_runs_out_is_a_line_with_the_knob(
