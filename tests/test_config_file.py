@@ -16,7 +16,7 @@ TYPED = {
     "train": "model=rssm trainer=quick data=[a,b/c] weights=[1,3] env=atari/breakout model.width=64 logger=offline",
     "quickstart": "experiment=debug env=vizdoom/defend_center stress.agents=[random] env.success_return=null",
     "stress": "where=[real] severities=[0.25,1.0] agents=[careful,x.y:z] env.violation_reward=null",
-    "validate": "world=somewhere windows=5",
+    "validate": "world=somewhere windows=5 data=[a,b/c]",
 }
 
 

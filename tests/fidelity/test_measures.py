@@ -105,10 +105,10 @@ def test_changed_pixels_are_those_that_differ_in_any_channel() -> None:
 
 def test_detection_by_hand() -> None:
     said, came = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 0, 1, 1], bool)
-    assert detection(said, came) == pytest.approx((2 / 3, 2 / 3, 2 / 3, 3))
-    assert detection(~said & False, came) == (None, 0, 0, 3)
-    assert detection(said, ~came & False) == (0, None, 0, 0)
-    assert detection(~said & False, ~came & False) == (None, None, None, 0)  # nothing is not done well
+    assert detection(said, came) == pytest.approx((2 / 3, 2 / 3, 2 / 3, 3, 3))
+    assert detection(~said & False, came) == (None, 0, 0, 3, 0)
+    assert detection(said, ~came & False) == (None, None, None, 0, 3)  # nothing is done neither well
+    assert detection(~said & False, ~came & False) == (None, None, None, 0, 0)  # nor badly
 
 
 def test_auroc_and_calibration_error_are_those_of_torchmetrics() -> None:

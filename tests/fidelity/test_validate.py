@@ -1,6 +1,7 @@
 """Validation of a small world: what it covers, what it refuses, and figures whose truth is known."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,9 @@ from gymnasium import spaces
 
 import worldsim
 from tests.models.toy import ENV, ring_rollouts
+from tests.training.conftest import MODELS, TRAINER
 from worldsim.cli import main
+from worldsim.envs.make import EnvConfig
 from worldsim.errors import ConfigError, DatasetError
 from worldsim.fidelity import films, one_step, open_loop
 from worldsim.fidelity.curves import blind, curves
@@ -20,12 +23,16 @@ from worldsim.fidelity.table import share, worse
 from worldsim.fidelity.unseen import halves, unseen
 from worldsim.fidelity.validate import ValidateConfig, validate
 from worldsim.fidelity.yardstick import Yardstick
-from worldsim.models.checkpoint import read_manifest
+from worldsim.models.checkpoint import read_manifest, save_world
+from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.mix import Mix
 from worldsim.rollouts.sampling import split
 from worldsim.simulator.calibration import Calibration
-from worldsim.simulator.world import World
+from worldsim.simulator.world import Tick, World, WorldState
+from worldsim.training.config import TrainConfig
+from worldsim.training.loop import train
 
 SMALL = {"context": 2, "horizon": 6, "windows": 5}
 
@@ -58,13 +65,21 @@ def test_writes_one_certificate_the_same_each_time(folder: Path, rollouts: Rollo
     assert set(certificate["psnr_by_leaf"]["frame"]) == {"model", "copy", "mean", "shuffled"}
     curves_ = [*certificate["psnr_by_leaf"]["frame"].values(), *certificate["accuracy"]["count"].values()]
     assert {len(curve) for curve in curves_} == {SMALL["horizon"]}
+    forced = certificate["teacher_forced"]
+    for measure in (*(key for key in certificate if key.endswith("_by_leaf")), "accuracy"):
+        assert {leaf: set(each) for leaf, each in forced[measure].items()} == {
+            leaf: {"model", "copy", "mean", "shuffled"} for leaf in certificate[measure]
+        }
 
 
 def test_the_page_stands_alone(folder: Path, rollouts: Rollouts, tmp_path: Path) -> None:
     validate(config(folder, rollouts, tmp_path), progress=False)
     page = (tmp_path / "fidelity.html").read_text()
     assert "http" not in page.replace("http-equiv", "") and 'src="data:image/png' in page
-    assert page.count("<svg") >= 3 + 3  # three diagrams of reliability, and the curves of the frame
+    assert page.count("<svg") >= 3 + 2 * 3  # three diagrams of reliability, and twice the curves of the frame
+    forced = page[page.index("Always one step ahead") : page.index("Are its probabilities honest")]
+    tables = [forced.count(f"<td>{name}</td>") for name in ("model", "copy", "mean", "shuffled", "one step")]
+    assert tables == [5, 5, 5, 5, 0]  # four measures of the frame, and the count
 
 
 def test_every_transition_is_foreseen_once_from_all_that_was_before(world: World, rollouts: Rollouts) -> None:
@@ -85,11 +100,45 @@ def test_followed_pieces_tell_what_came(world: World, yardstick: Yardstick, roll
     arrays = rollouts.arrays()
     cut = one_step.pieces(world, arrays, np.arange(5), length=4)
     reported = np.arange(len(cut.begin)) % 2 == 0
-    found = one_step.follow(world, arrays, cut, reported, 4, yardstick, np.random.default_rng(0))
+    others, rng = np.arange(arrays.rows), np.random.default_rng(0)
+    found = one_step.follow(world, arrays, cut, reported, 4, yardstick, others, rng)
     inside = slice(0, arrays.start[5])
     assert found.foreseen.ended.sum() == arrays.terminated[inside].sum()
     assert found.foreseen.actual_reward.sum() == arrays.reward[inside].sum()
     assert sum(found.counts) == found.foreseen.reported.sum() < len(found.foreseen.ended)
+
+
+def test_one_step_stands_beside_the_row_before_the_mean_and_the_actions_of_others(
+    world: World, yardstick: Yardstick, rollouts: Rollouts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the baselines every figure by hand; of the exchanged actions what the world was given."""
+    arrays, length = rollouts.arrays(), 4
+    cut = one_step.pieces(world, arrays, np.arange(6), length)
+    reported = np.arange(len(cut.begin)) % 3 > 0
+    given, foresee = [], world.foresee
+
+    def watched(state: WorldState, action: dict[str, np.ndarray]) -> Tick:
+        given.append(action["value"])
+        return foresee(state, action)
+
+    monkeypatch.setattr(world, "foresee", watched)
+    others = one_step.exchanged(arrays, np.arange(6), np.random.default_rng(1))
+    generator = np.random.default_rng(0)
+    found = one_step.follow(world, arrays, cut, reported, length, yardstick, others, generator).curves()
+    frame, count = arrays.observation["frame"].astype(float), arrays.observation["count"]
+    for step in range(1, length + 1):
+        rows = cut.begin[reported] + step
+        rows = rows[rows <= cut.end[reported]]
+        for name, guess in (("copy", frame[rows - 1]), ("mean", yardstick.mean["frame"].astype(float))):
+            error = (((frame[rows] - guess) / 255) ** 2).mean()
+            assert found["psnr"]["frame"][name][step - 1] == pytest.approx(-10 * np.log10(max(error, 1e-10)), abs=1e-4)
+        copied = found["accuracy"]["count"]["copy"][step - 1]
+        assert copied == pytest.approx((count[rows] == count[rows - 1]).mean())
+        at = np.minimum(cut.begin + step, cut.end)
+        assert np.array_equal(given[2 * step - 2], arrays.action["value"][at])
+        assert np.array_equal(given[2 * step - 1], arrays.action["value"][others[at]])
+    every = np.flatnonzero(~arrays.first[: arrays.start[6]])
+    assert np.array_equal(np.sort(others[every]), every) and (others[every] != every).all()
 
 
 def test_a_perfect_prediction_is_perfect_and_copying_what_stays(yardstick: Yardstick, rollouts: Rollouts) -> None:
@@ -109,15 +158,19 @@ def test_a_world_that_is_deaf_to_actions_cannot_be_controlled(
     world: World, yardstick: Yardstick, rollouts: Rollouts
 ) -> None:
     episodes = np.arange(rollouts.episodes)
-    model = world.model
+    model, arrays = world.model, rollouts.arrays()
     model.act.forward = lambda actions: torch.zeros(*next(iter(actions.values())).shape[:-1], model.act.width)
-    (cut,) = open_loop.batches(world, open_loop.Draw.of(rollouts.arrays(), episodes, 2, 6, 5, seed=0))
+    (cut,) = open_loop.batches(world, open_loop.Draw.of(arrays, episodes, 2, 6, 5, seed=0))
     rolled = open_loop.roll(world, cut.state, cut.action, 6)
     actions = open_loop.uniform_actions(world, 0)
     found = open_loop.controllability(
         open_loop.under_random_actions(world, yardstick, cut, rolled.observation, actions), horizon=6
     )
     assert found["step"] == 4 and found["psnr"]["frame"]["delta"] == 0 == found["accuracy"]["count"]["delta"]
+    forced = one_step.follow_all(world, arrays, (episodes[:2], episodes[2:]), 6, yardstick, 0).curves()
+    for measure, leaf in (("psnr", "frame"), ("accuracy", "count")):
+        assert forced[measure][leaf]["shuffled"] == pytest.approx(forced[measure][leaf]["model"])
+        assert forced[measure][leaf]["copy"] != forced[measure][leaf]["model"]
 
 
 def test_loops_are_closed_by_the_record_and_never_left_by_a_still(yardstick: Yardstick, rollouts: Rollouts) -> None:
@@ -134,7 +187,7 @@ def test_loops_are_closed_by_the_record_and_never_left_by_a_still(yardstick: Yar
 
 def test_only_what_was_held_out_is_used(folder: Path, rollouts: Rollouts) -> None:
     taught, held = split(rollouts.arrays(), 0.4, 0)
-    found = halves(read_manifest(folder), rollouts, rollouts.arrays())
+    found = halves(read_manifest(folder), Mix(rollouts.path))
     assert sorted(np.concatenate(found)) == held.tolist() and not set(taught) & set(np.concatenate(found))
 
 
@@ -152,6 +205,93 @@ def test_other_data_is_used_whole_unless_the_world_has_learned_from_it(
     nothing = manifest.model_copy(update={"data": {**manifest.data, "holdout": 0.0}})
     with pytest.raises(DatasetError, match="holdout=0"):
         unseen(nothing, rollouts, rollouts.arrays())
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Rollouts:
+    """Of the same ring, from other seeds."""
+    out = tmp_path_factory.mktemp("other") / "rollouts"
+    return collect(CollectConfig(env=ENV, steps=150, seed=50, out=out), progress=False)
+
+
+def mixed_world(parts: list[Rollouts], out: Path) -> Path:
+    trainer, data = TRAINER.model_copy(update={"holdout": 0.4}), [part.path for part in parts]
+    train(TrainConfig(env=ENV, model=MODELS["ssm"], trainer=trainer, data=data, out=out), progress=False)
+    return out
+
+
+def contents(arrays: Arrays, episodes: Iterable[int]) -> list[bytes]:
+    """Everything that was seen and done in each of the episodes."""
+    leaves = [*arrays.observation.values(), *arrays.action.values(), arrays.reward]
+    rows = [np.arange(arrays.start[episode], arrays.start[episode + 1]) for episode in episodes]
+    return [b"".join(leaf[each].tobytes() for leaf in leaves) for each in rows]
+
+
+def test_a_world_of_a_mix_is_measured_on_what_each_of_its_parts_held_out(
+    rollouts: Rollouts, other: Rollouts, tmp_path: Path
+) -> None:
+    parts = [rollouts, other]
+    world = mixed_world(parts, tmp_path / "world")
+    data = f"data=[{rollouts.path},{other.path}]"
+    assert main(["validate", f"world={world}", data, "context=2", "horizon=3", "windows=20"]) == 0
+    certificate = json.loads((world / "fidelity.json").read_text())
+    assert certificate["parts"] == [part.content_hash for part in parts] == read_manifest(world).data["parts"]
+    assert certificate["data"] == read_manifest(world).data["hash"]
+    assert all(part.content_hash in (world / "fidelity.html").read_text() for part in parts)
+    held = [split(part.arrays(), 0.4, 0)[1] for part in parts]
+    expected = [*held[0], *(rollouts.episodes + held[1])]
+    calibrating, reported = halves(read_manifest(world), Mix([part.path for part in parts]))
+    assert sorted([*calibrating, *reported]) == expected
+    assert (certificate["episodes_calibrating"], certificate["episodes_reported"]) == (len(calibrating), len(reported))
+    look = ["look", f"world={world}", data, "context=2", "length=3", "count=2", f"out={tmp_path / 'look.gif'}"]
+    assert main(look) == 0 and (tmp_path / "look.gif").stat().st_size
+
+
+def test_each_window_of_each_data_set_is_as_likely(rollouts: Rollouts, other: Rollouts) -> None:
+    mix, expected = Mix([rollouts.path, other.path]), []
+    for part in (rollouts, other):
+        arrays = part.arrays()
+        for begin, end in zip(arrays.start, arrays.start[1:], strict=False):
+            places = range(begin, end - 4) if end - begin >= 5 else ()
+            expected += [arrays.observation["frame"][at : at + 5].tobytes() for at in places]
+    long = np.flatnonzero(np.diff(mix.arrays.start) >= 5)
+    draw = open_loop.Draw.of(mix.arrays, long, 2, 3, 10**6, 0)
+    found = draw.windows(np.arange(len(draw.places)))["observation"]["frame"]
+    assert sorted(window.tobytes() for window in found) == sorted(expected)
+
+
+def test_no_episode_is_used_that_another_data_set_has_taught_or_holds_as_well(
+    rollouts: Rollouts, tmp_path: Path
+) -> None:
+    """Recorded with the same seed, and longer: it begins with the same episodes and is split otherwise."""
+    longer = ring_rollouts(tmp_path / "longer", steps=600)
+    manifest = read_manifest(mixed_world([rollouts, longer], tmp_path / "world"))
+    taught, held = set[bytes](), set[bytes]()
+    for part in (rollouts, longer):
+        for found, episodes in zip((taught, held), split(part.arrays(), 0.4, 0), strict=True):
+            found.update(contents(part.arrays(), episodes))
+    assert taught & held
+    mix = Mix([rollouts.path, longer.path, rollouts.path])
+    calibrating, reported = (contents(mix.arrays, half) for half in halves(manifest, mix))
+    assert sorted([*calibrating, *reported]) == sorted(held - taught)  # each once
+    alone = contents(rollouts.arrays(), unseen(manifest, rollouts, rollouts.arrays()))
+    assert alone and held - taught > set(alone)
+
+
+def test_a_mix_with_data_that_the_world_has_learned_whole_is_refused(
+    folder: Path, rollouts: Rollouts, other: Rollouts, tmp_path: Path
+) -> None:
+    manifest, mix = read_manifest(folder), Mix([other.path, rollouts.path])
+    assert len(np.concatenate(halves(manifest, mix))) == other.episodes + len(split(rollouts.arrays(), 0.4, 0)[1])
+    nothing = manifest.model_copy(update={"data": {**manifest.data, "holdout": 0.0}})
+    with pytest.raises(DatasetError, match=f"learned from all of {rollouts.path}"):
+        halves(nothing, mix)
+    longer = ring_rollouts(tmp_path / "longer", steps=600)
+    with pytest.raises(DatasetError, match=f"episodes in {longer.path} were used to train"):
+        halves(manifest, Mix([rollouts.path, longer.path]))
+    one = collect(CollectConfig(env=ENV, steps=1, seed=77, out=tmp_path / "one"), progress=False)
+    with pytest.raises(DatasetError, match=f"^1 episode of data={one.path} is new to the world, 2 are needed"):
+        halves(manifest, Mix(one.path))
 
 
 def test_horizons_end_with_the_longest_episode_and_a_long_context_is_refused(
@@ -186,6 +326,31 @@ def test_the_table_shows_no_shares_of_nothing_and_no_minus_nothing() -> None:
         "2.2 dB worse",
         "1.0 dB better",
     ]
+
+
+def test_nothing_has_no_f1_in_the_certificate_on_the_page_and_in_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pendulum never ends and is never paid; its world foretells an end at no step, and then at every one."""
+    env, world, data = EnvConfig(id="Pendulum-v1", max_episode_steps=9), tmp_path / "world", tmp_path / "rollouts"
+    collect(CollectConfig(env=env, steps=90, out=data), progress=False)
+    trainer = TRAINER.model_copy(update={"holdout": 0.5})
+    train(TrainConfig(env=env, model=MODELS["ssm"], trainer=trainer, data=data, out=world), progress=False)
+    for logit in (-50, 50):
+        opened = worldsim.load(world)
+        opened.model.termination.net[-1].bias.data[:] = logit
+        save_world(world, opened.manifest, opened.model, opened.starts)
+        assert main(["validate", f"world={world}", f"data={data}", "context=2", "horizon=3", "windows=4"]) == 0
+        step = json.loads((world / "fidelity.json").read_text())["one_step"]
+        nothing = {"precision": None, "recall": None, "f1": None, "events": 0}
+        assert nothing.items() <= step["termination"].items()
+        assert nothing.items() <= step["reward"]["signs"]["positive"].items()
+        assert step["termination"]["foretold"] == (step["transitions"] if logit > 0 else 0)
+        printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert "ends of episodes F1 – (precision –, recall –, 0 seen)" in printed
+        page, dashes = (world / "fidelity.html").read_text(), "<td>–</td><td>–</td><td>–</td><td>0</td>"
+        for what in ("end of the episode", "reward: positive"):
+            assert f"<tr><td>{what}</td>{dashes}" in page
 
 
 def test_memory_that_runs_out_is_a_line_with_the_knob(

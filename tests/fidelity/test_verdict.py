@@ -23,9 +23,10 @@ ROWS = 200
 
 
 def detected(hits: int, events: int, said: int) -> dict[str, Any]:
-    f1 = 2 * hits / (events + said) if events + said else None
-    precision, recall = hits / said if said else None, hits / events if events else None
-    return {"precision": precision, "recall": recall, "f1": f1, "events": events}
+    found = {"precision": None, "recall": None, "f1": None, "events": events, "foretold": said}
+    if events:
+        found |= {"precision": hits / said if said else None, "recall": hits / events, "f1": 2 * hits / (events + said)}
+    return found
 
 
 def certificate(**changed: Any) -> dict[str, Any]:
@@ -66,6 +67,10 @@ def test_few_episodes_and_few_events_are_told() -> None:
     assert told in verdict(certificate(one_step=heads))
     none = {"termination": detected(0, 0, 0), "reward": {"signs": {}}}
     assert "Its endings cannot be judged: none was seen." in verdict(certificate(one_step=none))
+    wrongly = {"termination": detected(0, 0, 7), "reward": {"signs": {"none": detected(0, 0, 3)}}}
+    assert "Its endings cannot be judged: none was seen, though it foretold 7." in verdict(
+        certificate(one_step=wrongly)
+    )
 
 
 def test_a_useless_world_is_called_so() -> None:
@@ -85,6 +90,7 @@ def test_a_useless_world_is_called_so() -> None:
     assert told == [
         "Do not believe screen, not even one step ahead.",
         "Do not count on its endings: only 4 were seen, and it foresaw 0 of 4 at their very step.",
+        "Its positive rewards cannot be judged: none was seen, though it foretold 5.",
         "It hardly listens to its actions: under random ones it shows what it shows under the recorded ones.",
         "Its trust cannot be judged: all predictions were alike.",
     ]

@@ -11,6 +11,7 @@ import pytest
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
 
+from worldsim.cli import main
 from worldsim.errors import DatasetError, MissingExtraError, SpaceMismatchError
 from worldsim.rollouts import offline
 from worldsim.rollouts.arrays import Arrays, joined
@@ -74,6 +75,12 @@ def test_mixed_spaces_are_named(cartpole: Rollouts, tmp_path: Path) -> None:
         SpaceMismatchError, match=r"p does not go with data=.*: observation 'value' is Box\(.*same spaces"
     ):
         Mix([cartpole.path, pendulum.path])
+
+
+@pytest.mark.parametrize("verb", ["train", "validate", "look"])
+def test_no_data_sets_are_none(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "data=[]"]) == 2
+    assert capsys.readouterr().err == "worldsim: data=[]: names no data set; give at least one\n"
 
 
 @pytest.mark.parametrize(("group", "name"), [("observation", "value"), ("", "reward")])

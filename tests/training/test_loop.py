@@ -2,26 +2,31 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import worldsim
-from tests.models.toy import COUNTS, SIZE
+from tests.models.toy import COUNTS, ENV, SIZE
 from tests.training.conftest import MODELS, Make
 from tests.training.test_resume import Stop, equal, stop_at
 from worldsim.envs.make import EnvConfig
 from worldsim.errors import ConfigError, SpaceMismatchError
 from worldsim.models.world_model import WorldModel
 from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import MINARI, Rollouts
 from worldsim.rollouts.sampling import split
+from worldsim.training import loop
 from worldsim.training.config import TrainerConfig
 from worldsim.training.loop import train
 from worldsim.training.memory import keep_freed_memory
@@ -58,6 +63,80 @@ def test_data_without_a_name_is_of_an_env_with_its_spaces(make: Make, nameless: 
     assert train(config, progress=False).env["id"] == config.env.id
     unknown = config.model_copy(update={"env": EnvConfig(id="arm-in-the-lab"), "out": config.out.with_name("arm")})
     assert train(unknown, progress=False).env["id"] == "arm-in-the-lab"
+
+
+class Screen(gym.Env):
+    """A frame; `side` is its size, `speed` changes no space."""
+
+    metadata: ClassVar = {"render_modes": []}
+    made = 0
+
+    def __init__(self, side: int = 32, speed: float = 1.0, render_mode: str | None = None):
+        type(self).made += 1
+        self.observation_space = gym.spaces.Box(0, 255, (side, side, 3), np.uint8)
+        self.action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None):
+        super().reset(seed=seed)
+        return np.zeros(self.observation_space.shape, np.uint8), {}
+
+    def step(self, action: int):
+        return np.full(self.observation_space.shape, 40 * action, np.uint8), 0.0, False, False, {}
+
+
+gym.register("WorldsimTestScreen-v0", Screen, max_episode_steps=8)
+SCREEN = {"id": "tests.training.test_loop:WorldsimTestScreen-v0"}
+
+
+@pytest.fixture(scope="module")
+def screens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("screens") / "rollouts"
+    env = EnvConfig(**SCREEN, resize=16, kwargs={"speed": 2.0})
+    return collect(CollectConfig(env=env, steps=40, out=out), progress=False).path
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"resize": 24}, "it was recorded with env.resize=16, env.kwargs={'speed': 2.0}"),
+        ({}, "it was recorded with env.resize=16, env.kwargs={'speed': 2.0}"),
+        ({"resize": 24, "kwargs": {"speed": 2.0}}, "it was recorded with env.resize=16"),
+    ],
+)
+def test_frames_of_another_size_are_refused_before_the_training(
+    make: Make, screens: Path, asked: dict, says: str
+) -> None:
+    config = make().model_copy(update={"data": screens, "env": EnvConfig(**SCREEN, **asked)})
+    side = asked.get("resize", 32)
+    found = rf"observation 'value' is Box\(0, 255, \(16, 16, 3\), uint8\), not .*\({side}, {side}, 3\), uint8\); "
+    with pytest.raises(SpaceMismatchError, match=f"{found}{re.escape(says)}$") as error:
+        train(config, progress=False)
+    assert "\n" not in str(error.value) and not config.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "made"),
+    [
+        ({"resize": 16, "kwargs": {"speed": 2.0}, "max_episode_steps": 5, "success_return": 1.0}, 0),
+        ({"resize": 16, "kwargs": {"speed": 3.0}}, 1),  # looked at, and found the same
+        ({"resize": (16, 16), "kwargs": {"speed": 2.0}}, 1),
+        ({"kwargs": {"side": 16}}, 1),
+    ],
+)
+def test_settings_that_change_no_space_are_not_held_against_anyone(
+    make: Make, screens: Path, asked: dict, made: int
+) -> None:
+    config = make().model_copy(update={"data": screens, "env": EnvConfig(**SCREEN, **asked)})
+    before = Screen.made
+    assert train(config, progress=False).env["kwargs"] == asked["kwargs"]
+    assert Screen.made - before == made
+
+
+def test_data_that_says_its_env_but_no_settings_has_the_defaults(make: Make, rollouts: Rollouts) -> None:
+    """As a Minari data set does."""
+    own = {"id": ENV.id}
+    assert not loop._recorded_with(own, ENV)
+    assert loop._recorded_with(own, ENV.model_copy(update={"resize": 8})) == "env.resize=None"
 
 
 def test_a_sequence_longer_than_every_episode_is_told_before_the_training(

@@ -97,6 +97,7 @@ def curves_plot(
     title: str,
     ylabel: str,
     limits: tuple[float, float] | None = None,
+    xlabel: str = "steps ahead",
 ) -> str:
     """One line a curve over horizons, labelled at its end; the labels keep clear of each other. None: a gap.
 
@@ -116,7 +117,7 @@ def curves_plot(
     for name, place in zip(beside, _apart([ends[name] for name in beside], (high - low) * 0.06), strict=True):
         tint = colour(list(curves).index(name))
         axes.annotate(name, (horizons[-1], place), (5, 0), textcoords="offset points", va="center", color=tint)
-    axes.set(xlabel="steps ahead", ylabel=ylabel, xlim=(min(horizons), horizons[-1] + 0.28 * (horizons[-1] - 1 or 1)))
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(min(horizons), horizons[-1] + 0.28 * (horizons[-1] - 1 or 1)))
     axes.set_xticks([tick for tick in axes.get_xticks() if horizons[0] <= tick <= horizons[-1]])
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     return _svg(figure, title)

@@ -77,6 +77,14 @@ def blind(yardstick: Yardstick, before: Observed, actual: Observed) -> dict[str,
     return {"copy": copied, "mean": mean}
 
 
+def measured(
+    yardstick: Yardstick, actual: Observed, before: Observed, model: Observed, shuffled: Observed, mask: Bools
+) -> Sums:
+    """Of the model beside copying, the mean, and the model under actions that are not those of the record."""
+    shown = {"model": model, **blind(yardstick, before, actual), "shuffled": shuffled}
+    return sums(yardstick, actual, before, shown, mask)
+
+
 def scales(yardstick: Yardstick) -> dict[str, int]:
     """How many scales MS-SSIM has, an image leaf; one means that it is not told."""
     return {leaf.name: scales_of(*leaf.shape[:2]) for leaf in yardstick.leaves if leaf.kind == "image"}

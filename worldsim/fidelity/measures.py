@@ -69,17 +69,20 @@ def decibels(mean: Curve) -> Curve:
 class Detection(NamedTuple):
     """How well events are foreseen, each at its very step."""
 
-    precision: float | None  # None where nothing was foretold
+    precision: float | None  # None where nothing was foretold, or nothing happened
     recall: float | None  # None where nothing happened
-    f1: float | None  # None where neither
+    f1: float | None  # None where nothing happened
     events: int
+    foretold: int  # rightly or not: where nothing happened, all that is known
 
 
 def detection(predicted: Bools, actual: Bools) -> Detection:
-    """Of what was foretold and what happened, both (N,)."""
+    """Of what was foretold and what happened, both (N,). Without an event nothing is well or badly foreseen."""
     hits, foretold, events = (int(each.sum()) for each in (predicted & actual, predicted, actual))
-    precision, recall = (hits / whole if whole else None for whole in (foretold, events))
-    return Detection(precision, recall, 2 * hits / (foretold + events) if foretold + events else None, events)
+    if not events:
+        return Detection(None, None, None, 0, foretold)
+    precision = hits / foretold if foretold else None
+    return Detection(precision, hits / events, 2 * hits / (foretold + events), events, foretold)
 
 
 def auroc(scores: Floats, truth: Bools) -> float | None:

@@ -13,14 +13,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.fidelity.curves import Curves, Sums, added, sums, told
+from worldsim.fidelity.curves import Curves, Sums, added, measured, told
 from worldsim.fidelity.measures import Bools, Floats
 from worldsim.fidelity.yardstick import Yardstick
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.sampling import gather
 from worldsim.simulator.world import World, WorldState
+from worldsim.training.statistics import rows_of
 
 Ints = NDArray[np.int64]
+Rows = dict[str, NDArray[Any]]  # leaf -> (P, ...)
 TOGETHER = 32  # episodes that are observed at once
 PIECES = 512  # pieces that are followed at once, and in memory
 
@@ -101,13 +103,12 @@ class Followed(NamedTuple):
         steps = [told(each) for each in self.sums]
         some = next(step for step in steps if step)
         return {
-            measure: {leaf: {"model": [_point(step, measure, leaf) for step in steps]} for leaf in found}
-            for measure, found in some.items()
+            measure: {
+                leaf: {name: [step[measure][leaf][name][0] if step else None for step in steps] for name in predictors}
+                for leaf, predictors in leaves.items()
+            }
+            for measure, leaves in some.items()
         }
-
-
-def _point(step: dict[str, Curves], measure: str, leaf: str) -> float | None:
-    return step[measure][leaf]["model"][0] if step else None
 
 
 def follow_all(
@@ -115,15 +116,26 @@ def follow_all(
 ) -> Followed:
     """Foresee every row of the episodes that calibrate and of those that are reported, some pieces at a time."""
     rng, parts = np.random.default_rng(seed), []
+    others = exchanged(arrays, halves[1], np.random.default_rng([seed, 1]))
     for reported, episodes in zip((False, True), halves, strict=True):
         for group in _groups(arrays, episodes, length):
             cut = pieces(world, arrays, group, length)
-            parts.append(follow(world, arrays, cut, np.full(len(cut.begin), reported), length, yardstick, rng))
+            counted = np.full(len(cut.begin), reported)
+            parts.append(follow(world, arrays, cut, counted, length, yardstick, others, rng))
             arrays.release()
     foreseen = Foreseen(*(_end_to_end(each) for each in zip(*(part.foreseen for part in parts), strict=True)))
     steps = zip(*(part.sums for part in parts), strict=True)
     summed = [added(some) if (some := [each for each in step if each]) else {} for step in steps]
     return Followed(foreseen, summed, np.sum([part.counts for part in parts], 0).tolist())
+
+
+def exchanged(arrays: Arrays, episodes: Ints, rng: np.random.Generator) -> Ints:
+    """(N,): for each row of the episodes another, at random, whose action is as likely but did not lead to it."""
+    rows = rows_of(arrays, episodes)
+    order = rng.permutation(rows[~arrays.first[rows]])
+    found = np.arange(arrays.rows)
+    found[order] = np.roll(order, 1)
+    return found
 
 
 def _groups(arrays: Arrays, episodes: Ints, length: int) -> list[Ints]:
@@ -144,28 +156,40 @@ def follow(
     reported: Bools,
     length: int,
     yardstick: Yardstick,
+    others: Ints,
     rng: np.random.Generator,
 ) -> Followed:
-    """Foresee every row of the pieces. reported: (P,), which of them the sums are of; the others calibrate."""
+    """Foresee every row of the pieces. reported: (P,), which of them the sums are of; the others calibrate.
+
+    others: (N,), for each row the one whose action it has where actions are shuffled, as `exchanged` gives it.
+    """
     seeds = torch.from_numpy(rng.integers(2**62, size=len(cut.begin))).to(world.device)
     nothing = torch.zeros(len(seeds), device=world.device)
-    last = gather(arrays, cut.begin)["observation"]
-    state = WorldState(cut.latent, seeds, torch.zeros_like(seeds), nothing, nothing, _tensors(world, last))
+    last = _tensors(world, gather(arrays, cut.begin)["observation"])
+    state = WorldState(cut.latent, seeds, torch.zeros_like(seeds), nothing, nothing, last)
     foreseen, steps, counts = [], list[Sums](), []
     for step in range(1, length + 1):
         inside = cut.begin + step <= cut.end
-        now = gather(arrays, np.minimum(cut.begin + step, cut.end))
+        rows = np.minimum(cut.begin + step, cut.end)
+        now = gather(arrays, rows)
         following, features, *_ = world.foresee(state, now["action"])
         heads = (world.model.reward(features), world.model.termination(features))
         reward, end = (head.cpu()[torch.from_numpy(inside)] for head in heads)
         came = now["reward"][inside].astype(np.float64), now["terminated"][inside]
         foreseen.append(Foreseen(reward, end.double().numpy(), *came, reported[inside]))
         counted = inside & reported
-        each = (now["observation"], last, world.observation(following))
-        actual, before, own = ({name: rows[counted][:, None] for name, rows in part.items()} for part in each)
         counts.append(int(counted.sum()))
-        every = np.ones((counts[-1], 1), np.bool_)
-        steps.append(sums(yardstick, actual, before, {"model": own}, every) if counts[-1] else {})
-        state, last = world.follow(state, now["observation"], now["action"]), now["observation"]
+        steps.append({})
+        if counts[-1]:
+            action = {name: values.take(others[rows], axis=0) for name, values in arrays.action.items()}
+            worlds = state, following, world.foresee(state, action).state
+            steps[-1] = _beside(yardstick, (now["observation"], *map(world.observation, worlds)), counted)
+        state = world.follow(state, now["observation"], now["action"])
     flat = Foreseen(*(_end_to_end(column) for column in zip(*foreseen, strict=True)))
     return Followed(flat, steps, counts)
+
+
+def _beside(yardstick: Yardstick, shown: Sequence[Rows], mask: Bools) -> Sums:
+    """Of the pieces in `mask` (P,). shown: what came, what was seen before, what was foreseen, and so with `others`."""
+    came, before, own, shuffled = ({name: rows[mask][:, None] for name, rows in part.items()} for part in shown)
+    return measured(yardstick, came, before, own, shuffled, np.ones((int(mask.sum()), 1), np.bool_))

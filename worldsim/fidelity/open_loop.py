@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import DatasetError
-from worldsim.fidelity.curves import Sums, blind, sums, told
+from worldsim.fidelity.curves import Sums, sums, told
 from worldsim.fidelity.measures import Bools, Floats
 from worldsim.fidelity.yardstick import Yardstick
 from worldsim.rollouts import sampling
@@ -109,12 +109,6 @@ def _drawn(space: gym.Space[Any], count: int, steps: int) -> Leaves:
     return {
         name: np.stack([each[name] for each in drawn]).reshape(count, steps, *drawn[0][name].shape) for name in drawn[0]
     }
-
-
-def measured(yardstick: Yardstick, cut: Windows, model: Leaves, shuffled: Leaves) -> Sums:
-    """Of the model beside copying, the mean, and the model under other windows' actions."""
-    shown = {"model": model, **blind(yardstick, cut.before, cut.observation), "shuffled": shuffled}
-    return sums(yardstick, cut.observation, cut.before, shown, cut.mask)
 
 
 def under_random_actions(

@@ -16,7 +16,7 @@ MEASURES = (  # key of the certificate, title, unit
     ("ssim_by_leaf", "Structure", "SSIM"),
     ("ms_ssim_by_leaf", "Structure at several scales", "MS-SSIM"),
     ("nrmse_by_leaf", "Vectors", "error / deviation"),
-    ("within_by_leaf", "Within tolerance", "share of windows"),
+    ("within_by_leaf", "Within tolerance", "share"),
 )
 AT = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100)  # horizons of the tables
 
@@ -29,8 +29,9 @@ def page(certificate: Mapping[str, Any], shown: Films) -> str:
     )
     environment.filters |= {"share": share, "worse": worse}
     facts = {name: value for name, value in summary(certificate).items() if name != "verdict"}
-    view: dict[str, Any] = {"data": certificate, "facts": facts, "groups": _groups(certificate)}
-    view["records"] = _records(certificate) if certificate.get("accuracy") else None
+    view: dict[str, Any] = {"data": certificate, "facts": facts}
+    view |= {"imagined": _shown(certificate, _with_one_step(certificate), "steps ahead")}
+    view |= {"foreseen": _shown(certificate, certificate["teacher_forced"], "step of the stretch")}
     view |= {"honesty": _honesty(certificate), "chosen": shown.chosen, "steps": _columns(certificate)}
     pictures = (("strip", shown.strip, "png"), ("film", shown.film, "gif"))
     view |= {name: f"data:image/{form};base64,{base64.b64encode(data).decode()}" for name, data, form in pictures}
@@ -41,35 +42,42 @@ def _columns(certificate: Mapping[str, Any]) -> list[int]:
     return [step for step in AT if step in certificate["horizons"]]
 
 
-def _groups(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _with_one_step(certificate: Mapping[str, Any]) -> dict[str, Any]:
+    """The open-loop curves, each leaf's beside what the world foresees one step ahead."""
+    forced = certificate["teacher_forced"]
+    return {
+        key: {leaf: {**curves, "one step": forced[key][leaf]["model"]} for leaf, curves in certificate[key].items()}
+        for key in ("accuracy", *(key for key, _, _ in MEASURES))
+        if key in certificate
+    }
+
+
+def _shown(certificate: Mapping[str, Any], found: Mapping[str, Any], steps: str) -> dict[str, Any]:
+    """Curves `found`, of a measure and of a leaf, as the page shows them. steps: what they go along."""
+    records = _records(certificate, found["accuracy"]) if found.get("accuracy") else None
+    return {"groups": _groups(certificate, found, steps), "records": records, "steps": steps}
+
+
+def _groups(certificate: Mapping[str, Any], found: Mapping[str, Any], steps: str) -> list[dict[str, Any]]:
     """Curves and tables of images, fields and vectors, leaf by leaf."""
     leaves: dict[str, dict[str, Any]] = {}
     for key, title, unit in MEASURES:
-        for leaf, found in certificate.get(key, {}).items():
-            if leaf in certificate.get("accuracy", {}):
+        for leaf, curves in found.get(key, {}).items():
+            if leaf in found.get("accuracy", {}):
                 continue
-            curves = _with_one_step(certificate, key, leaf, found)
             group = leaves.setdefault(leaf, {"leaf": leaf, "plots": [], "tables": []})
             limits = (0.0, 1.0) if key == "within_by_leaf" else None
-            plot = plots.curves_plot(certificate["horizons"], curves, f"{title}: {leaf}", unit, limits)
+            plot = plots.curves_plot(certificate["horizons"], curves, f"{title}: {leaf}", unit, limits, steps)
             group["plots"].append(plot)
             group["tables"].append({"title": title, "unit": unit, "rows": _rows(certificate, curves, unit)})
     return list(leaves.values())
 
 
-def _records(certificate: Mapping[str, Any]) -> dict[str, Any]:
+def _records(certificate: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     """The share right of each record's leaf, of which there may be many: all of them in one table, then one each."""
-    found = {
-        leaf: _with_one_step(certificate, "accuracy", leaf, each) for leaf, each in certificate["accuracy"].items()
-    }
     models = {leaf: curves["model"] for leaf, curves in found.items()}
     each = {leaf: _rows(certificate, curves, "") for leaf, curves in found.items()}
     return {"together": _rows(certificate, models, ""), "each": each}
-
-
-def _with_one_step(certificate: Mapping[str, Any], key: str, leaf: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    forced = certificate["teacher_forced"].get(key, {}).get(leaf, {}).get("model")
-    return dict(found) | ({"one step": forced} if forced else {})
 
 
 def _rows(certificate: Mapping[str, Any], curves: Mapping[str, Any], unit: str) -> list[dict[str, Any]]:

@@ -40,12 +40,15 @@ def unseen(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> Ints:
     return every
 
 
-def halves(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> tuple[Ints, Ints]:
-    """Unseen episodes to calibrate with and, disjoint, to report on. Raises as `unseen` does."""
-    episodes = unseen(manifest, rollouts, arrays)
+def halves(manifest: WorldManifest, data: mix.Mix) -> tuple[Ints, Ints]:
+    """Unseen episodes of all data sets to calibrate with and, disjoint, to report on. Raises as `unseen` does."""
+    episodes = data.numbered([unseen(manifest, part, part.arrays()) for part in data.parts])
+    if len(data.parts) > 1:  # what two of them hold would both calibrate and be reported
+        _, first = np.unique(fingerprints(data.arrays, episodes), return_index=True)
+        episodes = episodes[np.sort(first)]
     if len(episodes) < 2:
         raise DatasetError(
-            f"{rollouts.path} has {len(episodes) or 'no'} episode that the world has not seen, 2 are needed; "
-            "collect more steps"
+            f"{len(episodes) or 'no'} episode of data={' and '.join(str(part.path) for part in data.parts)} is new to "
+            "the world, 2 are needed; collect more steps"
         )
     return episodes[::2], episodes[1::2]

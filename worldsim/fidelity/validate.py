@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from worldsim.devices import Device
 from worldsim.fidelity import heads, one_step, open_loop
-from worldsim.fidelity.curves import Sums, added, scales, told
+from worldsim.fidelity.curves import Sums, added, measured, scales, told
 from worldsim.fidelity.films import films
 from worldsim.fidelity.loops import Loops, loop_closure
 from worldsim.fidelity.measures import Bools, Sum, auroc, calibration_error, reliability, trust_curve
@@ -27,8 +27,7 @@ from worldsim.fidelity.verdict import verdict
 from worldsim.fidelity.yardstick import Yardstick
 from worldsim.files import write_atomically
 from worldsim.rollouts.arrays import Arrays
-from worldsim.rollouts.dataset import Rollouts
-from worldsim.rollouts.mix import check_numbers
+from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.progress import Bar
 from worldsim.simulator.calibration import FILE, Calibration, Trust
 from worldsim.simulator.world import World, load
@@ -45,7 +44,7 @@ class ValidateConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     world: Path
-    data: Path
+    data: DataSets
     context: int = Field(5, ge=1)
     horizon: int = Field(30, ge=1)
     windows: int = Field(64, ge=2)
@@ -74,16 +73,15 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     and world have other spaces, ConfigError where memory runs out.
     """
     keep_freed_memory()
-    world, rollouts = load(config.world, config.device), Rollouts(config.data)
-    arrays = rollouts.arrays()
-    check_numbers(config.data, arrays)
-    episodes = halves(world.manifest, rollouts, arrays)
+    world, data = load(config.world, config.device), Mix(config.data)
+    arrays, episodes = data.arrays, halves(world.manifest, data)
     longest = int((np.diff(arrays.start)[episodes[1]] - config.context).max())
     asked, config = config.horizon, config.model_copy(update={"horizon": min(config.horizon, max(1, longest))})
     yardstick = Yardstick.of(world, arrays, episodes[0], config.tolerance_db, config.seed)
     job = Job(config, world, arrays, *episodes, yardstick)
     certificate: dict[str, Any] = {"kind": "fidelity", "worldsim": world.manifest.worldsim, "env": _env(world)}
-    certificate |= {"data": rollouts.content_hash, "context": config.context}
+    certificate |= {"data": data.content_hash, **({"parts": data.hashes} if len(data.hashes) > 1 else {})}
+    certificate |= {"context": config.context}
     certificate |= {"episodes_calibrating": len(episodes[0]), "episodes_reported": len(episodes[1])}
     certificate |= {"horizon": asked, "horizons": list(range(1, config.horizon + 1))}
     certificate |= {"tolerance_db": config.tolerance_db}
@@ -168,7 +166,7 @@ def _imagined(job: Job, cut: open_loop.Windows, trust: Trust, actions: gym.Space
     world, yardstick, horizon = job.world, job.yardstick, job.config.horizon
     model = open_loop.roll(world, cut.state, cut.action, horizon)
     shuffled = open_loop.roll(world, cut.state, cut.others, horizon)
-    curves = open_loop.measured(yardstick, cut, model.observation, shuffled.observation)
+    curves = measured(yardstick, cut.observation, cut.before, model.observation, shuffled.observation, cut.mask)
     random = open_loop.under_random_actions(world, yardstick, cut, model.observation, actions)
     real, own = (
         {name: np.concatenate([cut.before[name], rows], 1) for name, rows in each.items()}

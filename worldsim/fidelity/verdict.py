@@ -18,7 +18,8 @@ HEARD = {"psnr": 1.0, "accuracy": 0.05, "nrmse": -0.05}  # how much worse random
 def verdict(certificate: Mapping[str, Any]) -> list[str]:
     """Sentences about the observation, endings, rewards, actions and trust, from these figures alone."""
     step = certificate["one_step"]
-    rewards = [(name, each) for name, each in step["reward"]["signs"].items() if name != "none" and each["events"]]
+    signs = step["reward"]["signs"].items()
+    rewards = [(name, each) for name, each in signs if name != "none" and (each["events"] or each["foretold"])]
     return [
         *_few(certificate["episodes_reported"]),
         *_observation(certificate),
@@ -66,7 +67,8 @@ def _far(what: str, steps: int) -> str:
 def _events(what: str, each: Mapping[str, Any]) -> str:
     seen = each["events"]
     if not seen:
-        return f"Its {what} cannot be judged: none was seen."
+        wrongly = f", though it foretold {each['foretold']}" if each["foretold"] else ""
+        return f"Its {what} cannot be judged: none was seen{wrongly}."
     came = f"it foresaw {round(each['recall'] * seen)} of {seen} at their very step"
     came += f", and {each['precision']:.0%} of those that it foretold came" if each["precision"] else ""
     if seen < ENOUGH:

@@ -15,8 +15,7 @@ from worldsim.errors import ConfigError, DatasetError, SpaceMismatchError
 from worldsim.play import frames
 from worldsim.play.frames import AMBER, GREEN, GREY, RED, WHITE, Picture
 from worldsim.rollouts.arrays import Arrays
-from worldsim.rollouts.dataset import Rollouts
-from worldsim.rollouts.mix import unseen
+from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.sampling import windows
 from worldsim.simulator.drawing import draw, side_by_side
 from worldsim.spaces import leaves
@@ -37,7 +36,7 @@ class LookConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     world: Path = Path("runs/world")
-    data: Path = Path("runs/rollouts")
+    data: DataSets = Path("runs/rollouts")
     out: Path = Path("runs/real_vs_world.gif")
     context: int = Field(5, ge=1)
     length: int = Field(40, ge=1)
@@ -77,16 +76,17 @@ def show(config: LookConfig) -> Path:
             f"out={config.out} must end in .gif, or in .png for an animated PNG; "
             "other kinds can be made from these: ffmpeg -i look.gif look.mp4"
         )
-    world, rollouts = load(config.world, config.device), Rollouts(config.data)
-    if (world.observation_space, world.action_space) != (rollouts.observation_space, rollouts.action_space):
+    world, data = load(config.world, config.device), Mix(config.data)
+    if (world.observation_space, world.action_space) != (data.observation_space, data.action_space):
         raise SpaceMismatchError(
-            f"data={config.data} does not fit world={config.world}: their spaces differ; give rollouts of the same env"
+            f"data={data.parts[0].path} does not fit world={config.world}: their spaces differ; "
+            "give rollouts of the same env"
         )
-    arrays, episodes = rollouts.arrays(), unseen(rollouts, world.manifest.data)
+    episodes = data.unseen(world.manifest.data)
     if not len(episodes):  # nothing was held out
-        episodes = np.arange(arrays.episodes)
+        episodes = np.arange(data.arrays.episodes)
     settings = config.model_dump(include={"context", "length", "count", "fps", "seed"})
-    return look(world, arrays, episodes, config.out, **settings)
+    return look(world, data.arrays, episodes, config.out, **settings)
 
 
 def imagine(world: "World", window: dict[str, Any], context: int, seeds: list[int]) -> Imagined:

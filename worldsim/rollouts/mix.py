@@ -1,21 +1,32 @@
-"""What a world is trained on: one data set, or several of the same spaces as one."""
+"""What a world is trained and measured on: one data set, or several of the same spaces as one."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from worldsim import spaces
 from worldsim.errors import DatasetError, SpaceMismatchError
 from worldsim.rollouts.arrays import Arrays, joined
 from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.fingerprints import fingerprints
 from worldsim.rollouts.sampling import Ints, split
+
+
+def _some(data: Path | list[Path]) -> Path | list[Path]:
+    if data == []:
+        raise ValueError("names no data set; give at least one")
+    return data
+
+
+DataSets = Annotated[Path | list[Path], AfterValidator(_some)]  # as `data` of a configuration names them
 
 
 class HasSpaces(Protocol):
@@ -64,12 +75,17 @@ class Mix:
 
     def split(self, holdout: float, seed: int) -> tuple[Ints, Ints]:
         """Episodes for training and held out; each data set is split as it would be alone."""
-        halves, offset = [], 0
-        for part in self.parts:
-            halves.append([offset + episodes for episodes in split(part.arrays(), holdout, seed)])
-            offset += part.episodes
-        taught, held = (np.concatenate(half) for half in zip(*halves, strict=True))
-        return taught, held
+        taught, held = zip(*(split(part.arrays(), holdout, seed) for part in self.parts), strict=True)
+        return self.numbered(taught), self.numbered(held)
+
+    def unseen(self, trained_on: Mapping[str, Any]) -> Ints:
+        """Episodes that a world has not been trained on. trained_on: `data` of its manifest."""
+        return self.numbered([unseen(part, trained_on) for part in self.parts])
+
+    def numbered(self, each: Sequence[Ints]) -> Ints:
+        """Episodes of each data set, by their numbers among those of all."""
+        before = np.cumsum([0, *(part.episodes for part in self.parts)])[:-1]
+        return np.concatenate([first + episodes for first, episodes in zip(before, each, strict=True)])
 
     def row_weights(self, episodes: Ints) -> NDArray[np.float64] | None:
         """How often a row of each episode is to be drawn; None where all are drawn equally often."""
@@ -81,10 +97,16 @@ class Mix:
 
 
 def unseen(rollouts: Rollouts, trained_on: Mapping[str, Any]) -> Ints:
-    """Episodes that a world has not been trained on. trained_on: `data` of its manifest."""
-    if rollouts.content_hash in (trained_on["hash"], *trained_on.get("parts", ())):
-        return split(rollouts.arrays(), trained_on["holdout"], trained_on["seed"])[1]
-    return np.arange(rollouts.episodes)
+    """Episodes that a world has not been trained on. trained_on: `data` of its manifest.
+
+    What one data set of a mix holds out, another may have taught.
+    """
+    if rollouts.content_hash not in (trained_on["hash"], *trained_on.get("parts", ())):
+        return np.arange(rollouts.episodes)
+    held = split(rollouts.arrays(), trained_on["holdout"], trained_on["seed"])[1]
+    if "parts" not in trained_on:
+        return held
+    return held[~np.isin(fingerprints(rollouts.arrays(), held), trained_on.get("episodes", []))]
 
 
 def _same_spaces(a: Rollouts, b: Rollouts) -> None:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from worldsim.envs.make import EnvConfig
 from worldsim.models.config import AnyModelConfig, Precision
+from worldsim.rollouts.mix import DataSets
 
 
 class TrainerConfig(BaseModel):
@@ -60,15 +61,13 @@ class TrainConfig(BaseModel):
     model: AnyModelConfig
     trainer: TrainerConfig
     logger: LoggerConfig = LoggerConfig()
-    data: Path | list[Path]
+    data: DataSets
     weights: list[float] | None = None
     out: Path
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:
-        if isinstance(self.data, list) and not self.data:
-            raise ValueError("data=[] names no data set; give at least one")
         named = len(self.data) if isinstance(self.data, list) else 1
         if self.weights is not None and (len(self.weights) != named or min(self.weights) <= 0):
             raise ValueError(f"weights={self.weights} must be {named} numbers above 0, one for each data set in data")

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.distributed.tensor import DTensor
 
 import worldsim
-from worldsim.envs.make import make_env
+from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError, UnknownEnvError
 from worldsim.models.checkpoint import FORMAT, WorldManifest, is_whole, save_world
 from worldsim.models.share import SharedGenerator
@@ -276,31 +276,39 @@ def recorded_starts(arrays: Arrays, episodes: Any) -> dict[str, torch.Tensor]:
 
 
 def _check_env(config: TrainConfig, data: Mix) -> None:
-    """Each data set must be of the environment: by the id that it was recorded from, or else by its spaces.
+    """Each data set must be of the environment: of the id that it was recorded from, and of its spaces.
 
-    Nothing can be compared where that environment cannot be made here: rollouts are then all that there is of it.
+    The environment is made to see these only where the data does not say that they are the same.
     """
     for part in data.parts:
-        recorded = part.provenance.get("collect", {}).get("env", {}).get("id")
-        if recorded is None:
-            _check_spaces(config, part)
-        elif recorded != config.env.id:
+        recorded = part.provenance.get("collect", {}).get("env", {})
+        if recorded.get("id") is None:
+            _check_spaces(config, part, "give the env= of the data, or a name of your own where there is none")
+        elif recorded["id"] != config.env.id:
             raise SpaceMismatchError(
-                f"data={part.path} was recorded from {recorded}, but env is {config.env.id}; give the env= of the data"
+                f"data={part.path} was recorded from {recorded['id']}, but env is {config.env.id}; "
+                "give the env= of the data"
             )
+        elif others := _recorded_with(recorded, config.env):
+            _check_spaces(config, part, f"it was recorded with {others}")
 
 
-def _check_spaces(config: TrainConfig, part: Rollouts) -> None:
+def _recorded_with(recorded: Mapping[str, Any], env: EnvConfig) -> str:
+    """The settings, of those that spaces may depend on, which `env` has otherwise; the defaults where none are kept."""
+    kept = {**EnvConfig(id=env.id).model_dump(mode="json"), **recorded}
+    given = env.model_dump(mode="json")
+    return ", ".join(f"env.{key}={kept[key]}" for key in ("resize", "kwargs") if kept[key] != given[key])
+
+
+def _check_spaces(config: TrainConfig, part: Rollouts, hint: str) -> None:
+    """Nothing can be compared where the environment cannot be made here: rollouts are then all that there is of it."""
     try:
         env = make_env(config.env)
     except (UnknownEnvError, MissingExtraError):
         return
     env.close()
     if apart := difference(part, env):
-        raise SpaceMismatchError(
-            f"data={part.path} is not of env {config.env.id} as configured: {apart}; "
-            "give the env= of the data, or a name of your own where there is none"
-        )
+        raise SpaceMismatchError(f"data={part.path} is not of env {config.env.id} as configured: {apart}; {hint}")
 
 
 def _tell_length(length: int, horizon: int) -> None:
