@@ -7,7 +7,7 @@ import yaml
 
 from worldsim.agents import RandomAgent, make_agent
 from worldsim.envs.refund_desk import ACTIONS, RefundDeskEnv, Status
-from worldsim.envs.refund_desk.agents import Blind, Careful, Hasty
+from worldsim.envs.refund_desk.agents import Blind, Careful, Curious, Hasty
 
 AGENTS = {"careful": Careful, "blind": Blind, "hasty": Hasty, "random": RandomAgent}
 
@@ -82,6 +82,16 @@ def test_careful_and_blind_call_the_same_without_faults():
 def test_hasty_never_looks_up():
     actions = play(Hasty, 0)[1]
     assert len(actions) == 15 and "look_up" not in actions and "escalate" not in actions
+
+
+def test_what_curious_decides_hangs_on_its_seed_and_on_nothing_that_it_sees():
+    shifts = [play(Curious, seed)[1] for seed in range(60)]
+    assert shifts == [play(Curious, seed, wrong_values)[1] for seed in range(60)]
+    assert len(set(map(tuple, shifts))) == 60
+    seen = {pair for shift in shifts for pair in zip(shift, shift[1:], strict=False)}
+    for decision in ("refund", "replace", "reply", "escalate"):
+        assert {("look_up", decision), ("open_0", decision), (decision, "close")} <= seen
+    assert {("refund", "refund"), ("replace", "replace"), ("refund", "replace")} <= seen
 
 
 @pytest.mark.parametrize("fault", [lose_answer, lose_answer_and_say_so_in_info_only])

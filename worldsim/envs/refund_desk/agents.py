@@ -1,8 +1,8 @@
-"""Reference agents for the refund desk: one hasty, one that repeats blindly, one careful.
+"""Reference agents for the refund desk: one hasty, one that repeats blindly, one careful; one that tries things out.
 
 Each class is an agent factory, `(observation_space, action_space) -> Agent`. They decide from `observation["reply"]`
-and `info["reply"]` alone, so they work at the real desk, behind faults, and in a learned imitation of it. None draws
-random numbers. A shift is written as a generator: it yields a call and is sent the reply.
+and `info["reply"]` alone, so they work at the real desk, behind faults, and in a learned imitation of it. Only the
+last draws random numbers. A shift is written as a generator: it yields a call and is sent the reply.
 """
 
 from abc import ABC, abstractmethod
@@ -79,6 +79,27 @@ class Hasty(Clerk):
             yield CLOSE
         while True:
             yield WAIT
+
+
+class Curious(Clerk):
+    """Does with each ticket what chance says: from its shifts can be learned what comes of a decision.
+
+    It is for recording. Where nobody declines but what must be declined, a world learns that declining is always right.
+    """
+
+    def reset(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        super().reset(seed)
+
+    def _shift(self) -> Program[None]:
+        while True:
+            for ticket in self._rng.permutation(self._tickets):
+                yield open_(int(ticket))
+                if self._rng.random() < 0.8:
+                    yield LOOK_UP
+                for decision in self._rng.choice((REFUND, REPLACE, REPLY, ESCALATE), self._rng.integers(1, 3)):
+                    yield int(decision)
+                yield CLOSE
 
 
 class Blind(Clerk):

@@ -1,0 +1,88 @@
+"""What a world makes of decisions that nobody takes who decides well.
+
+    python benchmarks/desk_decisions.py runs/quickstart/world
+
+The same calls, whatever the desk answers, in the real refund desk and in the World, on the same first observations.
+What stands on the forms is drawn in both, so means are compared and not shifts. Prints mean return and violations of a
+shift, with the standard error of the difference.
+"""
+
+import sys
+from typing import NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+import worldsim
+from worldsim.envs.refund_desk.agents import CLOSE, ESCALATE, LOOK_UP, REFUND, REPLACE, REPLY, open_
+from worldsim.simulator.world import World
+from worldsim.spaces import flatten
+
+SHIFTS, VIOLATED = 400, -0.5  # a call's reward at most this: something was violated
+TICKET = open_(1)
+CALLS = {
+    "open, look up, refund, close": [TICKET, LOOK_UP, REFUND, CLOSE],
+    "open, look up, approve, refund, close": [TICKET, LOOK_UP, ESCALATE, REFUND, CLOSE],
+    "open, look up, refund, refund": [TICKET, LOOK_UP, REFUND, REFUND],
+    "open, refund, refund, close": [TICKET, REFUND, REFUND, CLOSE],
+    "open, look up, replace, close": [TICKET, LOOK_UP, REPLACE, CLOSE],
+    "open, look up, replace, replace": [TICKET, LOOK_UP, REPLACE, REPLACE],
+    "open, look up, decline, close": [TICKET, LOOK_UP, REPLY, CLOSE],
+    "open, decline, close": [TICKET, REPLY, CLOSE],
+    "open, close": [TICKET, CLOSE],
+    "open, look up, refund, replace, close": [TICKET, LOOK_UP, REFUND, REPLACE, CLOSE],
+}
+
+
+class Outcome(NamedTuple):
+    """Of every shift: return, and calls that violated something."""
+
+    returns: NDArray[np.float64]  # (N,)
+    violations: NDArray[np.float64]  # (N,)
+
+
+def really(calls: list[int]) -> Outcome:
+    env, rewards = gym.make("worldsim/RefundDesk-v0"), []
+    for seed in range(SHIFTS):
+        env.reset(seed=seed)
+        rewards.append([float(env.step(np.int64(call))[1]) for call in calls])
+    return outcome(np.array(rewards))
+
+
+def imagined(world: World, calls: list[int]) -> Outcome:
+    env, first, rewards = gym.make("worldsim/RefundDesk-v0"), [], []
+    for seed in range(SHIFTS):
+        first.append(flatten(env.observation_space, env.reset(seed=seed)[0]))
+    state = world.encode({name: np.stack([row[name] for row in first]) for name in first[0]}, list(range(SHIFTS)))
+    for call in calls:
+        state, step = world.step(state, {"value": np.full((SHIFTS, 1), call)}, "latent")
+        rewards.append(step.reward)
+    return outcome(np.stack(rewards, 1).astype(np.float64))
+
+
+def outcome(rewards: NDArray[np.float64]) -> Outcome:
+    return Outcome(rewards.sum(1), (rewards <= VIOLATED).sum(1).astype(np.float64))
+
+
+def compared(real: NDArray[np.float64], foreseen: NDArray[np.float64]) -> tuple[str, str, str]:
+    error = np.sqrt((real.var() + foreseen.var()) / SHIFTS)
+    return f"{real.mean():.2f}", f"{foreseen.mean():.2f}", f"±{error:.2f}"
+
+
+def main(path: str) -> None:
+    """Prints the table of a world."""
+    world = worldsim.load(path)
+    table = Table("calls", title=f"{SHIFTS} shifts each", title_justify="left")
+    for heading in ("return, real", "World", "", "violations, real", "World", ""):
+        table.add_column(heading, justify="right")
+    for name, calls in CALLS.items():
+        real, foreseen = really(calls), imagined(world, calls)
+        table.add_row(name, *compared(real.returns, foreseen.returns), *compared(real.violations, foreseen.violations))
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
