@@ -157,6 +157,9 @@ def test_a_fused_world_needs_a_compiler(folder: Path, monkeypatch: pytest.Monkey
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(ConfigError, match=r"fused=True needs a C\+\+ compiler and found none: install g\+\+"):
         worldsim.load(folder / "ssm", fused=True)
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(ConfigError, match="fused=True needs a C compiler and found none: install gcc"):
+        _fused(torch.device("cuda"))
 
 
 def test_a_world_in_bf16_foresees_what_it_does_in_fp32(world: World) -> None:

@@ -1,6 +1,10 @@
 """Updates that are recorded once and replayed: the same run, bit for bit, and nothing in them that a GPU waits for."""
 
+import gc
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +16,7 @@ from tests.training.test_resume import Stop, equal, stop_at, weights
 from worldsim.errors import ConfigError
 from worldsim.models.world_model import Losses
 from worldsim.training import loop
-from worldsim.training.captured import WARM, Recorded, as_cuda_graph
+from worldsim.training.captured import WARM, Captured, Recorded, as_cuda_graph
 from worldsim.training.loop import train
 
 
@@ -65,6 +69,27 @@ def test_a_recorded_run_is_the_run(make: Make, monkeypatch: pytest.MonkeyPatch, 
     assert equal(weights(cut), weights(configs["tape"]))
 
 
+def test_what_was_recorded_goes_with_its_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that waits for the collector of cycles keeps its memory, and may go while another is recorded."""
+    made: list[weakref.ref[Captured]] = []
+
+    def counted(*given: Any) -> Captured:
+        captured = Captured(*given)
+        made.append(weakref.ref(captured))
+        return captured
+
+    monkeypatch.setattr(loop, "recorder", lambda *_: on_tape)
+    monkeypatch.setattr(loop, "Captured", counted)
+    gc.collect()
+    gc.disable()
+    try:
+        train(make(steps=2 * WARM, codec_steps=2 * WARM, seconds=0.2), progress=False)
+        alive = [captured() is not None for captured in made]
+    finally:
+        gc.enable()
+    assert alive == [False] * 4  # two phases, tried and trained
+
+
 class Spoilt:
     """A recording that went wrong: to end it is an error of its own."""
 
@@ -92,6 +117,8 @@ class Spoilt:
 def test_what_cannot_be_recorded_is_a_line(monkeypatch: pytest.MonkeyPatch, wrong: Exception | None, said: str) -> None:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Spoilt)
     monkeypatch.setattr(torch.cuda, "graph", Spoilt)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: nullcontext())
 
     def update() -> Losses:
         if wrong is not None:

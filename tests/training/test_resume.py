@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import worldsim
@@ -132,3 +132,14 @@ def test_the_loaded_world_is_the_trained_model(make: Make) -> None:
     world = worldsim.load(config.out)
     assert equal(world.model.state_dict(), kept)
     assert not world.model.training
+
+
+def test_random_numbers_of_another_kind_of_device_are_refused_in_a_line(make: Make) -> None:
+    cut = make("ssm")
+    with pytest.raises(Stop):
+        train(cut, stop_at(5), progress=False)
+    (file,) = (cut.out / "training").glob("step-*/optimizer.safetensors")
+    save_file(load_file(file) | {"generator": torch.zeros(16, dtype=torch.uint8)}, file)  # as CUDA has them
+    with pytest.raises(CheckpointError, match="another kind than cpu.*trainer.accelerator= as it was") as error:
+        train(cut, progress=False)
+    assert "\n" not in str(error.value)

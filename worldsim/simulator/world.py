@@ -275,8 +275,10 @@ def _own(latent: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _fused(device: torch.device) -> Callable[..., Tick]:
     """`tick`, compiled for fixed shapes."""
-    if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++") or os.environ.get("CXX")):
-        raise ConfigError("fused=True needs a C++ compiler and found none: install g++ or clang++, or leave it out")
+    named, known = ("CXX", ("g++", "clang++")) if device.type == "cpu" else ("CC", ("gcc", "clang", "cc"))
+    if not os.environ.get(named) and not any(map(shutil.which, known)):
+        what = "C++" if device.type == "cpu" else "C"
+        raise ConfigError(f"fused=True needs a {what} compiler and found none: install {known[0]}, or leave it out")
     mode = "reduce-overhead" if device.type == "cuda" else "default"
     limits: dict[str, Any] = {"recompile_limit": 64, "isolate_recompiles": True}  # other worlds do not count
     try:

@@ -3,6 +3,7 @@
 A loop over time, as `rssm` has it, is bound by launches otherwise; a replay launches nothing but the graph.
 """
 
+import gc
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -35,10 +36,13 @@ def recorder(fabric: Fabric, asked: bool) -> Record | None:
 
 def as_cuda_graph(update: Callable[[], Losses], generator: Generator) -> Recorded:
     """Raises ConfigError where the update does what no graph can hold, such as waiting for the device."""
-    graph = torch.cuda.CUDAGraph()
+    gc.collect()  # a graph that hangs in a cycle must not go while another is recorded
+    # a stream of its own: graphs of one stream share a workspace, which goes with the first of them
+    graph, own = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     graph.register_generator_state(generator)
     try:
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # the feed's thread goes on pinning memory
+        # the feed's thread goes on pinning memory
+        with torch.cuda.stream(own), torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
             losses = update()
     except RuntimeError as error:
         cause = error.__context__ or error  # to end a recording that went wrong is an error of its own

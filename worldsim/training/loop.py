@@ -158,18 +158,23 @@ class Run:
         return losses.parts | {"total": losses.total}
 
     def learning(self, part: Part) -> Update:
-        """An update as a function of the batch: it teaches a part of the model and returns the losses before it."""
+        """An update as a function of the batch: it teaches a part of the model and returns the losses before it.
+
+        It does not know the run, which holds it: what was recorded goes with the run, not when cycles are collected.
+        """
+        objective, model, fabric = self.objective, self.model, self.fabric
+        optimizer, generator, clip = self.optimizer, self.generator, self.trainer.clip
 
         def learn(batch: Batch) -> Losses:
-            losses: Losses = self.objective(lambda model: model.losses(batch, self.generator, part))
-            self.fabric.backward(losses.total)
-            for child in self.model.children():
-                torch.nn.utils.clip_grad_norm_(list(child.parameters()), self.trainer.clip)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            losses: Losses = objective(lambda model: model.losses(batch, generator, part))
+            fabric.backward(losses.total)
+            for child in model.children():
+                torch.nn.utils.clip_grad_norm_(list(child.parameters()), clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
             return losses.each(Tensor.detach)
 
-        return learn if self.record is None else Captured(learn, self.generator, self.record)
+        return learn if self.record is None else Captured(learn, generator, self.record)
 
     def log(self, step: int, parts: dict[str, Tensor], watch: Watch | None) -> None:
         figures = self.check(step, parts)

@@ -34,6 +34,7 @@ def enough_memory(what: str) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        said = any(words in str(error) for words in ("can't allocate memory", "out of memory"))
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not said:
             raise
         raise ConfigError(f"out of memory with {what}") from error

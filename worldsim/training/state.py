@@ -69,7 +69,13 @@ class TrainingState:
         _same(place, state["settings"], settings)
         own = self.model.state_dict()
         self.model.load_state_dict({name: like(own[name], value) for name, value in weights.items()})
-        self.generator.set_state(tensors.pop("generator"))
+        drawn = tensors.pop("generator")
+        if len(drawn) != len(self.generator.get_state()):
+            raise CheckpointError(
+                f"{place} was begun on a device of another kind than {self.generator.device.type}, which draws other "
+                "numbers; go on with trainer.accelerator= as it was, or use another out="
+            )
+        self.generator.set_state(drawn)
         self._load_optimizer(tensors)
         self.feed.load_state_dict(state["feed"], int(state["step"]))
         self.seconds = float(state["seconds"])
