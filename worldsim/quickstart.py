@@ -69,7 +69,7 @@ class Stressing(Part):
     agents: list[str] | None = None
     faults: list[str] = ["slow_api", "malformed_output", "missing_data"]
     severities: list[float] = [0.5]
-    episodes: int = Field(24, ge=1)
+    episodes: int = Field(48, ge=1)
     max_steps: int | None = Field(None, ge=1)
     worst: int = Field(4, ge=0)
 

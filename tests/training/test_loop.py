@@ -84,8 +84,8 @@ class Screen(gym.Env):
         return np.full(self.observation_space.shape, 40 * action, np.uint8), 0.0, False, False, {}
 
 
-gym.register("WorldsimTestScreen-v0", Screen, max_episode_steps=8)
-SCREEN = {"id": "tests.training.test_loop:WorldsimTestScreen-v0"}
+gym.register("WorldsimTestShades-v0", Screen, max_episode_steps=8)
+SCREEN = {"id": "tests.training.test_loop:WorldsimTestShades-v0"}
 
 
 @pytest.fixture(scope="module")
