@@ -35,7 +35,7 @@ class Part(BaseModel):
 class Collecting(Part):
     """How much is recorded."""
 
-    steps: int = Field(45_000, gt=0)
+    steps: int = Field(80_000, gt=0)
     num_envs: int = Field(4, gt=0)
     workers: int = Field(0, ge=0)
 

@@ -15,7 +15,7 @@ class TrainerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int = Field(2600, ge=1)
+    steps: int = Field(3600, ge=1)
     seconds: float | None = Field(None, gt=0)
     batch: int = Field(4, ge=1)
     length: int = Field(32, ge=2)
