@@ -23,6 +23,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from worldsim.envs.make import config_names
 from worldsim.errors import ConfigError
@@ -145,8 +146,9 @@ def swept(overrides: Sequence[str]) -> list[str]:
 
 
 def dotted(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings as ("trainer.steps", 1000)."""
-    if isinstance(values, Mapping) and (values or not prefix):
+    """Leaves of nested mappings as ("trainer.steps", 1000); one is a leaf itself if its keys are no names."""
+    names = isinstance(values, Mapping) and all(re.fullmatch(r"[\w-]+", str(key)) for key in values)
+    if names and (values or not prefix):
         for key, value in values.items():
             yield from dotted(value, f"{prefix}.{key}" if prefix else str(key))
     else:
@@ -335,14 +337,9 @@ def explained(error: Exception, verb: str, overrides: Sequence[str]) -> ConfigEr
 
 
 def _explain_validation(error: ValidationError, values: Mapping[str, Any]) -> str:
-    first = error.errors()[0]
-    place: Any = values
-    path: list[str | int] = []
-    for number, part in enumerate(first["loc"]):
-        here = isinstance(place, Mapping) and part in place or isinstance(place, list) and isinstance(part, int)
-        if here or (number == len(first["loc"]) - 1 and first["type"] == "missing"):
-            path.append(part)
-            place = place[part] if here else None
+    # where a value may be of several kinds all of them complain; the one that came furthest into it knows most
+    found = ((each, *_typed(each, values)) for each in error.errors())
+    first, path, place = max(found, key=lambda each: len(each[1]))
     if path and isinstance(path[-1], int) and not isinstance(place, Mapping):
         path.pop()  # one of several values: it is told itself, and nobody has typed its number
     key = ".".join(map(str, path))
@@ -357,6 +354,18 @@ def _explain_validation(error: ValidationError, values: Mapping[str, Any]) -> st
     return f"{key}={_written(place)}: {said}"
 
 
+def _typed(error: ErrorDetails, values: Mapping[str, Any]) -> tuple[list[str | int], Any]:
+    """Where in the values an error is, and what stands there."""
+    place: Any = values
+    path: list[str | int] = []
+    for number, part in enumerate(error["loc"]):
+        here = isinstance(place, Mapping) and part in place or isinstance(place, list) and isinstance(part, int)
+        if here or (number == len(error["loc"]) - 1 and error["type"] == "missing"):
+            path.append(part)
+            place = place[part] if here else None
+    return path, place
+
+
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
@@ -369,7 +378,8 @@ def _written(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_written, value))}]"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_written(entry)}" for key, entry in value.items()) + "}"
+        keys = [str(key).replace(":", r"\:") for key in value]
+        return "{" + ",".join(f"{key}:{_written(entry)}" for key, entry in zip(keys, value.values(), strict=True)) + "}"
     if not isinstance(value, str):
         return repr(value)
     if value and re.fullmatch(r"[\w./:+@-]*", value) and yaml.safe_load(value) == value:
