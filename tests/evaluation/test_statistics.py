@@ -102,3 +102,12 @@ def test_agreement_tells_contradictions_and_ties() -> None:
     flat = st.mean_signs([1, 1, 1])
     assert st.agreement(flat, flat) == (None, True, ())
     assert st.agreement(real, flat) == (None, False, ())
+
+
+def test_what_was_added_up_in_another_order_is_level() -> None:
+    rewards = rng(1).choice([0.1, 0.2, -0.7], (50, 30))
+    forth, back = rewards.sum(1), np.array([sum(row[::-1]) for row in rewards])
+    assert (forth != back).any()
+    assert st.paired_difference(forth, back, rng()) == st.Difference(0.0, 0.0, 0.0)
+    assert not st.mean_signs([forth[0], np.nextafter(forth[0], 9)]).any()
+    assert st.paired_difference(forth + 1e-6, forth, rng()).sign == 1

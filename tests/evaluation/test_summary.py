@@ -149,7 +149,7 @@ def test_crashes_and_unjudged_measures_are_told(outcomes: dict[Cell, list[Episod
     for part in ("success_return", "violation_reward", "a crashed in 8 of 8 episodes", "ValueError: no"):
         assert part in warnings
     crashed, best, *_ = words.verdict(data)
-    assert crashed.startswith("a crashed, in 8 of 8 episodes, most often a without faults in the real environment")
+    assert crashed.startswith("a crashed, in 8 of 8 episodes, all of theirs (ValueError: no)")
     assert best.startswith("Without faults a reaches a mean return of 9.01")
 
 

@@ -1,8 +1,10 @@
 """One episode, or one cell of episodes on given seeds, of an agent in an environment, real or learned alike."""
 
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -126,7 +128,7 @@ def run_episode(
             action = agent.act(observation, {key: info[key] for key in SEEN_BY_AGENTS if key in info})
             _check_action(env.action_space, action)
         except Exception as error:  # a crash under faults is a finding, not the end of the run
-            crash = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+            crash = _crash(error)
             break
         observation, reward, terminated, truncated, info = env.step(action)
         tally.add(info, float(reward))
@@ -203,6 +205,13 @@ def _picture(env: gym.Env[Any, Any], observation: Any) -> NDArray[np.uint8]:
     space = env.observation_space
     picture: NDArray[np.uint8] = draw(leaves(space), flatten(space, observation), height=1)  # as small as it comes
     return picture
+
+
+def _crash(error: Exception) -> str:
+    """What was raised and, where it was not over the action that was given, in which line."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = "" if place.filename == __file__ else f" at {Path(place.filename).name}:{place.lineno}"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200] + where
 
 
 def _result(

@@ -106,8 +106,14 @@ def paired_difference(a: ArrayLike, b: ArrayLike, rng: np.random.Generator, conf
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if x.shape != y.shape:
         raise ValueError(f"paired values must have one shape, got {x.shape} and {y.shape}")
-    mean = float((x - y).mean()) if len(x) else math.nan
-    return Difference(mean, *bootstrap_mean(x - y, rng, confidence))
+    apart = np.where(_level(x, y), 0.0, x - y)
+    mean = float(apart.mean()) if len(x) else math.nan
+    return Difference(mean, *bootstrap_mean(apart, rng, confidence))
+
+
+def _level(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Where sums differ, if at all, by the order that they were added in."""
+    return np.isclose(x, y, rtol=1e-9, atol=1e-9)
 
 
 def ranks(values: Sequence[float]) -> list[float]:
@@ -116,9 +122,10 @@ def ranks(values: Sequence[float]) -> list[float]:
 
 
 def mean_signs(means: Sequence[float]) -> NDArray[np.int64]:
-    """Pairwise order (n, n) by the means alone: +1 where row beats column, -1 where it loses, 0 for an exact tie."""
+    """Pairwise order (n, n) by the means alone: +1 where row beats column, -1 where it loses, 0 for a tie."""
     x = np.asarray(means, dtype=np.float64)
-    return np.sign(x[:, None] - x[None, :]).astype(np.int64)
+    rows, columns = x[:, None], x[None, :]
+    return np.where(_level(rows, columns), 0, np.sign(rows - columns)).astype(np.int64)
 
 
 def agreement(a: NDArray[np.int64], b: NDArray[np.int64]) -> Agreement:

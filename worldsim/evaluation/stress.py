@@ -128,6 +128,7 @@ class Bench:
     @cached_property
     def world(self) -> "World":
         """The learned world. Raises SpaceMismatchError where it is not one of this environment."""
+        from worldsim.rollouts.mix import difference
         from worldsim.simulator.world import load
 
         assert self.config.world is not None, "checked with the configuration"
@@ -136,7 +137,7 @@ class Bench:
         if (world.observation_space, world.action_space) != (env.observation_space, env.action_space):
             raise SpaceMismatchError(
                 f"the world in {self.config.world} was not learned from {self.config.env.id} as configured: "
-                "their spaces differ; give the env that it was learned from"
+                f"{difference(world, env)}; give the env that it was learned from, with its env.resize and env.kwargs"
             )
         env.close()
         return world

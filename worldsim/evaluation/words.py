@@ -100,11 +100,13 @@ def _crashes(rows: Sequence[Row]) -> list[str]:
     if not crashed:
         return []
     worst = max(crashed, key=lambda row: row["crashes"])
-    total, episodes = sum(row["crashes"] for row in rows), sum(row["episodes"] for row in rows)
+    agents = {row["agent"] for row in crashed}
+    theirs = [row for row in rows if row["agent"] in agents]
+    total, episodes = sum(row["crashes"] for row in theirs), sum(row["episodes"] for row in theirs)
+    most = f"most often {worst['agent']} {_under(worst)}" if total < episodes else "all of theirs"
     return [
-        f"{_list(sorted({row['agent'] for row in crashed}))} crashed, in {total} of {episodes} episodes, most often "
-        f"{worst['agent']} {_under(worst)} ({worst['crash_example']}): what was earned until then is no "
-        "measure, and comparisons with it mean nothing."
+        f"{_list(sorted(agents))} crashed, in {total} of {episodes} episodes, {most} ({worst['crash_example']}): what "
+        "was earned until then is no measure, and comparisons with it mean nothing."
     ]
 
 
@@ -150,6 +152,8 @@ def _costliest(data: Row, where: str) -> str:
     if not effects:
         return "No faults were tried."
     hurt = [row for row in effects if row["return"]["told_apart"] < 0]
+    if not hurt and not any(_known(row["return"]["interval"]) for row in effects):
+        return "Too few episodes to tell what a fault costs."
     if not hurt:
         return f"No fault lowered any agent's return in the {place(where)} by more than chance explains."
     row = min(hurt, key=lambda each: each["return"]["mean"])
@@ -176,10 +180,12 @@ def _belief(data: Row) -> str:
     mean = sum(abs(row["return"]["mean"]) for row in gaps) / len(gaps)
     pairs = "no pair of agents" if not against else f"{against} pair{'s' if against > 1 else ''} of agents"
     where = f"{largest['agent']}, {condition(largest['fault'], largest['severity'])}"
+    told = f"it tells exactly the same pairs apart in {clearly}, and puts {pairs} clearly the other way round."
+    if not any(row["return"]["told_apart"] for row in data["comparisons"]["agents"]):
+        told = "but no two agents can be told apart, in either of them."
     return (
         f"By mean return the World ranks the agents as the real environment does in {same} of {len(ranked)} "
-        f"conditions; it tells exactly the same pairs apart in {clearly}, and puts {pairs} clearly the other way round."
-        f" Its mean returns are off by {figure(mean)} on average, at most by "
+        f"conditions; {told} Its mean returns are off by {figure(mean)} on average, at most by "
         f"{figure(abs(largest['return']['mean']))} ({where})."
     )
 
@@ -187,8 +193,9 @@ def _belief(data: Row) -> str:
 def _about_runs(rows: Sequence[Row]) -> Iterable[str]:
     episodes = rows[0]["episodes"]
     if episodes < FEW:
-        known = rows[0]["return_mean_interval"] is not None and None not in rows[0]["return_mean_interval"]
-        lacking = "the intervals are wide" if known else "too few for intervals, so nothing is told from chance,"
+        lacking = "too few for intervals, so nothing is told from chance,"
+        if _known(rows[0]["return_mean_interval"]):
+            lacking = "the intervals are wide"
         yield f"Only {episodes} episode{'s' if episodes > 1 else ''} a cell: {lacking} and rankings may be luck."
     yield from unjudged(rows)
     yield from never_fired(rows)
@@ -226,10 +233,20 @@ def _about_worlds(data: Row) -> list[str]:
     elif low:
         least = min(low, key=lambda row: row["trust_mean"])
         found.append(
-            f"The World trusts its own steps little in {len(low)} cells (mean trust below {LOW_TRUST:g}); least with "
-            f"{least['agent']}, {condition(least['fault'], least['severity'])}: {figure(least['trust_mean'])}."
+            f"The World trusts its own steps little in {_of(len(low), len(trusted))} (mean trust below {LOW_TRUST:g}; "
+            f"least with {least['agent']}, {condition(least['fault'], least['severity'])}: "
+            f"{figure(least['trust_mean'])}). Trust is the probability that every part of what it shows is what the "
+            "real environment would show; means over episodes can be right where single steps are not."
         )
     return found
+
+
+def _of(some: int, cells: int) -> str:
+    return f"all {cells} cells" if some == cells else f"{some} of {cells} cells"
+
+
+def _known(bounds: Sequence[float | None] | None) -> bool:
+    return bounds is not None and None not in bounds
 
 
 def _contradictions(ranking: Sequence[Row]) -> list[str]:

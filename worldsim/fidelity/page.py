@@ -30,7 +30,7 @@ def page(certificate: Mapping[str, Any], shown: Films) -> str:
     environment.filters |= {"share": share, "worse": worse}
     facts = {name: value for name, value in summary(certificate).items() if name != "verdict"}
     view: dict[str, Any] = {"data": certificate, "facts": facts}
-    view |= {"imagined": _shown(certificate, _with_one_step(certificate), "steps ahead")}
+    view |= {"imagined": _shown(certificate, certificate, "steps ahead")}
     view |= {"foreseen": _shown(certificate, certificate["teacher_forced"], "step of the stretch")}
     view |= {"honesty": _honesty(certificate), "chosen": shown.chosen, "steps": _columns(certificate)}
     pictures = (("strip", shown.strip, "png"), ("film", shown.film, "gif"))
@@ -40,16 +40,6 @@ def page(certificate: Mapping[str, Any], shown: Films) -> str:
 
 def _columns(certificate: Mapping[str, Any]) -> list[int]:
     return [step for step in AT if step in certificate["horizons"]]
-
-
-def _with_one_step(certificate: Mapping[str, Any]) -> dict[str, Any]:
-    """The open-loop curves, each leaf's beside what the world foresees one step ahead."""
-    forced = certificate["teacher_forced"]
-    return {
-        key: {leaf: {**curves, "one step": forced[key][leaf]["model"]} for leaf, curves in certificate[key].items()}
-        for key in ("accuracy", *(key for key, _, _ in MEASURES))
-        if key in certificate
-    }
 
 
 def _shown(certificate: Mapping[str, Any], found: Mapping[str, Any], steps: str) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def real_side(world: "World", window: dict[str, Any], index: int, t: int, contex
     lines = [("real", WHITE)]
     if not window["first"][index, t]:
         lines.append((f"action {action_name(world, _at(window['action'], index, t))}", WHITE))
-    lines.append((f"rewards {_signed(window['reward'][index, context : t + 1].sum())}", WHITE))
+    lines.append((f"return {_signed(window['reward'][index, context : t + 1].sum())}", WHITE))
     if window["terminated"][index, t]:
         lines.append(("episode ends", RED))
     return Side(_at(window["observation"], index, t), lines, None)
@@ -178,7 +178,7 @@ def learned_side(world: "World", window: dict[str, Any], imagined: Imagined, ind
     last = context + int(ends[0]) if len(ends) else t
     action = action_name(world, _at(window["action"], index, last))
     rewards = imagined.reward[index, context : last + 1].sum()
-    lines = [("learned", AMBER), (f"action {action}", WHITE), (f"rewards {_signed(rewards)}", WHITE)]
+    lines = [("learned", AMBER), (f"action {action}", WHITE), (f"return {_signed(rewards)}", WHITE)]
     if len(ends):
         lines.append(("episode ends", RED))
     trust = None if world.trust is None else float(imagined.trust[index, last])
