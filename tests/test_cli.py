@@ -251,6 +251,7 @@ def test_arguments_of_the_environment_need_no_plus() -> None:
         "env=CartPole-v1 env.kwargs.sutton_barto_reward=true policy=null",
         "policy={careful:0.5,random:0.5} env.success_return=null",
         r"'policy={careful:0.5,worldsim.envs.refund_desk.agents\:Curious:0.5}'",
+        r"'env.policy={sticky\:0.9:0.5}' 'env.kwargs={a\:b:{c.d:3}}' env.policy.careful=0.1",
         "env.agents.ppo=runs/ppo.zip policy='biased:1=0.3' epsilon=0.25",
         "out='quote\"d' policy=\"it's\"",
     ],

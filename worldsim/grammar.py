@@ -108,7 +108,7 @@ def prepare(verb: str, schema: type[BaseModel], overrides: Sequence[str]) -> lis
         key = str(override.key_or_group)
         if key == "env" and "env" in groups(verb):
             prepared += _env_overrides(override, text)
-        elif _is_open(schema, key) and text[0] not in "+~":
+        elif (_is_open(schema, key) or _opens(schema, override)) and text[0] not in "+~":
             prepared.append("++" + text)
         else:
             prepared.append(text)
@@ -146,9 +146,8 @@ def swept(overrides: Sequence[str]) -> list[str]:
 
 
 def dotted(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings as ("trainer.steps", 1000); one is a leaf itself if its keys are no names."""
-    names = isinstance(values, Mapping) and all(re.fullmatch(r"[\w-]+", str(key)) for key in values)
-    if names and (values or not prefix):
+    """Leaves of nested mappings as ("trainer.steps", 1000)."""
+    if isinstance(values, Mapping) and (values or not prefix):
         for key, value in values.items():
             yield from dotted(value, f"{prefix}.{key}" if prefix else str(key))
     else:
@@ -167,10 +166,28 @@ def _words(verb: str, config: BaseModel, choices: Mapping[str, str]) -> list[str
     if taken.get("env") == "gymnasium":
         words = [f"env={asked['env']['id']}" if word == "env=gymnasium" else word for word in words]
     start = dict(dotted(_values(verb, prepare(verb, type(config), words))))
-    for key, value in dotted(asked):
+    for path, value in _leaves(asked):
+        key = ".".join(path)
         if key not in start or start[key] != value:
-            words.append(f"{key}={_written(value)}")
+            words.append(_word(path, value))
     return words
+
+
+def _leaves(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """As `dotted` has them, their keys apart."""
+    if isinstance(values, Mapping) and (values or not path):
+        for key, value in values.items():
+            yield from _leaves(value, (*path, str(key)))
+    else:
+        yield path, values
+
+
+def _word(path: Sequence[str], value: Any) -> str:
+    """key=value; from the first key on that is no name, which no override may have, they stand in the value."""
+    names = next((i for i, key in enumerate(path) if not re.fullmatch(r"[\w-]+", key)), len(path))
+    for key in reversed(path[names:]):
+        value = {key: value}
+    return f"{'.'.join(path[:names])}={_written(value)}"
 
 
 def _with_file(verb: str, schema: type[BaseModel], overrides: Sequence[str]) -> list[str]:
@@ -185,7 +202,11 @@ def _with_file(verb: str, schema: type[BaseModel], overrides: Sequence[str]) -> 
     typed = [text for text in overrides if text != given[0]]
     choices = {group: option for group in groups(verb) if (option := _nearest_option(verb, group, config)) is not None}
     kept = _words(verb, config, choices)
-    if check(schema, plain(_composed(verb, prepare(verb, schema, kept)))) != config:
+    try:
+        same = check(schema, plain(_composed(verb, prepare(verb, schema, kept)))) == config
+    except (ConfigError, HydraException, OmegaConfBaseException):
+        same = False
+    if not same:
         raise ConfigError(f"config={path} cannot be typed as overrides; give its values one by one")
     whole = {text.partition("=")[0] for text in typed} & groups(verb).keys()
     return [word for word in kept if re.split(r"[.=]", word)[0] not in whole] + typed
@@ -300,6 +321,11 @@ def _is_open(schema: type[BaseModel], key: str) -> bool:
         if isinstance(part, type) and issubclass(part, BaseModel) and _is_open(part, rest):
             return True
     return False
+
+
+def _opens(schema: type[BaseModel], override: Override) -> bool:
+    """Whether a mapping is given for one that may hold anything."""
+    return isinstance(override.value(), Mapping) and _is_open(schema, f"{override.key_or_group}.anything")
 
 
 def _parts(annotation: Any) -> Iterator[Any]:

@@ -403,3 +403,20 @@ def test_uniform_numbers_depend_on_seed_and_tick_alone() -> None:
     for row in range(4):
         assert torch.equal(uniforms(seeds[[row]], ticks[[row]], places(6))[0], together[row])
     assert torch.equal(uniforms(seeds, ticks, places(4)), together[:, :4])
+
+
+def test_a_state_is_a_value_whatever_becomes_of_the_arrays_it_was_made_of(world: World) -> None:
+    seen = world.observation(world.start(2, seed=0))
+    begun = world.encode(seen, [1, 2])
+    shown = {name: value.copy() for name, value in world.observation(begun).items()}
+    for array in seen.values():
+        array[:] = 0
+    assert all(np.array_equal(value, shown[name]) for name, value in world.observation(begun).items())
+
+
+def test_states_with_and_without_an_observation_are_not_merged(world: World) -> None:
+    start, mask = world.start(2, seed=0), np.array([True, False])
+    blind = world.step(start, acts(2, 0), "latent")[0]
+    for new, state in ((world.take(mask, blind), start), (world.take(mask, start), blind)):
+        with pytest.raises(ConfigError, match="step both alike"):
+            world.merge(mask, new, state)

@@ -212,7 +212,12 @@ class World:
         return _each(lambda x: x.index_select(0, rows), state)
 
     def merge(self, mask: NDArray[np.bool_], new: WorldState, state: WorldState) -> WorldState:
-        """The `state` with the worlds of `new`, in order, where `mask` (B,) is true."""
+        """The `state` with the worlds of `new`, in order, where `mask` (B,) is true.
+
+        Raises ConfigError where one of them shows its observation and the other, after observe="latent", does not.
+        """
+        if bool(new.observation) != bool(state.observation):
+            raise ConfigError('one state was stepped with observe="latent" and shows nothing; step both alike')
         rows = self._rows(mask)
         return _each(lambda x, y: x.index_copy(0, rows, y), state, new)
 
@@ -246,7 +251,8 @@ class World:
         }
 
     def _tensor(self, value: NDArray[Any]) -> Tensor:
-        return torch.as_tensor(np.require(value, requirements=["C", "W"]), device=self.device)
+        """In memory of its own: a state is a value, whatever the caller does with the array."""
+        return torch.as_tensor(np.array(value, order="C"), device=self.device)
 
 
 def _given(tensors: Collection[Tensor]) -> list[NDArray[Any]]:
