@@ -103,7 +103,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
         The others stay where they are, whatever their actions: they show what they showed, for a reward of 0.
         """
-        batch = _own(flatten_batch(self.single_action_space, actions))
+        batch = flatten_batch(self.single_action_space, actions)
         check_classes(self.single_action_space, batch)
         before = self._here()
         after, step = self.world.step(before, batch)
@@ -174,9 +174,9 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return self.world.observation(fresh)
 
     def _batch(self, observation: Any) -> Arrays:
-        """What the caller starts from, one for all or one for each, as flat arrays (N, ...) in memory of their own."""
+        """What the caller starts from, one for all or one for each, as flat arrays (N, ...)."""
         if self.observation_space.contains(observation):
-            return _own(flatten_batch(self.single_observation_space, observation))
+            return flatten_batch(self.single_observation_space, observation)
         check_member(self.single_observation_space, observation)
         one = flatten(self.single_observation_space, observation)
         return {name: np.repeat(array[None], self.num_envs, axis=0) for name, array in one.items()}
@@ -214,8 +214,3 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     def _emit(self, observation: Arrays) -> Any:
         """Arrays that the world has given away, as a member of the batched space."""
         return unflatten_batch(self.single_observation_space, observation)
-
-
-def _own(arrays: Arrays) -> Arrays:
-    """Copies, so that neither the world nor the caller can write into the other's memory."""
-    return {name: np.array(array) for name, array in arrays.items()}
