@@ -8,7 +8,7 @@ shift, with the standard error of the difference.
 """
 
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -18,7 +18,8 @@ from rich.table import Table
 
 import worldsim
 from worldsim.envs.refund_desk.agents import CLOSE, ESCALATE, LOOK_UP, REFUND, REPLACE, REPLY, open_
-from worldsim.simulator.world import World
+from worldsim.evaluation.runs import first_observations
+from worldsim.simulator.world import World, WorldState
 from worldsim.spaces import flatten
 
 SHIFTS, VIOLATED = 400, -0.5  # a call's reward at most this: something was violated
@@ -44,19 +45,22 @@ class Outcome(NamedTuple):
     violations: NDArray[np.float64]  # (N,)
 
 
-def really(calls: list[int]) -> Outcome:
-    env, rewards = gym.make("worldsim/RefundDesk-v0"), []
+def really(env: gym.Env[Any, Any], calls: list[int]) -> Outcome:
+    rewards = []
     for seed in range(SHIFTS):
         env.reset(seed=seed)
         rewards.append([float(env.step(np.int64(call))[1]) for call in calls])
     return outcome(np.array(rewards))
 
 
-def imagined(world: World, calls: list[int]) -> Outcome:
-    env, first, rewards = gym.make("worldsim/RefundDesk-v0"), [], []
-    for seed in range(SHIFTS):
-        first.append(flatten(env.observation_space, env.reset(seed=seed)[0]))
-    state = world.encode({name: np.stack([row[name] for row in first]) for name in first[0]}, list(range(SHIFTS)))
+def begun(world: World, env: gym.Env[Any, Any]) -> WorldState:
+    """As many worlds as there are shifts, each at what the real desk shows first."""
+    first = [flatten(env.observation_space, seen) for seen in first_observations(env, range(SHIFTS)).values()]
+    return world.encode({name: np.stack([row[name] for row in first]) for name in first[0]}, list(range(SHIFTS)))
+
+
+def imagined(world: World, state: WorldState, calls: list[int]) -> Outcome:
+    rewards = []
     for call in calls:
         state, step = world.step(state, {"value": np.full((SHIFTS, 1), call)}, "latent")
         rewards.append(step.reward)
@@ -74,12 +78,13 @@ def compared(real: NDArray[np.float64], foreseen: NDArray[np.float64]) -> tuple[
 
 def main(path: str) -> None:
     """Prints the table of a world."""
-    world = worldsim.load(path)
+    world, env = worldsim.load(path), gym.make("worldsim/RefundDesk-v0")
+    start = begun(world, env)
     table = Table("calls", title=f"{SHIFTS} shifts each", title_justify="left")
     for heading in ("return, real", "World", "", "violations, real", "World", ""):
         table.add_column(heading, justify="right")
     for name, calls in CALLS.items():
-        real, foreseen = really(calls), imagined(world, calls)
+        real, foreseen = really(env, calls), imagined(world, start, calls)
         table.add_row(name, *compared(real.returns, foreseen.returns), *compared(real.violations, foreseen.violations))
     Console(width=120).print(table)
 

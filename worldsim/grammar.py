@@ -145,13 +145,9 @@ def swept(overrides: Sequence[str]) -> list[str]:
     return [str(override.key_or_group) for override in parsed if override.is_sweep_override()]
 
 
-def dotted(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(values: Any) -> Iterator[tuple[str, Any]]:
     """Leaves of nested mappings as ("trainer.steps", 1000)."""
-    if isinstance(values, Mapping) and (values or not prefix):
-        for key, value in values.items():
-            yield from dotted(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, values
+    return ((".".join(path), value) for path, value in _leaves(values))
 
 
 def command(verb: str, config: BaseModel, choices: Mapping[str, str]) -> str:
@@ -174,7 +170,7 @@ def _words(verb: str, config: BaseModel, choices: Mapping[str, str]) -> list[str
 
 
 def _leaves(values: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """As `dotted` has them, their keys apart."""
+    """Leaves of nested mappings as (("trainer", "steps"), 1000)."""
     if isinstance(values, Mapping) and (values or not path):
         for key, value in values.items():
             yield from _leaves(value, (*path, str(key)))

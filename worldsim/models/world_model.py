@@ -72,9 +72,8 @@ class Batch(NamedTuple):
 
     def tensors(self) -> list[Tensor]:
         """All tensors, always in the same order."""
-        found: list[Tensor] = []
-        self.each(lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
-        return found
+        parts = [list(part.values()) if isinstance(part, Mapping) else [part] for part in self if part is not None]
+        return [tensor for part in parts for tensor in part]
 
 
 class Losses(NamedTuple):
