@@ -1,20 +1,9 @@
-"""What can go wrong, as data: faults, schedules, clocks. Loads no torch."""
+"""What can go wrong, as data: faults, schedules, clocks, and the core that carries every call. Loads no torch."""
 
+from worldsim.faults.calls import ERRORS, LOST, Call, Forward, Record, Reply
 from worldsim.faults.clock import Clock, VirtualClock, WallClock
-from worldsim.faults.exchange import ERRORS, LOST, Call, Forward, Record, Reply
-from worldsim.faults.fault import Context, Fault, LeafFault
-from worldsim.faults.kinds.absent import (
-    BlackFrames,
-    DeadSensors,
-    DroppedChannels,
-    DroppedFields,
-    EmptyResult,
-    FrozenFrames,
-    MissingRows,
-    NullFields,
-    Occlusion,
-    PartialPage,
-)
+from worldsim.faults.definition import KINDS, Composition, Fault, fault
+from worldsim.faults.generators import Context, Exchange, Sleep
 from worldsim.faults.kinds.drift import OversizedReply, SchemaDrift
 from worldsim.faults.kinds.hostile import HiddenInstruction, PaintedInstruction, obeyed
 from worldsim.faults.kinds.lies import PlausibleLie
@@ -30,8 +19,19 @@ from worldsim.faults.kinds.loud import (
     WrongShape,
     WrongType,
 )
-from worldsim.faults.kinds.malformed import MalformedOutput
-from worldsim.faults.kinds.missing import MissingData
+from worldsim.faults.kinds.missing import (
+    BlackFrames,
+    DeadSensors,
+    DroppedChannels,
+    DroppedFields,
+    EmptyResult,
+    FrozenFrames,
+    MissingRows,
+    NullFields,
+    Occlusion,
+    PartialPage,
+)
+from worldsim.faults.kinds.mixed import MalformedOutput, MissingData
 from worldsim.faults.kinds.pixels import (
     Blur,
     Brightness,
@@ -55,6 +55,7 @@ from worldsim.faults.kinds.refusing import (
     QuotaExceeded,
     RateLimited,
     ServerError,
+    Throttled,
     Unavailable,
 )
 from worldsim.faults.kinds.silent import (
@@ -94,10 +95,10 @@ from worldsim.faults.kinds.stale import (
     StickyAction,
 )
 from worldsim.faults.pipeline import Pipeline
-from worldsim.faults.plans.catalogue import FAMILIES, KINDS
+from worldsim.faults.plans.catalogue import FAMILIES
 from worldsim.faults.plans.plain import fault_from_json, fault_to_json
 from worldsim.faults.plans.plan import Plan, ready_plans
-from worldsim.faults.schedule import After, Always, Bursts, Schedule, Window
+from worldsim.faults.schedule import After, Always, Bursts, Schedule, TimeWindow, Window
 
 __all__ = [
     "After",
@@ -114,6 +115,7 @@ __all__ = [
     "Clock",
     "ClockSkew",
     "ColourShift",
+    "Composition",
     "Compression",
     "ConstantLatency",
     "Context",
@@ -131,6 +133,7 @@ __all__ = [
     "EmpiricalLatency",
     "EmptyResult",
     "EventualConsistency",
+    "Exchange",
     "ExpiredToken",
     "FAMILIES",
     "FalseFailure",
@@ -145,7 +148,6 @@ __all__ = [
     "Jitter",
     "KINDS",
     "LOST",
-    "LeafFault",
     "LognormalLatency",
     "LostAnswer",
     "LostPermission",
@@ -179,6 +181,7 @@ __all__ = [
     "SchemaDrift",
     "ServerError",
     "ShotNoise",
+    "Sleep",
     "SlowAPI",
     "SlowDrip",
     "SlowStart",
@@ -186,6 +189,8 @@ __all__ = [
     "StickyAction",
     "SwappedFields",
     "Tearing",
+    "Throttled",
+    "TimeWindow",
     "TransposedDigits",
     "TruncatedJSON",
     "Unavailable",
@@ -199,6 +204,7 @@ __all__ = [
     "WrongTimeZone",
     "WrongType",
     "WrongUnit",
+    "fault",
     "fault_from_json",
     "fault_to_json",
     "obeyed",

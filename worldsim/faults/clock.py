@@ -1,5 +1,6 @@
 """Time is a clock that is passed in: an hour of slow API costs microseconds, unless a real client waits for it."""
 
+import asyncio
 import time
 from typing import Protocol
 
@@ -10,6 +11,10 @@ class Clock(Protocol):
     def now(self) -> float: ...
 
     def sleep(self, seconds: float) -> None: ...
+
+    async def asleep(self, seconds: float) -> None:
+        """`sleep` that lets other tasks run meanwhile."""
+        ...
 
 
 class VirtualClock:
@@ -24,6 +29,9 @@ class VirtualClock:
     def sleep(self, seconds: float) -> None:
         assert seconds >= 0, f"a clock runs forward, not by {seconds} s"
         self._now += seconds
+
+    async def asleep(self, seconds: float) -> None:
+        self.sleep(seconds)
 
     def set(self, now: float) -> None:
         """Go to a time that was read before: for restoring a snapshot."""
@@ -41,3 +49,6 @@ class WallClock:
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
+
+    async def asleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)

@@ -22,8 +22,8 @@ from gymnasium import spaces
 
 from worldsim.faults.chance import Dice
 from worldsim.faults.clock import VirtualClock
+from worldsim.faults.definition import Fault, LeafFault
 from worldsim.faults.exchange import ERRORS, LOST, Call, Passing, Record, Reply
-from worldsim.faults.fault import Fault, LeafFault
 from worldsim.faults.leafwise import alike, copied, get, leaves_of, nodes
 from worldsim.faults.pipeline import Pipeline
 from worldsim.faults.plans.plain import fault_from_json, fault_to_json

@@ -1,92 +1,142 @@
-"""When a fault is at work: a small closed set. Calls are counted from 0 in every episode, all tools together."""
+"""When a fault is at work: a small closed set, by the number of the call or by the time on the session's clock.
 
-import math
-from collections.abc import MutableMapping
-from dataclasses import dataclass
+Each tool's calls are counted by themselves, from 0 in every session, so that what happens to call k of a tool does not
+depend on what else is called. With `per_tool: false` the calls of all tools that a fault is aimed at count together:
+then the order in which they begin decides.
+
+Every schedule is a pure function of the call's number, of the time, and of random numbers that depend on nothing but
+the number: it has no state, is the same for one call and for many, and nothing of it needs to be kept or restored.
+"""
+
+from abc import abstractmethod
 from typing import Any, ClassVar
 
-from worldsim.errors import ConfigError
-from worldsim.faults.chance import Dice
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, model_validator
 
-LANE = 2  # the lane of the dice that schedules draw from
+from worldsim.faults.keys import Floats, Keys, last_where, uniforms
+from worldsim.faults.parameters import CHECKED, checked_init, number, option
+
+Mask = NDArray[np.bool_]
+MANY = 10**12  # calls, more than any session has
+
+PER_TOOL = "count each tool's calls by themselves; false: those of all tools that the fault is aimed at together"
 
 
-@dataclass(frozen=True)
-class Always:
+class Schedule(BaseModel):
+    """When a fault is at work. Raises ConfigError for values out of range."""
+
+    model_config = CHECKED
+
+    kind: ClassVar[str]
+
+    def __init__(self, /, **values: Any) -> None:
+        checked_init(self, f"schedule {self.kind}", values)
+
+    @abstractmethod
+    def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:
+        """At which of n calls, (n,), the fault is at work.
+
+        keys: one for each of the calls, or one for all. numbers: (n,) of the calls, from 0. seconds: on the clocks.
+        """
+
+
+class Always(Schedule):
     """At every call."""
 
     kind: ClassVar[str] = "always"
 
-    def due(self, index: int, dice: Dice, memory: MutableMapping[str, Any]) -> bool:
-        return True
+    def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:
+        return np.ones(len(numbers), np.bool_)
 
 
-@dataclass(frozen=True)
-class After:
-    """From call `calls` on."""
+class After(Schedule):
+    """From call `calls` on, the first one being 0."""
 
     kind: ClassVar[str] = "after"
-    calls: int = 10
+    calls: int = number(10, 0, MANY, "how many calls it leaves alone")
+    per_tool: bool = option(True, PER_TOOL)
 
-    def __post_init__(self) -> None:
-        _at_least(0, "after.calls", self.calls, int)
-
-    def due(self, index: int, dice: Dice, memory: MutableMapping[str, Any]) -> bool:
-        return index >= self.calls
+    def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:
+        return np.asarray(numbers >= self.calls)
 
 
-@dataclass(frozen=True)
-class Window:
-    """From call `start` up to, not including, call `stop`."""
+class Window(Schedule):
+    """From call `start` up to, not including, call `stop`; the first call is 0."""
 
     kind: ClassVar[str] = "window"
-    start: int = 0
-    stop: int = 10
+    start: int = number(0, 0, MANY, "the first call at which it is at work")
+    stop: int = number(10, 1, MANY, "the first call at which it is not any more")
+    per_tool: bool = option(True, PER_TOOL)
 
-    def __post_init__(self) -> None:
-        _at_least(0, "window.start", self.start, int)
-        _at_least(self.start + 1, "window.stop", self.stop, int)
+    @model_validator(mode="after")
+    def _ordered(self) -> "Window":
+        if self.stop <= self.start:
+            raise ValueError(f"stop must be more than start ({self.start}), got {self.stop}")
+        return self
 
-    def due(self, index: int, dice: Dice, memory: MutableMapping[str, Any]) -> bool:
-        return self.start <= index < self.stop
+    def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:
+        return np.asarray((numbers >= self.start) & (numbers < self.stop))
 
 
-@dataclass(frozen=True)
-class Bursts:
+class Bursts(Schedule):
     """In bursts of `mean_calls` calls with quiet spells of `mean_gap` between them, each length geometric.
 
-    The two-state Markov chain of Gilbert (1960). An episode comes upon a service that has run for long: each of its
-    calls, the first one too, is in a burst with probability `share`, so short episodes meet as many as long ones.
+    The two-state Markov chain of Gilbert (1960). A session comes upon a service that has run for long: each of its
+    calls, the first one too, is in a burst with probability `share`, so short sessions meet as many as long ones.
     """
 
     kind: ClassVar[str] = "bursts"
-    mean_calls: float = 5.0
-    mean_gap: float = 15.0
-
-    def __post_init__(self) -> None:
-        _at_least(1, "bursts.mean_calls", self.mean_calls)
-        _at_least(1, "bursts.mean_gap", self.mean_gap)
+    mean_calls: float = number(5.0, 1, MANY, "mean length of a burst, in calls")
+    mean_gap: float = number(15.0, 1, MANY, "mean length of a quiet spell between bursts, in calls")
+    per_tool: bool = option(True, PER_TOOL)
 
     @property
     def share(self) -> float:
         """Share of the calls that are in bursts: the chain's stationary distribution."""
         return self.mean_calls / (self.mean_calls + self.mean_gap)
 
-    def due(self, index: int, dice: Dice, memory: MutableMapping[str, Any]) -> bool:
-        reached, on = memory.get("burst", (-1, False))
-        while reached < index:  # the chain moves once a call, whether or not a fault was asked
-            reached += 1
-            turns = 1 / (self.mean_calls if on else self.mean_gap) if reached else self.share
-            on ^= dice.uniform(reached, LANE) < turns
-        memory["burst"] = (reached, on)
-        return bool(on)
+    def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:
+        """One uniform u a call moves the chain: from quiet into a burst if u < enter, within one on if u < stay.
+
+        So a call with u below both ends in a burst, and one with u above both ends in quiet, whatever was before; one
+        between them keeps the state, or turns it over where stay < enter. Hence the state follows from the last call
+        that decided and how many there were since. Call 0 decides by `share`.
+        """
+        enter, stay = 1 / self.mean_gap, 1 - 1 / self.mean_calls
+        low, high = min(enter, stay), max(enter, stay)
+        keys = np.broadcast_to(keys, numbers.shape)
+
+        def decides(rows: NDArray[np.int64], which: NDArray[np.int64]) -> Mask:
+            drawn = uniforms(keys[rows, None], which)
+            return (drawn < low) | (drawn >= high)
+
+        at = last_where(numbers, decides)
+        on = uniforms(keys, at) < np.where(at == 0, self.share, low)
+        return on ^ ((numbers - at) % 2 == 1) if stay < enter else on
 
 
-Schedule = Always | After | Window | Bursts
-SCHEDULES: dict[str, type[Schedule]] = {each.kind: each for each in (Always, After, Window, Bursts)}
+class TimeWindow(Schedule):
+    """From `start_s` up to `stop_s` seconds on the session's clock, and again every `every_s`: an outage."""
+
+    kind: ClassVar[str] = "time_window"
+    start_s: float = number(0.0, 0, 1e12, "when it begins, in seconds since the session did")
+    stop_s: float = number(60.0, 0, 1e12, "when it is over, in seconds since the session began")
+    every_s: float | None = number(None, 1e-9, 1e12, "seconds after which it comes again; null: it comes once")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "TimeWindow":
+        if self.stop_s <= self.start_s:
+            raise ValueError(f"stop_s must be more than start_s ({self.start_s:g}), got {self.stop_s:g}")
+        if self.every_s is not None and self.every_s < self.stop_s - self.start_s:
+            raise ValueError(f"every_s must be {self.stop_s - self.start_s:g} or more, got {self.every_s:g}")
+        return self
+
+    def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:
+        since: Floats = np.broadcast_to(np.asarray(seconds, np.float64), numbers.shape) - self.start_s
+        within = since if self.every_s is None else np.where(since >= 0, since % self.every_s, since)
+        return np.asarray((within >= 0) & (within < self.stop_s - self.start_s))
 
 
-def _at_least(low: float, name: str, value: object, types: Any = (int, float)) -> None:
-    if not isinstance(value, types) or isinstance(value, bool) or not low <= value < math.inf:
-        whole = "a whole number" if types is int else "a finite number"
-        raise ConfigError(f"schedule {name} must be {whole} of calls, at least {low}; got {value!r}")
+SCHEDULES: dict[str, type[Schedule]] = {each.kind: each for each in (Always, After, Window, Bursts, TimeWindow)}

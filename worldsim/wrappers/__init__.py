@@ -6,13 +6,13 @@ Every kind of fault has a wrapper of its class's name, and one for vectors with 
 
 from typing import Any
 
-from worldsim.faults.many.batches import Apart
+from worldsim.faults.stacking import Ragged
 from worldsim.wrappers import named
 from worldsim.wrappers.flatten import FlattenDict
 from worldsim.wrappers.inject import InjectFaults
 from worldsim.wrappers.vector import VectorInjectFaults
 
-__all__ = ["Apart", "FlattenDict", "InjectFaults", "VectorInjectFaults"]
+__all__ = ["FlattenDict", "InjectFaults", "Ragged", "VectorInjectFaults"]
 __all__ += named.__all__
 
 

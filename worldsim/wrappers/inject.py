@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
+import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from worldsim.errors import ConfigError
 from worldsim.faults import (
     ERRORS,
     LOST,
     Call,
     Clock,
     Fault,
-    LeafFault,
     Pipeline,
     Plan,
     Record,
@@ -25,12 +26,16 @@ from worldsim.faults import (
     WallClock,
     fault_to_json,
 )
-from worldsim.faults.leafwise import ABSENT, copied, from_json, get, leaves_of, put
-from worldsim.spaces import Leaf
+from worldsim.faults.log import Log
+from worldsim.faults.pipeline import Trip, checked_seed
+from worldsim.faults.replies import Replies
+from worldsim.faults.trees import ABSENT, copied, from_json, get, leaves_of, put
+from worldsim.faults.views import View, opened
 from worldsim.wrappers.moving import ON_TIME, is_last, resting, step_seconds
+from worldsim.wrappers.tools import action_tools
 
-TOOL = "step"  # the name of every call where the environment's actions have no names
 _CALM = Reply(None)
+_ROW = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True)
@@ -60,16 +65,24 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     records of this step, and all else in `info` is ground truth, as the environment last gave it.
 
     The name of a call, which a fault's `tools` pick, is that of its action where the environment has
-    `metadata["action_names"]` and a Discrete action space, else "step".
+    `metadata["action_names"]` and a Discrete action space; that of the tool where an action is a Dict with a tool and
+    arguments, or a Text with JSON that has them (`worldsim.wrappers.tools`); else "step". Where observations are a Text
+    with JSON, faults change its fields; a text that its space does not hold any more is refused as malformed.
 
     Real-time control: by default the world stands still while the agent waits. With `time` it moves on, by a step for
     every `step_s` on the clock, under the action `hold`; rewards and the end of the episode count as ever, and the
     observation is the one that was sent. "virtual": only latencies take time, and each step takes `step_s` of it.
     "wall": real time counts, the agent's own thinking too, and a step that is early waits for its tick.
 
-    What happens to call k of an episode depends on the seeds and on k alone: `seed`, and the seed given to the last
-    `reset` that had one, with the number of resets since. `A(B(env))` means the same as `InjectFaults(env, [a, b])`
+    What happens to call k of a tool in an episode depends on the seeds, the tool and k alone: `seed`, and the seed given
+    to the last `reset` that had one, with the number of resets since. `A(B(env))` means the same as `InjectFaults(env, [a, b])`
     with equal seeds. An observation space may hold anything; parts that no wrong value is known for are left alone.
+
+    `wait(seconds)` lets time pass on the clock, as does a call of a tool in `env.metadata["wait_s"]` (tool -> seconds):
+    an agent that heeds a Retry-After is served.
+
+    `info["executions"]` has the reward of each time that the call was carried out: none where it was lost on the way,
+    two where it was carried out twice.
 
     Attributes: `records`, of the episode so far, and `clock`. Methods `snapshot()` and `restore(snapshot)` exist where
     the environment has them.
@@ -128,21 +141,27 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._world_s = 0.0  # on the clock: up to when the world has moved
         self._last: Any = self._rest  # the last action that arrived
         self._tools = action_tools(env.metadata, env.action_space)
-        self._first_action = int(getattr(env.action_space, "start", 0)) if self._tools else 0
-        self._leaves: tuple[Leaf, ...] = ()
+        self._wait_s: Mapping[str, float] = env.metadata.get("wait_s", {})
+        self._text = isinstance(env.observation_space, spaces.Text)
+        self._any_text = any(getattr(fault, "out_of_space", False) for fault in built)
+        self._leaves = () if self._text else leaves_of(env.observation_space)
         self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
-        if self._on_error or any(isinstance(fault, LeafFault) for fault in built):
-            self._leaves = leaves_of(env.observation_space)
-        plan.check(self._tools or (TOOL,), self._leaves)
+        plan.check(self._tools.names, None if self._text else self._leaves)
         self._pipeline = Pipeline(
-            built,
-            seed,
+            [(fault, checked_seed(seed)) for fault in built],
+            None if self._text else self._leaves,
+            self._tools.names,
             self.clock,
-            self._leaves,
-            self._tools or (TOOL,),
             missing=env.metadata.get("on_missing", {}),
             below=self._below._pipeline.kinds if self._below else None,
+            one_request=self._tools.one_request,
         )
+        self._records: list[Record] = []  # what was done in this episode
+        self._now: list[Record] = []  # what was done to the present call
+        self._view: View | None = None  # how the observation was opened, where it is a text with JSON
+        self._asked: Any = None  # the action that was made
+        self._outer: tuple[str, int] | None = None  # of a call that comes from faults further out: which it is
+        self._outer_deadline_s: float | None = None
         self._keeps = self._below is not None or not self._pipeline.idle
         self._episode: tuple[int, ...] = (-1, 0)  # the seed of the last seeded reset, and resets since
         self._seen: Any = None  # the last observation that reached the agent
@@ -154,7 +173,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     @property
     def records(self) -> list[Record]:
         """What the faults of this wrapper and of those further in did in this episode."""
-        return self._pipeline.records
+        return list(self._records)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
@@ -163,17 +182,34 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._reply = _CALM
         if self._keeps:
             self._seen = copied(observation)
-        self._pipeline.start(self._episode, observation)
+        self._records, self._now = [], []
+        shown = self._opened(observation)
+        self._pipeline.start(_ROW, [self._episode], lambda: Replies.single(Reply(shown)))
         self._world_s, self._last = self.clock.now(), self._rest
-        return observation, self._told()
+        return observation, self._shown_info()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass on the clock, in seconds, 0 or more: nothing is called meanwhile."""
+        if not seconds >= 0:
+            raise ConfigError(f"wait({seconds!r}): the seconds to wait must be 0 or more")
+        self.clock.sleep(seconds)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._rewards = []
         self._terminated = self._truncated = False
-        tool = self._tools[int(action) - self._first_action] if self._tools else TOOL
-        reply = self._pipeline.exchange(tool, {"action": action}, self._carry_out)
+        self._below_records: list[Record] = []
+        self._asked = action
+        tool, arguments = self._tools.call(action)
+        if tool in self._wait_s and self._below is None:
+            self.clock.sleep(self._wait_s[tool])
+        reply, own = self._pipeline.call(tool, arguments, self._carry_out, self._outer, self._outer_deadline_s)
+        self._outer, self._outer_deadline_s = None, None
+        self._now = [*self._below_records, *own] if self._below_records else own
+        self._records += self._now
         if self._step_s:
             self._move_on()
+        if self._text:
+            reply = self._closed(reply)
         self._reply = reply
         if reply.payload is LOST:
             observation = self._at_error(reply.error)
@@ -183,17 +219,35 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 self._seen = copied(observation)
         rewards = self._rewards
         reward = rewards[0] if len(rewards) == 1 else sum(rewards, 0.0)
-        return observation, reward, self._terminated, self._truncated, self._told()
+        return observation, reward, self._terminated, self._truncated, self._shown_info()
 
-    def _carry_out(self, call: Call) -> Reply:
+    def _opened(self, observation: Any) -> Any:
+        """An observation as faults see it."""
+        if not self._text:
+            return observation
+        self._view = opened(observation)
+        return self._view.inner
+
+    def _closed(self, reply: Reply) -> Reply:
+        """A reply with its observation as a text again, if its space holds that."""
+        if reply.payload is LOST or self._view is None:
+            return reply
+        text = self._view.close(reply.payload)
+        if text in self.env.observation_space or self._any_text:
+            return reply._replace(payload=text)
+        return reply._replace(payload=LOST, ok=False, error="malformed", raw=text)
+
+    def _carry_out(self, call: Call, trip: Trip) -> Reply:
         """Where the last fault passes the call on: step the environment."""
-        if self._below is not None:
-            self._below._pipeline.number = call.number  # it was not asked about calls that were lost on the way
+        action = self._tools.action(call.tool, call.arguments, self._asked)
+        if self._below is not None:  # faults further in go on from here, as if all were in one row
+            self._below._outer = (self._tools.call(self._asked)[0], call.number)
+            self._below._outer_deadline_s = trip.deadline_s
         if not self._step_s:
-            return self._take(call.arguments["action"])
+            return self._take(action, trip.log)
         self._move_on()
-        self._last = call.arguments["action"]
-        reply = self._take(self._last)
+        self._last = action
+        reply = self._take(self._last, trip.log)
         self._world_s += self._step_s
         self.clock.sleep(max(0.0, self._world_s - self.clock.now()))
         return reply
@@ -206,7 +260,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             self._take(self._last if self._holds_last else self._rest)
             self._world_s += self._step_s
 
-    def _take(self, action: Any) -> Reply:
+    def _take(self, action: Any, log: Log | None = None) -> Reply:
         """Step the environment, unless the episode has ended: a call that is carried out twice may find it so."""
         if self._terminated or self._truncated:
             return self._reply
@@ -214,11 +268,14 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._rewards.append(reward)
         self._info = info
         if self._below is not None:
-            self._pipeline.now += self._below._pipeline.now
+            if log is None:
+                self._below_records += self._below._now
+            else:
+                log.extend(0, self._below._now)
             reply = self._below._reply
-            self._reply = reply if reply.payload is LOST else reply._replace(payload=observation)
+            self._reply = reply if reply.payload is LOST else reply._replace(payload=self._opened(observation))
         else:
-            self._reply = Reply(observation)
+            self._reply = Reply(self._opened(observation))
         return self._reply
 
     def _at_error(self, error: str | None) -> Any:
@@ -230,12 +287,12 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 observation = put(observation, leaf.path, from_json(leaf, shown[leaf.name]))
         return observation
 
-    def _told(self) -> dict[str, Any]:
-        info = {**self._info, "reply": self._reply.to_json()}
+    def _shown_info(self) -> dict[str, Any]:
+        info = {**self._info, "reply": self._reply.to_json(), "executions": list(self._rewards)}
         if self._blind:
             info.pop("faults", None)
         else:
-            info["faults"] = list(self._pipeline.now)
+            info["faults"] = list(self._now)
         return info
 
     @property
@@ -246,7 +303,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         def take() -> Snapshot:
             return Snapshot(
                 below(),
-                self._pipeline.snapshot(),
+                (self._pipeline.snapshot(), list(self._records), list(self._now)),
                 self._episode,
                 copied(self._seen),
                 copy.deepcopy(self._info),
@@ -263,7 +320,9 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
         def go_back(snapshot: Snapshot) -> Any:
             result = below(snapshot.below)
-            self._pipeline.restore(snapshot.faults)
+            faults, records, now = snapshot.faults
+            self._pipeline.restore(faults)
+            self._records, self._now = list(records), list(now)
             self._episode, self._seen = snapshot.episode, copied(snapshot.seen)
             self._info, self._reply = copy.deepcopy(snapshot.info), snapshot.reply
             self._world_s = self.clock.now() + snapshot.world_s
@@ -279,9 +338,3 @@ def nearest_faults(env: gym.Env[Any, Any]) -> InjectFaults | None:
             return env
         env = env.env
     return None
-
-
-def action_tools(metadata: Mapping[str, Any], space: gym.Space[Any]) -> tuple[str, ...]:
-    """The names of a Discrete space's actions where the environment's metadata tells them, else nothing."""
-    names = metadata.get("action_names", ())
-    return tuple(names[: int(space.n)]) if isinstance(space, spaces.Discrete) and len(names) >= space.n else ()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.faults import WallClock
-from worldsim.faults.many.batches import Mask, chosen
+from worldsim.faults.stacking import Mask, chosen
 from worldsim.spaces import leaves, unflatten
 
 ON_TIME = 1 - 1e-6  # share of a step after which it counts as over: clocks are sums of rounded numbers

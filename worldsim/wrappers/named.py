@@ -13,12 +13,12 @@ from gymnasium.vector import VectorEnv
 
 from worldsim import faults
 from worldsim.faults import Clock, Fault
-from worldsim.faults.fault import suggest
+from worldsim.faults.parameters import suggest
 from worldsim.wrappers.inject import InjectFaults
 from worldsim.wrappers.vector import VectorInjectFaults
 
 VECTOR = "Vector"
-FAULTS = {kind.__name__: kind for kind in faults.KINDS.values()}
+FAULTS = {kind.__name__: kind for family in faults.FAMILIES.values() for kind in family}
 __all__ = [*FAULTS, *(VECTOR + name for name in FAULTS)]
 
 

@@ -8,9 +8,9 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.faults import ERRORS
-from worldsim.faults.leafwise import copied, from_json
-from worldsim.faults.many.batches import Mask, chosen, refreshed
-from worldsim.faults.many.replies import Replies
+from worldsim.faults.replies import Replies
+from worldsim.faults.stacking import Mask, chosen, refreshed
+from worldsim.faults.trees import copied, from_json
 from worldsim.spaces import Leaf
 
 
@@ -19,17 +19,17 @@ class Seen:
     """The last observations that reached the agents of N environments, and whose calls failed since.
 
     space, leaves: of one observation. on_error: error -> leaf name -> what is shown there, as plain JSON.
-    tidy: whether observations stay inside their space. keeps: whether any of them may be asked for again.
+    in_space: whether observations stay inside their space. keeps: whether any of them may be asked for again.
     """
 
     count: int
     space: gym.Space[Any]
     leaves: Sequence[Leaf]
     on_error: Mapping[str, Mapping[str, Any]]
-    tidy: bool
+    in_space: bool
     keeps: bool
     batch: Any = None
-    apart: dict[int, Any] = field(default_factory=dict)  # those that are not in the batch
+    overrides: dict[int, Any] = field(default_factory=dict)  # those that are not in the batch
     errors: dict[int, str] = field(default_factory=dict)  # of those whose last reply was lost
 
     def begin(self, mask: Mask, observations: Any) -> None:
@@ -38,25 +38,25 @@ class Seen:
             self.batch = chosen(self.space, mask, observations, self.batch)
         else:
             self.batch = copied(observations) if self.keeps else observations
-        self.apart = {row: payload for row, payload in self.apart.items() if not mask[row]}
+        self.overrides = {row: payload for row, payload in self.overrides.items() if not mask[row]}
         self.errors = {row: error for row, error in self.errors.items() if not mask[row]}
 
     def take(self, replies: Replies) -> Replies:
         """Replies come; gives what the agents see then."""
         lost = ~replies.ok
-        replies.settle()
+        replies.merge()
         observations = replies.batch
         if lost.any():
             observations = chosen(self.space, lost, self.batch, observations)
         self.batch = refreshed(self.space, self.batch, observations) if self.keeps else observations
-        stayed = {row: payload for row, payload in self.apart.items() if lost[row]}
-        self.apart = copied({**stayed, **replies.arrived})
+        stayed = {row: payload for row, payload in self.overrides.items() if lost[row]}
+        self.overrides = copied({**stayed, **replies.arrived})
         self.errors = dict(zip(np.flatnonzero(lost).tolist(), replies.error[lost].tolist(), strict=True))
         return self.shown(observations)
 
     def shown(self, observations: Any) -> Replies:
         """Batched observations, and those that are in no batch, with errors as the environment shows them."""
-        shown = Replies(self.count, self.space, observations, self.tidy, copied(self.apart))
+        shown = Replies(self.count, self.space, observations, self.in_space, copied(self.overrides))
         if not self.on_error or not self.errors:
             return shown
         rows, errors = np.array(list(self.errors)), np.array(list(self.errors.values()))
@@ -64,10 +64,10 @@ class Seen:
             values = self.on_error.get(error, self.on_error.get(ERRORS.get(error, ""), {}))
             for leaf in self.leaves:
                 if leaf.name in values:
-                    struck = shown.having(leaf, rows[errors == error])
-                    shown.write(leaf, struck, [from_json(leaf, values[leaf.name])] * len(struck))
+                    those = shown.having(leaf, rows[errors == error])
+                    shown.write(leaf, those, [from_json(leaf, values[leaf.name])] * len(those))
         return shown
 
     def copy(self) -> "Seen":
         """The same, to go on by itself."""
-        return replace(self, batch=copied(self.batch), apart=copied(self.apart), errors=dict(self.errors))
+        return replace(self, batch=copied(self.batch), overrides=copied(self.overrides), errors=dict(self.errors))

@@ -1,6 +1,5 @@
 """Stepping some environments of a vector, and what becomes of the others meanwhile."""
 
-from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -9,9 +8,8 @@ from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
-from worldsim.faults import Fault
-from worldsim.faults.exchange import Passing
-from worldsim.faults.many.batches import Mask, with_rows
+from worldsim.faults import Pipeline
+from worldsim.faults.stacking import Mask, with_rows
 
 Stepped = tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]
 
@@ -92,13 +90,12 @@ class OneByOne:
         return batch, rewards, terminated, truncated, infos
 
 
-def stepper_for(envs: VectorEnv[Any, Any, Any], plan: Sequence[Fault], hold: Any, moving: bool = False) -> Stepper:
+def stepper_for(envs: VectorEnv[Any, Any, Any], pipeline: Pipeline, hold: Any, moving: bool = False) -> Stepper:
     """How environments are stepped one apart from another, as far as faults and time need it. Raises ConfigError.
 
     moving: whether each world moves on by itself while its agent waits.
     """
-    losing = [fault.kind for fault in plan if fault.passing >= Passing.AT_MOST_ONCE]
-    again = [fault.kind for fault in plan if fault.passing >= Passing.ANY]
+    losing, again = pipeline.may_drop, pipeline.may_repeat
     if (losing or moving) and isinstance(envs, StepsSome):
         return Separately(envs)
     if (losing or moving) and isinstance(envs, SyncVectorEnv):

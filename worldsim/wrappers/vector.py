@@ -9,21 +9,22 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import iterate
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
-from worldsim.faults import Fault, LeafFault, Plan, Record
-from worldsim.faults.leafwise import leaves_of
-from worldsim.faults.many.batch import BatchPipeline
-from worldsim.faults.many.batches import Mask, chosen, merged, with_rows
-from worldsim.faults.many.calls import Calls
-from worldsim.faults.many.log import Log
-from worldsim.faults.many.replies import Replies
+from worldsim.faults import Fault, Pipeline, Plan, Record
+from worldsim.faults.callbatch import Calls
+from worldsim.faults.log import Log
 from worldsim.faults.pipeline import checked_seed
-from worldsim.wrappers.inject import TOOL, action_tools, nearest_faults
+from worldsim.faults.replies import Replies
+from worldsim.faults.stacking import Mask, chosen, merged, with_rows
+from worldsim.faults.trees import leaves_of
+from worldsim.wrappers.inject import nearest_faults
 from worldsim.wrappers.moving import Worlds, is_last, step_seconds
 from worldsim.wrappers.seen import Seen
 from worldsim.wrappers.stepping import stepper_for
+from worldsim.wrappers.tools import NamedActions, Unnamed, action_tools
 
 
 class VectorFaultSnapshot(NamedTuple):
@@ -64,9 +65,9 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     Without any seed the environments differ, too. An episode's faults begin with it, in every `AutoresetMode`: what
     begins anew is never faulty, and under SAME_STEP `final_obs` and `final_info` are what the faults left of the end.
 
-    Schedules, probabilities, whether a fault strikes and what it does then are worked out for all environments with
-    arrays; texts are written and pixels moved one reply at a time, for those that are struck. Only faults of your own
-    that have no more than `Fault.exchange` are played one environment at a time, as in `InjectFaults`.
+    Schedules, probabilities, whether a fault triggers and what it does then are worked out for all environments with
+    arrays; texts are written and pixels moved one reply at a time, for those that change. Only faults of your own that
+    are generators go through them one environment at a time.
 
     A call that is lost must not move its environment, and one that is carried out again moves it alone. A vector
     environment that has `step_some` (`WorldVectorEnv`) does that, and so does a `SyncVectorEnv`. Others move all their
@@ -82,7 +83,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
 
     With a fault that has `out_of_space=True` values arrive as they really would. Leaves are batched as ever as long as
     all their values fit into one array, NaN and numbers out of range too. A leaf of which some values do not (another
-    type or shape, null) arrives as `worldsim.wrappers.Apart`, a tuple of N values, one for each environment; so does a
+    type or shape, null) arrives as `worldsim.wrappers.Ragged`, a tuple of N values, one for each environment; so does a
     whole Dict or Tuple where some environments have other parts than the space says. What cannot be read is a lost
     reply, as ever. `observation_space` stays what it is.
 
@@ -132,25 +133,29 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
                 "there are faults further in, behind another wrapper or on each environment: put all in one place"
             )
         active = [fault for fault, _ in self._plan if not fault.idle]
-        tidy = not any(isinstance(fault, LeafFault) and fault.out_of_space for fault in active)
-        self._stepper = stepper_for(self._bare, active, self._hold, moving=bool(self._step_s))
+        in_space = not any(getattr(fault, "out_of_space", False) for fault in active)
         self._space = env.single_observation_space
         self._leaves = leaves_of(self._space)
         on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
-        tools = action_tools(env.metadata, env.single_action_space)
-        plan.check(tools or (TOOL,), self._leaves)
-        self._named = bool(tools)
-        self._first_action = int(getattr(env.single_action_space, "start", 0)) if tools else 0
-        missing = env.metadata.get("on_missing", {})
-        self._pipeline = BatchPipeline(
-            self._plan, env.num_envs, self._leaves, tools or (TOOL,), env.single_action_space, missing
+        self._tools = action_tools(env.metadata, env.single_action_space)
+        self._wait_s: Mapping[str, float] = env.metadata.get("wait_s", {})
+        plan.check(self._tools.names, self._leaves)
+        self._pipeline = Pipeline(
+            self._plan,
+            self._leaves,
+            self._tools.names,
+            count=env.num_envs,
+            action_space=env.single_action_space,
+            missing=env.metadata.get("on_missing", {}),
+            one_request=self._tools.one_request,
         )
+        self._stepper = stepper_for(self._bare, self._pipeline, self._hold, moving=bool(self._step_s))
         self._worlds = self._moving() if self._step_s else None
         self._autoreset = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         count = env.num_envs
         self._episodes = [(-1 - row, 0) for row in range(count)]  # seed, which may be beyond 64 bits, and resets since
         self._ended = np.zeros(count, np.bool_)  # whose next step is a reset
-        self._seen = Seen(count, self._space, self._leaves, on_error, tidy, not self._pipeline.idle)
+        self._seen = Seen(count, self._space, self._leaves, on_error, in_space, not self._pipeline.idle)
         self._infos: dict[str, Any] = {}
 
     @property
@@ -161,16 +166,15 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
     @property
     def seconds(self) -> NDArray[np.float64]:
         """How late it is on each environment's clock, (N,)."""
-        return self._pipeline.shared.seconds.copy()
+        return self._pipeline.sessions.clock_s.copy()
 
     def _moving(self) -> Worlds:
         """Worlds that move on while their agents wait."""
-        space, hold, shared = self.single_action_space, self._hold, self._pipeline.shared
+        space, hold = self.single_action_space, self._hold
         if hold is not None and not is_last(hold) and hold not in space:
             raise ConfigError(f"hold must be an action of {space} or 'last', got {hold!r}")
         assert self._step_s is not None, "the worlds stand still"
-        shared.moving = True
-        return Worlds(shared.seconds, self._step_s, self._time == "wall", hold, space)
+        return Worlds(self._pipeline.sessions.clock_s, self._step_s, self._time == "wall", hold, space)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         count = self.num_envs
@@ -186,7 +190,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._ended = self._ended & ~mask
         shown = self._seen.shown(observations)
         self._begin(np.flatnonzero(mask), seeds, shown)
-        return shown.settled(), {**infos, **self._told(Replies(count), Log(count), mask)}
+        return shown.stacked(), {**infos, **self._shown_info(Replies(count), Log(count), mask)}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         count, none = self.num_envs, np.zeros(self.num_envs, np.bool_)
@@ -195,8 +199,10 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._turn = turn = _Turn(resetting, np.zeros(count), none, none, self._infos)
         if self._worlds:
             self._worlds.go_on()
-        tools = actions - self._first_action if self._named else np.zeros(count, np.int64)
-        replies = self._pipeline.exchange(np.flatnonzero(~resetting), tools, actions, self._carry_out)
+        tools, calling = self._tools_of(actions), np.flatnonzero(~resetting)
+        if self._wait_s:
+            self._pass_time(tools, calling)
+        replies, log = self._pipeline.batch_call(calling, tools, actions, self._carry_out)
         if self._worlds:
             self._worlds.wait()
             self._move_on(self._worlds, ~resetting)
@@ -204,22 +210,43 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._infos = {
             key: value for key, value in turn.infos.items() if not key.removeprefix("_").startswith("final_")
         }
-        infos = {**turn.infos, **self._told(replies, self._pipeline.log, np.ones(count, np.bool_))}
+        infos = {**turn.infos, **self._shown_info(replies, log, np.ones(count, np.bool_))}
         if turn.restarted is not None:
-            shown = self._same_step(turn, replies, shown, infos)
+            shown = self._same_step(turn, replies, log, shown, infos)
         self._ended = turn.done if self._autoreset is AutoresetMode.NEXT_STEP else none
         begun = resetting if turn.restarted is None else turn.done
         if begun.any():
             self._begin(np.flatnonzero(begun), [None] * count, shown)
         del self._turn
-        return shown.settled(), turn.rewards, turn.terminated, turn.truncated, infos
+        return shown.stacked(), turn.rewards, turn.terminated, turn.truncated, infos
+
+    def _tools_of(self, actions: Any) -> NDArray[np.int64]:
+        """Which tool each environment's action calls, (N,) positions in the names that the faults know."""
+        if isinstance(self._tools, NamedActions):
+            return np.asarray(actions - self._tools.first)
+        if isinstance(self._tools, Unnamed):
+            return np.zeros(self.num_envs, np.int64)
+        each = iterate(self.action_space, actions)
+        return self._pipeline.positions([self._tools.call(action)[0] for action in each])
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass on every environment's clock, in seconds, 0 or more: nothing is called meanwhile."""
+        if not seconds >= 0:
+            raise ConfigError(f"wait({seconds!r}): the seconds to wait must be 0 or more")
+        self._pipeline.sessions.clock_s += seconds
+
+    def _pass_time(self, tools: NDArray[np.int64], calling: NDArray[np.int64]) -> None:
+        """Where an environment's own tool is to wait, time passes on the clock."""
+        names = self._pipeline.sessions.names
+        seconds = np.array([self._wait_s.get(name, 0.0) for name in names])
+        self._pipeline.sessions.clock_s[calling] += seconds[tools[calling]]
 
     def _begin(self, rows: NDArray[np.int64], seeds: Sequence[int | None], shown: Replies) -> None:
         """Episodes begin in some environments."""
         for row in rows.tolist():
             given, (first, resets) = seeds[row], self._episodes[row]
             self._episodes[row] = (first, resets + 1) if given is None else (int(given), 0)
-        self._pipeline.start(rows, [self._episodes[row] for row in rows.tolist()], shown)
+        self._pipeline.start(rows, [self._episodes[row] for row in rows.tolist()], lambda: shown)
         if self._worlds:
             self._worlds.begin(rows)
 
@@ -240,11 +267,11 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         if worlds:
             worlds.arrived(called, self._actions_of(calls))
         shown = self._seen.batch if turn.raw is None else turn.raw
-        return Replies(self.num_envs, self._space, shown, self._seen.tidy)
+        return Replies(self.num_envs, self._space, shown, self._seen.in_space)
 
     def _actions_of(self, calls: Calls) -> Any:
         """What is carried out in each environment, as a batch."""
-        return calls.asked.settled()["arguments"]["action"]
+        return calls.asked.stacked()["arguments"]["action"]
 
     def _move_on(self, worlds: Worlds, mask: Mask) -> None:
         """The worlds where mask is true go on by themselves up to the present, a whole step at a time."""
@@ -273,37 +300,37 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         turn.infos = merged(moved, infos, turn.infos)
         turn.raw = observations if turn.raw is None else chosen(self._space, moved, observations, turn.raw)
 
-    def _same_step(self, turn: _Turn, replies: Replies, shown: Replies, infos: dict[str, Any]) -> Replies:
-        """Episodes that ended have begun anew in this very step: what the faults left of their ends is told apart."""
+    def _same_step(self, turn: _Turn, replies: Replies, log: Log, shown: Replies, infos: dict[str, Any]) -> Replies:
+        """Episodes that ended have begun anew in this very step: what the faults left of their ends goes to `final_`."""
         done, count = turn.done, self.num_envs
         finals = infos["final_obs"].copy()
         for row in np.flatnonzero(done).tolist():
             finals[row] = shown.payload(row)
-        told = self._told(replies, self._pipeline.log, done)
-        calm = self._told(Replies(count), Log(count), done)
-        infos.update(final_obs=finals, final_info={**infos.get("final_info", {}), **told})
+        ended = self._shown_info(replies, log, done)
+        calm = self._shown_info(Replies(count), Log(count), done)
+        infos.update(final_obs=finals, final_info={**infos.get("final_info", {}), **ended})
         infos.update(merged(done, calm, {key: infos[key] for key in calm}))
         self._seen.begin(done, turn.restarted)
-        shown.settle()
+        shown.merge()
         shown.batch = chosen(self._space, done, turn.restarted, shown.batch)
-        shown.apart = {row: payload for row, payload in shown.apart.items() if not done[row]}
+        shown.overrides = {row: payload for row, payload in shown.overrides.items() if not done[row]}
         return shown
 
-    def _told(self, replies: Replies, log: Log, mask: Mask) -> dict[str, Any]:
+    def _shown_info(self, replies: Replies, log: Log, mask: Mask) -> dict[str, Any]:
         """What an agent may know of its call, and what it may not, of the environments where mask is true."""
-        told: dict[str, Any] = {
+        reply: dict[str, Any] = {
             "ok": replies.ok.copy(),
             "error": replies.error.copy(),
             "retry_after_s": replies.retry_after_s.copy(),
             "latency_s": replies.latency_s.copy(),
         }
-        known = {f"_{key}": mask.copy() for key in told}
+        known = {f"_{key}": mask.copy() for key in reply}
         texts = {row: raw for row, raw in replies.raws.items() if mask[row]}
         if texts:
-            told["raw"] = raw = np.full(len(mask), None, object)
+            reply["raw"] = raw = np.full(len(mask), None, object)
             raw[list(texts)] = list(texts.values())
             known["_raw"] = np.isin(np.arange(len(mask)), list(texts))
-        infos: dict[str, Any] = {"reply": {**told, **known}, "_reply": mask.copy()}
+        infos: dict[str, Any] = {"reply": {**reply, **known}, "_reply": mask.copy()}
         if not self._blind:
             infos["faults"], infos["_faults"] = np.fromiter(log.of_each(), object, len(mask)), mask.copy()
         return infos

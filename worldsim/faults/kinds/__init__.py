@@ -1,1 +1,1 @@
-"""The kinds of faults, and what several of them share."""
+"""The kinds of faults: parameters, and what they compose."""

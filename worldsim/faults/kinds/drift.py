@@ -1,152 +1,157 @@
 """Malformed, loud: replies that are built otherwise than was agreed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import numpy as np
 
-from worldsim.faults import leafwise
-from worldsim.faults.fault import choice, count, number
-from worldsim.faults.kinds.changes import BatchChange, Path
-from worldsim.faults.kinds.loud import Loud
-from worldsim.faults.kinds.texts import plain_payloads
-from worldsim.faults.leafwise import as_text
-from worldsim.faults.many.replies import Replies
-from worldsim.faults.struck import Struck
+from worldsim.faults import trees
+from worldsim.faults.definition import Composition, Fault, fault
+from worldsim.faults.effects.base import Batch, same_for_each
+from worldsim.faults.effects.leaves import ChangeReplies, Delivery, arrives
+from worldsim.faults.effects.texts import Path, plain_payloads
+from worldsim.faults.parameters import Names, number, option, out_of_space, scaled, targets
+from worldsim.faults.replies import Replies
+from worldsim.faults.trees import as_text
 
+_LOUD = "malformed, loud"
 _DRIFTS = ("renamed", "moved", "nested", "retyped", "added")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SchemaDrift(Loud, BatchChange):
-    """The service was released again, and its replies are built otherwise: the same wherever it strikes in an episode.
+@fault("schema_drift", _LOUD)
+class SchemaDrift(Fault):
+    """The service was released again, and its replies are built otherwise: the same wherever it strikes in a session.
 
     renamed: a field has another name (`status` is `statusV2`). moved: it stands one level further up, or under "data".
     nested: it is an object around the value. retyped: a number is a text, a text a list. added: there is one more.
 
-    | severity | share | fields |
-    |----------|-------|--------|
-    | 0.25     | 25 %  | 1      |
-    | 0.5      | 50 %  | 2      |
-    | 1        | 100 % | 4      |
-
-    `fields` have changed. A payload that is no object is nested in one or retyped. Records: `schema_drift` (how, path).
+    A payload that is no object is nested in one or retyped. Records: `schema_drift` (how, path).
     """
 
-    kind: ClassVar[str] = "schema_drift"
-
-    rate: float = number(1.0, 0, 1, "share of the replies that it touches at severity 1")
-    how: str = choice("any", ("any", *_DRIFTS), "any, renamed, moved, nested, retyped or added")
-    most_fields: int = count(4, 1, 1000, "how many fields have changed at severity 1")
+    rate: float = scaled(1.0, 0, 1, "share of the replies that it touches")
+    how: Literal["any", "renamed", "moved", "nested", "retyped", "added"] = option(
+        "any", "any, renamed, moved, nested, retyped or added"
+    )
+    most_fields: int = number(
+        4, 1, 1000, "how many fields have changed at severity 1; at others in proportion, at least one"
+    )
+    targets: Names = targets()
+    out_of_space: bool = out_of_space()
 
     @property
     def fields(self) -> int:
         """How many fields have changed."""
         return max(1, round(self.severity * self.most_fields))
 
-    def change(self, struck: Struck, replies: Replies) -> None:
-        arrives = self.arrives(struck)
-        payloads = [*map(replies.payload, struck.rows.tolist())] if arrives else plain_payloads(replies, struck.rows)
-        chance = struck.episode_draws("").random(0, self.fields, 2)
-        each = zip(payloads, self._places(payloads, struck, replies), chance.tolist(), strict=True)
+    def figures(self) -> dict[str, float]:
+        return {**super().figures(), "fields": self.fields}
+
+    def compose(self) -> Composition:
+        return Composition(ChangeReplies(self._change), self.at("rate"), self.targets, self.out_of_space)
+
+    def _change(self, batch: Batch, replies: Replies) -> None:
+        as_is = arrives(Delivery.REFUSED, self.out_of_space, batch)
+        payloads = [*map(replies.payload, batch.rows.tolist())] if as_is else plain_payloads(replies, batch.rows)
+        chance = batch.session_random("drift").uniform(0, self.fields, 2)
+        each = zip(payloads, self._places(payloads, batch, replies), chance.tolist(), strict=True)
         drifted = [self._drifts(*one) for one in each]
-        told = [details for _, details in drifted]
-        for index in range(max(map(len, told))):
-            more = np.array([len(details) > index for details in told])
-            struck[more].record(self.kind, partial(_numbered, told, index))
-        touched = np.array([bool(details) for details in told])
+        changes = [details for _, details in drifted]
+        for index in range(max(map(len, changes))):
+            more = np.array([len(details) > index for details in changes])
+            batch[more].record(self.kind, partial(_numbered, changes, index))
+        touched = np.array([bool(details) for details in changes])
         after = [payload for payload, details in drifted if details]
-        if arrives:
-            replies.apart.update(zip(struck.rows[touched].tolist(), after, strict=True))
+        if as_is:
+            replies.overrides.update(zip(batch.rows[touched].tolist(), after, strict=True))
         else:
-            replies.garble(struck.rows[touched], [*map(as_text, after)])
+            replies.garble(batch.rows[touched], [*map(as_text, after)])
 
-    def _places(self, payloads: list[Any], struck: Struck, replies: Replies) -> list[list[Path]]:
+    def _places(self, payloads: list[Any], batch: Batch, replies: Replies) -> list[list[Path]]:
         """Where each payload may drift: everywhere it has a name. Those of a batch are all built alike."""
-        replies.settle()
-        inside = replies.batched(struck.rows)
-        common = self._places_in(payloads[int(inside.argmax())], struck)
+        inside = replies.in_batch(batch.rows)
+        common = self._places_in(payloads[int(inside.argmax())], batch)
         each = zip(payloads, inside.tolist(), strict=True)
-        return [common if alike else self._places_in(payload, struck) for payload, alike in each]
+        return [common if alike else self._places_in(payload, batch) for payload, alike in each]
 
-    def _places_in(self, payload: Any, struck: Struck) -> list[Path]:
-        named = [path for path, _ in leafwise.nodes(payload) if path and isinstance(path[-1], str)]
-        return [path for path in named if struck.first.aims_at("/".join(map(str, path)))] or [()]
+    def _places_in(self, payload: Any, batch: Batch) -> list[Path]:
+        named = [path for path, _ in trees.nodes(payload) if path and isinstance(path[-1], str)]
+        return [path for path in named if batch.scope.aims_at("/".join(map(str, path)))] or [()]
 
     def _drifts(self, payload: Any, places: list[Path], chance: list[list[float]]) -> tuple[Any, list[dict[str, str]]]:
         """A payload as it is built now, and what has changed in it: `chance` draws a place and a way for each field."""
-        result, told = payload, []
+        result, changes = payload, []
         for place, way in chance:
             path = places[int(place * len(places))]
             how = _DRIFTS[int(way * len(_DRIFTS))] if self.how == "any" else self.how
             drifted = _drifted(result, path, how)
             if drifted is not result:
-                told.append({"how": how, "path": "/".join(map(str, path))})
+                changes.append({"how": how, "path": "/".join(map(str, path))})
                 result = drifted
-        return result, told
+        return result, changes
 
 
-def _numbered(told: list[list[dict[str, str]]], index: int) -> list[dict[str, str]]:
+def _numbered(changes: list[list[dict[str, str]]], index: int) -> list[dict[str, str]]:
     """The change of that number of each that has so many."""
-    return [details[index] for details in told if len(details) > index]
+    return [details[index] for details in changes if len(details) > index]
 
 
 def _drifted(payload: Any, path: tuple[str | int, ...], how: str) -> Any:
     """A payload in which the value at `path` has drifted; the very same object where it is not there any more."""
-    value = leafwise.get(payload, path)
-    if value is leafwise.ABSENT:
+    value = trees.get(payload, path)
+    if value is trees.ABSENT:
         return payload
     if how == "retyped":
-        return leafwise.put(payload, path, [value] if isinstance(value, str | Mapping) else leafwise.as_text(value))
+        return trees.put(payload, path, [value] if isinstance(value, str | Mapping) else trees.as_text(value))
     if how == "nested" or not path:
-        return leafwise.put(payload, path, {"value": value, "version": 2})
-    owner, key = leafwise.get(payload, path[:-1]), path[-1]
+        return trees.put(payload, path, {"value": value, "version": 2})
+    owner, key = trees.get(payload, path[:-1]), path[-1]
     if how == "added":
-        return leafwise.put(payload, path[:-1], {**owner, f"{key}Info": {"deprecated": True}})
+        return trees.put(payload, path[:-1], {**owner, f"{key}Info": {"deprecated": True}})
     if how == "renamed":
         renamed = {f"{key}V2" if name == key else name: inner for name, inner in owner.items()}
-        return leafwise.put(payload, path[:-1], renamed)
-    without = leafwise.put(payload, path[:-1], {name: inner for name, inner in owner.items() if name != key})
+        return trees.put(payload, path[:-1], renamed)
+    without = trees.put(payload, path[:-1], {name: inner for name, inner in owner.items() if name != key})
     if len(path) > 1 and isinstance(path[-2], str):
-        above = leafwise.get(without, path[:-2])
-        return leafwise.put(without, path[:-2], {**above, f"{path[-2]}_{key}": value})
-    left = leafwise.get(without, path[:-1])
-    return leafwise.put(without, path[:-1], {**left, "data": {key: value}})
+        above = trees.get(without, path[:-2])
+        return trees.put(without, path[:-2], {**above, f"{path[-2]}_{key}": value})
+    left = trees.get(without, path[:-1])
+    return trees.put(without, path[:-1], {**left, "data": {key: value}})
 
 
-@dataclass(frozen=True, kw_only=True)
-class OversizedReply(Loud, BatchChange):
+@fault("oversized_reply", _LOUD)
+class OversizedReply(Fault):
     """The reply is padded far beyond its size: a debugging dump was left in.
-
-    | severity | share | kib |
-    |----------|-------|-----|
-    | 0.5      | 20 %  | 128 |
-    | 1        | 40 %  | 256 |
 
     An object gets a field "debug" of so many KiB, everything else an object around it. Records: `oversized_reply`
     (added_bytes).
     """
 
-    kind: ClassVar[str] = "oversized_reply"
-
-    most_kib: int = count(256, 1, 2**20, "KiB that are added at severity 1")
+    rate: float = scaled(0.4, 0, 1, "share of the replies that it touches")
+    most_kib: int = number(256, 1, 2**20, "KiB that are added at severity 1; at others in proportion, at least one")
+    targets: Names = targets()
+    out_of_space: bool = out_of_space()
 
     @property
     def kib(self) -> int:
         """KiB that are added."""
         return max(1, round(self.severity * self.most_kib))
 
-    def change(self, struck: Struck, replies: Replies) -> None:
-        padding, rows = _dump(self.kib), struck.rows.tolist()
-        struck.record(self.kind, lambda: [{"added_bytes": len(padding)} for _ in rows])
-        if self.arrives(struck):
-            replies.apart.update((row, {**_object(replies.payload(row)), "debug": padding}) for row in rows)
+    def figures(self) -> dict[str, float]:
+        return {**super().figures(), "KiB added": self.kib}
+
+    def compose(self) -> Composition:
+        return Composition(ChangeReplies(self._change), self.at("rate"), self.targets, self.out_of_space)
+
+    def _change(self, batch: Batch, replies: Replies) -> None:
+        padding, rows = _dump(self.kib), batch.rows.tolist()
+        batch.record(self.kind, same_for_each(batch, added_bytes=len(padding)))
+        if arrives(Delivery.REFUSED, self.out_of_space, batch):
+            replies.overrides.update((row, {**_object(replies.payload(row)), "debug": padding}) for row in rows)
             return
         end = _written_dump(self.kib)
-        begun = [as_text(_object(payload))[:-1] for payload in plain_payloads(replies, struck.rows)]
-        replies.garble(struck.rows, [text + (end if text == "{" else f", {end}") for text in begun])
+        begun = [as_text(_object(payload))[:-1] for payload in plain_payloads(replies, batch.rows)]
+        replies.garble(batch.rows, [text + (end if text == "{" else f", {end}") for text in begun])
 
 
 def _object(payload: Any) -> dict[str, Any]:

@@ -1,23 +1,25 @@
 """Plausible lies: observations that a learned World draws, valid in every leaf, and not what is there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError, SpaceMismatchError, WorldsimError
-from worldsim.faults.chance import Draws, whole
-from worldsim.faults.fault import Mistake, count, number
-from worldsim.faults.kinds.changes import BatchChange
-from worldsim.faults.leafwise import leaves_of, within
-from worldsim.faults.many.payloads import Rows
-from worldsim.faults.many.replies import Replies
-from worldsim.faults.struck import Mask, Struck
+from worldsim.faults.columns import within
+from worldsim.faults.definition import Composition, Fault, fault
+from worldsim.faults.effects.base import Batch, Effect, Forward, Mask, Steps
+from worldsim.faults.effects.leaves import ChangeReplies
+from worldsim.faults.keys import CallRandom, below
+from worldsim.faults.parameters import Mistake, Names, number, option, out_of_space, scaled, targets
+from worldsim.faults.payloads import Rows
+from worldsim.faults.replies import Replies
+from worldsim.faults.trees import leaves_of
 from worldsim.spaces import Arrays, Leaf, leaves
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 GIVE_ITS_OWN = "give the world that was learned from this environment"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlausibleLie(BatchChange):
+@fault("plausible_lie", "plausible lies")
+class PlausibleLie(Fault):
     """Some replies show another state of the world than there is: one that a learned World thinks possible.
 
     The World begins at the true observation and dreams `dreams` futures of `ticks` steps under random actions; as many
@@ -36,12 +38,7 @@ class PlausibleLie(BatchChange):
     the farthest another world; each is a whole observation, so its leaves agree with one another as far as the World
     has learned that they do.
 
-    | severity | quantile |
-    |----------|----------|
-    | 0.5      | 50 %     |
-    | 1        | 100 %    |
-
-    `rate` is the share of the replies that lie, at every severity. Loads torch when it is put on an environment.
+    Loads torch when it is put on an environment.
 
     Records: `plausible_lie` (distance: root mean square between the codes).
 
@@ -49,27 +46,23 @@ class PlausibleLie(BatchChange):
     where the World is one of other observations; one line of the plan (ConfigError) where it is put on an environment.
     """
 
-    kind: ClassVar[str] = "plausible_lie"
+    world: Any = option("", "folder of a trained world, or (in Python) an open World")
+    rate: float = scaled(0.3, 0, 1, "share of the replies that lie")
+    dreams: int = number(8, 1, 4096, "how many futures the World dreams, and how many recorded starts join them")
+    ticks: int = number(6, 1, 1000, "how many steps each future has")
+    targets: Names = targets()
+    out_of_space: bool = out_of_space()
 
-    world: Any = field(default="", metadata={"says": "folder of a trained world, or (in Python) an open World"})
-    rate: float = number(0.3, 0, 1, "share of the replies that lie, whatever the severity")
-    dreams: int = count(8, 1, 4096, "how many futures the World dreams, and how many recorded starts join them")
-    ticks: int = count(6, 1, 1000, "how many steps each future has")
+    def figures(self) -> dict[str, float]:
+        return {**super().figures(), "quantile of the distances": self.severity}
 
-    @property
-    def share(self) -> float:
-        """Share of the replies that lie."""
-        return self.rate
-
-    @property
-    def quantile(self) -> float:
-        """Of the distances in latent space: the nearest candidate is at 0, the farthest at 1."""
-        return self.severity
+    def compose(self) -> Composition:
+        return Composition(Lie(self, ChangeReplies(self._change)), self.at("rate"), self.targets, self.out_of_space)
 
     def check(self, leaves: Sequence[Leaf]) -> None:
         here = {leaf.name: leaf.space for leaf in leaves}
         try:
-            known = {leaf.name: leaf.space for leaf in leaves_of(self._opened().observation_space)}
+            known = {leaf.name: leaf.space for leaf in leaves_of(self.opened().observation_space)}
         except WorldsimError as error:
             raise Mistake(str(error), "world") from None
         for name in sorted(set(known) | set(here)):
@@ -77,45 +70,41 @@ class PlausibleLie(BatchChange):
                 both = f"{name} is {here.get(name, 'nothing')} here and {known.get(name, 'nothing')} there"
                 raise Mistake(f"{self.kind}: another world's observations; {both}; {GIVE_ITS_OWN}", "world")
 
-    def first_seen(self, struck: Struck, shown: Replies) -> None:
-        if not _known(self._opened(), shown, struck.rows).all():
-            raise SpaceMismatchError(f"{self.kind}: the observations are none of this world's; {GIVE_ITS_OWN}")
+    def _change(self, batch: Batch, replies: Replies) -> None:
+        world, at_once = self.opened(), max(1, _AT_ONCE // (self.dreams * (self.ticks + 1)))
+        batch = batch[_known(world, replies, batch.rows)]  # other faults may have been at them
+        for start in range(0, len(batch), at_once):
+            self._lie(world, batch[start : start + at_once], replies)
 
-    def change(self, struck: Struck, replies: Replies) -> None:
-        world, at_once = self._opened(), max(1, _AT_ONCE // (self.dreams * (self.ticks + 1)))
-        struck = struck[_known(world, replies, struck.rows)]  # other faults may have been at them
-        for start in range(0, len(struck), at_once):
-            self._lie(world, struck[start : start + at_once], replies)
-
-    def _lie(self, world: "World", struck: Struck, replies: Replies) -> None:
-        true = {leaf.name: _flat(leaf, replies, struck.rows) for leaf in leaves(world.observation_space)}
-        candidates = self._candidates(world, true, struck.draws)
+    def _lie(self, world: "World", batch: Batch, replies: Replies) -> None:
+        true = {leaf.name: _flat(leaf, replies, batch.rows) for leaf in leaves(world.observation_space)}
+        candidates = self._candidates(world, true, batch.random)
         distances = _distances(world, true, candidates)
-        ranked, place = _by_rank(distances, self.quantile)
+        ranked, place = _by_rank(distances, self.severity)
         left = np.flatnonzero(place < ranked.shape[1])
         while len(left):  # where one shows nothing else than there is, the next farther one is tried
             index = ranked[left, place[left]]
             drawn = {name: rows[left, index] for name, rows in candidates.items()}
-            lied = self._shown(struck[left], {name: rows[left] for name, rows in true.items()}, drawn, replies)
-            told = distances[left, index][lied]
-            struck[left[lied]].record(self.kind, partial(_details, told))
+            lied = self._shown(batch[left], {name: rows[left] for name, rows in true.items()}, drawn, replies)
+            batch[left[lied]].record(self.kind, partial(_details, distances[left, index][lied]))
             place[left] += 1
             left = left[~lied & (place[left] < ranked.shape[1])]
 
-    def _shown(self, struck: Struck, true: Arrays, drawn: Arrays, replies: Replies) -> Mask:
+    def _shown(self, batch: Batch, true: Arrays, drawn: Arrays, replies: Replies) -> Mask:
         """Show what was drawn, (n, ...), in the leaves that are targets: which replies, (n,), are other ones then."""
-        known = {leaf.name: leaf for leaf in leaves(self._opened().observation_space)}
-        aims = [leaf for leaf in struck.leaves(replies) if leaf.name in known]
-        lied = np.zeros(len(struck), np.bool_)
+        known = {leaf.name: leaf for leaf in leaves(self.opened().observation_space)}
+        aims = [leaf for leaf in batch.leaves(replies) if leaf.name in known]
+        lied = np.zeros(len(batch), np.bool_)
         for leaf in aims:
-            lied |= (true[leaf.name] != drawn[leaf.name]).reshape(len(struck), -1).any(1)
+            lied |= (true[leaf.name] != drawn[leaf.name]).reshape(len(batch), -1).any(1)
         here = np.flatnonzero(lied)
         for leaf in aims if len(here) else ():
             values = known[leaf.name].unflatten(drawn[leaf.name][here], (len(here),))
-            replies.write(leaf, struck.rows[here], list(values) if isinstance(values, tuple) else values)
+            replies.write(leaf, batch.rows[here], list(values) if isinstance(values, tuple) else values)
         return lied
 
-    def _opened(self) -> "World":
+    def opened(self) -> "World":
+        """The World. Raises ConfigError where none is given."""
         if not self.world:
             raise ConfigError(f"{self.kind}: world must be the folder of a trained world, got nothing")
         if isinstance(self.world, str | Path):
@@ -126,20 +115,37 @@ class PlausibleLie(BatchChange):
             raise ConfigError(f"{self.kind}: world must be the folder of a trained world, got {self.world!r}")
         return self.world
 
-    def _candidates(self, world: "World", true: Arrays, draws: Draws) -> Arrays:
+    def _candidates(self, world: "World", true: Arrays, random: CallRandom) -> Arrays:
         """Flat observations (n, (ticks + 1) * dreams, ...): recorded starts, and futures from the n true ones."""
-        seeds = whole(draws.random(_SEEDS, self.dreams), 2**62).ravel().tolist()
+        seeds = below(random.uniform(_SEEDS, self.dreams), 2**62).ravel().tolist()
         state = world.encode({name: np.repeat(rows, self.dreams, 0) for name, rows in true.items()}, seeds)
         seen = [world.observation(world.start_seeds(seeds))]
         for tick in range(self.ticks):
-            state, step = world.step(state, random_actions(world.action_space, draws.lane(_TICKS + tick), self.dreams))
+            state, step = world.step(
+                state, random_actions(world.action_space, random.stream(_TICKS + tick), self.dreams)
+            )
             seen.append(step.observation)
-        count = len(draws)
+        count = len(random)
         each = {name: [one[name].reshape(count, self.dreams, *one[name].shape[1:]) for one in seen] for name in true}
         return {name: np.concatenate(rows, 1) for name, rows in each.items()}
 
 
-_SEEDS, _TICKS = 0, 16  # lanes: of the dreams' seeds, and of the actions at the first tick
+@dataclass(frozen=True)
+class Lie(Effect):
+    """Changes replies, of observations that are the World's."""
+
+    lie: PlausibleLie
+    change: Effect
+
+    def begin(self, batch: Batch, shown: Replies) -> None:
+        if not _known(self.lie.opened(), shown, batch.rows).all():
+            raise SpaceMismatchError(f"{self.lie.kind}: the observations are none of this world's; {GIVE_ITS_OWN}")
+
+    def run(self, batch: Batch, forward: Forward) -> Steps:
+        return (yield from self.change.run(batch, forward))
+
+
+_SEEDS, _TICKS = 0, 16  # streams: of the dreams' seeds, and of the actions at the first tick
 _AT_ONCE = 2048  # candidates that the World looks at together; many more take memory, and no less time
 
 
@@ -157,23 +163,23 @@ def _details(distances: NDArray[np.float64]) -> list[dict[str, float]]:
     return [{"distance": distance} for distance in distances.tolist()]
 
 
-def random_actions(space: spaces.Space[Any], draws: Draws, count: int) -> Arrays:
+def random_actions(space: spaces.Space[Any], random: CallRandom, count: int) -> Arrays:
     """Flat actions (n * count, ...), drawn as evenly as `space.sample` draws them."""
     found = {}
     for lane, leaf in enumerate(leaves(space)):
-        batch = (len(draws) * count,)
+        batch = (len(random) * count,)
         if isinstance(leaf.space, spaces.Box):
-            numbers = _evenly(leaf.space, draws.lane(lane), count)
+            numbers = _evenly(leaf.space, random.stream(lane), count)
             found[leaf.name] = leaf.flatten(numbers.reshape(*batch, *leaf.space.shape), batch)
         else:
-            found[leaf.name] = whole(draws.random(lane, count, *leaf.shape), leaf.nvec).reshape(*batch, *leaf.shape)
+            found[leaf.name] = below(random.uniform(lane, count, *leaf.shape), leaf.nvec).reshape(*batch, *leaf.shape)
     return found
 
 
-def _evenly(space: spaces.Box, draws: Draws, count: int) -> NDArray[Any]:
+def _evenly(space: spaces.Box, random: CallRandom, count: int) -> NDArray[Any]:
     """Numbers (n, count, ...) of a box: even between two bounds, exponential from one, normal where there is none."""
     low, high = (bound.astype(np.float64) for bound in (space.low, space.high))
-    chance, normal = draws.random(0, count, *space.shape), draws.normal(1, count, *space.shape)
+    chance, normal = random.uniform(0, count, *space.shape), random.normal(1, count, *space.shape)
     if space.dtype.kind != "f":
         return np.asarray(np.floor(low + chance * (high - low + 1)))
     tail = -np.log1p(-chance)

@@ -1,119 +1,288 @@
-"""Missing data: leaves that do not arrive, and replies that are not there at all."""
+"""Missing: fields, rows, results and frames that do not arrive, and sensors that die and come back."""
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from worldsim.faults import leafwise
-from worldsim.faults.chance import Draws
-from worldsim.faults.fault import number
-from worldsim.faults.kinds import frames
-from worldsim.faults.kinds.changes import GoneLeaves, Tried, frames_of, keep_frames
-from worldsim.faults.leafwise import Values
-from worldsim.faults.many.replies import Replies
-from worldsim.faults.struck import Floats, Mask, Struck
+from worldsim.faults import trees
+from worldsim.faults.columns import Values, each_like_first
+from worldsim.faults.definition import Composition, Fault, fault
+from worldsim.faults.effects import frames
+from worldsim.faults.effects.base import Batch
+from worldsim.faults.effects.leaves import (
+    AnySome,
+    ChangeLeaves,
+    ChangeReplies,
+    Edit,
+    Some,
+    Spells,
+    frames_of,
+    last_frames,
+)
+from worldsim.faults.effects.pictures import by_frame, check_frames, is_frame
+from worldsim.faults.effects.rows import ChangeRows
+from worldsim.faults.keys import CallRandom
+from worldsim.faults.kinds.loud import RATE, SPREAD
+from worldsim.faults.kinds.mixed import unknown
+from worldsim.faults.parameters import Names, number, out_of_space, scaled, targets
 from worldsim.spaces import Leaf
 
+_MISSING = "missing"
+_FRAMES = "share of the replies whose frames it touches"
+_MEAN = "mean length of a spell in calls"
 
-@dataclass(frozen=True, kw_only=True)
-class MissingData(GoneLeaves):
-    """Some replies lack leaves; some are not there at all. The call itself is always carried out.
 
-    What stands for a missing leaf, unless the environment says otherwise in `metadata["on_missing"]`: class 0 of a
-    Discrete, MultiDiscrete or MultiBinary (by convention "unknown"), zeros of a vector (or the nearest bound), the
-    shortest text. A frame is black, frozen (the last that came through), or has a black block. With `out_of_space=True`
-    vectors are NaN and classes and texts None.
+def unknowns(out_of_space: bool) -> Edit:
+    """An edit that leaves nothing: null in plain JSON, and in a space what stands for "unknown"."""
 
-    | severity | replies that lack something | of these not there at all | leaves missing in the others |
-    |----------|-----------------------------|---------------------------|------------------------------|
-    | 0        | 0 %                         | -                         | -                            |
-    | 0.25     | 15 %                        | a quarter                 | 1/4, at least 1              |
-    | 0.5      | 30 %                        | a quarter                 | 1/2, at least 1              |
-    | 1        | 60 %                        | a quarter                 | all                          |
+    def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Values:
+        return each_like_first(leaf, values, lambda value: unknown(leaf, value, batch, out_of_space))
 
-    Shares: `severity * rate` of the replies, `severity * spread` of the leaves. An occluding block has sides of
-    `severity`.
+    return edit
 
-    Records: `unavailable`, or one `missing` a leaf (leaf, how) that really changed.
+
+@fault("null_fields", _MISSING)
+class NullFields(Fault):
+    """Fields are there and empty.
+
+    Null in plain JSON. In a space what the environment's `metadata["on_missing"]` says, or else class 0, zeros, the
+    shortest text; with `out_of_space=True` NaN or None. Records: `null_fields` (leaf, before, after).
     """
 
-    kind: ClassVar[str] = "missing_data"
+    rate: float = scaled(0.4, 0, 1, RATE)
+    spread: float = scaled(0.5, 0, 1, SPREAD)
+    targets: Names = targets()
+    out_of_space: bool = out_of_space()
 
-    rate: float = number(0.6, 0, 1, "share of the replies that lack something at severity 1")
-    unavailable: float = number(0.25, 0, 1, "share of these replies that are not there at all")
-    spread: float = number(1.0, 0, 1, "share of the leaves missing in the others at severity 1")
-    retry_after_s: float = number(1.0, 0, 1e9, "what an unavailable reply says: seconds after which to ask again")
-
-    def strikes(self, uniforms: Floats, leaves: tuple[Leaf, ...] | None) -> Mask:
-        if frames_of(leaves):  # they are kept, to show again
-            return np.ones(uniforms.shape, np.bool_)
-        return uniforms < self.share
-
-    def first_seen(self, struck: Struck, shown: Replies) -> None:
-        keep_frames(struck, shown)
-
-    def after(self, struck: Struck, replies: Replies) -> None:
-        super().after(struck[struck.uniforms < self.share], replies)
-        keep_frames(struck[replies.ok[struck.rows]], replies)
-
-    def change(self, struck: Struck, replies: Replies) -> None:
-        gone = struck.draws.random(_GONE) < self.unavailable
-        struck[gone].record("unavailable", lambda: [{"retry_after_s": self.retry_after_s} for _ in struck.rows[gone]])
-        replies.lose(struck.rows[gone], "unavailable")
-        replies.retry_after_s[struck.rows[gone]] = self.retry_after_s
-        if not gone.all():
-            super().change(struck[~gone], replies)
-
-    def fitting(self, leaf: Leaf, values: Values) -> Mask:
-        return np.ones(len(values), np.bool_)
-
-    def values_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
-        """What is there instead; how the leaf is missing is kept."""
-        plain, declared = struck.first.plain, leaf.name in struck.first.missing
-        struck.kept[leaf.name] = ["declared" if declared else "unknown"] * len(values)
-        if frames.frame_axes(leaf.space) and not declared:
-            return self._frames_changed(leaf, values, draws, struck)
-
-        def without(value: Any) -> Any:
-            if not leafwise.usual(leaf, value):
-                return value
-            if declared:
-                return leafwise.from_json(leaf, struck.first.missing[leaf.name])
-            return None if plain else leafwise.nothing(leaf.space, value, self.out_of_space)
-
-        return leafwise.each_like_first(leaf, values, without)
-
-    def _frames_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> Values:
-        if not isinstance(values, np.ndarray):
-            return self._each_frame_changed(leaf, values, draws, struck)
-        axes = frames.frame_axes(leaf.space)
-        assert axes is not None, f"{leaf.name} is no frame"
-        how = draws.integers(len(_HOWS), 0)
-        struck.kept[leaf.name] = [_HOWS[each] for each in how.tolist()]
-        changed = struck.memory["frames"][leaf.name][struck.rows]
-        changed[how == 0] = 0
-        hidden = how == 2
-        images = frames.occlude(frames.as_images(values[hidden], axes), self.severity, draws[hidden].random(1, 4))
-        changed[hidden] = frames.as_frames(images, axes)
-        return leafwise.bounded(changed, leaf.space)  # type: ignore[arg-type]
-
-    def _each_frame_changed(self, leaf: Leaf, values: Values, draws: Draws, struck: Struck) -> list[Any]:
-        changed, hows = list(values), list[str]()
-        for position, value in enumerate(values):
-            one = struck[[position]]
-            one.kept[leaf.name] = [""]
-            if leafwise.usual(leaf, value):
-                changed[position] = self._frames_changed(leaf, value[None], draws[[position]], one)[0]
-            hows += one.kept[leaf.name]
-        struck.kept[leaf.name] = hows
-        return changed
-
-    def note(self, leaf: Leaf, tried: Tried, hit: Mask, struck: Struck) -> None:
-        name, hows, which = leaf.name, struck.kept[leaf.name], np.flatnonzero(hit)
-        told = lambda: [{"leaf": name, "how": hows[position]} for position in which.tolist()]  # noqa: E731
-        struck[which].record("missing", told)
+    def compose(self) -> Composition:
+        change = ChangeLeaves(self.kind, unknowns(self.out_of_space), Some(self.at("spread")), free=True)
+        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
 
 
-_GONE = 0  # lane: whether a reply is not there at all
-_HOWS = ("black", "frozen", "occluded")
+@fault("dropped_fields", _MISSING)
+class DroppedFields(Fault):
+    """Fields are not there at all.
+
+    In plain JSON, and with `out_of_space=True`, their keys are gone. Elsewhere whoever reads the reply into a space
+    fills in what is not there, as for `null_fields`. Records: `dropped_fields` (leaf).
+    """
+
+    rate: float = scaled(0.4, 0, 1, RATE)
+    spread: float = scaled(0.5, 0, 1, "share of the fields that are gone from such a reply, at least one")
+    targets: Names = targets()
+    out_of_space: bool = out_of_space()
+
+    def compose(self) -> Composition:
+        empty = unknowns(self.out_of_space)
+
+        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Any:
+            has_key = bool(leaf.path) and isinstance(leaf.path[-1], str)
+            if has_key and (batch.scope.plain or self.out_of_space):
+                return [trees.ABSENT] * len(values)
+            return empty(leaf, values, random, batch)
+
+        change = ChangeLeaves(self.kind, edit, AnySome(self.at("spread")), free=True, describe=False)
+        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+
+
+@fault("empty_result", _MISSING)
+class EmptyResult(Fault):
+    """The reply says that there is nothing.
+
+    In plain JSON every list is empty; where there is none, the object has no fields. In a space every leaf is as for
+    `null_fields`, and frames are black. Records: `empty_result`.
+    """
+
+    rate: float = scaled(0.4, 0, 1, RATE)
+    targets: Names = targets()
+    out_of_space: bool = out_of_space()
+
+    def compose(self) -> Composition:
+        empty = unknowns(self.out_of_space)
+
+        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Any:
+            return [_emptied(each) for each in values] if batch.scope.plain else empty(leaf, values, random, batch)
+
+        change = ChangeLeaves(self.kind, edit, free=True, records="reply", leaves=_whole_or_leaves)
+        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+
+
+def _whole_or_leaves(batch: Batch, replies: Any) -> tuple[Leaf, ...]:
+    return (Leaf((), trees.ANY),) if batch.scope.plain else batch.leaves(replies)
+
+
+def _emptied(payload: Any) -> Any:
+    """Plain JSON with every list empty; nothing at all where there is no list."""
+    paths = [path for path, value in trees.nodes(payload) if isinstance(value, list)]
+    if not paths:
+        return type(payload)() if isinstance(payload, Mapping | str) else None
+    for path in paths:
+        if trees.get(payload, path) is not trees.ABSENT:
+            payload = trees.put(payload, path, [])
+    return payload
+
+
+# --- rows ---
+
+
+@fault("missing_rows", _MISSING)
+class MissingRows(Fault):
+    """Some rows are not there.
+
+    Records: `missing_rows` (leaf, and the numbers of rows before and after).
+    """
+
+    rate: float = scaled(0.4, 0, 1, RATE)
+    spread: float = scaled(0.5, 0, 1, "share of the rows that are gone, at least one")
+    targets: Names = targets()
+    out_of_space: bool = out_of_space()
+
+    def compose(self) -> Composition:
+        def choose(count: int, random: CallRandom) -> Any:
+            return np.sort(random.permutation(count)[:, max(1, round(self.at("spread") * count)) :], 1)
+
+        change = ChangeRows(self.kind, choose, self.out_of_space)
+        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+
+
+@fault("partial_page", _MISSING)
+class PartialPage(Fault):
+    """Only the first rows arrive, and nothing says that there are more.
+
+    Records: `partial_page` (leaf, and the numbers of rows before and after).
+    """
+
+    rate: float = scaled(0.4, 0, 1, RATE)
+    spread: float = scaled(0.9, 0, 1, "share of the rows, from the last one on, that are gone, at least one")
+    targets: Names = targets()
+    out_of_space: bool = out_of_space()
+
+    def compose(self) -> Composition:
+        def choose(count: int, random: CallRandom) -> Any:
+            return np.arange(count - max(1, round(self.at("spread") * count)))[None]
+
+        change = ChangeRows(self.kind, choose, self.out_of_space)
+        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+
+
+# --- frames ---
+
+
+def frames_only(given: Any, edit: Edit, share: float = 1.0) -> Composition:
+    """Frames are seen otherwise than they are."""
+    change = ChangeLeaves(given.kind, edit, out_of_space=given.out_of_space)
+    return Composition(ChangeReplies(change), share, given.targets, given.out_of_space)
+
+
+@fault("black_frames", _MISSING)
+class BlackFrames(Fault):
+    """Some frames are black.
+
+    Records: `black_frames` (leaf).
+    """
+
+    rate: float = scaled(0.6, 0, 1, _FRAMES)
+    targets: Names = targets()
+    out_of_space: bool = out_of_space()
+
+    def compose(self) -> Composition:
+        return frames_only(self, by_frame(lambda images, random: np.zeros_like(images)), self.at("rate"))
+
+    def check(self, leaves: Sequence[Leaf]) -> None:
+        check_frames(self.kind, self.targets, leaves, is_frame)
+
+
+@fault("occlusion", _MISSING)
+class Occlusion(Fault):
+    """Something black is in front of the camera: a block, somewhere else in every frame.
+
+    Records: `occlusion` (leaf).
+    """
+
+    size: float = scaled(0.6, 0, 1, "side of the block, as a share of the frame's")
+    targets: Names = targets()
+    out_of_space: bool = out_of_space()
+
+    def compose(self) -> Composition:
+        side = self.at("size")
+        return frames_only(self, by_frame(lambda images, random: frames.occlude(images, side, random.uniform(0, 4))))
+
+    def check(self, leaves: Sequence[Leaf]) -> None:
+        check_frames(self.kind, self.targets, leaves, is_frame)
+
+
+@fault("dropped_channels", _MISSING)
+class DroppedChannels(Fault):
+    """A colour channel of some frames is not there; a grey frame is black.
+
+    Records: `dropped_channels` (leaf).
+    """
+
+    rate: float = scaled(0.6, 0, 1, _FRAMES)
+    targets: Names = targets()
+    out_of_space: bool = out_of_space()
+
+    def compose(self) -> Composition:
+        def draw(images: frames.Frame, random: CallRandom) -> frames.Frame:
+            left = images.copy()
+            for image, channel in zip(left, random.integers(images.shape[3]).tolist(), strict=True):
+                image[..., channel] = 0
+            return left
+
+        return frames_only(self, by_frame(draw), self.at("rate"))
+
+    def check(self, leaves: Sequence[Leaf]) -> None:
+        check_frames(self.kind, self.targets, leaves, is_frame)
+
+
+# --- spells ---
+
+
+@fault("dead_sensors", _MISSING)
+class DeadSensors(Fault):
+    """Leaves die and come back, each by itself: spells of calls of a tool (Gilbert 1960).
+
+    A dead leaf is as for `null_fields`, a frame black. Records: `dead_sensors` (leaf) at each call.
+    """
+
+    rate: float = scaled(0.1, 0, 1, "probability that a living leaf dies at a call")
+    mean_calls: float = number(5.0, 1, 1e9, _MEAN)
+    targets: Names = targets()
+    out_of_space: bool = out_of_space()
+
+    def compose(self) -> Composition:
+        spells = Spells(self.at("rate"), self.mean_calls)
+        change = ChangeLeaves(self.kind, unknowns(self.out_of_space), spells, free=True, describe=False)
+        return Composition(ChangeReplies(change), 1.0, self.targets, self.out_of_space)
+
+
+@fault("frozen_frames", _MISSING)
+class FrozenFrames(Fault):
+    """The picture freezes: the last frame stays for a spell of calls.
+
+    Records: `frozen_frames` (leaf) at each call that shows another frame than there is.
+    """
+
+    rate: float = scaled(0.1, 0, 1, "probability that a moving picture freezes at a call")
+    mean_calls: float = number(5.0, 1, 1e9, _MEAN)
+    targets: Names = targets()
+    out_of_space: bool = out_of_space()
+
+    def compose(self) -> Composition:
+        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Any:
+            last = last_frames(batch, leaf)[batch.rows]
+            if isinstance(values, np.ndarray):
+                return last
+            return [value if value is trees.ABSENT else frame for value, frame in zip(values, last, strict=True)]
+
+        change = ChangeLeaves(
+            self.kind,
+            edit,
+            Spells(self.at("rate"), self.mean_calls),
+            out_of_space=self.out_of_space,
+            describe=False,
+            leaves=lambda batch, replies: frames_of(batch.scope.leaves),
+        )
+        effect = ChangeReplies(change, remembers_frames=True)
+        return Composition(effect, 1.0, self.targets, self.out_of_space)

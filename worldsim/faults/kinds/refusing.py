@@ -1,382 +1,385 @@
-"""Refusing: the service answers, and the answer is no. Standing for the statuses of RFC 9110 and RFC 6585."""
+"""Refusing: the service answers, and the answer is no. Statuses as in RFC 9110 and RFC 6585."""
 
-from abc import abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import ClassVar
+from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from worldsim.faults.chance import Words
-from worldsim.faults.exchange import Passing
-from worldsim.faults.fault import count, number
-from worldsim.faults.leafwise import as_text
-from worldsim.faults.many.payloads import Rows
-from worldsim.faults.many.replies import Replies
-from worldsim.faults.struck import ArrayFault, Floats, Mask, Struck
-from worldsim.spaces import Leaf
+from worldsim.faults.definition import Composition, Fault, fault
+from worldsim.faults.effects.base import Batch, Mask
+from worldsim.faults.effects.refusals import Answer, Refuse, every_call
+from worldsim.faults.keys import Floats
+from worldsim.faults.parameters import number, option, scaled
 
 RETRIED_WITHIN = 100  # calls: services, too, keep a request's key for a while, and take what comes later for a new one
-_FORGETS = f"One that is not retried within {RETRIED_WITHIN} calls is forgotten"
+_REFUSING = "refusing"
+_RATE = "share of the calls that are refused"
+_UNTIL_RETRIED = (
+    "a refused call is refused until so many retries; 0: each try is by itself. "
+    f"One that is not retried within {RETRIED_WITHIN} calls of its tool is forgotten"
+)
+_AFTER = "share of the refusals that come after the call was carried out"
+_RETRY_AFTER = "seconds after which the service asks to be called again; null: it does not say"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Refusal(ArrayFault):
-    """Some calls are refused. By default nothing was done then.
-
-    Records: the kind of the fault (status, where there is one; lost: "request" or "answer").
-    """
-
-    error: ClassVar[str]
-    status: ClassVar[int | None]
-    says: ClassVar[str]  # the phrase of the status
-
-    lose_answer: float = number(0.0, 0, 1, "share of the refusals that come after the call was carried out")
-    retry_after_s: float | None = number(None, 0, 1e9, "seconds after which the service asks to be called again")
-
-    @property
-    def passing(self) -> Passing:
-        return Passing.AT_MOST_ONCE if self.lose_answer < 1 else Passing.AS_IS
-
-    @abstractmethod
-    def refused(self, struck: Struck) -> Mask:
-        """Which calls, (n,), are refused; asked once for each."""
-
-    def before(self, struck: Struck) -> Mask:
-        struck.kept["refused"] = refused = self.refused(struck)
-        done = struck.draws.random() < self.lose_answer
-        status = {} if self.status is None else {"status": self.status}
-        lost = np.where(done, "answer", "request")[refused]
-        struck[refused].record(self.kind, lambda: [{**status, "lost": what} for what in lost.tolist()])
-        return refused & ~done
-
-    def after(self, struck: Struck, replies: Replies) -> None:
-        rows = struck.rows[struck.kept["refused"]]
-        raw = None if self.status is None else as_text({"status": self.status, "error": self.says})
-        replies.lose(rows, self.error, raw)
-        replies.retry_after_s[rows] = np.nan if self.retry_after_s is None else self.retry_after_s
+def refusal(
+    given: Fault, answer: Answer, lose_answer: float, retry_after_s: float | None, until_retried: int
+) -> Composition:
+    """A share of the calls is refused, each by itself or until it has been retried often enough."""
+    refused = _until(until_retried) if until_retried else every_call
+    effect = Refuse(given.kind, answer, refused, lose_answer, retry_after_s, counts=until_retried > 0)
+    return Composition(effect, share=given.at("rate"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class SomeRefused(Refusal):
-    """A share of the calls is refused, each by itself or until it has been retried often enough.
+def _until(retries: int) -> Callable[[Batch], Mask]:
+    """Calls that are refused until they have been retried so often: the same request, by canonical JSON."""
 
-    A refused call that is not retried for `RETRIED_WITHIN` calls of the episode is a new one when it comes again.
-    """
+    def refused(batch: Batch) -> Mask:
+        waiting = batch.memory.objects("waiting", dict[Any, list[int]])  # request -> retries that are left, last try
+        found = np.zeros(len(batch), np.bool_)
+        each = zip(batch.rows.tolist(), batch.calls.requests(batch.rows), batch.numbers.tolist(), strict=True)
+        for position, ((row, request, number), hit) in enumerate(zip(each, batch.triggered.tolist(), strict=True)):
+            known = waiting[row].get(request)
+            if known is not None and number - known[1] <= RETRIED_WITHIN:
+                known[:] = known[0] - 1, number
+                if known[0] <= 0:
+                    del waiting[row][request]
+                else:
+                    found[position] = True
+            elif hit:
+                waiting[row] = {key: one for key, one in waiting[row].items() if number - one[1] <= RETRIED_WITHIN}
+                waiting[row][request] = [retries, number]
+                found[position] = True
+        return found
 
-    rate: float = number(0.4, 0, 1, "share of the calls that are refused at severity 1")
-    until_retried: int = count(
-        0, 0, 1000, f"a refused call is refused until so many retries; 0: each try is by itself. {_FORGETS}"
-    )
-
-    @property
-    def share(self) -> float:
-        """Share of the calls that are refused."""
-        return self.severity * self.rate
-
-    def strikes(self, uniforms: Floats, leaves: tuple[Leaf, ...] | None) -> Mask:
-        waits = self.until_retried > 0  # and then it must see the retries
-        return np.ones(uniforms.shape, np.bool_) if waits else uniforms < self.share
-
-    def first_seen(self, struck: Struck, shown: Replies) -> None:
-        self._waiting(struck).begin(struck.rows)
-
-    def _waiting(self, struck: Struck) -> "_Waiting":
-        waiting: _Waiting = struck.memory.setdefault("waiting", _Waiting(struck.count))
-        return waiting
-
-    def refused(self, struck: Struck) -> Mask:
-        if not self.until_retried:
-            return np.ones(len(struck), np.bool_)
-        waiting, calls = self._waiting(struck), struck.asked.hashes(struck.rows)
-        again, left = waiting.again(struck.rows, struck.numbers, calls)
-        new = ~again & (struck.uniforms < self.share)
-        waiting.add(struck.rows[new], struck.numbers[new], calls[new], self.until_retried)
-        return new | again & (left > 0)
+    return refused
 
 
-class _Waiting:
-    """Calls of N environments that are refused until they have been retried: a table of words and counts.
-
-    Who never calls the same again, as with continuous actions, would fill it without end if nothing was forgotten.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._table = np.zeros((count, 4), [("call", np.uint64), ("left", np.int64), ("tried", np.int64)])
-
-    def begin(self, rows: Rows) -> None:
-        """Episodes of these environments begin, and nothing waits."""
-        self._table["left"][rows] = 0
-
-    def again(self, rows: Rows, numbers: NDArray[np.int64], calls: Words) -> tuple[Mask, NDArray[np.int64]]:
-        """One try of each of these calls, (n,): which of them wait, and how often they must still be retried."""
-        same = (self._table["call"][rows] == calls[:, None]) & self._waits(rows, numbers)
-        waits, place = same.any(1), same.argmax(1)
-        self._table["left"][rows[waits], place[waits]] -= 1
-        self._table["tried"][rows[waits], place[waits]] = numbers[waits]
-        return waits, self._table["left"][rows, place]
-
-    def add(self, rows: Rows, numbers: NDArray[np.int64], calls: Words, retries: int) -> None:
-        """These calls wait from now on."""
-        free = ~self._waits(rows, numbers)
-        if not free.any(1).all():
-            self._table = np.concatenate([self._table, np.zeros_like(self._table)], 1)
-            free = ~self._waits(rows, numbers)
-        place = free.argmax(1)
-        for field, values in (("call", calls), ("left", retries), ("tried", numbers)):
-            self._table[field][rows, place] = values
-
-    def _waits(self, rows: Rows, numbers: NDArray[np.int64]) -> Mask:
-        """Which places of the table, (n, places), hold calls that wait while calls `numbers` are made."""
-        kept: Mask = numbers[:, None] - self._table["tried"][rows] <= RETRIED_WITHIN
-        return kept & (self._table["left"][rows] > 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RateLimited(SomeRefused):
+@fault("rate_limited", _REFUSING)
+class RateLimited(Fault):
     """429 Too Many Requests, with Retry-After.
 
-    | severity | share |
-    |----------|-------|
-    | 0.5      | 20 %  |
-    | 1        | 40 %  |
+    With `until_retry_after` the service means it: a tool that has refused a call refuses all others, too, until so much
+    time has passed on the clock. Whoever waits is served, whoever hammers is not.
 
     Records: `rate_limited` (status, lost).
     """
 
-    kind: ClassVar[str] = "rate_limited"
-    error, status, says = "rate_limited", 429, "Too Many Requests"
+    rate: float = scaled(0.4, 0, 1, _RATE)
+    until_retried: int = number(0, 0, 1000, _UNTIL_RETRIED)
+    until_retry_after: bool = option(False, "refuse a tool's calls until the time that a refusal asked for has passed")
+    retry_after_s: float | None = number(2.0, 0, 1e9, _RETRY_AFTER)
+    lose_answer: float = number(0.0, 0, 1, _AFTER)
 
-    retry_after_s: float | None = number(2.0, 0, 1e9, "seconds after which the service asks to be called again")
+    def compose(self) -> Composition:
+        answer = Answer("rate_limited", 429, "Too Many Requests")
+        if not self.until_retry_after:
+            return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
+        wait_s = self.retry_after_s or 0.0
+
+        def refused(batch: Batch) -> Mask:
+            ends = _per_tool(batch, "ends_s")
+            now_s, still = batch.seconds, ends < np.inf
+            held = still & (now_s < ends)
+            new = ~held & batch.triggered & ~(still & (now_s >= ends) & (now_s < ends + wait_s))
+            _set_per_tool(batch, "ends_s", new, now_s + wait_s)
+            return held | new
+
+        def left_s(batch: Batch) -> Floats:
+            return np.maximum(_per_tool(batch, "ends_s") - batch.seconds, 0.0)
+
+        effect = Refuse(self.kind, answer, refused, self.lose_answer, left_s, counts=True)
+        return Composition(effect, share=self.at("rate"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ServerError(SomeRefused):
+def _per_tool(batch: Batch, name: str) -> Floats:
+    """A number that is remembered for the tool of each call, (n,); infinite until then."""
+    known = batch.memory.objects(name, dict[str, float])
+    each = zip(batch.rows.tolist(), batch.tools.tolist(), strict=True)
+    return np.array([known[row].get(tool, np.inf) for row, tool in each])
+
+
+def _set_per_tool(batch: Batch, name: str, which: Mask, values: Floats) -> None:
+    known = batch.memory.objects(name, dict[str, float])
+    for row, tool, value in zip(batch.rows[which].tolist(), batch.tools[which], values[which].tolist(), strict=True):
+        known[row][tool] = value
+
+
+@fault("throttled", _REFUSING)
+class Throttled(Fault):
+    """429 with Retry-After, once more than so many calls of a tool were let through within `window_s` on the clock.
+
+    Retry-After says when the oldest of them leaves the window: whoever waits so long is served, whoever hammers is
+    refused. Records: `throttled` (status, lost).
+    """
+
+    calls: int = number(10, 1, 10**9, "calls within the window that are let through at severity 1; 1/severity times as "
+                        "many at others")  # fmt: skip
+    window_s: float = number(60.0, 1e-9, 1e9, "length of the window, in seconds on the clock")
+    per_tool: bool = option(True, "count each tool's calls by themselves; false: all that the fault is aimed at")
+
+    @property
+    def allowed(self) -> int:
+        """How many calls are let through within the window."""
+        return int(np.ceil(self.calls / self.severity))
+
+    def figures(self) -> dict[str, float]:
+        return {"calls allowed": self.allowed} if self.severity else {}
+
+    def _recent(self, batch: Batch) -> list[deque[float]]:
+        """When the calls of each call's tool were let through, (n,), that are still within the window."""
+        known = batch.memory.objects("let_through", dict[str, deque[float]])
+        names = batch.tools.tolist() if self.per_tool else [""] * len(batch)
+        found = []
+        for row, tool, now_s in zip(batch.rows.tolist(), names, batch.seconds.tolist(), strict=True):
+            recent = known[row].setdefault(tool, deque())
+            while recent and recent[0] <= now_s - self.window_s:
+                recent.popleft()
+            found.append(recent)
+        return found
+
+    def compose(self) -> Composition:
+        allowed = self.allowed
+
+        def refused(batch: Batch) -> Mask:
+            found = []
+            each = zip(self._recent(batch), batch.seconds.tolist(), batch.triggered.tolist(), strict=True)
+            for recent, now_s, active in each:
+                found.append(active and len(recent) >= allowed)
+                if not found[-1]:
+                    recent.append(now_s)
+            return np.array(found, np.bool_)
+
+        def left_s(batch: Batch) -> Floats:
+            recent = self._recent(batch)
+            oldest = np.array([each[len(each) - allowed] if len(each) >= allowed else -np.inf for each in recent])
+            return np.maximum(oldest + self.window_s - batch.seconds, 0.0)
+
+        answer = Answer("rate_limited", 429, "Too Many Requests")
+        return Composition(Refuse(self.kind, answer, refused, 0.0, left_s, counts=True))
+
+
+@fault("server_error", _REFUSING)
+class ServerError(Fault):
     """500 Internal Server Error: half of the times all was done before it broke.
-
-    | severity | share |
-    |----------|-------|
-    | 0.5      | 20 %  |
-    | 1        | 40 %  |
 
     Records: `server_error` (status, lost).
     """
 
-    kind: ClassVar[str] = "server_error"
-    error, status, says = "server_error", 500, "Internal Server Error"
+    rate: float = scaled(0.4, 0, 1, _RATE)
+    until_retried: int = number(0, 0, 1000, _UNTIL_RETRIED)
+    retry_after_s: float | None = number(None, 0, 1e9, _RETRY_AFTER)
+    lose_answer: float = number(0.5, 0, 1, _AFTER)
 
-    lose_answer: float = number(0.5, 0, 1, "share of the errors that come after the call was carried out")
+    def compose(self) -> Composition:
+        answer = Answer("server_error", 500, "Internal Server Error")
+        return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
 
 
-@dataclass(frozen=True, kw_only=True)
-class BadGateway(SomeRefused):
+@fault("bad_gateway", _REFUSING)
+class BadGateway(Fault):
     """502 Bad Gateway: something between caller and service gave up; half of the times the service did not.
-
-    | severity | share |
-    |----------|-------|
-    | 0.5      | 20 %  |
-    | 1        | 40 %  |
 
     Records: `bad_gateway` (status, lost).
     """
 
-    kind: ClassVar[str] = "bad_gateway"
-    error, status, says = "bad_gateway", 502, "Bad Gateway"
+    rate: float = scaled(0.4, 0, 1, _RATE)
+    until_retried: int = number(0, 0, 1000, _UNTIL_RETRIED)
+    retry_after_s: float | None = number(None, 0, 1e9, _RETRY_AFTER)
+    lose_answer: float = number(0.5, 0, 1, _AFTER)
 
-    lose_answer: float = number(0.5, 0, 1, "share of the errors that come after the call was carried out")
+    def compose(self) -> Composition:
+        answer = Answer("bad_gateway", 502, "Bad Gateway")
+        return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Unavailable(SomeRefused):
+@fault("unavailable", _REFUSING)
+class Unavailable(Fault):
     """503 Service Unavailable, with Retry-After.
-
-    | severity | share |
-    |----------|-------|
-    | 0.5      | 20 %  |
-    | 1        | 40 %  |
 
     Records: `unavailable` (status, lost).
     """
 
-    kind: ClassVar[str] = "unavailable"
-    error, status, says = "unavailable", 503, "Service Unavailable"
+    rate: float = scaled(0.4, 0, 1, _RATE)
+    until_retried: int = number(0, 0, 1000, _UNTIL_RETRIED)
+    retry_after_s: float | None = number(1.0, 0, 1e9, _RETRY_AFTER)
+    lose_answer: float = number(0.0, 0, 1, _AFTER)
 
-    retry_after_s: float | None = number(1.0, 0, 1e9, "seconds after which the service asks to be called again")
+    def compose(self) -> Composition:
+        answer = Answer("unavailable", 503, "Service Unavailable")
+        return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DroppedConnection(SomeRefused):
+@fault("dropped_connection", _REFUSING)
+class DroppedConnection(Fault):
     """The connection is reset: no status, no answer. Half of the times the call had been carried out.
-
-    | severity | share |
-    |----------|-------|
-    | 0.5      | 20 %  |
-    | 1        | 40 %  |
 
     Records: `dropped_connection` (lost).
     """
 
-    kind: ClassVar[str] = "dropped_connection"
-    error, status, says = "connection", None, ""
-
+    rate: float = scaled(0.4, 0, 1, "share of the calls whose connection is reset")
+    until_retried: int = number(0, 0, 1000, _UNTIL_RETRIED)
     lose_answer: float = number(0.5, 0, 1, "share of the drops that come after the call was carried out")
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Outage(Refusal):
-    """Refuses calls for a while once something has happened."""
-
-    outage_calls: int = count(5, 1, 10**9, "how many calls it lasts, the first one counted")
-
-    @abstractmethod
-    def chances(self, struck: Struck, tool: str) -> Floats | float:
-        """The probability that it begins at calls of this tool."""
-
-    def first_seen(self, struck: Struck, shown: Replies) -> None:
-        for until in self._until(struck).values():
-            until[struck.rows] = 0
-
-    def _until(self, struck: Struck) -> dict[str, NDArray[np.int64]]:
-        """The numbers of the calls, (N,), up to which each tool that was ever called is down."""
-        until: dict[str, NDArray[np.int64]] = struck.memory.setdefault("until", {})
-        return until
-
-    def parts(self, struck: Struck) -> Iterable[tuple[str, Mask]]:
-        """What goes down by itself, and which of the calls, (n,), are calls of it: by default each tool."""
-        return struck.by_tool()
-
-    def refused(self, struck: Struck) -> Mask:
-        refused = np.zeros(len(struck), np.bool_)
-        for tool, which in self.parts(struck):
-            calls = struck[which]
-            until = self._until(struck).setdefault(tool, np.zeros(struck.count, np.int64))
-            hit = calls.uniforms < self.chances(calls, tool)  # who is hit while down stays down for longer
-            until[calls.rows[hit]] = calls.numbers[hit] + self.outage_calls
-            refused[which] = until[calls.rows] > calls.numbers
-        return refused
+    def compose(self) -> Composition:
+        return refusal(self, Answer("connection"), self.lose_answer, None, self.until_retried)
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExpiredToken(_Outage):
-    """401 Unauthorized for every tool until the token is renewed, which takes `outage_calls` calls.
+# --- outages ---
 
-    | severity | share |
-    |----------|-------|
-    | 0.5      | 2.5 % |
-    | 1        | 5 %   |
 
-    `share` is the probability that the token expires at a call. Records: `expired_token` (status, lost).
+def _outage(
+    calls: int, chances: Callable[[Batch, str], Any], parts: Callable[[Batch], list[str]]
+) -> Callable[[Batch], Mask]:
+    """Calls that are refused for a while once something has happened.
+
+    calls: how many it lasts. chances: the probabilities that it begins at calls of a part. parts: what of the service
+    each call is of, (n,), which goes down by itself.
     """
 
-    kind: ClassVar[str] = "expired_token"
-    error, status, says = "unauthorized", 401, "Unauthorized"
+    def refused(batch: Batch) -> Mask:
+        found, named = np.zeros(len(batch), np.bool_), np.array(parts(batch), object)
+        drawn = np.where(batch.triggered, batch.uniforms, 2.0)
+        for part in dict.fromkeys(named.tolist()):
+            here = named == part
+            those, until = batch[here], batch.memory.array(f"until {part}", 0)
+            numbers = _counted(those)
+            hit = drawn[here] < chances(those, part)  # who is hit while down stays down for longer
+            until[those.rows[hit]] = numbers[hit] + calls
+            found[here] = until[those.rows] > numbers
+        return found
 
-    rate: float = number(0.05, 0, 1, "probability that the token expires at a call at severity 1")
-
-    @property
-    def share(self) -> float:
-        """Probability that the token expires at a call."""
-        return self.severity * self.rate
-
-    def parts(self, struck: Struck) -> Iterable[tuple[str, Mask]]:
-        return [("", np.ones(len(struck), np.bool_))]
-
-    def chances(self, struck: Struck, tool: str) -> float:
-        return self.share
+    return refused
 
 
-@dataclass(frozen=True, kw_only=True)
-class LostPermission(_Outage):
-    """403 Forbidden: a tool that worked is not allowed any more, for the rest of the episode.
+def _counted(batch: Batch) -> Any:
+    """The numbers of these calls among all calls of the session that the fault sees, (n,)."""
+    return batch.memory.array("calls", 0)[batch.rows]
 
-    | severity | share |
-    |----------|-------|
-    | 0.5      | 1 %   |
-    | 1        | 2 %   |
 
-    `share` is the probability that the permission for a tool is lost at a call of it.
+def _counting(refused: Callable[[Batch], Mask]) -> Callable[[Batch], Mask]:
+    """The same, with the calls of all tools counted together: an outage of so many calls hits them all alike."""
+
+    def counted(batch: Batch) -> Mask:
+        found = refused(batch)
+        batch.memory.array("calls", 0)[batch.rows] += 1
+        return found
+
+    return counted
+
+
+@fault("expired_token", _REFUSING)
+class ExpiredToken(Fault):
+    """401 Unauthorized for every tool until the token is renewed, which takes `outage_calls` calls.
+
+    It ties the tools together: what happens to a call depends on those of other tools before it.
+    Records: `expired_token` (status, lost).
+    """
+
+    rate: float = scaled(0.05, 0, 1, "probability that the token expires at a call")
+    outage_calls: int = number(5, 1, 10**9, "how many calls it lasts, the first one counted")
+    retry_after_s: float | None = number(None, 0, 1e9, _RETRY_AFTER)
+    lose_answer: float = number(0.0, 0, 1, _AFTER)
+
+    def compose(self) -> Composition:
+        refused = _outage(self.outage_calls, lambda batch, _: self.at("rate"), lambda batch: [""] * len(batch))
+        answer = Answer("unauthorized", 401, "Unauthorized")
+        return Composition(
+            Refuse(self.kind, answer, _counting(refused), self.lose_answer, self.retry_after_s, counts=True)
+        )
+
+
+@fault("lost_permission", _REFUSING)
+class LostPermission(Fault):
+    """403 Forbidden: a tool that worked is not allowed any more, for the rest of the session.
+
     Records: `lost_permission` (status, lost).
     """
 
-    kind: ClassVar[str] = "lost_permission"
-    error, status, says = "forbidden", 403, "Forbidden"
+    rate: float = scaled(0.02, 0, 1, "probability that a tool's permission is lost at a call of it")
+    outage_calls: int = number(10**9, 1, 10**9, "how many calls of the tool it lasts, the first one counted")
+    retry_after_s: float | None = number(None, 0, 1e9, _RETRY_AFTER)
+    lose_answer: float = number(0.0, 0, 1, _AFTER)
 
-    rate: float = number(0.02, 0, 1, "probability that a tool's permission is lost at a call of it at severity 1")
-    outage_calls: int = count(10**9, 1, 10**9, "how many calls it lasts, the first one counted")
+    def compose(self) -> Composition:
+        def refused(batch: Batch) -> Mask:
+            until = _per_tool(batch, "until")
+            known = np.isfinite(until)
+            hit = batch.triggered & (batch.uniforms < self.at("rate"))
+            until = np.where(hit, batch.numbers + self.outage_calls, np.where(known, until, 0))
+            _set_per_tool(batch, "until", hit, until)
+            return np.asarray(until > batch.numbers)
 
-    @property
-    def share(self) -> float:
-        """Probability that the permission for a tool is lost at a call of it."""
-        return self.severity * self.rate
-
-    def chances(self, struck: Struck, tool: str) -> float:
-        return self.share
+        answer = Answer("forbidden", 403, "Forbidden")
+        return Composition(Refuse(self.kind, answer, refused, self.lose_answer, self.retry_after_s, counts=True))
 
 
-@dataclass(frozen=True, kw_only=True)
-class QuotaExceeded(Refusal):
-    """429 with no Retry-After: the episode's quota of calls is used up.
+@fault("quota_exceeded", _REFUSING)
+class QuotaExceeded(Fault):
+    """429 with no Retry-After: the session's quota of calls is used up.
 
-    | severity | allowed |
-    |----------|---------|
-    | 0.25     | 75      |
-    | 0.5      | 50      |
-    | 1        | 0       |
-
-    Calls at which the fault is at work are counted: with `tools`, only theirs. Records: `quota_exceeded` (status,
-    lost).
+    Calls at which the fault is at work are counted, those of all its tools together: with `tools`, only theirs.
+    Records: `quota_exceeded` (status, lost).
     """
 
-    kind: ClassVar[str] = "quota_exceeded"
-    error, status, says = "quota", 429, "Quota Exceeded"
-
-    calls: int = count(100, 0, 10**9, "calls that a quota allows where severity is nearly 0")
+    calls: int = number(100, 0, 10**9, "calls that a quota allows where severity is nearly 0; at severity 1 it is none")
+    lose_answer: float = number(0.0, 0, 1, _AFTER)
 
     @property
     def allowed(self) -> int:
         """How many calls the quota allows."""
         return round((1 - self.severity) * self.calls)
 
-    def first_seen(self, struck: Struck, shown: Replies) -> None:
-        struck.numbers_kept("used", 0)[struck.rows] = 0
+    def figures(self) -> dict[str, float]:
+        return {"calls allowed": self.allowed}
 
-    def refused(self, struck: Struck) -> Mask:
-        used = struck.numbers_kept("used", 0)
-        used[struck.rows] += 1
-        return used[struck.rows] > self.allowed
+    def compose(self) -> Composition:
+        def refused(batch: Batch) -> Mask:
+            used = batch.memory.array("used", 0)
+            used[batch.rows] += 1
+            return np.asarray(used[batch.rows] > self.allowed)
+
+        answer = Answer("quota", 429, "Quota Exceeded")
+        return Composition(Refuse(self.kind, answer, refused, self.lose_answer))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cascade(_Outage):
+@fault("cascade", _REFUSING)
+class Cascade(Fault):
     """503, and it spreads: once one tool is down, each call of another is likely to find that one down, too.
 
-    | severity | share | pull |
-    |----------|-------|------|
-    | 0.5      | 2.5 % | 25 % |
-    | 1        | 5 %   | 50 % |
-
-    `share` is the probability that a tool goes down at a call of it while all others are up, `pull` while another one
-    is down. Records: `cascade` (status, lost).
+    It ties the tools together: what happens to a call depends on those of other tools before it.
+    Records: `cascade` (status, lost).
     """
 
-    kind: ClassVar[str] = "cascade"
-    error, status, says = "unavailable", 503, "Service Unavailable"
+    rate: float = scaled(0.05, 0, 1, "probability that a tool goes down at a call of it while all others are up")
+    spread: float = scaled(0.5, 0, 1, "the same while another tool is down")
+    outage_calls: int = number(5, 1, 10**9, "how many calls, of all tools, it lasts, the first one counted")
+    retry_after_s: float | None = number(None, 0, 1e9, _RETRY_AFTER)
+    lose_answer: float = number(0.0, 0, 1, _AFTER)
 
-    rate: float = number(0.05, 0, 1, "probability that a tool goes down by itself at a call of it at severity 1")
-    spread: float = number(0.5, 0, 1, "the same while another tool is down")
+    def compose(self) -> Composition:
+        alone, pulled = self.at("rate"), max(self.at("rate"), self.at("spread"))
 
-    @property
-    def share(self) -> float:
-        """Probability that a tool goes down by itself at a call of it."""
-        return self.severity * self.rate
+        def chances(batch: Batch, tool: str) -> Floats:
+            down = batch.memory.objects("down", dict[str, int])
+            numbers = _counted(batch).tolist()
+            others = [
+                any(until > number for name, until in down[row].items() if name != tool)
+                for row, number in zip(batch.rows.tolist(), numbers, strict=True)
+            ]
+            return np.where(others, pulled, alone)
 
-    @property
-    def pull(self) -> float:
-        """Probability that a tool goes down at a call of it while another one is down."""
-        return max(self.share, self.severity * self.spread)
+        outage = _outage(self.outage_calls, chances, lambda batch: batch.tools.tolist())
 
-    def chances(self, struck: Struck, tool: str) -> Floats:
-        others = [until[struck.rows] for name, until in self._until(struck).items() if name != tool]
-        pulled = np.any([until > struck.numbers for until in others], 0)
-        return np.where(pulled, self.pull, self.share)
+        def refused(batch: Batch) -> Mask:
+            found = outage(batch)
+            down = batch.memory.objects("down", dict[str, int])
+            for row, tool in zip(batch.rows.tolist(), batch.tools.tolist(), strict=True):
+                down[row][tool] = int(batch.memory.array(f"until {tool}", 0)[row])
+            return found
+
+        answer = Answer("unavailable", 503, "Service Unavailable")
+        return Composition(
+            Refuse(self.kind, answer, _counting(refused), self.lose_answer, self.retry_after_s, counts=True)
+        )

@@ -1,187 +1,23 @@
-"""Every kind of fault there is, by family, and by the name that plans use."""
+"""Every kind of fault that comes with worldsim, by family."""
 
-from worldsim.faults.fault import Fault
-from worldsim.faults.kinds.absent import (
-    BlackFrames,
-    DeadSensors,
-    DroppedChannels,
-    DroppedFields,
-    EmptyResult,
-    FrozenFrames,
-    MissingRows,
-    NullFields,
-    Occlusion,
-    PartialPage,
-)
-from worldsim.faults.kinds.drift import OversizedReply, SchemaDrift
-from worldsim.faults.kinds.hostile import HiddenInstruction, PaintedInstruction
-from worldsim.faults.kinds.lies import PlausibleLie
-from worldsim.faults.kinds.loud import (
-    HTMLErrorPage,
-    InvalidJSON,
-    NonFinite,
-    NullForRequired,
-    OutOfRange,
-    TruncatedJSON,
-    UnknownValue,
-    WrongEncoding,
-    WrongShape,
-    WrongType,
-)
-from worldsim.faults.kinds.malformed import MalformedOutput
-from worldsim.faults.kinds.missing import MissingData
-from worldsim.faults.kinds.pixels import (
-    Blur,
-    Brightness,
-    CameraRotation,
-    CameraShift,
-    ColourShift,
-    Compression,
-    Contrast,
-    DeadPixels,
-    GaussianNoise,
-    SaltNoise,
-    ShotNoise,
-    Tearing,
-)
-from worldsim.faults.kinds.refusing import (
-    BadGateway,
-    Cascade,
-    DroppedConnection,
-    ExpiredToken,
-    LostPermission,
-    QuotaExceeded,
-    RateLimited,
-    ServerError,
-    Unavailable,
-)
-from worldsim.faults.kinds.silent import (
-    ClockSkew,
-    DuplicatedRows,
-    FalseFailure,
-    FalseSuccess,
-    OffByOnePage,
-    OtherRecord,
-    ReorderedRows,
-    SwappedFields,
-    TransposedDigits,
-    WrongTimeZone,
-    WrongUnit,
-)
-from worldsim.faults.kinds.slow import (
-    ConstantLatency,
-    EmpiricalLatency,
-    Jitter,
-    LognormalLatency,
-    LostAnswer,
-    LostRequest,
-    ParetoLatency,
-    SlowAPI,
-    SlowDrip,
-    SlowStart,
-    UniformLatency,
-)
-from worldsim.faults.kinds.stale import (
-    DelayedAction,
-    DelayedObservation,
-    DuplicateExecution,
-    EventualConsistency,
-    PreviousAnswer,
-    ReorderedDelivery,
-    StaleCache,
-    StickyAction,
+from worldsim.faults.definition import KINDS, Fault
+from worldsim.faults.kinds import drift, hostile, lies, loud, missing, mixed, pixels, refusing, silent, slow, stale
+
+MODULES = (slow, refusing, loud, drift, silent, missing, mixed, stale, pixels, hostile, lies)  # each defines its kinds
+
+_ORDER = (
+    "several at once",
+    "slow",
+    "refusing",
+    "malformed, loud",
+    "malformed, silent",
+    "missing",
+    "stale and repeated",
+    "pixels and sensors",
+    "hostile content",
+    "plausible lies",
 )
 
 FAMILIES: dict[str, tuple[type[Fault], ...]] = {
-    "several at once": (SlowAPI, MalformedOutput, MissingData),
-    "slow": (
-        ConstantLatency,
-        UniformLatency,
-        LognormalLatency,
-        ParetoLatency,
-        EmpiricalLatency,
-        Jitter,
-        SlowStart,
-        SlowDrip,
-        LostRequest,
-        LostAnswer,
-        ClockSkew,
-    ),
-    "refusing": (
-        RateLimited,
-        ServerError,
-        BadGateway,
-        Unavailable,
-        DroppedConnection,
-        ExpiredToken,
-        LostPermission,
-        QuotaExceeded,
-        Cascade,
-    ),
-    "malformed, loud": (
-        TruncatedJSON,
-        InvalidJSON,
-        HTMLErrorPage,
-        WrongEncoding,
-        WrongType,
-        WrongShape,
-        NonFinite,
-        OutOfRange,
-        UnknownValue,
-        NullForRequired,
-        SchemaDrift,
-        OversizedReply,
-    ),
-    "malformed, silent": (
-        TransposedDigits,
-        SwappedFields,
-        WrongUnit,
-        WrongTimeZone,
-        OffByOnePage,
-        OtherRecord,
-        DuplicatedRows,
-        ReorderedRows,
-        FalseSuccess,
-        FalseFailure,
-    ),
-    "missing": (
-        DroppedFields,
-        NullFields,
-        EmptyResult,
-        PartialPage,
-        MissingRows,
-        BlackFrames,
-        FrozenFrames,
-        Occlusion,
-        DroppedChannels,
-        DeadSensors,
-    ),
-    "stale and repeated": (
-        PreviousAnswer,
-        StaleCache,
-        EventualConsistency,
-        DuplicateExecution,
-        ReorderedDelivery,
-        DelayedObservation,
-        DelayedAction,
-        StickyAction,
-    ),
-    "pixels and sensors": (
-        GaussianNoise,
-        ShotNoise,
-        SaltNoise,
-        DeadPixels,
-        Blur,
-        Compression,
-        Brightness,
-        Contrast,
-        ColourShift,
-        CameraShift,
-        CameraRotation,
-        Tearing,
-    ),
-    "hostile content": (HiddenInstruction, PaintedInstruction),
-    "plausible lies": (PlausibleLie,),
+    family: tuple(kind for kind in KINDS.values() if kind.family == family) for family in _ORDER
 }
-
-KINDS: dict[str, type[Fault]] = {each.kind: each for family in FAMILIES.values() for each in family}

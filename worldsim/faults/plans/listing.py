@@ -1,13 +1,13 @@
 """What can go wrong, as a table for the terminal."""
 
 import inspect
-from dataclasses import fields
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 
 from worldsim.errors import ConfigError
-from worldsim.faults.fault import Fault, matches, suggest
+from worldsim.faults.definition import Fault
+from worldsim.faults.parameters import matches, suggest
 from worldsim.faults.plans.catalogue import FAMILIES
 from worldsim.faults.plans.plan import Plan, ready_plans
 
@@ -53,8 +53,8 @@ def first_sentence(kind: type[Fault]) -> str:
 
 def parameters(kind: type[Fault]) -> list[str]:
     """A fault's own parameters with their defaults."""
-    own = [each for each in fields(kind) if each.name not in COMMON]
-    return [f"{each.name}={_short(each.default)}" for each in own]
+    own = {name: field for name, field in kind.model_fields.items() if name not in COMMON}
+    return [f"{name}={_short(field.default)}" for name, field in own.items()]
 
 
 def _short(value: object) -> str:

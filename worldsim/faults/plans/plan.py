@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, PlainValidat
 from pydantic import WithJsonSchema as JsonSchema
 
 from worldsim.errors import ConfigError
-from worldsim.faults.fault import Fault, Mistake, require_match, suggest
-from worldsim.faults.plans.catalogue import KINDS
+from worldsim.faults.definition import KINDS, Fault
+from worldsim.faults.parameters import Mistake, suggest
+from worldsim.faults.pipeline import require_match
 from worldsim.faults.plans.plain import fault_from_json, fault_to_json, how_to
 from worldsim.faults.plans.written import Source, read_yaml
 from worldsim.spaces import Leaf
@@ -107,12 +107,12 @@ class Plan(BaseModel):
         if isinstance(severity, bool) or not isinstance(severity, int | float) or not 0 <= severity <= 1:
             raise ConfigError(f"{self.name}: severity must be between 0 and 1, got {severity!r}")
         return self.model_copy(
-            update={"faults": tuple(replace(fault, severity=fault.severity * severity) for fault in self.faults)}
+            update={"faults": tuple(fault.but(severity=fault.severity * severity) for fault in self.faults)}
         )
 
-    def check(self, tools: Sequence[str], leaves: Sequence[Leaf]) -> None:
+    def check(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> None:
         """Raise ConfigError, with file and line, for what cannot work on these tools and these leaves of replies:
-        globs that match none, and what a fault itself does not find (`Fault.check`).
+        globs that match none, and what a fault itself does not find (`Fault.check`). None: they are not known.
         """
         for number, fault in enumerate(self.faults):
             try:
@@ -148,13 +148,14 @@ def _explained(error: ValidationError) -> Mistake:
     return Mistake(f"{key}={first['input']!r} {says}", *at)
 
 
-def _check(fault: Fault, tools: Sequence[str], leaves: Sequence[Leaf]) -> None:
+def _check(fault: Fault, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> None:
     """Raise a Mistake for what cannot work, at the parameter that is to blame."""
-    for what, key, names in (("tool", "tools", tools), ("target", "targets", [leaf.name for leaf in leaves])):
-        for position, glob in enumerate(getattr(fault, key, ())):
+    targets = None if leaves is None else [leaf.name for leaf in leaves]
+    for what, key, names in (("tool", "tools", tools), ("target", "targets", targets)):
+        for position, glob in enumerate(getattr(fault, key, ()) if names is not None else ()):
             try:
                 require_match(fault, what, [glob], names)
             except ConfigError as error:
                 raise Mistake(str(error), key, position) from None
-    if not fault.idle:
+    if not fault.idle and leaves is not None:
         fault.check(leaves)

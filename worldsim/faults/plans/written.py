@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worldsim.errors import ConfigError
-from worldsim.faults.fault import Mistake, Place
+from worldsim.faults.parameters import Mistake, Place
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,20 @@
-"""What came back to the calls of many environments: columns, a row an environment."""
+"""What came back to the calls of N sessions: columns, a row a session."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from worldsim.faults.exchange import LOST, Reply
-from worldsim.faults.many.batches import chosen
-from worldsim.faults.many.payloads import Payloads, Rows
+from worldsim.faults.calls import LOST, Reply
+from worldsim.faults.payloads import Payloads, Rows
+from worldsim.faults.stacking import chosen
 
 
 class Replies(Payloads):
-    """What came back to N environments: their payloads, and a column for each other field of `Reply`.
+    """What came back to N sessions: their payloads, and a column for each other field of `Reply`.
 
-    count, space, batch, tidy, apart: as for `Payloads`.
+    Latencies are not among them: the pipeline counts what was waited. `latency_s` is what was waited further in, behind
+    another door.
     """
 
     def __init__(self, count: int, *settings: Any, **more: Any) -> None:
@@ -26,7 +27,7 @@ class Replies(Payloads):
 
     @classmethod
     def single(cls, reply: Reply) -> "Replies":
-        """One reply, apart from any batch."""
+        """One reply, of one session."""
         replies = cls(1)
         replies.put(0, reply)
         return replies
@@ -36,47 +37,49 @@ class Replies(Payloads):
         return super().payload(row) if self.ok[row] else LOST
 
     def of(self, row: int) -> Reply:
-        """The reply to one environment."""
+        """The reply to one session."""
         retry_after_s = float(self.retry_after_s[row])
         return Reply(
             self.payload(row),
             bool(self.ok[row]),
             self.error[row],
-            None if np.isnan(retry_after_s) else retry_after_s,
+            None if retry_after_s != retry_after_s else retry_after_s,
             float(self.latency_s[row]),
             self.raws.get(row),
         )
 
     def put(self, row: int, reply: Reply) -> None:
-        """Give an environment another reply."""
-        self.ok[row], self.error[row], self.latency_s[row] = reply.payload is not LOST, reply.error, reply.latency_s
-        self.raws.pop(row, None)
+        """Give a session another reply."""
+        self.ok[row], self.error[row] = reply.payload is not LOST, reply.error
+        self.latency_s[row] = reply.latency_s
         if reply.raw is not None:
             self.raws[row] = reply.raw
+        elif self.raws:
+            self.raws.pop(row, None)
         self.retry_after_s[row] = np.nan if reply.retry_after_s is None else reply.retry_after_s
-        self.apart[row] = reply.payload
+        self.overrides[row] = reply.payload
 
     def take(self, rows: Rows, other: "Replies") -> None:
-        """Give these environments the replies that they have in `other`."""
+        """Give these sessions the replies that they have in `other`."""
         for mine, theirs in ((self.ok, other.ok), (self.error, other.error), (self.latency_s, other.latency_s)):
             mine[rows] = theirs[rows]
         self.retry_after_s[rows] = other.retry_after_s[rows]
         of_them = set(rows.tolist())
         self.raws = {row: raw for row, raw in self.raws.items() if row not in of_them}
         self.raws.update((row, raw) for row, raw in other.raws.items() if row in of_them)
-        self.apart = {row: payload for row, payload in self.apart.items() if row not in of_them}
-        self.apart.update((row, payload) for row, payload in other.apart.items() if row in of_them)
+        self.overrides = {row: payload for row, payload in self.overrides.items() if row not in of_them}
+        self.overrides.update((row, payload) for row, payload in other.overrides.items() if row in of_them)
         if self._space is not None:
             theirs_count = np.zeros(len(self.ok), np.bool_)
             theirs_count[rows] = True
             self.batch, self._own = chosen(self.space, theirs_count, other.batch, self.batch), set()
 
     def arrive(self, rows: Rows) -> None:
-        """A payload comes to these environments after all; it still has to be written."""
+        """A payload comes to these sessions after all; it still has to be written."""
         self.ok[rows], self.error[rows], self.retry_after_s[rows] = True, None, np.nan
 
     def lose(self, rows: Sequence[int] | Rows, error: str | None, raw: str | None = None) -> None:
-        """No payload comes back to these environments, but an error, and perhaps a text that cannot be read."""
+        """No payload comes back to these sessions, but an error, and perhaps a text that cannot be read."""
         self.ok[rows], self.error[rows], self.retry_after_s[rows] = False, error, np.nan
         if raw is not None:
             self.raws.update((int(row), raw) for row in rows)
@@ -84,11 +87,11 @@ class Replies(Payloads):
             self.raws = {row: text for row, text in self.raws.items() if row not in rows}
 
     def garble(self, rows: Rows, texts: Sequence[str]) -> None:
-        """Texts come back to these environments, one to each, that cannot be read."""
+        """Texts come back to these sessions, one to each, that cannot be read."""
         self.lose(rows, "malformed")
         self.raws.update(zip(rows.tolist(), texts, strict=True))
 
     @property
     def arrived(self) -> dict[int, Any]:
-        """Of the payloads that are apart those that were not lost."""
-        return {row: payload for row, payload in self.apart.items() if self.ok[row]}
+        """Of the overrides those that were not lost."""
+        return {row: payload for row, payload in self.overrides.items() if self.ok[row]}

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.leafwise import copied
+from worldsim.faults.trees import copied
 
 Mask = NDArray[np.bool_]  # (N,)
 
@@ -43,14 +43,14 @@ def with_rows(space: gym.Space[Any], batch: Any, rows: Mapping[int, Any]) -> Any
     return changed
 
 
-class Apart(tuple[Any, ...]):
+class Ragged(tuple[Any, ...]):
     """In the place of a batch, the values of N environments one by one: some of them fit into no array."""
 
 
 def with_any_rows(space: gym.Space[Any], batch: Any, rows: Mapping[int, Any], count: int) -> Any:
-    """Like `with_rows` for values that may be outside the space: `Apart` of `count` where one fits into no array.
+    """Like `with_rows` for values that may be outside the space: `Ragged` of `count` where one fits into no array.
 
-    Where values have another structure than the space, all that is below it is apart.
+    Where values have another structure than the space, all that is below it is `Ragged`.
     """
     if not rows:
         return batch
@@ -69,7 +69,7 @@ def with_any_rows(space: gym.Space[Any], batch: Any, rows: Mapping[int, Any], co
     each = _each(space, batch, count)
     for row, value in rows.items():
         each[row] = value
-    return Apart(each)
+    return Ragged(each)
 
 
 def _each(space: gym.Space[Any], batch: Any, count: int) -> list[Any]:

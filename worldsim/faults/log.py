@@ -1,40 +1,58 @@
-"""What was done to the calls of many environments: records are made when somebody asks for them."""
+"""Records of what faults did to the calls of N sessions, made only when somebody reads them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.faults.exchange import Record
+from worldsim.faults.calls import Record
+
+Rows = NDArray[np.int64]
 
 Details = Callable[[], Iterable[Mapping[str, Any]]]  # gives those of each record; what it refers to never changes
 
 
+class Origin(NamedTuple):
+    """Which calls these are: one of each of N sessions. What a call draws depends on this alone.
+
+    names: of the tools. tools: (N,) positions in `names` of what was called. numbers: (N,) of the calls among those of
+    their tools. joint: for globs over tools the numbers, (N,), among the calls of all tools that they fit.
+    """
+
+    names: Sequence[str]
+    tools: Rows
+    numbers: Rows
+    joint: Mapping[tuple[str, ...], Rows]
+
+
 class Log:
-    """What was done to one call of each of N environments, in the order in which it happened."""
+    """What was done to one call of each of N sessions, in the order in which it happened."""
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._noted: list[tuple[NDArray[np.int64], NDArray[np.int64], str, str, Details]] = []
+        self._pending: list[tuple[Rows, Origin, str, str, Details]] = []
         self._records: list[list[Record]] | None = None
 
-    def note(
-        self, rows: NDArray[np.int64], numbers: NDArray[np.int64], fault: str, kind: str, details: Details
-    ) -> None:
-        """Something was done to the calls `numbers`, (n,), of the environments `rows`."""
-        self._noted.append((rows, numbers, fault, kind, details))
+    def add(self, rows: Rows, origin: Origin, fault: str, kind: str, details: Details) -> None:
+        """Something was done to the calls of the sessions `rows`."""
+        self._pending.append((rows, origin, fault, kind, details))
 
     @property
     def records(self) -> list[list[Record]]:
-        """The records of each environment's call."""
+        """The records of each session's call."""
         if self._records is None:
             self._records = [[] for _ in range(self._count)]
-        for rows, numbers, fault, kind, details in self._noted:
-            for row, number, each in zip(rows.tolist(), numbers.tolist(), details(), strict=True):
-                self._records[row].append(Record(number, fault, kind, each))
-        self._noted = []
+        for rows, origin, fault, kind, details in self._pending:
+            for row, each in zip(rows.tolist(), details(), strict=True):
+                tool, number = origin.names[origin.tools[row]], int(origin.numbers[row])
+                self._records[row].append(Record(tool, number, fault, kind, each))
+        self._pending = []
         return self._records
+
+    def extend(self, row: int, records: Iterable[Record]) -> None:
+        """What faults behind another door have done to a session's call."""
+        self.records[row].extend(records)
 
     def of_each(self) -> list["Records"]:
         """The same, to be made when somebody looks."""
@@ -45,7 +63,7 @@ class Log:
 
     def __setstate__(self, state: tuple[int, list[list[Record]]]) -> None:
         self._count, self._records = state
-        self._noted = []
+        self._pending = []
 
 
 class Records(Sequence[Record]):
@@ -75,14 +93,14 @@ class Records(Sequence[Record]):
 
 
 class History:
-    """What was done to N environments, each in its episode."""
+    """What was done to N sessions, from their beginnings on."""
 
     def __init__(self, count: int) -> None:
         self._logs: list[Log] = []
-        self._starts = np.zeros(count, np.int64)  # which of the logs is the first of each environment's episode
+        self._starts = np.zeros(count, np.int64)  # which of the logs is the first of each session's episode
 
     def start(self, rows: NDArray[np.int64]) -> None:
-        """Episodes of these environments begin."""
+        """Episodes of these sessions begin."""
         self._starts[rows] = len(self._logs)
         over = int(self._starts.min())
         del self._logs[:over]
@@ -99,7 +117,7 @@ class History:
         return other
 
     def records(self) -> list[list[Record]]:
-        """Those of each environment's episode."""
+        """Those of each session's episode."""
         return [
             [record for log in self._logs[start:] for record in log.records[row]]
             for row, start in enumerate(self._starts.tolist())

@@ -11,19 +11,18 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.chance import Draws, whole
-from worldsim.faults.kinds import frames
-from worldsim.faults.leafwise import Values, belong, bounded, by_form, differing, like_old, one_by_one, some, within
+from worldsim.faults.columns import Values, belong, bounded, by_form, differing, like_old, one_by_one, some, within
+from worldsim.faults.effects import frames
+from worldsim.faults.keys import CallRandom, Floats, below
 from worldsim.spaces import Leaf
 
 Column = NDArray[Any]
-Floats = NDArray[np.float64]
 Chance = NDArray[np.float64]  # (n, 4) uniforms in [0, 1)
 Way = Callable[[Any, Any, float, Chance], Any]
 
 
 def wrong_values(
-    leaf: Leaf, values: Values, severity: float, draws: Draws, out_of_space: bool
+    leaf: Leaf, values: Values, severity: float, random: CallRandom, out_of_space: bool
 ) -> tuple[Values, NDArray[np.object_]]:
     """Wrong values, and how each went wrong; where nothing different can be made of one it stays as it is.
 
@@ -33,30 +32,42 @@ def wrong_values(
     if not isinstance(values, np.ndarray):
         changed = list(values)
         for at, column in by_form(leaf, values):
-            after, hows[at] = _column_wrong(leaf, column, severity, draws[at], out_of_space)
+            after, hows[at] = _listed_wrong(leaf, column, severity, random[at], out_of_space)
             for position, new in zip(at, after, strict=True):
                 changed[position] = like_old(values[position], new)
         return changed, hows
-    return _column_wrong(leaf, values, severity, draws, out_of_space) if values.size else (values, hows)
+    return _column_wrong(leaf, values, severity, random, out_of_space) if values.size else (values, hows)
+
+
+def _listed_wrong(
+    leaf: Leaf, values: Values, severity: float, random: CallRandom, out_of_space: bool
+) -> tuple[Values, NDArray[np.object_]]:
+    """Values one by one. Whole numbers of plain JSON that no float holds are left alone."""
+    if not isinstance(values, list) or isinstance(values[0], str):
+        return _column_wrong(leaf, values, severity, random, out_of_space)
+    if max(map(abs, values)) > 2**53:
+        return values, np.full(len(values), None, object)
+    after, hows = _column_wrong(leaf, np.array(values), severity, random, out_of_space)
+    return after.tolist() if isinstance(after, np.ndarray) else after, hows
 
 
 def _column_wrong(
-    leaf: Leaf, values: Values, severity: float, draws: Draws, out_of_space: bool
+    leaf: Leaf, values: Values, severity: float, random: CallRandom, out_of_space: bool
 ) -> tuple[Values, NDArray[np.object_]]:
     valid, invalid = _valid_ways(leaf.space), _invalid_ways(leaf.space) if out_of_space else ()
     if not invalid:
-        return _each_wrong(leaf, values, valid, severity, draws.random(_VALID, len(valid), 5))
+        return _each_wrong(leaf, values, valid, severity, random.uniform(_VALID, len(valid), 5))
     changed, hows = values.copy(), np.full(len(values), None, object)
-    astray = draws.random(_ASTRAY) < (0.5 if valid else 1.0)
-    for ways, lane, rows in ((valid, _VALID, np.flatnonzero(~astray)), (invalid, _INVALID, np.flatnonzero(astray))):
+    astray = random.uniform(_ASTRAY) < (0.5 if valid else 1.0)
+    for ways, stream, rows in ((valid, _VALID, np.flatnonzero(~astray)), (invalid, _INVALID, np.flatnonzero(astray))):
         if len(rows):
-            chance = draws.random(lane, len(ways), 5)[rows]
+            chance = random.uniform(stream, len(ways), 5)[rows]
             after, hows[rows] = _each_wrong(leaf, some(values, rows), ways, severity, chance)
             changed = _with_rows(leaf, changed, rows, after)
     return changed, hows
 
 
-_VALID, _INVALID, _ASTRAY = 0, 1, 2  # lanes: of either kind of ways, and of which kind it is
+_VALID, _INVALID, _ASTRAY = 0, 1, 2  # streams: of either kind of ways, and of which kind it is
 
 
 def _each_wrong(
@@ -142,8 +153,8 @@ def _swapped(values: Column, space: Any, severity: float, chance: Chance) -> Col
     changed = values.reshape(len(values), -1).copy()
     count = changed.shape[1]
     if count > 1:
-        rows, one = np.arange(len(values)), whole(chance[:, 0], count)
-        other = (one + 1 + whole(chance[:, 1], count - 1)) % count
+        rows, one = np.arange(len(values)), below(chance[:, 0], count)
+        other = (one + 1 + below(chance[:, 1], count - 1)) % count
         changed[rows, one], changed[rows, other] = changed[rows, other], changed[rows, one]
     swapped = changed.reshape(values.shape)
     if isinstance(space, spaces.Box):
@@ -157,14 +168,14 @@ _SCALES = np.array([-1.0, 0.01, 0.1, 10.0, 100.0])
 
 def _scaled(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
     """One entry in another unit, or with its sign turned."""
-    index, scales = whole(chance[:, 0], values[0].size), _SCALES[whole(chance[:, 1], len(_SCALES))]
+    index, scales = below(chance[:, 0], values[0].size), _SCALES[below(chance[:, 1], len(_SCALES))]
     with np.errstate(over="ignore"):  # the greatest numbers become infinite, which is cut to the space's bounds
         return _with_entries(values, space, index, _entries(values, index) * scales)
 
 
 def _offset(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
     """One entry moved by about `severity` times its size, or times its bounds where it has them."""
-    index = whole(chance[:, 0], values[0].size)
+    index = below(chance[:, 0], values[0].size)
     entries = _entries(values, index)
     low, high = (bound.ravel()[index].astype(np.float64) for bound in (space.low, space.high))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -177,14 +188,13 @@ def _offset(values: Column, space: spaces.Box, severity: float, chance: Chance) 
 
 def digits_transposed(values: Column, space: spaces.Discrete, severity: float, chance: Chance) -> Column:
     """Two neighbouring digits in each other's place (ids, amounts)."""
-    changed = transposed(values.astype(np.int64), chance[:, 0])
-    return _existing(changed, values, space)
+    return existing(transposed(values.astype(np.int64), chance[:, 0]), values, space)
 
 
 def _other_class(values: Column, space: Any, severity: float, chance: Chance) -> Column:
     """Another class, in one entry."""
     if isinstance(space, spaces.Discrete):
-        steps = 1 + whole(chance[:, 1], space.n - 1)
+        steps = 1 + below(chance[:, 1], space.n - 1)
         return np.asarray(space.start + (values - space.start + steps) % space.n, values.dtype)
     changed = values.reshape(len(values), -1).copy()
     size = changed.shape[1]
@@ -192,14 +202,14 @@ def _other_class(values: Column, space: Any, severity: float, chance: Chance) ->
     starts = np.broadcast_to(np.ravel(getattr(space, "start", 0)), size)
     free = np.flatnonzero(counts > 1)
     if len(free):
-        rows, index = np.arange(len(values)), free[whole(chance[:, 0], len(free))]
-        classes = changed[rows, index] - starts[index] + 1 + whole(chance[:, 1], counts[index] - 1)
+        rows, index = np.arange(len(values)), free[below(chance[:, 0], len(free))]
+        classes = changed[rows, index] - starts[index] + 1 + below(chance[:, 1], counts[index] - 1)
         changed[rows, index] = starts[index] + classes % counts[index]
     return changed.reshape(values.shape)
 
 
 def _letters_swapped(values: list[str], space: spaces.Text, severity: float, chance: Chance) -> list[str]:
-    places = whole(chance[:, 0], [max(len(text) - 1, 1) for text in values]).tolist()
+    places = below(chance[:, 0], [max(len(text) - 1, 1) for text in values]).tolist()
     return [
         text[:place] + text[place + 1 : place + 2] + text[place : place + 1] + text[place + 2 :]
         for text, place in zip(values, places, strict=True)
@@ -208,8 +218,8 @@ def _letters_swapped(values: list[str], space: spaces.Text, severity: float, cha
 
 def _other_letter(values: list[str], space: spaces.Text, severity: float, chance: Chance) -> list[str]:
     letters = space.character_list
-    places = whole(chance[:, 0], [max(len(text), 1) for text in values]).tolist()
-    drawn = whole(chance[:, 1], len(letters)).tolist()
+    places = below(chance[:, 0], [max(len(text), 1) for text in values]).tolist()
+    drawn = below(chance[:, 1], len(letters)).tolist()
     return [
         text[:place] + letters[letter] + text[place + 1 :] if text else text
         for text, place, letter in zip(values, places, drawn, strict=True)
@@ -224,11 +234,11 @@ def _null(values: Values, space: Any, severity: float, chance: Chance) -> list[N
 
 
 def nan(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
-    return poked(values, whole(chance[:, 0], values[0].size), np.nan)
+    return poked(values, below(chance[:, 0], values[0].size), np.nan)
 
 
 def infinite(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
-    return poked(values, whole(chance[:, 0], values[0].size), np.inf)
+    return poked(values, below(chance[:, 0], values[0].size), np.inf)
 
 
 def out_of_range(values: Column, space: Any, severity: float, chance: Chance) -> Column:
@@ -236,7 +246,7 @@ def out_of_range(values: Column, space: Any, severity: float, chance: Chance) ->
     if isinstance(space, spaces.Discrete):
         next_class = int(space.start) + int(space.n)
         return np.full(len(values), next_class, np.promote_types(values.dtype, np.min_scalar_type(next_class)))
-    index = whole(chance[:, 0], values[0].size)
+    index = below(chance[:, 0], values[0].size)
     if isinstance(space, spaces.Box):
         with np.errstate(over="ignore"):  # twice the largest number there is, is infinite
             return poked(values, index, 2 * np.abs(space.high.ravel()[index].astype(np.float64)) + 1)
@@ -271,7 +281,7 @@ def transposed(numbers: NDArray[np.int64], chance: Floats) -> NDArray[np.int64]:
     """Whole numbers with two neighbouring digits in each other's place; of one digit as they are. chance: (n,)."""
     sizes = np.abs(numbers)
     digits = np.searchsorted(_TENS, sizes, "right")
-    lower = _TENS[whole(chance, np.maximum(digits - 1, 1))]
+    lower = _TENS[below(chance, np.maximum(digits - 1, 1))]
     one, other = sizes // lower % 10, sizes // (10 * lower) % 10
     return np.where(digits > 1, np.sign(numbers) * (sizes + (one - other) * 9 * lower), numbers)
 
@@ -286,16 +296,18 @@ def numbers_changed(leaf: Leaf, values: Column, chance: Floats, change: Callable
     """
     with np.errstate(over="ignore", invalid="ignore"):  # the greatest numbers become infinite
         if isinstance(leaf.space, spaces.Box):
-            index = whole(chance, values[0].size)
+            index = below(chance, values[0].size)
             changed = _with_entries(values, leaf.space, index, change(_entries(values, index)))
             keep = np.isfinite(values.reshape(len(values), -1)).all(1).reshape(-1, *[1] * (values.ndim - 1))
             return np.where(keep, changed, values)
         assert isinstance(leaf.space, spaces.Discrete), f"{leaf.name} is no number"
-        return _existing(np.rint(change(values.astype(np.float64))), values, leaf.space)
+        return existing(np.rint(change(values.astype(np.float64))), values, leaf.space)
 
 
-def _existing(changed: Column, values: Column, space: spaces.Discrete) -> Column:
-    """Changed classes, (n,), and the values instead of those that do not exist."""
+def existing(changed: Column, values: Column, space: spaces.Space[Any]) -> Column:
+    """Changed whole numbers, (n,), and the values instead of classes that do not exist."""
+    if not isinstance(space, spaces.Discrete):
+        return changed.astype(values.dtype)
     exist = (changed >= space.start) & (changed < space.start + space.n)
     kept = values.copy()
     kept[exist] = changed[exist]

@@ -5,20 +5,16 @@ import copy
 import json
 import math
 import string
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from enum import Enum
-from hashlib import blake2b
 from typing import Any, Final
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
 from worldsim.spaces import Leaf
 
-_SMALL = 16  # values with more entries than this are not written into records
-
-Values = NDArray[Any] | list[Any]  # of one leaf in many payloads, (n, ...): as an array, or where they are none
+SMALL = 16  # values with more entries than this are not written into records
 
 # What the leaves of plain JSON are, which has no space that would say so.
 _FLAG = spaces.Discrete(2)
@@ -90,17 +86,25 @@ def get(payload: Any, path: tuple[str | int, ...]) -> Any:
 
 
 def read(payload: Any, leaf: Leaf) -> Any:
-    """The value of a leaf like `get`, but numbers of plain JSON as 0-d arrays, as a Box has them."""
+    """The value of a leaf like `get`, but floats of plain JSON as 0-d arrays, as a Box has them.
+
+    Whole numbers of plain JSON stay what they are: an array would lose the digits of those beyond 2**53.
+    """
     value = get(payload, leaf.path)
-    return np.asarray(value) if leaf.space is _NUMBER and type(value) in (int, float) else value
+    return np.asarray(value) if leaf.space is _NUMBER and type(value) is float else value
+
+
+def is_plain_integer(leaf: Leaf, value: Any) -> bool:
+    """Whether a value is a whole number of plain JSON."""
+    return leaf.space is _NUMBER and type(value) is int
 
 
 def write(payload: Any, leaf: Leaf, value: Any) -> Any:
     """A payload with another value in a leaf like `put`; arrays become numbers and lists again in plain JSON."""
-    return put(payload, leaf.path, _written(leaf, value))
+    return put(payload, leaf.path, written(leaf, value))
 
 
-def _written(leaf: Leaf, value: Any) -> Any:
+def written(leaf: Leaf, value: Any) -> Any:
     plain_json = any(leaf.space is each for each in (_FLAG, _NUMBER, _STRING))
     return value.tolist() if plain_json and isinstance(value, np.ndarray | np.generic) else value
 
@@ -171,6 +175,8 @@ def usual(leaf: Leaf, value: Any) -> bool:
     space = leaf.space
     if isinstance(space, spaces.Text):
         return isinstance(value, str)
+    if is_plain_integer(leaf, value):
+        return True
     if isinstance(space, spaces.Discrete) and not isinstance(value, np.ndarray):
         return isinstance(value, int | np.integer)
     is_array = isinstance(value, np.ndarray) and value.shape == space.shape and value.size > 0
@@ -180,8 +186,8 @@ def usual(leaf: Leaf, value: Any) -> bool:
 def plain(value: Any) -> Any:
     """A small leaf value as plain JSON, non-finite numbers as strings; "..." for a large one."""
     if isinstance(value, np.ndarray):
-        return [plain(item) for item in value.ravel().tolist()] if value.size <= _SMALL else "..."
-    if isinstance(value, list) and len(value) <= _SMALL:
+        return [plain(item) for item in value.ravel().tolist()] if value.size <= SMALL else "..."
+    if isinstance(value, list) and len(value) <= SMALL:
         return [plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
@@ -201,6 +207,21 @@ def as_text(payload: Any) -> str:
     return _ENCODER.encode(payload)
 
 
+def canonical(value: Any) -> str:
+    """A value as canonical JSON: sorted keys, no spaces, and 1.0 is 1, so equal requests have equal texts (RFC 8785)."""
+    return _CANONICAL.encode(_plainest(value))
+
+
+def _plainest(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plainest(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plainest(inner) for inner in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plainest(value.tolist())
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _json_of(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim >= 2:
         data = base64.b64encode(value.tobytes()).decode()
@@ -209,6 +230,7 @@ def _json_of(value: Any) -> Any:
 
 
 _ENCODER = json.JSONEncoder(default=_json_of, ensure_ascii=False)
+_CANONICAL = json.JSONEncoder(default=str, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def like(old: Any, new: int) -> Any:
@@ -247,149 +269,3 @@ def nothing(space: spaces.Space[Any], value: Any, out_of_space: bool = False) ->
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
         return np.zeros_like(value) + np.asarray(getattr(space, "start", 0), value.dtype)
     return space.character_list[0] * space.min_length if isinstance(space, spaces.Text) else value
-
-
-# --- many values of a leaf ---
-
-
-def one_by_one(leaf: Leaf, values: Values) -> list[Any]:
-    """The values of a leaf in many payloads, each as it stands in its own."""
-    if isinstance(values, np.ndarray) and isinstance(leaf.space, spaces.Box):
-        return [np.asarray(value) for value in values]
-    return list(values)
-
-
-def each_like_first(leaf: Leaf, values: Values, change: Callable[[Any], Any]) -> Values:
-    """Values put through `change`, whose result depends on their type and shape alone."""
-    if not isinstance(values, np.ndarray):
-        return [change(value) for value in values]
-    changed = change(one_by_one(leaf, values[:1])[0])
-    if isinstance(changed, np.ndarray | np.generic | int):
-        return np.broadcast_to(np.asarray(changed), (len(values), *np.shape(changed)))
-    return [changed] * len(values)
-
-
-def by_form(leaf: Leaf, values: Sequence[Any]) -> Iterator[tuple[list[int], Any]]:
-    """Values one by one as columns of one form, each with their positions: texts as lists, numbers as arrays.
-
-    Left out are those that have another type or shape than their leaf.
-    """
-    found: dict[Any, list[int]] = {}
-    for position, value in enumerate(values):
-        if usual(leaf, value):
-            form = str if isinstance(value, str) else (np.asarray(value).dtype, np.shape(value))
-            found.setdefault(form, []).append(position)
-    for form, positions in found.items():
-        column = [values[position] for position in positions]
-        yield positions, column if form is str else np.stack(column)
-
-
-def like_old(old: Any, new: Any) -> Any:
-    """A value of a changed column in the form in which the old value came; what has no such form stays as it is."""
-    if isinstance(old, np.ndarray):
-        return np.asarray(new) if isinstance(new, np.generic) else new
-    return type(old)(new) if isinstance(new, np.generic) else new
-
-
-def belong(values: Values, column: Any) -> bool:
-    """Whether values can stand in an array and still be what they are."""
-    if not isinstance(column, np.ndarray) or not isinstance(values, np.ndarray):
-        return False
-    return bool(values.dtype == column.dtype and values.shape[1:] == column.shape[1:])
-
-
-def some(values: Values, rows: NDArray[np.int64]) -> Values:
-    """Some of the values of a column, by their positions in ascending order."""
-    if len(rows) == len(values):
-        return values
-    return values[rows] if isinstance(values, np.ndarray) else [values[row] for row in rows.tolist()]
-
-
-def differing(left: Values, right: Values) -> NDArray[np.bool_]:
-    """Which values of two columns, (n,), are not alike: the `same` of every two."""
-    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
-        if left.shape != right.shape or left.dtype != right.dtype:
-            return np.ones(len(left), np.bool_)
-        bits = _bits(left) != _bits(right)
-        return bits[:, 0] if bits.shape[1] == 1 else np.asarray(bits.any(1))
-    return np.array([not same(*both) for both in zip(left, right, strict=True)], np.bool_)
-
-
-def _bits(column: NDArray[Any]) -> NDArray[Any]:
-    """A column as whole numbers, (n, any)."""
-    flat = np.ascontiguousarray(column).reshape(len(column), -1)
-    width = 8 if flat.shape[1] * flat.itemsize % 8 == 0 else flat.itemsize
-    return flat.view(f"u{width}")
-
-
-def words_of(values: Values) -> NDArray[np.uint64]:
-    """The values of a column as 64-bit words, (n, any): equal where their bits are, and else most likely not."""
-    if isinstance(values, np.ndarray) and values.dtype != object:
-        return _bits(values).astype(np.uint64)
-    digests = [blake2b(repr(value).encode(), digest_size=8).digest() for value in values]
-    return np.frombuffer(b"".join(digests), np.uint64).reshape(len(digests), 1)
-
-
-def within(space: spaces.Space[Any], values: Values) -> NDArray[np.bool_]:
-    """Which values of a column, (n,), are in the space."""
-    if type(space) is spaces.Text:
-        return np.array([_is_text_of(space, value) for value in values], np.bool_)
-    if not isinstance(values, np.ndarray) or values.dtype != space.dtype or not isinstance(space, _COUNTED):
-        return np.array([value is not ABSENT and value in space for value in values], np.bool_)
-    if isinstance(space, spaces.Box):
-        if _unbounded(space):
-            return np.ones(len(values), np.bool_)
-        inside = (values >= space.low) & (values <= space.high)
-    elif isinstance(space, spaces.MultiBinary):
-        inside = values <= 1
-    else:
-        classes = values - space.start
-        inside = (classes >= 0) & (classes < (space.n if isinstance(space, spaces.Discrete) else space.nvec))
-    return np.asarray(inside if inside.ndim == 1 else inside.reshape(len(values), -1).all(1))
-
-
-def _is_text_of(space: spaces.Text, value: Any) -> bool:
-    """Whether a value is in a space of texts: what the space itself says, and it takes ten times as long."""
-    is_text = isinstance(value, str) and space.min_length <= len(value) <= space.max_length
-    return is_text and space.character_set.issuperset(value)
-
-
-_COUNTED = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
-
-
-def _unbounded(space: spaces.Box) -> bool:
-    """Whether the bounds are those of the type itself."""
-    if space.dtype.kind not in "iu":
-        return False
-    limits = np.iinfo(space.dtype)  # type: ignore[type-var]
-    return bool((space.low == limits.min).all() and (space.high == limits.max).all())
-
-
-def bounded(values: NDArray[Any], space: spaces.Box) -> NDArray[Any]:
-    """A column brought inside the bounds of a space, in its own type."""
-    return values if _unbounded(space) else np.asarray(np.clip(values, space.low, space.high), values.dtype)
-
-
-def small(values: Values) -> bool:
-    """Whether the values of a column, one at least, are small enough to be told in records."""
-    if isinstance(values, np.ndarray):
-        return bool(values[0].size <= _SMALL)
-    return all(not isinstance(value, np.ndarray) or value.size <= _SMALL for value in values)
-
-
-def descriptions(leaf: Leaf, before: Values, after: Values) -> list[dict[str, Any]]:
-    """`described` for every two of many values."""
-    if not (isinstance(before, np.ndarray) and isinstance(after, np.ndarray)):
-        each = zip(one_by_one(leaf, before), one_by_one(leaf, after), strict=True)
-        return [described(*(_written(leaf, value) for value in both)) for both in each]
-    if not (small(before) and small(after)):
-        return [{} for _ in before]
-    both = zip(_plain_column(leaf, before), _plain_column(leaf, after), strict=True)
-    return [{"before": old, "after": new} for old, new in both]
-
-
-def _plain_column(leaf: Leaf, values: NDArray[Any]) -> list[Any]:
-    """`plain` of each value of a column."""
-    scalars = isinstance(leaf.space, spaces.Discrete)
-    rows: list[Any] = (values if scalars else values.reshape(len(values), -1)).tolist()
-    return rows if values.dtype.kind != "f" or np.isfinite(values).all() else [plain(row) for row in rows]

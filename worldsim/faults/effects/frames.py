@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.chance import whole
+from worldsim.faults.keys import below
 
 Frame = NDArray[Any]
 
@@ -57,7 +57,7 @@ def shift_rows(images: Frame, severity: float, chance: Chance) -> Frame:
     changed = images.copy()
     height, width = images.shape[1:3]
     band = max(1, round(severity * height))
-    tops, steps = whole(chance[:, 0], height - band + 1), 1 + whole(chance[:, 1], width - 1)
+    tops, steps = below(chance[:, 0], height - band + 1), 1 + below(chance[:, 1], width - 1)
     for image, top, step in zip(changed, tops.tolist(), steps.tolist(), strict=True):
         image[top : top + band] = np.roll(image[top : top + band], step, axis=1)
     return changed
@@ -68,8 +68,8 @@ def swap_channels(images: Frame, severity: float, chance: Chance) -> Frame:
     changed, channels = images.copy(), images.shape[3]
     if channels < 2:
         return changed
-    ones = whole(chance[:, 0], channels)
-    others = (ones + 1 + whole(chance[:, 1], channels - 1)) % channels
+    ones = below(chance[:, 0], channels)
+    others = (ones + 1 + below(chance[:, 1], channels - 1)) % channels
     for image, source, one, other in zip(changed, images, ones.tolist(), others.tolist(), strict=True):
         image[..., one], image[..., other] = source[..., other], source[..., one]
     return changed
@@ -79,7 +79,7 @@ def tear_block(images: Frame, severity: float, chance: Chance) -> Frame:
     """A block of about `severity` of each side, overwritten by what is elsewhere in the frame."""
     changed = images.copy()
     height, width = images.shape[1:3]
-    downs, rights = 1 + whole(chance[:, 2], height - 1), 1 + whole(chance[:, 3], width - 1)
+    downs, rights = 1 + below(chance[:, 2], height - 1), 1 + below(chance[:, 3], width - 1)
     moves = zip(blocks(images.shape, severity, chance), downs.tolist(), rights.tolist(), strict=True)
     for image, source, (block, down, right) in zip(changed, images, moves, strict=True):
         image[block] = np.roll(source, (down, right), axis=(0, 1))[block]
@@ -97,6 +97,6 @@ def occlude(images: Frame, severity: float, chance: Chance) -> Frame:
 def blocks(shape: tuple[int, ...], severity: float, chance: Chance) -> list[tuple[slice, slice]]:
     """A random block in each of n images, with sides of `severity` of the image's, at least one pixel."""
     tall, wide = (max(1, round(severity * length)) for length in shape[1:3])
-    tops = whole(chance[:, 0], shape[1] - tall + 1).tolist()
-    lefts = whole(chance[:, 1], shape[2] - wide + 1).tolist()
+    tops = below(chance[:, 0], shape[1] - tall + 1).tolist()
+    lefts = below(chance[:, 1], shape[2] - wide + 1).tolist()
     return [(slice(top, top + tall), slice(left, left + wide)) for top, left in zip(tops, lefts, strict=True)]

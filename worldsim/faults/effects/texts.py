@@ -1,7 +1,7 @@
 """Many replies as the JSON texts that a service would send, and how long these are without making them.
 
-Payloads of a batch are turned into text leaf by leaf, those that are apart from it one by one: the text of each is what
-`as_text` makes of it.
+Payloads of a batch are turned into text leaf by leaf, overrides one by one: the text of each is what `as_text` makes
+of it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,23 +12,24 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.leafwise import Values, as_text, put
-from worldsim.faults.many.payloads import Rows
-from worldsim.faults.many.replies import Replies
+from worldsim.faults.columns import Values
+from worldsim.faults.payloads import Rows
+from worldsim.faults.replies import Replies
+from worldsim.faults.trees import as_text, put
 from worldsim.spaces import Leaf
 
-Change = tuple[Leaf, Rows, Values]  # a leaf, the environments in whose payloads it is to change, other values
+Change = tuple[Leaf, Rows, Values]  # a leaf, the sessions in whose payloads it is to change, other values
 Path = tuple[str | int, ...]
 
 
 def plain_payloads(replies: Replies, rows: Rows, changes: Iterable[Change] = ()) -> list[Any]:
-    """Payloads of these environments, none of them lost, with lists and numbers for arrays other than frames.
+    """Payloads of these sessions, none of them lost, with lists and numbers for arrays other than frames.
 
     `as_text` makes the same of them as of the payloads. changes: what they have in some of their leaves instead.
     """
-    replies.settle()
+    replies.merge()
     others = {leaf.path: dict(zip(touched.tolist(), _listed(values), strict=True)) for leaf, touched, values in changes}
-    inside = replies.batched(rows)
+    inside = replies.in_batch(rows)
     found = {row: replies.payload(row) for row in rows[~inside].tolist()}
     for path, values in others.items():
         for row in values.keys() & found.keys():
@@ -40,9 +41,9 @@ def plain_payloads(replies: Replies, rows: Rows, changes: Iterable[Change] = ())
 
 
 def sizes(replies: Replies, rows: Rows) -> NDArray[np.int64]:
-    """The lengths in bytes, (n,), of the texts of payloads of these environments, none of them lost."""
-    replies.settle()
-    inside = replies.batched(rows)
+    """The lengths in bytes, (n,), of the texts of payloads of these sessions, none of them lost."""
+    replies.merge()
+    inside = replies.in_batch(rows)
     found = np.zeros(len(rows), np.int64)
     for position in np.flatnonzero(~inside).tolist():
         found[position] = _bytes(as_text(replies.payload(int(rows[position]))))

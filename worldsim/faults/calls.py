@@ -1,7 +1,7 @@
-"""One exchange: a call that goes in and a reply that comes out. Faults stand between, and record what they did."""
+"""A call goes in and a reply comes out. Faults stand between, and record what they did."""
 
 from collections.abc import Callable, Mapping
-from enum import Enum, IntEnum
+from enum import Enum
 from typing import Any, Final, NamedTuple
 
 
@@ -29,11 +29,14 @@ ERRORS: Final[Mapping[str, str]] = {
 
 
 class Call(NamedTuple):
-    """What goes in: the tool's name, its arguments, and the call's number in the episode, from 0."""
+    """What goes in.
+
+    tool: the name of what is called. arguments: by name. number: which call of this tool it is in its session, from 0.
+    """
 
     tool: str
     arguments: Mapping[str, Any]
-    number: int
+    number: int = 0
 
 
 class Reply(NamedTuple):
@@ -53,33 +56,35 @@ class Reply(NamedTuple):
     latency_s: float = 0.0
     raw: str | None = None
 
+    @classmethod
+    def failed(cls, error: str, *, retry_after_s: float | None = None, raw: str | None = None) -> "Reply":
+        """A reply without a payload. `error` is one of `ERRORS`."""
+        assert error in ERRORS, f"no error is called {error!r}; there are {', '.join(ERRORS)}"
+        return cls(LOST, ok=False, error=error, retry_after_s=retry_after_s, raw=raw)
+
     def to_json(self) -> dict[str, Any]:
         """All but the payload, as `info["reply"]` shows it; `raw` only where there is one."""
-        told = {
+        shown = {
             "ok": self.ok,
             "error": self.error,
             "retry_after_s": self.retry_after_s,
             "latency_s": self.latency_s,
         }
-        return told if self.raw is None else {**told, "raw": self.raw}
-
-
-class Passing(IntEnum):
-    """What a fault may do with the calls that it gets, from the tamest on."""
-
-    AS_IS = 0  # passes the very call on, once
-    CHANGED = 1  # passes one call on, perhaps another
-    AT_MOST_ONCE = 2  # may not pass it on
-    ANY = 3  # may pass on none, one, or several
+        return shown if self.raw is None else {**shown, "raw": self.raw}
 
 
 Forward = Callable[[Call], Reply]
-"""Passes a call on, to the next fault or to the environment behind the last."""
+"""Carries a call out, where the last fault passes it on."""
 
 
 class Record(NamedTuple):
-    """What a fault really did to one call: ground truth, for reports and not for agents."""
+    """What a fault really did to one call: ground truth, for reports and not for agents.
 
+    tool, call: which call, by its tool's name and its number among the calls of that tool. fault: the kind of fault.
+    kind: what it did. details: plain JSON.
+    """
+
+    tool: str
     call: int
     fault: str
     kind: str
@@ -87,4 +92,4 @@ class Record(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
-        return {"call": self.call, "fault": self.fault, "kind": self.kind, "details": dict(self.details)}
+        return {**self._asdict(), "details": dict(self.details)}

@@ -1,0 +1,310 @@
+"""What effects have in common: the calls that one acts on, what it remembers, and how it passes calls on.
+
+An effect is a generator over calls that are in flight together: it yields calls to pass them on and is sent the
+replies, and it yields a `Wait` to let time pass. One call is a batch of one. Who drives the generator (a function call,
+a coroutine, a step of a vector of environments) decides how calls are carried out and how time passes, so an effect is
+written once for all of them.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, TypeVar
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.faults.callbatch import Calls
+from worldsim.faults.history import Combine, History
+from worldsim.faults.keys import CallRandom, Floats, Keys, fold_in, last_where
+from worldsim.faults.log import Details, Origin
+from worldsim.faults.parameters import EVERYTHING, matches
+from worldsim.faults.payloads import Payloads, Rows
+from worldsim.faults.replies import Replies
+from worldsim.faults.trees import ABSENT, copied, get, plain_leaves, put
+from worldsim.spaces import Leaf
+
+Mask = NDArray[np.bool_]
+T = TypeVar("T")
+
+
+class Wait(NamedTuple):
+    """Time passes for some calls: (n,) seconds, or less where their callers give up before."""
+
+    calls: Calls
+    rows: Rows
+    seconds: Floats
+
+
+Steps = Generator[Calls | Wait, Replies | None, Replies]
+"""An effect under way."""
+
+Forward = Callable[[Calls], Steps]
+"""Passes calls on: `replies = yield from forward(calls)`."""
+
+SESSION = 2**32  # folded into a fault's key for what is drawn once a session; tools take the numbers below
+
+
+class Memory:
+    """What a fault remembers of N sessions between calls. Whatever is in it is forgotten where a session begins."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._arrays: dict[str, tuple[NDArray[Any], Any]] = {}
+        self._objects: dict[str, tuple[list[Any], Callable[[], Any]]] = {}
+        self._histories: dict[str, History] = {}
+
+    def array(self, name: str, fill: Any, shape: tuple[int, ...] = (), dtype: Any = None) -> NDArray[Any]:
+        """An array (N, *shape), to be written to; `fill` where nothing was written yet."""
+        if name not in self._arrays:
+            self._arrays[name] = np.full((self.count, *shape), fill, dtype), fill
+        return self._arrays[name][0]
+
+    def objects(self, name: str, make: Callable[[], T]) -> list[T]:
+        """An object for each session, made anew where one begins."""
+        if name not in self._objects:
+            self._objects[name] = [make() for _ in range(self.count)], make
+        return self._objects[name][0]
+
+    def history(self, name: str, depth: int) -> History:
+        """The last `depth` payloads that were put in under this name."""
+        if name not in self._histories:
+            self._histories[name] = History(self.count, depth)
+        return self._histories[name]
+
+    def begin(self, rows: Rows) -> None:
+        """Sessions begin."""
+        for array, fill in self._arrays.values():
+            array[rows] = fill
+        for objects, make in self._objects.values():
+            for row in rows.tolist():
+                objects[row] = make()
+        for history in self._histories.values():
+            history.begin(rows)
+
+    def copy(self) -> "Memory":
+        """The same, to go on by itself."""
+        other = Memory(self.count)
+        other._arrays = {name: (array.copy(), fill) for name, (array, fill) in self._arrays.items()}
+        other._objects = {name: (copy.deepcopy(each), make) for name, (each, make) in self._objects.items()}
+        other._histories = copy.deepcopy(self._histories)
+        return other
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is the same for all calls that a fault acts on.
+
+    kind: of the fault. leaves: of replies, as far as a space tells them and the fault may change them; None: replies
+    are plain JSON. targets: globs over what it may change. missing: leaf name -> what stands for "unknown" there.
+    one_request: whether all calls ask for the same, as steps do whose action is no named tool.
+    """
+
+    kind: str
+    leaves: tuple[Leaf, ...] | None
+    targets: tuple[str, ...]
+    missing: dict[str, Any]
+    one_request: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether payloads are plain JSON, which no space says anything about."""
+        return self.leaves is None
+
+    def leaves_in(self, payload: Any) -> tuple[Leaf, ...]:
+        """The leaves of a payload that the fault may change: those of the space, or of plain JSON as it is now."""
+        if self.leaves is not None:
+            return self.leaves
+        found = plain_leaves(payload)
+        return tuple(found) if self.targets == EVERYTHING else tuple(leaf for leaf in found if self.aims_at(leaf.name))
+
+    def aims_at(self, name: str) -> bool:
+        """Whether a place in the payload, by its name, is among the fault's targets."""
+        return matches(name, self.targets)
+
+    def combined(self, payload: Any, other: Any) -> Any:
+        """A payload with the leaves that the fault may change taken from another one, where both have them.
+
+        Plain JSON of which it may change everything becomes the other one.
+        """
+        if self.plain and self.targets == EVERYTHING:
+            return copied(other)
+        for leaf in self.leaves_in(payload):
+            value = get(other, leaf.path)
+            if value is not ABSENT and get(payload, leaf.path) is not ABSENT:
+                payload = put(payload, leaf.path, copied(value))
+        return payload
+
+
+class Source(Protocol):
+    """Where a batch's fault stands: what is the same for all its calls, and what they draw."""
+
+    scope: Scope
+    memory: Memory
+    session_keys: Keys  # (N,)
+
+    def keys(self, rows: Rows, origin: Origin) -> Keys:
+        """(n,) the fault's keys for the tools that are called."""
+        ...
+
+    def drawn(self, rows: Rows, origin: Origin) -> Floats:
+        """(n,) the uniforms that decide whether the fault is triggered."""
+        ...
+
+    def triggered(self, calls: Calls, rows: Rows) -> Mask:
+        """(n,) on which calls the fault triggers."""
+        ...
+
+    def seconds(self, rows: Rows) -> Floats:
+        """(n,) how late it is."""
+        ...
+
+
+class Batch:
+    """n calls, each of another session, on which one fault acts at the same time.
+
+    calls: all that are passed on together, these among them. rows: (n,) the sessions of these.
+    """
+
+    def __init__(self, source: Source, calls: Calls, rows: Rows, uniforms: Floats | None = None) -> None:
+        self.calls, self.rows, self.scope, self.memory = calls, rows, source.scope, source.memory
+        self._source, self._uniforms = source, uniforms
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, which: Any) -> "Batch":
+        """Some of these calls, by positions or mask; these very ones where the mask is true for all."""
+        if isinstance(which, np.ndarray) and which.dtype == np.bool_ and np.count_nonzero(which) == len(self):
+            return self
+        drawn = None if self._uniforms is None else self._uniforms[which]
+        return Batch(self._source, self.calls, self.rows[which], drawn)
+
+    def passing(self, calls: Calls, which: Mask) -> "Batch":
+        """Some of these calls, (n,), when others than `calls` are to be passed on."""
+        return Batch(self._source, calls, self.rows[which])
+
+    @cached_property
+    def numbers(self) -> Rows:
+        """(n,) of the calls, among those of their tools."""
+        return self.calls.origin.numbers[self.rows]
+
+    @property
+    def uniforms(self) -> Floats:
+        """(n,) a number in [0, 1) a call, the one that decides whether the fault is triggered."""
+        if self._uniforms is None:
+            self._uniforms = self._source.drawn(self.rows, self.calls.origin)
+        return self._uniforms
+
+    @cached_property
+    def _keys(self) -> Keys:
+        return self._source.keys(self.rows, self.calls.origin)
+
+    @cached_property
+    def random(self) -> CallRandom:
+        """All else that these calls draw."""
+        return CallRandom(fold_in(fold_in(self._keys, 0), self.numbers))
+
+    @property
+    def triggered(self) -> Mask:
+        """On which of these calls, (n,), the fault triggers; the others it has to see and to leave alone."""
+        return self._source.triggered(self.calls, self.rows)
+
+    @property
+    def tools(self) -> NDArray[np.object_]:
+        """The names of the tools that are called, (n,)."""
+        return self.calls.tools(self.rows)
+
+    def last_where(self, decides: Callable[[CallRandom], Mask]) -> CallRandom:
+        """Of each of these calls what the last call of its tool draws, up to itself, at which something was decided.
+
+        decides: from what calls draw, (m,), at which it is.
+        """
+        keys = fold_in(self._keys, 0)
+
+        def asked(rows: Rows, numbers: Rows) -> Mask:
+            drawn = CallRandom(fold_in(np.repeat(keys[rows], numbers.shape[1]), numbers.ravel()))
+            return decides(drawn).reshape(numbers.shape)
+
+        return CallRandom(fold_in(keys, last_where(self.numbers, asked)))
+
+    def session_random(self, name: str) -> CallRandom:
+        """Draws that stay the same for the whole session; others for each name."""
+        return CallRandom(fold_in(self._source.session_keys[self.rows], SESSION + crc32(name.encode())))
+
+    def requests(self) -> list[Any] | None:
+        """What tells the request of each call from others; None where all calls ask for the same."""
+        return None if self.scope.one_request else self.calls.requests(self.rows)
+
+    def leaves(self, replies: Replies) -> tuple[Leaf, ...]:
+        """The leaves that the fault may change in the replies, all of them of one form."""
+        return self.scope.leaves_in(replies.payload(int(self.rows[0])) if self.scope.plain else None)
+
+    @property
+    def combined(self) -> Combine:
+        """`Scope.combined`."""
+        return self.scope.combined
+
+    def answered(self, replies: Replies) -> "Batch":
+        """Those of these calls to which a payload came."""
+        return self[replies.ok[self.rows]]
+
+    @property
+    def seconds(self) -> Floats:
+        """(n,) how late it is."""
+        return self._source.seconds(self.rows)
+
+    def wait(self, seconds: Floats) -> Steps:
+        """Time passes, (n,) seconds, or less where a caller gives up: `yield from batch.wait(seconds)`."""
+        yield Wait(self.calls, self.rows, seconds)
+        return NO_REPLIES
+
+    def record(self, kind: str, details: Details) -> None:
+        """Note what was really done to each of these calls."""
+        if len(self.rows):
+            self.calls.flight.log.add(self.rows, self.calls.origin, self.scope.kind, kind, details)
+
+
+NO_REPLIES = Replies(0)
+
+
+class Effect(ABC):
+    """What a fault does to the calls that it triggers on."""
+
+    @property
+    def may_drop(self) -> bool:
+        """Whether it may keep a call from being carried out."""
+        return False
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether it may have a call carried out more than once, or later than it was made."""
+        return False
+
+    def sees_all(self, scope: Scope) -> bool:
+        """Whether it must see the calls of its tools that it does nothing to, because it remembers them."""
+        return False
+
+    @abstractmethod
+    def run(self, batch: Batch, forward: Forward) -> Steps:
+        """Carry out `batch.calls`, all of them: pass calls on by `forward` once or more often, and give the replies.
+
+        It forwards calls of no session, too: there is always something to show.
+        """
+
+    def begin(self, batch: Batch, shown: Replies) -> None:  # noqa: B027  (most effects need nothing here)
+        """Sessions begin; `shown` is what the callers got before their first call."""
+
+
+def same_for_each(batch: Sequence[Any] | Batch, **details: Any) -> Details:
+    """Details of records that all say the same."""
+    count = len(batch)
+    return lambda: [details for _ in range(count)]
+
+
+def payloads_of(replies: Payloads, rows: Rows) -> list[Any]:
+    """The payloads of these sessions one by one."""
+    return [replies.payload(row) for row in rows.tolist()]

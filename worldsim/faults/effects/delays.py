@@ -1,0 +1,149 @@
+"""Calls that take time, and callers that give up."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldsim.faults.effects.base import Batch, Effect, Forward, Mask, Steps, same_for_each
+from worldsim.faults.keys import Floats
+from worldsim.faults.replies import Replies
+
+LATE = 1 - 1e-9  # share of a time-out after which it counts as over: clocks are sums of rounded numbers
+
+
+@dataclass(frozen=True)
+class Delay(Effect):
+    """Every call waits before it is passed on.
+
+    latencies_s: the seconds of n calls. least_s: shorter waits than that do not happen.
+    """
+
+    latencies_s: Callable[[Batch], Floats]
+    least_s: float = 0.0
+
+    def run(self, batch: Batch, forward: Forward) -> Steps:
+        latencies_s = self.latencies_s(batch)
+        if self.least_s:
+            waits = latencies_s >= self.least_s
+            batch, latencies_s = batch[waits], latencies_s[waits]
+        yield from delay(batch, latencies_s)
+        return (yield from forward(batch.calls))
+
+
+def delay(batch: Batch, latencies_s: Floats) -> Steps:
+    """Let calls wait, (n,) seconds, and record it."""
+    batch.record("delay", lambda: [{"latency_s": each} for each in latencies_s.tolist()])
+    return (yield from batch.wait(latencies_s))
+
+
+@dataclass(frozen=True)
+class TimeOut(Effect):
+    """Every caller waits `timeout_s` in vain: the request is lost and nothing was done, or only the answer is.
+
+    request_lost: whether the request is. kind: of the records.
+    """
+
+    kind: str
+    timeout_s: float
+    request_lost: bool
+
+    @property
+    def may_drop(self) -> bool:
+        return self.request_lost
+
+    def run(self, batch: Batch, forward: Forward) -> Steps:
+        batch.record(self.kind, same_for_each(batch, lost="request" if self.request_lost else "answer"))
+        ends_s = batch.seconds + self.timeout_s
+        calls = batch.calls.without(batch.rows) if self.request_lost else batch.calls.until(batch.rows, ends_s)
+        replies = yield from forward(calls)
+        yield from give_up(batch, ends_s, replies)
+        return replies
+
+
+@dataclass(frozen=True)
+class SlowService(Effect):
+    """Every call takes time, and callers give up after `timeout_s`, whatever it was that took so long.
+
+    latencies_s: seconds at quantiles in [0, 1). lose_answer: share of the calls that take too long by themselves, in
+    which only the answer is lost and not the request.
+    """
+
+    latencies_s: Callable[[Floats], Floats]
+    timeout_s: float
+    lose_answer: float
+
+    @property
+    def may_drop(self) -> bool:
+        return self.lose_answer < 1
+
+    def run(self, batch: Batch, forward: Forward) -> Steps:
+        latencies_s, ends_s = self.latencies_s(batch.uniforms), batch.seconds + self.timeout_s
+        slow = latencies_s >= self.timeout_s
+        if not slow.any():
+            yield from delay(batch, latencies_s)
+            replies = yield from forward(batch.calls.until(batch.rows, ends_s))
+            yield from self._too_late(batch, latencies_s, ends_s, replies)
+            return replies
+        yield from delay(batch[~slow], latencies_s[~slow])
+        request_lost = slow & (batch.random.uniform() >= self.lose_answer)
+        record_timeouts(batch[slow], np.where(request_lost, "request", "answer")[slow], latencies_s[slow])
+        calls = batch.calls.until(batch.rows, ends_s).without(batch.rows[request_lost])
+        replies = yield from forward(calls)
+        yield from give_up(batch[slow], ends_s[slow], replies)
+        yield from self._too_late(batch[~slow], latencies_s[~slow], ends_s[~slow], replies)
+        return replies
+
+    def _too_late(self, batch: Batch, latencies_s: Floats, ends_s: Floats, replies: Replies) -> Steps:
+        """What else stands further in has taken so long that callers gave up."""
+        late = batch.seconds >= ends_s - (1 - LATE) * np.maximum(ends_s, 1.0)
+        if late.any():
+            record_timeouts(batch[late], np.full(int(late.sum()), "answer"), latencies_s[late])
+            yield from give_up(batch[late], ends_s[late], replies)
+        return replies
+
+
+def record_timeouts(batch: Batch, lost: Mask, latencies_s: Floats) -> None:
+    """Record what was lost, (n,), "request" or "answer", and how long each call would have taken by itself."""
+    each = lost, latencies_s
+    batch.record(
+        "timeout",
+        lambda: [{"lost": what, "latency_s": s} for what, s in zip(*(one.tolist() for one in each), strict=True)],
+    )
+
+
+def give_up(batch: Batch, ends_s: Floats, replies: Replies) -> Steps:
+    """Callers wait until `ends_s`, (n,) on their clocks, and get nothing."""
+    yield from batch.wait(ends_s - batch.seconds)
+    replies.lose(batch.rows, "timeout")
+    return replies
+
+
+@dataclass(frozen=True)
+class Trickle(Effect):
+    """Replies take time that depends on their size; who loses patience gets none of it, and what was done stays done.
+
+    sizes: bytes of the replies, (n,). seconds_per_kib: of a reply. patience_s: after which the caller gives up.
+    """
+
+    sizes: Callable[[Replies, Batch], Floats]
+    seconds_per_kib: float
+    patience_s: float
+
+    def run(self, batch: Batch, forward: Forward) -> Steps:
+        replies = yield from forward(batch.calls)
+        batch = batch.answered(replies)
+        if not len(batch):
+            return replies
+        size_bytes = self.sizes(replies, batch)
+        needed_s = self.seconds_per_kib * size_bytes / 1024
+        cut = needed_s > self.patience_s
+        columns = size_bytes, needed_s, cut
+        batch.record("drip", lambda: [_drip(*one) for one in zip(*(each.tolist() for each in columns), strict=True)])
+        yield from batch.wait(np.minimum(needed_s, self.patience_s))
+        replies.lose(batch.rows[cut], "timeout")
+        return replies
+
+
+def _drip(size_bytes: int, latency_s: float, cut: bool) -> dict[str, float | bool]:
+    return {"size_bytes": size_bytes, "latency_s": latency_s, "cut": cut}

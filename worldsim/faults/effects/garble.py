@@ -1,0 +1,32 @@
+"""Replies that arrive as a text which cannot be parsed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from worldsim.faults.effects.base import Batch
+from worldsim.faults.effects.texts import plain_payloads
+from worldsim.faults.keys import CallRandom
+from worldsim.faults.replies import Replies
+from worldsim.faults.trees import as_text
+
+Write = Callable[[Callable[[], list[str]], CallRandom], list[str]]
+"""What arrives, as the caller's HTTP library decodes it, one text for each call. The first argument gives what was sent."""
+
+
+@dataclass(frozen=True)
+class Garble:
+    """A `Change` of replies into texts that cannot be parsed: error "malformed", and the text in `raw`."""
+
+    kind: str
+    write: Write
+
+    def __call__(self, batch: Batch, replies: Replies) -> None:
+        texts = self.write(lambda: sent(batch, replies), batch.random)
+        lengths = [len(text) for text in texts]  # records last as long as the session: no texts of frames in them
+        batch.record(self.kind, lambda: [{"characters": length} for length in lengths])
+        replies.garble(batch.rows, texts)
+
+
+def sent(batch: Batch, replies: Replies) -> list[str]:
+    """The replies as JSON texts: objects, for no beginning of one is JSON."""
+    return [as_text({"result": payload}) for payload in plain_payloads(replies, batch.rows)]

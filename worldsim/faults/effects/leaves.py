@@ -1,0 +1,371 @@
+"""Replies that are changed: as a whole, or leaf by leaf.
+
+A leaf is a field, a number, a text, a frame: in a Gymnasium space what is no Dict or Tuple, in plain JSON every flag,
+number and string. What happens to one leaf does not depend on the others.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.faults import columns, trees
+from worldsim.faults.columns import Values, by_form, differing, like_old, one_by_one, some, within
+from worldsim.faults.effects import frames
+from worldsim.faults.effects.base import Batch, Effect, Forward, Mask, Scope, Steps
+from worldsim.faults.effects.texts import plain_payloads
+from worldsim.faults.keys import CallRandom
+from worldsim.faults.log import Details
+from worldsim.faults.payloads import Rows
+from worldsim.faults.replies import Replies
+from worldsim.faults.trees import as_text
+from worldsim.spaces import Leaf
+
+ORDER, LEAVES = 1, 16  # streams: of the order in which leaves are taken, and of the first leaf
+LEAF_NAMES = 2**20  # streams from here on belong to leaves by their names
+
+Change = Callable[[Batch, Replies], None]
+"""Changes the payloads of calls that were answered, one at least."""
+
+
+@dataclass(frozen=True)
+class ChangeReplies(Effect):
+    """Changes the payloads of replies. The call itself is always carried out.
+
+    remembers_frames: whether it needs the last frames that came through, which `last_frames` gives.
+    """
+
+    change: Change
+    remembers_frames: bool = False
+
+    def sees_all(self, scope: Scope) -> bool:
+        return self.remembers_frames and bool(frames_of(scope.leaves))
+
+    def begin(self, batch: Batch, shown: Replies) -> None:
+        if self.sees_all(batch.scope):
+            remember_frames(batch, shown)
+
+    def run(self, batch: Batch, forward: Forward) -> Steps:
+        replies = yield from forward(batch.calls)
+        answered, remembers = batch.answered(replies), self.sees_all(batch.scope)
+        changing = answered[answered.triggered] if remembers else answered
+        if len(changing):
+            self.change(changing, replies)
+        if remembers and len(answered):
+            remember_frames(answered.answered(replies), replies)
+        return replies
+
+
+def frames_of(leaves: Sequence[Leaf] | None) -> tuple[Leaf, ...]:
+    """Those of the leaves that are frames; plain JSON has none."""
+    return tuple(leaf for leaf in leaves or () if frames.frame_axes(leaf.space))
+
+
+def last_frames(batch: Batch, leaf: Leaf) -> NDArray[Any]:
+    """The last frames that came through to each session, (N, ...), to be written to; black before the first."""
+    return batch.memory.array(f"frame {leaf.name}", 0, leaf.space.shape or (), np.uint8)
+
+
+def remember_frames(batch: Batch, replies: Replies) -> None:
+    """Remember the frames that came through."""
+    for leaf in frames_of(batch.scope.leaves):
+        replies.copy_leaf(leaf, batch.rows, last_frames(batch, leaf))
+
+
+# --- which leaves ---
+
+
+class Selection(Protocol):
+    """Which leaves are changed."""
+
+    def tries(self, leaves: Sequence[Leaf], batch: Batch) -> Mask:
+        """Which leaves are tried, (n, leaves)."""
+        ...
+
+    def takes(self, effective: Mask, batch: Batch) -> Mask:
+        """Of those that could be changed, (n, leaves), which are."""
+        ...
+
+
+@dataclass(frozen=True)
+class Every:
+    """All leaves."""
+
+    def tries(self, leaves: Sequence[Leaf], batch: Batch) -> Mask:
+        return np.ones((len(batch), len(leaves)), np.bool_)
+
+    def takes(self, effective: Mask, batch: Batch) -> Mask:
+        return effective
+
+
+@dataclass(frozen=True)
+class Some:
+    """A share of all leaves, at least one, out of those for which there is another value."""
+
+    share: float
+
+    def tries(self, leaves: Sequence[Leaf], batch: Batch) -> Mask:
+        return np.ones((len(batch), len(leaves)), np.bool_)
+
+    def takes(self, effective: Mask, batch: Batch) -> Mask:
+        count = effective.shape[1]
+        return first_few(effective, batch.random.permutation(count, ORDER), _wanted(self.share, count))
+
+
+@dataclass(frozen=True)
+class One:
+    """One leaf, out of those for which there is another value."""
+
+    def tries(self, leaves: Sequence[Leaf], batch: Batch) -> Mask:
+        return np.ones((len(batch), len(leaves)), np.bool_)
+
+    def takes(self, effective: Mask, batch: Batch) -> Mask:
+        return first_few(effective, batch.random.permutation(effective.shape[1], ORDER), 1)
+
+
+@dataclass(frozen=True)
+class AnySome:
+    """A share of all leaves, at least one, whatever they are: what was nothing already counts as changed."""
+
+    share: float
+
+    def tries(self, leaves: Sequence[Leaf], batch: Batch) -> Mask:
+        chosen, count = np.zeros((len(batch), len(leaves)), np.bool_), len(leaves)
+        order = batch.random.permutation(count, ORDER)
+        np.put_along_axis(chosen, order[:, : _wanted(self.share, count)], True, 1)
+        return chosen
+
+    def takes(self, effective: Mask, batch: Batch) -> Mask:
+        return effective
+
+
+@dataclass(frozen=True)
+class Spells:
+    """Leaves fail for spells of calls of a tool, each leaf by itself: a two-state Markov chain (Gilbert 1960).
+
+    begins: probability that a spell begins at a call. mean_calls: mean length of a spell.
+    """
+
+    begins: float
+    mean_calls: float
+
+    def tries(self, leaves: Sequence[Leaf], batch: Batch) -> Mask:
+        out = [self._out(LEAF_NAMES + crc32(leaf.name.encode()) % LEAF_NAMES, batch) for leaf in leaves]
+        return np.stack(out, 1) if out else np.zeros((len(batch), 0), np.bool_)
+
+    def _out(self, stream: int, batch: Batch) -> Mask:
+        """Whether the leaf is out: whether a spell has begun since the last one ended."""
+
+        def decides(drawn: CallRandom) -> Mask:
+            numbers = drawn.uniform(stream, 2)
+            return np.asarray((numbers[:, 0] < self.begins) | (numbers[:, 1] < 1 / self.mean_calls))
+
+        return np.asarray(batch.last_where(decides).uniform(stream) < self.begins)
+
+    def takes(self, effective: Mask, batch: Batch) -> Mask:
+        return effective
+
+
+EVERY = Every()
+
+
+def _wanted(share: float, count: int) -> int:
+    return max(1, round(share * count))
+
+
+def first_few(effective: Mask, order: NDArray[np.int64], wanted: int) -> Mask:
+    """Of the effective ones in each row those that come first in an order, (n, leaves)."""
+    tried = np.take_along_axis(effective, order, 1)
+    chosen = np.zeros_like(effective)
+    np.put_along_axis(chosen, order, tried & (tried.cumsum(1) <= wanted), 1)
+    return chosen
+
+
+# --- what they become ---
+
+
+class Edited(NamedTuple):
+    """What a leaf becomes in n payloads, and what records say of that: gives the details of some of them, (m,)."""
+
+    after: Values
+    notes: Callable[[NDArray[np.int64]], list[dict[str, Any]]] | None = None
+
+
+Edit = Callable[[Leaf, Values, CallRandom, Batch], Values | Edited]
+"""Gives other values for a leaf, not written into the old ones; the very same where there are none."""
+
+
+class Delivery(Enum):
+    """How a changed reply reaches the caller."""
+
+    AS_IT_IS = "as it is"
+    REFUSED = "refused"  # by a space, whose schema the values break: the text as it arrived, and error "malformed"
+
+
+class _Tried(NamedTuple):
+    """What was tried on a leaf: in which of n calls, (m,), from what to what, and where it had an effect, (m,)."""
+
+    at: NDArray[np.int64]
+    before: Values
+    edited: Edited
+    effective: Mask
+
+
+Changes = list[tuple[Leaf, Rows, Values]]  # leaves, the sessions in whose payloads they change, other values
+
+
+@dataclass(frozen=True)
+class ChangeLeaves:
+    """A `Change` of leaves, each by itself.
+
+    kind: of the records. edit: what they become. selection: which. delivery: how the result arrives.
+    out_of_space: whether values outside the space arrive; else what is outside has no effect, unless `free`: then the
+    edit answers for its values itself. describe: whether records say what was there before and after.
+    records: one for each "leaf", or one for the whole "reply".
+    leaves: which there are; by default those that are targets.
+    """
+
+    kind: str
+    edit: Edit
+    selection: Selection = EVERY
+    delivery: Delivery = Delivery.AS_IT_IS
+    out_of_space: bool = False
+    free: bool = False
+    describe: bool = True
+    records: str = "leaf"
+    leaves: Callable[[Batch, Replies], tuple[Leaf, ...]] = lambda batch, replies: batch.leaves(replies)
+
+    def __call__(self, batch: Batch, replies: Replies) -> None:
+        leaves = self.leaves(batch, replies)
+        if leaves:
+            self.change(leaves, batch.random.streams(LEAVES, len(leaves)), batch, replies)
+
+    def change(self, leaves: Sequence[Leaf], randoms: Sequence[CallRandom], batch: Batch, replies: Replies) -> None:
+        """Change these leaves of the replies; each draws from a stream of its own."""
+        wanted = self.selection.tries(leaves, batch)
+        effective = np.zeros_like(wanted)
+        tried: list[_Tried | None] = []
+        for position, (leaf, random) in enumerate(zip(leaves, randoms, strict=True)):
+            which = wanted[:, position]
+            tried.append(self._try(leaf, random, which, batch, replies) if which.any() else None)
+            if tried[-1] is not None:
+                effective[tried[-1].at, position] = tried[-1].effective
+        taken = self.selection.takes(effective, batch)
+        changes = Changes()
+        for leaf, one, hit in zip(leaves, tried, taken.T, strict=True):
+            if one is not None and hit.any():
+                chosen = np.flatnonzero(hit[one.at])
+                if self.records == "leaf":
+                    self._record(leaf, one, chosen, batch)
+                changes.append((leaf, batch.rows[one.at[chosen]], some(one.edited.after, chosen)))
+        if changes:
+            self._deliver(batch[taken.any(1)], changes, replies)
+
+    def _try(self, leaf: Leaf, random: CallRandom, which: Mask, batch: Batch, replies: Replies) -> _Tried:
+        whole = bool(which.all())
+        at = np.arange(len(batch)) if whole else np.flatnonzero(which)
+        those, drawn = (batch, random) if whole else (batch[which], random[which])
+        before = replies.values(leaf, those.rows)
+        found = self.edit(leaf, before, drawn, those)
+        edited = found if isinstance(found, Edited) else Edited(found)
+        return _Tried(at, before, edited, self._effective(leaf, before, edited.after, those))
+
+    def _effective(self, leaf: Leaf, before: Values, after: Values, batch: Batch) -> Mask:
+        """Which of the values differ from what was there, and may arrive."""
+        if after is before:
+            return np.zeros(len(before), np.bool_)
+        differs = differing(before, after)
+        free = self.free or self.out_of_space or batch.scope.plain or not differs.any()
+        return differs if free else differs & within(leaf.space, after)
+
+    def _record(self, leaf: Leaf, tried: _Tried, chosen: NDArray[np.int64], batch: Batch) -> None:
+        notes = tried.edited.notes
+        told = notes(chosen) if notes else [dict[str, Any]() for _ in range(len(chosen))]
+        described = self._described(leaf, tried, chosen)
+        name = leaf.name
+
+        def details() -> list[dict[str, Any]]:
+            return [{"leaf": name, **one, **other} for one, other in zip(told, described(), strict=True)]
+
+        batch[tried.at[chosen]].record(self.kind, details)
+
+    def _described(self, leaf: Leaf, tried: _Tried, chosen: NDArray[np.int64]) -> Details:
+        """What was there before and after, worked out when somebody asks. Small values only, and copies, are kept."""
+        before, after = tried.before, tried.edited.after
+        if not (self.describe and columns.small(before) and columns.small(after)):
+            if not self.describe:
+                return lambda: [{} for _ in chosen]
+            before, after = (one_by_one(leaf, some(values, chosen)) for values in (before, after))
+            said = columns.descriptions(leaf, before, after)
+            return lambda: said
+        kept = [trees.copied(some(values, chosen)) for values in (before, after)]
+        return lambda: columns.descriptions(leaf, *kept)
+
+    def _deliver(self, batch: Batch, changes: Changes, replies: Replies) -> None:
+        if self.records == "reply":
+            batch.record(self.kind, lambda: [{} for _ in batch.rows])
+        if arrives(self.delivery, self.out_of_space, batch):
+            for each in changes:
+                replies.write(*each)
+        else:
+            replies.garble(batch.rows, [*map(as_text, plain_payloads(replies, batch.rows, changes))])
+
+
+def arrives(delivery: Delivery, out_of_space: bool, batch: Batch) -> bool:
+    """Whether changed replies arrive as they are: plain JSON has no schema that would refuse them."""
+    return delivery is Delivery.AS_IT_IS or out_of_space or batch.scope.plain
+
+
+Numbers = Callable[[Leaf, NDArray[Any], CallRandom, Batch], Values]
+Texts = Callable[[Leaf, list[str], CallRandom, Batch], list[Any]]
+Integers = Callable[[Leaf, list[int], CallRandom, Batch], list[Any]]
+_EXACT = 2**53
+
+
+def by_column(
+    numbers: Numbers | None = None,
+    texts: Texts | None = None,
+    integers: Integers | None = None,
+    suits: Callable[[Leaf, Any], bool] = trees.usual,
+) -> Edit:
+    """An edit of the values that a leaf has in many replies together.
+
+    numbers: of arrays (n, ...). texts: of lists of them. integers: of whole numbers of plain JSON, which are of any
+    size; by default those that floats hold exactly are numbers, and others stay as they are. suits: whether a value,
+    such as this one, is of a kind that is edited.
+    """
+
+    def of_integers(leaf: Leaf, values: list[int], random: CallRandom, batch: Batch) -> list[Any]:
+        if integers is not None:
+            return integers(leaf, values, random, batch)
+        if numbers is None or max(map(abs, values)) > _EXACT:
+            return values
+        changed = numbers(leaf, np.array(values), random, batch)
+        return [
+            each.item() if isinstance(each, np.generic | np.ndarray) and each.ndim == 0 else each for each in changed
+        ]
+
+    def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Values:
+        if isinstance(values, np.ndarray):
+            fit = numbers is not None and suits(leaf, one_by_one(leaf, values[:1])[0])
+            return numbers(leaf, values, random, batch) if fit and numbers is not None else values
+        changed = list(values)
+        for at, column in by_form(leaf, values):
+            here, those = random[at], batch[at]
+            if isinstance(column, list) and isinstance(column[0], str):
+                after: Values = texts(leaf, column, here, those) if texts is not None else column
+            elif not suits(leaf, values[at[0]]):
+                continue
+            elif isinstance(column, list):
+                after = of_integers(leaf, column, here, those)
+            else:
+                after = numbers(leaf, column, here, those) if numbers is not None else column
+            for position, new in zip(at, after, strict=True):
+                changed[position] = like_old(values[position], new)
+        return changed
+
+    return edit

@@ -1,0 +1,244 @@
+"""Answers from before, and calls that are carried out late, twice, or in another order."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.faults.effects.base import Batch, Effect, Forward, Scope, Steps, same_for_each
+from worldsim.faults.history import History, whole
+from worldsim.faults.payloads import Rows
+from worldsim.faults.replies import Replies
+
+Ages = NDArray[np.int64]
+
+
+def answers_to_same(batch: Batch, depth: int) -> tuple[History, Rows]:
+    """The last answers to the very requests of these calls, and which line of them is each call's."""
+    history = batch.memory.history("answers", depth)
+    return history, history.lines(batch.rows, batch.requests())
+
+
+def begin_answers(batch: Batch, shown: Replies, depth: int) -> None:
+    """What was seen before the first call is the first answer where all calls ask for the same."""
+    if batch.scope.one_request:
+        history = batch.memory.history("answers", depth)
+        history.add(batch.rows, batch.rows, shown, batch.scope.leaves or ())
+
+
+@dataclass(frozen=True)
+class ShowAgain(Effect):
+    """Replies show what they showed some answers ago, to the same request, in the leaves that are targets.
+
+    What was done is done. kind: of the records. oldest: the greatest age. ages: how many answers to the same request
+    ago, (n,), asked once for each answer, with how many answers there are with this one, (n,); 0 is this one.
+    """
+
+    kind: str
+    oldest: int
+    ages: Callable[[Batch, Ages], Ages]
+
+    def sees_all(self, scope: Scope) -> bool:
+        return True
+
+    def begin(self, batch: Batch, shown: Replies) -> None:
+        begin_answers(batch, shown, self.oldest + 1)
+
+    def run(self, batch: Batch, forward: Forward) -> Steps:
+        replies = yield from forward(batch.calls)
+        answered = batch.answered(replies)
+        if not len(answered):
+            return replies
+        history, lines = answers_to_same(answered, self.oldest + 1)
+        history.add(lines, answered.rows, replies, answered.scope.leaves or ())
+        ages = np.clip(self.ages(answered, history.known[lines]), 0, np.minimum(history.known[lines] - 1, self.oldest))
+        old = ages > 0
+        stale, lines, ages = answered[old], lines[old], ages[old]
+        if not len(stale):
+            return replies
+        shown = history.ago(lines, stale.rows, replies, ages, stale.combined)
+        differ = shown.differ(replies)
+        stale[differ].record(self.kind, lambda: [{"age": age} for age in ages[differ].tolist()])
+        shown.write(differ, replies)
+        return replies
+
+
+@dataclass(frozen=True)
+class ShowOther(Effect):
+    """Replies are answers to other calls: one of the last `memory` answers of the session that say something else."""
+
+    kind: str
+    memory: int
+
+    def sees_all(self, scope: Scope) -> bool:
+        return True
+
+    def begin(self, batch: Batch, shown: Replies) -> None:
+        history, calls = self._answers(batch)
+        history.add(batch.rows, batch.rows, shown, batch.scope.leaves or ())
+        calls[batch.rows, 0] = -1
+
+    def _answers(self, batch: Batch) -> tuple[History, NDArray[np.int64]]:
+        """The answers, and the numbers of their calls, (N, memory), the newest first."""
+        calls = batch.memory.array("calls", -1, (self.memory,))
+        return batch.memory.history("answers", self.memory), calls
+
+    def run(self, batch: Batch, forward: Forward) -> Steps:
+        replies = yield from forward(batch.calls)
+        batch = batch.answered(replies)
+        if not len(batch):
+            return replies
+        history, calls = self._answers(batch)
+        asked = batch[batch.triggered]
+        others = history.others(asked.rows, asked.rows, replies, asked.combined)
+        some = others.any(1)
+        asked, others = asked[some], others[some]
+        ages = (others.cumsum(1) > asked.random.integers(others.sum(1))[:, None]).argmax(1)
+        of = calls[asked.rows, ages]
+        shown = history.ago(asked.rows, asked.rows, replies, ages, asked.combined)
+        history.add(batch.rows, batch.rows, replies, batch.scope.leaves or ())
+        calls[batch.rows] = np.roll(calls[batch.rows], 1, 1)
+        calls[batch.rows, 0] = batch.numbers
+        asked.record(self.kind, lambda: [{"of": number} for number in of.tolist()])
+        shown.write(np.ones(len(asked), np.bool_), replies)
+        return replies
+
+
+def last_answers(batch: Batch) -> tuple[History, Rows]:
+    """The last answer of each tool that is called."""
+    history = batch.memory.history("answers", 1)
+    names = None if batch.scope.one_request else batch.tools.tolist()
+    return history, history.lines(batch.rows, names)
+
+
+def remember_last(batch: Batch, replies: Replies) -> None:
+    """Remember these answers as the last ones of their tools."""
+    answered = batch.answered(replies)
+    if len(answered):
+        history, lines = last_answers(answered)
+        history.add(lines, answered.rows, replies, answered.scope.leaves or ())
+
+
+@dataclass(frozen=True)
+class Pretend(Effect):
+    """Success is reported for what was not done: the call never arrives, and the last answer of its tool comes again.
+
+    A tool that has not answered yet is left alone: there is nothing that could be pretended.
+    """
+
+    kind: str
+
+    @property
+    def may_drop(self) -> bool:
+        return True
+
+    def sees_all(self, scope: Scope) -> bool:
+        return True
+
+    def begin(self, batch: Batch, shown: Replies) -> None:
+        begin_answers(batch, shown, 1)
+
+    def run(self, batch: Batch, forward: Forward) -> Steps:
+        history, lines = last_answers(batch)
+        lies = batch.triggered & (history.known[lines] > 0)
+        lied, lines = batch[lies], lines[lies]
+        lied.record(self.kind, same_for_each(lied, lost="request"))
+        replies = yield from forward(batch.calls.without(lied.rows))
+        remember_last(batch[~lies], replies)
+        replies.arrive(lied.rows)
+        history.repeat(lines, lied.rows, replies)
+        return replies
+
+
+@dataclass(frozen=True)
+class RunTwice(Effect):
+    """Calls are carried out twice, and the second answer arrives: a retry that nobody asked for."""
+
+    kind: str
+
+    @property
+    def may_repeat(self) -> bool:
+        return True
+
+    @property
+    def may_drop(self) -> bool:
+        return True  # the others must not be carried out again with them
+
+    def run(self, batch: Batch, forward: Forward) -> Steps:
+        batch.record(self.kind, same_for_each(batch))
+        yield from forward(batch.calls.only(batch.rows))
+        return (yield from forward(batch.calls))
+
+
+@dataclass(frozen=True)
+class Overtake(Effect):
+    """Calls are overtaken by the next one: carried out after it, while the caller believes that they are done.
+
+    A call that is held back is answered with the last answer of its tool; the reply to the next one comes after both.
+    """
+
+    kind: str
+
+    @property
+    def may_drop(self) -> bool:
+        return True
+
+    @property
+    def may_repeat(self) -> bool:
+        return True
+
+    def sees_all(self, scope: Scope) -> bool:
+        return True
+
+    def begin(self, batch: Batch, shown: Replies) -> None:
+        begin_answers(batch, shown, 1)
+
+    def run(self, batch: Batch, forward: Forward) -> Steps:
+        history, lines = last_answers(batch)
+        waiting = batch.memory.history("waiting", 1)
+        held = batch.memory.array("held", -1)  # the numbers of the calls that wait
+        free = held[batch.rows] < 0
+        late = free & batch.triggered & (history.known[lines] > 0)
+        delayed, due = batch[late], batch[~free]
+        delayed.record(self.kind, lambda: [{"held": each, "lost": "request"} for each in delayed.numbers.tolist()])
+        waiting.add(delayed.rows, delayed.rows, delayed.calls.asked, delayed.calls.leaves)
+        numbers = held[due.rows]
+        held[due.rows], held[delayed.rows] = -1, delayed.numbers
+        replies = yield from forward(batch.calls.without(delayed.rows))
+        if len(due):
+            due.record(self.kind, lambda: [{"held": number} for number in numbers.tolist()])
+            asked = due.calls.asked.copy()
+            waiting.repeat(due.rows, due.rows, asked)
+            replies.take(due.rows, (yield from forward(due.calls.only(due.rows).asking(asked))))
+        remember_last(batch[~late], replies)
+        replies.arrive(delayed.rows)
+        history.repeat(lines[late], delayed.rows, replies)
+        return replies
+
+
+@dataclass(frozen=True)
+class ActAgain(Effect):
+    """What is carried out is what was asked for, or done, some calls ago.
+
+    remembered: how many calls are. ages: how many of the remembered calls ago, (n,); it adds what is to be remembered.
+    details: what records say of calls that were carried out instead.
+    """
+
+    kind: str
+    remembered: int
+    ages: Callable[[Batch, History], Ages]
+    details: Callable[[Ages], Sequence[dict[str, Any]]] = lambda ages: [{} for _ in ages]
+
+    def sees_all(self, scope: Scope) -> bool:
+        return True
+
+    def run(self, batch: Batch, forward: Forward) -> Steps:
+        calls, asked = batch.memory.history("calls", self.remembered), batch.calls.asked.copy()
+        ages = self.ages(batch, calls)
+        done = calls.ago(batch.rows, batch.rows, asked, ages, whole)
+        differ = done.differ(asked)
+        done.write(differ, asked)
+        batch[differ].record(self.kind, lambda: self.details(ages[differ]))
+        return (yield from forward(batch.calls.asking(asked)))

@@ -1,0 +1,165 @@
+"""Faults written as generators: what happens to one call, from top to bottom.
+
+    @fault("maintenance")
+    def maintenance(call: Call, context: Context, rate: float = 0.2) -> Exchange:
+        'Some calls are told to come back in an hour, and not carried out.'
+        if context.uniform >= context.severity * rate:
+            return (yield call)
+        context.record(lost="request")
+        return Reply.failed("unavailable", retry_after_s=3600.0)
+
+`reply = yield call` passes a call on, this one or another, as often as it likes; `yield Sleep(2.0)` lets time pass. The
+parameters after the first two are the fault's, with their defaults; annotate them with `worldsim.faults.parameters`.
+"""
+
+import re
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import cached_property
+from inspect import Parameter, signature
+from typing import Any, NamedTuple, get_type_hints
+
+import numpy as np
+
+from worldsim.errors import ConfigError
+from worldsim.faults.calls import Call, Reply
+from worldsim.faults.definition import Composition, Fault
+from worldsim.faults.effects.base import Batch, Effect, Forward, Steps, Wait
+
+
+class Sleep(NamedTuple):
+    """Time passes for a call."""
+
+    seconds: float
+
+
+Exchange = Generator[Call | Sleep, Reply, Reply]
+"""One call on its way through one fault."""
+
+
+class Context:
+    """What a fault written as a generator has to work with in one call.
+
+    severity: of the fault. number: of the call among those of its tool. memory: a dict that lasts for the session.
+    """
+
+    def __init__(self, fault: Fault, batch: Batch, position: int) -> None:
+        self.severity, self._kind, self._batch = fault.severity, fault.kind, batch[[position]]
+        row = int(batch.rows[position])
+        self.memory: dict[str, Any] = batch.memory.objects("memory", dict[str, Any])[row]
+        self.number = int(self._batch.numbers[0])
+
+    @property
+    def uniform(self) -> float:
+        """A number in [0, 1), always the same one for this call: for deciding whether anything happens."""
+        return float(self._batch.uniforms[0])
+
+    @cached_property
+    def rng(self) -> np.random.Generator:
+        """A generator for how it happens, the same one for this call whatever else there is."""
+        return self._batch.random.generator()
+
+    @property
+    def now_s(self) -> float:
+        """How late it is on the session's clock, in seconds."""
+        return float(self._batch.seconds[0])
+
+    def record(self, kind: str | None = None, **details: Any) -> None:
+        """Note what was really done to this call, as plain JSON; by default under the kind of the fault.
+
+        Say `lost="request"` where the call was not carried out, and `lost="answer"` where it was and nobody hears of it.
+        """
+        self._batch.record(kind or self._kind, lambda: [details])
+
+
+@dataclass(frozen=True)
+class PerCall(Effect):
+    """What a generator does to each call."""
+
+    fault: Fault
+    exchange: Callable[..., Exchange]
+    parameters: dict[str, Any]
+
+    @property
+    def may_drop(self) -> bool:
+        return True
+
+    @property
+    def may_repeat(self) -> bool:
+        return True
+
+    def run(self, batch: Batch, forward: Forward) -> Steps:
+        under_way = {
+            row: self.exchange(batch.calls.call(row), Context(self.fault, batch, position), **self.parameters)
+            for position, row in enumerate(batch.rows.tolist())
+        }
+        answers: dict[int, Reply | None] = dict.fromkeys(under_way)
+        finished: dict[int, Reply] = {}
+        asked = yield from self._until_all_ask(under_way, answers, finished, batch)
+        dropped = np.array([row for row in batch.rows.tolist() if row not in asked], np.int64)
+        replies = yield from forward(batch.calls.without(dropped).instead(asked))
+        arrived = replies
+        while asked:
+            answers = {row: arrived.of(row) for row in asked}
+            asked = yield from self._until_all_ask(under_way, answers, finished, batch)
+            if asked:
+                again = batch.calls.only(np.array(sorted(asked), np.int64)).instead(asked)
+                arrived = yield from forward(again)
+        for row, reply in finished.items():
+            replies.put(row, reply)
+        return replies
+
+    def _until_all_ask(
+        self,
+        under_way: dict[int, Exchange],
+        answers: dict[int, Reply | None],
+        finished: dict[int, Reply],
+        batch: Batch,
+    ) -> Generator[Any, Any, dict[int, Call]]:
+        """Let every exchange go on until it passes a call on, or is over: the calls that are passed on, by row."""
+        asked: dict[int, Call] = {}
+        going = list(answers)
+        while going:
+            sleeping: dict[int, float] = {}
+            for row in going:
+                try:
+                    wanted = under_way[row].send(answers[row])  # type: ignore[arg-type]
+                except StopIteration as end:
+                    finished[row] = end.value
+                    continue
+                if isinstance(wanted, Sleep):
+                    sleeping[row] = wanted.seconds
+                else:
+                    asked[row] = wanted
+                answers[row] = None
+            if sleeping:
+                yield Wait(batch.calls, np.array(list(sleeping)), np.array(list(sleeping.values())))
+            going = list(sleeping)
+        return asked
+
+
+def fault_of(function: Callable[..., Exchange]) -> type[Fault]:
+    """The class of parameters of a fault that is written as a generator.
+
+    Raises ConfigError for a parameter without a default: plans must be able to leave it out.
+    """
+    own = list(signature(function).parameters.values())[2:]
+    for each in own:
+        if each.default is Parameter.empty:
+            raise ConfigError(f"{function.__name__}: parameter '{each.name}' needs a default; give it one")
+    hints = get_type_hints(function, include_extras=True)
+    names = [each.name for each in own]
+
+    def compose(self: Fault) -> Composition:
+        return Composition(PerCall(self, function, {name: getattr(self, name) for name in names}))
+
+    namespace: dict[str, Any] = {
+        "__module__": function.__module__,
+        "__qualname__": function.__qualname__,
+        "__doc__": function.__doc__,
+        "__annotations__": {name: hints.get(name, Any) for name in names},
+        "compose": compose,
+        **{each.name: each.default for each in own},
+    }
+    camel = re.sub(r"(?:^|_)([a-z0-9])", lambda match: match[1].upper(), function.__name__)
+    return type(Fault)(camel, (Fault,), namespace)

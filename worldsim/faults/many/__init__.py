@@ -1,1 +1,0 @@
-"""Faults on many environments at once: calls, replies and memories as columns."""

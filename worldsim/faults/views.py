@@ -1,0 +1,89 @@
+"""What faults of fields see of a payload: the JSON in a text, and what an MCP result says, each time in one place.
+
+A tool may answer with JSON as a text, or with a result of the Model Context Protocol, which says the same twice: as
+`structuredContent` and as the text of `content` (MCP 2025-06-18, section Tools). A view opens such a payload, and what
+has changed in it is written back wherever it stands, so that no two parts of an answer contradict each other.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class View(NamedTuple):
+    """A payload as faults see it. inner: what they change. close: makes a payload of what they have made of it."""
+
+    inner: Any
+    close: Callable[[Any], Any]
+
+
+def opened(payload: Any) -> View:
+    """The view of a payload; most payloads are their own."""
+    if isinstance(payload, str):
+        return _text(payload)
+    if isinstance(payload, Mapping) and is_mcp_result(payload):
+        return _mcp(payload)
+    return View(payload, lambda inner: inner)
+
+
+def is_mcp_result(payload: Mapping[str, Any]) -> bool:
+    """Whether this is what a tool of the Model Context Protocol answers."""
+    content = payload.get("content")
+    return isinstance(content, list) and all(isinstance(each, Mapping) and "type" in each for each in content)
+
+
+def _parsed(text: str) -> Any:
+    """The object or list that a text is, None for every other text."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def _text(text: str) -> View:
+    inner = _parsed(text)
+    if inner is None:
+        return View(text, lambda changed: changed if isinstance(changed, str) else json.dumps(changed))
+    return View(inner, lambda changed: text if changed is inner else _written(changed, text))
+
+
+def _written(value: Any, like: str) -> str:
+    """JSON spaced like a text that was there before."""
+    lines = like.strip().splitlines()
+    indent = len(lines[1]) - len(lines[1].lstrip()) if len(lines) > 1 else None
+    tight = indent is None and '": ' not in like
+    return json.dumps(value, ensure_ascii=False, indent=indent, separators=(",", ":") if tight else None)
+
+
+def _mcp(result: Mapping[str, Any]) -> View:
+    texts = {at: each["text"] for at, each in enumerate(result["content"]) if isinstance(each.get("text"), str)}
+    structured = result.get("structuredContent")
+    if structured is not None:
+        return View(structured, lambda inner: _rewritten(result, texts, structured, inner))
+    if len(texts) != 1:
+        inner = list(texts.values())
+        return View(inner, lambda changed: _with_texts(result, dict(zip(texts, _texts(changed, inner), strict=True))))
+    ((at, text),) = texts.items()
+    view = _text(text)
+    return View(view.inner, lambda changed: _with_texts(result, {at: view.close(changed)}))
+
+
+def _texts(changed: Any, before: list[str]) -> list[str]:
+    """Texts that a fault has left, one for each that there was."""
+    found = (
+        [each if isinstance(each, str) else json.dumps(each) for each in changed] if isinstance(changed, list) else []
+    )
+    return (found + [""] * len(before))[: len(before)]
+
+
+def _rewritten(result: Mapping[str, Any], texts: Mapping[int, str], before: Any, after: Any) -> Any:
+    """A result whose structured content is another one, and whose texts that said the same say so, too."""
+    same = {at: text for at, text in texts.items() if _parsed(text) == before}
+    return {**_with_texts(result, {at: _written(after, text) for at, text in same.items()}), "structuredContent": after}
+
+
+def _with_texts(result: Mapping[str, Any], texts: Mapping[int, str]) -> dict[str, Any]:
+    content = [{**each, "text": texts[at]} if at in texts else each for at, each in enumerate(result["content"])]
+    return {**result, "content": content}
