@@ -67,7 +67,7 @@ class Context:
     def record(self, kind: str | None = None, **details: Any) -> None:
         """Note what was really done to this call, as plain JSON; by default under the kind of the fault.
 
-        Say `lost="request"` where the call was not carried out, and `lost="answer"` where it was and nobody hears of it.
+        Say `lost="request"` where the call was not carried out, and `lost="answer"` where it was and nobody is told.
         """
         self._batch.record(kind or self._kind, lambda: [details])
 

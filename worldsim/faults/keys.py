@@ -73,13 +73,15 @@ def below(numbers: Floats, high: Any) -> NDArray[np.int64]:
     return np.asarray(numbers * high).astype(np.int64)
 
 
-def last_where(
-    numbers: NDArray[np.int64], decides: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
-) -> NDArray[np.int64]:
+Decides = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
+"""Of calls, given their positions (m,) among n and numbers (m, k): which decide something, (m, k)."""
+
+
+def last_where(numbers: NDArray[np.int64], decides: Decides) -> NDArray[np.int64]:
     """For each call, (n,), the last one up to itself that decides something; call 0 always does.
 
     So what goes on from call to call until something else is decided is found by looking back, and nobody has to
-    remember it. decides: of calls, given their positions (m,) among the n and numbers (m, k), which do, (m, k).
+    remember it.
     """
     found, searching, width = numbers.astype(np.int64), np.arange(len(numbers)), _FEW_BACK
     while len(searching):
@@ -96,8 +98,8 @@ def last_where(
 class CallRandom:
     """The random numbers of n calls: call i draws the same alone as among others.
 
-    There are streams, numbered from 0, and each gives the same numbers whenever it is asked: what is drawn from one does
-    not depend on what was drawn before, from it or from others.
+    There are streams, numbered from 0, and each gives the same numbers whenever it is asked: what is drawn from one
+    does not depend on what was drawn before, from it or from others.
 
     keys: (n,) one a call. stream: which of the streams within those keys; None: the keys themselves.
     siblings: several streams of which this is one, and which of them.

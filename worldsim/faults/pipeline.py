@@ -37,8 +37,8 @@ TRIGGER, PROBABILITY, SCHEDULE = 1, 2, 3  # folded into a tool's key: streams of
 class Trip(NamedTuple):
     """What whoever carries a call out may know of it.
 
-    deadline_s: when its caller gives up, on the clock; None: never. log: where faults further in put their records; None
-    where no fault is at work here.
+    deadline_s: when its caller gives up, on the clock; None: never. log: where faults further in put their records;
+    None where no fault is at work here.
     """
 
     deadline_s: float | None = None
@@ -296,8 +296,8 @@ class Sessions:
 class Pipeline:
     """Carries the calls of N sessions through faults. The first fault is the outermost: it gets a call first.
 
-    Session i meets what it would meet alone. What a fault does to call k of a tool depends on the seeds, the tool and k,
-    not on other faults, nor on what else is called (except for kinds that tie tools together, and say so).
+    Session i meets what it would meet alone. What a fault does to call k of a tool depends on the seeds, the tool and
+    k, not on other faults, nor on what else is called (except for kinds that tie tools together, and say so).
 
     Args:
         faults: outermost first, each with the seed of its plan. Those that can never do anything are left out.

@@ -208,7 +208,7 @@ def as_text(payload: Any) -> str:
 
 
 def canonical(value: Any) -> str:
-    """A value as canonical JSON: sorted keys, no spaces, and 1.0 is 1, so equal requests have equal texts (RFC 8785)."""
+    """A value as canonical JSON: sorted keys, no spaces, and 1.0 is 1: equal requests have equal texts (RFC 8785)."""
     return _CANONICAL.encode(_plainest(value))
 
 

@@ -74,9 +74,10 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     observation is the one that was sent. "virtual": only latencies take time, and each step takes `step_s` of it.
     "wall": real time counts, the agent's own thinking too, and a step that is early waits for its tick.
 
-    What happens to call k of a tool in an episode depends on the seeds, the tool and k alone: `seed`, and the seed given
-    to the last `reset` that had one, with the number of resets since. `A(B(env))` means the same as `InjectFaults(env, [a, b])`
-    with equal seeds. An observation space may hold anything; parts that no wrong value is known for are left alone.
+    What happens to call k of a tool in an episode depends on the seeds, the tool and k alone: `seed`, and the seed
+    given to the last `reset` that had one, with the number of resets since. `A(B(env))` means the same as
+    `InjectFaults(env, [a, b])` with equal seeds. An observation space may hold anything; parts that no wrong value is
+    known for are left alone.
 
     `wait(seconds)` lets time pass on the clock, as does a call of a tool in `env.metadata["wait_s"]` (tool -> seconds):
     an agent that heeds a Retry-After is served.

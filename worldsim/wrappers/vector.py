@@ -301,7 +301,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         turn.raw = observations if turn.raw is None else chosen(self._space, moved, observations, turn.raw)
 
     def _same_step(self, turn: _Turn, replies: Replies, log: Log, shown: Replies, infos: dict[str, Any]) -> Replies:
-        """Episodes that ended have begun anew in this very step: what the faults left of their ends goes to `final_`."""
+        """Episodes that ended have begun anew in this very step: what the faults left of them goes to `final_obs`."""
         done, count = turn.done, self.num_envs
         finals = infos["final_obs"].copy()
         for row in np.flatnonzero(done).tolist():

@@ -10,7 +10,7 @@ from worldsim.faults.replies import Replies
 from worldsim.faults.trees import as_text
 
 Write = Callable[[Callable[[], list[str]], CallRandom], list[str]]
-"""What arrives, as the caller's HTTP library decodes it, one text for each call. The first argument gives what was sent."""
+"""What arrives, as the caller's HTTP library decodes it, a text for each call. The argument gives what was sent."""
 
 
 @dataclass(frozen=True)

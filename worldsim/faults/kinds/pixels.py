@@ -102,8 +102,8 @@ def _each(images: frames.Frame, draw: Callable[..., frames.Frame], *drawn: Any) 
 class GaussianNoise(Fault):
     """Gaussian noise on every pixel, and on every number of a vector of floats.
 
-    In a vector the standard deviation is a 255th of that in grey levels of the range of each entry, or of 1 where it has
-    none. Records: `gaussian_noise` (leaf, before, after).
+    In a vector the standard deviation is a 255th of that in grey levels of the range of each entry, or of 1 where it
+    has none. Records: `gaussian_noise` (leaf, before, after).
     """
 
     most_std: float = scaled(40.0, 0, 1e4, "standard deviation, in grey levels")

@@ -39,17 +39,17 @@ def _until(retries: int) -> Callable[[Batch], Mask]:
         waiting = batch.memory.objects("waiting", dict[Any, list[int]])  # request -> retries that are left, last try
         found = np.zeros(len(batch), np.bool_)
         each = zip(batch.rows.tolist(), batch.calls.requests(batch.rows), batch.numbers.tolist(), strict=True)
-        for position, ((row, request, number), hit) in enumerate(zip(each, batch.triggered.tolist(), strict=True)):
+        for position, ((row, request, at), hit) in enumerate(zip(each, batch.triggered.tolist(), strict=True)):
             known = waiting[row].get(request)
-            if known is not None and number - known[1] <= RETRIED_WITHIN:
-                known[:] = known[0] - 1, number
+            if known is not None and at - known[1] <= RETRIED_WITHIN:
+                known[:] = known[0] - 1, at
                 if known[0] <= 0:
                     del waiting[row][request]
                 else:
                     found[position] = True
             elif hit:
-                waiting[row] = {key: one for key, one in waiting[row].items() if number - one[1] <= RETRIED_WITHIN}
-                waiting[row][request] = [retries, number]
+                waiting[row] = {key: one for key, one in waiting[row].items() if at - one[1] <= RETRIED_WITHIN}
+                waiting[row][request] = [retries, at]
                 found[position] = True
         return found
 
@@ -365,8 +365,8 @@ class Cascade(Fault):
             down = batch.memory.objects("down", dict[str, int])
             numbers = _counted(batch).tolist()
             others = [
-                any(until > number for name, until in down[row].items() if name != tool)
-                for row, number in zip(batch.rows.tolist(), numbers, strict=True)
+                any(until > at for name, until in down[row].items() if name != tool)
+                for row, at in zip(batch.rows.tolist(), numbers, strict=True)
             ]
             return np.where(others, pulled, alone)
 
