@@ -6,6 +6,7 @@ python benchmarks/faults.py          # about 3 minutes; median of 15 rounds of 5
 python benchmarks/faults.py kinds    # about 5 minutes; each kind by itself, on 256 desks or frames; some on one desk
 """
 
+import contextlib
 import platform
 import statistics
 import sys
@@ -19,14 +20,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from worldsim.faults import (
-    KINDS as CATALOGUE,
-)
-from worldsim.faults import (
+    FAMILIES,
     After,
     Brightness,
     Contrast,
     DeadPixels,
     Fault,
+    Faults,
     FrozenFrames,
     GaussianNoise,
     LognormalLatency,
@@ -38,7 +38,7 @@ from worldsim.faults import (
     SaltNoise,
     SlowAPI,
 )
-from worldsim.faults.kinds.changes import FrameChange
+from worldsim.faults.tools import ToolError, tool
 from worldsim.wrappers import InjectFaults, VectorInjectFaults
 
 ROUNDS, STEPS = 15, 5000
@@ -138,6 +138,20 @@ def microseconds(env: gym.Env[Any, Any]) -> float:
     return (time.perf_counter() - start) / STEPS * 1e6
 
 
+def call_microseconds(behind: Faults | None) -> float:
+    """Microseconds a call of a function over one round."""
+
+    def find(order: int) -> dict[str, Any]:
+        return {"order": order, "status": "shipped"}
+
+    called = find if behind is None else tool(Faults(behind.plan))(find)
+    start = time.perf_counter()
+    for order in range(STEPS):
+        with contextlib.suppress(ToolError):
+            called(order=order)
+    return (time.perf_counter() - start) / STEPS * 1e6
+
+
 def faults(**settings: Any) -> Sequence[Fault]:
     return [kind(**settings) for kind in KINDS]
 
@@ -154,7 +168,7 @@ def simulated_hour_ms() -> float:
 
 PLANS: dict[str, dict[str, Any]] = {
     "three faults of severity 0": {"severity": 0.0},
-    "three faults scheduled later": {"schedule": After(10**9)},
+    "three faults scheduled later": {"schedule": After(calls=10**9)},
     "three faults of low probability": {"probability": 1e-12},
     "three faults at severity 0.5": {},
 }
@@ -206,7 +220,7 @@ NEEDS_MORE = ("plausible_lie", "empirical_latency")  # a World; a file of latenc
 def kind_by_kind() -> None:
     """What each kind costs by itself at severity 0.5, on desks; those that change frames on frames."""
     plain = {"gymnasium.vector.VectorWrapper": VectorWrapper(Changing(DESK))}
-    kinds = {kind: fault for kind, fault in sorted(CATALOGUE.items()) if kind not in NEEDS_MORE}
+    kinds = {fault.kind: fault for family in FAMILIES.values() for fault in family if fault.kind not in NEEDS_MORE}
     on_frames = {kind: fault for kind, fault in kinds.items() if _changes_frames(fault)}
     on_desks = {kind: fault for kind, fault in kinds.items() if kind not in on_frames}
     desks = {kind: VectorInjectFaults(Changing(DESK), [fault()]) for kind, fault in on_desks.items()}
@@ -214,12 +228,13 @@ def kind_by_kind() -> None:
     plain = {"gymnasium.vector.VectorWrapper": VectorWrapper(Changing(FRAMES))}
     seen = {kind: VectorInjectFaults(Changing(FRAMES), [fault()]) for kind, fault in on_frames.items()}
     report(f"the same, 64x64x3 frames, {ENVS} of them", {**plain, **seen}, vector_microseconds, *plain)
-    one = {kind: InjectFaults(Desk(), [CATALOGUE[kind]()]) for kind in REMEMBER}
+    one = {kind: InjectFaults(Desk(), [kinds[kind]()]) for kind in REMEMBER}
     report("a step of one desk", {"gymnasium.Wrapper": gym.Wrapper(Desk()), **one}, microseconds, "gymnasium.Wrapper")
 
 
 def _changes_frames(fault: type[Fault]) -> bool:
-    return issubclass(fault, FrameChange) or fault.kind == "frozen_frames"
+    frames = ("black_frames", "frozen_frames", "occlusion", "dropped_channels", "painted_instruction")
+    return fault.family == "pixels and sensors" or fault.kind in frames
 
 
 def report(what: str, envs: dict[str, Any], measure: Callable[[Any], float], base: str) -> None:
@@ -255,6 +270,9 @@ def main() -> None:
     plain = {"gymnasium.vector.VectorWrapper": VectorWrapper(TrivialVector(FRAMES))}
     plain["no faults"] = VectorInjectFaults(TrivialVector(FRAMES), [])
     report(f"the same, 64x64x3 frames, {ENVS} of them", {**plain, **seen}, vector_microseconds, *bare)
+    calls = {name: Faults(faults(**settings)) for name, settings in PLANS.items()}
+    bare_call = {"the function itself": None}
+    report("a call of a plain function", {**bare_call, **calls}, call_microseconds, *bare_call)
     hours = [simulated_hour_ms() for _ in range(5)]
     print(f"one simulated hour of slow API: {statistics.median(hours):.0f} ms")
 

@@ -20,10 +20,10 @@ from tests.wrappers.test_vector import play_both
 from worldsim import faults
 from worldsim.envs.make import make_env
 from worldsim.errors import ConfigError, SpaceMismatchError
-from worldsim.faults.chance import Dice, Draws, addresses
 from worldsim.faults.conformance import Bench, Outcome, check_fault
+from worldsim.faults.keys import CallRandom, fold_in, new_key
 from worldsim.faults.kinds.lies import random_actions
-from worldsim.faults.leafwise import copied
+from worldsim.faults.trees import copied
 from worldsim.simulator.world import load
 from worldsim.spaces import flatten, unflatten_batch
 from worldsim.wrappers import InjectFaults, VectorInjectFaults
@@ -48,10 +48,10 @@ def _pairs(outcomes: list[Outcome]) -> tuple[list[Any], list[Any]]:
 
 def test_it_keeps_what_every_fault_keeps(world_folder: Path) -> None:  # noqa: F811
     build = partial(faults.PlausibleLie, world=str(world_folder), dreams=3, ticks=2)
-    check_fault(build, IMAGE_SPACE, calls=6, statistic=lambda outcomes: sum(map(_told, outcomes)))
+    check_fault(build, IMAGE_SPACE, calls=6, statistic=lambda outcomes: sum(map(_distances_in, outcomes)))
 
 
-def _told(each: Outcome) -> float:
+def _distances_in(each: Outcome) -> float:
     return sum(record.details["distance"] for record in each.records)
 
 
@@ -67,7 +67,7 @@ def test_severity_is_distance_in_latent_space(world_folder: Path) -> None:  # no
     for severity in (0.05, 0.35, 0.65, 1.0):
         outcomes = lies(str(world_folder), severity)
         measured = distances(world_folder, outcomes)
-        assert measured == pytest.approx([_told(each) for each in outcomes], rel=1e-4)
+        assert measured == pytest.approx([_distances_in(each) for each in outcomes], rel=1e-4)
         far.append(measured)
     table = np.array(far)
     assert (np.diff(table, axis=0) >= -1e-6).all() and (table[-1] > table[0]).all()
@@ -96,7 +96,7 @@ def test_without_a_world_or_with_another_ones_observations_it_says_so(world_fold
         Bench(None, lambda _: {"total": 1}).run([faults.PlausibleLie(world=str(world_folder))], 1)
 
 
-def test_a_plan_is_told_by_line_what_is_wrong_with_its_world(world_folder: Path) -> None:  # noqa: F811
+def test_a_plan_is_distances_in_by_line_what_is_wrong_with_its_world(world_folder: Path) -> None:  # noqa: F811
     def plan(world: str) -> faults.Plan:
         return faults.Plan.from_yaml(f"faults:\n  - kind: plausible_lie\n    severity: 0.4\n{world}")
 
@@ -127,7 +127,7 @@ def desk() -> gym.Env[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def told(desk_world: str) -> dict[float, list[tuple[Any, Any]]]:
+def shown_by(desk_world: str) -> dict[float, list[tuple[Any, Any]]]:
     """What is there and what is shown at calls of a careful shift, at each severity."""
     found: dict[float, list[tuple[Any, Any]]] = {}
     for severity in SEVERITIES:
@@ -142,15 +142,15 @@ def wrong_fields(true: Any, shown: Any) -> int:
     return sum(true["reply"][name] != shown["reply"][name] for name in true["reply"])
 
 
-def test_lies_about_a_desk_are_valid_in_every_field_and_never_the_truth(told: Any) -> None:
+def test_lies_about_a_desk_are_valid_in_every_field_and_never_the_truth(shown_by: Any) -> None:
     space = desk().observation_space
-    for pairs in told.values():
+    for pairs in shown_by.values():
         for true, shown in pairs:
             assert shown in space and set(shown["reply"]) == set(true["reply"])
             assert wrong_fields(true, shown) or not np.array_equal(true["screen"], shown["screen"])
 
 
-def test_graver_lies_about_a_desk_are_further_from_the_truth(told: Any, desk_world: str) -> None:
+def test_graver_lies_about_a_desk_are_further_from_the_truth(shown_by: Any, desk_world: str) -> None:
     """In latent space call by call, and in what was never asked for: fields and grey levels that are wrong."""
     world, space = load(Path(desk_world)), desk().observation_space
 
@@ -158,17 +158,17 @@ def test_graver_lies_about_a_desk_are_further_from_the_truth(told: Any, desk_wor
         rows = [flatten(space, payload) for payload in payloads]
         return world.codes({name: np.stack([row[name] for row in rows]) for name in rows[0]})
 
-    far = [codes([shown for _, shown in pairs]) - codes([true for true, _ in pairs]) for pairs in told.values()]
+    far = [codes([shown for _, shown in pairs]) - codes([true for true, _ in pairs]) for pairs in shown_by.values()]
     latent = np.sqrt(np.square(far).mean(2))  # (severity, call)
     assert (np.diff(latent, axis=0) >= -1e-6).all() and (latent[-1] > 1.2 * latent[0]).all()
-    fields = [np.mean([wrong_fields(*pair) for pair in pairs]) for pairs in told.values()]
+    fields = [np.mean([wrong_fields(*pair) for pair in pairs]) for pairs in shown_by.values()]
     grey = [
-        np.mean([np.abs(true["screen"].astype(float) - shown["screen"]) for true, shown in p]) for p in told.values()
+        np.mean([np.abs(true["screen"].astype(float) - shown["screen"]) for true, shown in p]) for p in shown_by.values()
     ]
     assert fields[0] < 0.7 * fields[-1] and grey[0] < grey[-1]
 
 
-def test_lies_about_a_desk_look_right(told: Any) -> None:
+def test_lies_about_a_desk_look_right(shown_by: Any) -> None:
     """Everything about an order is known or nothing is. The desk keeps to that always, a world that has learned for a
     few seconds mostly, fields drawn each for itself seldom.
     """
@@ -177,8 +177,8 @@ def test_lies_about_a_desk_look_right(told: Any) -> None:
         about = {bool(reply[name]) for name in ("paid", "amount", "age", "shipping", "refunded")}
         return len(about) == 1
 
-    assert all(coherent(true["reply"]) for pairs in told.values() for true, _ in pairs)
-    replies = [shown["reply"] for pairs in told.values() for _, shown in pairs]
+    assert all(coherent(true["reply"]) for pairs in shown_by.values() for true, _ in pairs)
+    replies = [shown["reply"] for pairs in shown_by.values() for _, shown in pairs]
     rng = np.random.default_rng(0)
     mixed = [{name: replies[rng.integers(len(replies))][name] for name in replies[0]} for _ in range(400)]
     right = sum(coherent(reply) for reply in replies)
@@ -202,10 +202,10 @@ def test_lies_are_the_same_however_many_are_made_at_once(desk_world: str, monkey
         monkeypatch.setattr("worldsim.faults.kinds.lies._AT_ONCE", 2048)
         together = ours.step(np.full(6, action))
         monkeypatch.setattr("worldsim.faults.kinds.lies._AT_ONCE", 18)  # two replies
-        apart = theirs.step(np.full(6, action))
-        assert data_equivalence(together[0], apart[0], exact=True)
+        by_twos = theirs.step(np.full(6, action))
+        assert data_equivalence(together[0], by_twos[0], exact=True)
         seen += [list(each) for each in together[-1]["faults"]]
-        for mine, yours in zip(together[-1]["faults"], apart[-1]["faults"], strict=True):
+        for mine, yours in zip(together[-1]["faults"], by_twos[-1]["faults"], strict=True):
             assert [record.details["distance"] for record in mine] == pytest.approx(
                 [record.details["distance"] for record in yours], rel=1e-5
             )
@@ -226,8 +226,8 @@ ACTIONS = spaces.Dict(
 
 
 def test_actions_of_dreams_are_drawn_as_the_space_draws_them() -> None:
-    draws = Draws(addresses(Dice(3).key, np.arange(300)))
-    batch = unflatten_batch(ACTIONS, random_actions(ACTIONS, draws, 10))
+    random = CallRandom(fold_in(np.array([new_key(3)], np.uint64), np.arange(300)))
+    batch = unflatten_batch(ACTIONS, random_actions(ACTIONS, random, 10))
     assert batch in batch_space(ACTIONS, 3000)
     ACTIONS.seed(0)
     drawn = [ACTIONS.sample() for _ in range(3000)]
@@ -238,8 +238,8 @@ def test_actions_of_dreams_are_drawn_as_the_space_draws_them() -> None:
         values = np.asarray(batch[name]).reshape(3000, -1)[:, -1]
         assert len(set(values.tolist())) == size
         assert values.mean() == pytest.approx(np.mean([np.ravel(each[name])[-1] for each in drawn]), abs=0.3)
-    alone = random_actions(ACTIONS, draws[[7]], 10)
-    together = random_actions(ACTIONS, draws, 10)
+    alone = random_actions(ACTIONS, random[[7]], 10)
+    together = random_actions(ACTIONS, random, 10)
     assert all(np.array_equal(rows, together[name][70:80]) for name, rows in alone.items())
 
 

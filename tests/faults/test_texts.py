@@ -9,9 +9,9 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldsim.faults.kinds.texts import plain_payloads, sizes
-from worldsim.faults.leafwise import as_text, copied, leaves_of, put
-from worldsim.faults.many.replies import Replies
+from worldsim.faults.effects.texts import plain_payloads, sizes
+from worldsim.faults.replies import Replies
+from worldsim.faults.trees import as_text, copied, leaves_of, put
 
 from .strategies import observation_spaces
 
@@ -53,12 +53,12 @@ def odd(space: spaces.Box, rng: np.random.Generator) -> Any:
         return np.asarray(rng.choice(known, space.shape)).astype(space.dtype)
 
 
-def replies_of(space: gym.Space[Any], seed: int, apart: set[int]) -> tuple[Replies, list[Any]]:
+def replies_of(space: gym.Space[Any], seed: int, overriding: set[int]) -> tuple[Replies, list[Any]]:
     batch, payloads = batch_of(space, seed)
     replies = Replies(COUNT, space, batch)
-    for row in apart:
+    for row in overriding:
         payloads[row] = {"other": payloads[row], "more": ["é", None, 1.5]}
-        replies.apart[row] = payloads[row]
+        replies.overrides[row] = payloads[row]
     return replies, payloads
 
 
@@ -67,8 +67,8 @@ rows_of_them = st.sets(st.integers(0, COUNT - 1))
 
 @settings(max_examples=150, deadline=None)
 @given(any_space, st.integers(0, 2**31), rows_of_them, rows_of_them)
-def test_sizes_and_texts_are_those_of_each_alone(space: Any, seed: int, chosen: set[int], apart: set[int]) -> None:
-    replies, payloads = replies_of(space, seed, apart)
+def test_sizes_and_texts_are_those_of_each_alone(space: Any, seed: int, chosen: set[int], overriding: set[int]) -> None:
+    replies, payloads = replies_of(space, seed, overriding)
     rows = np.array(sorted(chosen), np.int64)
     wanted = [as_text(payloads[row]) for row in rows.tolist()]
     assert sizes(replies, rows).tolist() == [len(text.encode()) for text in wanted]
@@ -88,8 +88,8 @@ def test_changed_leaves_are_in_the_texts_and_nowhere_else(space: Any, seed: int,
         changes.append((leaf, touched, values))
         for row, value in zip(touched.tolist(), values, strict=True):
             payloads[row] = put(payloads[row], leaf.path, value)
-    for row in chosen:  # what is apart changes alike
-        replies.apart[row] = before[row]
+    for row in chosen:  # an override changes alike
+        replies.overrides[row] = before[row]
     assert [*map(as_text, plain_payloads(replies, everyone, changes))] == [*map(as_text, payloads)]
     kept = [as_text(replies.payload(row)) for row in range(COUNT)]
     assert kept == [*map(as_text, before)]

@@ -11,17 +11,17 @@ from gymnasium.utils.env_checker import data_equivalence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldsim.faults.chance import Draws
-from worldsim.faults.kinds import frames
-from worldsim.faults.kinds.wrong import wrong_values
-from worldsim.faults.leafwise import from_json, get, leaves_of, plain, put
+from worldsim.faults.effects import frames
+from worldsim.faults.effects.wrong import wrong_values
+from worldsim.faults.keys import CallRandom
+from worldsim.faults.trees import from_json, get, leaves_of, plain, put
 from worldsim.spaces import Leaf, leaves
 
 from .strategies import leaf_spaces, observation_spaces
 
 
-def draws_of(*seeds: int) -> Draws:
-    return Draws(np.array(seeds, np.uint64))
+def draws_of(*seeds: int) -> CallRandom:
+    return CallRandom(np.array(seeds, np.uint64))
 
 
 def wrong_value(space: Any, value: Any, severity: float, seed: int, out_of_space: bool = False) -> Any:
@@ -86,7 +86,7 @@ def test_frames_change_as_they_say(shape: tuple[int, ...], severity: float) -> N
     axes = frames.frame_axes(spaces.Box(0, 255, shape, np.uint8))
     assert axes is not None and (shape[axes.rows], shape[axes.columns]) == (12, 10)
     given_frames = np.random.default_rng(1).integers(1, 256, (5, *shape), np.uint8)
-    images, chance = frames.as_images(given_frames, axes), draws_of(*range(5)).random(0, 4)
+    images, chance = frames.as_images(given_frames, axes), draws_of(*range(5)).uniform(0, 4)
     assert np.array_equal(frames.as_frames(images, axes), given_frames)
     shifted = frames.shift_rows(images, severity, chance)
     assert np.array_equal(np.sort(shifted, 2), np.sort(images, 2))

@@ -9,7 +9,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 from worldsim import faults
-from worldsim.faults.leafwise import alike
+from worldsim.faults.trees import alike
 from worldsim.wrappers import InjectFaults
 
 from .witness import Witness

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.faults.strategies import observation_spaces
 from worldsim import faults
-from worldsim.faults.leafwise import get, leaves_of
+from worldsim.faults.trees import get, leaves_of
 from worldsim.wrappers import InjectFaults, MalformedOutput, MissingData, SlowAPI
 
 from .witness import FIELDS, Witness
@@ -111,7 +111,7 @@ def test_what_happens_to_call_k_does_not_depend_on_other_faults_or_calls(wrap: W
         return {record.call for record in env.records if record.fault == kind and record.kind != "delay"}
 
     alone = struck([built(severity=0.9)])
-    assert {k for k in alone if k >= 20} == struck([built(severity=0.9, schedule=faults.After(20))])
+    assert {k for k in alone if k >= 20} == struck([built(severity=0.9, schedule=faults.After(calls=20))])
     other = faults.MissingData if kind == "slow_api" else faults.SlowAPI
     quiet = [other(severity=1e-9), built(severity=0.9), other(severity=1e-9)]
     assert struck(quiet) == alone
@@ -233,7 +233,7 @@ def test_out_of_space_values_arrive_when_asked_for_and_chains_survive_them(wrap:
 
 @pytest.mark.parametrize("wrap", [MalformedOutput, MissingData])
 def test_targets_and_schedules_confine_a_fault(wrap: Wrap) -> None:
-    window = faults.Window(10, 40)
+    window = faults.Window(start=10, stop=40)
     env = wrap(Witness(), severity=1.0, targets=["reply/*"], schedule=window, rate=1.0)
     play(env, 80)
     assert {record.call for record in env.records} == set(range(10, 40))

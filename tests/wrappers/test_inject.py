@@ -112,7 +112,7 @@ def test_a_part_of_the_observation_that_worldsim_cannot_encode_is_left_alone() -
 
 @each_fault
 def test_specs_are_plain_and_make_the_same_again(wrap: Any) -> None:
-    env = wrap(gym.make("CartPole-v1"), severity=0.7, seed=4, schedule=faults.Window(2, 30), probability=0.9)
+    env = wrap(gym.make("CartPole-v1"), severity=0.7, seed=4, schedule=faults.Window(start=2, stop=30), probability=0.9)
     spec = env.spec
     assert spec is not None
     twin = gym.make(gym.envs.registration.EnvSpec.from_json(json.loads(json.dumps(spec.to_json()))))

@@ -14,7 +14,7 @@ from gymnasium.vector import SyncVectorEnv
 
 from worldsim import faults, wrappers
 from worldsim.errors import ConfigError
-from worldsim.faults.leafwise import alike
+from worldsim.faults.trees import alike
 from worldsim.wrappers import InjectFaults, VectorInjectFaults
 
 from .test_vector import assert_alike
@@ -26,7 +26,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
 
 def test_there_is_one_of_every_name_and_no_other() -> None:
     names = {kind.__name__ for kind in faults.KINDS.values()}
-    own = {"Apart", "FlattenDict", "InjectFaults", "VectorInjectFaults"}
+    own = {"Ragged", "FlattenDict", "InjectFaults", "VectorInjectFaults"}
     assert set(wrappers.__all__) == own | names | {f"Vector{name}" for name in names} == set(dir(wrappers))
     with pytest.raises(AttributeError, match="no 'StickyActon'. Did you mean 'StickyAction'"):
         wrappers.StickyActon  # noqa: B018

@@ -13,7 +13,7 @@ import pytest
 from worldsim import faults
 from worldsim.faults import Fault, VirtualClock
 from worldsim.faults.conformance import Bench, Outcome, check_records, check_space
-from worldsim.faults.leafwise import alike, as_text, copied
+from worldsim.faults.trees import alike, as_text, copied
 from worldsim.wrappers import InjectFaults
 
 DESK, ATARI = "worldsim/RefundDesk-v0", "ALE/Breakout-v5"

@@ -121,10 +121,10 @@ MANY: list[faults.Fault] = [
     faults.LognormalLatency(severity=0.4, tools=["*"]),
     faults.DuplicateExecution(severity=0.9),
     faults.ReorderedDelivery(severity=0.6),
-    faults.SlowAPI(severity=0.3, schedule=faults.Bursts(3, 3)),
+    faults.SlowAPI(severity=0.3, schedule=faults.Bursts(mean_calls=3, mean_gap=3)),
     faults.RateLimited(severity=0.5, until_retried=1, probability=0.6),
-    faults.DelayedAction(severity=0.5, schedule=faults.After(3)),
-    faults.MalformedOutput(severity=0.6, schedule=faults.Window(1, 30)),
+    faults.DelayedAction(severity=0.5, schedule=faults.After(calls=3)),
+    faults.MalformedOutput(severity=0.6, schedule=faults.Window(start=1, stop=30)),
     faults.StaleCache(severity=0.3, targets=["*"]),
     faults.MissingData(severity=0.6),
     faults.MissingData(severity=0.3, seed=3),
@@ -210,7 +210,7 @@ def test_where_nothing_begins_anew_by_itself_a_reset_of_some_begins_their_faults
     [(VectorSlowAPI, SlowAPI), (VectorMalformedOutput, MalformedOutput), (VectorMissingData, MissingData)],
 )
 def test_named_ones_are_twins_of_those_on_one(wrap: Any, alone: Any) -> None:
-    settings: dict[str, Any] = {"severity": 0.9, "seed": 8, "probability": 0.7, "schedule": faults.After(2)}
+    settings: dict[str, Any] = {"severity": 0.9, "seed": 8, "probability": 0.7, "schedule": faults.After(calls=2)}
     ours = wrap(SyncVectorEnv([desk] * COUNT), **settings)
     theirs = SyncVectorEnv([lambda: alone(desk(), **settings)] * COUNT)
     assert play_both(ours, theirs, 40)

@@ -17,7 +17,7 @@ from tests.faults.strategies import observation_spaces
 from tests.simulator.stub_world import StubWorld
 from worldsim import faults
 from worldsim.simulator import WorldEnv, WorldVectorEnv
-from worldsim.wrappers import Apart, InjectFaults, VectorInjectFaults, VectorNonFinite
+from worldsim.wrappers import Ragged, InjectFaults, VectorInjectFaults, VectorNonFinite
 
 from .test_vector import check_restored, told
 from .witness import DESK, Witness
@@ -31,7 +31,7 @@ BOX = spaces.Box(-1.0, 1.0, (5,), np.float32)
 
 def part(space: gym.Space[Any], batch: Any, row: int) -> Any:
     """What stands in a batch for one environment, read as the docstring of `VectorInjectFaults` says."""
-    if isinstance(batch, Apart):
+    if isinstance(batch, Ragged):
         assert len(batch) == COUNT
         return batch[row]
     if isinstance(space, spaces.Dict):
@@ -116,7 +116,7 @@ MANY = [
 
 def test_many_together_and_in_an_order_that_hurts() -> None:
     batches = play(desk, MANY, 60)
-    assert any(isinstance(each, Apart) for each in batches)
+    assert any(isinstance(each, Ragged) for each in batches)
     play(box, [fault for fault in MANY if fault.kind != "brightness"], 60)
 
 
@@ -243,7 +243,7 @@ def test_snapshots_keep_what_fits_into_no_array_and_it_belongs_to_the_agents() -
         mine, yours = ours.step(actions)[0], theirs.step(actions)[0]
         assert data_equivalence(mine, yours)
         for leaf in mine if isinstance(mine, tuple) else mine.values():
-            for value in leaf if isinstance(leaf, Apart) else [leaf]:
+            for value in leaf if isinstance(leaf, Ragged) else [leaf]:
                 if isinstance(value, np.ndarray):
                     value[...] = 0
     check_restored(ours, 9)

@@ -71,8 +71,7 @@ def _lines(episode: Episode, t: int, action_names: Sequence[str] | None) -> list
         (f"reward {row['reward']:+.2f}   return {total:+.2f}", INK),
     ]
     if row["fired"]:
-        kinds = list(dict.fromkeys(row["fired"]))
-        lines.append((("fault: " + "; ".join(kinds))[:44], FAULT))
+        lines.append((("fault: " + "; ".join(row["fired"]))[:44], FAULT))
     elif t == len(episode.frames) - 1:
         lines.append(("end" if episode.result.crash is None else "the agent crashed", MUTED))
     return lines

@@ -38,10 +38,15 @@ def assemble(
     world: Mapping[str, Any] | None,
     worst: Sequence[Worst],
     replays: Replays,
+    idle: Mapping[str, Sequence[str]],
 ) -> Row:
-    """All that report.json holds. Depends on its arguments and the installed versions only."""
+    """All that report.json holds. Depends on its arguments and the installed versions only.
+
+    idle: plans that can never do anything in this environment, by name, and why not.
+    """
     summary = Summary(outcomes, config["seed"], config["confidence"])
     data: Row = {"format": 1, "config": dict(config), "world": world, "versions": versions(), "seeds": list(seeds)}
+    data["idle"] = {name: list(reasons) for name, reasons in idle.items()}
     data["results"] = summary.results()
     data["comparisons"] = {
         "faults": summary.fault_effects(),
@@ -101,7 +106,7 @@ class Report:
         view["plots"] = _severity_plots(data["results"], agents, faults)
         view["about_faults"] = {fault: _about(self.plans[fault]) for fault in faults if fault in self.plans}
         view["unjudged"] = words.unjudged(data["results"])
-        view["quiet"] = words.never_fired(data["results"])
+        view["quiet"] = words.quiet(data)
         view["agreement_plot"] = plots.agreement_plot(data["results"], agents, "Mean returns") if view["both"] else ""
         view["animations"] = [self._animation(worst) for worst in data["worst"]]
         view["certificate"] = certificate_view(self.certificate)

@@ -24,7 +24,7 @@ class Yardstick(NamedTuple):
     """What counts as success and as a violation, by rewards alone, so that both worlds are measured alike."""
 
     success_return: float | None  # an episode succeeds when its return is at least this; None: not judged
-    violation_reward: float | None  # a step whose reward is at most this is a violation; None: not judged
+    violation_reward: float | None  # whatever is carried out for at most this reward is a violation; None: not judged
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class EpisodeResult:
     episode_return: float  # sum of rewards, undiscounted
     steps: int
     success: bool | None
-    violations: int | None  # calls carried out whose reward is at or below the violation reward
+    violations: int | None  # times that a call was carried out for a reward at or below the violation reward
     violations_counted: int | None  # what the environment itself counted, where it does
-    faults: dict[str, int]  # how often each kind of fault fired
+    faults: dict[str, int]  # at how many calls each kind of fault fired
     latency_s: float  # virtual seconds that replies took, summed
     terminated: bool
     truncated: bool
@@ -59,7 +59,7 @@ class _Tally:
     """Sums over the steps of one episode."""
 
     rewards: list[float] = field(default_factory=list)
-    earned: list[float] = field(default_factory=list)  # rewards of the calls that were carried out
+    earned: list[float] = field(default_factory=list)  # of each time that a call was carried out
     trusts: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     latency_s: float = 0.0
@@ -69,9 +69,8 @@ class _Tally:
         """Takes in what a reset (no reward) or a step gave."""
         if reward is not None:
             self.rewards.append(reward)
-            if not request_lost(info):
-                self.earned.append(reward)
-                self.trusts += [float(info["trust"])] if "trust" in info else []
+            self.earned += map(float, info.get("executions", (reward,)))
+            self.trusts += [float(info["trust"])] if "trust" in info and not request_lost(info) else []
         self.faults.update(fault_kinds(info))
         self.latency_s += float(info.get("reply", {}).get("latency_s", 0.0))
         if "violations" in info:
@@ -84,13 +83,16 @@ def agent_seed(seed: int) -> int:
 
 
 def fault_kinds(info: Mapping[str, Any]) -> list[str]:
-    """What the faults really did in one step, as the records call it: "delay", "timeout, answer lost", ..."""
-    return [_kind(record) for record in info.get("faults", ())]
+    """What the faults really did in one step, as the records call it: "delay", "timeout, answer lost", ...
+
+    Each kind once, whatever number of fields it changed.
+    """
+    return list(dict.fromkeys(_kind(record) for record in info.get("faults", ())))
 
 
 def request_lost(info: Mapping[str, Any]) -> bool:
     """Whether the environment never got this call: its reward is 0 then, and the rest of info is of an earlier one."""
-    return any(record.details.get("lost") == "request" for record in info.get("faults", ()))
+    return bool(info.get("faults")) and not info.get("executions", True)
 
 
 def _kind(record: Record) -> str:

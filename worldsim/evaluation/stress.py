@@ -35,8 +35,10 @@ from worldsim.evaluation.runs import Episode, EpisodeResult, Yardstick, first_ob
 from worldsim.evaluation.summary import Outcomes
 from worldsim.evaluation.worst import pick_worst
 from worldsim.faults import Plan
+from worldsim.faults.trees import leaves_of
 from worldsim.files import write_atomically
 from worldsim.wrappers import InjectFaults
+from worldsim.wrappers.tools import action_tools
 
 if TYPE_CHECKING:
     from worldsim.simulator.world import World
@@ -115,12 +117,14 @@ class Bench:
         self._loaded: dict[str, Agent] = {}
         self.plans = config.plans()
         self.cells = all_cells(config.agent_specs(), list(self.plans), config.severities, config.where)
+        self.idle: dict[str, list[str]] = {}  # plans that can never do anything here, by name, and why not
 
     def check_names(self) -> None:
         """Makes every agent and lays every plan on once, so that a wrong name is told before anything runs."""
         env = make_env(self.config.env)
         for plan in self.plans.values():
             InjectFaults(env, plan)
+        self.idle = self._idle_in(env)
         for spec in self.config.agent_specs():
             self._agent(spec, env)
         env.close()
@@ -214,6 +218,18 @@ class Bench:
             after_each,
         )
 
+    def _idle_in(self, env: Env) -> dict[str, list[str]]:
+        """The plans none of whose faults can ever do anything, at any of the severities above 0, and why not."""
+        tools, leaves = action_tools(env.metadata, env.action_space).names, leaves_of(env.observation_space)
+        seen = None if isinstance(env.observation_space, gym.spaces.Text) else leaves
+        severities = [severity for severity in self.config.severities if severity]
+        found = {}
+        for name, plan in self.plans.items():
+            reasons = [plan.at(severity).idle_in(tools, seen) for severity in severities]
+            if reasons and all(len(each) == len(plan.faults) for each in reasons):
+                found[name] = reasons[-1]
+        return found
+
     def _agent(self, spec: str, env: Env) -> Agent:
         known = self.config.env.agents
         if not known.get(spec, spec).endswith(".zip"):
@@ -298,7 +314,7 @@ def _report(bench: Bench, outcomes: Outcomes) -> Report:
     for picked in worst:
         for cell in picked.cells:
             replays[cell, picked.seed] = bench.replay(cell, picked.seed)
-    data = assemble(outcomes, shown, bench.seeds, world, worst, replays)
+    data = assemble(outcomes, shown, bench.seeds, world, worst, replays, bench.idle)
     return Report(data, replays, _certificate(config.world), _action_names(config.env), bench.plans)
 
 

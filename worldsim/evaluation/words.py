@@ -60,7 +60,7 @@ def verdict(data: Row) -> list[str]:
 
 def warnings(data: Row) -> list[str]:
     """Everything that a reader should know before believing the figures."""
-    found = list(_about_runs(data["results"]))
+    found = list(_about_runs(data))
     found += _about_worlds(data)
     return found
 
@@ -74,6 +74,20 @@ def unjudged(rows: Sequence[Row]) -> list[str]:
         key = "env.violation_reward=<greatest reward of a violation>"
         found.append(f"Violations were not judged: say what they are, {key}.")
     return found
+
+
+def quiet(data: Row) -> list[str]:
+    """One sentence for each plan that can never do anything here, and for each other that did nothing."""
+    idle = data.get("idle", {})
+    others = [row for row in data["results"] if row["fault"] not in idle]
+    return [*(_idle(name, reasons) for name, reasons in idle.items()), *never_fired(others)]
+
+
+def _idle(name: str, reasons: Sequence[str]) -> str:
+    return (
+        f"{name} can never do anything in this environment ({'; '.join(reasons)}): "
+        "its figures are those without faults."
+    )
 
 
 def never_fired(rows: Iterable[Row]) -> list[str]:
@@ -190,7 +204,8 @@ def _belief(data: Row) -> str:
     )
 
 
-def _about_runs(rows: Sequence[Row]) -> Iterable[str]:
+def _about_runs(data: Row) -> Iterable[str]:
+    rows = data["results"]
     episodes = rows[0]["episodes"]
     if episodes < FEW:
         lacking = "too few for intervals, so nothing is told from chance,"
@@ -198,7 +213,7 @@ def _about_runs(rows: Sequence[Row]) -> Iterable[str]:
             lacking = "the intervals are wide"
         yield f"Only {episodes} episode{'s' if episodes > 1 else ''} a cell: {lacking} and rankings may be luck."
     yield from unjudged(rows)
-    yield from never_fired(rows)
+    yield from quiet(data)
     yield from _crashed(rows)
 
 

@@ -99,6 +99,17 @@ from worldsim.faults.plans.catalogue import FAMILIES
 from worldsim.faults.plans.plain import fault_from_json, fault_to_json
 from worldsim.faults.plans.plan import Plan, ready_plans
 from worldsim.faults.schedule import After, Always, Bursts, Schedule, TimeWindow, Window
+from worldsim.faults.tools import (
+    Faults,
+    MalformedReply,
+    Session,
+    ToolConnectionError,
+    ToolError,
+    ToolRefused,
+    ToolTimeout,
+    tool,
+    wrap,
+)
 
 __all__ = [
     "After",
@@ -139,6 +150,7 @@ __all__ = [
     "FalseFailure",
     "FalseSuccess",
     "Fault",
+    "Faults",
     "Forward",
     "FrozenFrames",
     "GaussianNoise",
@@ -153,6 +165,7 @@ __all__ = [
     "LostPermission",
     "LostRequest",
     "MalformedOutput",
+    "MalformedReply",
     "MissingData",
     "MissingRows",
     "NonFinite",
@@ -180,6 +193,7 @@ __all__ = [
     "Schedule",
     "SchemaDrift",
     "ServerError",
+    "Session",
     "ShotNoise",
     "Sleep",
     "SlowAPI",
@@ -191,6 +205,10 @@ __all__ = [
     "Tearing",
     "Throttled",
     "TimeWindow",
+    "ToolConnectionError",
+    "ToolError",
+    "ToolRefused",
+    "ToolTimeout",
     "TransposedDigits",
     "TruncatedJSON",
     "Unavailable",
@@ -209,4 +227,6 @@ __all__ = [
     "fault_to_json",
     "obeyed",
     "ready_plans",
+    "tool",
+    "wrap",
 ]

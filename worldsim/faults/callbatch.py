@@ -20,17 +20,24 @@ from worldsim.spaces import Leaf
 
 NEVER = np.inf
 FIRST: Rows = np.zeros(1, np.int64)
+_ALONE = tuple(np.array([number]) for number in range(1024))
 NONE: Rows = np.zeros(0, np.int64)
+
+
+def alone(number: int) -> Rows:
+    """A number of a single session, (1,), not to be written to."""
+    return _ALONE[number] if number < len(_ALONE) else np.array([number])
 
 
 class Flight:
     """What belongs to calls from when they begin until their replies arrive.
 
-    waited_s: (N,) seconds that faults have made them wait. log: what was done to them.
+    waited_s: (N,) seconds that faults have made them wait; of a single session a list, which costs a tenth of an array.
+    log: what was done to them.
     """
 
     def __init__(self, count: int) -> None:
-        self.waited_s: Floats = np.zeros(count)
+        self.waited_s: Any = [0.0] if count == 1 else np.zeros(count)
         self.log = Log(count)
 
 
@@ -59,6 +66,11 @@ class Calls:
         """(N,) of the calls among those of their tools."""
         return self.origin.numbers
 
+    @property
+    def named(self) -> bool:
+        """Whether calls have arguments by name; actions of a batch have not."""
+        return self.asked.batch is None
+
     def call(self, row: int) -> Call:
         """The call of one session."""
         asked = self.asked.payload(row)
@@ -83,6 +95,8 @@ class Calls:
 
     def until(self, rows: Rows, deadline_s: Floats) -> "Calls":
         """Some of the callers, `rows`, give up at these times, (n,), if they would not do so before."""
+        if self.deadline_s is None and len(rows) == len(self.numbers):
+            return Calls(self.rows, self.origin, self.asked, self.leaves, self.flight, deadline_s)
         deadlines = np.full(len(self.numbers), NEVER) if self.deadline_s is None else self.deadline_s.copy()
         deadlines[rows] = np.minimum(deadlines[rows], deadline_s)
         return Calls(self.rows, self.origin, self.asked, self.leaves, self.flight, deadlines)
@@ -114,7 +128,8 @@ class Calls:
         """What tells a request from others, of each of these sessions: the tool and its arguments as canonical JSON."""
         self.asked.merge()
         if not self.asked.overrides:
-            return self._hashes(rows).tolist()
+            found: list[int] = self._hashes(rows).tolist()
+            return found
         return [canonical(self.call(row)[:2]) for row in rows.tolist()]
 
     def _hashes(self, rows: Rows) -> Keys:

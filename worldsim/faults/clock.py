@@ -1,7 +1,10 @@
 """Time is a clock that is passed in: an hour of slow API costs microseconds, unless a real client waits for it."""
 
 import asyncio
+import threading
 import time
+from contextlib import suppress
+from contextvars import ContextVar
 from typing import Protocol
 
 
@@ -18,17 +21,29 @@ class Clock(Protocol):
 
 
 class VirtualClock:
-    """Time that passes only by sleeping, and costs nothing."""
+    """Time that passes only by sleeping, and costs nothing.
+
+    What happens within `own_time` sees the time of its own call: calls that are in flight side by side, in tasks or
+    threads, wait side by side, and none is late because another one waits. For everybody else it is as late as it is
+    for the call that has waited longest.
+    """
 
     def __init__(self, now: float = 0.0) -> None:
         self._now = now
 
     def now(self) -> float:
-        return self._now
+        own = own_time.of(self)
+        return self._now if own is None else own.now_s
 
     def sleep(self, seconds: float) -> None:
         assert seconds >= 0, f"a clock runs forward, not by {seconds} s"
-        self._now += seconds
+        own = own_time.of(self)
+        with _LOCK:
+            if own is None:
+                self._now += seconds
+            else:
+                own.now_s += seconds
+                self._now = max(self._now, own.now_s)
 
     async def asleep(self, seconds: float) -> None:
         self.sleep(seconds)
@@ -36,6 +51,47 @@ class VirtualClock:
     def set(self, now: float) -> None:
         """Go to a time that was read before: for restoring a snapshot."""
         self._now = now
+
+
+class own_time:
+    """The time of one call, from now on: a context. Real time is the same for all, and left alone.
+
+    Within it, in this task or thread and in those that it starts, a virtual clock shows the call's own time. A call
+    within a call has its own, too, and the outer one goes on when the inner one is over.
+    """
+
+    __slots__ = ("_clock", "_outer", "_token", "now_s")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def __enter__(self) -> "own_time":
+        if isinstance(self._clock, VirtualClock):
+            self.now_s = self._clock.now()
+            self._outer = _own.get()
+            self._token = _own.set(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not isinstance(self._clock, VirtualClock):
+            return
+        with suppress(ValueError):  # a coroutine that nobody has finished is ended anywhere
+            _own.reset(self._token)
+        outer = self.of(self._clock)
+        if outer is not None:
+            outer.now_s = max(outer.now_s, self.now_s)
+
+    @staticmethod
+    def of(clock: Clock) -> "own_time | None":
+        """The innermost one of this clock."""
+        found = _own.get()
+        while found is not None and found._clock is not clock:
+            found = found._outer
+        return found
+
+
+_own: ContextVar[own_time | None] = ContextVar("worldsim.faults.clock", default=None)
+_LOCK = threading.Lock()  # one for all clocks, so that a clock can be pickled
 
 
 class WallClock:

@@ -6,7 +6,7 @@ randomness, records, writing) is done by the pipeline, the same for all faults.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
@@ -20,6 +20,7 @@ from worldsim.faults.parameters import (
     Names,
     checked_init,
     is_scaled,
+    matches,
     number,
     option,
     suggest,
@@ -29,6 +30,7 @@ from worldsim.spaces import Leaf
 
 if TYPE_CHECKING:
     from worldsim.faults.effects.base import Effect
+    from worldsim.faults.effects.needs import Need
 
 F = TypeVar("F", bound="type[Fault]")
 
@@ -39,13 +41,14 @@ class Composition:
 
     effect: what becomes of the calls that it triggers on, with its selection and delivery.
     share: the trigger's own part: a share of the calls that are due by tools, schedule and probability.
-    targets, out_of_space: of faults that change replies.
+    targets, out_of_space: of faults that change replies. needs: what there must be in replies; None: anything will do.
     """
 
     effect: "Effect"
     share: float = 1.0
     targets: tuple[str, ...] = EVERYTHING
     out_of_space: bool = False
+    needs: "Need | None" = None
 
 
 class Fault(BaseModel):
@@ -75,7 +78,11 @@ class Fault(BaseModel):
 
     def but(self, **changes: Any) -> Self:
         """The same fault with other values in some parameters."""
-        return type(self)(**{**dict(self), **changes})
+        return type(self)(**{**self.values(), **changes})
+
+    def values(self) -> dict[str, Any]:
+        """Its parameters by name."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
 
     @field_validator("schedule", mode="before")
     @classmethod
@@ -101,6 +108,28 @@ class Fault(BaseModel):
 
     def check(self, leaves: Sequence[Leaf]) -> None:  # noqa: B027  (most faults need nothing here)
         """Raise ConfigError where it can never work on replies with these leaves."""
+
+    def idle_in(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> str | None:
+        """Why it can never do anything there; None where it may.
+
+        tools: the names of all there are, None where they are not known. leaves: of replies, None for plain JSON.
+        """
+        if self.idle:
+            return f"its {'probability' if self.severity else 'severity'} is 0"
+        if tools is not None and not any(matches(tool, self.tools) for tool in tools):
+            return f"there is no tool {', '.join(self.tools)}"
+        composition = self.compose()
+        needs, targets = composition.needs, composition.targets
+        if composition.share == 0:
+            return "its share of the calls is 0"
+        if needs is None or (needs.in_plain if leaves is None else needs.met([*_among(targets, leaves)])):
+            return None
+        where = "" if targets == EVERYTHING else f" in {', '.join(targets)}"
+        return f"there are no {needs.what}{where}"
+
+
+def _among(targets: tuple[str, ...], leaves: Sequence[Leaf]) -> Iterator[Leaf]:
+    return (leaf for leaf in leaves if matches(leaf.name, targets))
 
 
 KINDS: dict[str, type[Fault]] = {}

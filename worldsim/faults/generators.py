@@ -162,4 +162,5 @@ def fault_of(function: Callable[..., Exchange]) -> type[Fault]:
         **{each.name: each.default for each in own},
     }
     camel = re.sub(r"(?:^|_)([a-z0-9])", lambda match: match[1].upper(), function.__name__)
-    return type(Fault)(camel, (Fault,), namespace)
+    made: type[Fault] = type(Fault)(camel, (Fault,), namespace)  # type: ignore[misc]
+    return made

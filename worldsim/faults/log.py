@@ -1,5 +1,6 @@
 """Records of what faults did to the calls of N sessions, made only when somebody reads them."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from worldsim.faults.calls import Record
 
 Rows = NDArray[np.int64]
+
+_LOCK = threading.RLock()  # one for all logs, so that a log can be pickled
 
 Details = Callable[[], Iterable[Mapping[str, Any]]]  # gives those of each record; what it refers to never changes
 
@@ -41,14 +44,18 @@ class Log:
     @property
     def records(self) -> list[list[Record]]:
         """The records of each session's call."""
-        if self._records is None:
-            self._records = [[] for _ in range(self._count)]
-        for rows, origin, fault, kind, details in self._pending:
-            for row, each in zip(rows.tolist(), details(), strict=True):
-                tool, number = origin.names[origin.tools[row]], int(origin.numbers[row])
-                self._records[row].append(Record(tool, number, fault, kind, each))
-        self._pending = []
-        return self._records
+        if self._records is not None and not self._pending:
+            return self._records
+        with _LOCK:  # other threads read, and add, meanwhile
+            if self._records is None:
+                self._records = [[] for _ in range(self._count)]
+            pending = self._pending.copy()
+            for rows, origin, fault, kind, details in pending:
+                for row, each in zip(rows.tolist(), details(), strict=True):
+                    tool, number = origin.names[origin.tools[row]], int(origin.numbers[row])
+                    self._records[row].append(Record(tool, number, fault, kind, each))
+            del self._pending[: len(pending)]
+            return self._records
 
     def extend(self, row: int, records: Iterable[Record]) -> None:
         """What faults behind another door have done to a session's call."""

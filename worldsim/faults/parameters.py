@@ -60,7 +60,9 @@ def _listed(given: Any) -> Any:
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
 """One or more names or globs over names; a single one may stand without a list."""
 
-Numbers = Annotated[tuple[float, ...], BeforeValidator(_listed), Field(min_length=1)]
+Numbers = Annotated[
+    tuple[Annotated[float, Field(allow_inf_nan=False)], ...], BeforeValidator(_listed), Field(min_length=1)
+]
 """One or more numbers; a single one may stand without a list."""
 
 EVERYTHING = ("*",)
@@ -73,7 +75,7 @@ def number(default: float | None, low: float, high: float, says: str) -> Any:
 
 def scaled(default: float, low: float, high: float, says: str) -> Any:
     """A field whose value at severity 1 this is: elsewhere it is multiplied by the severity (`Fault.at`)."""
-    extra = {"scaled": True}
+    extra: dict[str, Any] = {"scaled": True}
     return Field(default=default, ge=low, le=high, description=says, allow_inf_nan=False, json_schema_extra=extra)
 
 

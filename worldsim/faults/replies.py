@@ -27,24 +27,36 @@ class Replies(Payloads):
 
     @classmethod
     def single(cls, reply: Reply) -> "Replies":
-        """One reply, of one session."""
-        replies = cls(1)
-        replies.put(0, reply)
+        """One reply, of one session. Its columns are made when a fault looks at them: latencies, for one, do not."""
+        replies = cls.__new__(cls)
+        replies.__dict__["_reply"] = reply
         return replies
+
+    def __getattr__(self, name: str) -> Any:
+        """What a single reply does not have yet."""
+        reply: Reply | None = self.__dict__.pop("_reply", None)
+        if reply is None:
+            raise AttributeError(name)
+        Replies.__init__(self, 1)
+        self.put(0, reply)
+        return getattr(self, name)
 
     def payload(self, row: int) -> Any:
         """The payload of one reply, LOST where none came. Arrays share memory with the batch."""
         return super().payload(row) if self.ok[row] else LOST
 
-    def of(self, row: int) -> Reply:
-        """The reply to one session."""
+    def of(self, row: int, waited_s: float = 0.0) -> Reply:
+        """The reply to one session, which has waited so long for it besides."""
+        untouched: Reply | None = self.__dict__.get("_reply")
+        if untouched is not None:
+            return untouched._replace(latency_s=untouched.latency_s + waited_s) if waited_s else untouched
         retry_after_s = float(self.retry_after_s[row])
         return Reply(
             self.payload(row),
             bool(self.ok[row]),
             self.error[row],
             None if retry_after_s != retry_after_s else retry_after_s,
-            float(self.latency_s[row]),
+            float(self.latency_s[row]) + waited_s,
             self.raws.get(row),
         )
 

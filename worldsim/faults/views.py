@@ -11,10 +11,15 @@ from typing import Any, NamedTuple
 
 
 class View(NamedTuple):
-    """A payload as faults see it. inner: what they change. close: makes a payload of what they have made of it."""
+    """A payload as faults see it.
+
+    inner: what they change. close: makes a payload of what they have made of it. garbled: makes one of a text that
+    cannot be parsed, where the payload has a text that its reader parses; None elsewhere.
+    """
 
     inner: Any
     close: Callable[[Any], Any]
+    garbled: Callable[[str], Any] | None = None
 
 
 def opened(payload: Any) -> View:
@@ -43,14 +48,21 @@ def _parsed(text: str) -> Any:
 
 
 def _text(text: str) -> View:
-    inner = _parsed(text)
-    if inner is None:
-        return View(text, lambda changed: changed if isinstance(changed, str) else json.dumps(changed))
-    return View(inner, lambda changed: text if changed is inner else _written(changed, text))
+    found = _parsed(text)
+    if found is None:
+        return View(text, lambda changed: changed if isinstance(changed, str) else json.dumps(changed), str)
+    view = opened(found)
+
+    def close(changed: Any) -> str:
+        if isinstance(changed, str):  # an answer from before, which was no JSON
+            return changed
+        return text if changed is view.inner else json_like(view.close(changed), text)
+
+    return View(view.inner, close, str)
 
 
-def _written(value: Any, like: str) -> str:
-    """JSON spaced like a text that was there before."""
+def json_like(value: Any, like: str) -> str:
+    """JSON spaced like another text of it."""
     lines = like.strip().splitlines()
     indent = len(lines[1]) - len(lines[1].lstrip()) if len(lines) > 1 else None
     tight = indent is None and '": ' not in like
@@ -60,14 +72,21 @@ def _written(value: Any, like: str) -> str:
 def _mcp(result: Mapping[str, Any]) -> View:
     texts = {at: each["text"] for at, each in enumerate(result["content"]) if isinstance(each.get("text"), str)}
     structured = result.get("structuredContent")
+
+    def garbled(raw: str) -> Any:
+        said = {key: value for key, value in result.items() if key != "structuredContent"}
+        return {**said, "content": [{"type": "text", "text": raw}]}
+
     if structured is not None:
-        return View(structured, lambda inner: _rewritten(result, texts, structured, inner))
+        return View(structured, lambda inner: _rewritten(result, texts, structured, inner), garbled)
     if len(texts) != 1:
         inner = list(texts.values())
-        return View(inner, lambda changed: _with_texts(result, dict(zip(texts, _texts(changed, inner), strict=True))))
+        return View(
+            inner, lambda changed: _with_texts(result, dict(zip(texts, _texts(changed, inner), strict=True))), garbled
+        )
     ((at, text),) = texts.items()
     view = _text(text)
-    return View(view.inner, lambda changed: _with_texts(result, {at: view.close(changed)}))
+    return View(view.inner, lambda changed: _with_texts(result, {at: view.close(changed)}), garbled)
 
 
 def _texts(changed: Any, before: list[str]) -> list[str]:
@@ -81,7 +100,7 @@ def _texts(changed: Any, before: list[str]) -> list[str]:
 def _rewritten(result: Mapping[str, Any], texts: Mapping[int, str], before: Any, after: Any) -> Any:
     """A result whose structured content is another one, and whose texts that said the same say so, too."""
     same = {at: text for at, text in texts.items() if _parsed(text) == before}
-    return {**_with_texts(result, {at: _written(after, text) for at, text in same.items()}), "structuredContent": after}
+    return {**_with_texts(result, {at: json_like(after, text) for at, text in same.items()}), "structuredContent": after}
 
 
 def _with_texts(result: Mapping[str, Any], texts: Mapping[int, str]) -> dict[str, Any]:

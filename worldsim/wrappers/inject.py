@@ -27,12 +27,13 @@ from worldsim.faults import (
     fault_to_json,
 )
 from worldsim.faults.log import Log
-from worldsim.faults.pipeline import Trip, checked_seed
+from worldsim.faults.pipeline import NOTHING, Outer, Trip
 from worldsim.faults.replies import Replies
+from worldsim.faults.stage import checked_seed
 from worldsim.faults.trees import ABSENT, copied, from_json, get, leaves_of, put
 from worldsim.faults.views import View, opened
 from worldsim.wrappers.moving import ON_TIME, is_last, resting, step_seconds
-from worldsim.wrappers.tools import action_tools
+from worldsim.wrappers.tools import Made, action_tools
 
 _CALM = Reply(None)
 _ROW = np.zeros(1, np.int64)
@@ -83,7 +84,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     an agent that heeds a Retry-After is served.
 
     `info["executions"]` has the reward of each time that the call was carried out: none where it was lost on the way,
-    two where it was carried out twice.
+    two where it was carried out twice. What a world earns by itself while its agent waits is not among them.
 
     Attributes: `records`, of the episode so far, and `clock`. Methods `snapshot()` and `restore(snapshot)` exist where
     the environment has them.
@@ -94,7 +95,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             describe them.
         seed: of the faults, 0 or more, where the plan has none of its own.
         clock: passes with the latencies; by default that of faults further in, else a new `VirtualClock`.
-        blind: leave `info["faults"]` out.
+        blind: leave `info["faults"]` and `info["executions"]` out.
         time: None, "virtual" or "wall": whether the world moves on while the agent waits, and by which time.
         step_s: seconds that one step of the world takes; by default 1 / `env.metadata["render_fps"]`.
         hold: the action under which it moves on: one of the space, "last" for the last one that arrived, or None for
@@ -142,6 +143,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._world_s = 0.0  # on the clock: up to when the world has moved
         self._last: Any = self._rest  # the last action that arrived
         self._tools = action_tools(env.metadata, env.action_space)
+        self._made = Made(self._tools)
         self._wait_s: Mapping[str, float] = env.metadata.get("wait_s", {})
         self._text = isinstance(env.observation_space, spaces.Text)
         self._any_text = any(getattr(fault, "out_of_space", False) for fault in built)
@@ -156,34 +158,37 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             missing=env.metadata.get("on_missing", {}),
             below=self._below._pipeline.kinds if self._below else None,
             one_request=self._tools.one_request,
+            text=env.observation_space if isinstance(env.observation_space, spaces.Text) else None,
+            possible=self._possible if self._tools.by_name else None,
         )
-        self._records: list[Record] = []  # what was done in this episode
-        self._now: list[Record] = []  # what was done to the present call
+        self._records: list[Sequence[Record]] = []  # what was done to each call of this episode
+        self._now: Sequence[Record] = NOTHING  # what was done to the present call
         self._view: View | None = None  # how the observation was opened, where it is a text with JSON
         self._asked: Any = None  # the action that was made
-        self._outer: tuple[str, int] | None = None  # of a call that comes from faults further out: which it is
-        self._outer_deadline_s: float | None = None
+        self._outer: Outer | None = None  # of a call that comes from faults further out: which it is
+        self._joint: Mapping[Any, Any] = {}  # its numbers among the calls of several tools together
         self._keeps = self._below is not None or not self._pipeline.idle
         self._episode: tuple[int, ...] = (-1, 0)  # the seed of the last seeded reset, and resets since
         self._seen: Any = None  # the last observation that reached the agent
         self._info: dict[str, Any] = {}
         self._reply = _CALM
-        self._rewards: list[Any] = []
+        self._rewards: list[Any] = []  # of this step
+        self._executions: list[Any] = []  # those of them that the call itself has earned
         self._terminated = self._truncated = False
 
     @property
     def records(self) -> list[Record]:
         """What the faults of this wrapper and of those further in did in this episode."""
-        return list(self._records)
+        return [record for records in self._records for record in records]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
         self._episode = (self._episode[0], self._episode[1] + 1) if seed is None else (int(seed), 0)
-        self._info = dict(info)
+        self._info, self._executions = dict(info), []
         self._reply = _CALM
         if self._keeps:
             self._seen = copied(observation)
-        self._records, self._now = [], []
+        self._records, self._now = [], NOTHING
         shown = self._opened(observation)
         self._pipeline.start(_ROW, [self._episode], lambda: Replies.single(Reply(shown)))
         self._world_s, self._last = self.clock.now(), self._rest
@@ -196,17 +201,21 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.clock.sleep(seconds)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self._rewards = []
+        self._rewards, self._executions = [], []
         self._terminated = self._truncated = False
         self._below_records: list[Record] = []
         self._asked = action
         tool, arguments = self._tools.call(action)
-        if tool in self._wait_s and self._below is None:
-            self.clock.sleep(self._wait_s[tool])
-        reply, own = self._pipeline.call(tool, arguments, self._carry_out, self._outer, self._outer_deadline_s)
-        self._outer, self._outer_deadline_s = None, None
+        outer, self._outer = self._outer, None
+        if outer is None:
+            if self._wait_s:
+                self.clock.sleep(self._wait_s.get(tool, 0.0))
+            if self._below is not None:
+                self._count_further_in(tool)
+        reply, own = self._pipeline.call(tool, arguments, self._carry_out, outer)
         self._now = [*self._below_records, *own] if self._below_records else own
-        self._records += self._now
+        if self._now is not NOTHING:  # what was done is written down when somebody looks
+            self._records.append(self._now)
         if self._step_s:
             self._move_on()
         if self._text:
@@ -221,6 +230,13 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         rewards = self._rewards
         reward = rewards[0] if len(rewards) == 1 else sum(rewards, 0.0)
         return observation, reward, self._terminated, self._truncated, self._shown_info()
+
+    def _count_further_in(self, tool: str) -> None:
+        """Faults further in count a call that begins here whether it reaches them or not, as if all were in one row."""
+        below = self._below
+        while below is not None:
+            below._joint = below._pipeline.count_joint(tool)
+            below = below._below
 
     def _opened(self, observation: Any) -> Any:
         """An observation as faults see it."""
@@ -242,13 +258,17 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """Where the last fault passes the call on: step the environment."""
         action = self._tools.action(call.tool, call.arguments, self._asked)
         if self._below is not None:  # faults further in go on from here, as if all were in one row
-            self._below._outer = (self._tools.call(self._asked)[0], call.number)
-            self._below._outer_deadline_s = trip.deadline_s
+            asked = self._tools.call(self._asked)[0]
+            self._below._outer = Outer(asked, call.number, self._below._joint, trip.deadline_s)
+        if self._step_s:
+            self._move_on()
+            self._last = action
+        steps = len(self._rewards)
+        reply = self._take(action, trip.log)
+        if len(self._rewards) > steps:
+            self._executions += self._rewards[steps:] if self._below is None else self._below._executions
         if not self._step_s:
-            return self._take(action, trip.log)
-        self._move_on()
-        self._last = action
-        reply = self._take(self._last, trip.log)
+            return reply
         self._world_s += self._step_s
         self.clock.sleep(max(0.0, self._world_s - self.clock.now()))
         return reply
@@ -289,11 +309,12 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return observation
 
     def _shown_info(self) -> dict[str, Any]:
-        info = {**self._info, "reply": self._reply.to_json(), "executions": list(self._rewards)}
+        info = {**self._info, "reply": self._reply.to_json()}
         if self._blind:
             info.pop("faults", None)
+            info.pop("executions", None)
         else:
-            info["faults"] = list(self._now)
+            info["faults"], info["executions"] = self._now, list(self._executions)
         return info
 
     @property

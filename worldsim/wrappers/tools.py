@@ -8,6 +8,9 @@ from typing import Any, Protocol
 import gymnasium as gym
 from gymnasium import spaces
 
+from worldsim.faults.trees import canonical
+from worldsim.faults.views import json_like
+
 STEP = "step"  # the name of every call where the environment's actions have no names
 TOOL_KEYS = ("tool", "name", "tool_name", "function")
 ARGUMENT_KEYS = ("arguments", "args", "input", "parameters")
@@ -22,6 +25,11 @@ class ActionTools(Protocol):
 
     names: tuple[str, ...] | None
     one_request: bool
+
+    @property
+    def by_name(self) -> bool:
+        """Whether calls have arguments by name, and not just the action."""
+        ...
 
     def call(self, action: Any) -> tuple[str, Mapping[str, Any]]:
         """The tool that an action calls, and its arguments."""
@@ -38,6 +46,7 @@ class Unnamed:
 
     names: tuple[str, ...] | None = (STEP,)
     one_request: bool = True
+    by_name: bool = False
 
     def call(self, action: Any) -> tuple[str, Mapping[str, Any]]:
         return STEP, {"action": action}
@@ -53,6 +62,7 @@ class NamedActions:
     names: tuple[str, ...]
     first: int
     one_request: bool = False
+    by_name: bool = False
 
     def call(self, action: Any) -> tuple[str, Mapping[str, Any]]:
         return self.names[int(action) - self.first], {"action": action}
@@ -74,6 +84,7 @@ class DictActions:
     tools: tuple[tuple[str, ...], int] | None
     names: tuple[str, ...] | None
     one_request: bool = False
+    by_name: bool = True
 
     def call(self, action: Any) -> tuple[str, Mapping[str, Any]]:
         given = action[self.tool_key]
@@ -85,10 +96,7 @@ class DictActions:
         named = tool if self.tools is None else type(asked[self.tool_key])(self.tools[0].index(tool) + self.tools[1])
         if self.argument_key is None:
             return {**asked, **arguments, self.tool_key: named}
-        before = asked[self.argument_key]
-        given = json.dumps(dict(arguments)) if isinstance(before, str) else arguments
-        same = tool == self.call(asked)[0] and _as_arguments(before) == arguments
-        return asked if same else {**asked, self.tool_key: named, self.argument_key: given}
+        return {**asked, self.tool_key: named, self.argument_key: _like(asked[self.argument_key], arguments)}
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,7 @@ class TextActions:
 
     names: tuple[str, ...] | None
     one_request: bool = False
+    by_name: bool = True
 
     def call(self, action: Any) -> tuple[str, Mapping[str, Any]]:
         found = _read(action)
@@ -111,9 +120,9 @@ class TextActions:
         found = _read(asked)
         if found is None:
             return json.dumps({"tool": tool, "arguments": dict(arguments)})
-        if (tool, arguments) == found[:2]:
-            return asked
-        return json.dumps({**found[2], found[3]: tool, found[4]: dict(arguments)})
+        _, _, whole, tool_key, argument_key = found
+        said = {**whole, tool_key: tool, argument_key: _like(whole.get(argument_key, {}), arguments)}
+        return json_like(said, asked)
 
 
 Read = tuple[str, Mapping[str, Any], Mapping[str, Any], str, str]
@@ -142,6 +151,47 @@ def _as_arguments(given: Any) -> Mapping[str, Any]:
         except ValueError:
             return {"text": given}
     return given if isinstance(given, Mapping) else {"value": given}
+
+
+def _like(before: Any, arguments: Mapping[str, Any]) -> Any:
+    """Arguments by name in the form in which an action had others."""
+    if isinstance(before, str):
+        try:
+            json.loads(before)
+        except ValueError:
+            if set(arguments) == {"text"} and isinstance(arguments["text"], str):
+                return arguments["text"]
+        return json_like(dict(arguments), before)
+    if not isinstance(before, Mapping) and set(arguments) == {"value"}:
+        return arguments["value"]
+    return dict(arguments)
+
+
+class Made:
+    """The actions that a session has made: what is called again is called in the very words in which it was."""
+
+    def __init__(self, tools: ActionTools) -> None:
+        self._tools = tools
+        self._actions: dict[str, Any] = {}  # by tool and arguments
+
+    def begin(self) -> None:
+        """A session begins."""
+        self._actions = {}
+
+    def call(self, action: Any) -> tuple[str, Mapping[str, Any]]:
+        """The tool that an action calls, and its arguments."""
+        tool, arguments = self._tools.call(action)
+        if self._tools.by_name:
+            self._actions[canonical([tool, arguments])] = action
+        return tool, arguments
+
+    def action(self, tool: str, arguments: Mapping[str, Any], asked: Any) -> Any:
+        """The action that makes a call; `asked` is the one that was made, which called something else perhaps."""
+        if self._tools.by_name:
+            known = canonical([tool, arguments])
+            if known in self._actions:
+                return self._actions[known]
+        return self._tools.action(tool, arguments, asked)
 
 
 def _without(action: Mapping[str, Any], key: str) -> dict[str, Any]:

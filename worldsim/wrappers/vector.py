@@ -16,9 +16,9 @@ from worldsim.errors import ConfigError
 from worldsim.faults import Fault, Pipeline, Plan, Record
 from worldsim.faults.callbatch import Calls
 from worldsim.faults.log import Log
-from worldsim.faults.pipeline import checked_seed
 from worldsim.faults.replies import Replies
 from worldsim.faults.stacking import Mask, chosen, merged, with_rows
+from worldsim.faults.stage import checked_seed
 from worldsim.faults.trees import leaves_of
 from worldsim.wrappers.inject import nearest_faults
 from worldsim.wrappers.moving import Worlds, is_last, step_seconds
@@ -50,11 +50,22 @@ class _Turn:
     infos: dict[str, Any]
     raw: Any = None  # what the environments showed last; None: none was stepped
     restarted: Any = None  # what those show that have begun anew in this very step
+    executions: list[list[float]] | None = None  # the rewards of each call; None: none was carried out
     begun: bool = field(default=False)
 
     @property
     def done(self) -> Mask:
         return self.terminated | self.truncated
+
+    def carried_out(self, mask: Mask, rewards: NDArray[Any]) -> None:
+        """Calls have been carried out where mask is true, but for steps that are resets."""
+        executed = mask & ~self.resetting if self.resetting.any() else mask
+        if self.executions is None:
+            each = zip(executed.tolist(), rewards.tolist(), strict=True)
+            self.executions = [[reward] if called else [] for called, reward in each]
+            return
+        for row in np.flatnonzero(executed).tolist():
+            self.executions[row].append(float(rewards[row]))
 
 
 class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
@@ -97,7 +108,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         faults: a plan, the name of a ready one or the path of its file; or faults, outermost first, or mappings that
             describe them.
         seed: of the faults, 0 or more, where the plan has none of its own.
-        blind: leave `info["faults"]` out.
+        blind: leave `info["faults"]` and `info["executions"]` out.
         time, step_s: as for `InjectFaults`, of each environment.
         hold: with `time`, as for `InjectFaults`. Without, an action of one environment, carried out where a call is
             lost and its environment cannot stand still.
@@ -190,7 +201,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._ended = self._ended & ~mask
         shown = self._seen.shown(observations)
         self._begin(np.flatnonzero(mask), seeds, shown)
-        return shown.stacked(), {**infos, **self._shown_info(Replies(count), Log(count), mask)}
+        return shown.stacked(), {**infos, **self._shown_info(Replies(count), Log(count), None, mask)}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         count, none = self.num_envs, np.zeros(self.num_envs, np.bool_)
@@ -210,7 +221,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._infos = {
             key: value for key, value in turn.infos.items() if not key.removeprefix("_").startswith("final_")
         }
-        infos = {**turn.infos, **self._shown_info(replies, log, np.ones(count, np.bool_))}
+        infos = {**turn.infos, **self._shown_info(replies, log, turn.executions, np.ones(count, np.bool_))}
         if turn.restarted is not None:
             shown = self._same_step(turn, replies, log, shown, infos)
         self._ended = turn.done if self._autoreset is AutoresetMode.NEXT_STEP else none
@@ -262,7 +273,10 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             going |= turn.resetting
         if going.any() or not self._stepper.others_stand:
             moved = going if self._stepper.others_stand else np.ones_like(going)
-            self._take(turn, moved, *self._stepper.step(self._actions_of(calls), going, turn.resetting))
+            stepped = self._stepper.step(self._actions_of(calls), going, turn.resetting)
+            if not self._blind:
+                turn.carried_out(going, stepped[1])
+            self._take(turn, moved, *stepped)
         turn.begun = True
         if worlds:
             worlds.arrived(called, self._actions_of(calls))
@@ -306,8 +320,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         finals = infos["final_obs"].copy()
         for row in np.flatnonzero(done).tolist():
             finals[row] = shown.payload(row)
-        ended = self._shown_info(replies, log, done)
-        calm = self._shown_info(Replies(count), Log(count), done)
+        ended = self._shown_info(replies, log, turn.executions, done)
+        calm = self._shown_info(Replies(count), Log(count), None, done)
         infos.update(final_obs=finals, final_info={**infos.get("final_info", {}), **ended})
         infos.update(merged(done, calm, {key: infos[key] for key in calm}))
         self._seen.begin(done, turn.restarted)
@@ -316,7 +330,9 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         shown.overrides = {row: payload for row, payload in shown.overrides.items() if not done[row]}
         return shown
 
-    def _shown_info(self, replies: Replies, log: Log, mask: Mask) -> dict[str, Any]:
+    def _shown_info(
+        self, replies: Replies, log: Log, executions: list[list[float]] | None, mask: Mask
+    ) -> dict[str, Any]:
         """What an agent may know of its call, and what it may not, of the environments where mask is true."""
         reply: dict[str, Any] = {
             "ok": replies.ok.copy(),
@@ -333,6 +349,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         infos: dict[str, Any] = {"reply": {**reply, **known}, "_reply": mask.copy()}
         if not self._blind:
             infos["faults"], infos["_faults"] = np.fromiter(log.of_each(), object, len(mask)), mask.copy()
+            each = executions or [list[float]() for _ in mask]
+            infos["executions"], infos["_executions"] = np.fromiter(each, object, len(mask)), mask.copy()
         return infos
 
     @property

@@ -24,6 +24,8 @@ from worldsim.errors import ConfigError
 
 Observation = dict[str, Any]
 
+WAIT_S = 5.0  # of the call `wait`: as long as the longest Retry-After in the ready plans, so that one call heeds it
+
 
 class Rewards(NamedTuple):
     """What each thing that happens is worth."""
@@ -58,6 +60,10 @@ class RefundDeskEnv(gym.Env[Observation, np.int64]):
     `wait` and a refused one tell nothing of a ticket; all others show the ticket's form, on which an order appears once
     it has been looked up and then stays. A refund, a replacement and an approval that were made show without a look-up.
 
+    Faults in front of the desk see time pass: `wait` takes 5 seconds (`metadata["wait_s"]`), so an agent that heeds a
+    Retry-After waits once for every 5 seconds of it, at the price of a call each. Other calls take no time by
+    themselves.
+
     Reward: `REWARDS`. `terminated` when every ticket is closed or after `calls` calls; never truncated.
     `info`: the fields of `Counts` since the shift began, `violations` (their sum) and `success` (every ticket closed
     rightly), all from the database.
@@ -75,6 +81,7 @@ class RefundDeskEnv(gym.Env[Observation, np.int64]):
         "action_names": list(action_names(MAX_TICKETS)),
         "render_modes": ["rgb_array"],
         "render_fps": 4,
+        "wait_s": {"wait": WAIT_S},  # tool -> seconds that pass before it is called
         # How a failed call looks to an agent: error kind -> leaf -> class.
         "on_error": {
             "timeout": _lost_reply(Status.TIMEOUT),

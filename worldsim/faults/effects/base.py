@@ -8,16 +8,18 @@ written once for all of them.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Sized
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeVar
 from zlib import crc32
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults.callbatch import Calls
+from worldsim.faults.calls import Call
 from worldsim.faults.history import Combine, History
 from worldsim.faults.keys import CallRandom, Floats, Keys, fold_in, last_where
 from worldsim.faults.log import Details, Origin
@@ -44,6 +46,9 @@ Steps = Generator[Calls | Wait, Replies | None, Replies]
 
 Forward = Callable[[Calls], Steps]
 """Passes calls on: `replies = yield from forward(calls)`."""
+
+ByNumber = Callable[[Floats, Rows], NDArray[Any]]
+"""What depends on nothing but calls' uniforms and numbers, (n,)."""
 
 SESSION = 2**32  # folded into a fault's key for what is drawn once a session; tools take the numbers below
 
@@ -100,7 +105,9 @@ class Scope:
 
     kind: of the fault. leaves: of replies, as far as a space tells them and the fault may change them; None: replies
     are plain JSON. targets: globs over what it may change. missing: leaf name -> what stands for "unknown" there.
-    one_request: whether all calls ask for the same, as steps do whose action is no named tool.
+    one_request: whether all calls ask for the same, as steps do whose action is no named tool. text: the space of
+    replies that are a text, whose fields are plain JSON where it holds any. possible: whether a session can make
+    a call that its caller has not made; None: any can.
     """
 
     kind: str
@@ -108,6 +115,15 @@ class Scope:
     targets: tuple[str, ...]
     missing: dict[str, Any]
     one_request: bool
+    text: spaces.Text | None = None
+    possible: Callable[[int, Call], bool] | None = None
+
+    def of(self, payload: Any) -> "Scope":
+        """That of one payload: a text without JSON is a leaf of its space, as every other observation is."""
+        if self.text is None or not isinstance(payload, str):
+            return self
+        leaf = Leaf((), self.text)
+        return replace(self, leaves=(leaf,) if self.aims_at(leaf.name) else ())
 
     @property
     def plain(self) -> bool:
@@ -158,6 +174,10 @@ class Source(Protocol):
         """(n,) on which calls the fault triggers."""
         ...
 
+    def by_number(self, name: str, function: "ByNumber", batch: "Batch") -> NDArray[Any]:
+        """`Batch.by_number`."""
+        ...
+
     def seconds(self, rows: Rows) -> Floats:
         """(n,) how late it is."""
         ...
@@ -169,8 +189,11 @@ class Batch:
     calls: all that are passed on together, these among them. rows: (n,) the sessions of these.
     """
 
-    def __init__(self, source: Source, calls: Calls, rows: Rows, uniforms: Floats | None = None) -> None:
-        self.calls, self.rows, self.scope, self.memory = calls, rows, source.scope, source.memory
+    def __init__(
+        self, source: Source, calls: Calls, rows: Rows, uniforms: Floats | None = None, scope: Scope | None = None
+    ) -> None:
+        self.calls, self.rows, self.memory = calls, rows, source.memory
+        self.scope = source.scope if scope is None else scope
         self._source, self._uniforms = source, uniforms
 
     def __len__(self) -> int:
@@ -181,11 +204,24 @@ class Batch:
         if isinstance(which, np.ndarray) and which.dtype == np.bool_ and np.count_nonzero(which) == len(self):
             return self
         drawn = None if self._uniforms is None else self._uniforms[which]
-        return Batch(self._source, self.calls, self.rows[which], drawn)
+        return Batch(self._source, self.calls, self.rows[which], drawn, self.scope)
+
+    def one_by_one(self, replies: Replies) -> "list[Batch]":
+        """Each of these calls by itself, where what is answered is plain JSON and built otherwise each time."""
+        if not self.scope.plain:
+            return [self]
+        each = [self] if len(self) == 1 else [self[[position]] for position in range(len(self))]
+        if self.scope.text is None:
+            return each
+        forms = [self.scope.of(replies.payload(int(one.rows[0]))) for one in each]
+        return [
+            Batch(self._source, self.calls, one.rows, one._uniforms, form)
+            for one, form in zip(each, forms, strict=True)
+        ]
 
     def passing(self, calls: Calls, which: Mask) -> "Batch":
         """Some of these calls, (n,), when others than `calls` are to be passed on."""
-        return Batch(self._source, calls, self.rows[which])
+        return Batch(self._source, calls, self.rows[which], scope=self.scope)
 
     @cached_property
     def numbers(self) -> Rows:
@@ -257,6 +293,14 @@ class Batch:
         """(n,) how late it is."""
         return self._source.seconds(self.rows)
 
+    def by_number(self, name: str, function: "ByNumber") -> NDArray[Any]:
+        """What a function makes of the uniforms and the numbers of these calls, (n,).
+
+        It depends on nothing else, so that of a single session it is worked out for many calls ahead, and then kept
+        under this name: most of what numpy costs for one call is overhead.
+        """
+        return self._source.by_number(name, function, self)
+
     def wait(self, seconds: Floats) -> Steps:
         """Time passes, (n,) seconds, or less where a caller gives up: `yield from batch.wait(seconds)`."""
         yield Wait(self.calls, self.rows, seconds)
@@ -299,7 +343,7 @@ class Effect(ABC):
         """Sessions begin; `shown` is what the callers got before their first call."""
 
 
-def same_for_each(batch: Sequence[Any] | Batch, **details: Any) -> Details:
+def same_for_each(batch: Sized, **details: Any) -> Details:
     """Details of records that all say the same."""
     count = len(batch)
     return lambda: [details for _ in range(count)]

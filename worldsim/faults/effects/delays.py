@@ -5,25 +5,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldsim.faults.effects.base import Batch, Effect, Forward, Mask, Steps, same_for_each
+from worldsim.faults.effects.base import Batch, ByNumber, Effect, Forward, Mask, Steps, same_for_each
 from worldsim.faults.keys import Floats
 from worldsim.faults.replies import Replies
 
-LATE = 1 - 1e-9  # share of a time-out after which it counts as over: clocks are sums of rounded numbers
+ON_TIME_S = 1e-6  # what counts as the same moment: clocks are sums of rounded numbers
 
 
 @dataclass(frozen=True)
 class Delay(Effect):
     """Every call waits before it is passed on.
 
-    latencies_s: the seconds of n calls. least_s: shorter waits than that do not happen.
+    latencies_s: the seconds of n calls, by their uniforms and numbers. least_s: shorter waits than that do not happen.
     """
 
-    latencies_s: Callable[[Batch], Floats]
+    latencies_s: ByNumber
     least_s: float = 0.0
 
     def run(self, batch: Batch, forward: Forward) -> Steps:
-        latencies_s = self.latencies_s(batch)
+        latencies_s = batch.by_number("latency", self.latencies_s)
         if self.least_s:
             waits = latencies_s >= self.least_s
             batch, latencies_s = batch[waits], latencies_s[waits]
@@ -65,11 +65,11 @@ class TimeOut(Effect):
 class SlowService(Effect):
     """Every call takes time, and callers give up after `timeout_s`, whatever it was that took so long.
 
-    latencies_s: seconds at quantiles in [0, 1). lose_answer: share of the calls that take too long by themselves, in
-    which only the answer is lost and not the request.
+    latencies_s: the seconds of n calls, by their uniforms and numbers. lose_answer: share of the calls that take too
+    long by themselves, in which only the answer is lost and not the request.
     """
 
-    latencies_s: Callable[[Floats], Floats]
+    latencies_s: ByNumber
     timeout_s: float
     lose_answer: float
 
@@ -78,9 +78,9 @@ class SlowService(Effect):
         return self.lose_answer < 1
 
     def run(self, batch: Batch, forward: Forward) -> Steps:
-        latencies_s, ends_s = self.latencies_s(batch.uniforms), batch.seconds + self.timeout_s
+        latencies_s, ends_s = batch.by_number("latency", self.latencies_s), batch.seconds + self.timeout_s
         slow = latencies_s >= self.timeout_s
-        if not slow.any():
+        if not np.count_nonzero(slow):
             yield from delay(batch, latencies_s)
             replies = yield from forward(batch.calls.until(batch.rows, ends_s))
             yield from self._too_late(batch, latencies_s, ends_s, replies)
@@ -96,8 +96,8 @@ class SlowService(Effect):
 
     def _too_late(self, batch: Batch, latencies_s: Floats, ends_s: Floats, replies: Replies) -> Steps:
         """What else stands further in has taken so long that callers gave up."""
-        late = batch.seconds >= ends_s - (1 - LATE) * np.maximum(ends_s, 1.0)
-        if late.any():
+        late = batch.seconds >= ends_s - ON_TIME_S
+        if np.count_nonzero(late):
             record_timeouts(batch[late], np.full(int(late.sum()), "answer"), latencies_s[late])
             yield from give_up(batch[late], ends_s[late], replies)
         return replies

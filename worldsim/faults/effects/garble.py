@@ -28,5 +28,6 @@ class Garble:
 
 
 def sent(batch: Batch, replies: Replies) -> list[str]:
-    """The replies as JSON texts: objects, for no beginning of one is JSON."""
-    return [as_text({"result": payload}) for payload in plain_payloads(replies, batch.rows)]
+    """The replies as JSON texts: objects and lists, for no beginning of one is JSON; others stand in an object."""
+    texts = [as_text(payload) for payload in plain_payloads(replies, batch.rows)]
+    return [text if text.startswith(("{", "[")) else f'{{"result": {text}}}' for text in texts]

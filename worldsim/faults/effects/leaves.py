@@ -53,8 +53,8 @@ class ChangeReplies(Effect):
         replies = yield from forward(batch.calls)
         answered, remembers = batch.answered(replies), self.sees_all(batch.scope)
         changing = answered[answered.triggered] if remembers else answered
-        if len(changing):
-            self.change(changing, replies)
+        for some in changing.one_by_one(replies) if len(changing) else ():
+            self.change(some, replies)
         if remembers and len(answered):
             remember_frames(answered.answered(replies), replies)
         return replies

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults import trees
-from worldsim.faults.columns import Values
+from worldsim.faults.columns import Values, bounded
 from worldsim.faults.effects import frames, wrong
 from worldsim.faults.effects.base import Batch
 from worldsim.faults.effects.leaves import Edit, Texts, by_column
@@ -43,7 +43,7 @@ def affine(coefficients: Affine, texts: Texts | None = None, suits: Callable[[Le
     def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: Batch) -> list[Any]:
         factors, terms = coefficients(random, batch)
         each = zip(values, factors.tolist(), terms.tolist(), strict=True)
-        return [int((Decimal(value) * Decimal(str(f)) + Decimal(str(t))).to_integral_value()) for value, f, t in each]
+        return [round(value * Fraction(str(factor)) + Fraction(str(term))) for value, factor, term in each]
 
     return by_column(numbers, texts, integers, suits)
 
@@ -56,15 +56,14 @@ def transposed_digits(suits: Callable[[Leaf, Any], bool] = is_number) -> Edit:
 
     def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: Batch) -> Values:
         chance = random.uniform(0, 2)
-        if isinstance(leaf.space, spaces.Discrete) or (values.dtype.kind == "i" and values.ndim == 1):
+        if isinstance(leaf.space, spaces.Discrete):
             changed = wrong.transposed(values.astype(np.int64), chance[:, 0])
             return wrong.existing(changed, values, leaf.space)
         flat = values.reshape(len(values), -1).copy()
         rows, index = np.arange(len(flat)), below(chance[:, 1], flat.shape[1])
         entries = [_digits_transposed(each, one) for each, one in zip(flat[rows, index], chance[:, 0], strict=True)]
         flat[rows, index] = entries
-        changed = flat.reshape(values.shape)
-        return wrong.bounded(changed, leaf.space) if isinstance(leaf.space, spaces.Box) else changed
+        return flat.reshape(values.shape)
 
     def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: Batch) -> list[Any]:
         chance = random.uniform(0, 2)[:, 0].tolist()
@@ -77,11 +76,17 @@ def transposed_digits(suits: Callable[[Leaf, Any], bool] = is_number) -> Edit:
 
 
 def _digits_transposed(number: Any, chance: float) -> Any:
-    """A float with two digits before its point in each other's place, in the digits in which it is written."""
-    text = np.format_float_positional(number, trim="-") if np.isfinite(number) else ""
-    head, point, tail = text.partition(".")
-    changed = _text_transposed(head, [0.0, chance])
-    return number if changed == head else type(number)(changed + point + tail)
+    """A number of an array with two digits, before its point, in each other's place; as it is where none is so."""
+    if number.dtype.kind in "iu":
+        changed = int(_text_transposed(str(number), [0.0, chance]))
+        limits = np.iinfo(number.dtype)
+        return type(number)(changed) if limits.min <= changed <= limits.max else number
+    if number.dtype.kind != "f" or not np.isfinite(number):
+        return number
+    head, point, tail = np.format_float_positional(number, trim="-").partition(".")
+    with np.errstate(over="ignore"):
+        swapped = type(number)(_text_transposed(head, [0.0, chance]) + point + tail)
+    return swapped if np.isfinite(swapped) else number
 
 
 def _text_transposed(text: str, chance: list[float]) -> str:

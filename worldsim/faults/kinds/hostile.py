@@ -19,6 +19,7 @@ from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects import frames
 from worldsim.faults.effects.base import Batch
 from worldsim.faults.effects.leaves import ChangeLeaves, ChangeReplies, Edited, One
+from worldsim.faults.effects.needs import FRAMES, TEXTS
 from worldsim.faults.effects.pictures import by_frame, check_frames, is_frame
 from worldsim.faults.keys import CallRandom, below
 from worldsim.faults.parameters import Names, option, out_of_space, scaled, targets
@@ -90,7 +91,7 @@ class HiddenInstruction(Fault):
             batch.record(self.kind, lambda: [{"leaf": "note", "token": token, "text": note}])
             replies.overrides[int(batch.rows[0])] = {**payload, "note": note}
 
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, TEXTS)
 
     def _edit(self, leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Values | Edited:
         """Texts with the instruction after them, or as much of it as the leaf's space can hold; others as they are."""
@@ -147,7 +148,7 @@ class PaintedInstruction(Fault):
             return Edited(painted, lambda chosen: [self._note(words[each]) for each in chosen.tolist()])
 
         change = ChangeLeaves(self.kind, edit, out_of_space=self.out_of_space, describe=False)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, FRAMES)
 
     def _note(self, token: str) -> dict[str, Any]:
         return {"token": token, "text": self.text.replace(TOKEN, token)}

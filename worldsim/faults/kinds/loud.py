@@ -5,6 +5,7 @@ refused: error "malformed", and the text as it arrived in `raw`.
 """
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from worldsim.faults.effects import wrong
 from worldsim.faults.effects.base import Batch
 from worldsim.faults.effects.garble import Garble, Write
 from worldsim.faults.effects.leaves import ChangeLeaves, ChangeReplies, Delivery, Edit, Some, by_column
+from worldsim.faults.effects.needs import BOUNDED, CLASSES, NAN, TYPED, Need
 from worldsim.faults.keys import CallRandom
 from worldsim.faults.parameters import Names, out_of_space, scaled, targets
 from worldsim.spaces import Leaf
@@ -116,7 +118,7 @@ class WrongEncoding(Fault):
 # --- readable, and against the schema ---
 
 
-def breaking(given: Any, edit: Edit) -> Composition:
+def breaking(given: Any, edit: Edit, needs: Need | None = None) -> Composition:
     """Some leaves of some replies are nothing that their schema allows."""
     change = ChangeLeaves(
         given.kind,
@@ -126,7 +128,7 @@ def breaking(given: Any, edit: Edit) -> Composition:
         out_of_space=given.out_of_space,
         free=True,
     )
-    return Composition(ChangeReplies(change), given.at("rate"), given.targets, given.out_of_space)
+    return Composition(ChangeReplies(change), given.at("rate"), given.targets, given.out_of_space, needs)
 
 
 @fault("wrong_type", _LOUD)
@@ -147,7 +149,7 @@ class WrongType(Fault):
             texts=lambda leaf, texts, random, batch: [*map(len, texts)],
             integers=lambda leaf, values, random, batch: [*map(str, values)],
         )
-        return breaking(self, edit)
+        return breaking(self, edit, TYPED)
 
 
 @fault("wrong_shape", _LOUD)
@@ -168,7 +170,7 @@ class WrongShape(Fault):
             texts=lambda leaf, texts, random, batch: [[text] for text in texts],
             integers=lambda leaf, values, random, batch: [[value, value] for value in values],
         )
-        return breaking(self, edit)
+        return breaking(self, edit, TYPED)
 
 
 @fault("non_finite", _LOUD)
@@ -189,9 +191,9 @@ class NonFinite(Fault):
             return wrong.poked(values, random.integers(values[0].size), entries)
 
         def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: Batch) -> list[Any]:
-            return np.where(random.uniform(1) < 0.5, np.nan, np.inf).tolist()
+            return [math.nan if drawn < 0.5 else math.inf for drawn in random.uniform(1).tolist()]
 
-        return breaking(self, by_column(numbers, integers=integers, suits=_may_be_nan))
+        return breaking(self, by_column(numbers, integers=integers, suits=_may_be_nan), NAN)
 
 
 def _may_be_nan(leaf: Leaf, value: Any) -> bool:
@@ -219,7 +221,7 @@ class OutOfRange(Fault):
         def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: Batch) -> list[Any]:
             return [value * 10**6 + 10**6 for value in values]
 
-        return breaking(self, by_column(numbers, integers=integers))
+        return breaking(self, by_column(numbers, integers=integers), BOUNDED)
 
 
 @fault("unknown_value", _LOUD)
@@ -244,7 +246,7 @@ class UnknownValue(Fault):
         def texts(leaf: Leaf, texts: list[str], random: CallRandom, batch: Batch) -> list[Any]:
             return [f"{text.upper()}_V2" for text in texts] if batch.scope.plain else texts
 
-        return breaking(self, by_column(numbers, texts, suits=_is_class))
+        return breaking(self, by_column(numbers, texts, suits=_is_class), CLASSES)
 
 
 def _is_class(leaf: Leaf, value: Any) -> bool:

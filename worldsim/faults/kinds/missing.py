@@ -20,6 +20,7 @@ from worldsim.faults.effects.leaves import (
     frames_of,
     last_frames,
 )
+from worldsim.faults.effects.needs import FRAMES, ROWS, Need
 from worldsim.faults.effects.pictures import by_frame, check_frames, is_frame
 from worldsim.faults.effects.rows import ChangeRows
 from worldsim.faults.keys import CallRandom
@@ -143,7 +144,7 @@ class MissingRows(Fault):
             return np.sort(random.permutation(count)[:, max(1, round(self.at("spread") * count)) :], 1)
 
         change = ChangeRows(self.kind, choose, self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, ROWS)
 
 
 @fault("partial_page", _MISSING)
@@ -163,16 +164,16 @@ class PartialPage(Fault):
             return np.arange(count - max(1, round(self.at("spread") * count)))[None]
 
         change = ChangeRows(self.kind, choose, self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, ROWS)
 
 
 # --- frames ---
 
 
-def frames_only(given: Any, edit: Edit, share: float = 1.0) -> Composition:
+def frames_only(given: Any, edit: Edit, share: float = 1.0, needs: Need = FRAMES) -> Composition:
     """Frames are seen otherwise than they are."""
     change = ChangeLeaves(given.kind, edit, out_of_space=given.out_of_space)
-    return Composition(ChangeReplies(change), share, given.targets, given.out_of_space)
+    return Composition(ChangeReplies(change), share, given.targets, given.out_of_space, needs)
 
 
 @fault("black_frames", _MISSING)
@@ -285,4 +286,4 @@ class FrozenFrames(Fault):
             leaves=lambda batch, replies: frames_of(batch.scope.leaves),
         )
         effect = ChangeReplies(change, remembers_frames=True)
-        return Composition(effect, 1.0, self.targets, self.out_of_space)
+        return Composition(effect, 1.0, self.targets, self.out_of_space, FRAMES)

@@ -18,6 +18,7 @@ from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects import frames
 from worldsim.faults.effects.base import Batch
 from worldsim.faults.effects.leaves import by_column
+from worldsim.faults.effects.needs import FRAMES_OR_FLOATS, is_floats
 from worldsim.faults.effects.pictures import by_frame, check_frames, is_frame, levels, redrawn
 from worldsim.faults.keys import CallRandom
 from worldsim.faults.kinds.missing import frames_only
@@ -111,7 +112,7 @@ class GaussianNoise(Fault):
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        return frames_only(self, by_column(self._noisy, suits=_is_frame_or_floats))
+        return frames_only(self, by_column(self._noisy, suits=_is_frame_or_floats), needs=FRAMES_OR_FLOATS)
 
     def _noisy(self, leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: Batch) -> NDArray[Any]:
         space, std = leaf.space, self.at("most_std")
@@ -125,15 +126,11 @@ class GaussianNoise(Fault):
         return columns.bounded(noisy.astype(values.dtype), space)
 
     def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, lambda leaf: is_frame(leaf) or _is_floats(leaf))
-
-
-def _is_floats(leaf: Leaf) -> bool:
-    return isinstance(leaf.space, spaces.Box) and leaf.space.dtype.kind == "f"
+        check_frames(self.kind, self.targets, leaves, lambda leaf: is_frame(leaf) or is_floats(leaf))
 
 
 def _is_frame_or_floats(leaf: Leaf, value: Any) -> bool:
-    return (_is_floats(leaf) or is_frame(leaf)) and trees.usual(leaf, value)
+    return (is_floats(leaf) or is_frame(leaf)) and trees.usual(leaf, value)
 
 
 def _with_noise(images: frames.Frame, std: float, random: CallRandom) -> frames.Frame:

@@ -122,7 +122,7 @@ class Throttled(Fault):
     @property
     def allowed(self) -> int:
         """How many calls are let through within the window."""
-        return int(np.ceil(self.calls / self.severity))
+        return int(np.ceil(self.calls / max(self.severity, 1e-9)))
 
     def figures(self) -> dict[str, float]:
         return {"calls allowed": self.allowed} if self.severity else {}

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from worldsim.faults.calls import Call
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects import frames
 from worldsim.faults.effects.base import Batch, Effect, Forward, Steps
 from worldsim.faults.effects.leaves import ChangeLeaves, ChangeReplies, Changes, Edit, Some
+from worldsim.faults.effects.needs import NUMBERS, PAIR, ROWS, TWO_DIGITS, times
 from worldsim.faults.effects.numbers import affine, is_number, transposed_digits
 from worldsim.faults.effects.pairs import exchangeable, exchanged, first_of
 from worldsim.faults.effects.refusals import Fail
@@ -40,7 +42,7 @@ class TransposedDigits(Fault):
     def compose(self) -> Composition:
         selection = Some(self.at("spread"))
         change = ChangeLeaves(self.kind, transposed_digits(), selection, out_of_space=self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, TWO_DIGITS)
 
 
 @fault("swapped_fields", _SILENT)
@@ -55,7 +57,7 @@ class SwappedFields(Fault):
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        return Composition(ChangeReplies(self._change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(self._change), self.at("rate"), self.targets, self.out_of_space, PAIR)
 
     def _change(self, batch: Batch, replies: Replies) -> None:
         leaves = [leaf for leaf in batch.leaves(replies) if not frames.frame_axes(leaf.space)]
@@ -107,7 +109,7 @@ class WrongUnit(Fault):
 
         selection = Some(self.at("spread"))
         change = ChangeLeaves(self.kind, affine(other_unit), selection, out_of_space=self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, NUMBERS)
 
 
 # --- times ---
@@ -160,7 +162,7 @@ class ClockSkew(Fault):
     def compose(self) -> Composition:
         edit = times_moved(self.names, lambda batch: np.full(len(batch), self.at("most")))
         change = ChangeLeaves(self.kind, edit, out_of_space=self.out_of_space)
-        return Composition(ChangeReplies(change), 1.0, self.targets, self.out_of_space)
+        return Composition(ChangeReplies(change), 1.0, self.targets, self.out_of_space, times(self.names, self.at("most")))
 
 
 @fault("wrong_time_zone", _SILENT)
@@ -182,7 +184,7 @@ class WrongTimeZone(Fault):
             return 3600.0 * np.where(hours < 0, hours, hours + 1)
 
         change = ChangeLeaves(self.kind, times_moved(self.names, steps), out_of_space=self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, times(self.names, 3600.0))
 
 
 # --- whole replies ---
@@ -250,7 +252,7 @@ class DuplicatedRows(Fault):
             return places - (places > random.integers(count)[:, None])
 
         change = ChangeRows(self.kind, choose, self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, ROWS)
 
 
 @fault("reordered_rows", _SILENT)
@@ -266,7 +268,7 @@ class ReorderedRows(Fault):
 
     def compose(self) -> Composition:
         change = ChangeRows(self.kind, lambda count, random: random.permutation(count), self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, ROWS)
 
 
 @fault("off_by_one_page", _SILENT)
@@ -284,7 +286,7 @@ class OffByOnePage(Fault):
     def compose(self) -> Composition:
         rows = ChangeRows(self.kind, _next_row, self.out_of_space)
         effect = TurnPage(self.kind, self.arguments, ChangeReplies(rows))
-        return Composition(effect, self.at("rate"), self.targets, self.out_of_space)
+        return Composition(effect, self.at("rate"), self.targets, self.out_of_space, ROWS)
 
 
 def _next_row(count: int, random: CallRandom) -> Any:
@@ -300,16 +302,16 @@ class TurnPage(Effect):
     otherwise: Effect
 
     def run(self, batch: Batch, forward: Forward) -> Steps:
-        calls = {row: batch.calls.call(row) for row in batch.rows.tolist()} if batch.scope.plain else {}
+        calls = {row: batch.calls.call(row) for row in batch.rows.tolist()} if batch.calls.named else {}
         pages = {row: name for row, call in calls.items() for name in [self._page(call.arguments)] if name}
-        turned = np.array([row in pages for row in batch.rows.tolist()], np.bool_)
-        changed = {
-            row: calls[row]._replace(arguments={**calls[row].arguments, name: calls[row].arguments[name] + 1})
-            for row, name in pages.items()
-        }
+        changed = {row: _next_page(calls[row], name) for row, name in pages.items()}
+        if batch.scope.possible is not None:
+            changed = {row: call for row, call in changed.items() if batch.scope.possible(row, call)}
+        turned = np.array([row in changed for row in batch.rows.tolist()], np.bool_)
         details = [
-            {"argument": name, "before": calls[row].arguments[name], "after": calls[row].arguments[name] + 1}
+            {"argument": name, "before": int(calls[row].arguments[name]), "after": int(changed[row].arguments[name])}
             for row, name in pages.items()
+            if row in changed
         ]
         batch[turned].record(self.kind, lambda: details)
         asking = batch.calls.instead(changed) if changed else batch.calls
@@ -319,5 +321,19 @@ class TurnPage(Effect):
 
     def _page(self, arguments: Any) -> str | None:
         """The first argument that names a page by a whole number."""
-        named = (name for name, value in arguments.items() if matches(name, self.arguments) and type(value) is int)
-        return next(named, None)
+        whole = {name: value for name, value in arguments.items() if is_whole(value)}
+        return next((name for name in whole if matches(name, self.arguments)), None)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether an argument is a whole number, numpy's too."""
+    whole = isinstance(value, int | np.integer) or (
+        isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind in "iu"
+    )
+    return whole and not isinstance(value, bool)
+
+
+def _next_page(call: Call, name: str) -> Call:
+    page = call.arguments[name]
+    following = page + 1 if isinstance(page, int) else np.asarray(int(page) + 1, page.dtype)[()]
+    return call._replace(arguments={**call.arguments, name: following})

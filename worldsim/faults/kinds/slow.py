@@ -10,11 +10,11 @@ from pydantic import model_validator
 
 from worldsim.errors import ConfigError
 from worldsim.faults.definition import Composition, Fault, fault
-from worldsim.faults.effects.base import Batch
 from worldsim.faults.effects.delays import Delay, SlowService, TimeOut, Trickle
 from worldsim.faults.effects.texts import sizes
 from worldsim.faults.keys import Floats
 from worldsim.faults.parameters import Numbers, number, option, scaled
+from worldsim.faults.payloads import Rows
 
 _NORMAL = NormalDist()
 _SLOW = "slow"
@@ -49,7 +49,9 @@ class SlowAPI(Fault):
         return self.at("median_s") * np.exp(spread * normal_quantiles(quantiles))
 
     def compose(self) -> Composition:
-        return Composition(SlowService(self.latencies_s, self.timeout_s, self.lose_answer))
+        return Composition(
+            SlowService(lambda drawn, numbers: self.latencies_s(drawn), self.timeout_s, self.lose_answer)
+        )
 
 
 @fault("constant_latency", _SLOW)
@@ -62,7 +64,7 @@ class ConstantLatency(Fault):
     seconds: float = scaled(2.0, 0, 1e9, "latency, in seconds")
 
     def compose(self) -> Composition:
-        return Composition(Delay(lambda batch: np.full(len(batch), self.at("seconds"))))
+        return Composition(Delay(lambda drawn, numbers: np.full(len(drawn), self.at("seconds"))))
 
 
 @fault("uniform_latency", _SLOW)
@@ -83,7 +85,7 @@ class UniformLatency(Fault):
 
     def compose(self) -> Composition:
         low, high = self.at("low_s"), self.at("high_s")
-        return Composition(Delay(lambda batch: low + batch.uniforms * (high - low)))
+        return Composition(Delay(lambda drawn, numbers: low + drawn * (high - low)))
 
 
 @fault("lognormal_latency", _SLOW)
@@ -97,7 +99,7 @@ class LognormalLatency(Fault):
     sigma: float = number(1.0, 0, 10, "standard deviation of the latency's natural logarithm")
 
     def compose(self) -> Composition:
-        return Composition(Delay(lambda batch: self.latencies_s(batch.uniforms)))
+        return Composition(Delay(lambda drawn, numbers: self.latencies_s(drawn)))
 
     def latencies_s(self, quantiles: Floats) -> Floats:
         """Latencies in seconds at quantiles in [0, 1)."""
@@ -115,7 +117,7 @@ class ParetoLatency(Fault):
     shape: float = number(1.5, 0.1, 100, "how fast the tail falls; smaller is heavier")
 
     def compose(self) -> Composition:
-        return Composition(Delay(lambda batch: self.at("minimum_s") * (1 - batch.uniforms) ** (-1 / self.shape)))
+        return Composition(Delay(lambda drawn, numbers: self.at("minimum_s") * (1 - drawn) ** (-1 / self.shape)))
 
 
 @fault("empirical_latency", _SLOW)
@@ -156,7 +158,7 @@ class EmpiricalLatency(Fault):
 
     def compose(self) -> Composition:
         measured = self.severity * np.array(self.measured_s)
-        return Composition(Delay(lambda batch: measured[(batch.uniforms * len(measured)).astype(np.int64)]))
+        return Composition(Delay(lambda drawn, numbers: measured[(drawn * len(measured)).astype(np.int64)]))
 
 
 @fault("jitter", _SLOW)
@@ -171,7 +173,7 @@ class Jitter(Fault):
     )
 
     def compose(self) -> Composition:
-        return Composition(Delay(lambda batch: self.at("spread_s") * normal_quantiles(0.5 + batch.uniforms / 2)))
+        return Composition(Delay(lambda drawn, numbers: self.at("spread_s") * normal_quantiles(0.5 + drawn / 2)))
 
 
 @fault("slow_start", _SLOW)
@@ -185,8 +187,8 @@ class SlowStart(Fault):
     calls: float = number(5.0, 0.1, 1e6, "calls after which the latency has fallen to a third (1/e)")
 
     def compose(self) -> Composition:
-        def latencies_s(batch: Batch) -> Floats:
-            return np.asarray(self.at("first_s") * np.exp(-batch.numbers / self.calls))
+        def latencies_s(drawn: Floats, numbers: Rows) -> Floats:
+            return np.asarray(self.at("first_s") * np.exp(-numbers / self.calls))
 
         return Composition(Delay(latencies_s, least_s=1e-3))
 
@@ -232,5 +234,5 @@ class SlowDrip(Fault):
 
     def compose(self) -> Composition:
         return Composition(
-            Trickle(lambda replies, batch: sizes(replies, batch.rows), self.at("slowness"), self.patience_s)
+            Trickle(lambda replies, batch: sizes(replies, batch.rows).astype(np.float64), self.at("slowness"), self.patience_s)
         )

@@ -2,6 +2,7 @@
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects.base import Batch
 from worldsim.faults.effects.replays import ActAgain, Ages, Overtake, RunTwice, ShowAgain
 from worldsim.faults.history import History
-from worldsim.faults.parameters import EVERYTHING, Names, number, option, scaled, targets
+from worldsim.faults.parameters import EVERYTHING, Names, matches, number, option, scaled, targets
+from worldsim.spaces import Leaf
 
 _STALE = "stale and repeated"
 _HOLD, _DELAY, _ROUNDING = 3, 4, 5  # streams
@@ -98,6 +100,11 @@ class EventualConsistency(Fault):
     def compose(self) -> Composition:
         return Composition(ShowAgain(self.kind, self.calls, self._ages), self.at("rate"), self.targets)
 
+    def idle_in(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> str | None:
+        if tools is not None and not any(matches(tool, self.writes) for tool in tools):
+            return f"there is no tool {', '.join(self.writes)} that writes"
+        return super().idle_in(tools, leaves)
+
     def _ages(self, batch: Batch, known: Ages) -> Ages:
         """How many answers to the same request there were since the first write that is not seen yet."""
         sessions = batch.memory.objects("session", _Lag)
@@ -181,7 +188,7 @@ class DelayedAction(Fault):
         def ages(batch: Batch, calls: History) -> Ages:
             calls.add(batch.rows, batch.rows, batch.calls.asked, batch.calls.leaves)
             late = np.where(batch.triggered, delays(batch, self.at("min_calls"), most, self.hold), 0)
-            return np.minimum(late, np.minimum(calls.known[batch.rows], remembered) - 1)
+            return np.asarray(np.minimum(late, np.minimum(calls.known[batch.rows], remembered) - 1))
 
         return Composition(ActAgain(self.kind, remembered, ages, lambda ages: [{"age": age} for age in ages.tolist()]))
 

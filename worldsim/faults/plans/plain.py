@@ -25,7 +25,7 @@ def fault_to_json(fault: Fault) -> dict[str, Any]:
     The kind of one that is not built in is where it is defined: "package.module:name".
     """
     defaults = {name: field.default for name, field in type(fault).model_fields.items()}
-    changed = {name: value for name, value in dict(fault).items() if name == "severity" or value != defaults[name]}
+    changed = {name: value for name, value in fault.values().items() if name == "severity" or value != defaults[name]}
     built_in = type(fault).__module__.startswith("worldsim.faults.")
     kind = fault.kind if built_in else f"{type(fault).__module__}:{type(fault).__qualname__}"
     return {"kind": kind, **{name: _plain(value) for name, value in changed.items()}}

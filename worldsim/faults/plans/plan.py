@@ -13,9 +13,9 @@ from pydantic import WithJsonSchema as JsonSchema
 from worldsim.errors import ConfigError
 from worldsim.faults.definition import KINDS, Fault
 from worldsim.faults.parameters import Mistake, suggest
-from worldsim.faults.pipeline import require_match
 from worldsim.faults.plans.plain import fault_from_json, fault_to_json, how_to
 from worldsim.faults.plans.written import Source, read_yaml
+from worldsim.faults.stage import require_match
 from worldsim.spaces import Leaf
 
 AS_PLAN = 'write a plan.yaml with `- kind: {0}`, or in Python [{{"kind": "{0}"}}]'
@@ -120,6 +120,14 @@ class Plan(BaseModel):
             except Mistake as mistake:
                 raise self._source.located(mistake.within("faults", number)) from None
 
+    def idle_in(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> list[str]:
+        """A line for each fault that can never do anything there, with the reason: "black_frames: there are no frames".
+
+        tools: the names of all there are, None where they are not known. leaves: of replies, None for plain JSON.
+        """
+        reasons = [(fault.kind, fault.idle_in(tools, leaves)) for fault in self.faults]
+        return [f"{kind}: {reason}" for kind, reason in reasons if reason is not None]
+
 
 @cache
 def ready_plans() -> tuple[str, ...]:
@@ -154,7 +162,7 @@ def _check(fault: Fault, tools: Sequence[str] | None, leaves: Sequence[Leaf] | N
     for what, key, names in (("tool", "tools", tools), ("target", "targets", targets)):
         for position, glob in enumerate(getattr(fault, key, ()) if names is not None else ()):
             try:
-                require_match(fault, what, [glob], names)
+                require_match(fault, what, [glob], names or ())
             except ConfigError as error:
                 raise Mistake(str(error), key, position) from None
     if not fault.idle and leaves is not None:

@@ -5,8 +5,8 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldsim.faults.leafwise import alike
-from worldsim.faults.many.batches import chosen, copy_rows
+from worldsim.faults.stacking import chosen, copy_rows
+from worldsim.faults.trees import alike
 
 
 @given(count=st.integers(1, 9), rows=st.sets(st.integers(0, 8)), seed=st.integers(0, 99))

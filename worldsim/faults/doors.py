@@ -1,0 +1,453 @@
+"""Every way by which calls come to faults, played alike: for checks that a fault does the same whichever way it is.
+
+A `Bench` is a service whose answers are known. A `Door` carries calls to it through faults, one at a time, and gives an
+`Outcome` each: what the caller got, what was carried out, how long it took, and what the records say. Another door is
+one small class with `_call`, added to `DOORS`.
+"""
+
+import asyncio
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector.utils import concatenate, create_empty_array
+
+from worldsim.faults.callbatch import Calls
+from worldsim.faults.calls import Call, Record, Reply
+from worldsim.faults.clock import Clock, VirtualClock
+from worldsim.faults.definition import Fault
+from worldsim.faults.pipeline import Pipeline, Trip
+from worldsim.faults.replies import Replies
+from worldsim.faults.tools import Faults, ToolError, tool, wrap
+from worldsim.faults.trees import alike, copied, leaves_of
+from worldsim.spaces import Leaf
+
+Payloads = Callable[[int], Any]  # what call `at` answers; -1: what is seen before the first call
+TOOLS = ("search", "read", "write")
+ACTIONS = spaces.Discrete(3)
+BEFORE = -1  # stands for the answer that is seen before the first call
+
+
+class Asked(NamedTuple):
+    """A call of a script. at: its place in the script, which is what the service's answer depends on."""
+
+    at: int
+    tool: str
+    arguments: dict[str, Any]
+
+
+def script(calls: int, tools: Sequence[str] = TOOLS) -> list[Asked]:
+    """So many calls, of each tool in turn, with a few different requests of each."""
+    return [Asked(at, tools[at % len(tools)], {"action": at // len(tools) % int(ACTIONS.n)}) for at in range(calls)]
+
+
+@dataclass
+class Outcome:
+    """One call as it went: what was asked and got, what was really carried out, and what the faults say of it."""
+
+    at: int  # its place in the script
+    asked: Call
+    reply: Reply
+    carried_out: list[Call]
+    answers: list[Reply]  # as they came from behind the faults
+    waited_s: float
+    records: list[Record]
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything at all was otherwise than without faults."""
+        untouched = len(self.answers) == 1 and self.carried_out == [self.asked] and not self.waited_s
+        return not (untouched and same_reply(self.reply, self.answers[0]))
+
+    def otherwise_than(self, other: "Outcome") -> str:
+        """In what another outcome of the same call differs, in a line; "" where in nothing. Times are rounded."""
+        pairs = {
+            "asked": (self.asked[:2], other.asked[:2]),
+            "number": (self.asked.number, other.asked.number),
+            "payload": (self.reply.payload, other.reply.payload),
+            "reply": (_rounded(self.reply._replace(payload=None)._asdict()),
+                      _rounded(other.reply._replace(payload=None)._asdict())),
+            "carried out": ([_plain(call) for call in self.carried_out], [_plain(call) for call in other.carried_out]),
+            "waited_s": (_rounded(self.waited_s), _rounded(other.waited_s)),
+            "records": ([_rounded(record.to_json()) for record in self.records],
+                        [_rounded(record.to_json()) for record in other.records]),
+        }  # fmt: skip
+        for what, (mine, theirs) in pairs.items():
+            if not (alike(mine, theirs) if what == "payload" else mine == theirs):
+                return f"{what} {mine!r} is {theirs!r}"
+        return ""
+
+
+def same_reply(left: Reply, right: Reply) -> bool:
+    """Whether two replies are alike in everything, to the bit."""
+    return left[1:] == right[1:] and alike(left.payload, right.payload)
+
+
+def _plain(call: Call) -> Any:
+    """A call without numpy's types, which depend on how it came."""
+    arguments = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in call.arguments.items()}
+    return call.tool, arguments, call.number
+
+
+def _rounded(value: Any) -> Any:
+    """Nine digits of every number: clocks are sums, and sums depend on their order in the last ones."""
+    if isinstance(value, float):
+        return float(f"{value:.9g}")
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+@dataclass
+class Bench:
+    """A service whose answers are known, and what was handed to and fro.
+
+    payloads: by default members of `space` drawn for each call; needed where `space` is None (plain JSON).
+    every_s: seconds from the beginning of one call to that of the next, if none takes longer.
+    one_request: whether all calls ask for the same, as steps do whose action is no named tool.
+    scribble: write into answers and replies once their call is over, as whoever owns them may.
+    """
+
+    space: spaces.Space[Any] | None
+    payloads: Payloads | None = None
+    seed: int = 0
+    every_s: float = 1.0
+    one_request: bool = False
+    scribble: bool = False
+    given: list[Any] = field(default_factory=list)  # the very objects that were handed to faults, and copies of them
+    replied: list[Any] = field(default_factory=list)  # those that the caller got, with copies of what they were then
+    known: dict[int, Any] = field(default_factory=dict)
+
+    def answer(self, at: int) -> Any:
+        """What call `at` answers: equal each time, and never the same object."""
+        if at not in self.known:
+            self.known[at] = self.payloads(at) if self.payloads is not None else self._sample(at)
+        return copied(self.known[at])
+
+    def _sample(self, at: int) -> Any:
+        assert self.space is not None, "plain JSON needs payloads"
+        space = copy.deepcopy(self.space)
+        space.seed(self.seed + 1 + at)
+        return space.sample()
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...] | None:
+        """Of the answers, None for plain JSON."""
+        return None if self.space is None else leaves_of(self.space)
+
+    def run(
+        self, faults: Sequence[Fault], calls: int, first: int = 0, episode: int = 0, door: "type[Door] | None" = None
+    ) -> list[Outcome]:
+        """An episode of so many calls; those before `first` are made, too, and left out of the result."""
+        return self.play(faults, script(calls), episode, door)[first:]
+
+    def play(
+        self, faults: Sequence[Fault], calls: Sequence[Asked], episode: int = 0, door: "type[Door] | None" = None
+    ) -> list[Outcome]:
+        """These calls, one after the other, through a door; by default a function call."""
+        with (door or Direct)(self, faults, episode) as opened:
+            return [opened.call(each) for each in calls]
+
+
+class Visit:
+    """One call on its way to the service. handed: all that passed between the faults and whoever owns it."""
+
+    def __init__(self, bench: Bench, asked: Asked, number: int) -> None:
+        self._bench, self.asked, self.number, self.handed = bench, asked, number, list[Any]()
+        self.arguments = self.hand(dict(asked.arguments))
+        self.carried_out: list[Call] = []
+        self.answers: list[Reply] = []
+
+    def hand(self, value: Any) -> Any:
+        """The same object, to be looked at later."""
+        self.handed.append(value)
+        self._bench.given.append((value, copied(value)))
+        return value
+
+    def carry_out(self, call: Call) -> Reply:
+        """The service's answer; what was carried out is remembered."""
+        self.carried_out.append(Call(call.tool, copied(dict(call.arguments)), call.number))
+        answer = self._bench.answer(self.asked.at)
+        self.answers.append(Reply(copied(answer)))
+        return Reply(self.hand(answer))
+
+
+class Door(ABC):
+    """A way by which calls come to faults: one session of them.
+
+    takes_spaces, takes_plain: whether it takes payloads of a space, and plain JSON.
+    """
+
+    takes_spaces: ClassVar[bool] = True
+    takes_plain: ClassVar[bool] = True
+
+    def __init__(self, bench: Bench, faults: Sequence[Fault], episode: int = 0) -> None:
+        self.bench = bench
+        self._numbers: dict[str, int] = {}
+        self._open([(fault, bench.seed) for fault in faults], str(episode))
+
+    @classmethod
+    def fits(cls, bench: Bench) -> bool:
+        """Whether the service's answers can come through this door."""
+        return cls.takes_plain if bench.space is None else cls.takes_spaces
+
+    @abstractmethod
+    def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
+        """Begin a session under this name."""
+
+    @abstractmethod
+    def _call(self, visit: Visit) -> tuple[Reply, Sequence[Record]]:
+        """Make a call; give the reply and what was done to it."""
+
+    def now(self) -> float:
+        """Seconds on the session's clock."""
+        return self.clock.now()
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass on it."""
+        self.clock.sleep(seconds)
+
+    clock: Clock
+
+    def call(self, asked: Asked) -> Outcome:
+        """One call through the faults to the service."""
+        self.wait(max(0.0, asked.at * self.bench.every_s - self.now()))
+        number = self._numbers.get(asked.tool, 0)
+        self._numbers[asked.tool] = number + 1
+        visit, before = Visit(self.bench, asked, number), self.now()
+        reply, records = self._call(visit)
+        waited_s, payload = self.now() - before, copied(reply.payload)
+        if self.bench.scribble:
+            for each in (reply.payload, *visit.handed):
+                scribble(each)
+        else:
+            self.bench.replied.append((reply.payload, payload))
+        call = Call(asked.tool, asked.arguments, number)
+        got = reply._replace(payload=payload)
+        return Outcome(asked.at, call, got, visit.carried_out, visit.answers, waited_s, list(records))
+
+    def close(self) -> None:  # noqa: B027  (most doors stay open)
+        """Give back what the door has taken."""
+
+    def __enter__(self) -> "Door":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def scribble(payload: Any) -> None:
+    """Write into a payload wherever that is possible."""
+    if isinstance(payload, np.ndarray) and payload.flags.writeable:
+        payload[...] = 0
+    elif isinstance(payload, dict):
+        for value in payload.values():
+            scribble(value)
+        if payload and not any(isinstance(value, dict | np.ndarray) for value in payload.values()):
+            payload.clear()
+    elif isinstance(payload, list | tuple):
+        for value in payload:
+            scribble(value)
+        if isinstance(payload, list):
+            payload.clear()
+
+
+class Direct(Door):
+    """A function call."""
+
+    def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
+        self.clock = VirtualClock()
+        bench = self.bench
+        self.pipeline = Pipeline(faults, bench.leaves, TOOLS, self.clock, one_request=bench.one_request)
+        shown = None if bench.space is None else self._shown  # what answers in plain JSON shows nothing before
+        self.pipeline.start(np.zeros(1, np.int64), [(session,)], shown)
+
+    def _shown(self) -> Replies:
+        return Replies.single(Reply(self.bench.answer(BEFORE)))
+
+    def _call(self, visit: Visit) -> tuple[Reply, Sequence[Record]]:
+        def carry_out(call: Call, trip: Trip) -> Reply:
+            return visit.carry_out(call)
+
+        return self.pipeline.call(visit.asked.tool, visit.arguments, carry_out)
+
+    def snapshot(self) -> Any:
+        """Where the session stands."""
+        return self.pipeline.snapshot(), dict(self._numbers)
+
+    def restore(self, snapshot: Any) -> None:
+        """Go back to there."""
+        self.pipeline.restore(snapshot[0])
+        self._numbers = dict(snapshot[1])
+
+
+class Coroutine(Direct):
+    """A coroutine."""
+
+    def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
+        super()._open(faults, session)
+        self._loop = asyncio.new_event_loop()
+
+    def _call(self, visit: Visit) -> tuple[Reply, Sequence[Record]]:
+        async def carry_out(call: Call, trip: Trip) -> Reply:
+            await asyncio.sleep(0)
+            return visit.carry_out(call)
+
+        return self._loop.run_until_complete(self.pipeline.acall(visit.asked.tool, visit.arguments, carry_out))
+
+    def close(self) -> None:
+        self._loop.close()
+
+
+class OnlyRow(Door):
+    """A vector of one."""
+
+    takes_plain = False
+    count: ClassVar[int] = 1
+    row: ClassVar[int] = 0
+
+    def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
+        bench, count = self.bench, self.count
+        self._in_space = not any(getattr(fault, "out_of_space", False) for fault, _ in faults)
+        self.pipeline = Pipeline(
+            faults, bench.leaves, TOOLS, count=count, action_space=ACTIONS, one_request=bench.one_request
+        )
+        sessions = [(session if row == self.row else f"other {row}",) for row in range(count)]
+        shown = [bench.answer(BEFORE if row == self.row else row) for row in range(count)]
+        self.pipeline.start(np.arange(count), sessions, lambda: self._replies(shown))
+        self._rng = np.random.default_rng(0)
+
+    def _replies(self, payloads: list[Any]) -> Replies:
+        space = self.bench.space
+        batch = concatenate(space, payloads, create_empty_array(space, self.count))
+        return Replies(self.count, space, batch, self._in_space)
+
+    def now(self) -> float:
+        return float(self.pipeline.sessions.clock_s[self.row])
+
+    def wait(self, seconds: float) -> None:
+        self.pipeline.sessions.clock_s[self.row] += seconds
+
+    def _call(self, visit: Visit) -> tuple[Reply, Sequence[Record]]:
+        asked, count = visit.asked, self.count
+        tools, actions = self._rng.integers(0, len(TOOLS), count), self._rng.integers(0, ACTIONS.n, count)
+        tools[self.row], actions[self.row] = TOOLS.index(asked.tool), visit.arguments["action"]
+        calling = self._rng.random(count) < 0.8
+        calling[self.row] = True
+
+        def forward(calls: Calls) -> Replies:
+            payloads = [self.bench.answer((asked.at + 5 * row) % 23) for row in range(count)]
+            if self.row in calls.rows:
+                payloads[self.row] = visit.carry_out(calls.call(self.row)).payload
+            replies = self._replies(payloads)
+            visit.hand(replies.batch)
+            return replies
+
+        replies, log = self.pipeline.batch_call(np.flatnonzero(calling), tools, visit.hand(actions), forward)
+        return replies.of(self.row), log.of_each()[self.row]
+
+
+class AmongRows(OnlyRow):
+    """A row of a vector, beside others that make other calls."""
+
+    count = 7
+    row = 3
+
+
+class Session(Door):
+    """`Faults.call`."""
+
+    takes_spaces = False
+
+    def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
+        self.faults = Faults([fault for fault, _ in faults], seed=self.bench.seed, tools=TOOLS)
+        self.session = self.faults.session(session)
+        self.clock = self.session.clock
+
+    def _call(self, visit: Visit) -> tuple[Reply, Sequence[Record]]:
+        known = len(self.session.records)
+        with self.session:
+            reply = self._reply(visit)
+        return reply, self.session.records[known:]
+
+    def _reply(self, visit: Visit) -> Reply:
+        return self.faults.call(visit.asked.tool, visit.arguments, lambda call: visit.carry_out(call).payload)
+
+
+class SessionCoroutine(Session):
+    """`Faults.acall`."""
+
+    def _reply(self, visit: Visit) -> Reply:
+        async def carry_out(call: Call) -> Any:
+            await asyncio.sleep(0)
+            return visit.carry_out(call).payload
+
+        return asyncio.run(self.faults.acall(visit.asked.tool, visit.arguments, carry_out))
+
+
+class Tool(Session):
+    """`@tool` on functions."""
+
+    def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
+        super()._open(faults, session)
+        self.tools = self._behind({name: self._function(name) for name in TOOLS})
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        def function(action: int) -> Any:
+            return self.visit.carry_out(Call(name, {"action": action}, self.visit.number)).payload
+
+        return function
+
+    def _behind(self, functions: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+        return {name: tool(self.faults, name=name)(function) for name, function in functions.items()}
+
+    def _reply(self, visit: Visit) -> Reply:
+        self.visit, before = visit, self.now()
+        try:
+            return Reply(self._answer(visit), latency_s=self.now() - before)
+        except ToolError as error:
+            return error.reply
+
+    def _answer(self, visit: Visit) -> Any:
+        return self.tools[visit.asked.tool](**visit.arguments)
+
+
+class ToolCoroutine(Tool):
+    """`@tool` on coroutine functions."""
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        function = super()._function(name)
+
+        async def coroutine(action: int) -> Any:
+            await asyncio.sleep(0)
+            return function(action)
+
+        return coroutine
+
+    def _answer(self, visit: Visit) -> Any:
+        return asyncio.run(super()._answer(visit))
+
+
+class Wrapped(Tool):
+    """`wrap`, of functions by name."""
+
+    def _behind(self, functions: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
+        return wrap(functions, self.faults)
+
+
+DOORS: dict[str, type[Door]] = {
+    "call": Direct,
+    "acall": Coroutine,
+    "only row": OnlyRow,
+    "among rows": AmongRows,
+    "Faults.call": Session,
+    "Faults.acall": SessionCoroutine,
+    "@tool": Tool,
+    "@tool, async": ToolCoroutine,
+    "wrap": Wrapped,
+}
+"""Every way by which calls come to faults. Whoever writes another adds it here."""

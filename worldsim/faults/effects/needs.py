@@ -1,0 +1,91 @@
+"""What there must be in replies for a fault to do anything, so that a plan which could never act can say so."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium import spaces
+
+from worldsim.faults.effects import frames
+from worldsim.faults.effects.pictures import is_frame
+from worldsim.faults.effects.rows import has_rows
+from worldsim.faults.parameters import matches
+from worldsim.spaces import Leaf
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a fault cannot do without.
+
+    what: in words, as in "there are no frames". met: whether leaves of a space, those that it may change, have it.
+    in_plain: whether plain JSON may have it.
+    """
+
+    what: str
+    met: Callable[[Sequence[Leaf]], bool]
+    in_plain: bool = True
+
+
+def need(what: str, fits: Callable[[Leaf], bool], in_plain: bool = True) -> Need:
+    """One leaf at least that fits."""
+    return Need(what, lambda leaves: any(map(fits, leaves)), in_plain)
+
+
+def is_floats(leaf: Leaf) -> bool:
+    """Whether a leaf is a float, or a vector or matrix of them."""
+    return isinstance(leaf.space, spaces.Box) and leaf.space.dtype.kind == "f"
+
+
+def _is_text(leaf: Leaf) -> bool:
+    return isinstance(leaf.space, spaces.Text)
+
+
+def _is_number(leaf: Leaf) -> bool:
+    """Whether a leaf is a number or class, or a vector of numbers, and no frame."""
+    return isinstance(leaf.space, spaces.Box | spaces.Discrete) and not frames.frame_axes(leaf.space)
+
+
+def _has_two_digits(leaf: Leaf) -> bool:
+    """Whether a leaf is a number that may have two digits before its point."""
+    space = leaf.space
+    if isinstance(space, spaces.Discrete):
+        return max(abs(int(space.start)), abs(int(space.start + space.n) - 1)) >= 10
+    return isinstance(space, spaces.Box) and _is_number(leaf) and np.abs([space.low, space.high]).max() >= 10
+
+
+def _has_pair(leaves: Sequence[Leaf]) -> bool:
+    """Whether two leaves are of one form, so that they could have each other's value."""
+    forms = [
+        (isinstance(leaf.space, spaces.Box), leaf.space.dtype, leaf.space.shape)
+        for leaf in leaves
+        if isinstance(leaf.space, _WITH_FORM) and not frames.frame_axes(leaf.space)
+    ]
+    return len(set(forms)) < len(forms)
+
+
+def times(names: tuple[str, ...], least: float) -> Need:
+    """Texts, and numbers with the name of a time. least: the least by which they are moved; most classes are too few."""
+
+    def fits(leaf: Leaf) -> bool:
+        if isinstance(leaf.space, spaces.Discrete) and leaf.space.n <= abs(round(least)):
+            return False
+        return _is_text(leaf) or (_is_number(leaf) and matches(leaf.name.rsplit("/", 1)[-1], names))
+
+    return need(f"texts, and no times that could be off by {least:g}", fits)
+
+
+_CLASSES = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+_NUMBERS = spaces.Box | _CLASSES
+_WITH_FORM = _NUMBERS | spaces.Text
+
+FRAMES = need("frames", is_frame, in_plain=False)
+FRAMES_OR_FLOATS = need("frames or floats", lambda leaf: is_frame(leaf) or is_floats(leaf))
+ROWS = need("rows", has_rows)
+TEXTS = need("texts", _is_text)
+NUMBERS = need("numbers", _is_number)
+TWO_DIGITS = need("texts or numbers of two digits", lambda leaf: _is_text(leaf) or _has_two_digits(leaf))
+CLASSES = need("classes", lambda leaf: isinstance(leaf.space, _CLASSES))
+BOUNDED = need("numbers or classes", lambda leaf: isinstance(leaf.space, _NUMBERS))
+TYPED = need("numbers, classes or texts", lambda leaf: isinstance(leaf.space, _WITH_FORM))
+NAN = need("numbers that could be NaN", lambda leaf: isinstance(leaf.space, spaces.Box) and leaf.space.dtype != np.uint8)
+PAIR = Need("two fields of one kind", _has_pair)

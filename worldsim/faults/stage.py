@@ -1,0 +1,358 @@
+"""A fault in its place among others: on which calls it is at work, and what it draws there."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.errors import ConfigError
+from worldsim.faults.callbatch import FIRST, Calls, Flight
+from worldsim.faults.clock import Clock
+from worldsim.faults.definition import Composition, Fault
+from worldsim.faults.effects.base import Batch, ByNumber, Memory, Scope, Wait
+from worldsim.faults.keys import Floats, Keys, fold_in, unit
+from worldsim.faults.log import Origin
+from worldsim.faults.parameters import EVERYTHING, matches, suggest
+from worldsim.faults.payloads import Payloads, Rows
+from worldsim.faults.replies import Replies
+from worldsim.faults.schedule import Always, Bursts, TimeWindow
+from worldsim.spaces import Leaf
+
+BLOCK = 256  # calls of a single session for which is worked out ahead whether a fault is at work
+TRIGGER, PROBABILITY, SCHEDULE = 1, 2, 3  # folded into a tool's key: streams of uniforms; 0 is for all else
+
+
+class Placed(NamedTuple):
+    """A fault in its place."""
+
+    fault: Fault
+    composition: Composition
+    seeds: tuple[int, str, int]  # of its keys, but for the session
+    leaves: tuple[Leaf, ...] | None  # that it may change
+
+
+def checked_seed(seed: int) -> int:
+    """The seed of a plan. Raises ConfigError unless it is a whole number, 0 or more."""
+    if not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"the seed of faults must be a whole number, 0 or more; got {seed!r}")
+    return seed
+
+
+def placed(
+    faults: Sequence[tuple[Fault, int]],
+    leaves: tuple[Leaf, ...] | None,
+    tools: Sequence[str] | None,
+    kinds: Counter[str],
+) -> list[Placed]:
+    """Faults, outermost first and each with the seed of its plan, less those that can never do anything.
+
+    tools: all that there are, None where they are not known. kinds: how many faults there are of each kind further in;
+    those that are placed are added, so that two of a kind draw different numbers, whatever else there is.
+    Raises ConfigError for tools or targets that match nothing.
+    """
+    found: list[Placed] = []
+    for fault, seed in reversed(faults):
+        if tools is not None:
+            require_match(fault, "tool", fault.tools, tools)
+        seeds = (seed if fault.seed is None else fault.seed, fault.kind, kinds[fault.kind])
+        kinds[fault.kind] += 1
+        composition = fault.compose()
+        chosen = leaves
+        if leaves is not None and composition.targets != EVERYTHING:
+            require_match(fault, "target", composition.targets, [leaf.name for leaf in leaves])
+            chosen = tuple(leaf for leaf in leaves if matches(leaf.name, composition.targets))
+        if not fault.idle:
+            found.insert(0, Placed(fault, composition, seeds, chosen))
+    return found
+
+
+def require_match(fault: Fault, what: str, globs: Sequence[str], names: Sequence[str]) -> None:
+    """Raise ConfigError for a glob that fits none of the names."""
+    for glob in globs:
+        if not any(matches(name, [glob]) for name in names):
+            raise ConfigError(f"{fault.kind}: {what} '{glob}' matches nothing. {suggest(glob, names)}")
+
+
+class Stage:
+    """A fault in its place among others, on N sessions."""
+
+    def __init__(self, place: Placed, sessions: "Sessions", **scope: Any) -> None:
+        fault, composition = place.fault, place.composition
+        self.fault, self.effect, self.seeds = fault, composition.effect, place.seeds
+        self.scope = Scope(fault.kind, place.leaves, composition.targets, **scope)
+        self.memory = Memory(sessions.count)
+        self._sessions = sessions
+        self.session_keys: Keys = np.zeros(sessions.count, np.uint64)
+        self._tool_keys: Keys = np.zeros((sessions.count, 0), np.uint64)
+        self._stream_keys: dict[int, Keys] = {}  # (N, tools) by stream
+        schedule = fault.schedule
+        self._always = isinstance(schedule, Always)
+        self._in_time = isinstance(schedule, TimeWindow)
+        self._draws_schedule = isinstance(schedule, Bursts)
+        self.joint = None if getattr(schedule, "per_tool", True) else fault.tools
+        self._share, self._sees_all = composition.share, self.effect.sees_all(self.scope)
+        self._every_tool = fault.tools == EVERYTHING
+        scheduled = not (self._always or self._in_time or self.joint is not None)
+        self._free = not scheduled and fault.probability >= 1 and self._share >= 1  # nothing is left to chance
+        self._blocks: dict[Any, tuple[int, list[Any]]] = {}  # of a single session: what is known of many calls ahead
+
+    def start(self, rows: Rows, keys: Sequence[int], shown: Callable[[], Replies] | None) -> None:
+        """Begin sessions `rows`, under a key each; `shown` is what they showed before their first calls."""
+        self.session_keys[rows] = np.array(keys, np.uint64)
+        self._add_tools()
+        self._tool_keys[rows] = self._keys_of_tools(rows)
+        for stream, known in self._stream_keys.items():
+            known[rows] = fold_in(self._tool_keys[rows], stream)
+        self.memory.begin(rows)
+        self._blocks = {}
+        if shown is not None:
+            count = self._sessions.count
+            origin = Origin(self._sessions.names, np.zeros(count, np.int64), np.full(count, -1), {})
+            calls = Calls(rows, origin, Payloads(count), (), Flight(count))
+            self.effect.begin(Batch(self, calls, rows), shown())
+
+    def _add_tools(self) -> None:
+        """Tools that nobody knew of get their keys when they are first called."""
+        known, names = self._tool_keys.shape[1], self._sessions.names
+        if len(names) > known or self._tool_keys.shape[0] != self._sessions.count:
+            rows = np.arange(self._sessions.count)
+            self._tool_keys = self._keys_of_tools(rows)
+            self._stream_keys = {}
+
+    def _keys_of_tools(self, rows: Rows) -> Keys:
+        hashed = np.array(self._sessions.hashes, np.int64)
+        return fold_in(self.session_keys[rows][:, None], hashed[None])
+
+    def _stream(self, stream: int) -> Keys:
+        """(N, tools) keys of a stream of uniforms."""
+        if len(self._sessions.names) > self._tool_keys.shape[1]:
+            self._add_tools()
+        if stream not in self._stream_keys:
+            self._stream_keys[stream] = fold_in(self._tool_keys, stream)
+        return self._stream_keys[stream]
+
+    def keys(self, rows: Rows, origin: Origin) -> Keys:
+        """The fault's keys for the tools that are called, (n,)."""
+        if len(self._sessions.names) > self._tool_keys.shape[1]:
+            self._add_tools()
+        return _of_tools(self._tool_keys, rows, origin)
+
+    def drawn(self, rows: Rows, origin: Origin) -> Floats:
+        """The uniforms that decide whether the fault is triggered, (n,)."""
+        if self._sessions.count == 1 and len(rows):
+            tool, number = int(origin.tools[0]), int(origin.numbers[0])
+            return self._ahead("uniform", tool, number, _uniform)
+        return self._uniforms(TRIGGER, rows, origin)
+
+    def by_number(self, name: str, function: ByNumber, batch: Batch) -> NDArray[Any]:
+        """What a function makes of the uniforms and numbers of calls, (n,); of a single session's for many ahead."""
+        if self._sessions.count > 1 or not len(batch):
+            return function(batch.uniforms, batch.numbers)
+        origin = batch.calls.origin
+        return self._ahead(name, int(origin.tools[0]), int(origin.numbers[0]), function)
+
+    def _ahead(self, name: str, tool: int, number: int, function: ByNumber) -> NDArray[Any]:
+        """What a function makes of the uniform and the number of a call, (1,)."""
+        block, offset = divmod(number, BLOCK)
+        known = self._blocks.get((name, tool))
+        if known is None or known[0] != block:
+            numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
+            drawn = unit(fold_in(self._stream(TRIGGER)[0, tool : tool + 1], numbers))
+            known = self._blocks[name, tool] = block, list(function(drawn, numbers)[:, None])
+        value: NDArray[Any] = known[1][offset]
+        return value
+
+    def seconds(self, rows: Rows) -> Floats:
+        """How late it is, (n,)."""
+        return self._sessions.seconds(rows)
+
+    def _uniforms(self, stream: int, rows: Rows, origin: Origin) -> Floats:
+        return unit(fold_in(_of_tools(self._stream(stream), rows, origin), _of(origin.numbers, rows)))
+
+    def batch(self, calls: Calls) -> Batch | None:
+        """The calls that the effect must see: those that it triggers on, or all of its tools. None for none."""
+        rows, origin = calls.rows, calls.origin
+        if not len(rows):
+            return None
+        if self._sessions.count == 1:
+            return Batch(self, calls, rows) if self._single(calls) else None
+        if not self._every_tool:
+            rows = rows[calls.calling(rows, self.fault.tools)]
+        if self._sees_all:
+            return Batch(self, calls, rows) if len(rows) else None
+        if not self._always and len(rows):
+            rows = rows[self._scheduled(rows, origin)]
+        if self.fault.probability < 1 and len(rows):
+            rows = rows[self._uniforms(PROBABILITY, rows, origin) < self.fault.probability]
+        drawn = None
+        if self._share < 1 and len(rows):
+            drawn = self.drawn(rows, origin)
+            hit = drawn < self._share
+            rows, drawn = rows[hit], drawn[hit]
+        return Batch(self, calls, rows, drawn) if len(rows) else None
+
+    def triggered(self, calls: Calls, rows: Rows) -> NDArray[np.bool_]:
+        """On which calls, (n,), of its tools the fault triggers: by schedule and probability, and by its share."""
+        origin = calls.origin
+        if self._sessions.count == 1 and len(rows):
+            return np.array([self._due(int(origin.tools[0]), int(origin.numbers[0]), origin.joint)])
+        hit = np.ones(len(rows), np.bool_) if self._always else self._scheduled(rows, origin)
+        if self.fault.probability < 1:
+            hit = hit & (self._uniforms(PROBABILITY, rows, origin) < self.fault.probability)
+        return hit & (self.drawn(rows, origin) < self._share) if self._share < 1 else hit
+
+    def _scheduled(self, rows: Rows, origin: Origin) -> NDArray[np.bool_]:
+        numbers, keys = origin.numbers, self.session_keys
+        if self.joint is not None:
+            numbers, keys = origin.joint[self.joint], fold_in(self.session_keys[rows], SCHEDULE)
+        elif self._draws_schedule:
+            keys = _of_tools(self._stream(SCHEDULE), rows, origin)
+        seconds = self._sessions.elapsed_s(rows) if self._in_time else 0.0
+        return self.fault.schedule.active(keys, _of(numbers, rows), seconds)
+
+    def _single(self, calls: Calls) -> bool:
+        """Whether the effect must see the one call of a single session."""
+        origin = calls.origin
+        if not self._every_tool and not _fits(self.fault.tools, calls.call(0).tool):
+            return False
+        return self._sees_all or self._due(int(origin.tools[0]), int(origin.numbers[0]), origin.joint)
+
+    def _due(self, tool: int, number: int, joint: Mapping[tuple[str, ...], Rows]) -> bool:
+        """`triggered` of a call of a single session: what depends on its number alone is known for many ahead."""
+        seconds = self._sessions.elapsed_s(FIRST) if self._in_time else 0.0
+        if self._in_time and not self.fault.schedule.active(self.session_keys, FIRST, seconds)[0]:
+            return False
+        if self.joint is not None and not self._joint_due(int(joint[self.joint][0])):
+            return False
+        if self._free:
+            return True
+        block, offset = divmod(number, BLOCK)
+        known = self._blocks.get(tool)
+        if known is None or known[0] != block:
+            numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
+            known = self._blocks[tool] = block, self._due_ahead(tool, numbers).tolist()
+        return bool(known[1][offset])
+
+    def _joint_due(self, number: int) -> bool:
+        """By a schedule that counts the calls of all tools together."""
+        block, offset = divmod(number, BLOCK)
+        known = self._blocks.get("joint")
+        if known is None or known[0] != block:
+            numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
+            due = self.fault.schedule.active(fold_in(self.session_keys, SCHEDULE), numbers, 0.0)
+            known = self._blocks["joint"] = block, due.tolist()
+        return bool(known[1][offset])
+
+    def _due_ahead(self, tool: int, numbers: Rows) -> NDArray[np.bool_]:
+        found = np.ones(BLOCK, np.bool_)
+        if not (self._always or self._in_time or self.joint is not None):
+            found &= self.fault.schedule.active(self._stream(SCHEDULE)[0, tool : tool + 1], numbers, 0.0)
+        for stream, share in ((PROBABILITY, self.fault.probability), (TRIGGER, self._share)):
+            if share < 1:
+                found &= unit(fold_in(self._stream(stream)[0, tool : tool + 1], numbers)) < share
+        return found
+
+    def reaches(self, tool: str, position: int, number: int, joint: Mapping[tuple[str, ...], Rows]) -> bool:
+        """`batch` for the call of a single session, before there is anything but its tool and its number."""
+        if not self._every_tool and not _fits(self.fault.tools, tool):
+            return False
+        return self._sees_all or self._due(position, number, joint)
+
+    def may_reach(self, tool: str, position: int, number: int) -> bool:
+        """`reaches` where nobody knows how late it will be, or how many calls of other tools there were."""
+        if self._in_time or self.joint is not None:
+            return self._every_tool or _fits(self.fault.tools, tool)
+        return self.reaches(tool, position, number, {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "effect"}  # effects are made of functions
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, effect=state["fault"].compose().effect)
+
+    def resume(self, keys: Keys, memory: Memory) -> None:
+        """Go to where a snapshot was taken."""
+        self.session_keys, self.memory = keys.copy(), memory.copy()
+        self._tool_keys = self._keys_of_tools(np.arange(self._sessions.count))
+        self._stream_keys, self._blocks = {}, {}
+
+
+class Sessions:
+    """What N sessions share whatever faults there are: the tools there are, and the time on each one's clock."""
+
+    def __init__(self, count: int, names: Sequence[str], clock: Clock | None) -> None:
+        self.count, self.clock = count, clock
+        self.names: list[str] = []
+        self.hashes: list[int] = []
+        self.positions: dict[str, int] = {}
+        self.clock_s: Floats = np.zeros(count)  # where there is no clock from outside
+        self.began_s: Floats = np.zeros(count)  # on the clocks
+        for name in names:
+            self.position(name)
+
+    def position(self, tool: str) -> int:
+        """The tool's position among the names; it is added where nobody knew of it."""
+        if tool not in self.positions:
+            self.positions[tool] = len(self.names)
+            self.names.append(tool)
+            self.hashes.append(crc32(tool.encode()))
+        return self.positions[tool]
+
+    def seconds(self, rows: Rows) -> Floats:
+        """How late it is for these sessions, (n,)."""
+        if self.clock is None:
+            return self.clock_s[rows]
+        return np.array([self.clock.now()] * len(rows))
+
+    def begin(self, rows: Rows) -> None:
+        """Sessions begin, now."""
+        self.began_s[rows] = self.seconds(rows)
+
+    def elapsed_s(self, rows: Rows) -> Floats:
+        """Seconds since these sessions began, (n,)."""
+        return self.seconds(rows) - self.began_s[rows]
+
+    def waiting(self, wait: Wait) -> Floats:
+        """The seconds that these calls wait, (n,): no longer than until their callers give up."""
+        seconds = np.maximum(wait.seconds, 0.0)
+        if wait.calls.deadline_s is not None:
+            left = wait.calls.deadline_s[wait.rows] - self.seconds(wait.rows)
+            seconds = np.minimum(seconds, np.maximum(left, 0.0))
+        if self.count == 1:
+            wait.calls.flight.waited_s[0] += float(seconds.sum())
+        else:
+            wait.calls.flight.waited_s[wait.rows] += seconds
+        return seconds
+
+    def waiting_single(self, wait: Wait) -> float:
+        """The same for the one call of a single session, without arrays: it happens at every call of a slow service."""
+        if not len(wait.rows):
+            return 0.0
+        seconds = max(float(wait.seconds[0]), 0.0)
+        if wait.calls.deadline_s is not None and self.clock is not None:
+            seconds = min(seconds, max(float(wait.calls.deadline_s[0]) - self.clock.now(), 0.0))
+        wait.calls.flight.waited_s[0] += seconds
+        return seconds
+
+
+def _uniform(drawn: Floats, numbers: Rows) -> Floats:
+    return drawn
+
+
+def _of(values: NDArray[Any], rows: Rows) -> NDArray[Any]:
+    """The values of some sessions; those very values where they are all."""
+    return values if len(rows) == len(values) else values[rows]
+
+
+def _of_tools(matrix: NDArray[Any], rows: Rows, origin: Origin) -> NDArray[Any]:
+    """What stands in a matrix (N, tools) for the tools that these sessions call, (n,)."""
+    return _of(matrix[:, 0], rows) if matrix.shape[1] == 1 else matrix[rows, origin.tools[rows]]
+
+
+@lru_cache(maxsize=4096)
+def _fits(globs: tuple[str, ...], tool: str) -> bool:
+    return matches(tool, globs)

@@ -1,0 +1,459 @@
+"""Faults on plain functions and coroutines: what an agent's tools are, before any framework wraps them.
+
+    faults = Faults("flaky_vendor", seed=1)
+
+    @tool(faults)
+    def refund(order: int, amount: float) -> dict: ...
+
+A tool takes arguments that are JSON, by name, and answers with something that is. Its signature, docstring and
+annotations stay, so agent frameworks still make the same schema of it.
+"""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar, Token
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NoReturn, TypeVar, cast
+
+import numpy as np
+
+from worldsim.errors import ConfigError
+from worldsim.faults.calls import ERRORS, LOST, Call, Record, Reply
+from worldsim.faults.clock import Clock, VirtualClock, WallClock
+from worldsim.faults.definition import Fault
+from worldsim.faults.effects.base import Effect
+from worldsim.faults.effects.delays import LATE
+from worldsim.faults.parameters import suggest
+from worldsim.faults.pipeline import CarryOut, CarryOutAsync, Pipeline, Trip
+from worldsim.faults.plans.plan import Plan
+from worldsim.faults.recording import Recording
+from worldsim.faults.stage import checked_seed
+from worldsim.faults.views import View, opened
+
+F = TypeVar("F", bound=Callable[..., Any])
+Errors = Literal["raise", "result"]
+_ROW = np.zeros(1, np.int64)
+DEFAULT = "default"  # the session of whoever opens none
+
+
+class ToolError(RuntimeError):
+    """A call that failed, as its caller sees it.
+
+    reply: all that the caller may know: error, retry_after_s, latency_s, raw.
+    """
+
+    def __init__(self, tool: str, reply: Reply) -> None:
+        super().__init__(_said(tool, reply))
+        self.tool, self.reply = tool, reply
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Seconds after which the service asks to be called again, None where it does not say."""
+        return self.reply.retry_after_s
+
+
+class ToolTimeout(ToolError, TimeoutError):
+    """Nothing came in time. Whether the call was carried out cannot be told."""
+
+
+class ToolConnectionError(ToolError, ConnectionError):
+    """The connection was lost. Whether the call was carried out cannot be told."""
+
+
+class ToolRefused(ToolError):
+    """The service said no, or broke: see `status` and `retry_after_s`."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that stands for the error."""
+        return STATUSES[str(self.reply.error)]
+
+
+class MalformedReply(ToolError, ValueError):
+    """Something came that cannot be read: see `reply.raw`."""
+
+
+STATUSES: Mapping[str, int] = {
+    "unavailable": 503,
+    "rate_limited": 429,
+    "server_error": 500,
+    "bad_gateway": 502,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "quota": 429,
+}
+"""Kinds of failure -> the HTTP status that stands for each; a time-out, a lost connection, and nonsense have none."""
+
+_EXCEPTIONS: Mapping[str, type[ToolError]] = {
+    "timeout": ToolTimeout,
+    "connection": ToolConnectionError,
+    "malformed": MalformedReply,
+}
+
+
+def _said(tool: str, reply: Reply) -> str:
+    """What a failed call says, in a line."""
+    status = f" {STATUSES[reply.error]}" if reply.error and reply.error in STATUSES else ""
+    wait = "" if reply.retry_after_s is None else f"; retry after {reply.retry_after_s:g} s"
+    raw = f": {' '.join(reply.raw.split())[:200]}" if reply.raw else ""
+    return f"{tool}: {(reply.error or 'failed').replace('_', ' ')}{status}{wait}{raw}"
+
+
+class _Raised:
+    """What a tool itself raised: an answer like any other, which faults may delay or lose, but cannot change."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __deepcopy__(self, memo: Any) -> "_Raised":
+        return self
+
+
+class Session:
+    """The calls of one conversation: its own counters, clock and records. Made by `Faults.session`.
+
+    As a context (`with faults.session("anna"):`) it is the one in which tools are called, in this task or thread.
+    """
+
+    def __init__(self, faults: "Faults", name: str) -> None:
+        self.name, self.clock = name, faults._clock()
+        self._faults, self._records = faults, list[Record]()
+        self._views: dict[str, View] = {}  # of the last answer of each tool: how what is repeated becomes a payload
+        self._tokens: list[Token[Session | None]] = []
+        seeded = [(fault, faults.seed) for fault in faults.plan.faults]
+        self._pipeline = Pipeline(seeded, None, faults.tools, self.clock)
+        self._pipeline.start(_ROW, [(name,)])
+
+    @property
+    def records(self) -> list[Record]:
+        """What was done to the calls of this session, in the order in which their replies came."""
+        return list(self._records)
+
+    def call(self, tool: str, arguments: Mapping[str, Any], forward: Callable[[Call], Any]) -> Reply:
+        """Carry a call through the faults. `forward` carries it out: it gives a result, or a `Reply`.
+
+        What `forward` raises goes on to the caller, unless a fault has lost the answer.
+        """
+        carried = _Carried(self)
+        reply, _ = self.exchange(tool, arguments, carried.sync(forward))
+        return carried.closed(tool, reply)
+
+    async def acall(self, tool: str, arguments: Mapping[str, Any], forward: Callable[[Call], Awaitable[Any]]) -> Reply:
+        """`call` for a coroutine."""
+        carried = _Carried(self)
+        reply, _ = await self.aexchange(tool, arguments, carried.coroutine(forward))
+        return carried.closed(tool, reply)
+
+    def exchange(
+        self, tool: str, arguments: Mapping[str, Any], carry_out: CarryOut, timeout_s: float | None = None
+    ) -> tuple[Reply, Sequence[Record]]:
+        """`call` for whoever opens payloads for the faults in a way of its own; gives what was done to the call, too.
+
+        timeout_s: seconds that the caller waits at most for what faults hold up; None: for as long as it takes.
+        """
+
+        def caught(call: Call, trip: Trip) -> Reply:
+            try:
+                return carry_out(call, trip)
+            except Exception as error:
+                return Reply(_Raised(error))
+
+        started_s = self.clock.now()
+        deadline_s = None if timeout_s is None else started_s + timeout_s
+        reply, records = self._pipeline.call(tool, arguments, caught, deadline_s=deadline_s)
+        return self._arrived(tool, reply, records, started_s, timeout_s), records
+
+    async def aexchange(
+        self, tool: str, arguments: Mapping[str, Any], carry_out: CarryOutAsync, timeout_s: float | None = None
+    ) -> tuple[Reply, Sequence[Record]]:
+        """`exchange` for a coroutine."""
+
+        async def caught(call: Call, trip: Trip) -> Reply:
+            try:
+                return await carry_out(call, trip)
+            except Exception as error:
+                return Reply(_Raised(error))
+
+        started_s = self.clock.now()
+        deadline_s = None if timeout_s is None else started_s + timeout_s
+        reply, records = await self._pipeline.acall(tool, arguments, caught, deadline_s)
+        return self._arrived(tool, reply, records, started_s, timeout_s), records
+
+    def effects(self, tool: str, number: int) -> list[Effect]:
+        """Of the faults that may act on a call."""
+        return self._pipeline.effects(tool, number)
+
+    def garbled(self, tool: str, reply: Reply) -> Any:
+        """What the caller of a tool that answers with a text gets of a reply that cannot be parsed; LOST for others."""
+        view = self._views.get(tool)
+        if reply.error != "malformed" or reply.raw is None or view is None or view.garbled is None:
+            return LOST
+        return view.garbled(reply.raw)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass on the session's clock: whoever heeds a Retry-After waits here."""
+        self.clock.sleep(_checked_wait(seconds))
+
+    async def await_(self, seconds: float) -> None:
+        """`wait` for a coroutine."""
+        await self.clock.asleep(_checked_wait(seconds))
+
+    def _arrived(
+        self, tool: str, reply: Reply, records: Sequence[Record], started_s: float, timeout_s: float | None
+    ) -> Reply:
+        self._records += records
+        held_up = reply.latency_s > 0
+        if isinstance(self.clock, WallClock):  # carrying out takes time, too
+            reply = reply._replace(latency_s=self.clock.now() - started_s)
+        if timeout_s is not None and held_up and reply.latency_s >= LATE * timeout_s:
+            reply = Reply.failed("timeout")._replace(latency_s=reply.latency_s)
+        raised = reply.payload.error if isinstance(reply.payload, _Raised) else None
+        if self._faults.recording is not None:
+            failure = None if raised is None else f"{type(raised).__name__}: {raised}"
+            self._faults.recording.add(self.name, tool, reply, failure)
+        if raised is not None:
+            raise raised
+        return reply
+
+    def __enter__(self) -> "Session":
+        self._tokens.append(_current.set(self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _current.reset(self._tokens.pop())
+
+
+_current: ContextVar[Session | None] = ContextVar("worldsim.faults.session", default=None)
+
+
+class _Carried:
+    """Carries one call out, and remembers how its answer was opened for the faults."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.view: View | None = None
+
+    def sync(self, forward: Callable[[Call], Any]) -> Callable[[Call, Trip], Reply]:
+        def carry_out(call: Call, trip: Trip) -> Reply:
+            return self._answered(call.tool, forward(call))
+
+        return carry_out
+
+    def coroutine(self, forward: Callable[[Call], Awaitable[Any]]) -> Callable[[Call, Trip], Awaitable[Reply]]:
+        async def carry_out(call: Call, trip: Trip) -> Reply:
+            try:
+                answer = await self._in_time(forward(call), trip)
+            except _GaveUp:
+                return Reply.failed("timeout")
+            return self._answered(call.tool, answer)
+
+        return carry_out
+
+    async def _in_time(self, answer: Awaitable[Any], trip: Trip) -> Any:
+        """An answer, unless the caller gives up before: the service goes on then, and nobody hears of it."""
+        if trip.deadline_s is None or not isinstance(self._session.clock, WallClock):
+            return await answer
+        task = asyncio.ensure_future(answer)
+        left_s = max(0.0, trip.deadline_s - self._session.clock.now())
+        done, _ = await asyncio.wait({task}, timeout=left_s)
+        if not done:
+            self._session._faults._abandoned.add(task)
+            task.add_done_callback(self._session._faults._forget)
+            raise _GaveUp
+        return task.result()
+
+    def closed(self, tool: str, reply: Reply) -> Reply:
+        """A reply whose payload is again what tools answer with."""
+        view = self.view or self._session._views.get(tool)
+        return reply if reply.payload is LOST or view is None else reply._replace(payload=view.close(reply.payload))
+
+    def _answered(self, tool: str, answer: Any) -> Reply:
+        reply = answer if isinstance(answer, Reply) else Reply(answer)
+        if reply.payload is LOST:
+            return reply
+        self.view = self._session._views[tool] = opened(reply.payload)
+        return reply._replace(payload=self.view.inner)
+
+
+class _GaveUp(Exception):
+    """The caller has given up waiting."""
+
+
+def _checked_wait(seconds: float) -> float:
+    if not seconds >= 0:
+        raise ConfigError(f"wait({seconds!r}): the seconds to wait must be 0 or more")
+    return seconds
+
+
+class Faults:
+    """A plan of faults, ready to carry the calls of tools. Safe to share between threads and tasks.
+
+    What happens to call k of a tool in a session depends on the seed, the session's name, the tool and k, not on what
+    runs beside it (except for kinds that tie tools together, and say so).
+
+    Args:
+        plan: a plan, the name of a ready one or the path of its file; or faults, outermost first, or mappings that
+            describe them.
+        seed: of the faults, 0 or more, where the plan has none of its own.
+        tools: the names of all tools there are, so that a plan which is aimed at others is refused; None: any.
+        clock: makes the clock of a session. On a `VirtualClock` latencies cost nothing; on a `WallClock` callers wait.
+        record: a file to which what went through is appended, for `worldsim faults fit`.
+
+    Raises ConfigError for a bad seed, plan or path.
+    """
+
+    def __init__(
+        self,
+        plan: "Plan | str | Path | Fault | Sequence[Fault | Mapping[str, Any]]",
+        *,
+        seed: int = 0,
+        tools: Sequence[str] | None = None,
+        clock: Callable[[], Clock] = VirtualClock,
+        record: str | Path | None = None,
+    ) -> None:
+        self.plan = Plan.of(plan)
+        self.seed = checked_seed(seed) if self.plan.seed is None else self.plan.seed
+        self.tools = None if tools is None else tuple(tools)
+        self.plan.check(self.tools, None)
+        self.recording = None if record is None else Recording(record)
+        self._clock = clock
+        self._sessions: dict[str, Session] = {}
+        self._abandoned: set[asyncio.Future[Any]] = set()  # whose callers have given up; held so that they go on
+
+    def session(self, name: str = DEFAULT) -> Session:
+        """The session of this name; it begins when it is first asked for."""
+        found = self._sessions.get(name)
+        return found if found is not None else self._sessions.setdefault(name, Session(self, name))
+
+    @property
+    def current(self) -> Session:
+        """The session that was entered (`with faults.session(...)`), or else the default one."""
+        entered = _current.get()
+        return entered if entered is not None and entered._faults is self else self.session()
+
+    def call(self, tool: str, arguments: Mapping[str, Any], forward: Callable[[Call], Any]) -> Reply:
+        """`Session.call` in the current session."""
+        return self.current.call(tool, arguments, forward)
+
+    async def acall(self, tool: str, arguments: Mapping[str, Any], forward: Callable[[Call], Awaitable[Any]]) -> Reply:
+        """`Session.acall` in the current session."""
+        return await self.current.acall(tool, arguments, forward)
+
+    def wait(self, seconds: float) -> None:
+        """`Session.wait` in the current session."""
+        self.current.wait(seconds)
+
+    async def await_(self, seconds: float) -> None:
+        """`Session.await_` in the current session."""
+        await self.current.await_(seconds)
+
+    @property
+    def records(self) -> list[Record]:
+        """What was done to the calls of all sessions."""
+        return [record for session in self._sessions.values() for record in session.records]
+
+    def _forget(self, task: "asyncio.Future[Any]") -> None:
+        self._abandoned.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody hears of it: without a look asyncio would complain
+
+
+def tool(
+    faults: "Faults | Plan | str | Path | Fault | Sequence[Fault | Mapping[str, Any]]",
+    *,
+    name: str | None = None,
+    errors: Errors = "raise",
+) -> Callable[[F], F]:
+    """Put a function or coroutine function behind faults; a plan instead of `Faults` is for this tool alone.
+
+    name: of the tool; by default the function's. errors: "raise" gives callers a `ToolError`; "result" gives them what
+    an MCP server would: {"isError": True, "content": [{"type": "text", "text": ...}]}.
+
+    The result has an attribute `faults`.
+    """
+    behind = faults if isinstance(faults, Faults) else Faults(faults)
+
+    def put_behind(function: F) -> F:
+        return cast(F, _wrapped(function, name or function.__name__, behind, errors))
+
+    return put_behind
+
+
+def wrap(
+    functions: Mapping[str, Callable[..., Any]],
+    faults: "Faults | Plan | str | Path | Fault | Sequence[Fault | Mapping[str, Any]]",
+    *,
+    errors: Errors = "raise",
+) -> dict[str, Callable[..., Any]]:
+    """Put functions and coroutine functions, by the names of the tools that they are, behind faults.
+
+    Raises ConfigError for a plan that is aimed at none of them.
+    """
+    behind = faults if isinstance(faults, Faults) else Faults(faults, tools=list(functions))
+    behind.plan.check(list(functions), None)
+    return {name: _wrapped(function, name, behind, errors) for name, function in functions.items()}
+
+
+def _wrapped(function: Callable[..., Any], name: str, faults: Faults, errors: Errors) -> Callable[..., Any]:
+    if errors not in ("raise", "result"):
+        raise ConfigError(f"errors cannot be {errors!r}. {suggest(errors, ['raise', 'result'])}")
+    taken = inspect.signature(function)
+
+    def arguments_of(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Call], Any]]:
+        bound = taken.bind(*given, **named)
+        arguments = dict(bound.arguments)
+        rest = next((p.name for p in taken.parameters.values() if p.kind is p.VAR_KEYWORD), None)
+        arguments |= arguments.pop(rest, {}) if rest else {}
+        positional = [p.name for p in taken.parameters.values() if p.kind is p.POSITIONAL_ONLY]
+        several = next((p.name for p in taken.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
+
+        def forward(call: Call) -> Any:
+            passed = dict(call.arguments)
+            first = [passed.pop(each) for each in positional if each in passed]
+            more = passed.pop(several, ()) if several else ()
+            if more:  # what stands before *args has to be given by position
+                first += [passed.pop(p.name) for p in taken.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD
+                          and p.name in passed]  # fmt: skip
+            return function(*first, *more, **passed)
+
+        return arguments, forward
+
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def acalled(*given: Any, **named: Any) -> Any:
+            arguments, forward = arguments_of(given, named)
+            session = faults.current
+            return _result(session, name, await session.acall(name, arguments, forward), errors)
+
+        acalled.faults = faults  # type: ignore[attr-defined]
+        return acalled
+
+    @functools.wraps(function)
+    def called(*given: Any, **named: Any) -> Any:
+        arguments, forward = arguments_of(given, named)
+        session = faults.current
+        return _result(session, name, session.call(name, arguments, forward), errors)
+
+    called.faults = faults  # type: ignore[attr-defined]
+    return called
+
+
+def _result(session: Session, name: str, reply: Reply, errors: Errors) -> Any:
+    """What a caller gets: the payload, or the failure in the way that was asked for."""
+    payload = session.garbled(name, reply) if reply.payload is LOST else reply.payload
+    if payload is not LOST:
+        return payload
+    if errors == "result":
+        return {"isError": True, "content": [{"type": "text", "text": _said(name, reply)}]}
+    _fail(name, reply)
+
+
+def _fail(name: str, reply: Reply) -> NoReturn:
+    assert reply.error in ERRORS, f"a lost reply says why, and not {reply.error!r}"
+    raise _EXCEPTIONS.get(str(reply.error), ToolRefused)(name, reply)
