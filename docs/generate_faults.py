@@ -6,7 +6,7 @@ It learns a small world of the refund desk on the way, for the lies that are dra
 import difflib
 import inspect
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,11 +19,14 @@ from PIL import Image
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.envs.refund_desk.env import RefundDeskEnv
 from worldsim.envs.refund_desk.fields import ACTIONS, DAYS_PER_AGE_STEP, PRICES, Known, Request, Shipping, Status, Tool
-from worldsim.faults import KINDS, LOST, Call, Fault, Pipeline, Plan, PlausibleLie, Reply, VirtualClock, ready_plans
-from worldsim.faults.kinds.changes import FrameChange
-from worldsim.faults.leafwise import leaves_of
-from worldsim.faults.plans.catalogue import FAMILIES
+from worldsim.faults import FAMILIES, LOST, Call, Fault, Pipeline, Plan, PlausibleLie, Reply, VirtualClock, ready_plans
+from worldsim.faults.parameters import is_scaled
+from worldsim.faults.pipeline import Trip
 from worldsim.faults.plans.listing import COMMON
+from worldsim.faults.replies import Replies
+from worldsim.faults.severity import SEVERITIES as MEASURED_AT
+from worldsim.faults.severity import measured
+from worldsim.faults.trees import leaves_of
 from worldsim.models.config import SSMConfig
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.training.config import TrainConfig, TrainerConfig
@@ -54,20 +57,22 @@ class Desk:
     seed: int = 1
 
     def run(self) -> list[tuple[Reply, bool]]:
-        """The replies to the calls of `SHIFT`, and whether a fault struck."""
+        """The replies to the calls of `SHIFT`, and whether a fault did anything to them."""
         env = RefundDeskEnv()
         observation, _ = env.reset(seed=3)
         leaves = None if self.plain else leaves_of(env.observation_space)
-        pipeline = Pipeline(self.faults, self.seed, VirtualClock(), leaves, ACTIONS)
-        pipeline.start((0,), self._payload(observation))
+        seeded = [(fault, self.seed) for fault in self.faults]
+        pipeline = Pipeline(seeded, leaves, ACTIONS, VirtualClock())
+        shown = self._payload(observation)
+        pipeline.start(np.zeros(1, np.int64), [(0,)], lambda: Replies.single(Reply(shown)))
 
-        def forward(call: Call) -> Reply:
+        def carry_out(call: Call, trip: Trip) -> Reply:
             return Reply(self._payload(env.step(np.int64(ACTIONS.index(call.tool)))[0]))
 
         found = []
         for tool in SHIFT:
-            reply = pipeline.exchange(tool, {"page": 1} if tool == "look_up" else {}, forward)
-            found.append((reply, bool(pipeline.now)))
+            reply, records = pipeline.call(tool, {"page": 1} if tool == "look_up" else {}, carry_out)
+            found.append((reply, bool(records)))
         return found
 
     def _payload(self, observation: dict[str, Any]) -> Any:
@@ -107,7 +112,9 @@ def head() -> str:
     """The part that is written by hand, with the ready plans put in."""
     text = (FOLDER / "faults_head.md").read_text(encoding="utf-8").strip()
     plans = [f"| `{name}` | {Plan.load(name).description} |" for name in ready_plans()]
-    return text.replace("READY_PLANS", "\n".join(["| name | what it stands for |", "|---|---|", *plans]))
+    return text.replace("READY_PLANS", "\n".join(["| name | what it stands for |", "|---|---|", *plans])).replace(
+        "PLAN_SEVERITIES", plan_table()
+    )
 
 
 def entry(kind: type[Fault]) -> str:
@@ -117,11 +124,42 @@ def entry(kind: type[Fault]) -> str:
 
 def described(kind: type[Fault]) -> str:
     """One fault without its example."""
-    own = [each for each in fields(kind) if each.name not in COMMON]
-    rows = [f"| `{each.name}` | {_default(each.default)} | {each.metadata['says']} |" for each in own]
+    own = {name: field for name, field in kind.model_fields.items() if name not in COMMON}
+    rows = [
+        f"| `{name}` | {_default(field.default)} | {field.description}{', at severity 1' if is_scaled(field) else ''} |"
+        for name, field in own.items()
+    ]
     table = "\n".join(["| parameter | default | what it is |", "|---|---|---|", *rows]) if own else ""
-    parts = [f"### `{kind.kind}`", inspect.getdoc(kind) or "", table]
+    parts = [f"### `{kind.kind}`", inspect.getdoc(kind) or "", severity_table(kind), table]
     return "\n\n".join(part for part in parts if part)
+
+
+def severity_table(kind: type[Fault]) -> str:
+    """What a severity means: the parameters that grow with it, and what was measured on the reference payloads."""
+    figures = {severity: kind(severity=severity).figures() for severity in MEASURED_AT}
+    names = list(figures[MEASURED_AT[-1]])
+    found = {} if kind is PlausibleLie else {row.severity: row for row in measured(kind, MEASURED_AT)}
+    heads = ["severity", *(f"`{name}`" for name in names), *(["calls changed", "size of a change"] if found else [])]
+    rows = [heads, ["---"] * len(heads)]
+    for severity in MEASURED_AT:
+        cells = [f"{severity:g}", *(_figure(figures[severity].get(name)) for name in names)]
+        if found:
+            cells += [f"{found[severity].share:.0%}", f"{found[severity].size:.2g}"]
+        rows.append(cells)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def plan_table() -> str:
+    """The ready plans: the share of the calls that each changes at a severity, and the size of a change."""
+    rows = [["plan", *(f"{severity:g}" for severity in MEASURED_AT)], ["---"] * (1 + len(MEASURED_AT))]
+    for name in ready_plans():
+        found = measured(Plan.load(name), MEASURED_AT)
+        rows.append([f"`{name}`", *(f"{row.share:.0%} / {row.size:.2g}" for row in found)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def example(kind: type[Fault]) -> str:
@@ -129,7 +167,7 @@ def example(kind: type[Fault]) -> str:
     if kind is PlausibleLie:
         with TemporaryDirectory() as folder:
             return lies(small_world(Path(folder)))
-    shown = "" if issubclass(kind, FrameChange) else changed_reply(kind)
+    shown = "" if kind.family == "pixels and sensors" else changed_reply(kind)
     if shown:
         return f"A reply of the refund desk without it (-) and with it (+), at severity 1:\n\n```diff\n{shown}\n```"
     severities = ", ".join(f"{each:g}" for each in SEVERITIES)
@@ -140,9 +178,9 @@ def changed_reply(kind: type[Fault]) -> str:
     """The difference that a fault makes to the first reply on which it shows; nothing where it shows on none."""
     for seed in range(1, 40):
         runs = zip(Desk([], True, seed).run(), Desk([kind(severity=1.0)], True, seed).run(), strict=True)
-        for (before, _), (after, struck) in runs:
+        for (before, _), (after, changed) in runs:
             lost = after.payload is LOST
-            if struck and written(before, lost) != written(after, lost):
+            if changed and written(before, lost) != written(after, lost):
                 lines = difflib.unified_diff(written(before, lost), written(after, lost), lineterm="", n=2)
                 return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
     return ""
@@ -257,7 +295,7 @@ def main() -> None:
     text = page()
     (FOLDER / "faults.md").write_text(text, encoding="utf-8")
     (FOLDER / PICTURES).mkdir(parents=True, exist_ok=True)
-    for kind in KINDS.values():
+    for kind in (kind for family in FAMILIES.values() for kind in family):
         if picture_of(kind) in text:
             sheet(kind).save(FOLDER / picture_of(kind), optimize=True)
 

@@ -1,10 +1,12 @@
 """Stress tests of real small environments: what is run, that it is paired, goes on, and comes out the same twice."""
 
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tests.evaluation.conftest import CARTPOLE, small
 from worldsim.errors import WorldsimError
@@ -151,7 +153,8 @@ def test_trace_holds_every_step(tmp_path: Path) -> None:
     assert len(rows) == round(faulty["steps_mean"] * 6)
     assert sum(row["reward"] for row in rows) / 6 == pytest.approx(faulty["return_mean"])
     assert sum(len(row["faults"]) for row in rows) / 6 == pytest.approx(faulty["faults_fired"])
-    assert {"call", "fault", "kind", "details"} == set(rows[0]["faults"][0])
+    assert {"tool", "call", "fault", "kind", "details"} == set(rows[0]["faults"][0])
+    assert {record["tool"] for row in rows for record in row["faults"]} == {"step"}
 
 
 def test_an_agent_has_a_reply_without_faults_and_an_action_that_there_is_none_of_is_its_crash(tmp_path: Path) -> None:
@@ -239,6 +242,30 @@ def test_a_plan_in_a_file_is_run_like_a_ready_one(tmp_path: Path) -> None:
     path.write_text(plan.model_copy(update={"name": "slow_api"}).to_yaml())
     with pytest.raises(WorldsimError, match="two have the same name"):
         stress(small(tmp_path / "out", **settings), progress=False)
+
+
+def test_a_plan_that_can_never_act_is_warned_of_once(tmp_path: Path) -> None:
+    path = tmp_path / "black.yaml"
+    path.write_text("name: black\nfaults:\n  - kind: black_frames\n  - kind: blur\n")
+    settings = {"agents": ["push", "balance"], "severities": [0.0, 0.5], "worst": 0, "episodes": 2}
+    report = stress(small(tmp_path / "out", faults=[str(path), "dying_camera"], **settings), progress=False)
+    told = (
+        "black can never do anything in this environment (black_frames: there are no frames; blur: there are no frames)"
+    )
+    assert [warning.startswith(told) for warning in report.data["warnings"]].count(True) == 1
+    assert not any("black at severity" in warning for warning in report.data["warnings"])
+    assert not any("dying_camera can never" in warning for warning in report.data["warnings"])  # it has some noise
+    assert told in report.html()
+    console = Console(width=200, file=io.StringIO())
+    console.print(report.table())
+    assert told in " ".join(console.file.getvalue().split())
+    rows = {(row["agent"], row["fault"], row["severity"]): row for row in report.results}
+    assert rows["push", "black", 0.5]["return_mean"] == rows["push", "none", 0.0]["return_mean"]
+
+
+def test_severity_0_is_no_reason_to_warn_of_a_plan(tmp_path: Path) -> None:
+    report = stress(small(tmp_path, agents=["push"], severities=[0.0], worst=0, episodes=2), progress=False)
+    assert report.data["idle"] == {} and any("never fired" in warning for warning in report.data["warnings"])
 
 
 def test_a_plan_that_does_not_fit_the_environment_is_told_before_anything_runs(tmp_path: Path) -> None:

@@ -160,11 +160,11 @@ def test_until_retried_a_call_is_forgotten_unless_it_is_retried_in_time(others: 
 
 def test_until_retried_what_is_never_retried_fills_no_memory() -> None:
     session, sizes = Session(faults.Unavailable(severity=1.0, rate=1.0, until_retried=1)), []
-    for action in range(4 * RETRIED_WITHIN):
+    for action in range(5 * RETRIED_WITHIN):
         session.call("step", {"action": np.array([action])})
         *_, ((_, memory),) = session.pipeline.snapshot()
         sizes.append(len(pickle.dumps(memory)))
-    assert sizes[-1] == sizes[3 * RETRIED_WITHIN] < 100 * RETRIED_WITHIN
+    assert sizes[-1] == sizes[4 * RETRIED_WITHIN] < 100 * RETRIED_WITHIN
 
 
 def went(*asked: Any) -> list[bool]:

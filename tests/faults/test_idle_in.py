@@ -55,7 +55,7 @@ def as_bad_as_it_gets(kind: type[Fault]) -> Fault:
 def did_something(fault: Fault, space: spaces.Space[Any]) -> bool:
     env = InjectFaults(Sampled(space), fault, seed=1)
     env.reset(seed=0)
-    for number in range(110):
+    for number in range(30):
         env.step(np.int64(number % 5))
     return bool(env.records)
 
@@ -105,7 +105,10 @@ def test_plain_tools_have_no_frames_and_may_have_everything_else() -> None:
         ({"kind": "slow_api", "tools": ["refund", "pay_*"]}, "there is no tool refund, pay_*"),
         ({"kind": "eventual_consistency", "writes": ["pay"]}, "there is no tool pay that writes"),
         ({"kind": "missing_rows", "targets": ["reply/*"]}, "there are no rows in reply/*"),
-        ({"kind": "clock_skew", "most": 20.0, "severity": 1.0}, "there are no texts, and no times that could be off by 20"),
+        (
+            {"kind": "clock_skew", "most": 20.0, "severity": 1.0},
+            "there are no texts, and no times that could be off by 20",
+        ),
     ],
 )
 def test_other_reasons(given: dict, reason: str) -> None:

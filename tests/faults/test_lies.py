@@ -48,10 +48,10 @@ def _pairs(outcomes: list[Outcome]) -> tuple[list[Any], list[Any]]:
 
 def test_it_keeps_what_every_fault_keeps(world_folder: Path) -> None:  # noqa: F811
     build = partial(faults.PlausibleLie, world=str(world_folder), dreams=3, ticks=2)
-    check_fault(build, IMAGE_SPACE, calls=6, statistic=lambda outcomes: sum(map(_distances_in, outcomes)))
+    check_fault(build, IMAGE_SPACE, calls=6, statistic=lambda outcomes: sum(map(distance_shown, outcomes)))
 
 
-def _distances_in(each: Outcome) -> float:
+def distance_shown(each: Outcome) -> float:
     return sum(record.details["distance"] for record in each.records)
 
 
@@ -67,7 +67,7 @@ def test_severity_is_distance_in_latent_space(world_folder: Path) -> None:  # no
     for severity in (0.05, 0.35, 0.65, 1.0):
         outcomes = lies(str(world_folder), severity)
         measured = distances(world_folder, outcomes)
-        assert measured == pytest.approx([_distances_in(each) for each in outcomes], rel=1e-4)
+        assert measured == pytest.approx([distance_shown(each) for each in outcomes], rel=1e-4)
         far.append(measured)
     table = np.array(far)
     assert (np.diff(table, axis=0) >= -1e-6).all() and (table[-1] > table[0]).all()
@@ -96,7 +96,7 @@ def test_without_a_world_or_with_another_ones_observations_it_says_so(world_fold
         Bench(None, lambda _: {"total": 1}).run([faults.PlausibleLie(world=str(world_folder))], 1)
 
 
-def test_a_plan_is_distances_in_by_line_what_is_wrong_with_its_world(world_folder: Path) -> None:  # noqa: F811
+def test_a_mistake_about_its_world_names_its_line_of_the_plan(world_folder: Path) -> None:  # noqa: F811
     def plan(world: str) -> faults.Plan:
         return faults.Plan.from_yaml(f"faults:\n  - kind: plausible_lie\n    severity: 0.4\n{world}")
 

@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from worldsim import faults
 from worldsim.errors import ConfigError
-from worldsim.faults import Call, Context, Fault, Forward, Reply
+from worldsim.faults import Call, Context, Exchange, fault
 from worldsim.wrappers import InjectFaults, MalformedOutput, MissingData, SlowAPI
 
 from .test_conformance import WRAPPERS, alike, each_fault, play
@@ -178,23 +178,22 @@ def test_frames_go_black_freeze_or_are_occluded() -> None:
     assert ways == {"black", "frozen", "occluded"}
 
 
-class Twice(Fault):
+@fault("once_more")
+def once_more(call: Call, context: Context) -> Exchange:
     """A user's own fault: every call is carried out twice."""
-
-    kind = "twice"
-
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        forward(call)
-        context.record("duplicate")
-        return forward(call)
+    yield call
+    context.record("duplicate")
+    return (yield call)
 
 
 def test_a_call_can_be_carried_out_twice_but_not_past_the_end() -> None:
     below = Witness(length=3)
-    env = InjectFaults(below, [Twice()])
+    env = InjectFaults(below, [faults.KINDS["once_more"]()])
     env.reset(seed=0)
-    assert env.step(7)[1:3] == (1.0 + 2.0, False)
-    assert env.step(8)[1:3] == (3.0, True)
+    *first, info = env.step(7)
+    assert first[1:3] == [1.0 + 2.0, False] and info["executions"] == [1.0, 2.0]
+    *second, info = env.step(8)
+    assert second[1:3] == [3.0, True] and info["executions"] == [3.0]
     assert below.arrived == [7, 7, 8]
 
 

@@ -5,7 +5,6 @@ import inspect
 import pickle
 import subprocess
 import sys
-from dataclasses import fields
 
 import gymnasium as gym
 import numpy as np
@@ -61,7 +60,7 @@ def test_it_says_what_it_takes(kind: type[faults.Fault]) -> None:
     for name in (kind.__name__, f"Vector{kind.__name__}"):
         named = getattr(wrappers, name)
         taken = inspect.signature(named).parameters
-        assert list(taken)[:3] == ["env", "severity", "seed"] and {each.name for each in fields(kind)} <= set(taken)
+        assert list(taken)[:3] == ["env", "severity", "seed"] and set(kind.model_fields) <= set(taken)
         assert (inspect.getdoc(kind) or "?").splitlines()[0] in (inspect.getdoc(named) or "")
 
 

@@ -2,8 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -13,7 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from tests.simulator.stub_world import StubWorld
 from worldsim import faults
 from worldsim.errors import ConfigError
-from worldsim.faults.exchange import Passing
+from worldsim.faults import Call, Context, Exchange, Sleep
 from worldsim.simulator import WorldEnv, WorldVectorEnv
 from worldsim.wrappers import InjectFaults, VectorInjectFaults, VectorSlowAPI
 
@@ -24,38 +23,26 @@ COUNT = 3
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hesitation(faults.Fault):
+@faults.fault("hesitation")
+def hesitation(call: Call, context: Context) -> Exchange:
     """Passes calls on as they are, 0.24 s late, and their replies 0.11 s late."""
-
-    kind: ClassVar[str] = "hesitation"
-
-    @property
-    def passing(self) -> Passing:
-        return Passing.AS_IS
-
-    def exchange(self, call: Any, forward: Any, context: Any) -> Any:
-        context.clock.sleep(0.24 * context.uniform())
-        reply = forward(call)
-        context.clock.sleep(0.11 * context.uniform())
-        return reply
+    yield Sleep(0.24 * context.uniform)
+    reply = yield call
+    yield Sleep(0.11 * context.rng.random())
+    return reply
 
 
-@dataclass(frozen=True, kw_only=True)
-class Twice(Hesitation):
+@faults.fault("waits_twice")
+def waits_twice(call: Call, context: Context) -> Exchange:
     """Waits before each of two calls."""
+    yield Sleep(0.3 * context.uniform)
+    yield call
+    yield Sleep(0.15)
+    return (yield call)
 
-    kind: ClassVar[str] = "twice"
 
-    @property
-    def passing(self) -> Passing:
-        return Passing.ANY
-
-    def exchange(self, call: Any, forward: Any, context: Any) -> Any:
-        context.clock.sleep(0.3 * context.uniform())
-        forward(call)
-        context.clock.sleep(0.15)
-        return forward(call)
+def own(kind: str, **parameters: Any) -> faults.Fault:
+    return faults.KINDS[kind](**parameters)
 
 
 PLANS: dict[str, Sequence[faults.Fault]] = {
@@ -63,11 +50,11 @@ PLANS: dict[str, Sequence[faults.Fault]] = {
     "slow": [faults.LognormalLatency(severity=0.6)],
     "lost": [faults.LostRequest(severity=0.7, timeout_s=0.5), faults.SlowAPI(severity=0.5)],
     "drip": [faults.SlowDrip(severity=0.8, patience_s=1e6), faults.LostAnswer(severity=0.6, timeout_s=0.4)],
-    "own": [faults.UniformLatency(severity=0.3), Twice(severity=1.0), Hesitation(severity=1.0)],
+    "own": [faults.UniformLatency(severity=0.3), own("waits_twice", severity=1.0), own("hesitation", severity=1.0)],
     "many": [
         faults.LognormalLatency(severity=0.4),
         faults.DuplicateExecution(severity=0.9),
-        Hesitation(severity=1.0, probability=0.5),
+        own("hesitation", severity=1.0, probability=0.5),
         faults.SlowStart(severity=0.5),
         faults.DelayedAction(severity=0.5),
         faults.RateLimited(severity=0.5),
@@ -154,20 +141,16 @@ def test_seconds_per_step_come_from_the_environment_and_bad_ones_are_told() -> N
         VectorInjectFaults(together, [], time="virtual", step_s=1.0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SlowForOne(Hesitation):
-    """The first call of an episode takes 0.2 s where its action is 1."""
-
-    kind: ClassVar[str] = "slow_for_one"
-
-    def exchange(self, call: Any, forward: Any, context: Any) -> Any:
-        context.clock.sleep(0.2 if call.arguments["action"] == 1 else 0.0)
-        return forward(call)
+@faults.fault("slow_for_one")
+def slow_for_one(call: Call, context: Context) -> Exchange:
+    """A call takes 0.2 s where its action is 1."""
+    yield Sleep(0.2 if call.arguments["action"] == 1 else 0.0)
+    return (yield call)
 
 
 def test_real_time_counts_thinking_and_the_last_reply_is_waited_for() -> None:
     envs = VectorInjectFaults(
-        SyncVectorEnv([lambda: Witness(FIELDS)] * COUNT), [SlowForOne()], time="wall", step_s=0.02
+        SyncVectorEnv([lambda: Witness(FIELDS)] * COUNT), [own("slow_for_one")], time="wall", step_s=0.02
     )
     envs.reset(seed=0)
     start = time.monotonic()

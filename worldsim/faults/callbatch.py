@@ -105,7 +105,8 @@ class Calls:
         """Some sessions ask something else, each by itself."""
         asked = self.asked.copy()
         for row, call in calls.items():
-            asked.overrides[row] = {"tool": call.tool, "arguments": call.arguments}
+            tool = call.tool if self.named else self.origin.names.index(call.tool)
+            asked.overrides[row] = {"tool": tool, "arguments": call.arguments}
         return self.asking(asked)
 
     def tools(self, rows: Rows) -> NDArray[np.object_]:

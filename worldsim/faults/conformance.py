@@ -18,9 +18,10 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 
+from worldsim.faults import doors
 from worldsim.faults.calls import ERRORS, LOST
 from worldsim.faults.definition import KINDS, Composition, Fault
-from worldsim.faults.doors import DOORS, TOOLS, Bench, Direct, Outcome, Payloads, script
+from worldsim.faults.doors import TOOLS, Bench, Direct, Outcome, Payloads, script
 from worldsim.faults.effects.base import Batch, Effect, Forward, Scope, Steps
 from worldsim.faults.plans.plain import fault_from_json, fault_to_json
 from worldsim.faults.plans.plan import Plan
@@ -37,11 +38,11 @@ TIES_TOOLS = frozenset(
         "eventual_consistency",
         "expired_token",
         "frozen_frames",
+        "missing_data",
         "other_record",
         "quota_exceeded",
         "reordered_delivery",
         "sticky_action",
-        "tearing",
     }
 )
 """Kinds that tie tools together by design: what they do to a call depends on those of other tools before it."""
@@ -116,7 +117,7 @@ def check_fault(
 def check_identity(build: Build, bench: Bench, calls: int) -> None:
     """Severity 0 does nothing at all."""
     for each in bench.run([build(severity=0.0)], calls):
-        assert not each.changed and not each.records, f"{_name(build)}: severity 0 did something to {_place(each)}"
+        assert not each.changed and not each.records, f"{_name(build)}: severity 0 did something to {each.place}"
 
 
 def check_determinism(build: Build, bench: Bench, calls: int) -> None:
@@ -165,7 +166,7 @@ class _Bystander(Fault):
 def check_records(build: Build, bench: Bench, calls: int) -> None:
     """Something is recorded exactly where something happened, as plain JSON, and says what happened."""
     for each in bench.run([build(severity=0.8)], calls):
-        where, reply = f"{_name(build)}: {_place(each)}", each.reply
+        where, reply = f"{_name(build)}: {each.place}", each.reply
         assert bool(each.records) == each.changed, (
             f"{where} {'went otherwise' if each.changed else 'was left alone'} and the records are {each.records}"
         )
@@ -189,7 +190,7 @@ def check_promises(build: Build, bench: Bench, calls: int) -> None:
     fault = build(severity=0.8)
     effect = fault.compose().effect
     for each in bench.run([fault], calls):
-        where, sent = f"{_name(build)}: {_place(each)}", each.carried_out
+        where, sent = f"{_name(build)}: {each.place}", each.carried_out
         assert sent or effect.may_drop, f"{where} was dropped, and may_drop is false"
         assert len(sent) < 2 or effect.may_repeat, f"{where} was carried out as {sent}, and may_repeat is false"
 
@@ -212,7 +213,7 @@ def check_space(build: Build, bench: Bench, calls: int) -> None:
         return
     for each in bench.run([build(severity=0.8)], calls):
         inside = not each.reply.ok or each.reply.payload in bench.space
-        assert inside, f"{_name(build)}: the reply to {_place(each)} is not in the space: {each.reply.payload}"
+        assert inside, f"{_name(build)}: the reply to {each.place} is not in the space: {each.reply.payload}"
 
 
 def check_snapshot(build: Build, bench: Bench, calls: int) -> None:
@@ -232,10 +233,7 @@ def check_snapshot(build: Build, bench: Bench, calls: int) -> None:
 def check_doors(build: Build, bench: Bench, calls: int) -> None:
     """The same calls have the same outcomes whichever way they come."""
     for fault in _variants(build, 0.8):
-        direct = bench.run([fault], calls)
-        for name, door in DOORS.items():
-            if door is not Direct and door.fits(bench):
-                _same(build, direct, bench.run([fault], calls, door=door), f"went otherwise through the door '{name}'")
+        doors.check_doors(bench, [fault], calls, _name(build))
 
 
 def check_yaml(build: Build) -> None:
@@ -274,11 +272,7 @@ def _same(build: Build, left: Sequence[Outcome], right: Sequence[Outcome], says:
     assert len(left) == len(right)
     for one, other in zip(left, right, strict=True):
         found = one.otherwise_than(other)
-        assert not found, f"{_name(build)}: {_place(one)} {says}: {found}"
-
-
-def _place(each: Outcome) -> str:
-    return f"call {each.asked.number} of {each.asked.tool}"
+        assert not found, f"{_name(build)}: {one.place} {says}: {found}"
 
 
 def _variants(build: Build, severity: float) -> list[Fault]:

@@ -52,10 +52,10 @@ class Composition:
 
 
 class Fault(BaseModel):
-    """The parameters of a fault. A fault is a value: all that changes during a session is kept by the pipeline.
+    """The parameters of a fault. A fault is a value: all that changes during a session belongs to the pipeline.
 
-    The same call of the same session draws the same numbers at every severity, so a graver fault strikes wherever a
-    milder one did, and more.
+    The same call of the same session draws the same numbers at every severity, so a graver fault acts wherever a
+    milder one did, and on more.
 
     Raises ConfigError for parameters out of range.
     """

@@ -58,6 +58,11 @@ class Outcome:
     records: list[Record]
 
     @property
+    def place(self) -> str:
+        """Which call it was."""
+        return f"call {self.asked.number} of {self.asked.tool}"
+
+    @property
     def changed(self) -> bool:
         """Whether anything at all was otherwise than without faults."""
         untouched = len(self.answers) == 1 and self.carried_out == [self.asked] and not self.waited_s
@@ -363,6 +368,10 @@ class Session(Door):
 
     takes_spaces = False
 
+    @classmethod
+    def fits(cls, bench: Bench) -> bool:
+        return super().fits(bench) and not bench.one_request
+
     def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
         self.faults = Faults([fault for fault, _ in faults], seed=self.bench.seed, tools=TOOLS)
         self.session = self.faults.session(session)
@@ -451,3 +460,13 @@ DOORS: dict[str, type[Door]] = {
     "wrap": Wrapped,
 }
 """Every way by which calls come to faults. Whoever writes another adds it here."""
+
+
+def check_doors(bench: Bench, faults: Sequence[Fault], calls: int, says: str = "a call") -> None:
+    """Raise AssertionError unless the same calls have the same outcomes through every door that takes such answers."""
+    direct = bench.run(faults, calls)
+    for name, door in DOORS.items():
+        if door is not Direct and door.fits(bench):
+            for one, other in zip(direct, bench.run(faults, calls, door=door), strict=True):
+                found = one.otherwise_than(other)
+                assert not found, f"{says} goes otherwise through the door '{name}': {one.place}: {found}"

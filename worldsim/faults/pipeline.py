@@ -22,7 +22,7 @@ from worldsim.faults.clock import Clock, VirtualClock, own_time
 from worldsim.faults.definition import Fault
 from worldsim.faults.effects.base import Effect, Steps, Wait
 from worldsim.faults.keys import new_key
-from worldsim.faults.log import History, Log, Origin, Records
+from worldsim.faults.log import History, Log, Origin, Records, Records
 from worldsim.faults.parameters import matches
 from worldsim.faults.payloads import Payloads, Rows
 from worldsim.faults.replies import Replies
@@ -272,11 +272,17 @@ class Pipeline:
     # --- one call of each of many sessions ---
 
     def batch_call(
-        self, rows: Rows, tools: NDArray[np.int64], actions: Any, forward: Callable[[Calls], Replies]
+        self,
+        rows: Rows,
+        tools: NDArray[np.int64],
+        actions: Any,
+        forward: Callable[[Calls], Replies],
+        named: Sequence[tuple[str, Mapping[str, Any]]] | None = None,
     ) -> tuple[Replies, Log]:
         """Carry one call of each of the sessions `rows` through the faults; `forward` takes them to where they go.
 
-        tools: (N,) positions in the names of the tools. actions: a batch of those of all environments.
+        tools: (N,) positions in the names of the tools. actions: a batch of those of all environments. named: the tools
+        and arguments of all, where actions have these by name.
 
         `forward` is asked once, of no session where all calls are dropped; and again by faults that pass a call on
         more than once.
@@ -287,6 +293,9 @@ class Pipeline:
         if not self.idle:
             self._history.add(flight.log)
         asked = Payloads(self.count, space, {"tool": tools, "arguments": {"action": actions}}, in_space=True)
+        if named is not None:
+            asks = {row: {"tool": tool, "arguments": arguments} for row, (tool, arguments) in enumerate(named)}
+            asked, leaves = Payloads(self.count, overrides=asks), ()
         if self.numbers.shape[1] < len(self.sessions.names):
             self.numbers = np.pad(self.numbers, ((0, 0), (0, len(self.sessions.names) - self.numbers.shape[1])))
         numbers = (
@@ -381,7 +390,7 @@ def _trip(calls: Calls) -> Trip:
 _FREE = Trip()
 
 
-NOTHING: Sequence[Record] = ()
+NOTHING: Sequence[Record] = Records(Log(1), 0)
 """What was done to a call on which no fault was at work."""
 
 _LOST = Reply(LOST, False)

@@ -22,10 +22,10 @@ import numpy as np
 
 from worldsim.errors import ConfigError
 from worldsim.faults.calls import ERRORS, LOST, Call, Record, Reply
-from worldsim.faults.clock import Clock, VirtualClock, WallClock
+from worldsim.faults.clock import Clock, VirtualClock, WallClock, own_time
 from worldsim.faults.definition import Fault
 from worldsim.faults.effects.base import Effect
-from worldsim.faults.effects.delays import LATE
+from worldsim.faults.effects.delays import ON_TIME_S
 from worldsim.faults.parameters import suggest
 from worldsim.faults.pipeline import CarryOut, CarryOutAsync, Pipeline, Trip
 from worldsim.faults.plans.plan import Plan
@@ -161,10 +161,11 @@ class Session:
             except Exception as error:
                 return Reply(_Raised(error))
 
-        started_s = self.clock.now()
-        deadline_s = None if timeout_s is None else started_s + timeout_s
-        reply, records = self._pipeline.call(tool, arguments, caught, deadline_s=deadline_s)
-        return self._arrived(tool, reply, records, started_s, timeout_s), records
+        with own_time(self.clock):
+            started_s = self.clock.now()
+            deadline_s = None if timeout_s is None else started_s + timeout_s
+            reply, records = self._pipeline.call(tool, arguments, caught, deadline_s=deadline_s)
+            return self._arrived(tool, reply, records, started_s, timeout_s), records
 
     async def aexchange(
         self, tool: str, arguments: Mapping[str, Any], carry_out: CarryOutAsync, timeout_s: float | None = None
@@ -177,10 +178,11 @@ class Session:
             except Exception as error:
                 return Reply(_Raised(error))
 
-        started_s = self.clock.now()
-        deadline_s = None if timeout_s is None else started_s + timeout_s
-        reply, records = await self._pipeline.acall(tool, arguments, caught, deadline_s)
-        return self._arrived(tool, reply, records, started_s, timeout_s), records
+        with own_time(self.clock):
+            started_s = self.clock.now()
+            deadline_s = None if timeout_s is None else started_s + timeout_s
+            reply, records = await self._pipeline.acall(tool, arguments, caught, deadline_s)
+            return self._arrived(tool, reply, records, started_s, timeout_s), records
 
     def effects(self, tool: str, number: int) -> list[Effect]:
         """Of the faults that may act on a call."""
@@ -208,7 +210,7 @@ class Session:
         held_up = reply.latency_s > 0
         if isinstance(self.clock, WallClock):  # carrying out takes time, too
             reply = reply._replace(latency_s=self.clock.now() - started_s)
-        if timeout_s is not None and held_up and reply.latency_s >= LATE * timeout_s:
+        if timeout_s is not None and held_up and reply.latency_s >= timeout_s - ON_TIME_S:
             reply = Reply.failed("timeout")._replace(latency_s=reply.latency_s)
         raised = reply.payload.error if isinstance(reply.payload, _Raised) else None
         if self._faults.recording is not None:
@@ -323,6 +325,7 @@ class Faults:
         self.recording = None if record is None else Recording(record)
         self._clock = clock
         self._sessions: dict[str, Session] = {}
+        self.functions: dict[str, Callable[[Call], Any]] = {}  # what carries each tool out, of those that are wrapped
         self._abandoned: set[asyncio.Future[Any]] = set()  # whose callers have given up; held so that they go on
 
     def session(self, name: str = DEFAULT) -> Session:
@@ -404,41 +407,49 @@ def _wrapped(function: Callable[..., Any], name: str, faults: Faults, errors: Er
         raise ConfigError(f"errors cannot be {errors!r}. {suggest(errors, ['raise', 'result'])}")
     taken = inspect.signature(function)
 
-    def arguments_of(given: tuple[Any, ...], named: dict[str, Any]) -> tuple[dict[str, Any], Callable[[Call], Any]]:
+    def arguments_of(given: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         bound = taken.bind(*given, **named)
         arguments = dict(bound.arguments)
         rest = next((p.name for p in taken.parameters.values() if p.kind is p.VAR_KEYWORD), None)
         arguments |= arguments.pop(rest, {}) if rest else {}
-        positional = [p.name for p in taken.parameters.values() if p.kind is p.POSITIONAL_ONLY]
-        several = next((p.name for p in taken.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
+        return arguments
 
-        def forward(call: Call) -> Any:
-            passed = dict(call.arguments)
-            first = [passed.pop(each) for each in positional if each in passed]
-            more = passed.pop(several, ()) if several else ()
-            if more:  # what stands before *args has to be given by position
-                first += [passed.pop(p.name) for p in taken.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD
-                          and p.name in passed]  # fmt: skip
-            return function(*first, *more, **passed)
+    positional = [p.name for p in taken.parameters.values() if p.kind is p.POSITIONAL_ONLY]
+    several = next((p.name for p in taken.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
 
-        return arguments, forward
+    def forward(call: Call) -> Any:
+        passed = dict(call.arguments)
+        first = [passed.pop(each) for each in positional if each in passed]
+        more = passed.pop(several, ()) if several else ()
+        if more:  # what stands before *args has to be given by position
+            first += [passed.pop(p.name) for p in taken.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD
+                      and p.name in passed]  # fmt: skip
+        return function(*first, *more, **passed)
+
+    faults.functions[name] = forward
+
+    def carry_out(call: Call) -> Any:  # what a fault holds back is carried out at a call of another tool
+        return (forward if call.tool == name else faults.functions.get(call.tool, forward))(call)
 
     if inspect.iscoroutinefunction(function):
 
+        async def acarry_out(call: Call) -> Any:
+            answer = carry_out(call)
+            return await answer if inspect.isawaitable(answer) else answer
+
         @functools.wraps(function)
         async def acalled(*given: Any, **named: Any) -> Any:
-            arguments, forward = arguments_of(given, named)
             session = faults.current
-            return _result(session, name, await session.acall(name, arguments, forward), errors)
+            reply = await session.acall(name, arguments_of(given, named), acarry_out)
+            return _result(session, name, reply, errors)
 
         acalled.faults = faults  # type: ignore[attr-defined]
         return acalled
 
     @functools.wraps(function)
     def called(*given: Any, **named: Any) -> Any:
-        arguments, forward = arguments_of(given, named)
         session = faults.current
-        return _result(session, name, session.call(name, arguments, forward), errors)
+        return _result(session, name, session.call(name, arguments_of(given, named), carry_out), errors)
 
     called.faults = faults  # type: ignore[attr-defined]
     return called

@@ -100,7 +100,10 @@ def _texts(changed: Any, before: list[str]) -> list[str]:
 def _rewritten(result: Mapping[str, Any], texts: Mapping[int, str], before: Any, after: Any) -> Any:
     """A result whose structured content is another one, and whose texts that said the same say so, too."""
     same = {at: text for at, text in texts.items() if _parsed(text) == before}
-    return {**_with_texts(result, {at: json_like(after, text) for at, text in same.items()}), "structuredContent": after}
+    return {
+        **_with_texts(result, {at: json_like(after, text) for at, text in same.items()}),
+        "structuredContent": after,
+    }
 
 
 def _with_texts(result: Mapping[str, Any], texts: Mapping[int, str]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from worldsim.faults.stage import checked_seed
 from worldsim.faults.trees import ABSENT, copied, from_json, get, leaves_of, put
 from worldsim.faults.views import View, opened
 from worldsim.wrappers.moving import ON_TIME, is_last, resting, step_seconds
+from worldsim.wrappers.texts import closed
 from worldsim.wrappers.tools import Made, action_tools
 
 _CALM = Reply(None)
@@ -145,9 +146,11 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._tools = action_tools(env.metadata, env.action_space)
         self._made = Made(self._tools)
         self._wait_s: Mapping[str, float] = env.metadata.get("wait_s", {})
-        self._text = isinstance(env.observation_space, spaces.Text)
-        self._any_text = any(getattr(fault, "out_of_space", False) for fault in built)
-        self._leaves = () if self._text else leaves_of(env.observation_space)
+        space = env.observation_space
+        self._text = space if isinstance(space, spaces.Text) else None
+        wide = any(getattr(fault, "out_of_space", False) for fault in built if not fault.idle)
+        self._any_text = wide or (self._below is not None and self._below._any_text)
+        self._leaves = leaves_of(env.observation_space)
         self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         plan.check(self._tools.names, None if self._text else self._leaves)
         self._pipeline = Pipeline(
@@ -158,7 +161,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             missing=env.metadata.get("on_missing", {}),
             below=self._below._pipeline.kinds if self._below else None,
             one_request=self._tools.one_request,
-            text=env.observation_space if isinstance(env.observation_space, spaces.Text) else None,
+            text=self._text,
             possible=self._possible if self._tools.by_name else None,
         )
         self._records: list[Sequence[Record]] = []  # what was done to each call of this episode
@@ -189,6 +192,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if self._keeps:
             self._seen = copied(observation)
         self._records, self._now = [], NOTHING
+        self._made.begin()
         shown = self._opened(observation)
         self._pipeline.start(_ROW, [self._episode], lambda: Replies.single(Reply(shown)))
         self._world_s, self._last = self.clock.now(), self._rest
@@ -205,7 +209,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._terminated = self._truncated = False
         self._below_records: list[Record] = []
         self._asked = action
-        tool, arguments = self._tools.call(action)
+        tool, arguments = self._made.call(action)
         outer, self._outer = self._outer, None
         if outer is None:
             if self._wait_s:
@@ -218,8 +222,8 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             self._records.append(self._now)
         if self._step_s:
             self._move_on()
-        if self._text:
-            reply = self._closed(reply)
+        if self._view is not None and self._text is not None:
+            reply = closed(self._view, reply, self._text, self._any_text)
         self._reply = reply
         if reply.payload is LOST:
             observation = self._at_error(reply.error)
@@ -231,6 +235,10 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         reward = rewards[0] if len(rewards) == 1 else sum(rewards, 0.0)
         return observation, reward, self._terminated, self._truncated, self._shown_info()
 
+    def _possible(self, row: int, call: Call) -> bool:
+        """Whether there is an action that makes a call."""
+        return self._made.action(call.tool, call.arguments, self._asked) in self.env.action_space
+
     def _count_further_in(self, tool: str) -> None:
         """Faults further in count a call that begins here whether it reaches them or not, as if all were in one row."""
         below = self._below
@@ -240,23 +248,14 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def _opened(self, observation: Any) -> Any:
         """An observation as faults see it."""
-        if not self._text:
+        if self._text is None:
             return observation
         self._view = opened(observation)
         return self._view.inner
 
-    def _closed(self, reply: Reply) -> Reply:
-        """A reply with its observation as a text again, if its space holds that."""
-        if reply.payload is LOST or self._view is None:
-            return reply
-        text = self._view.close(reply.payload)
-        if text in self.env.observation_space or self._any_text:
-            return reply._replace(payload=text)
-        return reply._replace(payload=LOST, ok=False, error="malformed", raw=text)
-
     def _carry_out(self, call: Call, trip: Trip) -> Reply:
         """Where the last fault passes the call on: step the environment."""
-        action = self._tools.action(call.tool, call.arguments, self._asked)
+        action = self._made.action(call.tool, call.arguments, self._asked)
         if self._below is not None:  # faults further in go on from here, as if all were in one row
             asked = self._tools.call(self._asked)[0]
             self._below._outer = Outer(asked, call.number, self._below._joint, trip.deadline_s)

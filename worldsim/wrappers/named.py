@@ -92,7 +92,11 @@ def _doc(base: type[Any], fault: type[Fault]) -> str:
 def _signature(base: type[Any], fault: type[Fault]) -> Signature:
     """What the wrapper takes: its own arguments, and those parameters of the fault that are none of these."""
     own = [each for each in signature(base).parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
-    more = [each for each in signature(fault).parameters.values() if each.name not in signature(base).parameters]
+    more = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation)
+        for name, field in fault.model_fields.items()
+        if name not in signature(base).parameters
+    ]
     return Signature([*own, *more])
 
 

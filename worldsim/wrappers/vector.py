@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
-from gymnasium.vector.utils import iterate
+from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
-from worldsim.faults import Fault, Pipeline, Plan, Record
+from worldsim.faults import Call, Fault, Pipeline, Plan, Record
 from worldsim.faults.callbatch import Calls
 from worldsim.faults.log import Log
 from worldsim.faults.replies import Replies
@@ -24,7 +24,8 @@ from worldsim.wrappers.inject import nearest_faults
 from worldsim.wrappers.moving import Worlds, is_last, step_seconds
 from worldsim.wrappers.seen import Seen
 from worldsim.wrappers.stepping import stepper_for
-from worldsim.wrappers.tools import NamedActions, Unnamed, action_tools
+from worldsim.wrappers.texts import Texts
+from worldsim.wrappers.tools import Made, NamedActions, Unnamed, action_tools
 
 
 class VectorFaultSnapshot(NamedTuple):
@@ -50,6 +51,8 @@ class _Turn:
     infos: dict[str, Any]
     raw: Any = None  # what the environments showed last; None: none was stepped
     restarted: Any = None  # what those show that have begun anew in this very step
+    asked: list[Any] = field(default_factory=list)  # the actions, one by one, where they name tools and arguments
+    named: list[tuple[str, Mapping[str, Any]]] | None = None  # what they call
     executions: list[list[float]] | None = None  # the rewards of each call; None: none was carried out
     begun: bool = field(default=False)
 
@@ -149,16 +152,21 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._leaves = leaves_of(self._space)
         on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         self._tools = action_tools(env.metadata, env.single_action_space)
+        self._made = [Made(self._tools) for _ in range(env.num_envs)]
         self._wait_s: Mapping[str, float] = env.metadata.get("wait_s", {})
-        plan.check(self._tools.names, self._leaves)
+        text = self._space if isinstance(self._space, spaces.Text) else None
+        self._texts = None if text is None else Texts(env.num_envs, text, not in_space)
+        plan.check(self._tools.names, None if self._texts else self._leaves)
         self._pipeline = Pipeline(
             self._plan,
-            self._leaves,
+            None if self._texts else self._leaves,
             self._tools.names,
             count=env.num_envs,
             action_space=env.single_action_space,
             missing=env.metadata.get("on_missing", {}),
             one_request=self._tools.one_request,
+            text=text,
+            possible=self._possible if self._tools.by_name else None,
         )
         self._stepper = stepper_for(self._bare, self._pipeline, self._hold, moving=bool(self._step_s))
         self._worlds = self._moving() if self._step_s else None
@@ -210,13 +218,15 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._turn = turn = _Turn(resetting, np.zeros(count), none, none, self._infos)
         if self._worlds:
             self._worlds.go_on()
-        tools, calling = self._tools_of(actions), np.flatnonzero(~resetting)
+        tools, calling = self._tools_of(turn, actions), np.flatnonzero(~resetting)
         if self._wait_s:
             self._pass_time(tools, calling)
-        replies, log = self._pipeline.batch_call(calling, tools, actions, self._carry_out)
+        replies, log = self._pipeline.batch_call(calling, tools, actions, self._carry_out, turn.named)
         if self._worlds:
             self._worlds.wait()
             self._move_on(self._worlds, ~resetting)
+        if self._texts:
+            replies = self._texts.closed(replies, self._shown_below(turn))
         shown = self._seen.take(replies)
         self._infos = {
             key: value for key, value in turn.infos.items() if not key.removeprefix("_").startswith("final_")
@@ -231,14 +241,15 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         del self._turn
         return shown.stacked(), turn.rewards, turn.terminated, turn.truncated, infos
 
-    def _tools_of(self, actions: Any) -> NDArray[np.int64]:
+    def _tools_of(self, turn: _Turn, actions: Any) -> NDArray[np.int64]:
         """Which tool each environment's action calls, (N,) positions in the names that the faults know."""
         if isinstance(self._tools, NamedActions):
             return np.asarray(actions - self._tools.first)
         if isinstance(self._tools, Unnamed):
             return np.zeros(self.num_envs, np.int64)
-        each = iterate(self.action_space, actions)
-        return self._pipeline.positions([self._tools.call(action)[0] for action in each])
+        turn.asked = list(iterate(self.action_space, actions))
+        turn.named = [made.call(action) for made, action in zip(self._made, turn.asked, strict=True)]
+        return self._pipeline.positions([tool for tool, _ in turn.named])
 
     def wait(self, seconds: float) -> None:
         """Let time pass on every environment's clock, in seconds, 0 or more: nothing is called meanwhile."""
@@ -257,7 +268,9 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         for row in rows.tolist():
             given, (first, resets) = seeds[row], self._episodes[row]
             self._episodes[row] = (first, resets + 1) if given is None else (int(given), 0)
-        self._pipeline.start(rows, [self._episodes[row] for row in rows.tolist()], lambda: shown)
+            self._made[row].begin()
+        first = self._texts.opened(shown, rows) if self._texts else shown
+        self._pipeline.start(rows, [self._episodes[row] for row in rows.tolist()], lambda: first)
         if self._worlds:
             self._worlds.begin(rows)
 
@@ -280,12 +293,30 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         turn.begun = True
         if worlds:
             worlds.arrived(called, self._actions_of(calls))
+        shown = self._shown_below(turn)
+        return self._texts.opened(shown, calls.rows) if self._texts else shown
+
+    def _shown_below(self, turn: _Turn) -> Replies:
+        """What the environments showed last."""
         shown = self._seen.batch if turn.raw is None else turn.raw
         return Replies(self.num_envs, self._space, shown, self._seen.in_space)
 
     def _actions_of(self, calls: Calls) -> Any:
         """What is carried out in each environment, as a batch."""
-        return calls.asked.stacked()["arguments"]["action"]
+        if not self._tools.by_name:
+            return calls.asked.stacked()["arguments"]["action"]
+        each = list(self._turn.asked)
+        for row in calls.rows.tolist():
+            call = calls.call(row)
+            each[row] = self._made[row].action(call.tool, call.arguments, each[row])
+        space = self.single_action_space
+        empty: Any = create_empty_array(space, n=len(each), fn=np.zeros)
+        return concatenate(space, each, empty)
+
+    def _possible(self, row: int, call: Call) -> bool:
+        """Whether there is an action that makes a call."""
+        asked = self._turn.asked[row]
+        return self._made[row].action(call.tool, call.arguments, asked) in self.single_action_space
 
     def _move_on(self, worlds: Worlds, mask: Mask) -> None:
         """The worlds where mask is true go on by themselves up to the present, a whole step at a time."""

@@ -7,7 +7,10 @@ import yaml
 
 from worldsim.agents import RandomAgent, make_agent
 from worldsim.envs.refund_desk import ACTIONS, RefundDeskEnv, Status
-from worldsim.envs.refund_desk.agents import Blind, Careful, Curious, Hasty
+from worldsim.envs.refund_desk.agents import LOOK_UP, WAIT, Blind, Careful, Curious, Hasty, open_
+from worldsim.envs.refund_desk.env import WAIT_S
+from worldsim.faults import fault_from_json
+from worldsim.wrappers import InjectFaults
 
 AGENTS = {"careful": Careful, "blind": Blind, "hasty": Hasty, "random": RandomAgent}
 
@@ -200,3 +203,67 @@ def test_configuration_names_the_agents():
         name: make_agent(name, env.observation_space, env.action_space, config["agents"]) for name in config["agents"]
     }
     assert {name: type(agent) for name, agent in made.items()} == {k: v for k, v in AGENTS.items() if k != "random"}
+
+
+class Patient:
+    """Asks somebody else what to do; after a refusal it waits for as long as it was asked to, and calls again."""
+
+    def __init__(self, agent):
+        self.agent, self.todo, self.asked = agent, [], None
+
+    def act(self, observation, info):
+        retry_after_s = info["reply"]["retry_after_s"] if self.asked != WAIT else None
+        if retry_after_s:
+            self.todo = [WAIT] * math.ceil(retry_after_s / WAIT_S) + [self.asked]
+        self.asked = self.todo.pop(0) if self.todo else int(self.agent.act(observation, info))
+        return self.asked
+
+
+def served(agent, seed, fault):
+    """Plays a shift behind a fault: seconds on the clock, calls that were refused, and the last info."""
+    env = InjectFaults(RefundDeskEnv(), fault, seed=1)
+    observation, info = env.reset(seed=seed)
+    agent.reset(0) if hasattr(agent, "reset") else agent.agent.reset(0)
+    refused = 0
+    for _ in range(150):
+        observation, _, terminated, _, info = env.step(agent.act(observation, info))
+        refused += info["reply"]["error"] == "rate_limited"
+        if terminated:
+            break
+    return env.clock.now(), refused, info
+
+
+BUT_WAIT = [name for name in ACTIONS if name != "wait"]
+
+
+def test_who_heeds_a_retry_after_is_served_and_who_hammers_is_not():
+    fault = fault_from_json({"kind": "rate_limited", "severity": 1.0, "until_retry_after": True, "tools": BUT_WAIT})
+    for seed in range(10):
+        env = RefundDeskEnv()
+        blind, careful = (cls(env.observation_space, env.action_space) for cls in (Blind, Careful))
+        seconds, refused, info = served(Patient(blind), seed, fault)
+        assert info["success"] and 0 < refused < 25 and seconds == WAIT_S * refused
+        hammering_s, hammered, info = served(blind, seed, fault)
+        assert not info["success"] and hammered > refused and hammering_s % WAIT_S == 0  # it waits when all is lost
+        *_, info = served(careful, seed, fault)
+        assert info["violations"] == 0  # it waits between tickets, not for as long as it is asked to
+
+
+@pytest.mark.parametrize("retry_after_s, waits", [(2.0, 1), (5.0, 1), (12.0, 3)])
+def test_one_wait_lets_five_seconds_pass(retry_after_s, waits):
+    fault = {"kind": "rate_limited", "severity": 1.0, "rate": 1.0, "until_retry_after": True, "tools": ["look_up"]}
+    env = InjectFaults(RefundDeskEnv(), [{**fault, "retry_after_s": retry_after_s}])
+    env.reset(seed=0)
+    env.step(open_(1))
+    for _ in range(5):  # hammering does not help
+        reply = env.step(LOOK_UP)[4]["reply"]
+        assert reply["error"] == "rate_limited" and reply["retry_after_s"] == retry_after_s
+    for number in range(waits):
+        before_s = env.clock.now()
+        observation, reward, *_, info = env.step(WAIT)
+        assert env.clock.now() - before_s == WAIT_S == 5.0
+        assert info["reply"] == {"ok": True, "error": None, "retry_after_s": None, "latency_s": 0.0}
+        assert reward == pytest.approx(-0.02) and observation["reply"]["status"] == Status.OK
+        if number < waits - 1:
+            assert env.step(LOOK_UP)[4]["reply"]["retry_after_s"] == retry_after_s - WAIT_S * (number + 1)
+    assert env.step(LOOK_UP)[4]["reply"]["ok"]

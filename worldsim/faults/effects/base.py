@@ -219,7 +219,7 @@ class Batch:
             for one, form in zip(each, forms, strict=True)
         ]
 
-    def passing(self, calls: Calls, which: Mask) -> "Batch":
+    def with_calls(self, calls: Calls, which: Mask) -> "Batch":
         """Some of these calls, (n,), when others than `calls` are to be passed on."""
         return Batch(self._source, calls, self.rows[which], scope=self.scope)
 
@@ -296,8 +296,8 @@ class Batch:
     def by_number(self, name: str, function: "ByNumber") -> NDArray[Any]:
         """What a function makes of the uniforms and the numbers of these calls, (n,).
 
-        It depends on nothing else, so that of a single session it is worked out for many calls ahead, and then kept
-        under this name: most of what numpy costs for one call is overhead.
+        It depends on nothing else, so that of a single session it is worked out for many calls ahead, and
+        remembered under this name: most of what numpy costs for one call is overhead.
         """
         return self._source.by_number(name, function, self)
 

@@ -53,8 +53,8 @@ class ChangeReplies(Effect):
         replies = yield from forward(batch.calls)
         answered, remembers = batch.answered(replies), self.sees_all(batch.scope)
         changing = answered[answered.triggered] if remembers else answered
-        for some in changing.one_by_one(replies) if len(changing) else ():
-            self.change(some, replies)
+        for alike in changing.one_by_one(replies) if len(changing) else ():
+            self.change(alike, replies)
         if remembers and len(answered):
             remember_frames(answered.answered(replies), replies)
         return replies
@@ -179,9 +179,9 @@ def _wanted(share: float, count: int) -> int:
 
 def first_few(effective: Mask, order: NDArray[np.int64], wanted: int) -> Mask:
     """Of the effective ones in each row those that come first in an order, (n, leaves)."""
-    tried = np.take_along_axis(effective, order, 1)
+    ordered = np.take_along_axis(effective, order, 1)
     chosen = np.zeros_like(effective)
-    np.put_along_axis(chosen, order, tried & (tried.cumsum(1) <= wanted), 1)
+    np.put_along_axis(chosen, order, ordered & (ordered.cumsum(1) <= wanted), 1)
     return chosen
 
 
@@ -206,8 +206,8 @@ class Delivery(Enum):
     REFUSED = "refused"  # by a space, whose schema the values break: the text as it arrived, and error "malformed"
 
 
-class _Tried(NamedTuple):
-    """What was tried on a leaf: in which of n calls, (m,), from what to what, and where it had an effect, (m,)."""
+class _Candidate(NamedTuple):
+    """What a leaf could become: in which of n calls, (m,), from what to what, and where it had an effect, (m,)."""
 
     at: NDArray[np.int64]
     before: Values
@@ -248,15 +248,15 @@ class ChangeLeaves:
         """Change these leaves of the replies; each draws from a stream of its own."""
         wanted = self.selection.tries(leaves, batch)
         effective = np.zeros_like(wanted)
-        tried: list[_Tried | None] = []
+        candidates: list[_Candidate | None] = []
         for position, (leaf, random) in enumerate(zip(leaves, randoms, strict=True)):
             which = wanted[:, position]
-            tried.append(self._try(leaf, random, which, batch, replies) if which.any() else None)
-            if tried[-1] is not None:
-                effective[tried[-1].at, position] = tried[-1].effective
+            candidates.append(self._try(leaf, random, which, batch, replies) if which.any() else None)
+            if candidates[-1] is not None:
+                effective[candidates[-1].at, position] = candidates[-1].effective
         taken = self.selection.takes(effective, batch)
         changes = Changes()
-        for leaf, one, hit in zip(leaves, tried, taken.T, strict=True):
+        for leaf, one, hit in zip(leaves, candidates, taken.T, strict=True):
             if one is not None and hit.any():
                 chosen = np.flatnonzero(hit[one.at])
                 if self.records == "leaf":
@@ -265,14 +265,14 @@ class ChangeLeaves:
         if changes:
             self._deliver(batch[taken.any(1)], changes, replies)
 
-    def _try(self, leaf: Leaf, random: CallRandom, which: Mask, batch: Batch, replies: Replies) -> _Tried:
+    def _try(self, leaf: Leaf, random: CallRandom, which: Mask, batch: Batch, replies: Replies) -> _Candidate:
         whole = bool(which.all())
         at = np.arange(len(batch)) if whole else np.flatnonzero(which)
         those, drawn = (batch, random) if whole else (batch[which], random[which])
         before = replies.values(leaf, those.rows)
         found = self.edit(leaf, before, drawn, those)
         edited = found if isinstance(found, Edited) else Edited(found)
-        return _Tried(at, before, edited, self._effective(leaf, before, edited.after, those))
+        return _Candidate(at, before, edited, self._effective(leaf, before, edited.after, those))
 
     def _effective(self, leaf: Leaf, before: Values, after: Values, batch: Batch) -> Mask:
         """Which of the values differ from what was there, and may arrive."""
@@ -282,28 +282,28 @@ class ChangeLeaves:
         free = self.free or self.out_of_space or batch.scope.plain or not differs.any()
         return differs if free else differs & within(leaf.space, after)
 
-    def _record(self, leaf: Leaf, tried: _Tried, chosen: NDArray[np.int64], batch: Batch) -> None:
-        notes = tried.edited.notes
-        told = notes(chosen) if notes else [dict[str, Any]() for _ in range(len(chosen))]
-        described = self._described(leaf, tried, chosen)
+    def _record(self, leaf: Leaf, candidate: _Candidate, chosen: NDArray[np.int64], batch: Batch) -> None:
+        notes = candidate.edited.notes
+        notes_of = notes(chosen) if notes else [dict[str, Any]() for _ in range(len(chosen))]
+        described = self._described(leaf, candidate, chosen)
         name = leaf.name
 
         def details() -> list[dict[str, Any]]:
-            return [{"leaf": name, **one, **other} for one, other in zip(told, described(), strict=True)]
+            return [{"leaf": name, **one, **other} for one, other in zip(notes_of, described(), strict=True)]
 
-        batch[tried.at[chosen]].record(self.kind, details)
+        batch[candidate.at[chosen]].record(self.kind, details)
 
-    def _described(self, leaf: Leaf, tried: _Tried, chosen: NDArray[np.int64]) -> Details:
-        """What was there before and after, worked out when somebody asks. Small values only, and copies, are kept."""
-        before, after = tried.before, tried.edited.after
+    def _described(self, leaf: Leaf, candidate: _Candidate, chosen: NDArray[np.int64]) -> Details:
+        """What was there before and after, worked out when somebody asks. It holds on to copies of small values only."""
+        before, after = candidate.before, candidate.edited.after
         if not (self.describe and columns.small(before) and columns.small(after)):
             if not self.describe:
                 return lambda: [{} for _ in chosen]
             before, after = (one_by_one(leaf, some(values, chosen)) for values in (before, after))
             said = columns.descriptions(leaf, before, after)
             return lambda: said
-        kept = [trees.copied(some(values, chosen)) for values in (before, after)]
-        return lambda: columns.descriptions(leaf, *kept)
+        copies = [trees.copied(some(values, chosen)) for values in (before, after)]
+        return lambda: columns.descriptions(leaf, *copies)
 
     def _deliver(self, batch: Batch, changes: Changes, replies: Replies) -> None:
         if self.records == "reply":

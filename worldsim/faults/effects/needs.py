@@ -64,11 +64,11 @@ def _has_pair(leaves: Sequence[Leaf]) -> bool:
 
 
 def times(names: tuple[str, ...], least: float) -> Need:
-    """Texts, and numbers with the name of a time. least: the least by which they are moved; most classes are too few."""
+    """Texts, and numbers with the name of a time. least: by how much at least they are moved."""
 
     def fits(leaf: Leaf) -> bool:
         if isinstance(leaf.space, spaces.Discrete) and leaf.space.n <= abs(round(least)):
-            return False
+            return False  # it would be a class that does not exist, and those are left alone
         return _is_text(leaf) or (_is_number(leaf) and matches(leaf.name.rsplit("/", 1)[-1], names))
 
     return need(f"texts, and no times that could be off by {least:g}", fits)
@@ -87,5 +87,7 @@ TWO_DIGITS = need("texts or numbers of two digits", lambda leaf: _is_text(leaf) 
 CLASSES = need("classes", lambda leaf: isinstance(leaf.space, _CLASSES))
 BOUNDED = need("numbers or classes", lambda leaf: isinstance(leaf.space, _NUMBERS))
 TYPED = need("numbers, classes or texts", lambda leaf: isinstance(leaf.space, _WITH_FORM))
-NAN = need("numbers that could be NaN", lambda leaf: isinstance(leaf.space, spaces.Box) and leaf.space.dtype != np.uint8)
+NAN = need(
+    "numbers that could be NaN", lambda leaf: isinstance(leaf.space, spaces.Box) and leaf.space.dtype != np.uint8
+)
 PAIR = Need("two fields of one kind", _has_pair)

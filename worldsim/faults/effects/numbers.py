@@ -10,7 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults import trees
-from worldsim.faults.columns import Values, bounded
+from worldsim.faults.columns import Values
 from worldsim.faults.effects import frames, wrong
 from worldsim.faults.effects.base import Batch
 from worldsim.faults.effects.leaves import Edit, Texts, by_column

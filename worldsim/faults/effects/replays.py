@@ -211,7 +211,9 @@ class Overtake(Effect):
             due.record(self.kind, lambda: [{"held": number} for number in numbers.tolist()])
             asked = due.calls.asked.copy()
             waiting.repeat(due.rows, due.rows, asked)
-            replies.take(due.rows, (yield from forward(due.calls.only(due.rows).asking(asked))))
+            after = yield from forward(due.calls.only(due.rows).asking(asked))
+            if batch.scope.one_request:  # what is seen is what there is after both; a tool answers what it was asked
+                replies.take(due.rows, after)
         remember_last(batch[~late], replies)
         replies.arrive(delayed.rows)
         history.repeat(lines[late], delayed.rows, replies)

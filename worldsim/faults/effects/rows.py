@@ -48,17 +48,17 @@ class ChangeRows:
         if isinstance(values, np.ndarray):
             after, counts = self._column(leaf, values, random)
             return Edited(after, lambda chosen: [counts for _ in chosen])
-        changed, told = list(values), [dict[str, Any]() for _ in values]
+        changed, counts_of = list(values), [dict[str, Any]() for _ in values]
         for position, value in enumerate(values):
             one = random[[position]]
             if batch.scope.plain:
                 chosen = self.choose(len(value), one)
-                told[position] = {"before": len(value), "after": chosen.shape[1]}
+                counts_of[position] = {"before": len(value), "after": chosen.shape[1]}
                 changed[position] = trees.copied([value[row] for row in chosen[0].tolist()])
             elif trees.usual(leaf, value):
-                column, told[position] = self._column(leaf, value[None], one)
+                column, counts_of[position] = self._column(leaf, value[None], one)
                 changed[position] = column[0]
-        return Edited(changed, lambda chosen: [told[each] for each in chosen.tolist()])
+        return Edited(changed, lambda chosen: [counts_of[each] for each in chosen.tolist()])
 
     def _column(self, leaf: Leaf, values: NDArray[Any], random: CallRandom) -> tuple[NDArray[Any], dict[str, Any]]:
         count = values.shape[1]

@@ -99,10 +99,10 @@ def _with_rows(leaf: Leaf, values: Values, rows: NDArray[np.int64], others: Valu
     if isinstance(values, np.ndarray) and belong(others, values):
         values[rows] = others
         return values
-    apart = one_by_one(leaf, values)
+    listed = one_by_one(leaf, values)
     for row, other in zip(rows.tolist(), one_by_one(leaf, others), strict=True):
-        apart[row] = other
-    return apart
+        listed[row] = other
+    return listed
 
 
 def _valid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
@@ -309,9 +309,9 @@ def existing(changed: Column, values: Column, space: spaces.Space[Any]) -> Colum
     if not isinstance(space, spaces.Discrete):
         return changed.astype(values.dtype)
     exist = (changed >= space.start) & (changed < space.start + space.n)
-    kept = values.copy()
-    kept[exist] = changed[exist]
-    return kept
+    result = values.copy()
+    result[exist] = changed[exist]
+    return result
 
 
 def _entries(values: Column, index: NDArray[np.int64]) -> NDArray[np.float64]:

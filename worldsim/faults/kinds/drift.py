@@ -21,7 +21,7 @@ _DRIFTS = ("renamed", "moved", "nested", "retyped", "added")
 
 @fault("schema_drift", _LOUD)
 class SchemaDrift(Fault):
-    """The service was released again, and its replies are built otherwise: the same wherever it strikes in a session.
+    """The service was released again, and its replies are built otherwise: in the same way throughout a session.
 
     renamed: a field has another name (`status` is `statusV2`). moved: it stands one level further up, or under "data".
     nested: it is an object around the value. retyped: a number is a text, a text a list. added: there is one more.

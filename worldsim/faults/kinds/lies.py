@@ -166,13 +166,13 @@ def _details(distances: NDArray[np.float64]) -> list[dict[str, float]]:
 def random_actions(space: spaces.Space[Any], random: CallRandom, count: int) -> Arrays:
     """Flat actions (n * count, ...), drawn as evenly as `space.sample` draws them."""
     found = {}
-    for lane, leaf in enumerate(leaves(space)):
+    for stream, leaf in enumerate(leaves(space)):
         batch = (len(random) * count,)
         if isinstance(leaf.space, spaces.Box):
-            numbers = _evenly(leaf.space, random.stream(lane), count)
+            numbers = _evenly(leaf.space, random.stream(stream), count)
             found[leaf.name] = leaf.flatten(numbers.reshape(*batch, *leaf.space.shape), batch)
         else:
-            found[leaf.name] = below(random.uniform(lane, count, *leaf.shape), leaf.nvec).reshape(*batch, *leaf.shape)
+            found[leaf.name] = below(random.uniform(stream, count, *leaf.shape), leaf.nvec).reshape(*batch, *leaf.shape)
     return found
 
 

@@ -80,10 +80,12 @@ class RateLimited(Fault):
 
         def refused(batch: Batch) -> Mask:
             ends = _per_tool(batch, "ends_s")
-            now_s, still = batch.seconds, ends < np.inf
-            held = still & (now_s < ends)
-            new = ~held & batch.triggered & ~(still & (now_s >= ends) & (now_s < ends + wait_s))
+            now_s, asked = batch.seconds, ends < np.inf
+            held = asked & (now_s < ends)
+            waited = asked & ~held & (wait_s > 0)  # however long it has waited, it is served
+            new = ~held & ~waited & batch.triggered
             _set_per_tool(batch, "ends_s", new, now_s + wait_s)
+            _set_per_tool(batch, "ends_s", waited, np.full(len(batch), np.inf))
             return held | new
 
         def left_s(batch: Batch) -> Floats:

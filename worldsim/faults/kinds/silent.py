@@ -162,7 +162,9 @@ class ClockSkew(Fault):
     def compose(self) -> Composition:
         edit = times_moved(self.names, lambda batch: np.full(len(batch), self.at("most")))
         change = ChangeLeaves(self.kind, edit, out_of_space=self.out_of_space)
-        return Composition(ChangeReplies(change), 1.0, self.targets, self.out_of_space, times(self.names, self.at("most")))
+        return Composition(
+            ChangeReplies(change), 1.0, self.targets, self.out_of_space, times(self.names, self.at("most"))
+        )
 
 
 @fault("wrong_time_zone", _SILENT)
@@ -184,7 +186,9 @@ class WrongTimeZone(Fault):
             return 3600.0 * np.where(hours < 0, hours, hours + 1)
 
         change = ChangeLeaves(self.kind, times_moved(self.names, steps), out_of_space=self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, times(self.names, 3600.0))
+        return Composition(
+            ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, times(self.names, 3600.0)
+        )
 
 
 # --- whole replies ---
@@ -317,7 +321,7 @@ class TurnPage(Effect):
         asking = batch.calls.instead(changed) if changed else batch.calls
         if turned.all():
             return (yield from forward(asking))
-        return (yield from self.otherwise.run(batch.passing(asking, ~turned), forward))
+        return (yield from self.otherwise.run(batch.with_calls(asking, ~turned), forward))
 
     def _page(self, arguments: Any) -> str | None:
         """The first argument that names a page by a whole number."""

@@ -234,5 +234,9 @@ class SlowDrip(Fault):
 
     def compose(self) -> Composition:
         return Composition(
-            Trickle(lambda replies, batch: sizes(replies, batch.rows).astype(np.float64), self.at("slowness"), self.patience_s)
+            Trickle(
+                lambda replies, batch: sizes(replies, batch.rows).astype(np.float64),
+                self.at("slowness"),
+                self.patience_s,
+            )
         )

@@ -124,7 +124,7 @@ class _Lag:
     def __init__(self) -> None:
         self.now = 0
         self.writes: deque[int] = deque()
-        self.answered: dict[Any, deque[int]] = {}
+        self.answered: dict[Any, deque[int]] = {}  # the one that was answered last is the last
 
     def age(self, request: Any, is_write: bool, lasts: int) -> int:
         """How many answers to a request, this one counted, came since the first write that is not seen yet."""
@@ -132,8 +132,10 @@ class _Lag:
             self.writes.popleft()
         if is_write:
             self.writes.append(self.now)
-        times = self.answered.setdefault(request, deque(maxlen=lasts))
+        times = self.answered[request] = self.answered.pop(request, None) or deque(maxlen=lasts)
         times.append(self.now)
+        while self.now - self.answered[oldest := next(iter(self.answered))][-1] >= lasts:
+            del self.answered[oldest]
         self.now += 1
         return sum(time >= self.writes[0] for time in times) if self.writes else 0
 

@@ -1,0 +1,274 @@
+"""Response bodies as payloads, and payloads as response bodies; streams that end in the middle."""
+
+import codecs
+import json
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import cached_property, lru_cache
+from types import ModuleType
+from typing import Any
+
+from worldsim.faults.trees import alike, as_text
+from worldsim.faults.views import json_like
+
+_STREAM_CHARACTERS = 2000  # what a stream whose length nobody knows counts as: some dozens of events
+_BINARY = ("image", "audio", "video", "font")
+
+
+def library_of(message: Any) -> Any:
+    """The library that a request or response is of: httpx, or its successor httpx2, which has the same interface."""
+    return sys.modules[type(message).__module__.partition(".")[0]]
+
+
+def media_type(message: Any) -> str:
+    """Of the body of a request or response: `application/json`; "" where it is not said."""
+    kind: str = message.headers.get("content-type", "")
+    return kind.partition(";")[0].strip().lower()
+
+
+def is_json(kind: str) -> bool:
+    """Whether a media type is one of JSON."""
+    return kind == "application/json" or kind.endswith("+json")
+
+
+class Answer:
+    """A response of the service, and its body where that was read.
+
+    chunks: the bytes of the body as they came; None: nobody has read it. seen: those that have passed by since.
+    """
+
+    def __init__(self, response: Any) -> None:
+        self.response = response
+        self.chunks: list[bytes] | None = None
+        self.seen: list[bytes] = []
+
+    def __deepcopy__(self, memo: Any) -> "Answer":
+        return self  # a response that came does not change
+
+    @property
+    def is_events(self) -> bool:
+        """Whether the body is a stream of events, each of which counts when it comes."""
+        return media_type(self.response) == "text/event-stream"
+
+    @property
+    def body(self) -> bytes:
+        """The bytes as they came."""
+        return b"".join(self.chunks if self.chunks is not None else self.seen)
+
+    @cached_property
+    def charset(self) -> str:
+        found: str = self.response.charset_encoding or "utf-8"
+        return found
+
+    @cached_property
+    def text(self) -> str | None:
+        """The body as a text; None for one that is none, or that was not read."""
+        kind = media_type(self.response)
+        if not self.body or self.chunks is None or kind.split("/")[0] in _BINARY or kind == "application/octet-stream":
+            return None
+        library = library_of(self.response)
+        try:
+            decoded = library.Response(200, headers=self.response.headers, content=self.body).content
+            return str(decoded.decode(self.charset))
+        except (UnicodeDecodeError, LookupError, library.DecodingError):
+            return None
+
+    @cached_property
+    def _parsed(self) -> Any:
+        """The JSON that the text is; the text where it is none, or says nothing of itself and is no object or list."""
+        text = self.text or ""
+        if not is_json(media_type(self.response)) and not text.lstrip().startswith(("{", "[")):
+            return text
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    @cached_property
+    def payload(self) -> Any:
+        """What faults see: JSON, or a text, or something that they can only look at as a whole."""
+        if self.text is None:
+            return Opaque(self)
+        found: Any = self._parsed
+        marked = _MARKED.get(type(found))
+        if marked is not None:
+            found = marked(found)
+            found.answer = self
+        return found
+
+    @cached_property
+    def sent(self) -> str:
+        """The payload as faults write it that garble it."""
+        text = as_text(self.payload)
+        return text if text.startswith(("{", "[")) else f'{{"result": {text}}}'
+
+    def written(self, payload: Any) -> bytes:
+        """Another payload as bytes, in the form of this one."""
+        if isinstance(payload, str) and (self.text is None or self._parsed is self.text):
+            text = payload
+        else:
+            text = json_like(payload, self.text or "")
+        return text.encode(self.charset, "replace")
+
+    def says(self, payload: Any) -> bool:
+        """Whether a payload is what came."""
+        return payload is self.payload or alike(payload, self.payload)
+
+
+class _Object(dict[str, Any]):
+    """A payload that knows of which response it is: its status and headers belong to it when it is shown again."""
+
+    answer: Answer
+
+
+class _List(list[Any]):
+    """The same for a list."""
+
+    answer: Answer
+
+
+class _Text(str):
+    """The same for a text."""
+
+    answer: Answer
+
+
+_MARKED: dict[Any, Any] = {dict: _Object, list: _List, str: _Text}
+
+
+class Opaque:
+    """A body that faults can delay or lose or cut, and not look into: bytes that are no text, or not read yet."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+    def __deepcopy__(self, memo: Any) -> "Opaque":
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Opaque) or self.answer.chunks is None or other.answer.chunks is None:
+            return self is other
+        return self.answer.body == other.answer.body
+
+    __hash__ = object.__hash__
+
+    def __str__(self) -> str:
+        """Something as long as the body, for faults to whom the length matters."""
+        return "." * (_STREAM_CHARACTERS if self.answer.chunks is None else len(self.answer.body))
+
+
+# --- streams ---
+
+
+class _Chunks:
+    """A body that is there, and how it ends."""
+
+    def __init__(self, chunks: Sequence[bytes], error: Exception | None = None) -> None:
+        self._chunks, self._error = chunks, error
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._chunks
+        if self._error is not None:
+            raise self._error
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for chunk in self:
+            yield chunk
+
+
+Passed = tuple[bytes, Exception | None]
+"""What arrives of a chunk, and with what the stream breaks off after it."""
+
+
+class _Passing:
+    """A body that passes by as it comes. change: what arrives of a chunk; of None: when all have come."""
+
+    def __init__(self, stream: Any, change: Callable[[bytes | None], Passed]) -> None:
+        self._stream, self._change = stream, change
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._stream:
+            yield from self._arriving(chunk)
+        yield from self._arriving(None)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._stream:
+            for each in self._arriving(chunk):
+                yield each
+        for each in self._arriving(None):
+            yield each
+
+    def _arriving(self, chunk: bytes | None) -> Iterator[bytes]:
+        arrives, error = self._change(chunk)
+        if arrives:
+            yield arrives
+        if error is not None:
+            raise error
+
+    def close(self) -> None:
+        self._stream.close()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@lru_cache
+def _stream_class(library: ModuleType, kind: type) -> Any:
+    """A class of streams as a library's clients take them, sync and async."""
+    return type(kind.__name__, (kind, library.SyncByteStream, library.AsyncByteStream), {})
+
+
+def chunks(library: Any, given: Sequence[bytes], error: Exception | None = None) -> Any:
+    """A stream of a body that is there, and how it ends."""
+    return _stream_class(library, _Chunks)(given, error)
+
+
+def passing(library: Any, stream: Any, change: Callable[[bytes | None], Passed]) -> Any:
+    """A stream that passes by as it comes."""
+    return _stream_class(library, _Passing)(stream, change)
+
+
+def cut_after(count: int, error: Exception) -> Callable[[bytes | None], Passed]:
+    """Passes so many bytes, or all there are, and breaks off."""
+    left = count
+
+    def change(chunk: bytes | None) -> Passed:
+        nonlocal left
+        arrives = (chunk or b"")[:left]
+        left -= len(arrives)
+        return arrives, error if chunk is None or left <= 0 else None
+
+    return change
+
+
+BYTE_ORDER_TWICE = b"\xff\xfe\xff\xfe"
+"""How a body in UTF-16 begins. Once would be read as intended: Python's json looks for it, whatever the header says."""
+
+
+def as_utf16(charset: str) -> Callable[[bytes | None], Passed]:
+    """Passes a text on in UTF-16."""
+    decode = codecs.getincrementaldecoder(charset)("replace").decode
+    begin = BYTE_ORDER_TWICE
+
+    def change(chunk: bytes | None) -> Passed:
+        nonlocal begin
+        arrives, begin = begin + decode(chunk or b"", chunk is None).encode("utf-16-le", "surrogatepass"), b""
+        return arrives, None
+
+    return change
+
+
+def remembered(answer: Answer) -> Callable[[bytes | None], Passed]:
+    """Passes everything on, for the answer to have it when it is shown again."""
+
+    def change(chunk: bytes | None) -> Passed:
+        answer.seen += [] if chunk is None else [chunk]
+        return chunk or b"", None
+
+    return change
+
+
+def answer_of(payload: Any) -> Answer | None:
+    """The response that a payload is of."""
+    found: Answer | None = getattr(payload, "answer", None)
+    return found

@@ -1,0 +1,40 @@
+"""Observations that are texts: faults see the fields of the JSON that they hold, and leave texts again."""
+
+import numpy as np
+from gymnasium import spaces
+
+from worldsim.faults.calls import LOST, Reply
+from worldsim.faults.payloads import Rows
+from worldsim.faults.replies import Replies
+from worldsim.faults.views import View, opened
+
+
+def closed(view: View, reply: Reply, space: spaces.Text, any_text: bool) -> Reply:
+    """A reply with a text again; one that its space does not hold is malformed, unless any text may arrive."""
+    if reply.payload is LOST:
+        return reply
+    text = view.close(reply.payload)
+    if text in space or any_text:
+        return reply._replace(payload=text)
+    return reply._replace(payload=LOST, ok=False, error="malformed", raw=text)
+
+
+class Texts:
+    """The texts of N environments, and how each was opened last. any_text: as for `closed`."""
+
+    def __init__(self, count: int, space: spaces.Text, any_text: bool) -> None:
+        self._space, self._any_text = space, any_text
+        self._views: list[View] = [opened("")] * count
+
+    def opened(self, shown: Replies, rows: Rows) -> Replies:
+        """What environments show as faults see it, of the sessions `rows`."""
+        for row in rows.tolist():
+            self._views[row] = opened(shown.payload(row))
+        return Replies(shown.count, overrides={row: self._views[row].inner for row in rows.tolist()})
+
+    def closed(self, replies: Replies, shown: Replies) -> Replies:
+        """Replies with texts again, in the place of what environments show."""
+        for row in replies.overrides.keys() | set(np.flatnonzero(~replies.ok).tolist()):
+            shown.put(row, closed(self._views[row], replies.of(row), self._space, self._any_text))
+        shown.latency_s = replies.latency_s
+        return shown
