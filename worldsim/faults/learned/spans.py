@@ -1,0 +1,259 @@
+"""From spans to calls: which spans are calls of tools, each counted once, and how each of them went."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from worldsim.faults.learned.calls import TracedCall
+from worldsim.faults.learned.errors import LONGEST_TEXT, grpc_name
+from worldsim.faults.learned.times import wait_s
+
+TOOL_KEYS = ("gen_ai.tool.name", "ai.toolCall.name", "mcp.tool.name")  # OpenTelemetry, Vercel's AI SDK, Sentry
+TOOL_KINDS = {  # what says "tool" -> where the tool's name may be then; else the span's name is the tool's
+    "openinference.span.kind": "tool.name",
+    "traceloop.span.kind": "traceloop.entity.name",
+    "langfuse.observation.type": "",
+}
+SESSION_KEYS = (
+    "gen_ai.conversation.id",
+    "session.id",
+    "langfuse.session.id",
+    "traceloop.association.properties.session_id",
+    "ai.telemetry.metadata.sessionId",
+)
+MODEL_KEYS = ("gen_ai.operation.name", "gen_ai.request.model", "llm.request.type", "llm.model_name", "ai.model.id")
+MODEL_CALLS = {"chat", "text_completion", "generate_content", "embeddings"}  # of gen_ai.operation.name
+RESULT_KEYS = ("gen_ai.tool.call.result", "ai.toolCall.result", "output.value", "traceloop.entity.output")
+STATUS_KEYS = ("http.response.status_code", "http.status_code")
+RETRY_AFTER_KEYS = ("http.response.header.retry-after", "http.response.header.retry_after")
+DEEPEST = 200  # ancestors that are looked at: a guard against circles
+SIDE_BY_SIDE = 20  # requests among which the one is looked for that a try goes on
+
+_IS_ERROR = re.compile(
+    r'\\?"isError\\?"\s*:\s*true'
+)  # how results of the Model Context Protocol say that they are none
+
+
+@dataclass(slots=True)
+class Span:
+    """One span, whichever form it was exported in. Ids are texts, empty where there is none."""
+
+    trace: str
+    id: str
+    parent: str
+    name: str
+    kind: str  # "client", "server", "step" (a call if nothing is below it), or anything else
+    start_ns: int | None
+    end_ns: int | None
+    said: Mapping[str, Any]  # attributes, with dots in their names
+    failed: bool | None = None  # None: not said
+    texts: Sequence[str] = ()  # messages of the status and of exceptions
+    session: str = ""  # where the form says it elsewhere than in attributes
+    timed: bool = True  # whether the form says how long it took
+    tool: str = field(init=False)  # empty where no tool is named
+
+    def __post_init__(self) -> None:
+        self.tool = _tool(self.said, self.name)
+        self.session = self.session or session_of(self.said)
+
+    @property
+    def key(self) -> tuple[str, str, bool]:
+        """What it is known by: a server may share its id with the client that called it, as in Zipkin and Envoy."""
+        return self.trace, self.id, self.kind == "server"
+
+    @property
+    def is_model_call(self) -> bool:
+        """Whether it is a call of the model itself."""
+        said = self.said
+        return (
+            said.get("gen_ai.operation.name") in MODEL_CALLS
+            or "llm.request.type" in said
+            or str(said.get("openinference.span.kind")).upper() in ("LLM", "EMBEDDING")
+            or ".do" in str(said.get("ai.operationId"))  # of Vercel's AI SDK: ai.streamText.doStream and such
+        )
+
+
+def session_of(said: Mapping[str, Any]) -> str:
+    """The session that attributes name; empty where they name none."""
+    return next((str(said[key]) for key in SESSION_KEYS if said.get(key)), "")
+
+
+def _tool(said: Mapping[str, Any], name: str) -> str:
+    operation = said.get("gen_ai.operation.name")
+    if operation not in (None, "execute_tool"):  # a span of the model or of an agent may list tools, and is none
+        return ""
+    for key in TOOL_KEYS:
+        if said.get(key):
+            return str(said[key])
+    for key, named in TOOL_KINDS.items():
+        if str(said.get(key)).lower() == "tool":
+            return str(said.get(named) or name)
+    return name.removeprefix("execute_tool ") if operation else ""
+
+
+def calls_of(spans: Iterable[Span], left_out: Counter[str]) -> list[TracedCall]:
+    """The calls that spans tell of, in the order in which they started; what is not counted is added to `left_out`.
+
+    Where any span names a tool, those that do are calls, else those of kind client that are not the model's own. A
+    span within a call is part of it: of the same tool, or of the service that the tool asks.
+    """
+    tree = _Tree(spans, left_out)
+    named = any(span.tool for span in tree.spans)
+    found = [span for span in tree.spans if (span.tool if named else tree.asks_a_service(span))]
+    calls = {span.key for span in found if span.id}
+    candidates = (span for span in tree.spans if span.tool or span.kind in ("client", "server"))
+    inner = {id(span) for span in candidates if tree.within(span, calls)}
+    left_out["spans within a call that is counted already"] += len(inner)
+    outermost = [span for span in found if id(span) not in inner]
+    if named:
+        others = [span for span in tree.spans if span.kind == "client" and not span.tool and id(span) not in inner]
+        left_out["spans of kind client, outside of all tools"] += sum(map(tree.asks_a_service, others))
+    done = [span for span in outermost if span.start_ns is not None and span.end_ns is not None]
+    left_out["spans without a start or an end"] += len(outermost) - len(done)
+    done.sort(key=lambda span: (span.start_ns, span.id))
+    counted = [[span] for span in done] if named else _with_their_retries(done)
+    left_out["retries within a call"] += len(done) - len(counted)
+    return [_call(tries, tree.session(tries[0])) for tries in counted]
+
+
+class _Tree:
+    """Spans, each once, and what is above each of them."""
+
+    def __init__(self, spans: Iterable[Span], left_out: Counter[str]) -> None:
+        self._known: dict[tuple[str, str, bool], Span] = {}
+        nameless = []
+        for span in spans:
+            if not span.id:  # nothing tells a span that was sent again from another one
+                nameless.append(span)
+                continue
+            before = self._known.get(span.key)
+            left_out["spans exported again"] += before is not None
+            if before is None or (span.end_ns or 0) >= (before.end_ns or 0):  # the later export knows how it ended
+                self._known[span.key] = span
+        self.spans = [*self._known.values(), *nameless]
+        self._parents = {(span.trace, span.parent) for span in self.spans}
+        self._sessions: dict[str, set[str]] = defaultdict(set)
+        for span in self.spans:
+            if span.session:
+                self._sessions[span.trace].add(span.session)
+
+    def above(self, span: Span) -> Iterable[Span]:
+        """The ancestors of a span, from its parent on."""
+        for _ in range(DEEPEST):
+            twin = self._known.get((span.trace, span.id, False)) if span.kind == "server" else None
+            parents = (self._known.get((span.trace, span.parent, server)) for server in (True, False))
+            parent = twin or next((each for each in parents if each is not None), None)
+            if parent is None or parent is span:
+                return
+            yield parent
+            span = parent
+
+    def asks_a_service(self, span: Span) -> bool:
+        """Whether a span that names no tool is a call of one all the same."""
+        if span.kind == "step":
+            return (span.trace, span.id) not in self._parents
+        if span.kind != "client" or any(key in span.said for key in MODEL_KEYS):
+            return False
+        return not any(each.is_model_call for each in self.above(span))  # the model's own HTTP
+
+    def within(self, span: Span, calls: Container[tuple[str, str, bool]]) -> bool:
+        """Whether a span is part of a call further up. A tool that an agent calls as part of another tool is not."""
+        over = [each for each in self.above(span) if each.key in calls]
+        asked = not span.tool or span.kind in ("client", "server") or "mcp.method.name" in span.said
+        return bool(over) if asked else any(each.tool == span.tool for each in over)
+
+    def session(self, span: Span) -> str:
+        """What the span says, or what is above it, or the only one in its trace, or else the trace itself."""
+        if span.session or not (of_trace := self._sessions.get(span.trace)):
+            return span.session or span.trace
+        if len(of_trace) == 1:
+            return next(iter(of_trace))
+        return next((each.session for each in self.above(span) if each.session), span.trace)
+
+
+def _with_their_retries(spans: Iterable[Span]) -> list[list[Span]]:
+    """Spans in the order of their start, each with those after it that sent the same request again."""
+    counted: list[list[Span]] = []
+    by_request: dict[tuple[str, str, str], list[list[Span]]] = defaultdict(list)
+    for span in spans:
+        requests = by_request[span.trace, span.parent, _service(span)]
+        number = _whole(span.said.get("http.request.resend_count", span.said.get("http.resend_count"))) or 0
+        if number and requests:
+            _goes_on(span, number, requests[-SIDE_BY_SIDE:]).append(span)
+        else:
+            counted.append([span])
+            requests.append(counted[-1])
+    return counted
+
+
+def _goes_on(span: Span, number: int, requests: Sequence[list[Span]]) -> list[Span]:
+    """The request that a try goes on: the last that was tried as often and had come to an end."""
+    ended = (
+        each for each in reversed(requests) if len(each) == number and (each[-1].end_ns or 0) <= (span.start_ns or 0)
+    )
+    return next(ended, requests[-1])
+
+
+def _call(tries: list[Span], session: str) -> TracedCall:
+    """One call, from its first try to the outcome of its last."""
+    first, last = tries[0], tries[-1]
+    assert first.start_ns is not None and last.end_ns is not None, "only spans that have ended are counted"
+    took_ns = last.end_ns - first.start_ns
+    said, status = last.said, _status(last.said)
+    not_ok = last.failed is True or "error.type" in said or str(said.get("error")).lower() == "true"
+    refused = last.failed is None and ((status or 0) >= 400 or bool(_whole(said.get("rpc.grpc.status_code"))))
+    result = next((text for key in RESULT_KEYS if (text := said.get(key)) and _IS_ERROR.search(str(text))), "")
+    failed = not_ok or refused or bool(result)
+    asked = next((said[key] for key in RETRY_AFTER_KEYS if key in said), None)
+    return TracedCall(
+        tool=first.tool or _service(first),
+        start=first.start_ns / 1e9,
+        latency_s=took_ns / 1e9 if last.timed and took_ns >= 0 else None,  # below 0 two clocks were at odds
+        ok=not failed,
+        error=_error(last, str(result)) if failed else None,
+        status=status if failed else None,
+        retry_after_s=wait_s(asked, last.end_ns) if failed else None,
+        session=session,
+    )
+
+
+def _status(said: Mapping[str, Any]) -> int | None:
+    """The status of HTTP, which HTTP instrumentations repeat as `error.type` and some proxies write as text."""
+    found = (_whole(said.get(key)) for key in (*STATUS_KEYS, "error.type"))
+    return next((status for status in found if status is not None and 100 <= status < 600), None)
+
+
+def _whole(value: Any) -> int | None:
+    return int(value) if str(value).isdigit() else None
+
+
+def _error(span: Span, result: str) -> str:
+    """All that a span says of its error: the type, the code of gRPC, exceptions, the message of its status."""
+    code = _whole(span.said.get("rpc.grpc.status_code"))
+    told = [span.said.get("error.type"), grpc_name(code) if code else None, span.said.get("rpc.response.status_code")]
+    told += [span.said.get("exception.type"), span.said.get("exception.message"), *span.texts, result]
+    texts = dict.fromkeys(str(each)[:LONGEST_TEXT] for each in told if each)
+    return ": ".join(texts) or "error"
+
+
+def _service(span: Span) -> str:
+    """The span's name; of one that is named by nothing but HTTP's method, the server besides."""
+    said = span.said
+    method = said.get("http.request.method", said.get("http.method"))
+    server = said.get("server.address", said.get("net.peer.name"))
+    named_by_method = span.name in (method, f"HTTP {method}")
+    return f"{span.name} {server}" if server and named_by_method else span.name
+
+
+def exceptions_in(events: Any) -> list[str]:
+    """Names and messages of the exceptions among the events of a span, whose attributes are plain."""
+    if isinstance(events, str) and events:
+        events = json.loads(events)
+    texts: list[str] = []
+    for event in events or ():
+        said = event.get("attributes") or {}
+        texts += [str(said[key]) for key in ("exception.type", "exception.message") if said.get(key)]
+    return texts
