@@ -11,8 +11,8 @@ from worldsim.faults.learned.traces import read_traces
 
 SAMPLES = Path(__file__).parent / "traces"
 START = 1772443800  # 2026-03-02T09:30:00Z
-# What happened, as every sample tells it: tool, seconds from the start on, seconds that it took, failure, seconds to wait. Most have a fourth call, too,
-# that had not ended, and spans of the model, of HTTP below a tool, or exported twice.
+# What happened, as every sample tells it: tool, seconds from the start on, seconds that it took, failure, seconds to
+# wait. Most have a fourth call, too, that had not ended, and spans of the model, of HTTP below a tool, or sent twice.
 STORY = [
     ("pay", 0.5, 0.31, None, None),
     ("pay", 1.0, 0.02, "rate_limited", 7.0),

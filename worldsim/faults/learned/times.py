@@ -23,7 +23,9 @@ def moment_ns(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{value!r} is no time; it must be ISO 8601 or a number since 1970")
     unit = next(unit for end, unit in UNITS_NS if abs(value) < end)
-    return value * unit if isinstance(value, int) else round(value * unit)
+    if isinstance(value, int):
+        return value * unit
+    return round(value * (unit / 1000)) * 1000  # a float of seconds since 1970 is exact to a microsecond, no further
 
 
 def known_ns(value: Any) -> int | None:
