@@ -110,6 +110,13 @@ def test_what_a_service_asks_to_wait(asked: Any, wait: float | None) -> None:
     assert wait_s(asked, moment_ns("2026-01-01T00:00:30Z")) == wait
 
 
+def test_our_own_lines_may_quote_the_header(tmp_path: Path) -> None:
+    row = {"tool": "a", "latency_s": 30, "start": "2026-01-01T00:00:00Z", "status": 429}
+    asked = [2, "2", ["2"], "Thu, 01 Jan 2026 00:00:32 GMT"]
+    calls = read(tmp_path, *({**row, "retry_after_s": each} for each in asked)).calls
+    assert [each.retry_after_s for each in calls] == [2.0] * 4
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -126,6 +133,10 @@ def test_what_a_service_asks_to_wait(asked: Any, wait: float | None) -> None:
         ('{"tool": "a", "latency_s": 1, "status": true}', ":1: status=True must be a valid integer"),
         ('{"tool": "a", "latency_s": 1, "status": "429"}', ":1: status='429' must be a valid integer"),
         ('{"tool": "a", "latency_s": 1, "start": true}', ":1: start=True must be ISO 8601 or a number since 1970"),
+        (
+            '{"tool": "a", "latency_s": 1, "retry_after_s": "soon"}',
+            ":1: retry_after_s='soon' must be seconds, or a date",
+        ),
         ("[1, 2]", ':1: 1 is no call; a call is {"tool": "pay"'),
         ("", "holds no calls"),
         ('{"resourceSpans": []}', "holds no calls"),
@@ -136,7 +147,7 @@ def test_what_a_service_asks_to_wait(asked: Any, wait: float | None) -> None:
         ('{"resourceSpans": [{"scopeSpans": [{"spans": [{"startTimeUnixNano": "soon"}]}]}]}', ":1: OTLP/JSON, but "),
         (
             '{"resourceSpans": [{"scopeSpans": [{"spans": [{"kind": 3, "name": "a"}]}]}]}',
-            "holds no calls (1 spans, of which none that has ended names a tool or is of kind client; spans without a",
+            "holds no calls (1 spans in OTLP/JSON, of which none that has ended names a tool or is of kind client; spans",
         ),
         (
             '{"data": [{"traceID": "1", "spans": [{"spanID": "2", "operationName": "a"}]}]}',
@@ -370,6 +381,7 @@ def test_sessions_come_from_the_span_what_is_above_it_its_trace_or_its_resource(
         ({"status": {"code": 1}, "http__response__status_code": 500}, None),  # somebody decided that it is well
         ({"http__response__status_code": 404}, None),
         ({"http__status_code": "504"}, "timeout"),  # Envoy writes text
+        ({"http__status_code": "504.0"}, "timeout"),  # and tables a point
         ({"error__type": "429"}, "rate_limited"),
         ({"error__type": "_OTHER", "status": {"code": 2, "message": "401 Unauthorized"}}, "unauthorized"),
         ({"error__type": "ToolError", "exception__message": "MCP error -32001: Request timed out"}, "timeout"),
@@ -388,8 +400,14 @@ def test_how_a_span_says_that_it_failed(given: dict[str, Any], failure: str | No
 
 
 def test_a_span_whose_clocks_were_at_odds_has_an_outcome_and_no_latency(tmp_path: Path) -> None:
-    (found,) = read(tmp_path, document(span(1, "execute_tool pay", at=(3, 2), status=FAILED, **TOOL))).calls
-    assert (found.latency_s, found.failure) == (None, "unavailable")
+    for moments in ((3, 2), (-1.7e9, 2)):
+        (found,) = read(tmp_path, document(span(1, "execute_tool pay", at=moments, status=FAILED, **TOOL))).calls
+        assert (found.latency_s, found.failure) == (None, "unavailable")
+
+
+def test_ancestors_in_a_circle_end(tmp_path: Path) -> None:
+    spans = [span(1, "", 3, parent=2), span(2, "", 1, parent=1), span(3, "", 3, parent=3)]
+    assert [each.tool for each in read(tmp_path, document(*spans)).calls] == ["unnamed"] * 2
 
 
 def test_null_in_a_span_is_nothing_as_in_all_json_of_protocol_buffers(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """From spans to calls: which spans are calls of tools, each counted once, and how each of them went."""
 
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any
 
 from worldsim.faults.learned.calls import TracedCall
 from worldsim.faults.learned.errors import LONGEST_TEXT, grpc_name
-from worldsim.faults.learned.times import wait_s
+from worldsim.faults.learned.times import LONGEST_S, wait_s
 
 TOOL_KEYS = ("gen_ai.tool.name", "ai.toolCall.name", "mcp.tool.name")  # OpenTelemetry, Vercel's AI SDK, Sentry
 TOOL_KINDS = {  # what says "tool" -> where the tool's name may be then; else the span's name is the tool's
@@ -25,7 +24,7 @@ SESSION_KEYS = (
     "ai.telemetry.metadata.sessionId",
 )
 MODEL_KEYS = ("gen_ai.operation.name", "gen_ai.request.model", "llm.request.type", "llm.model_name", "ai.model.id")
-MODEL_CALLS = {"chat", "text_completion", "generate_content", "embeddings"}  # of gen_ai.operation.name
+MODEL_CALLS = ("chat", "text_completion", "generate_content", "embeddings")  # of gen_ai.operation.name
 RESULT_KEYS = ("gen_ai.tool.call.result", "ai.toolCall.result", "output.value", "traceloop.entity.output")
 STATUS_KEYS = ("http.response.status_code", "http.status_code")
 RETRY_AFTER_KEYS = ("http.response.header.retry-after", "http.response.header.retry_after")
@@ -53,6 +52,7 @@ class Span:
     texts: Sequence[str] = ()  # messages of the status and of exceptions
     session: str = ""  # where the form says it elsewhere than in attributes
     timed: bool = True  # whether the form says how long it took
+    form: str = ""  # that it was exported in
     tool: str = field(init=False)  # empty where no tool is named
 
     def __post_init__(self) -> None:
@@ -142,11 +142,12 @@ class _Tree:
 
     def above(self, span: Span) -> Iterable[Span]:
         """The ancestors of a span, from its parent on."""
+        below = span
         for _ in range(DEEPEST):
             twin = self._known.get((span.trace, span.id, False)) if span.kind == "server" else None
             parents = (self._known.get((span.trace, span.parent, server)) for server in (True, False))
             parent = twin or next((each for each in parents if each is not None), None)
-            if parent is None or parent is span:
+            if parent is None or parent is below:
                 return
             yield parent
             span = parent
@@ -202,6 +203,7 @@ def _call(tries: list[Span], session: str) -> TracedCall:
     first, last = tries[0], tries[-1]
     assert first.start_ns is not None and last.end_ns is not None, "only spans that have ended are counted"
     took_ns = last.end_ns - first.start_ns
+    possible = 0 <= took_ns <= LONGEST_S * 1e9  # else two clocks were at odds, or one was not set
     said, status = last.said, _status(last.said)
     not_ok = last.failed is True or "error.type" in said or str(said.get("error")).lower() == "true"
     refused = last.failed is None and ((status or 0) >= 400 or bool(_whole(said.get("rpc.grpc.status_code"))))
@@ -211,7 +213,7 @@ def _call(tries: list[Span], session: str) -> TracedCall:
     return TracedCall(
         tool=first.tool or _service(first),
         start=first.start_ns / 1e9,
-        latency_s=took_ns / 1e9 if last.timed and took_ns >= 0 else None,  # below 0 two clocks were at odds
+        latency_s=took_ns / 1e9 if last.timed and possible else None,
         ok=not failed,
         error=_error(last, str(result)) if failed else None,
         status=status if failed else None,
@@ -227,7 +229,9 @@ def _status(said: Mapping[str, Any]) -> int | None:
 
 
 def _whole(value: Any) -> int | None:
-    return int(value) if str(value).isdigit() else None
+    """A whole number that may be written as text, or with a point as columns of tables have it."""
+    text = str(value).removesuffix(".0")
+    return int(text) if text.isdecimal() else None
 
 
 def _error(span: Span, result: str) -> str:
@@ -244,16 +248,14 @@ def _service(span: Span) -> str:
     said = span.said
     method = said.get("http.request.method", said.get("http.method"))
     server = said.get("server.address", said.get("net.peer.name"))
-    named_by_method = span.name in (method, f"HTTP {method}")
-    return f"{span.name} {server}" if server and named_by_method else span.name
+    if server and span.name in ("", method, f"HTTP {method}"):
+        return f"{span.name} {server}".strip()
+    return span.name or "unnamed"
 
 
-def exceptions_in(events: Any) -> list[str]:
-    """Names and messages of the exceptions among the events of a span, whose attributes are plain."""
-    if isinstance(events, str) and events:
-        events = json.loads(events)
+def exceptions_in(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names and messages of the exceptions among the events of a span, of which these are the attributes."""
     texts: list[str] = []
-    for event in events or ():
-        said = event.get("attributes") or {}
+    for said in events:
         texts += [str(said[key]) for key in ("exception.type", "exception.message") if said.get(key)]
     return texts

@@ -103,4 +103,5 @@ def _why(spans: list[Span], left_out: dict[str, int]) -> str:
     if not spans:
         return ""
     others = "".join(f"; {what}: {count}" for what, count in left_out.items())
-    return f" ({len(spans)} spans, of which none that has ended names a tool or is of kind client{others})"
+    forms = " and ".join(sorted({span.form for span in spans}))
+    return f" ({len(spans)} spans in {forms}, of which none that has ended names a tool or is of kind client{others})"

@@ -24,7 +24,7 @@ def read_span(span: Mapping[str, Any], session: str = "", trace: str = "") -> Sp
     took_us = span.get("duration")
     start_us = int(span["startTime"])
     message = said.get("otel.status_description")
-    logs = [{"attributes": _tags(log.get("fields"))} for log in span.get("logs") or []]
+    logs = [_tags(log.get("fields")) for log in span.get("logs") or []]
     return Span(
         trace=plain_id(span.get("traceID") or trace),
         id=plain_id(span["spanID"]),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -10,6 +11,7 @@ from worldsim.errors import ConfigError
 from worldsim.faults.learned.calls import TracedCall
 from worldsim.faults.learned.forms import atif, jaeger, langfuse, openinference, otlp
 from worldsim.faults.learned.spans import Span
+from worldsim.faults.learned.times import moment_ns, wait_s
 
 Document = Mapping[str, Any]
 Found = Span | TracedCall
@@ -17,6 +19,7 @@ Found = Span | TracedCall
 A_CALL = 'a call is {"tool": "pay", "latency_s": 0.2} or more'
 MUST_BE = {
     "start": "must be ISO 8601 or a number since 1970",
+    "retry_after_s": "must be seconds, or a date as HTTP writes it, which needs a start",
     "ok": "must be true or false, without quotes; leave it out where it is not known",
 }
 
@@ -84,7 +87,9 @@ def read(document: Any, where: str) -> Iterator[Found]:
     form = None if "tool" in document else next((form for form in FORMS if form.is_it(document)), None)
     if form is not None:
         try:
-            yield from form.read(document)
+            for span in form.read(document):
+                span.form = form.name
+                yield span
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise ConfigError(f"{where}: {form.name}, but {_says(error)}") from error
         return
@@ -104,9 +109,21 @@ def _own(document: Document, where: str) -> TracedCall:
         keys = ", ".join(list(document)[:5])
         raise ConfigError(f"{where}: no form that is known has the keys {keys}; {A_CALL}, or see docs/faults.md")
     try:
-        return TracedCall.model_validate(document)
+        return TracedCall.model_validate({**document, **_waits(document)})
     except ValidationError as error:
         raise ConfigError(f"{where}: {_explained(error)}; {A_CALL}") from error
+
+
+def _waits(document: Document) -> Document:
+    """Retry-After, where it was written down as the header has it."""
+    asked = document.get("retry_after_s")
+    if not isinstance(asked, str | list):
+        return {}
+    end_ns: int | None = None
+    with suppress(ValueError, TypeError):  # what is wrong with these is told where they are checked
+        end_ns = moment_ns(document.get("start")) + round(float(document.get("latency_s") or 0) * 1e9)
+    seconds = wait_s(asked, end_ns)
+    return {} if seconds is None else {"retry_after_s": seconds}
 
 
 def _explained(error: ValidationError) -> str:

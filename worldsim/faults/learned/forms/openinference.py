@@ -66,7 +66,7 @@ def _end_ns(flat: Mapping[str, Any], start_ns: int | None) -> int | None:
 def _events(events: Any) -> list[dict[str, Any]]:
     if isinstance(events, str) and events:
         events = json.loads(events)
-    return [{"attributes": _flat(attributes(event.get("attributes")))} for event in events or []]
+    return [_flat(attributes(event.get("attributes"))) for event in events or []]
 
 
 def _first(flat: Mapping[str, Any], *keys: str) -> Any:

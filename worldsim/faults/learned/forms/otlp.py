@@ -46,7 +46,7 @@ def read_span(span: Mapping[str, Any], session: str = "") -> Span:
     """One span. session: what its resource says of it."""
     status = get(span, "status") or {}
     said = attributes(get(span, "attributes"))
-    events = [{"attributes": attributes(get(event, "attributes"))} for event in get(span, "events") or []]
+    events = [attributes(get(event, "attributes")) for event in get(span, "events") or []]
     return Span(
         trace=plain_id(get(span, "traceId")),
         id=plain_id(get(span, "spanId")),
