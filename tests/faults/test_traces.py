@@ -147,7 +147,7 @@ def test_our_own_lines_may_quote_the_header(tmp_path: Path) -> None:
         ('{"resourceSpans": [{"scopeSpans": [{"spans": [{"startTimeUnixNano": "soon"}]}]}]}', ":1: OTLP/JSON, but "),
         (
             '{"resourceSpans": [{"scopeSpans": [{"spans": [{"kind": 3, "name": "a"}]}]}]}',
-            "holds no calls (1 spans in OTLP/JSON, of which none that has ended names a tool or is of kind client; spans",
+            "holds no calls (1 spans in OTLP/JSON, of which none that has ended names a tool or is of kind client",
         ),
         (
             '{"data": [{"traceID": "1", "spans": [{"spanID": "2", "operationName": "a"}]}]}',
@@ -261,6 +261,48 @@ def test_a_call_that_many_spans_saw_is_one_with_the_outcome_of_the_tool(tmp_path
     (found,) = traces.calls
     assert (found.tool, found.latency_s, found.failure, found.session) == ("pay", 2.0, "unavailable", "talk")
     assert traces.notes == ["not counted, spans within a call that is counted already: 5"]
+
+
+def test_where_a_tool_says_only_that_it_failed_what_it_asked_says_why(tmp_path: Path) -> None:
+    header = {"http__response__header__retry-after": 7}
+    spans = [
+        span(1, "execute_tool pay", at=(0, 3), status={"code": 2}, **TOOL),
+        span(2, "POST", 3, parent=1, at=(0, 1), http__response__status_code=503, **HTTP),
+        span(3, "POST", 3, parent=1, at=(1, 2), http__response__status_code=429, **HTTP, **header),
+        span(4, "GET", 3, parent=1, at=(2, 3), http__response__status_code=200, **HTTP),
+        span(5, "execute_tool pay", at=(5, 6), status={"code": 2, "message": "MCP error -32001: timeout"}, **TOOL),
+        span(6, "POST", 3, parent=5, at=(5, 6), http__response__status_code=500, **HTTP),
+        span(7, "execute_tool pay", at=(7, 8), status={"code": 2, "message": "ToolException"}, **TOOL),
+        span(8, "execute_tool pay", at=(9, 10), **TOOL),
+        span(
+            9, "POST", 3, parent=8, at=(9, 10), http__response__status_code=500, **HTTP
+        ),  # and it came to terms with it
+    ]
+    calls = read(tmp_path, document(*spans)).calls
+    found = [(each.failure, each.retry_after_s) for each in calls]
+    assert found == [("rate_limited", 7.0), ("timeout", None), ("server_error", None), (None, None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "tool"),
+    [
+        ("execute_tool pay", {"gen_ai__operation__name": "execute_tool"}, "pay"),
+        ("tools/call pay", {"mcp__method__name": "tools/call"}, "pay"),
+        ("tools/call pay", {"mcp__tool__name": "pay"}, "pay"),
+        ("run", {"gen_ai__tool__name": "pay", "gen_ai__operation__name": "execute_tool"}, "pay"),
+        ("ai.toolCall", {"ai__toolCall__name": "pay"}, "pay"),
+        ("FunctionTool.acall", {"openinference__span__kind": "TOOL", "tool__name": "pay"}, "pay"),
+        ("pay", {"openinference__span__kind": "TOOL"}, "pay"),
+        ("pay.tool", {"traceloop__span__kind": "tool", "traceloop__entity__name": "pay"}, "pay"),
+        ("pay", {"langfuse__observation__type": "tool"}, "pay"),
+        ("chat", {"gen_ai__operation__name": "chat", "gen_ai__tool__name": "pay"}, ""),  # only offered to the model
+        ("pay", {"openinference__span__kind": "CHAIN", "tool__name": "pay"}, ""),
+    ],
+)
+def test_how_a_span_names_its_tool(name: str, said: dict[str, Any], tool: str, tmp_path: Path) -> None:
+    other = span(9, "execute_tool other", at=(50, 51), gen_ai__tool__name="other")
+    found = [each.tool for each in read(tmp_path, document(span(1, name, **said), other)).calls]
+    assert found == ([tool, "other"] if tool else ["other"])
 
 
 def test_order_and_resending_change_nothing(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worldsim.faults.learned.calls import TracedCall
-from worldsim.faults.learned.errors import LONGEST_TEXT, grpc_name
+from worldsim.faults.learned.errors import LONGEST_TEXT, failure_of, grpc_name, judge
 from worldsim.faults.learned.times import LONGEST_S, wait_s
 
 TOOL_KEYS = ("gen_ai.tool.name", "ai.toolCall.name", "mcp.tool.name")  # OpenTelemetry, Vercel's AI SDK, Sentry
@@ -91,6 +91,8 @@ def _tool(said: Mapping[str, Any], name: str) -> str:
     for key, named in TOOL_KINDS.items():
         if str(said.get(key)).lower() == "tool":
             return str(said.get(named) or name)
+    if said.get("mcp.method.name") == "tools/call":
+        return name.removeprefix("tools/call ")
     return name.removeprefix("execute_tool ") if operation else ""
 
 
@@ -104,8 +106,12 @@ def calls_of(spans: Iterable[Span], left_out: Counter[str]) -> list[TracedCall]:
     named = any(span.tool for span in tree.spans)
     found = [span for span in tree.spans if (span.tool if named else tree.asks_a_service(span))]
     calls = {span.key for span in found if span.id}
-    candidates = (span for span in tree.spans if span.tool or span.kind in ("client", "server"))
-    inner = {id(span) for span in candidates if tree.within(span, calls)}
+    below: dict[int, list[Span]] = defaultdict(list)  # spans within a call, by the id of the call
+    inner = set()
+    for span in tree.spans:
+        if (span.tool or span.kind in ("client", "server")) and (call := tree.call_over(span, calls)) is not None:
+            below[id(call)].append(span)
+            inner.add(id(span))
     left_out["spans within a call that is counted already"] += len(inner)
     outermost = [span for span in found if id(span) not in inner]
     if named:
@@ -116,7 +122,7 @@ def calls_of(spans: Iterable[Span], left_out: Counter[str]) -> list[TracedCall]:
     done.sort(key=lambda span: (span.start_ns, span.id))
     counted = [[span] for span in done] if named else _with_their_retries(done)
     left_out["retries within a call"] += len(done) - len(counted)
-    return [_call(tries, tree.session(tries[0])) for tries in counted]
+    return [_call(tries, below[id(tries[-1])], tree.session(tries[0])) for tries in counted]
 
 
 class _Tree:
@@ -142,11 +148,11 @@ class _Tree:
 
     def above(self, span: Span) -> Iterable[Span]:
         """The ancestors of a span, from its parent on."""
-        below = span
+        known, below = self._known, span
         for _ in range(DEEPEST):
-            twin = self._known.get((span.trace, span.id, False)) if span.kind == "server" else None
-            parents = (self._known.get((span.trace, span.parent, server)) for server in (True, False))
-            parent = twin or next((each for each in parents if each is not None), None)
+            parent = known.get((span.trace, span.id, False)) if span.kind == "server" else None
+            if parent is None and span.parent:
+                parent = known.get((span.trace, span.parent, True)) or known.get((span.trace, span.parent, False))
             if parent is None or parent is below:
                 return
             yield parent
@@ -160,11 +166,14 @@ class _Tree:
             return False
         return not any(each.is_model_call for each in self.above(span))  # the model's own HTTP
 
-    def within(self, span: Span, calls: Container[tuple[str, str, bool]]) -> bool:
-        """Whether a span is part of a call further up. A tool that an agent calls as part of another tool is not."""
-        over = [each for each in self.above(span) if each.key in calls]
+    def call_over(self, span: Span, calls: Container[tuple[str, str, bool]]) -> Span | None:
+        """The outermost call that a span is part of. A tool that an agent calls as part of another tool is its own."""
         asked = not span.tool or span.kind in ("client", "server") or "mcp.method.name" in span.said
-        return bool(over) if asked else any(each.tool == span.tool for each in over)
+        outermost = None
+        for each in self.above(span):
+            if (asked or each.tool == span.tool) and each.key in calls:
+                outermost = each
+        return outermost
 
     def session(self, span: Span) -> str:
         """What the span says, or what is above it, or the only one in its trace, or else the trace itself."""
@@ -198,28 +207,44 @@ def _goes_on(span: Span, number: int, requests: Sequence[list[Span]]) -> list[Sp
     return next(ended, requests[-1])
 
 
-def _call(tries: list[Span], session: str) -> TracedCall:
-    """One call, from its first try to the outcome of its last."""
+def _call(tries: list[Span], below: Iterable[Span], session: str) -> TracedCall:
+    """One call, from its first try to the outcome of its last. below: the spans that are part of the last."""
     first, last = tries[0], tries[-1]
     assert first.start_ns is not None and last.end_ns is not None, "only spans that have ended are counted"
     took_ns = last.end_ns - first.start_ns
     possible = 0 <= took_ns <= LONGEST_S * 1e9  # else two clocks were at odds, or one was not set
-    said, status = last.said, _status(last.said)
-    not_ok = last.failed is True or "error.type" in said or str(said.get("error")).lower() == "true"
-    refused = last.failed is None and ((status or 0) >= 400 or bool(_whole(said.get("rpc.grpc.status_code"))))
-    result = next((text for key in RESULT_KEYS if (text := said.get(key)) and _IS_ERROR.search(str(text))), "")
-    failed = not_ok or refused or bool(result)
-    asked = next((said[key] for key in RETRY_AFTER_KEYS if key in said), None)
-    return TracedCall(
+    return TracedCall.model_construct(  # all of it is in range here, and checking it again takes longer than the rest
         tool=first.tool or _service(first),
         start=first.start_ns / 1e9,
         latency_s=took_ns / 1e9 if last.timed and possible else None,
-        ok=not failed,
-        error=_error(last, str(result)) if failed else None,
-        status=status if failed else None,
-        retry_after_s=wait_s(asked, last.end_ns) if failed else None,
         session=session,
+        **(_failure(last, below) if _failed(last) else {"ok": True}),
     )
+
+
+def _failure(last: Span, below: Iterable[Span]) -> dict[str, Any]:
+    """What is known of a failure: where a tool says no more than that it failed, what it asked says why."""
+    asked = sorted((span for span in below if _failed(span)), key=lambda span: span.end_ns or 0)
+    causes = [(_status(span.said), _error(span), span) for span in (last, *reversed(asked))]
+    status, error, _ = next((each for each in causes if each[0] or judge(each[1])), causes[0])
+    same = [span for its, text, span in causes if failure_of(its, text) == failure_of(status, error)]
+    waits = (wait_s(span.said[key], span.end_ns) for span in same for key in RETRY_AFTER_KEYS if key in span.said)
+    wait = next((wait for wait in waits if wait is not None), None)
+    return {"ok": False, "error": error, "status": status, "retry_after_s": wait}
+
+
+def _failed(span: Span) -> bool:
+    """Whether a span says, in any way, that it failed."""
+    said = span.said
+    if span.failed or "error.type" in said or str(said.get("error")).lower() == "true" or _result(span):
+        return True
+    return span.failed is None and ((_status(said) or 0) >= 400 or bool(_whole(said.get("rpc.grpc.status_code"))))
+
+
+def _result(span: Span) -> str:
+    """The result of a tool, where it is one that says of itself that it is none."""
+    texts = (str(span.said[key]) for key in RESULT_KEYS if key in span.said)
+    return next((text for text in texts if _IS_ERROR.search(text)), "")
 
 
 def _status(said: Mapping[str, Any]) -> int | None:
@@ -234,11 +259,11 @@ def _whole(value: Any) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def _error(span: Span, result: str) -> str:
+def _error(span: Span) -> str:
     """All that a span says of its error: the type, the code of gRPC, exceptions, the message of its status."""
     code = _whole(span.said.get("rpc.grpc.status_code"))
     told = [span.said.get("error.type"), grpc_name(code) if code else None, span.said.get("rpc.response.status_code")]
-    told += [span.said.get("exception.type"), span.said.get("exception.message"), *span.texts, result]
+    told += [span.said.get("exception.type"), span.said.get("exception.message"), *span.texts, _result(span)]
     texts = dict.fromkeys(str(each)[:LONGEST_TEXT] for each in told if each)
     return ": ".join(texts) or "error"
 

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from worldsim.faults.learned.spans import Span, exceptions_in, session_of
+from worldsim.faults.learned.times import moment_ns
 
 KINDS = {1: "internal", 2: "server", 3: "client"}
 FAILED = {1: False, 2: True}  # by the code of the status; 0 says nothing
@@ -57,7 +58,7 @@ def read_span(span: Mapping[str, Any], session: str = "") -> Span:
         end_ns=_nanoseconds(get(span, "endTimeUnixNano")) or None,  # 0: not ended
         said=said,
         failed=status_failed(status.get("code")),
-        texts=[*exceptions_in(events), *([str(status["message"])] if status.get("message") else [])],
+        texts=(*exceptions_in(events), *([str(status["message"])] if status.get("message") else [])),
         session=session_of(said) or session,
     )
 
@@ -105,4 +106,7 @@ def _value(value: Any) -> Any:
 
 
 def _nanoseconds(value: Any) -> int | None:
-    return None if value in (None, "") else int(value)
+    """Nanoseconds by definition, as number or text; a date is taken, too."""
+    if value in (None, ""):
+        return None
+    return int(value) if isinstance(value, int | float) or value.isdecimal() else moment_ns(value)
