@@ -180,9 +180,7 @@ def failure_of(status: int | None, text: str) -> str | None:
 
     status: of HTTP, None or below 400 where there is none. text: the error's name, message, or both; may be empty.
     """
-    if text in ERRORS:
-        return text
-    if status is not None and status >= 400:
+    if status is not None and status >= 400 and text not in ERRORS:
         return _of_status(status, text)
     verdict = judge(text)
     return UNKNOWN if verdict is None else verdict.failure
@@ -191,8 +189,10 @@ def failure_of(status: int | None, text: str) -> str | None:
 def judge(text: str) -> Verdict | None:
     """What an error text says; None where nothing in it is known.
 
-    A status of HTTP counts first, then the codes of JSON-RPC and of gRPC, then words.
+    One of `ERRORS` means itself. Else a status of HTTP counts first, then codes of JSON-RPC and of gRPC, then words.
     """
+    if text in ERRORS:
+        return Verdict(text)
     text = text[:LONGEST_TEXT]
     if status := _STATUS.search(text):
         said = next(found for found in status.groups() if found)

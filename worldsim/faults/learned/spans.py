@@ -1,14 +1,11 @@
-"""From spans to calls: which spans are calls of tools, each counted once, and how each of them went."""
+"""One span of a trace, and what it says: of which tool and session it is, and how it went."""
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from worldsim.faults.learned.calls import TracedCall
-from worldsim.faults.learned.errors import LONGEST_TEXT, failure_of, grpc_name, judge
-from worldsim.faults.learned.times import LONGEST_S, wait_s
+from worldsim.faults.learned.errors import LONGEST_TEXT, grpc_name
 
 TOOL_KEYS = ("gen_ai.tool.name", "ai.toolCall.name", "mcp.tool.name")  # OpenTelemetry, Vercel's AI SDK, Sentry
 TOOL_KINDS = {  # what says "tool" -> where the tool's name may be then; else the span's name is the tool's
@@ -23,17 +20,12 @@ SESSION_KEYS = (
     "traceloop.association.properties.session_id",
     "ai.telemetry.metadata.sessionId",
 )
-MODEL_KEYS = ("gen_ai.operation.name", "gen_ai.request.model", "llm.request.type", "llm.model_name", "ai.model.id")
 MODEL_CALLS = ("chat", "text_completion", "generate_content", "embeddings")  # of gen_ai.operation.name
 RESULT_KEYS = ("gen_ai.tool.call.result", "ai.toolCall.result", "output.value", "traceloop.entity.output")
 STATUS_KEYS = ("http.response.status_code", "http.status_code")
-RETRY_AFTER_KEYS = ("http.response.header.retry-after", "http.response.header.retry_after")
-DEEPEST = 200  # ancestors that are looked at: a guard against circles
-SIDE_BY_SIDE = 20  # requests among which the one is looked for that a try goes on
 
-_IS_ERROR = re.compile(
-    r'\\?"isError\\?"\s*:\s*true'
-)  # how results of the Model Context Protocol say that they are none
+# How results of the Model Context Protocol say that they are none, also within a text of JSON
+_IS_ERROR = re.compile(r'\\?"isError\\?"\s*:\s*true')
 
 
 @dataclass(slots=True)
@@ -96,149 +88,12 @@ def _tool(said: Mapping[str, Any], name: str) -> str:
     return name.removeprefix("execute_tool ") if operation else ""
 
 
-def calls_of(spans: Iterable[Span], left_out: Counter[str]) -> list[TracedCall]:
-    """The calls that spans tell of, in the order in which they started; what is not counted is added to `left_out`.
-
-    Where any span names a tool, those that do are calls, else those of kind client that are not the model's own. A
-    span within a call is part of it: of the same tool, or of the service that the tool asks.
-    """
-    tree = _Tree(spans, left_out)
-    named = any(span.tool for span in tree.spans)
-    found = [span for span in tree.spans if (span.tool if named else tree.asks_a_service(span))]
-    calls = {span.key for span in found if span.id}
-    below: dict[int, list[Span]] = defaultdict(list)  # spans within a call, by the id of the call
-    inner = set()
-    for span in tree.spans:
-        if (span.tool or span.kind in ("client", "server")) and (call := tree.call_over(span, calls)) is not None:
-            below[id(call)].append(span)
-            inner.add(id(span))
-    left_out["spans within a call that is counted already"] += len(inner)
-    outermost = [span for span in found if id(span) not in inner]
-    if named:
-        others = [span for span in tree.spans if span.kind == "client" and not span.tool and id(span) not in inner]
-        left_out["spans of kind client, outside of all tools"] += sum(map(tree.asks_a_service, others))
-    done = [span for span in outermost if span.start_ns is not None and span.end_ns is not None]
-    left_out["spans without a start or an end"] += len(outermost) - len(done)
-    done.sort(key=lambda span: (span.start_ns, span.id))
-    counted = [[span] for span in done] if named else _with_their_retries(done)
-    left_out["retries within a call"] += len(done) - len(counted)
-    return [_call(tries, below[id(tries[-1])], tree.session(tries[0])) for tries in counted]
-
-
-class _Tree:
-    """Spans, each once, and what is above each of them."""
-
-    def __init__(self, spans: Iterable[Span], left_out: Counter[str]) -> None:
-        self._known: dict[tuple[str, str, bool], Span] = {}
-        nameless = []
-        for span in spans:
-            if not span.id:  # nothing tells a span that was sent again from another one
-                nameless.append(span)
-                continue
-            before = self._known.get(span.key)
-            left_out["spans exported again"] += before is not None
-            if before is None or (span.end_ns or 0) >= (before.end_ns or 0):  # the later export knows how it ended
-                self._known[span.key] = span
-        self.spans = [*self._known.values(), *nameless]
-        self._parents = {(span.trace, span.parent) for span in self.spans}
-        self._sessions: dict[str, set[str]] = defaultdict(set)
-        for span in self.spans:
-            if span.session:
-                self._sessions[span.trace].add(span.session)
-
-    def above(self, span: Span) -> Iterable[Span]:
-        """The ancestors of a span, from its parent on."""
-        known, below = self._known, span
-        for _ in range(DEEPEST):
-            parent = known.get((span.trace, span.id, False)) if span.kind == "server" else None
-            if parent is None and span.parent:
-                parent = known.get((span.trace, span.parent, True)) or known.get((span.trace, span.parent, False))
-            if parent is None or parent is below:
-                return
-            yield parent
-            span = parent
-
-    def asks_a_service(self, span: Span) -> bool:
-        """Whether a span that names no tool is a call of one all the same."""
-        if span.kind == "step":
-            return (span.trace, span.id) not in self._parents
-        if span.kind != "client" or any(key in span.said for key in MODEL_KEYS):
-            return False
-        return not any(each.is_model_call for each in self.above(span))  # the model's own HTTP
-
-    def call_over(self, span: Span, calls: Container[tuple[str, str, bool]]) -> Span | None:
-        """The outermost call that a span is part of. A tool that an agent calls as part of another tool is its own."""
-        asked = not span.tool or span.kind in ("client", "server") or "mcp.method.name" in span.said
-        outermost = None
-        for each in self.above(span):
-            if (asked or each.tool == span.tool) and each.key in calls:
-                outermost = each
-        return outermost
-
-    def session(self, span: Span) -> str:
-        """What the span says, or what is above it, or the only one in its trace, or else the trace itself."""
-        if span.session or not (of_trace := self._sessions.get(span.trace)):
-            return span.session or span.trace
-        if len(of_trace) == 1:
-            return next(iter(of_trace))
-        return next((each.session for each in self.above(span) if each.session), span.trace)
-
-
-def _with_their_retries(spans: Iterable[Span]) -> list[list[Span]]:
-    """Spans in the order of their start, each with those after it that sent the same request again."""
-    counted: list[list[Span]] = []
-    by_request: dict[tuple[str, str, str], list[list[Span]]] = defaultdict(list)
-    for span in spans:
-        requests = by_request[span.trace, span.parent, _service(span)]
-        number = _whole(span.said.get("http.request.resend_count", span.said.get("http.resend_count"))) or 0
-        if number and requests:
-            _goes_on(span, number, requests[-SIDE_BY_SIDE:]).append(span)
-        else:
-            counted.append([span])
-            requests.append(counted[-1])
-    return counted
-
-
-def _goes_on(span: Span, number: int, requests: Sequence[list[Span]]) -> list[Span]:
-    """The request that a try goes on: the last that was tried as often and had come to an end."""
-    ended = (
-        each for each in reversed(requests) if len(each) == number and (each[-1].end_ns or 0) <= (span.start_ns or 0)
-    )
-    return next(ended, requests[-1])
-
-
-def _call(tries: list[Span], below: Iterable[Span], session: str) -> TracedCall:
-    """One call, from its first try to the outcome of its last. below: the spans that are part of the last."""
-    first, last = tries[0], tries[-1]
-    assert first.start_ns is not None and last.end_ns is not None, "only spans that have ended are counted"
-    took_ns = last.end_ns - first.start_ns
-    possible = 0 <= took_ns <= LONGEST_S * 1e9  # else two clocks were at odds, or one was not set
-    return TracedCall.model_construct(  # all of it is in range here, and checking it again takes longer than the rest
-        tool=first.tool or _service(first),
-        start=first.start_ns / 1e9,
-        latency_s=took_ns / 1e9 if last.timed and possible else None,
-        session=session,
-        **(_failure(last, below) if _failed(last) else {"ok": True}),
-    )
-
-
-def _failure(last: Span, below: Iterable[Span]) -> dict[str, Any]:
-    """What is known of a failure: where a tool says no more than that it failed, what it asked says why."""
-    asked = sorted((span for span in below if _failed(span)), key=lambda span: span.end_ns or 0)
-    causes = [(_status(span.said), _error(span), span) for span in (last, *reversed(asked))]
-    status, error, _ = next((each for each in causes if each[0] or judge(each[1])), causes[0])
-    same = [span for its, text, span in causes if failure_of(its, text) == failure_of(status, error)]
-    waits = (wait_s(span.said[key], span.end_ns) for span in same for key in RETRY_AFTER_KEYS if key in span.said)
-    wait = next((wait for wait in waits if wait is not None), None)
-    return {"ok": False, "error": error, "status": status, "retry_after_s": wait}
-
-
-def _failed(span: Span) -> bool:
+def has_failed(span: Span) -> bool:
     """Whether a span says, in any way, that it failed."""
     said = span.said
     if span.failed or "error.type" in said or str(said.get("error")).lower() == "true" or _result(span):
         return True
-    return span.failed is None and ((_status(said) or 0) >= 400 or bool(_whole(said.get("rpc.grpc.status_code"))))
+    return span.failed is None and ((status_of(said) or 0) >= 400 or bool(whole(said.get("rpc.grpc.status_code"))))
 
 
 def _result(span: Span) -> str:
@@ -247,28 +102,28 @@ def _result(span: Span) -> str:
     return next((text for text in texts if _IS_ERROR.search(text)), "")
 
 
-def _status(said: Mapping[str, Any]) -> int | None:
+def status_of(said: Mapping[str, Any]) -> int | None:
     """The status of HTTP, which HTTP instrumentations repeat as `error.type` and some proxies write as text."""
-    found = (_whole(said.get(key)) for key in (*STATUS_KEYS, "error.type"))
+    found = (whole(said.get(key)) for key in (*STATUS_KEYS, "error.type"))
     return next((status for status in found if status is not None and 100 <= status < 600), None)
 
 
-def _whole(value: Any) -> int | None:
+def whole(value: Any) -> int | None:
     """A whole number that may be written as text, or with a point as columns of tables have it."""
     text = str(value).removesuffix(".0")
     return int(text) if text.isdecimal() else None
 
 
-def _error(span: Span) -> str:
+def error_of(span: Span) -> str:
     """All that a span says of its error: the type, the code of gRPC, exceptions, the message of its status."""
-    code = _whole(span.said.get("rpc.grpc.status_code"))
+    code = whole(span.said.get("rpc.grpc.status_code"))
     told = [span.said.get("error.type"), grpc_name(code) if code else None, span.said.get("rpc.response.status_code")]
     told += [span.said.get("exception.type"), span.said.get("exception.message"), *span.texts, _result(span)]
     texts = dict.fromkeys(str(each)[:LONGEST_TEXT] for each in told if each)
     return ": ".join(texts) or "error"
 
 
-def _service(span: Span) -> str:
+def service_of(span: Span) -> str:
     """The span's name; of one that is named by nothing but HTTP's method, the server besides."""
     said = span.said
     method = said.get("http.request.method", said.get("http.method"))

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from worldsim.errors import ConfigError
 from worldsim.faults.learned.calls import TracedCall
+from worldsim.faults.learned.counted import calls_of
 from worldsim.faults.learned.forms.known import A_CALL, read
-from worldsim.faults.learned.spans import Span, calls_of
+from worldsim.faults.learned.spans import Span
 
 GZIP = b"\x1f\x8b"
 _DECODER = json.JSONDecoder()
