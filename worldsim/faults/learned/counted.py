@@ -24,13 +24,8 @@ def calls_of(spans: Iterable[Span], left_out: Counter[str]) -> list[TracedCall]:
     tree = _Tree(spans, left_out)
     named = any(span.tool for span in tree.spans)
     found = [span for span in tree.spans if (span.tool if named else tree.asks_a_service(span))]
-    calls = {span.key for span in found if span.id}
-    below: dict[int, list[Span]] = defaultdict(list)  # spans within a call, by the id of the call
-    inner = set()
-    for span in tree.spans:
-        if (span.tool or span.kind in ("client", "server")) and (call := tree.call_over(span, calls)) is not None:
-            below[id(call)].append(span)
-            inner.add(id(span))
+    below = tree.below(found)
+    inner = {id(span) for part in below.values() for span in part}
     left_out["spans within a call that is counted already"] += len(inner)
     outermost = [span for span in found if id(span) not in inner]
     if named:
@@ -41,7 +36,7 @@ def calls_of(spans: Iterable[Span], left_out: Counter[str]) -> list[TracedCall]:
     done.sort(key=lambda span: (span.start_ns, span.id))
     counted = [[span] for span in done] if named else _with_their_retries(done)
     left_out["retries within a call"] += len(done) - len(counted)
-    return [_call(tries, below[id(tries[-1])], tree.session(tries[0])) for tries in counted]
+    return [_call(tries, below.get(id(tries[-1]), ()), tree.session(tries[0])) for tries in counted]
 
 
 class _Tree:
@@ -93,6 +88,15 @@ class _Tree:
             if (asked or each.tool == span.tool) and each.key in calls:
                 outermost = each
         return outermost
+
+    def below(self, calls: Iterable[Span]) -> dict[int, list[Span]]:
+        """The spans that are part of these calls, by the id of the object that is the call."""
+        keys = {call.key for call in calls if call.id}
+        found: dict[int, list[Span]] = defaultdict(list)
+        for span in self.spans:
+            if (span.tool or span.kind in ("client", "server")) and (call := self.call_over(span, keys)) is not None:
+                found[id(call)].append(span)
+        return found
 
     def session(self, span: Span) -> str:
         """What the span says, or what is above it, or the only one in its trace, or else the trace itself."""

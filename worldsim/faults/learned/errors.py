@@ -1,6 +1,7 @@
 """What a service did wrong, from what its clients say: statuses and error texts -> kinds of failure."""
 
 import re
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
@@ -186,6 +187,7 @@ def failure_of(status: int | None, text: str) -> str | None:
     return UNKNOWN if verdict is None else verdict.failure
 
 
+@lru_cache(4096)  # services say the same again and again
 def judge(text: str) -> Verdict | None:
     """What an error text says; None where nothing in it is known.
 

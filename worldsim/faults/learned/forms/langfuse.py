@@ -16,7 +16,7 @@ KINDS = {  # type of observation -> kind of span
     "SPAN": "step",  # before there was TOOL, tools were written as this, and so was all that called them
     "RETRIEVER": "client",
 }
-TYPES = {*KINDS, "GENERATION", "EVENT", "AGENT", "CHAIN", "EVALUATOR", "EMBEDDING", "GUARDRAIL"}
+TYPES = (*KINDS, "GENERATION", "EVENT", "AGENT", "CHAIN", "EVALUATOR", "EMBEDDING", "GUARDRAIL")
 
 
 def is_observation(document: Mapping[str, Any]) -> bool:
