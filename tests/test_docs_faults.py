@@ -102,4 +102,4 @@ def test_the_examples_of_the_page_are_right(tmp_path: Path) -> None:
     assert [fault.kind for fault in Plan.from_yaml(plan).faults] == ["lognormal_latency", "lost_answer"]
     (traces,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "traces.jsonl").write_text(traces)
-    assert [call.failure for call in read_traces(tmp_path / "traces.jsonl")] == ["timeout", None, "rate_limited"]
+    assert [call.failure for call in read_traces(tmp_path / "traces.jsonl").calls] == ["timeout", None, "rate_limited"]

@@ -135,6 +135,8 @@ def _faults_fit(composed: "Composed[Any]") -> None:
     console.print(fitted.latency_table(), fitted.failure_table())
     if fitted.left_out:
         print(f"left out, fewer than {composed.config.fewest} calls: {', '.join(fitted.left_out)}")
+    for note in fitted.notes:
+        print(note)
     print(f"a plan of {len(fitted.plan.faults)} faults in {composed.config.out}")
 
 
@@ -221,7 +223,7 @@ VERBS = {
         first="family",
     ),
     "faults fit": Verb(
-        "learn a plan of faults from recorded calls, JSON lines or OpenTelemetry",
+        "learn a plan of faults from recorded calls: JSON lines, OpenTelemetry, Jaeger, Langfuse and others",
         "worldsim.faults.learned.fit:FitConfig",
         _faults_fit,
         (

@@ -23,17 +23,20 @@ class Failures(NamedTuple):
     aic: float  # of the story that is told
 
 
-def fit_failures(failed: NDArray[np.bool_], numbers: NDArray[np.int64]) -> Failures:
-    """The likelier of the two.
+def fit_failures(failed: NDArray[np.bool_], numbers: NDArray[np.int64], sessions: NDArray[np.int64]) -> Failures:
+    """The likelier of the two for one tool.
 
-    failed: (n,) of the calls at which the failure could have been seen, n at least 1, in order. numbers: (n,) where
-    they stand among all calls of all tools, ascending: those move the chain on, as `worldsim.faults.Bursts` has it.
+    failed: (n,) of the calls at which the failure could have been seen, n at least 1. numbers: (n,) where they stand
+    among all calls of the tool in their session, ascending within it: each of those moves the chain on, as
+    `worldsim.faults.Bursts` has it, whether it was seen or hidden by a failure further out. sessions: (n,) which
+    session each is of, equal ones side by side: in each the chain starts anew, as it is on average.
     """
     share = float(failed.mean())
     alone = 2.0 - 2.0 * _bernoulli(int(failed.sum()), len(failed))
     if failed.sum() < FEWEST or share == 1:
         return Failures(share, None, 0.0, alone)
     gaps = np.diff(numbers, prepend=numbers[0]).astype(np.float64)
+    gaps[np.diff(sessions, prepend=sessions[0] - 1) != 0] = np.inf  # nothing is remembered over an endless gap
     into, out_of, rate, log_likelihood = _gilbert(failed, gaps)
     together = 6.0 - 2.0 * log_likelihood
     if alone - together < BELIEVED:
@@ -69,11 +72,11 @@ def gilbert_log_likelihood(failed: NDArray[np.bool_], gaps: Floats, into: float,
     """Log-likelihood of failures seen at some calls of a chain that moves at every call.
 
     The forward algorithm, as a product of 2x2 matrices that is taken pairwise: state 0 is quiet and never fails, state
-    1 is a burst. gaps: (n,) calls since the one before; the first is not used, the chain starts as it is on average.
+    1 is a burst. gaps: (n,) calls since the one before; infinite at the first of each session, where the chain starts
+    as it is on average, so that the product is one over all sessions.
     """
     on = into / (into + out_of)
     kept = (1 - into - out_of) ** gaps  # how much of a state is remembered over a gap
-    kept[0] = 0.0
     seen_quiet = np.where(failed, 0.0, 1.0)
     seen_burst = np.where(failed, rate, 1 - rate)
     product = np.array(

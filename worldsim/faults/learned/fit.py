@@ -1,6 +1,6 @@
 """A plan learned from production: per tool the latencies, the mix of errors and their bursts, out of recorded calls."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from glob import escape
@@ -13,10 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 
 from worldsim.errors import ConfigError
-from worldsim.faults.kinds.latencies import GivenUp, Latencies, fit_given_up, fit_latencies, shortened
 from worldsim.faults.learned.bursts import Failures, fit_failures
-from worldsim.faults.learned.traces import TracedCall, read_traces
+from worldsim.faults.learned.calls import TracedCall
+from worldsim.faults.learned.latencies import GivenUp, Latencies, fit_given_up, fit_latencies, shortened
+from worldsim.faults.learned.traces import read_traces
 from worldsim.faults.plans.plan import Plan
+from worldsim.faults.schedule import Bursts
 from worldsim.files import write_atomically
 
 REFUSALS: dict[str, dict[str, Any]] = {  # kind of failure -> the fault that causes it, with rate 1 at severity 1
@@ -30,6 +32,9 @@ REFUSALS: dict[str, dict[str, Any]] = {  # kind of failure -> the fault that cau
     "forbidden": {"kind": "lost_permission", "outage_calls": 1},
     "malformed": {"kind": "malformed_output", "loud": 1.0},
 }
+# After these nobody can tell whether the call was carried out. 503 is among them: a service that says so itself has
+# done nothing, but proxies and gRPC say the same of a connection that broke after the request had been sent.
+UNTOLD = ("connection", "server_error", "bad_gateway", "unavailable")
 
 
 class FitConfig(BaseModel):
@@ -50,10 +55,10 @@ class ToolFit(NamedTuple):
 
     tool: str
     calls: int
-    latencies: Latencies | None  # None: no call was answered
+    latencies: Latencies | None  # None: no call was answered, or nobody measured how long it took
     failures: dict[str, tuple[int, Failures]]  # kind -> how many, and how they come; outermost first
     retry_after_s: dict[str, float]
-    timeout_s: float
+    timeout_s: float | None  # None: no time-out, or none that was measured
 
 
 class Fitted(NamedTuple):
@@ -62,6 +67,7 @@ class Fitted(NamedTuple):
     plan: Plan
     tools: list[ToolFit]
     left_out: list[str]  # tools with too few calls
+    notes: list[str]  # what else the traces held and the plan does not: a line each
 
     def latency_table(self) -> Table:
         """Per tool: the distribution, its goodness of fit, and its tail beside the measured one."""
@@ -100,42 +106,61 @@ def fit(config: FitConfig) -> Fitted:
 
     Raises ConfigError for traces that cannot be read and where no tool has enough calls.
     """
-    fitted = fit_calls(read_traces(config.traces), config)
+    traces = read_traces(config.traces)
+    fitted = fit_calls(traces.calls, config)
     heading = f"# Learned by worldsim faults fit from {sum(each.calls for each in fitted.tools)} calls.\n"
     write_atomically(config.out, heading + fitted.plan.to_yaml())
-    return fitted
+    return fitted._replace(notes=[*traces.notes, *fitted.notes])
 
 
 def fit_calls(calls: Sequence[TracedCall], config: FitConfig) -> Fitted:
     """The same for calls in the order in which they started, without writing anything."""
-    counts = Counter(call.tool for call in calls)
-    tools = [tool for tool, count in sorted(counts.items()) if count >= config.fewest]
-    left_out = [tool for tool, count in sorted(counts.items()) if count < config.fewest]
+    by_tool: dict[str, list[TracedCall]] = defaultdict(list)
+    for call in calls:
+        by_tool[call.tool].append(call)
+    tools = [tool for tool, own in sorted(by_tool.items()) if len(own) >= config.fewest]
+    left_out = [tool for tool, own in sorted(by_tool.items()) if len(own) < config.fewest]
     if not tools:
         raise ConfigError(f"no tool has {config.fewest} calls in {config.traces}; record more, or set fewest lower")
     rng = np.random.default_rng(config.seed)
-    found = [_fit_tool(tool, calls, config, rng) for tool in tools]
+    found = [_fit_tool(tool, by_tool[tool], config, rng) for tool in tools]
     faults = [entry for each in found for entry in _entries(each, config.lose_answer)]
+    untimed = [tool for tool in tools if all(call.latency_s is None for call in by_tool[tool])]
+    notes = [f"the traces do not say how long calls took: {', '.join(untimed)}"] if untimed else []
     learned = f"Learned from {len(calls)} recorded calls."
-    return Fitted(Plan(name=config.out.stem, description=learned, faults=faults), found, left_out)
+    return Fitted(Plan(name=config.out.stem, description=learned, faults=faults), found, left_out, notes)
 
 
 def _fit_tool(tool: str, calls: Sequence[TracedCall], config: FitConfig, rng: np.random.Generator) -> ToolFit:
-    numbers = np.array([number for number, call in enumerate(calls) if call.tool == tool])
-    own = [calls[number] for number in numbers]
+    own, numbers, sessions = _by_session(calls)
     kinds = np.array([call.failure or "" for call in own])
     failures: dict[str, tuple[int, Failures]] = {}
     asked = np.ones(len(own), np.bool_)  # calls that got past the failures further out
     for kind, count in sorted(Counter(kinds[kinds != ""].tolist()).items(), key=_outermost_first):
-        failures[kind] = (count, fit_failures(kinds[asked] == kind, numbers[asked]))
+        failures[kind] = (count, fit_failures(kinds[asked] == kind, numbers[asked], sessions[asked]))
         asked &= kinds != kind
-    waits = {kind: [call.retry_after_s for call in own if call.failure == kind] for kind in failures}
-    asked_for = {kind: [wait for wait in found if wait is not None] for kind, found in waits.items()}
-    retry_after_s = {kind: float(np.median(found)) for kind, found in asked_for.items() if found}
-    late = [call.latency_s for call in own if call.failure == "timeout"]
-    answered = np.array([call.latency_s for call in own if call.failure is None])
+    asked_for: dict[str, list[float]] = defaultdict(list)
+    for kind, call in zip(kinds.tolist(), own, strict=True):
+        if kind and call.retry_after_s is not None:
+            asked_for[kind].append(call.retry_after_s)
+    retry_after_s = {kind: float(np.median(waits)) for kind, waits in asked_for.items()}
+    timed = [
+        (kind, call.latency_s) for kind, call in zip(kinds.tolist(), own, strict=True) if call.latency_s is not None
+    ]
+    late = [latency_s for kind, latency_s in timed if kind == "timeout"]
+    answered = np.array([latency_s for kind, latency_s in timed if not kind])
     latencies = _fit_latencies(answered, late, failures, config.tolerance, rng) if len(answered) else None
-    return ToolFit(tool, len(own), latencies, failures, retry_after_s, float(np.median(late)) if late else 0.0)
+    return ToolFit(tool, len(own), latencies, failures, retry_after_s, float(np.median(late)) if late else None)
+
+
+def _by_session(calls: Sequence[TracedCall]) -> tuple[list[TracedCall], NDArray[np.int64], NDArray[np.int64]]:
+    """Calls of a tool, (n,), those of a session side by side; their numbers in it; which session each is of."""
+    by_session: dict[str, list[TracedCall]] = defaultdict(list)
+    for call in calls:
+        by_session[call.session].append(call)
+    lengths = [len(own) for own in by_session.values()]
+    numbers = np.concatenate([np.arange(length) for length in lengths])
+    return [call for own in by_session.values() for call in own], numbers, np.repeat(np.arange(len(lengths)), lengths)
 
 
 def _outermost_first(item: tuple[str, int]) -> tuple[bool, int, str]:
@@ -165,29 +190,54 @@ def _entries(found: ToolFit, lose_answer: float) -> list[dict[str, Any]]:
     at = {"tools": [escape(found.tool)]}
     entries: list[dict[str, Any]] = []
     for kind, (_, failures) in found.failures.items():
-        schedule: dict[str, Any] = {}
-        if failures.bursts is not None:
-            lengths = {key: shortened(value) for key, value in asdict(failures.bursts).items()}
-            schedule = {"schedule": {"kind": "bursts", **lengths}}
         if kind != "timeout":
-            wait = {"retry_after_s": shortened(found.retry_after_s[kind])} if kind in found.retry_after_s else {}
-            wait = wait if kind != "malformed" else {}
-            rate = {"severity": 1.0, "rate": shortened(failures.rate)}
-            entries.append({**REFUSALS[kind], **rate, **wait, **at, **schedule})
+            entries.append({**_refusal(kind, failures, found, lose_answer), **at, **_schedule(failures.bursts)})
         elif not isinstance(found.latencies and found.latencies.family, GivenUp):
-            entries += [{**each, **at, **schedule} for each in _timeouts(failures.rate, found.timeout_s, lose_answer)]
+            entries += [{**each, **at} for each in _timeouts(failures, found.timeout_s, lose_answer)]
     if found.latencies is not None:
         given_up = isinstance(found.latencies.family, GivenUp)
         entries.append({**found.latencies.family.to_json(), **({"lose_answer": lose_answer} if given_up else {}), **at})
     return entries
 
 
-def _timeouts(rate: float, timeout_s: float, lose_answer: float) -> list[dict[str, Any]]:
-    """Time-outs that lose the request, and among the calls that get through those that lose the answer."""
-    request = rate * (1 - lose_answer)
-    rates = {"lost_request": request, "lost_answer": rate * lose_answer / (1 - request) if request < 1 else 0.0}
-    common = {"severity": 1.0, "timeout_s": shortened(timeout_s)}
-    return [{"kind": kind, **common, "rate": shortened(rate)} for kind, rate in rates.items() if rate > 0]
+def _refusal(kind: str, failures: Failures, found: ToolFit, lose_answer: float) -> dict[str, Any]:
+    entry = {**REFUSALS[kind], "severity": 1.0, "rate": shortened(failures.rate)}
+    if kind == "malformed":  # what came back garbled was carried out
+        return entry
+    entry["lose_answer"] = lose_answer if kind in UNTOLD else 0.0
+    return {**entry, "retry_after_s": shortened(found.retry_after_s[kind])} if kind in found.retry_after_s else entry
+
+
+def _timeouts(failures: Failures, timeout_s: float | None, lose_answer: float) -> list[dict[str, Any]]:
+    """Time-outs that lose the request, and among the calls that get through those that lose the answer.
+
+    The two have bursts of their own: each burst loses either requests or answers, in as many calls as before.
+    """
+    rate, bursts = failures.rate, failures.bursts
+    share = rate * (bursts.share if bursts else 1.0)
+    request = share * (1 - lose_answer)
+    shares = {"lost_request": request, "lost_answer": share * lose_answer / (1 - request) if request < 1 else 0.0}
+    common = {"severity": 1.0, **({} if timeout_s is None else {"timeout_s": shortened(timeout_s)})}
+    return [
+        {"kind": kind, **common, **_in_bursts_of(bursts, of_calls, rate)}
+        for kind, of_calls in shares.items()
+        if of_calls
+    ]
+
+
+def _in_bursts_of(bursts: Bursts | None, of_calls: float, rate: float) -> dict[str, Any]:
+    """A failure of this share of all calls, by itself or at this rate in bursts of the same length."""
+    if bursts is None:
+        return {"rate": shortened(of_calls)}
+    within = min(of_calls / rate, bursts.mean_calls / (bursts.mean_calls + 1))  # a gap is one call or more
+    gap = bursts.mean_calls * (1 - within) / within
+    return {"rate": shortened(rate), **_schedule(Bursts(bursts.mean_calls, gap))}
+
+
+def _schedule(bursts: Bursts | None) -> dict[str, Any]:
+    if bursts is None:
+        return {}
+    return {"schedule": {"kind": "bursts", **{key: shortened(value) for key, value in asdict(bursts).items()}}}
 
 
 def _latency_row(found: Latencies) -> list[str]:

@@ -1,201 +1,108 @@
-"""Calls as production recorded them: JSON lines, one call a line, and spans of OpenTelemetry (OTLP/JSON)."""
+"""Calls as production recorded them: files of our own JSON lines, or of spans in any form that is known."""
 
+import gzip
 import json
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+import zlib
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, Strict, ValidationError
+from typing import Any, NamedTuple
 
 from worldsim.errors import ConfigError
-from worldsim.faults.exchange import ERRORS
+from worldsim.faults.learned.calls import TracedCall
+from worldsim.faults.learned.counted import calls_of
+from worldsim.faults.learned.forms.known import A_CALL, read
+from worldsim.faults.learned.spans import Span
 
-LONGEST_S = 1e9  # no fault can wait longer
-A_CALL = 'a call is {"tool": "pay", "latency_s": 0.2} or more'
-MUST_BE = {
-    "start": "must be seconds since 1970 or ISO 8601",
-    "ok": "must be true or false, without quotes; leave it out where it is not known",
-}
-CLIENT = 3  # SpanKind of a call to another service
-STATUSES = {
-    401: "unauthorized",
-    402: "quota",
-    403: "forbidden",
-    408: "timeout",
-    429: "rate_limited",
-    502: "bad_gateway",
-    503: "unavailable",
-    504: "timeout",
-}
-ERROR_WORDS = {  # what error texts of clients have in them, in lower case -> kind of failure
-    "timeout": "timeout",
-    "timed out": "timeout",
-    "timed_out": "timeout",
-    "deadline": "timeout",
-    "connect": "connection",
-    "reset": "connection",
-    "json": "malformed",
-    "decode": "malformed",
-    "malformed": "malformed",
-}
+GZIP = b"\x1f\x8b"
+_DECODER = json.JSONDecoder()
 
 
-def _whole(value: Any) -> Any:
-    """429.0 is the whole number 429 in JSON, and what some tables write where others have no status."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+class Traces(NamedTuple):
+    """Recorded calls."""
 
-
-class TracedCall(BaseModel):
-    """One call of a tool. Other keys than these may be there and are not read."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)  # "no" would be a guess at false, 1 at true
-
-    tool: str = Field(min_length=1)
-    latency_s: float = Field(ge=0, le=LONGEST_S, allow_inf_nan=False)
-    start: float | Annotated[datetime, Strict(False)] | None = None  # seconds since 1970, or ISO 8601, UTC by default
-    ok: bool | None = None  # None: by error and status
-    error: str | None = None  # one of `worldsim.faults.ERRORS`, or any text
-    status: Annotated[int, BeforeValidator(_whole)] | None = None  # of HTTP
-    retry_after_s: float | None = Field(None, ge=0, le=LONGEST_S, allow_inf_nan=False)
-    _names_tool: bool = PrivateAttr(False)
+    calls: list[TracedCall]  # each once, in the order in which they started
+    left_out: dict[str, int]  # what was not counted, and how many
 
     @property
-    def names_tool(self) -> bool:
-        """Whether it comes from a span that says which tool was called, and not only that something was."""
-        return self._names_tool
-
-    @property
-    def failure(self) -> str | None:
-        """What the service did wrong, one of `worldsim.faults.ERRORS`; None where it did nothing wrong.
-
-        Statuses 400 to 499 that are not in `STATUSES` are the caller's own mistakes.
-        """
-        status = self.status or 0
-        if self.ok or (self.ok is None and not self.error and status < 400):
-            return None
-        if self.error in ERRORS:
-            return self.error
-        if status in STATUSES:
-            return STATUSES[status]
-        if 400 <= status < 500:
-            return None
-        said = (self.error or "").lower()
-        return next((kind for word, kind in ERROR_WORDS.items() if word in said), "server_error")
-
-    @property
-    def start_s(self) -> float:
-        """Seconds since 1970; 0 where it is not known."""
-        if isinstance(self.start, datetime):
-            aware = self.start if self.start.tzinfo else self.start.replace(tzinfo=UTC)
-            return aware.timestamp()
-        return self.start or 0.0
+    def notes(self) -> list[str]:
+        """A line for each reason for which anything was not counted."""
+        return [f"not counted, {what}: {count}" for what, count in self.left_out.items()]
 
 
-def read_traces(path: Path) -> list[TracedCall]:
-    """The calls in a file in the order in which they started; in that of the file where it does not say.
+def read_traces(path: Path) -> Traces:
+    """The calls in a file, or in all the files of a folder, each of them once.
+
+    Calls without a start come in the order of the file. Files may be packed by gzip and in any encoding that JSON may
+    be in. Calls and spans that name no session are one session a file, or a trace.
 
     Raises ConfigError, with the line, for a file that cannot be read or holds anything else, or nothing.
     """
+    left_out: Counter[str] = Counter()
+    spans: list[Span] = []
+    calls: list[TracedCall] = []
+    for file in _files(path):
+        for line, document in _documents(_text(file), file):
+            for found in read(document, f"{file}:{line}"):
+                if isinstance(found, TracedCall):
+                    calls.append(found if found.session else found.model_copy(update={"session": str(file)}))
+                else:
+                    found.trace = found.trace or str(file)
+                    spans.append(found)
+    calls += calls_of(spans, left_out)
+    told = {what: count for what, count in left_out.items() if count}
+    if not calls:
+        raise ConfigError(f"traces={path} holds no calls{_why(spans, told)}; see docs/faults.md for what a trace holds")
+    return Traces(sorted(calls, key=lambda call: call.start_s), told)
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    if not found:
+        raise ConfigError(f"traces={path} is an empty folder; put traces into it")
+    return found
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"traces={path} cannot be read ({error.strerror}); check the path") from error
+    try:
+        data = gzip.decompress(data) if data.startswith(GZIP) else data
+        return data.decode(json.detect_encoding(data)).removeprefix("\ufeff")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ConfigError(f"traces={path} is damaged or was cut off ({error}); copy it again") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"traces={path} is not text in UTF-8; save it as that") from error
-    found = [call for line, document in _documents(text, path) for call in _calls(document, f"{path}:{line}")]
-    calls = [call for call in found if call.names_tool] or found  # what a tool calls in turn is part of its own call
-    if not calls:
-        raise ConfigError(f"traces={path} holds no calls; see docs/faults.md for what a trace looks like")
-    return sorted(calls, key=lambda call: call.start_s)
+        raise ConfigError(f"traces={path} is not text in UTF-8 or UTF-16; save it as that") from error
 
 
 def _documents(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    """Each JSON document with its line: the whole text is one, or every line."""
-    try:
-        yield 1, json.loads(text)
-        return
-    except ValueError:
-        pass
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except ValueError as error:
-                raise ConfigError(f"{path}:{number}: not JSON ({error}); a trace has one call in a line") from error
-
-
-def _calls(document: Any, where: str) -> Iterator[TracedCall]:
-    if isinstance(document, Mapping) and "resourceSpans" in document:
+    """Each JSON document with its line: they follow upon each other, one a line or not."""
+    line, reached, start = 1, 0, _next(text, 0)
+    while start < len(text):
+        line += text.count("\n", reached, start)
         try:
-            yield from _spans(document)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ConfigError(f"{where}: not OTLP/JSON as OpenTelemetry defines it ({_says(error)})") from error
-        return
-    if not isinstance(document, Mapping):
-        raise ConfigError(f"{where}: a {type(document).__name__} is no call; {A_CALL}")
-    try:
-        yield TracedCall.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = first["loc"][0]
-        given = f"{key} " if first["type"] == "missing" else f"{key}={first['input']!r} "
-        says = "is missing" if first["type"] == "missing" else first["msg"].replace("Input should", "must")
-        says = MUST_BE.get(str(key), says)
-        raise ConfigError(f"{where}: {given}{says}; {A_CALL}") from error
+            document, reached = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError) as error:
+            raise ConfigError(f"{path}:{line}: not JSON ({error}); {A_CALL}, one a line") from error
+        yield line, document
+        line += text.count("\n", start, reached)
+        start = _next(text, reached)
 
 
-def _says(error: Exception) -> str:
-    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+def _next(text: str, position: int) -> int:
+    """Where the next document starts, past the white space of JSON."""
+    while position < len(text) and text[position] in " \t\r\n":
+        position += 1
+    return position
 
 
-def _spans(document: Mapping[str, Any]) -> Iterator[TracedCall]:
-    """The spans that are calls: of a tool (semantic conventions for generative AI), or to another service.
-
-    Calls of the model itself, which have a `gen_ai.operation.name` and no tool, are none.
-    """
-    for resource in document["resourceSpans"] or []:  # in the JSON of protocol buffers null stands for nothing
-        for scope in resource.get("scopeSpans") or []:
-            for span in scope.get("spans") or []:
-                said = {each["key"]: _value(each.get("value")) for each in span.get("attributes") or []}
-                client = span.get("kind") in (CLIENT, "SPAN_KIND_CLIENT") and "gen_ai.operation.name" not in said
-                if "gen_ai.tool.name" in said or client:
-                    yield _call(span, said)
-
-
-def _call(span: Mapping[str, Any], said: Mapping[str, Any]) -> TracedCall:
-    start, end = int(span["startTimeUnixNano"]), int(span["endTimeUnixNano"])
-    status = said.get("http.response.status_code", said.get("http.status_code"))
-    if status is None and str(said.get("error.type")).isdigit():  # as HTTP instrumentations have it
-        status = said["error.type"]
-    outcome = span.get("status") or {}
-    failed = outcome.get("code") in (2, "STATUS_CODE_ERROR") or "error.type" in said or int(status or 0) >= 400
-    error = said.get("error.type") or outcome.get("message") or "error"
-    retry_after = said.get("http.response.header.retry-after", [])
-    call = TracedCall(
-        tool=str(said.get("gen_ai.tool.name") or _service(span, said)),
-        start=start / 1e9,
-        latency_s=max(0, end - start) / 1e9,
-        ok=not failed,
-        error=str(error) if failed else None,
-        status=None if status is None else int(status),
-        retry_after_s=float(retry_after[0]) if retry_after and str(retry_after[0]).isdigit() else None,
-    )
-    call._names_tool = "gen_ai.tool.name" in said
-    return call
-
-
-def _service(span: Mapping[str, Any], said: Mapping[str, Any]) -> str:
-    """The span's name; of one that is named by nothing but HTTP's method, the server besides."""
-    method, server = said.get("http.request.method"), said.get("server.address")
-    return f"{span['name']} {server}" if server and span["name"] == method else str(span["name"])
-
-
-def _value(value: Any) -> Any:
-    """The value of an attribute, out of the wrapping that says its type."""
-    if not value:
-        return None
-    ((kind, inner),) = value.items()
-    if kind == "arrayValue":
-        return [_value(each) for each in inner.get("values") or []]
-    return int(inner) if kind == "intValue" else inner
+def _why(spans: list[Span], left_out: dict[str, int]) -> str:
+    if not spans:
+        return ""
+    others = "".join(f"; {what}: {count}" for what, count in left_out.items())
+    forms = " and ".join(sorted({span.form for span in spans}))
+    return f" ({len(spans)} spans in {forms}, of which none that has ended names a tool or is of kind client{others})"

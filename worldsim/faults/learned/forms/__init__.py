@@ -1,0 +1,1 @@
+"""The forms in which traces are exported, each read into spans."""

@@ -1,0 +1,142 @@
+"""Which form a document is in, and what it holds."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from worldsim.errors import ConfigError
+from worldsim.faults.learned.calls import TracedCall
+from worldsim.faults.learned.forms import atif, jaeger, langfuse, openinference, otlp
+from worldsim.faults.learned.spans import Span
+from worldsim.faults.learned.times import moment_ns, wait_s
+
+Document = Mapping[str, Any]
+Found = Span | TracedCall
+
+A_CALL = 'a call is {"tool": "pay", "latency_s": 0.2} or more'
+MUST_BE = {
+    "start": "must be ISO 8601 or a number since 1970",
+    "retry_after_s": "must be seconds, or a date as HTTP writes it, which needs a start",
+    "ok": "must be true or false, without quotes; leave it out where it is not known",
+}
+
+
+class Form(NamedTuple):
+    """A form: what it is called, what it is known by, and how it is read."""
+
+    name: str
+    is_it: Callable[[Document], bool]
+    read: Callable[[Document], Iterator[Span]]
+
+
+def _has(*keys: str) -> Callable[[Document], bool]:
+    return lambda document: any(key in document for key in keys)
+
+
+FORMS = (
+    Form(
+        "OTLP/JSON",
+        _has("resourceSpans", "resource_spans"),
+        lambda document: otlp.read_resources(otlp.get(document, "resourceSpans")),
+    ),
+    Form("Tempo's JSON", _has("batches"), lambda document: otlp.read_resources(document["batches"])),
+    Form("OTLP/JSON", _has("scopeSpans", "scope_spans"), lambda document: otlp.read_resources([document])),
+    Form(
+        "OTLP/JSON",
+        _has("startTimeUnixNano", "start_time_unix_nano"),
+        lambda document: iter([otlp.read_span(document)]),
+    ),
+    Form(
+        "ATIF",
+        lambda document: str(document.get("schema_version")).startswith("ATIF"),
+        atif.read_trajectory,
+    ),
+    Form("Jaeger's JSON", lambda document: "spans" in document and "traceID" in document, jaeger.read_trace),
+    Form("Jaeger's JSON", _has("operationName"), lambda document: iter([jaeger.read_span(document)])),
+    Form("Langfuse's JSON", lambda document: isinstance(document.get("observations"), list), langfuse.read_trace),
+    Form("Langfuse's JSON", langfuse.is_observation, lambda document: iter([langfuse.read_observation(document)])),
+    Form(
+        "a table of spans",
+        openinference.is_table,
+        lambda document: map(openinference.read_span, openinference.rows(document)),
+    ),
+    Form("JSON of Phoenix", openinference.is_span, lambda document: iter([openinference.read_span(document)])),
+)
+WRAPPERS = ("data", "result", "trace", "spans", "traces")  # around documents, or lists of them
+OTHERS = {  # what else comes in the same files
+    "resourceLogs": "logs in OTLP/JSON",
+    "resourceMetrics": "metrics in OTLP/JSON",
+    "rootTraceName": "Tempo's list of traces, without their spans (/api/traces/<id> has these)",
+}
+
+
+def read(document: Any, where: str) -> Iterator[Found]:
+    """The calls and spans that a document holds. where: its file and line.
+
+    Raises ConfigError, which names the form and what is missing, for what cannot be read.
+    """
+    if isinstance(document, list):
+        for each in document:
+            yield from read(each, where)
+        return
+    if not isinstance(document, Mapping):
+        raise ConfigError(f"{where}: {document!r:.40} is no call; {A_CALL}")
+    form = None if "tool" in document else next((form for form in FORMS if form.is_it(document)), None)
+    if form is not None:
+        try:
+            for span in form.read(document):
+                span.form = form.name
+                yield span
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise ConfigError(f"{where}: {form.name}, but {_says(error)}") from error
+        return
+    inside = [document[key] for key in WRAPPERS if isinstance(document.get(key), list | Mapping)]
+    if inside or any(key in document for key in WRAPPERS):
+        yield from read(inside, where)
+    else:
+        yield _own(document, where)
+
+
+def _own(document: Document, where: str) -> TracedCall:
+    """A call in our own form."""
+    for key, what in OTHERS.items():
+        if key in document:
+            raise ConfigError(f"{where}: {what}, and no calls; export the spans")
+    if document and not {"tool", "latency_s", "start", "ok", "error", "status"} & set(document):
+        keys = ", ".join(list(document)[:5])
+        raise ConfigError(f"{where}: no form that is known has the keys {keys}; {A_CALL}, or see docs/faults.md")
+    try:
+        return TracedCall.model_validate({**document, **_waits(document)})
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explained(error)}; {A_CALL}") from error
+
+
+def _waits(document: Document) -> Document:
+    """Retry-After, where it was written down as the header has it."""
+    asked = document.get("retry_after_s")
+    if not isinstance(asked, str | list):
+        return {}
+    end_ns: int | None = None
+    with suppress(ValueError, TypeError):  # what is wrong with these is told where they are checked
+        end_ns = moment_ns(document.get("start")) + round(float(document.get("latency_s") or 0) * 1e9)
+    seconds = wait_s(asked, end_ns)
+    return {} if seconds is None else {"retry_after_s": seconds}
+
+
+def _explained(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = first["loc"][0]
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    return f"{key}={first['input']!r} {MUST_BE.get(str(key), first['msg'].replace('Input should', 'must'))}"
+
+
+def _says(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"'{error.args[0]}' is missing"
+    if isinstance(error, json.JSONDecodeError):
+        return f"a text in it is not JSON ({error})"
+    return str(error)

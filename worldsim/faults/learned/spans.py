@@ -1,0 +1,141 @@
+"""One span of a trace, and what it says: of which tool and session it is, and how it went."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from worldsim.faults.learned.errors import LONGEST_TEXT, grpc_name
+
+TOOL_KEYS = ("gen_ai.tool.name", "ai.toolCall.name", "mcp.tool.name")  # OpenTelemetry, Vercel's AI SDK, Sentry
+TOOL_KINDS = {  # what says "tool" -> where the tool's name may be then; else the span's name is the tool's
+    "openinference.span.kind": "tool.name",
+    "traceloop.span.kind": "traceloop.entity.name",
+    "langfuse.observation.type": "",
+}
+SESSION_KEYS = (
+    "gen_ai.conversation.id",
+    "session.id",
+    "langfuse.session.id",
+    "traceloop.association.properties.session_id",
+    "ai.telemetry.metadata.sessionId",
+)
+MODEL_CALLS = ("chat", "text_completion", "generate_content", "embeddings")  # of gen_ai.operation.name
+RESULT_KEYS = ("gen_ai.tool.call.result", "ai.toolCall.result", "output.value", "traceloop.entity.output")
+STATUS_KEYS = ("http.response.status_code", "http.status_code")
+
+# How results of the Model Context Protocol say that they are none, also within a text of JSON
+_IS_ERROR = re.compile(r'\\?"isError\\?"\s*:\s*true')
+
+
+@dataclass(slots=True)
+class Span:
+    """One span, whichever form it was exported in. Ids are texts, empty where there is none."""
+
+    trace: str
+    id: str
+    parent: str
+    name: str
+    kind: str  # "client", "server", "step" (a call if nothing is below it), or anything else
+    start_ns: int | None
+    end_ns: int | None
+    said: Mapping[str, Any]  # attributes, with dots in their names
+    failed: bool | None = None  # None: not said
+    texts: Sequence[str] = ()  # messages of the status and of exceptions
+    session: str = ""  # where the form says it elsewhere than in attributes
+    timed: bool = True  # whether the form says how long it took
+    form: str = ""  # that it was exported in
+    tool: str = field(init=False)  # empty where no tool is named
+
+    def __post_init__(self) -> None:
+        self.tool = _tool(self.said, self.name)
+        self.session = self.session or session_of(self.said)
+
+    @property
+    def key(self) -> tuple[str, str, bool]:
+        """What it is known by: a server may share its id with the client that called it, as in Zipkin and Envoy."""
+        return self.trace, self.id, self.kind == "server"
+
+    @property
+    def is_model_call(self) -> bool:
+        """Whether it is a call of the model itself."""
+        said = self.said
+        return (
+            said.get("gen_ai.operation.name") in MODEL_CALLS
+            or "llm.request.type" in said
+            or str(said.get("openinference.span.kind")).upper() in ("LLM", "EMBEDDING")
+            or ".do" in str(said.get("ai.operationId"))  # of Vercel's AI SDK: ai.streamText.doStream and such
+        )
+
+
+def session_of(said: Mapping[str, Any]) -> str:
+    """The session that attributes name; empty where they name none."""
+    return next((str(said[key]) for key in SESSION_KEYS if said.get(key)), "")
+
+
+def _tool(said: Mapping[str, Any], name: str) -> str:
+    operation = said.get("gen_ai.operation.name")
+    if operation not in (None, "execute_tool"):  # a span of the model or of an agent may list tools, and is none
+        return ""
+    for key in TOOL_KEYS:
+        if said.get(key):
+            return str(said[key])
+    for key, named in TOOL_KINDS.items():
+        if str(said.get(key)).lower() == "tool":
+            return str(said.get(named) or name)
+    if said.get("mcp.method.name") == "tools/call":
+        return name.removeprefix("tools/call ")
+    return name.removeprefix("execute_tool ") if operation else ""
+
+
+def has_failed(span: Span) -> bool:
+    """Whether a span says, in any way, that it failed."""
+    said = span.said
+    if span.failed or "error.type" in said or str(said.get("error")).lower() == "true" or _result(span):
+        return True
+    return span.failed is None and ((status_of(said) or 0) >= 400 or bool(whole(said.get("rpc.grpc.status_code"))))
+
+
+def _result(span: Span) -> str:
+    """The result of a tool, where it is one that says of itself that it is none."""
+    texts = (str(span.said[key]) for key in RESULT_KEYS if key in span.said)
+    return next((text for text in texts if _IS_ERROR.search(text)), "")
+
+
+def status_of(said: Mapping[str, Any]) -> int | None:
+    """The status of HTTP, which HTTP instrumentations repeat as `error.type` and some proxies write as text."""
+    found = (whole(said.get(key)) for key in (*STATUS_KEYS, "error.type"))
+    return next((status for status in found if status is not None and 100 <= status < 600), None)
+
+
+def whole(value: Any) -> int | None:
+    """A whole number that may be written as text, or with a point as columns of tables have it."""
+    text = str(value).removesuffix(".0")
+    return int(text) if text.isdecimal() else None
+
+
+def error_of(span: Span) -> str:
+    """All that a span says of its error: the type, the code of gRPC, exceptions, the message of its status."""
+    code = whole(span.said.get("rpc.grpc.status_code"))
+    told = [span.said.get("error.type"), grpc_name(code) if code else None, span.said.get("rpc.response.status_code")]
+    told += [span.said.get("exception.type"), span.said.get("exception.message"), *span.texts, _result(span)]
+    texts = dict.fromkeys(str(each)[:LONGEST_TEXT] for each in told if each)
+    return ": ".join(texts) or "error"
+
+
+def service_of(span: Span) -> str:
+    """The span's name; of one that is named by nothing but HTTP's method, the server besides."""
+    said = span.said
+    method = said.get("http.request.method", said.get("http.method"))
+    server = said.get("server.address", said.get("net.peer.name"))
+    if server and span.name in ("", method, f"HTTP {method}"):
+        return f"{span.name} {server}".strip()
+    return span.name or "unnamed"
+
+
+def exceptions_in(events: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names and messages of the exceptions among the events of a span, of which these are the attributes."""
+    texts: list[str] = []
+    for said in events:
+        texts += [str(said[key]) for key in ("exception.type", "exception.message") if said.get(key)]
+    return texts
