@@ -22,6 +22,7 @@ EVENTS = [f'event: token\ndata: {{"text": "word {number}"}}\n\n'.encode() for nu
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # it would hold every body back for 40 ms
     server: "Service"
 
     def log_message(self, *arguments: Any) -> None:
@@ -97,8 +98,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _stream(self, chunks: list[bytes], gated: bool) -> None:
         for at, chunk in enumerate(chunks):
-            if gated and at == 2:  # until the client says that it has read the first ones
-                self.server.gate.wait(10)
+            if gated and at == len(chunks) // 2 and not self.server.gate.wait(10):
+                return  # the client did not say in time that it has read the first half
             self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
             self.wfile.flush()
         self.wfile.write(b"0\r\n\r\n")
@@ -129,7 +130,10 @@ class Seen(NamedTuple):
 
 
 class Service(ThreadingHTTPServer):
-    """seen: the requests that arrived. done: how many, by method and path. gate: what slow answers wait for."""
+    """seen: the requests that arrived. done: how many, by method and path. gate: what slow answers wait for.
+
+    With `?gated=1` half of a stream is sent when the gate has opened, and else never.
+    """
 
     daemon_threads = True
 

@@ -16,8 +16,9 @@ from gymnasium import spaces
 from worldsim import faults
 from worldsim.errors import ConfigError
 from worldsim.faults import LOST, Fault
-from worldsim.faults.doors import TOOLS, Bench, Outcome, script
+from worldsim.faults.doors import TOOLS, AmongRows, Bench, Direct, Door, Outcome
 from worldsim.faults.kinds.refusing import RETRIED_WITHIN
+from worldsim.faults.trees import alike, get, leaves_of, plain_leaves
 
 from .payloads import RICH, orders
 from .sessions import Session
@@ -527,7 +528,8 @@ def test_actions_are_delayed_and_stick() -> None:
     done = [each.carried_out[0][:2] for each in sticky]
     repeats = np.mean([left == right for left, right in zip(done, done[1:], strict=False)])
     assert repeats == pytest.approx(0.25, abs=0.03)
-    assert all(each.carried_out[0][:2] in (each.asked[:2], before) for each, before in zip(sticky[1:], done))
+    asked = [each.asked[:2] for each in sticky]
+    assert all(now in (wanted, before) for now, wanted, before in zip(done[1:], asked[1:], done, strict=False))
 
 
 # --- hostile content ---
@@ -543,6 +545,37 @@ def test_an_instruction_arrives_and_obeying_it_is_seen(style: str) -> None:
         assert token in json.dumps(each.reply.payload) and token not in json.dumps(each.answers[0].payload)
         assert faults.obeyed(each.records, f"As you wish: {token}.") == each.records
         assert faults.obeyed(each.records, "I will not do that.") == []
+
+
+TEXTS = spaces.Dict(
+    {
+        "subject": spaces.Text(200, charset="abc ABCDEFGHJKLMNPQRSTUVWXYZ23456789Iadefghilmnoprstuwy"),
+        "mail": spaces.Dict({name: spaces.Text(200) for name in ("from", "body", "footer")}),
+        "tags": spaces.Tuple((spaces.Text(200), spaces.Text(200), spaces.Discrete(5))),
+    }
+)
+
+
+@pytest.mark.parametrize("style", ["plain", "comment", "role"])
+@pytest.mark.parametrize("space", [None, TEXTS, RICH], ids=["plain JSON", "texts", "rich"])
+@pytest.mark.parametrize("door", [Direct, AmongRows])
+def test_an_instruction_stands_in_one_text_of_many_and_all_else_is_as_it_was(
+    door: type[Door], space: Any, style: str
+) -> None:
+    bench = Bench(space, orders if space is None else None)
+    if not door.fits(bench):
+        return
+    where = Counter[str]()
+    for each in recorded(bench.run([faults.HiddenInstruction(severity=1.0, style=style)], 150, door=door)):
+        true, shown = each.answers[0].payload, each.reply.payload
+        leaves = [*plain_leaves(true)] if space is None else leaves_of(space)
+        changed = [leaf.name for leaf in leaves if not alike(get(true, leaf.path), get(shown, leaf.path))]
+        (record,) = each.records
+        assert changed == [record.details["leaf"]]
+        assert len(list(plain_leaves(shown))) == len(list(plain_leaves(true)))
+        where.update(changed)
+    texts = {"plain JSON": 20, "texts": 6, "rich": 1}[{None: "plain JSON", TEXTS: "texts"}.get(space, "rich")]
+    assert len(where) > texts / 2 and max(where.values()) <= sum(where.values()) * (2.5 / texts)
 
 
 def test_an_instruction_may_hold_json() -> None:

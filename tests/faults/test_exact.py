@@ -1,4 +1,4 @@
-"""Numbers keep their digits: whatever a fault changes is exact, and what it leaves alone is the same to the last bit."""
+"""Numbers keep their digits: what a fault changes is exact, and what it leaves alone is the same to the last bit."""
 
 import math
 import re

@@ -14,8 +14,21 @@ from numpy.typing import NDArray
 from scipy.stats import kstest
 
 from worldsim.errors import ConfigError
-from worldsim.faults import After, Always, Bursts, Call, Context, Exchange, Pipeline, Reply, Schedule, TimeWindow
-from worldsim.faults import VirtualClock, WallClock, Window
+from worldsim.faults import (
+    After,
+    Always,
+    Bursts,
+    Call,
+    Context,
+    Exchange,
+    Pipeline,
+    Reply,
+    Schedule,
+    TimeWindow,
+    VirtualClock,
+    WallClock,
+    Window,
+)
 from worldsim.faults.definition import Composition, Fault
 from worldsim.faults.effects.base import Batch, Effect, Forward, Steps
 from worldsim.faults.generators import fault_of

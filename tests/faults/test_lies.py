@@ -163,7 +163,8 @@ def test_graver_lies_about_a_desk_are_further_from_the_truth(shown_by: Any, desk
     assert (np.diff(latent, axis=0) >= -1e-6).all() and (latent[-1] > 1.2 * latent[0]).all()
     fields = [np.mean([wrong_fields(*pair) for pair in pairs]) for pairs in shown_by.values()]
     grey = [
-        np.mean([np.abs(true["screen"].astype(float) - shown["screen"]) for true, shown in p]) for p in shown_by.values()
+        np.mean([np.abs(true["screen"].astype(float) - shown["screen"]) for true, shown in p])
+        for p in shown_by.values()
     ]
     assert fields[0] < 0.7 * fields[-1] and grey[0] < grey[-1]
 

@@ -27,7 +27,9 @@ def draws_of(fault: Any, tool: str, number: int) -> tuple[CallRandom, float]:
     return CallRandom(call), (fold_in_one(fold_in_one(key, TRIGGER), number) >> 11) / 2**53
 
 
-def played(fault: Any, space: Any, payloads: Any = None, calls: int = 120) -> Iterator[tuple[Outcome, CallRandom, bool]]:
+def played(
+    fault: Any, space: Any, payloads: Any = None, calls: int = 120
+) -> Iterator[tuple[Outcome, CallRandom, bool]]:
     """Each call with what it draws, and whether it is among the share of those on which the fault triggers."""
     for each in Bench(space, payloads).run([fault], calls):
         random, uniform = draws_of(fault, each.asked.tool, each.asked.number)

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -15,23 +14,23 @@ from tests.faults.plans import plans
 from worldsim.errors import ConfigError
 from worldsim.faults import (
     KINDS,
-    LOST,
     Bursts,
     Call,
     Context,
-    Fault,
-    Forward,
+    Exchange,
     MalformedOutput,
     MissingData,
     Plan,
     Reply,
     SlowAPI,
+    TimeWindow,
     Window,
+    fault,
     fault_from_json,
     fault_to_json,
     ready_plans,
 )
-from worldsim.faults.fault import number
+from worldsim.faults.parameters import number
 from worldsim.wrappers import InjectFaults
 
 
@@ -43,9 +42,10 @@ def test_a_plan_of_the_mission_is_its_fault_with_the_documented_defaults(name: s
 @pytest.mark.parametrize(
     "fault",
     [
-        SlowAPI(severity=0.3, timeout_s=2.0, seed=4, schedule=Window(2, 5)),
+        SlowAPI(severity=0.3, timeout_s=2.0, seed=4, schedule=Window(start=2, stop=5, per_tool=False)),
         MalformedOutput(targets=("reply/*", "screen"), out_of_space=True, probability=0.5),
-        MissingData(schedule=Bursts(3.0, 9.0), tools=("step",)),
+        MissingData(schedule=Bursts(mean_calls=3.0, mean_gap=9.0), tools=("step",)),
+        SlowAPI(schedule=TimeWindow(start_s=60.0, stop_s=90.0, every_s=600.0)),
     ],
 )
 def test_round_trip_through_json(fault: SlowAPI | MalformedOutput | MissingData) -> None:
@@ -67,9 +67,9 @@ def test_defaults_are_not_written() -> None:
         (lambda: SlowAPI(severity=True), "severity must be between 0 and 1, got True"),
         (lambda: SlowAPI(timeout_s=None), "timeout_s must be between 0 and 1e+09, got None"),
         (lambda: SlowAPI(seed=0.5), "seed must be"),
-        (lambda: SlowAPI(schedule="always"), "schedule must be a schedule such as"),
+        (lambda: SlowAPI(schedule="always"), "a schedule is a mapping such as {kind: window"),
         (lambda: MissingData(targets=()), "targets must be a list of names"),
-        (lambda: MissingData(out_of_space="yes"), "out_of_space must be a bool"),
+        (lambda: MissingData(out_of_space="yes"), "out_of_space must be true or false, got 'yes'"),
         (lambda: fault_from_json({"kind": "slow"}), "no fault is of kind 'slow'"),
         (lambda: fault_from_json({"severity": 1}), "a fault needs a kind. Write `- kind: slow_api`; `worldsim faults"),
         (lambda: fault_from_json({"blur": {"severity": 1}}), "a fault needs a kind. Write `- kind: blur`"),
@@ -104,12 +104,32 @@ WRONG = {
     "a window that ends before it starts": (
         "faults:\n  - kind: slow_api\n    schedule:\n      kind: window\n      start: 9\n      stop: 3\n",
         6,
-        "window.stop must be a whole number of calls, at least 10; got 3",
+        "schedule window: stop must be more than start (9), got 3",
     ),
     "a schedule without an end": (
         "faults:\n  - kind: slow_api\n    schedule: {kind: bursts, mean_calls: .inf}\n",
         3,
-        "bursts.mean_calls must be a finite number of calls, at least 1; got inf",
+        "schedule bursts: mean_calls must be between 1 and 1e+12, got inf",
+    ),
+    "an outage that ends before it starts": (
+        "faults:\n  - kind: slow_api\n    schedule: {kind: time_window, start_s: 9,\n      stop_s: 3}\n",
+        4,
+        "schedule time_window: stop_s must be more than start_s (9), got 3",
+    ),
+    "an outage that comes again before it is over": (
+        "faults:\n  - kind: slow_api\n    schedule: {kind: time_window, stop_s: 30, every_s: 20}\n",
+        3,
+        "schedule time_window: every_s must be 30 or more, got 20",
+    ),
+    "a range that ends before it starts": (
+        "faults:\n  - kind: uniform_latency\n    low_s: 3\n    high_s: 1\n",
+        4,
+        "uniform_latency: high_s must be at least low_s (3), got 1",
+    ),
+    "no flag": (
+        "faults:\n  - kind: slow_api\n    schedule: {kind: after, per_tool: 1}\n",
+        3,
+        "schedule after: per_tool must be true or false, got 1",
     ),
     "parameters of two schedules": (
         "faults:\n  - kind: slow_api\n    schedule: {kind: after, calls: 3,\n      stop: 9}\n",
@@ -138,7 +158,7 @@ WRONG = {
     "faults that are no list": ("faults:\n  slow_api: {severity: 1}\n", 1, "faults must be a list, got {'slow_api'"),
     "a fault without a kind": ("faults:\n  - kind: blur\n  - severity: 1\n", 3, "a fault needs a kind. Write"),
     "a class that is not there": ("faults:\n  - kind: json:Nothing\n", 2, "'json:Nothing' cannot be imported (module"),
-    "a class that is no fault": ("faults:\n  - kind: json:JSONDecoder\n", 2, "is no class of faults; derive it from"),
+    "a class that is no fault": ("faults:\n  - kind: json:JSONDecoder\n", 2, "is no kind of fault; put @worldsim"),
     "a schedule without a kind": (
         "faults:\n  - kind: slow_api\n    schedule: {stop: 9}\n",
         3,
@@ -147,7 +167,7 @@ WRONG = {
     "half a call": (
         "faults:\n  - kind: slow_api\n    schedule: {kind: window, stop: 9.5}\n",
         3,
-        "window.stop must be a whole number of calls, at least 1; got 9.5",
+        "schedule window: stop must be a whole number between 1 and 1e+12, got 9.5",
     ),
     "wrong type": ("faults: [{kind: blur}]\nseed: 0.5\n", 2, "seed=0.5 must be a valid integer"),
     "not YAML": ("name: x\nfaults: [\n", 3, "not YAML: "),
@@ -215,30 +235,29 @@ def test_round_trip_through_yaml(plan: Plan) -> None:
     assert again.to_yaml() == plan.to_yaml()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Lost(Fault):
+@fault("gone")
+def gone(call: Call, context: Context, often: float = number(0.5, 0, 1, "how often")) -> Exchange:
     """A fault of somebody's own."""
+    context.record(lost="request")
+    return Reply.failed("timeout")
+    yield call
 
-    kind = "lost"
-    often: float = number(0.5, 0, 1, "how often")
 
-    def exchange(self, call: Call, forward: Forward, context: Context) -> Reply:
-        context.record(self.kind)
-        return Reply(LOST, ok=False, error="timeout")
+Gone = KINDS["gone"]
 
 
 def test_faults_of_ones_own_are_named_by_where_their_class_is(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
-    path.write_text(f"faults:\n  - kind: {__name__}:Lost\n    often: 0.25\n  - kind: slow_api\n")
+    path.write_text(f"faults:\n  - kind: {__name__}:Gone\n    often: 0.25\n  - kind: slow_api\n")
     plan = Plan.load(path)
-    assert plan.faults == (Lost(often=0.25), SlowAPI()) and Plan.from_yaml(plan.to_yaml()) == plan
+    assert plan.faults == (Gone(often=0.25), SlowAPI()) and Plan.from_yaml(plan.to_yaml()) == plan
     spec = InjectFaults(gym.make("CartPole-v1"), plan).spec
     assert spec is not None
     env = gym.make(gym.envs.registration.EnvSpec.from_json(spec.to_json()))
     env.reset(seed=0)
     assert not env.step(0)[-1]["reply"]["ok"]
-    path.write_text(f"faults:\n  - kind: {__name__}:Lost\n    ofen: 0.25\n")
-    with pytest.raises(ConfigError, match=r"plan.yaml:3: lost: no parameter 'ofen'. Did you mean 'often'\?"):
+    path.write_text(f"faults:\n  - kind: {__name__}:Gone\n    ofen: 0.25\n")
+    with pytest.raises(ConfigError, match=r"plan.yaml:3: gone: no parameter 'ofen'. Did you mean 'often'\?"):
         Plan.load(path)
 
 
@@ -246,8 +265,8 @@ def test_faults_of_ones_own_are_named_by_where_their_class_is(tmp_path: Path) ->
 def test_each_fault_has_its_share_of_the_severity(plan: Plan, severity: float) -> None:
     scaled = plan.at(severity)
     assert scaled == plan.model_copy(update={"faults": scaled.faults})
-    assert [replace(each, severity=0.5) for each in scaled.faults] == [
-        replace(each, severity=0.5) for each in plan.faults
+    assert [each.but(severity=0.5) for each in scaled.faults] == [
+        each.but(severity=0.5) for each in plan.faults
     ]
     assert [each.severity for each in scaled.faults] == [each.severity * severity for each in plan.faults]
     assert plan.at(1) == plan

@@ -2,15 +2,18 @@
 
 from collections import deque
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim import faults
 from worldsim.faults import Fault, Reply, TimeWindow
 from worldsim.faults.doors import DOORS, AmongRows, Bench, Door
+from worldsim.faults.keys import fold_in_one, new_key
 
 from .payloads import RICH, orders
 from .sessions import Session
@@ -50,7 +53,10 @@ def test_the_seconds_of_a_schedule_count_from_where_the_session_began() -> None:
     assert seen == [True, True, False, False, True, True]
 
 
-@pytest.mark.parametrize("door", DOORS.values())
+FITTING = {name: door for name, door in DOORS.items() if door.fits(Bench(RICH))}
+
+
+@pytest.mark.parametrize("door", FITTING.values(), ids=FITTING)
 def test_an_outage_comes_again_every_so_often_through_every_door(door: type[Door]) -> None:
     schedule = TimeWindow(start_s=4, stop_s=7, every_s=10)
     bench = Bench(RICH, every_s=0.5)
@@ -61,7 +67,7 @@ def test_an_outage_comes_again_every_so_often_through_every_door(door: type[Door
 # --- services that mean it ---
 
 
-def tries(session: Session, fault_heeded: bool, tool: str = "get", calls: int = 200) -> tuple[int, int, int]:
+def tries(session: Session, heeds: bool, tool: str = "get", calls: int = 200) -> tuple[int, int, int]:
     """Of so many calls that are tried again until they are served, at once or after what the service asks for: how many
     there were, how many of them were refused, and how many of the refused ones were refused again.
     """
@@ -75,7 +81,7 @@ def tries(session: Session, fault_heeded: bool, tool: str = "get", calls: int = 
                 break
             refused, again, before = refused + 1, again + before, True
             assert reply.error == "rate_limited" and reply.retry_after_s is not None and reply.retry_after_s > 0
-            session.clock.sleep(reply.retry_after_s if fault_heeded else 0.01)
+            session.clock.sleep(reply.retry_after_s if heeds else 0.5)
         session.clock.sleep(0.1)
     return made, refused, again
 
@@ -85,7 +91,7 @@ def test_who_heeds_retry_after_is_served_at_the_next_try_and_who_hammers_is_refu
     made, refused, again = tries(Session(throttled), True)
     assert (made, refused, again) == (219, 19, 0)  # 10 at once, then a wait, in each of 20 windows
     hammered, in_vain, again = tries(Session(throttled), False)
-    assert in_vain > 50 * refused and again == in_vain - 19
+    assert in_vain > 50 * refused and again == in_vain - 19 and hammered == in_vain + 200
 
 
 def test_a_milder_throttle_lets_more_calls_through() -> None:
@@ -161,15 +167,15 @@ def test_a_tool_that_has_refused_a_call_refuses_all_until_the_time_that_it_asked
 def test_waiting_pays_where_a_service_means_its_retry_after() -> None:
     fault = faults.RateLimited(severity=1.0, rate=0.3, until_retry_after=True, retry_after_s=8.0)
     made, refused, again = tries(Session(fault), True)
-    assert again == 0 and made == 200 + refused and 2 < refused < 60
+    assert again == 0 and made == 200 + refused and 40 < refused < 80
     hammered, in_vain, again = tries(Session(fault), False)
-    assert in_vain > 20 * refused and again > 0.9 * in_vain
+    assert in_vain > 10 * refused and again > 0.9 * in_vain and hammered == in_vain + 200
 
 
 @pytest.mark.parametrize(
     "fault",
     [
-        faults.Throttled(severity=1.0, calls=3, window_s=7.5),
+        faults.Throttled(severity=1.0, calls=2, window_s=7.5),
         faults.Throttled(severity=1.0, calls=5, window_s=7.5, per_tool=False),
         faults.RateLimited(severity=1.0, rate=0.5, until_retry_after=True, retry_after_s=6.5),
     ],
@@ -261,8 +267,8 @@ def waited(plan: list[Fault], latencies_s: dict[int, float], place: int = 0) -> 
     return float(fault.timeout_s)  # type: ignore[attr-defined]
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(latencies | time_outs | slow_apis, min_size=1, max_size=5), st.sampled_from(sorted(DOORS)))
+@settings(max_examples=60, deadline=None)
+@given(st.lists(latencies | time_outs | slow_apis, min_size=1, max_size=5), st.sampled_from(sorted(FITTING)))
 def test_a_time_out_is_a_ceiling_wherever_it_stands_among_others(plan: list[Fault], door: str) -> None:
     for each in waits(plan, 3, door=DOORS[door], space=RICH):
         slow = [place for place, fault in enumerate(plan) if isinstance(fault, faults.SlowAPI)]
@@ -276,21 +282,11 @@ def test_a_time_out_is_a_ceiling_wherever_it_stands_among_others(plan: list[Faul
 
 def own_latency_s(fault: Any, further_in: int, asked: Any) -> float:
     """What a slow API takes by itself: a log-normal quantile of what the call draws."""
-    import scipy.stats
-
-    from worldsim.faults.keys import fold_in_one, new_key
-
-    tool = fold_in_one(new_key(0, "slow_api", further_in, "0"), _crc(asked.tool))
+    tool = fold_in_one(new_key(0, "slow_api", further_in, "0"), crc32(asked.tool.encode()))
     uniform = (fold_in_one(fold_in_one(tool, 1), asked.number) >> 11) / 2**53
     if fault.median_s == 0:
         return 0.0
     return float(scipy.stats.lognorm(fault.sigma * 1.1, scale=fault.median_s).ppf(uniform))
-
-
-def _crc(text: str) -> int:
-    from zlib import crc32
-
-    return crc32(text.encode())
 
 
 def test_what_a_caller_gave_up_on_is_not_waited_for_any_more() -> None:

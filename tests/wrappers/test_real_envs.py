@@ -89,23 +89,26 @@ def make_desk() -> gym.Env[Any, Any]:
 
 
 def test_false_success_and_duplicates_show_in_the_desks_database() -> None:
-    """Refund the first ticket under each fault and count what was really paid out."""
+    """Refund two tickets under each fault and count what was really paid out after each."""
 
-    def paid_out(fault: Fault) -> tuple[int, int]:
+    def paid_out(fault: Fault) -> tuple[list[int], int]:
         env = InjectFaults(make_desk(), [fault])
         env.reset(seed=0)
-        env.step(7), env.step(0)
-        *_, info = env.step(1)
-        assert info["reply"]["ok"]
-        counts = env.unwrapped.database.counts()  # type: ignore[attr-defined]
-        return counts.refunded_eur, counts.double_refunds
+        paid = []
+        for ticket in (0, 1):
+            env.step(7 + ticket), env.step(0)
+            *_, info = env.step(1)
+            assert info["reply"]["ok"]
+            counts = env.unwrapped.database.counts()  # type: ignore[attr-defined]
+            paid.append(counts.refunded_eur)
+        return paid, counts.double_refunds
 
     refund = {"severity": 1.0, "rate": 1.0, "tools": ["refund"]}
-    calm, _ = paid_out(faults.SlowAPI(severity=0.0))
-    assert calm > 0
-    assert paid_out(faults.FalseSuccess(**refund))[0] == 0
+    (first, both), _ = paid_out(faults.SlowAPI(severity=0.0))
+    assert 0 < first < both
+    assert paid_out(faults.FalseSuccess(**refund))[0] == [first, first]  # there is nothing to pretend at the first
     twice, doubles = paid_out(faults.DuplicateExecution(**refund))
-    assert twice == 2 * calm and doubles == 1
+    assert twice == [2 * first, 2 * both] and doubles == 2
 
 
 def test_faults_can_be_aimed_at_a_tool_of_the_desk() -> None:
@@ -123,9 +126,10 @@ def test_rows_of_the_desks_tickets_as_plain_json() -> None:
     rows = [{"ticket": i + 1, **form._asdict()} for i, form in enumerate(env.unwrapped.database.forms())]  # type: ignore[attr-defined]
     listed = json.loads(json.dumps({"tickets": rows}, default=int))
     for kind in ("partial_page", "missing_rows", "duplicated_rows", "reordered_rows", "off_by_one_page"):
-        pipeline = faults.Pipeline([faults.KINDS[kind](severity=1.0, rate=1.0)], 0, VirtualClock(), None, ("list",))  # type: ignore[call-arg]
-        pipeline.start((0,), {})
-        shown = pipeline.exchange("list", {}, lambda call: faults.Reply(copied(listed))).payload["tickets"]
+        pipeline = faults.Pipeline([(faults.KINDS[kind](severity=1.0, rate=1.0), 0)], None, ("list",), VirtualClock())  # type: ignore[call-arg]
+        pipeline.start(np.zeros(1, np.int64), [(0,)])
+        reply, _ = pipeline.call("list", {}, lambda call, trip: faults.Reply(copied(listed)))
+        shown = reply.payload["tickets"]
         assert shown != listed["tickets"] and all(row in listed["tickets"] for row in shown)
 
 
@@ -221,6 +225,7 @@ ERRORS = {
     "expired_token": "unauthorized",
     "lost_permission": "forbidden",
     "quota_exceeded": "quota",
+    "throttled": "rate_limited",
     "cascade": "unavailable",
     "false_failure": "server_error",
     **dict.fromkeys([*UNREADABLE, "wrong_type", "wrong_shape", "non_finite", "out_of_range"], "malformed"),
@@ -248,13 +253,13 @@ NOTHING_FOR_IT = {  # a reply must have what a fault acts on
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - MIXED))
 def test_each_kind_has_its_effect_on_real_replies(kind: str, name: str) -> None:
     built = faults.KINDS[kind]
-    often = {"patience_s": 1e6} if kind == "slow_drip" else {}
+    often = {"slow_drip": {"patience_s": 1e6}, "throttled": {"calls": 1}}.get(kind, {})
     often |= {"rate": 1.0} if "rate" in set(built.model_fields) else {}
     found = struck(name, built(severity=1.0, **often), 10)  # type: ignore[arg-type]
     assert bool(found) == (name not in NOTHING_FOR_IT.get(kind, ()))
     space = recorded(name)[0]
     for each in found:
-        true, reply = bench(name).answer(each.asked.number), each.reply
+        true, reply = bench(name).answer(each.at), each.reply
         assert (each.waited_s > 0) == (kind in WAITS or reply.error == "timeout")
         assert (reply.ok, reply.error) == (kind not in ERRORS, ERRORS.get(kind))
         assert not (each.carried_out and kind in NOT_CARRIED_OUT)

@@ -197,13 +197,14 @@ def check_promises(build: Build, bench: Bench, calls: int) -> None:
 
 def check_no_mutation(build: Build, bench: Bench, calls: int) -> None:
     """What was handed in or out is not written to later, and whoever owns it may write to it without any effect."""
-    for fault in _variants(build, 0.8):
-        outcomes = bench.run([fault], calls)
-        for payload, before in bench.given:
+    for fault in _variants(build, bench):
+        watched = replace(bench, watch=True, given=[], replied=[])
+        outcomes = watched.run([fault], calls)
+        for payload, before in watched.given:
             assert alike(payload, before), f"{_name(build)}: wrote into what it was given"
-        for payload, before in bench.replied:
+        for payload, before in watched.replied:
             assert alike(payload, before), f"{_name(build)}: wrote into a reply that it had given"
-        owners_write = replace(bench, scribble=True, given=[], replied=[]).run([fault], calls)
+        owners_write = replace(bench, scribble=True, replied=[]).run([fault], calls)
         _same(build, outcomes, owners_write, "holds on to what others own, and they have written to it")
 
 
@@ -232,7 +233,7 @@ def check_snapshot(build: Build, bench: Bench, calls: int) -> None:
 
 def check_doors(build: Build, bench: Bench, calls: int) -> None:
     """The same calls have the same outcomes whichever way they come."""
-    for fault in _variants(build, 0.8):
+    for fault in _variants(build, bench):
         doors.check_doors(bench, [fault], calls, _name(build))
 
 
@@ -275,10 +276,10 @@ def _same(build: Build, left: Sequence[Outcome], right: Sequence[Outcome], says:
         assert not found, f"{_name(build)}: {one.place} {says}: {found}"
 
 
-def _variants(build: Build, severity: float) -> list[Fault]:
-    """The fault as it is, and where it can leave the space of replies also doing so."""
-    fault = build(severity=severity)
-    if "out_of_space" not in type(fault).model_fields:
+def _variants(build: Build, bench: Bench) -> list[Fault]:
+    """The fault as it is, and where it could leave the space of replies also doing so."""
+    fault = build(severity=0.8)
+    if bench.space is None or "out_of_space" not in type(fault).model_fields:
         return [fault]
     return [fault, fault.but(out_of_space=True)]
 

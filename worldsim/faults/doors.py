@@ -8,7 +8,7 @@ one small class with `_call`, added to `DOORS`.
 import asyncio
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -71,18 +71,16 @@ class Outcome:
     def otherwise_than(self, other: "Outcome") -> str:
         """In what another outcome of the same call differs, in a line; "" where in nothing. Times are rounded."""
         pairs = {
-            "asked": (self.asked[:2], other.asked[:2]),
-            "number": (self.asked.number, other.asked.number),
+            "asked": (self.asked, other.asked),
             "payload": (self.reply.payload, other.reply.payload),
-            "reply": (_rounded(self.reply._replace(payload=None)._asdict()),
-                      _rounded(other.reply._replace(payload=None)._asdict())),
-            "carried out": ([_plain(call) for call in self.carried_out], [_plain(call) for call in other.carried_out]),
-            "waited_s": (_rounded(self.waited_s), _rounded(other.waited_s)),
-            "records": ([_rounded(record.to_json()) for record in self.records],
-                        [_rounded(record.to_json()) for record in other.records]),
-        }  # fmt: skip
+            "reply": (self.reply[1:], other.reply[1:]),
+            "carried out": (self.carried_out, other.carried_out),
+            "waited_s": (self.waited_s, other.waited_s),
+            "records": (self.records, other.records),
+        }
         for what, (mine, theirs) in pairs.items():
-            if not (alike(mine, theirs) if what == "payload" else mine == theirs):
+            same = alike(mine, theirs) if what == "payload" else mine == theirs or _rounded(mine) == _rounded(theirs)
+            if not same:
                 return f"{what} {mine!r} is {theirs!r}"
         return ""
 
@@ -92,17 +90,11 @@ def same_reply(left: Reply, right: Reply) -> bool:
     return left[1:] == right[1:] and alike(left.payload, right.payload)
 
 
-def _plain(call: Call) -> Any:
-    """A call without numpy's types, which depend on how it came."""
-    arguments = {key: value.tolist() if hasattr(value, "tolist") else value for key, value in call.arguments.items()}
-    return call.tool, arguments, call.number
-
-
 def _rounded(value: Any) -> Any:
     """Nine digits of every number: clocks are sums, and sums depend on their order in the last ones."""
     if isinstance(value, float):
         return float(f"{value:.9g}")
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _rounded(inner) for key, inner in value.items()}
     return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
 
@@ -114,6 +106,7 @@ class Bench:
     payloads: by default members of `space` drawn for each call; needed where `space` is None (plain JSON).
     every_s: seconds from the beginning of one call to that of the next, if none takes longer.
     one_request: whether all calls ask for the same, as steps do whose action is no named tool.
+    watch: keep copies of all that goes to and fro, to see whether anybody writes into it.
     scribble: write into answers and replies once their call is over, as whoever owns them may.
     """
 
@@ -122,6 +115,7 @@ class Bench:
     seed: int = 0
     every_s: float = 1.0
     one_request: bool = False
+    watch: bool = False
     scribble: bool = False
     given: list[Any] = field(default_factory=list)  # the very objects that were handed to faults, and copies of them
     replied: list[Any] = field(default_factory=list)  # those that the caller got, with copies of what they were then
@@ -170,14 +164,15 @@ class Visit:
     def hand(self, value: Any) -> Any:
         """The same object, to be looked at later."""
         self.handed.append(value)
-        self._bench.given.append((value, copied(value)))
+        if self._bench.watch:
+            self._bench.given.append((value, copied(value)))
         return value
 
     def carry_out(self, call: Call) -> Reply:
         """The service's answer; what was carried out is remembered."""
         self.carried_out.append(Call(call.tool, copied(dict(call.arguments)), call.number))
         answer = self._bench.answer(self.asked.at)
-        self.answers.append(Reply(copied(answer)))
+        self.answers.append(Reply(copied(answer) if self._bench.watch or self._bench.scribble else answer))
         return Reply(self.hand(answer))
 
 
@@ -225,14 +220,13 @@ class Door(ABC):
         self._numbers[asked.tool] = number + 1
         visit, before = Visit(self.bench, asked, number), self.now()
         reply, records = self._call(visit)
-        waited_s, payload = self.now() - before, copied(reply.payload)
-        if self.bench.scribble:
-            for each in (reply.payload, *visit.handed):
-                scribble(each)
-        else:
-            self.bench.replied.append((reply.payload, payload))
+        waited_s, got = self.now() - before, reply
+        if self.bench.watch or self.bench.scribble:
+            got = reply._replace(payload=copied(reply.payload))
+            self.bench.replied.append((reply.payload, got.payload))
+        for each in (reply.payload, *visit.handed) if self.bench.scribble else ():
+            scribble(each)
         call = Call(asked.tool, asked.arguments, number)
-        got = reply._replace(payload=payload)
         return Outcome(asked.at, call, got, visit.carried_out, visit.answers, waited_s, list(records))
 
     def close(self) -> None:  # noqa: B027  (most doors stay open)

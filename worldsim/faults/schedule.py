@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, model_validator
 
 from worldsim.faults.keys import Floats, Keys, last_where, uniforms
-from worldsim.faults.parameters import CHECKED, checked_init, number, option
+from worldsim.faults.parameters import CHECKED, Mistake, checked_init, number, option
 
 Mask = NDArray[np.bool_]
 MANY = 10**12  # calls, more than any session has
@@ -73,7 +73,7 @@ class Window(Schedule):
     @model_validator(mode="after")
     def _ordered(self) -> "Window":
         if self.stop <= self.start:
-            raise ValueError(f"stop must be more than start ({self.start}), got {self.stop}")
+            raise Mistake(f"schedule window: stop must be more than start ({self.start}), got {self.stop}", "stop")
         return self
 
     def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:
@@ -128,9 +128,11 @@ class TimeWindow(Schedule):
     @model_validator(mode="after")
     def _ordered(self) -> "TimeWindow":
         if self.stop_s <= self.start_s:
-            raise ValueError(f"stop_s must be more than start_s ({self.start_s:g}), got {self.stop_s:g}")
+            says = f"stop_s must be more than start_s ({self.start_s:g}), got {self.stop_s:g}"
+            raise Mistake(f"schedule time_window: {says}", "stop_s")
         if self.every_s is not None and self.every_s < self.stop_s - self.start_s:
-            raise ValueError(f"every_s must be {self.stop_s - self.start_s:g} or more, got {self.every_s:g}")
+            says = f"every_s must be {self.stop_s - self.start_s:g} or more, got {self.every_s:g}"
+            raise Mistake(f"schedule time_window: {says}", "every_s")
         return self
 
     def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:

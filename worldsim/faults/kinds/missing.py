@@ -262,6 +262,7 @@ class DeadSensors(Fault):
 class FrozenFrames(Fault):
     """The picture freezes: the last frame stays for a spell of calls.
 
+    It ties the tools together: the last frame may have come with a reply of another one.
     Records: `frozen_frames` (leaf) at each call that shows another frame than there is.
     """
 

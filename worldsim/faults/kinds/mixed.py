@@ -67,7 +67,8 @@ class MissingData(Fault):
     What stands for a missing leaf, unless the environment says otherwise in `metadata["on_missing"]`: class 0 of a
     Discrete, MultiDiscrete or MultiBinary (by convention "unknown"), zeros of a vector (or the nearest bound), the
     shortest text. A frame is black, frozen (the last that came through), or has a black block with sides of the
-    severity. With `out_of_space=True` vectors are NaN and classes and texts None.
+    severity. With `out_of_space=True` vectors are NaN and classes and texts None. It ties the tools together: the last
+    frame may have come with a reply of another one.
 
     Records: `unavailable`, or one `missing` a leaf (leaf, how) that really changed.
     """

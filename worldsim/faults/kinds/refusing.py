@@ -8,6 +8,7 @@ import numpy as np
 
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects.base import Batch, Mask
+from worldsim.faults.effects.delays import ON_TIME_S
 from worldsim.faults.effects.refusals import Answer, Refuse, every_call
 from worldsim.faults.keys import Floats
 from worldsim.faults.parameters import number, option, scaled
@@ -81,7 +82,7 @@ class RateLimited(Fault):
         def refused(batch: Batch) -> Mask:
             ends = _per_tool(batch, "ends_s")
             now_s, asked = batch.seconds, ends < np.inf
-            held = asked & (now_s < ends)
+            held = asked & (now_s < ends - ON_TIME_S)
             waited = asked & ~held & (wait_s > 0)  # however long it has waited, it is served
             new = ~held & ~waited & batch.triggered
             _set_per_tool(batch, "ends_s", new, now_s + wait_s)
@@ -136,7 +137,7 @@ class Throttled(Fault):
         found = []
         for row, tool, now_s in zip(batch.rows.tolist(), names, batch.seconds.tolist(), strict=True):
             recent = known[row].setdefault(tool, deque())
-            while recent and recent[0] <= now_s - self.window_s:
+            while recent and recent[0] <= now_s - self.window_s + ON_TIME_S:
                 recent.popleft()
             found.append(recent)
         return found
@@ -321,7 +322,8 @@ class LostPermission(Fault):
 class QuotaExceeded(Fault):
     """429 with no Retry-After: the session's quota of calls is used up.
 
-    Calls at which the fault is at work are counted, those of all its tools together: with `tools`, only theirs.
+    It ties the tools together: calls of all of them at which the fault is at work are counted; with `tools`, only
+    theirs.
     Records: `quota_exceeded` (status, lost).
     """
 

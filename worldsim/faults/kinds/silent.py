@@ -198,6 +198,7 @@ class WrongTimeZone(Fault):
 class OtherRecord(Fault):
     """The answer to another call: what was asked some calls ago, about something else.
 
+    It ties the tools together: the answer may have been one of another.
     Drawn from the last `memory` answers that differ from this one. Records: `other_record` (of: the number, among those
     of its tool, of the call whose answer it was; -1 for what was seen first).
     """

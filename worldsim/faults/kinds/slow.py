@@ -13,7 +13,7 @@ from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects.delays import Delay, SlowService, TimeOut, Trickle
 from worldsim.faults.effects.texts import sizes
 from worldsim.faults.keys import Floats
-from worldsim.faults.parameters import Numbers, number, option, scaled
+from worldsim.faults.parameters import Mistake, Numbers, number, option, scaled
 from worldsim.faults.payloads import Rows
 
 _NORMAL = NormalDist()
@@ -63,8 +63,12 @@ class ConstantLatency(Fault):
 
     seconds: float = scaled(2.0, 0, 1e9, "latency, in seconds")
 
+    def latencies_s(self, quantiles: Floats) -> Floats:
+        """Latencies in seconds at quantiles in [0, 1)."""
+        return np.full(len(quantiles), self.at("seconds"))
+
     def compose(self) -> Composition:
-        return Composition(Delay(lambda drawn, numbers: np.full(len(drawn), self.at("seconds"))))
+        return Composition(Delay(lambda drawn, numbers: self.latencies_s(drawn)))
 
 
 @fault("uniform_latency", _SLOW)
@@ -80,12 +84,16 @@ class UniformLatency(Fault):
     @model_validator(mode="after")
     def _ordered(self) -> "UniformLatency":
         if self.high_s < self.low_s:
-            raise ValueError(f"high_s must be at least low_s ({self.low_s:g}), got {self.high_s:g}")
+            says = f"high_s must be at least low_s ({self.low_s:g}), got {self.high_s:g}"
+            raise Mistake(f"{self.kind}: {says}", "high_s")
         return self
 
+    def latencies_s(self, quantiles: Floats) -> Floats:
+        """Latencies in seconds at quantiles in [0, 1)."""
+        return self.at("low_s") + quantiles * (self.at("high_s") - self.at("low_s"))
+
     def compose(self) -> Composition:
-        low, high = self.at("low_s"), self.at("high_s")
-        return Composition(Delay(lambda drawn, numbers: low + drawn * (high - low)))
+        return Composition(Delay(lambda drawn, numbers: self.latencies_s(drawn)))
 
 
 @fault("lognormal_latency", _SLOW)
@@ -116,8 +124,12 @@ class ParetoLatency(Fault):
     minimum_s: float = scaled(0.5, 0, 1e9, "shortest latency, in seconds")
     shape: float = number(1.5, 0.1, 100, "how fast the tail falls; smaller is heavier")
 
+    def latencies_s(self, quantiles: Floats) -> Floats:
+        """Latencies in seconds at quantiles in [0, 1)."""
+        return np.asarray(self.at("minimum_s") * (1 - quantiles) ** (-1 / self.shape))
+
     def compose(self) -> Composition:
-        return Composition(Delay(lambda drawn, numbers: self.at("minimum_s") * (1 - drawn) ** (-1 / self.shape)))
+        return Composition(Delay(lambda drawn, numbers: self.latencies_s(drawn)))
 
 
 @fault("empirical_latency", _SLOW)
@@ -156,9 +168,12 @@ class EmpiricalLatency(Fault):
     def figures(self) -> dict[str, float]:
         return {"median_s": self.severity * float(np.median(self.measured_s))}
 
+    def latencies_s(self, quantiles: Floats) -> Floats:
+        """Latencies in seconds at quantiles in [0, 1)."""
+        return self.severity * np.array(self.measured_s)[(quantiles * len(self.measured_s)).astype(np.int64)]
+
     def compose(self) -> Composition:
-        measured = self.severity * np.array(self.measured_s)
-        return Composition(Delay(lambda drawn, numbers: measured[(drawn * len(measured)).astype(np.int64)]))
+        return Composition(Delay(lambda drawn, numbers: self.latencies_s(drawn)))
 
 
 @fault("jitter", _SLOW)
@@ -172,8 +187,12 @@ class Jitter(Fault):
         0.2, 0, 1e9, "standard deviation, in seconds, of the normal distribution whose absolute value is waited"
     )
 
+    def latencies_s(self, quantiles: Floats) -> Floats:
+        """Latencies in seconds at quantiles in [0, 1)."""
+        return self.at("spread_s") * normal_quantiles(0.5 + quantiles / 2)
+
     def compose(self) -> Composition:
-        return Composition(Delay(lambda drawn, numbers: self.at("spread_s") * normal_quantiles(0.5 + drawn / 2)))
+        return Composition(Delay(lambda drawn, numbers: self.latencies_s(drawn)))
 
 
 @fault("slow_start", _SLOW)

@@ -89,6 +89,7 @@ class EventualConsistency(Fault):
 
     A read that was answered before the write shows that answer again, to the same request. Name the tools that write in
     `writes` and the leaves that lag in `targets`: a service mostly tells at once how the call itself went.
+    It ties the tools together: reads of one do not show yet what another has written.
     Records: `eventual_consistency` (age: so many answers to the same request ago).
     """
 
@@ -161,6 +162,7 @@ class ReorderedDelivery(Fault):
     """Some calls are overtaken by the next one: carried out after it, while the caller believes that they are done.
 
     A call that is held back is answered with the last answer of its tool; the reply to the next one comes after both.
+    It ties the tools together: the next call may be one of another.
     Records: `reordered_delivery` (held: the number of the call; lost: "request" where it is held back).
     """
 
@@ -176,6 +178,7 @@ class DelayedAction(Fault):
 
     The delay is drawn evenly from `min_calls` to `max_calls` and then held for the next call with probability `hold`;
     parts of a call are rounded up or down by chance. Before the first call has come through, it is carried out at once.
+    It ties the tools together: what was asked for may have been a call of another one.
     Records: `delayed_action` (age) where something else was carried out than was asked for.
     """
 
@@ -199,6 +202,7 @@ class DelayedAction(Fault):
 class StickyAction(Fault):
     """Some calls carry out again what the last one did (Machado et al. 2018, sticky actions).
 
+    It ties the tools together: the last call may have been one of another.
     Records: `sticky_action` where something else was carried out than was asked for.
     """
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, NamedTuple
 
-from worldsim.faults.exchange import ERRORS
+from worldsim.faults.calls import ERRORS
 
 UNKNOWN: Final = "server_error"  # what a failure is taken for that nothing more is known of
 

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
 from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -231,13 +230,14 @@ def _in_bursts_of(bursts: Bursts | None, of_calls: float, rate: float) -> dict[s
         return {"rate": shortened(of_calls)}
     within = min(of_calls / rate, bursts.mean_calls / (bursts.mean_calls + 1))  # a gap is one call or more
     gap = bursts.mean_calls * (1 - within) / within
-    return {"rate": shortened(rate), **_schedule(Bursts(bursts.mean_calls, gap))}
+    return {"rate": shortened(rate), **_schedule(Bursts(mean_calls=bursts.mean_calls, mean_gap=gap))}
 
 
 def _schedule(bursts: Bursts | None) -> dict[str, Any]:
     if bursts is None:
         return {}
-    return {"schedule": {"kind": "bursts", **{key: shortened(value) for key, value in asdict(bursts).items()}}}
+    lengths = {"mean_calls": shortened(bursts.mean_calls), "mean_gap": shortened(bursts.mean_gap)}
+    return {"schedule": {"kind": "bursts", **lengths}}
 
 
 def _latency_row(found: Latencies) -> list[str]:

@@ -1,0 +1,58 @@
+"""Every kind of fault does through HTTP what it does to a function call."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.faults.doors_http import AsyncHttp, Http
+from worldsim import faults
+from worldsim.faults import FAMILIES
+from worldsim.faults.definition import KINDS
+from worldsim.faults.doors import Bench, Direct, Door
+
+from .payloads import orders
+
+ALL = sorted({kind.kind for family in FAMILIES.values() for kind in family} - {"plausible_lie"})
+IN_A_ROW = [
+    faults.SlowAPI(severity=0.6),
+    faults.RateLimited(severity=0.4, until_retry_after=True),
+    faults.StaleCache(severity=0.5),
+    faults.WrongUnit(severity=0.6),
+    faults.DuplicateExecution(severity=0.5),
+    faults.DelayedAction(severity=0.5),
+    faults.TruncatedJSON(severity=0.3),
+    faults.FalseSuccess(severity=0.3),
+]
+
+
+def check(door: type[Door], bench: Bench, plan: list[Any], calls: int) -> None:
+    for one, other in zip(bench.run(plan, calls, door=Direct), bench.run(plan, calls, door=door), strict=True):
+        found = one.otherwise_than(other)
+        assert not found, f"call {one.at} goes otherwise through HTTP: {found}"
+
+
+@pytest.mark.parametrize("door", [Http, AsyncHttp])
+@pytest.mark.parametrize("kind", ALL)
+def test_every_kind_does_through_http_what_it_does_to_a_function_call(kind: str, door: type[Door]) -> None:
+    check(door, Bench(None, orders, 1), [KINDS[kind](severity=0.8)], 24)
+
+
+@pytest.mark.parametrize("door", [Http, AsyncHttp])
+def test_faults_in_a_row(door: type[Door]) -> None:
+    check(door, Bench(None, orders, 1), IN_A_ROW, 60)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(kind=st.sampled_from(ALL), payloads=st.lists(VALUES, min_size=1, max_size=3), seed=st.integers(0, 1000))
+def test_on_any_json(kind: str, payloads: list[Any], seed: int) -> None:
+    bench = Bench(None, lambda number: payloads[number % len(payloads)], seed)
+    check(Http, bench, [KINDS[kind](severity=0.8)], 8)
