@@ -464,6 +464,9 @@ def test_missing_frames() -> None:
         assert len(left) == 2
 
 
+SENSORS = spaces.Dict({name: RICH[name] for name in ("screen", "pose", "rows")})
+
+
 def lengths(states: Sequence[bool]) -> list[int]:
     """Of the spells in which something is so, all but one that goes on."""
     runs = "".join("x" if each else " " for each in states).split()
@@ -471,7 +474,7 @@ def lengths(states: Sequence[bool]) -> list[int]:
 
 
 def test_a_frozen_frame_is_the_last_one_for_a_whole_spell_of_its_tools_calls() -> None:
-    outcomes = on_space(faults.FrozenFrames(severity=1.0, mean_calls=6), 1200)
+    outcomes = on_space(faults.FrozenFrames(severity=1.0, mean_calls=6), 1200, SENSORS)
     frozen: dict[str, list[bool]] = {tool: [] for tool in TOOLS}
     last = None
     for each in outcomes:
@@ -486,7 +489,7 @@ def test_a_frozen_frame_is_the_last_one_for_a_whole_spell_of_its_tools_calls() -
 
 def test_sensors_die_and_come_back_each_by_itself() -> None:
     fault = faults.DeadSensors(severity=1.0, mean_calls=8, targets=["pose/0", "rows"])
-    outcomes = [each for each in on_space(fault, 1800) if each.asked.tool == TOOLS[0]]
+    outcomes = [each for each in on_space(fault, 1800, SENSORS) if each.asked.tool == TOOLS[0]]
     dead = np.array(
         [[not each.reply.payload["pose"][0].any(), not each.reply.payload["rows"].any()] for each in outcomes]
     )
@@ -557,10 +560,10 @@ TEXTS = spaces.Dict(
 
 
 @pytest.mark.parametrize("style", ["plain", "comment", "role"])
-@pytest.mark.parametrize("space", [None, TEXTS, RICH], ids=["plain JSON", "texts", "rich"])
+@pytest.mark.parametrize(("space", "texts"), [(None, 20), (TEXTS, 6), (RICH, 1)], ids=["plain JSON", "texts", "rich"])
 @pytest.mark.parametrize("door", [Direct, AmongRows])
 def test_an_instruction_stands_in_one_text_of_many_and_all_else_is_as_it_was(
-    door: type[Door], space: Any, style: str
+    door: type[Door], space: Any, texts: int, style: str
 ) -> None:
     bench = Bench(space, orders if space is None else None)
     if not door.fits(bench):
@@ -574,7 +577,6 @@ def test_an_instruction_stands_in_one_text_of_many_and_all_else_is_as_it_was(
         assert changed == [record.details["leaf"]]
         assert len(list(plain_leaves(shown))) == len(list(plain_leaves(true)))
         where.update(changed)
-    texts = {"plain JSON": 20, "texts": 6, "rich": 1}[{None: "plain JSON", TEXTS: "texts"}.get(space, "rich")]
     assert len(where) > texts / 2 and max(where.values()) <= sum(where.values()) * (2.5 / texts)
 
 

@@ -528,9 +528,8 @@ def test_the_client_may_be_more_patient_than_a_fault(service: Service, mode: str
 
 def test_on_a_wall_clock_a_slow_service_uses_up_what_faults_have_left(service: Service, mode: str) -> None:
     faults = Faults([{"kind": "constant_latency", "severity": 1.0, "seconds": 0.05}], clock=WallClock)
-    with Client(service, mode, faults, timeout=0.3) as client:
-        with pytest.raises(httpx.ReadTimeout):
-            client.get("/slow")
+    with Client(service, mode, faults, timeout=0.3) as client, pytest.raises(httpx.ReadTimeout):
+        client.get("/slow")
     service.gate.set()
     assert service.done["GET /slow"] == 1
 

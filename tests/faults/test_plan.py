@@ -194,7 +194,7 @@ def test_the_line_is_that_of_the_mistake_wherever_it_is(plan: Plan, data: st.Dat
     """An independent finder: the line in which a word stands that is nowhere else."""
     entries = [fault_to_json(fault) for fault in plan.faults] + [{"kind": "slow_api"}]
     data.draw(st.sampled_from(entries))["zzz"] = 1
-    text = yaml.safe_dump({"description": plan.description, "faults": entries})
+    text = f"description: {json.dumps(plan.description)}\n{yaml.safe_dump({'faults': entries})}"
     (line,) = (number for number, found in enumerate(text.split("\n"), 1) if "zzz" in found)
     with pytest.raises(ConfigError, match=f"^plan.yaml:{line}: .* no parameter 'zzz'"):
         Plan.from_yaml(text)

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,12 @@ class Recording:
         except OSError as error:
             raise ConfigError(f"record={path} cannot be written ({error.strerror}); check the path") from error
 
-    def add(self, session: str, tool: str, reply: Reply, failure: str | None, started_s: float | None = None) -> None:
-        """One call. failure: what the tool itself raised. started_s: seconds since 1970; by default just now."""
-        start = time.time() - reply.latency_s if started_s is None else started_s
+    def add(self, session: str, tool: str, start_s: float, reply: Reply, failure: str | None) -> None:
+        """One call that began `start_s` seconds after 1970 did. failure: what the tool itself raised."""
         call: dict[str, Any] = {
             "session": session,
             "tool": tool,
-            "start": round(start, 6),
+            "start": round(start_s, 6),
             "latency_s": round(reply.latency_s, 6),
             "ok": reply.ok and failure is None,
         }

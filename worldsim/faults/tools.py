@@ -12,6 +12,7 @@ annotations stay, so agent frameworks still make the same schema of it.
 import asyncio
 import functools
 import inspect
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from pathlib import Path
@@ -120,6 +121,7 @@ class Session:
 
     def __init__(self, faults: "Faults", name: str) -> None:
         self.name, self.clock = name, faults._clock()
+        self._began = time.time() - self.clock.now()  # when the session's clock stood at 0, in seconds since 1970
         self._faults, self._records = faults, list[Record]()
         self._views: dict[str, View] = {}  # of the last answer of each tool: how what is repeated becomes a payload
         self._tokens: list[Token[Session | None]] = []
@@ -215,7 +217,7 @@ class Session:
         raised = reply.payload.error if isinstance(reply.payload, _Raised) else None
         if self._faults.recording is not None:
             failure = None if raised is None else f"{type(raised).__name__}: {raised}"
-            self._faults.recording.add(self.name, tool, reply, failure)
+            self._faults.recording.add(self.name, tool, self._began + started_s, reply, failure)
         if raised is not None:
             raise raised
         return reply

@@ -3,6 +3,7 @@
 import codecs
 import json
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from types import ModuleType
@@ -11,6 +12,7 @@ from typing import Any
 from worldsim.faults.trees import alike, as_text
 from worldsim.faults.views import json_like
 
+_REMEMBERED = 64  # answers of a tool: faults that show old ones go back a few
 _STREAM_CHARACTERS = 2000  # what a stream whose length nobody knows counts as: some dozens of events
 _BINARY = ("image", "audio", "video", "font")
 
@@ -90,9 +92,8 @@ class Answer:
         if self.text is None:
             return Opaque(self)
         found: Any = self._parsed
-        marked = _MARKED.get(type(found))
-        if marked is not None:
-            found = marked(found)
+        if isinstance(found, dict):
+            found = _Object(found)
             found.answer = self
         return found
 
@@ -116,24 +117,29 @@ class Answer:
 
 
 class _Object(dict[str, Any]):
-    """A payload that knows of which response it is: its status and headers belong to it when it is shown again."""
+    """A payload that knows of which response it is: its status and headers belong to it when it is shown again.
+
+    To whoever compares payloads it is a dict like any other, which cannot be said of lists and texts of a class of their
+    own; for those, see `Answers`.
+    """
 
     answer: Answer
 
 
-class _List(list[Any]):
-    """The same for a list."""
+class Answers:
+    """The last answers of a tool, to be found again by what they say."""
 
-    answer: Answer
+    def __init__(self) -> None:
+        self._last: deque[Answer] = deque(maxlen=_REMEMBERED)
 
+    def add(self, answer: Answer) -> None:
+        """An answer whose payload does not know of it."""
+        if not isinstance(answer.payload, _Object | Opaque):
+            self._last.appendleft(answer)
 
-class _Text(str):
-    """The same for a text."""
-
-    answer: Answer
-
-
-_MARKED: dict[Any, Any] = {dict: _Object, list: _List, str: _Text}
+    def find(self, payload: Any) -> Answer | None:
+        """The newest one that says this; None for none."""
+        return next((answer for answer in tuple(self._last) if answer.says(payload)), None)
 
 
 class Opaque:

@@ -14,7 +14,7 @@ from worldsim.errors import ConfigError
 from worldsim.faults.definition import KINDS, Fault
 from worldsim.faults.parameters import Mistake, suggest
 from worldsim.faults.plans.plain import fault_from_json, fault_to_json, how_to
-from worldsim.faults.plans.written import Source, read_yaml
+from worldsim.faults.plans.written import Source, read_yaml, write_yaml
 from worldsim.faults.stage import require_match
 from worldsim.spaces import Leaf
 
@@ -97,10 +97,7 @@ class Plan(BaseModel):
 
     def to_yaml(self) -> str:
         """The plan as YAML, without what is the default."""
-        import yaml
-
-        data = self.model_dump(mode="json", exclude_defaults=True)
-        return str(yaml.safe_dump({"name": self.name, **data}, sort_keys=False, allow_unicode=True, width=120))
+        return write_yaml({"name": self.name, **self.model_dump(mode="json", exclude_defaults=True)})
 
     def at(self, severity: float) -> "Plan":
         """This plan with each fault at its share of `severity`, in [0, 1]."""

@@ -69,11 +69,23 @@ def _lines_of(root: Any, name: str) -> dict[Place, int]:
     return lines
 
 
+def write_yaml(data: Any) -> str:
+    """Data as a YAML text that `read_yaml` reads: texts that look like numbers to it are quoted."""
+    import yaml
+
+    dumper = _as_yaml_1_2(yaml.SafeDumper)
+    return str(yaml.dump(data, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120))
+
+
 def _loader() -> Any:
     """PyYAML's safe loader, with numbers such as 1e9 as YAML 1.2 and Hydra read them."""
     import yaml
 
-    loader: Any = type("Loader", (yaml.SafeLoader,), {})
+    return _as_yaml_1_2(yaml.SafeLoader)
+
+
+def _as_yaml_1_2(base: Any) -> Any:
+    made: Any = type(base.__name__, (base,), {})
     exponent = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-    loader.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+0123456789"))
-    return loader
+    made.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+0123456789"))
+    return made
