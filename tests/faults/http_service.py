@@ -59,8 +59,10 @@ class Handler(BaseHTTPRequestHandler):
             count = self.server.done["POST /refunds"]
             self.send(201, json.dumps({"refund": count, "asked": json.loads(body or b"{}")}).encode())
         elif path == "/switch":  # 404 every other time
-            self.send(404 if self.server.done["GET /switch"] % 2 else 200, b'{"error": "gone"}'
-                      if self.server.done["GET /switch"] % 2 else b'{"state": "there"}')  # fmt: skip
+            gone = self.server.done["GET /switch"] % 2
+            said = {"json": {"state": "gone" if gone else "there"}, "list": [gone], "scalar": gone}
+            body = json.dumps(said[query["as"]]).encode() if query["as"] != "text" else b"gone" if gone else b"there"
+            self.send(404 if gone else 200, body, "text/plain" if query["as"] == "text" else "application/json")
         elif path == "/missing":
             self.send(404, b'{"error": "no such order 4711"}')
         elif path == "/empty":

@@ -36,8 +36,11 @@ from worldsim.faults.generators import fault_of
 from worldsim.faults.parameters import number
 from worldsim.faults.trees import copied
 
+from .doors_http import AsyncHttp, Http
 from .payloads import RICH, orders
 from .strategies import observation_spaces
+
+DOORS.update({"httpx": Http, "httpx, async": AsyncHttp})  # here, as httpx is an extra
 
 # What cannot do anything to plain JSON: what wants frames or a shape.
 NEEDS_FRAMES = {kind.kind for kind in FAMILIES["pixels and sensors"] if kind.__module__.endswith("pixels")} | {
@@ -112,7 +115,7 @@ def test_every_kind_keeps_its_promises_on_a_space(kind: str) -> None:
 @pytest.mark.parametrize("kind", ALL)
 def test_every_kind_keeps_its_promises_on_plain_json(kind: str) -> None:
     acts = kind not in NEEDS_FRAMES
-    check_fault(kind, None, orders, statistic=STATISTICS.get(kind), acts=acts, calls=30, seed=SEED)
+    check_fault(kind, None, orders, statistic=STATISTICS.get(kind), acts=acts, calls=40, seed=SEED)
 
 
 @pytest.mark.parametrize("kind", sorted(TIES_TOOLS))

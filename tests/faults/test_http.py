@@ -274,14 +274,15 @@ def test_bytes_and_empty_bodies_are_left_alone_by_faults_of_fields(service: Serv
         assert isinstance(client.get("/scalar").json(), (str, int))
 
 
-def test_an_answer_from_before_has_the_status_of_then(service: Service, mode: str) -> None:
+@pytest.mark.parametrize("form", ["json", "list", "scalar", "text"])
+def test_an_answer_from_before_has_the_status_of_then(service: Service, mode: str, form: str) -> None:
+    gone, there = (bare(service, f"/switch?as={form}") for _ in range(2))
+    assert (gone.status_code, there.status_code) == (404, 200)
     with Client(service, mode, always("previous_answer")) as client:
-        first, second = client.get("/switch"), client.get("/switch")
-        assert (first.status_code, first.json()) == (404, {"error": "gone"})
-        assert (second.status_code, second.json()) == (404, {"error": "gone"})
-        third = client.get("/switch")
-        assert (third.status_code, third.json()) == (200, {"state": "there"})
-    assert service.done["GET /switch"] == 3
+        got = [client.get(f"/switch?as={form}") for _ in range(3)]
+    assert [response.status_code for response in got] == [404, 404, 200]
+    assert [response.content for response in got] == [gone.content, gone.content, there.content]
+    assert service.done["GET /switch"] == 5
 
 
 def test_stale_answers_are_of_the_same_request_only(service: Service, mode: str) -> None:

@@ -1,4 +1,4 @@
-"""Every kind of fault does through HTTP what it does to a function call."""
+"""Faults do through HTTP what they do to a function call. Every kind by itself is in `test_conformance.py`."""
 
 from typing import Any
 
@@ -31,12 +31,6 @@ def check(door: type[Door], bench: Bench, plan: list[Any], calls: int) -> None:
     for one, other in zip(bench.run(plan, calls, door=Direct), bench.run(plan, calls, door=door), strict=True):
         found = one.otherwise_than(other)
         assert not found, f"call {one.at} goes otherwise through HTTP: {found}"
-
-
-@pytest.mark.parametrize("door", [Http, AsyncHttp])
-@pytest.mark.parametrize("kind", ALL)
-def test_every_kind_does_through_http_what_it_does_to_a_function_call(kind: str, door: type[Door]) -> None:
-    check(door, Bench(None, orders, 1), [KINDS[kind](severity=0.8)], 24)
 
 
 @pytest.mark.parametrize("door", [Http, AsyncHttp])

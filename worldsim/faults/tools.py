@@ -50,6 +50,9 @@ class ToolError(RuntimeError):
         super().__init__(_said(tool, reply))
         self.tool, self.reply = tool, reply
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.tool, self.reply)  # agents run in other processes, too
+
     @property
     def retry_after_s(self) -> float | None:
         """Seconds after which the service asks to be called again, None where it does not say."""

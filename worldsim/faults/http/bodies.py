@@ -119,8 +119,8 @@ class Answer:
 class _Object(dict[str, Any]):
     """A payload that knows of which response it is: its status and headers belong to it when it is shown again.
 
-    To whoever compares payloads it is a dict like any other, which cannot be said of lists and texts of a class of their
-    own; for those, see `Answers`.
+    To whoever compares payloads it is a dict like any other, which cannot be said of lists and texts of a class of
+    their own; for those, see `Answers`.
     """
 
     answer: Answer

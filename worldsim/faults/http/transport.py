@@ -20,6 +20,7 @@ from worldsim.faults.effects.replays import ActAgain, RunTwice
 from worldsim.faults.http.bodies import (
     BYTE_ORDER_TWICE,
     Answer,
+    Answers,
     answer_of,
     as_utf16,
     chunks,
@@ -33,9 +34,10 @@ from worldsim.faults.parameters import matches
 from worldsim.faults.pipeline import Trip
 from worldsim.faults.plans.plan import Plan
 from worldsim.faults.tools import STATUSES, Faults, Session
+from worldsim.faults.trees import as_text
 
 _LOOK_AT_NO_BODY = (Delay, TimeOut, SlowService, Refuse, Fail, RunTwice, ActAgain)
-_REMEMBERED = 1000  # requests, each the last one of a tool in a session
+_REMEMBERED = 1000  # tools in sessions
 _BROKE_OFF = "peer closed connection without sending complete message body"
 _PAGE = re.compile(r"\s*<(!doctype html|html)", re.IGNORECASE)
 
@@ -56,7 +58,7 @@ class _Door:
         self.faults = faults if isinstance(faults, Faults) else Faults(faults)
         self._inner, self._templates, self._session = transport, Templates(templates), session
         self._faults = [fault for fault in self.faults.plan.faults if not fault.idle]
-        self._asked: OrderedDict[tuple[str, str], Asked] = OrderedDict()
+        self._known: OrderedDict[tuple[str, str], Known] = OrderedDict()  # by session and tool
 
     def _matched(self, request: Any) -> Matched | None:
         """Which tool a request calls; None where nobody needs to know, as no fault is aimed at it."""
@@ -75,19 +77,29 @@ class _Door:
             name = self._session(request)
         return self.faults.current if name is None else self.faults.session(name)
 
-    def _remember(self, session: Session, asked: Asked) -> None:
-        self._asked[session.name, asked.tool] = asked
-        if len(self._asked) > _REMEMBERED:
-            self._asked.popitem(last=False)
-
-    def _last_of(self, session: Session, call: Call) -> Asked:
-        """The request that a call comes from; the last one of its tool where a fault has written the call anew."""
-        if isinstance(call.arguments, Arguments):
-            return call.arguments.asked
-        found = self._asked.get((session.name, call.tool))
-        if found is None:
-            raise ConfigError(f"a fault calls '{call.tool}', which no request has called: nobody knows its address")
+    def _remember(self, session: Session, asked: Asked) -> "Known":
+        """A tool is called."""
+        found = self._known.setdefault((session.name, asked.tool), Known())
+        found.asked = asked
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
         return found
+
+    def _last_asked(self, session: Session, tool: str) -> Asked:
+        """The last request for a tool."""
+        found = self._known.get((session.name, tool))
+        if found is None:
+            raise ConfigError(f"a fault calls '{tool}', which no request has called: nobody knows its address")
+        return found.asked
+
+
+class Known:
+    """What is known of a tool in a session: the last request for it, and its last answers."""
+
+    asked: Asked
+
+    def __init__(self) -> None:
+        self.answers = Answers()
 
 
 class _Exchange:
@@ -101,7 +113,7 @@ class _Exchange:
         self.session, self.tool, self.library = door._session_of(request), matched.tool, library_of(request)
         self.answers: list[Answer] = []
         self._given: Answer | None = None  # the one whose stream the client reads
-        self._matched, self._looked_at = matched, False
+        self._matched, self._looked_at, self._known = matched, False, Known()
 
     @property
     def timeout_s(self) -> float | None:
@@ -113,15 +125,16 @@ class _Exchange:
         """Of the call. The body has been read, if any fault is aimed at it."""
         if not self._door._aimed_at(self.tool):
             return {}
-        asked = Asked(self._request, self._matched)
-        self._door._remember(self.session, asked)
-        return asked.arguments
+        self._known = self._door._remember(self.session, Asked(self._request, self._matched))
+        return self._known.asked.arguments
 
     def outgoing(self, call: Call, trip: Trip) -> Any:
         """The request that carries a call out."""
         if trip.log is None:
             return self._request
-        request = self._door._last_of(self.session, call).asking(call.arguments)
+        arguments = call.arguments  # those that a fault has written anew do not say of which request they are
+        asked = arguments.asked if isinstance(arguments, Arguments) else self._door._last_asked(self.session, call.tool)
+        request = asked.asking(arguments)
         extensions = self._request.extensions
         if trip.deadline_s is not None and isinstance(self.session.clock, WallClock):
             left_s = max(1e-3, trip.deadline_s - self.session.clock.now())  # 0 would be no time even to try
@@ -147,6 +160,11 @@ class _Exchange:
             self._looked_at = not all(isinstance(each, _LOOK_AT_NO_BODY) for each in effects)
         return self._looked_at and not answer.is_events
 
+    def read(self, answer: Answer, chunks: list[bytes]) -> None:
+        """The body of an answer is there."""
+        answer.chunks = chunks
+        self._known.answers.add(answer)
+
     def unread(self) -> list[Answer]:
         """Answers whose streams nobody is going to read: each holds a connection."""
         return [each for each in self.answers if each.chunks is None and each is not self._given]
@@ -170,14 +188,21 @@ class _Exchange:
         return self._refusal(reply)
 
     def _with(self, payload: Any) -> Any:
-        answer = answer_of(payload) or (self.answers[-1] if self.answers else None)
+        answer = answer_of(payload) or self._saying(payload)
         if answer is None:
-            return self.library.Response(200, json=payload, request=self._request)
+            return self._page(200, "application/json", as_text(payload))
         if answer.chunks is None:
             return self._unread(answer)
         if answer.says(payload):
             return self._like(answer, chunks(self.library, answer.chunks))
         return self._of(answer, answer.written(payload))
+
+    def _saying(self, payload: Any) -> Answer | None:
+        """The answer that says this: the one that came now, or one from before; else what a fault has changed."""
+        now = self.answers[-1] if self.answers else None
+        if now is not None and (now.chunks is None or now.says(payload)):
+            return now
+        return self._known.answers.find(payload) or now
 
     def _unread(self, answer: Answer) -> Any:
         """A response whose body passes by; one from an earlier request shows what passed by then."""
@@ -311,7 +336,7 @@ class FaultTransport(_Door, httpx.BaseTransport):
             if exchange.needs_body(call, trip, answer):
                 read = [*answer.response.stream]
                 answer.response.close()
-                answer.chunks = read
+                exchange.read(answer, read)
             return Reply(answer.payload)
 
         try:
@@ -351,7 +376,7 @@ class AsyncFaultTransport(_Door, httpx.AsyncBaseTransport):
             if exchange.needs_body(call, trip, answer):
                 read = [chunk async for chunk in answer.response.stream]
                 await answer.response.aclose()
-                answer.chunks = read
+                exchange.read(answer, read)
             return Reply(answer.payload)
 
         try:

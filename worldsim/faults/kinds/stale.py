@@ -133,7 +133,7 @@ class _Lag:
             self.writes.popleft()
         if is_write:
             self.writes.append(self.now)
-        times = self.answered[request] = self.answered.pop(request, None) or deque(maxlen=lasts)
+        times = self.answered[request] = self.answered.pop(request, deque(maxlen=lasts))
         times.append(self.now)
         while self.now - self.answered[oldest := next(iter(self.answered))][-1] >= lasts:
             del self.answered[oldest]
