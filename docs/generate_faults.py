@@ -139,12 +139,16 @@ def severity_table(kind: type[Fault]) -> str:
     figures = {severity: kind(severity=severity).figures() for severity in MEASURED_AT}
     names = list(figures[MEASURED_AT[-1]])
     found = {} if kind is PlausibleLie else {row.severity: row for row in measured(kind, MEASURED_AT)}
-    heads = ["severity", *(f"`{name}`" for name in names), *(["calls changed", "size of a change"] if found else [])]
+    waits = any(row.waited_s for row in found.values())
+    heads = ["severity", *(f"`{name}`" for name in names)]
+    heads += [*(["calls changed", "size of a change"] if found else []), *(["seconds a call"] if waits else [])]
     rows = [heads, ["---"] * len(heads)]
     for severity in MEASURED_AT:
         cells = [f"{severity:g}", *(_figure(figures[severity].get(name)) for name in names)]
         if found:
             cells += [f"{found[severity].share:.0%}", f"{found[severity].size:.2g}"]
+        if waits:
+            cells.append(f"{found[severity].waited_s:.2g}")
         rows.append(cells)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
@@ -154,11 +158,11 @@ def _figure(value: float | None) -> str:
 
 
 def plan_table() -> str:
-    """The ready plans: the share of the calls that each changes at a severity, and the size of a change."""
+    """The ready plans: what each does at a severity."""
     rows = [["plan", *(f"{severity:g}" for severity in MEASURED_AT)], ["---"] * (1 + len(MEASURED_AT))]
     for name in ready_plans():
         found = measured(Plan.load(name), MEASURED_AT)
-        rows.append([f"`{name}`", *(f"{row.share:.0%} / {row.size:.2g}" for row in found)])
+        rows.append([f"`{name}`", *(f"{row.share:.0%} / {row.size:.2g} / {row.waited_s:.2g} s" for row in found)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

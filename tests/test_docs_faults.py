@@ -15,7 +15,7 @@ from worldsim.cli import VERBS
 from worldsim.envs.refund_desk import fields
 from worldsim.envs.refund_desk.env import RefundDeskEnv
 from worldsim.faults import KINDS, Plan, ready_plans
-from worldsim.faults.leafwise import get, nodes
+from worldsim.faults.trees import get, nodes
 from worldsim.faults.learned.traces import read_traces
 
 DOCS = Path(__file__).parent.parent / "docs"

@@ -68,7 +68,7 @@ def record(kind: str, **details: Any) -> Record:
     return Record("refund", 0, "some_fault", kind, details)
 
 
-def test_kinds_are_told_with_what_was_lost() -> None:
+def test_kinds_are_named_with_what_was_lost() -> None:
     info = {"faults": [record("delay"), record("timeout", lost="answer"), record("delay"), record("missing", leaf="a")]}
     assert fault_kinds(info) == ["delay", "timeout, answer lost", "missing"]
     assert fault_kinds({}) == []

@@ -249,16 +249,16 @@ def test_a_plan_that_can_never_act_is_warned_of_once(tmp_path: Path) -> None:
     path.write_text("name: black\nfaults:\n  - kind: black_frames\n  - kind: blur\n")
     settings = {"agents": ["push", "balance"], "severities": [0.0, 0.5], "worst": 0, "episodes": 2}
     report = stress(small(tmp_path / "out", faults=[str(path), "dying_camera"], **settings), progress=False)
-    told = (
+    sentence = (
         "black can never do anything in this environment (black_frames: there are no frames; blur: there are no frames)"
     )
-    assert [warning.startswith(told) for warning in report.data["warnings"]].count(True) == 1
+    assert [warning.startswith(sentence) for warning in report.data["warnings"]].count(True) == 1
     assert not any("black at severity" in warning for warning in report.data["warnings"])
     assert not any("dying_camera can never" in warning for warning in report.data["warnings"])  # it has some noise
-    assert told in report.html()
+    assert sentence in report.html()
     console = Console(width=200, file=io.StringIO())
     console.print(report.table())
-    assert told in " ".join(console.file.getvalue().split())
+    assert sentence in " ".join(console.file.getvalue().split())
     rows = {(row["agent"], row["fault"], row["severity"]): row for row in report.results}
     assert rows["push", "black", 0.5]["return_mean"] == rows["push", "none", 0.0]["return_mean"]
 

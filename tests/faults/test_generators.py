@@ -47,7 +47,7 @@ def lost_request(call: Call, context: Context, rate: float = 0.3, timeout_s: flo
 
 
 @unlisted("false_failure")
-def false_failure(call: Call, context: Context, rate: float = 0.4) -> Exchange:
+def false_failure(call: Call, context: Context, rate: float = 0.3) -> Exchange:
     reply = yield call
     if context.uniform >= context.severity * rate or reply.payload is LOST:
         return reply
@@ -77,7 +77,9 @@ TWINS = [lost_request, false_failure, duplicate_execution, slow_start]
 
 @pytest.mark.parametrize("space", [RICH, None], ids=["space", "plain"])
 @pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.kind)
-@pytest.mark.parametrize("settings", [{}, {"probability": 0.5, "schedule": faults.After(calls=3), "tools": ["read"]}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"probability": 0.8, "schedule": faults.After(calls=2), "tools": ["r*", "write"]}]
+)
 def test_it_does_what_the_composition_does_through_every_door(twin: Any, space: Any, settings: dict[str, Any]) -> None:
     bench = Bench(space, None if space else orders, seed=3)
     composed, seen = KINDS[twin.kind](severity=0.8, **settings), 0
@@ -87,7 +89,7 @@ def test_it_does_what_the_composition_does_through_every_door(twin: Any, space: 
             got = bench.run([twin(severity=0.8, **settings)], CALLS, door=door)
             assert [one.otherwise_than(other) for one, other in zip(wanted, got, strict=True)] == [""] * CALLS, name
             seen = sum(each.changed for each in got)
-    assert seen > 3
+    assert seen > 2
 
 
 # --- one that does everything at once ---
@@ -288,7 +290,7 @@ def test_what_is_no_generator_is_refused() -> None:
     def plain(call: Call, context: Context) -> Reply:
         return Reply.failed("timeout")
 
-    with pytest.raises(ConfigError, match="^plain: a fault is a generator: write `reply = yield call`, or yield after"):
+    with pytest.raises(ConfigError, match="^plain: a fault is a generator: write `reply = yield call` in it$"):
         fault_of(plain)
 
 

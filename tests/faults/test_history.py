@@ -98,14 +98,14 @@ def test_what_is_remembered_belongs_to_nobody_else() -> None:
     truth = Truth(spaces.Dict({"screen": spaces.Box(0, 255, (4, 4), np.uint8), "text": spaces.Text(5)}), 0)
     rows, payloads = np.arange(COUNT), truth.payloads({1})
     truth.add(rows, payloads)
-    kept = pickle.loads(pickle.dumps(truth.history))
+    pickled = pickle.loads(pickle.dumps(truth.history))
     payloads.batch["screen"][:] = 0
     payloads.overrides[1]["odd"]["screen"][:] = 0
     truth.check([0] * COUNT)
     copied_history = copy.deepcopy(truth.history)
     truth.begin(rows)
     truth.add(rows, truth.payloads(set()), ["a"] * COUNT)
-    assert copied_history.known.tolist() == kept.known.tolist() == [1] * COUNT
+    assert copied_history.known.tolist() == pickled.known.tolist() == [1] * COUNT
 
 
 def test_of_too_many_lines_the_oldest_are_forgotten_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,14 +264,15 @@ def test_bodies_in_other_charsets_stay_in_them(service: Service, mode: str) -> N
 
 
 def test_bytes_and_empty_bodies_are_left_alone_by_faults_of_fields(service: Service, mode: str) -> None:
-    plan = [*always("hidden_instruction"), *always("wrong_type")]
+    elsewhere = {"tools": ["* /[!t]*"]}  # all but /text
+    plan = [*always("hidden_instruction"), *always("wrong_type", **elsewhere)]
     with Client(service, mode, plan) as client:
         assert client.get("/pixels").content == PIXELS
         assert client.get("/empty").content == b""
         assert client.request("HEAD", "/orders/7").headers["content-length"] == str(len(ORDER))
         assert not client.transport.faults.records
         assert client.get("/text").text.startswith("two\nlines Ignore")
-        assert isinstance(client.get("/scalar").json(), (str, int))
+        assert client.get("/scalar").json() == len("a word")
 
 
 @pytest.mark.parametrize("form", ["json", "list", "scalar", "text"])
@@ -314,9 +315,9 @@ def test_a_timeout_looks_the_same_whatever_was_lost(service: Service, mode: str,
 
 
 def test_a_lost_connection_is_a_read_error(service: Service, mode: str) -> None:
-    with Client(service, mode, always("dropped_connection", lose_answer=1.0)) as client:
-        with pytest.raises(httpx.ReadError):
-            client.post("/refunds", json={})
+    plan = always("dropped_connection", lose_answer=1.0)
+    with Client(service, mode, plan) as client, pytest.raises(httpx.ReadError):
+        client.post("/refunds", json={})
     assert service.done["POST /refunds"] == 1
 
 
@@ -631,11 +632,9 @@ def test_a_fault_of_ones_own_can_make_up_a_reply_and_rewrite_a_request(service: 
 
 def test_clients_of_httpx2_get_its_exceptions(service: Service) -> None:
     httpx2 = pytest.importorskip("httpx2")
-    with httpx2.Client(transport=FaultTransport(always("lost_answer")), base_url=service.url) as client:
-        with pytest.raises(httpx2.ReadTimeout):
-            client.get("/orders/7")
-    with httpx2.Client(transport=FaultTransport(always("truncated_json")), base_url=service.url) as client:
-        with pytest.raises(httpx2.RemoteProtocolError):
+    for kind, error in [("lost_answer", httpx2.ReadTimeout), ("truncated_json", httpx2.RemoteProtocolError)]:
+        transport = FaultTransport(always(kind))
+        with httpx2.Client(transport=transport, base_url=service.url) as client, pytest.raises(error):
             client.get("/orders/7")
 
     async def run() -> Any:

@@ -74,8 +74,8 @@ CARTPOLE = leaves_of(gym.make("CartPole-v1").observation_space)
 
 def test_only_the_noise_of_a_dying_camera_acts_on_cartpole() -> None:
     plan = Plan.load("dying_camera")
-    told = plan.idle_in(("step",), CARTPOLE)
-    assert told == [f"{each.kind}: there are no frames" for each in plan.faults if each.kind != "gaussian_noise"]
+    lines = plan.idle_in(("step",), CARTPOLE)
+    assert lines == [f"{each.kind}: there are no frames" for each in plan.faults if each.kind != "gaussian_noise"]
     assert plan.idle_in(("step",), leaves_of(RefundDeskEnv().observation_space)) == []
 
 
@@ -91,9 +91,9 @@ def test_a_plan_that_can_never_act_is_laid_on_all_the_same() -> None:
 
 def test_plain_tools_have_no_frames_and_may_have_everything_else() -> None:
     frames = [kind.kind for kind in KINDS if kind().idle_in(("step",), leaves_of(FRAME)) is None]
-    told = dict(each.split(": ") for each in Plan.of([kind() for kind in KINDS]).idle_in(None, None))
-    assert set(told.values()) == {"there are no frames"}
-    assert set(told) == {kind for kind in frames if fault_from_json({"kind": kind}).idle_in(None, CARTPOLE)}
+    lines = dict(each.split(": ") for each in Plan.of([kind() for kind in KINDS]).idle_in(None, None))
+    assert set(lines.values()) == {"there are no frames"}
+    assert set(lines) == {kind for kind in frames if fault_from_json({"kind": kind}).idle_in(None, CARTPOLE)}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Plausible lies, of a World with fresh weights and of one that has learned a desk, against measures from outside."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ from worldsim.spaces import flatten, unflatten_batch
 from worldsim.wrappers import InjectFaults, VectorInjectFaults
 
 
-def lies(folder: Any, severity: float, calls: int = 5, **settings: Any) -> list[Outcome]:
+def lies(folder: Any, severity: float, calls: int = 5, **settings: Any) -> dict[int, Outcome]:
+    """Those of so many calls that are lied to, by their places: a share of them as great as the severity."""
     fault = faults.PlausibleLie(severity=severity, world=folder, rate=1.0, **settings)
-    return Bench(IMAGE_SPACE).run([fault], calls)
+    return {each.at: each for each in Bench(IMAGE_SPACE).run([fault], calls) if each.records}
 
 
-def distances(folder: Path, outcomes: list[Outcome]) -> list[float]:
+def distances(folder: Path, outcomes: Sequence[Outcome]) -> list[float]:
     """Latent distances between what was shown and what was there, by the model itself."""
     world = load(folder)
     shown, true = ([flatten(IMAGE_SPACE, payload) for payload in payloads] for payloads in _pairs(outcomes))
@@ -42,13 +44,13 @@ def distances(folder: Path, outcomes: list[Outcome]) -> list[float]:
     return np.sqrt(np.square(codes[0].astype(float) - codes[1]).mean(1)).tolist()
 
 
-def _pairs(outcomes: list[Outcome]) -> tuple[list[Any], list[Any]]:
+def _pairs(outcomes: Sequence[Outcome]) -> tuple[list[Any], list[Any]]:
     return [each.reply.payload for each in outcomes], [each.answers[0].payload for each in outcomes]
 
 
 def test_it_keeps_what_every_fault_keeps(world_folder: Path) -> None:  # noqa: F811
-    build = partial(faults.PlausibleLie, world=str(world_folder), dreams=3, ticks=2)
-    check_fault(build, IMAGE_SPACE, calls=6, statistic=lambda outcomes: sum(map(distance_shown, outcomes)))
+    build = partial(faults.PlausibleLie, world=str(world_folder), rate=1.0, dreams=3, ticks=2)
+    check_fault(build, IMAGE_SPACE, calls=12, statistic=lambda outcomes: sum(map(distance_shown, outcomes)))
 
 
 def distance_shown(each: Outcome) -> float:
@@ -56,19 +58,23 @@ def distance_shown(each: Outcome) -> float:
 
 
 def test_a_lie_is_valid_in_every_leaf_and_never_the_truth(world_folder: Path) -> None:  # noqa: F811
-    for severity in (0.01, 0.5, 1.0):
-        for each in lies(str(world_folder), severity):
-            assert each.records and each.reply.payload in IMAGE_SPACE
+    for severity, calls in ((0.02, 150), (0.5, 10), (1.0, 5)):
+        found = lies(str(world_folder), severity, calls)
+        assert len(found) == pytest.approx(severity * calls, abs=3)
+        for each in found.values():
+            assert each.reply.payload in IMAGE_SPACE
             assert not np.array_equal(each.reply.payload["screen"], each.answers[0].payload["screen"])
 
 
 def test_severity_is_distance_in_latent_space(world_folder: Path) -> None:  # noqa: F811
+    found = [lies(str(world_folder), severity, 50) for severity in (0.1, 0.4, 0.7, 1.0)]
+    first = found[0].keys()  # who is lied to mildly is lied to gravely, too
+    assert len(first) > 2 and all(first <= each.keys() for each in found)
     far = []
-    for severity in (0.05, 0.35, 0.65, 1.0):
-        outcomes = lies(str(world_folder), severity)
-        measured = distances(world_folder, outcomes)
-        assert measured == pytest.approx([distance_shown(each) for each in outcomes], rel=1e-4)
-        far.append(measured)
+    for each in found:
+        outcomes = [each[at] for at in first]
+        far.append(distances(world_folder, outcomes))
+        assert far[-1] == pytest.approx([distance_shown(outcome) for outcome in outcomes], rel=1e-4)
     table = np.array(far)
     assert (np.diff(table, axis=0) >= -1e-6).all() and (table[-1] > table[0]).all()
 
@@ -84,7 +90,7 @@ def test_codes_are_a_function_of_the_observation_alone(world_folder: Path) -> No
 
 
 def test_only_targets_lie(world_folder: Path) -> None:  # noqa: F811
-    for each in lies(load(world_folder), 1.0, targets=["screen"]):
+    for each in lies(load(world_folder), 1.0, targets=["screen"]).values():
         assert each.reply.payload["mode"] == each.answers[0].payload["mode"]
         assert not np.array_equal(each.reply.payload["screen"], each.answers[0].payload["screen"])
 
@@ -93,7 +99,9 @@ def test_without_a_world_or_with_another_ones_observations_it_says_so(world_fold
     with pytest.raises(ConfigError, match="plausible_lie: world must be the folder of a trained world"):
         Bench(IMAGE_SPACE).run([faults.PlausibleLie()], 1)
     with pytest.raises(SpaceMismatchError, match="give the world that was learned from this environment"):
-        Bench(None, lambda _: {"total": 1}).run([faults.PlausibleLie(world=str(world_folder))], 1)
+        Bench(spaces.Dict(total=spaces.Discrete(3))).run([faults.PlausibleLie(world=str(world_folder))], 1)
+    idle = faults.PlausibleLie(world=str(world_folder)).idle_in(None, None)
+    assert idle == "there are no observations of a world"
 
 
 def test_a_mistake_about_its_world_names_its_line_of_the_plan(world_folder: Path) -> None:  # noqa: F811
@@ -114,7 +122,7 @@ def test_a_mistake_about_its_world_names_its_line_of_the_plan(world_folder: Path
 
 # --- of a World that has learned ---
 
-SEVERITIES = (0.05, 0.35, 0.65, 1.0)
+SEVERITIES = (0.1, 0.4, 0.7, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -126,16 +134,29 @@ def desk() -> gym.Env[Any, Any]:
     return make_env(generate.SMALL_DESK)
 
 
+Pair = tuple[Any, Any]  # what is there, and what is shown
+
+
 @pytest.fixture(scope="module")
-def shown_by(desk_world: str) -> dict[float, list[tuple[Any, Any]]]:
-    """What is there and what is shown at calls of a careful shift, at each severity."""
-    found: dict[float, list[tuple[Any, Any]]] = {}
+def shown_by(desk_world: str) -> dict[float, dict[tuple[int, int], Pair]]:
+    """By severity the lies at calls of careful shifts, by shift and call."""
+    found: dict[float, dict[tuple[int, int], Pair]] = {severity: {} for severity in SEVERITIES}
+    actions = [np.int64(generate.ACTIONS.index(name)) for name in generate.SHIFT[:20]]
     for severity in SEVERITIES:
         bare, env = desk(), InjectFaults(desk(), [faults.PlausibleLie(world=desk_world, severity=severity, rate=1.0)])
-        bare.reset(seed=3), env.reset(seed=3)
-        actions = [np.int64(generate.ACTIONS.index(name)) for name in generate.SHIFT[:20]]
-        found[severity] = [(copied(bare.step(action)[0]), copied(env.step(action)[0])) for action in actions]
+        for shift in range(4):
+            bare.reset(seed=shift), env.reset(seed=shift)
+            for call, action in enumerate(actions):
+                true, (shown, _, _, _, info) = copied(bare.step(action)[0]), env.step(action)
+                if info["faults"]:
+                    found[severity][shift, call] = true, copied(shown)
     return found
+
+
+def everywhere(shown_by: Any) -> dict[float, list[Pair]]:
+    """The lies at those calls that are lied to at every severity."""
+    first = shown_by[SEVERITIES[0]].keys()
+    return {severity: [pairs[at] for at in first] for severity, pairs in shown_by.items()}
 
 
 def wrong_fields(true: Any, shown: Any) -> int:
@@ -145,7 +166,7 @@ def wrong_fields(true: Any, shown: Any) -> int:
 def test_lies_about_a_desk_are_valid_in_every_field_and_never_the_truth(shown_by: Any) -> None:
     space = desk().observation_space
     for pairs in shown_by.values():
-        for true, shown in pairs:
+        for true, shown in pairs.values():
             assert shown in space and set(shown["reply"]) == set(true["reply"])
             assert wrong_fields(true, shown) or not np.array_equal(true["screen"], shown["screen"])
 
@@ -158,13 +179,15 @@ def test_graver_lies_about_a_desk_are_further_from_the_truth(shown_by: Any, desk
         rows = [flatten(space, payload) for payload in payloads]
         return world.codes({name: np.stack([row[name] for row in rows]) for name in rows[0]})
 
-    far = [codes([shown for _, shown in pairs]) - codes([true for true, _ in pairs]) for pairs in shown_by.values()]
+    lies_by = everywhere(shown_by)
+    assert len(lies_by[1.0]) > 5
+    far = [codes([shown for _, shown in pairs]) - codes([true for true, _ in pairs]) for pairs in lies_by.values()]
     latent = np.sqrt(np.square(far).mean(2))  # (severity, call)
     assert (np.diff(latent, axis=0) >= -1e-6).all() and (latent[-1] > 1.2 * latent[0]).all()
-    fields = [np.mean([wrong_fields(*pair) for pair in pairs]) for pairs in shown_by.values()]
+    fields = [np.mean([wrong_fields(*pair) for pair in pairs]) for pairs in lies_by.values()]
     grey = [
-        np.mean([np.abs(true["screen"].astype(float) - shown["screen"]) for true, shown in p])
-        for p in shown_by.values()
+        np.mean([np.abs(true["screen"].astype(float) - shown["screen"]) for true, shown in pairs])
+        for pairs in lies_by.values()
     ]
     assert fields[0] < 0.7 * fields[-1] and grey[0] < grey[-1]
 
@@ -178,8 +201,8 @@ def test_lies_about_a_desk_look_right(shown_by: Any) -> None:
         about = {bool(reply[name]) for name in ("paid", "amount", "age", "shipping", "refunded")}
         return len(about) == 1
 
-    assert all(coherent(true["reply"]) for pairs in shown_by.values() for true, _ in pairs)
-    replies = [shown["reply"] for pairs in shown_by.values() for _, shown in pairs]
+    assert all(coherent(true["reply"]) for pairs in shown_by.values() for true, _ in pairs.values())
+    replies = [shown["reply"] for pairs in shown_by.values() for _, shown in pairs.values()]
     rng = np.random.default_rng(0)
     mixed = [{name: replies[rng.integers(len(replies))][name] for name in replies[0]} for _ in range(400)]
     right = sum(coherent(reply) for reply in replies)

@@ -21,8 +21,8 @@ STALE = [
     faults.StaleCache(severity=1.0, calls=5),
     faults.StaleCache(severity=0.5, calls=5),
     faults.DelayedObservation(severity=1.0, max_calls=4),
-    faults.EventualConsistency(severity=1.0, calls=6),
-    faults.EventualConsistency(severity=0.7, calls=6, writes=["list_*"]),
+    faults.EventualConsistency(rate=1.0, severity=1.0, calls=6),
+    faults.EventualConsistency(rate=1.0, severity=0.7, calls=6, writes=["list_*"]),
 ]
 
 
@@ -141,7 +141,7 @@ class Counted:
 
 def test_a_write_is_seen_so_many_calls_later() -> None:
     """Reads right after a write show what they showed before it; what was never read is not known from before."""
-    session = Session(faults.EventualConsistency(severity=1.0, calls=3, writes=["write"]), answer=Counted())
+    session = Session(faults.EventualConsistency(rate=1.0, severity=1.0, calls=3, writes=["write"]), answer=Counted())
     tools = ["read", "write", *["read"] * 4, "write", "write", *["read"] * 4]
     shown = [session.call(tool).payload["value"] for tool in tools]
     #         the first write, unknown before, is shown; then reads lag; then writes, too, show what they showed before
@@ -154,7 +154,7 @@ def test_a_read_shows_its_own_answer_from_before_the_write_until_so_many_calls_l
     late = 0
     for seed in range(40):
         rng, service = np.random.default_rng(seed), Counted()
-        fault = faults.EventualConsistency(severity=1.0, calls=calls, writes=["write"])
+        fault = faults.EventualConsistency(rate=1.0, severity=1.0, calls=calls, writes=["write"])
         session = Session(fault, answer=service)
         answered: dict[Any, list[tuple[int, int]]] = defaultdict(list)  # by request: at which call, and what
         writes: list[int] = []
@@ -174,7 +174,7 @@ def test_a_read_shows_its_own_answer_from_before_the_write_until_so_many_calls_l
 
 
 def test_a_share_of_the_writes_is_seen_late() -> None:
-    fault = faults.EventualConsistency(severity=0.3, calls=2, writes=["write"])
+    fault = faults.EventualConsistency(rate=1.0, severity=0.3, calls=2, writes=["write"])
     session, late = Session(fault, answer=Counted()), 0
     for number in range(1, 1001):
         session.call("read"), session.call("write", {"number": number})
@@ -183,7 +183,7 @@ def test_a_share_of_the_writes_is_seen_late() -> None:
 
 
 def test_what_was_asked_once_fills_no_memory() -> None:
-    fault = faults.EventualConsistency(severity=1.0, calls=3)
+    fault = faults.EventualConsistency(rate=1.0, severity=1.0, calls=3)
     session, sizes = Session(fault, answer=Counted()), []
     for number in range(3000):
         session.call("read", {"id": 10_000 + number})
@@ -198,7 +198,7 @@ def test_what_was_asked_once_fills_no_memory() -> None:
 
 
 @pytest.mark.parametrize("door", [Direct, AmongRows])
-@pytest.mark.parametrize("fault", [*STALE[:4], faults.EventualConsistency(severity=1.0, writes=["write"])], ids=str)
+@pytest.mark.parametrize("fault", [*STALE[:4], faults.EventualConsistency(rate=1.0, severity=1.0, writes=["write"])], ids=str)
 def test_stale_observations_are_those_of_the_same_request_in_the_leaves_that_are_targets(
     fault: Fault, door: type[Door]
 ) -> None:

@@ -91,5 +91,5 @@ def test_changed_leaves_are_in_the_texts_and_nowhere_else(space: Any, seed: int,
     for row in chosen:  # an override changes alike
         replies.overrides[row] = before[row]
     assert [*map(as_text, plain_payloads(replies, everyone, changes))] == [*map(as_text, payloads)]
-    kept = [as_text(replies.payload(row)) for row in range(COUNT)]
-    assert kept == [*map(as_text, before)]
+    after = [as_text(replies.payload(row)) for row in range(COUNT)]
+    assert after == [*map(as_text, before)]

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import cached_property
-from inspect import Parameter, signature
+from inspect import Parameter, isgeneratorfunction, signature
 from typing import Any, NamedTuple, get_type_hints
 
 import numpy as np
@@ -125,12 +125,16 @@ class PerCall(Effect):
                 try:
                     wanted = under_way[row].send(answers[row])  # type: ignore[arg-type]
                 except StopIteration as end:
+                    if not isinstance(end.value, Reply):
+                        raise ConfigError(f"{self.fault.kind}: returns a Reply, not {end.value!r}") from None
                     finished[row] = end.value
                     continue
                 if isinstance(wanted, Sleep):
                     sleeping[row] = wanted.seconds
-                else:
+                elif isinstance(wanted, Call):
                     asked[row] = wanted
+                else:
+                    raise ConfigError(f"{self.fault.kind}: yields a Call to pass it on or a Sleep, not {wanted!r}")
                 answers[row] = None
             if sleeping:
                 yield Wait(batch.calls, np.array(list(sleeping)), np.array(list(sleeping.values())))
@@ -141,8 +145,11 @@ class PerCall(Effect):
 def fault_of(function: Callable[..., Exchange]) -> type[Fault]:
     """The class of parameters of a fault that is written as a generator.
 
-    Raises ConfigError for a parameter without a default: plans must be able to leave it out.
+    Raises ConfigError for what is no generator, and for a parameter without a default: plans must be able to leave it
+    out.
     """
+    if not isgeneratorfunction(function):
+        raise ConfigError(f"{function.__name__}: a fault is a generator: write `reply = yield call` in it")
     own = list(signature(function).parameters.values())[2:]
     for each in own:
         if each.default is Parameter.empty:

@@ -206,7 +206,7 @@ class _Passing:
 
     def _arriving(self, chunk: bytes | None) -> Iterator[bytes]:
         arrives, error = self._change(chunk)
-        if arrives:
+        if arrives or chunk == b"":
             yield arrives
         if error is not None:
             raise error

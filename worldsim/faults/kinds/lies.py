@@ -15,6 +15,7 @@ from worldsim.faults.columns import within
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects.base import Batch, Effect, Forward, Mask, Steps
 from worldsim.faults.effects.leaves import ChangeReplies
+from worldsim.faults.effects.needs import Need
 from worldsim.faults.keys import CallRandom, below
 from worldsim.faults.parameters import Mistake, Names, number, option, out_of_space, scaled, targets
 from worldsim.faults.payloads import Rows
@@ -25,6 +26,7 @@ from worldsim.spaces import Arrays, Leaf, leaves
 if TYPE_CHECKING:
     from worldsim.simulator.world import World
 
+_OBSERVATIONS = Need("observations of a world", lambda leaves: True, in_plain=False)
 GIVE_ITS_OWN = "give the world that was learned from this environment"
 
 
@@ -57,7 +59,8 @@ class PlausibleLie(Fault):
         return {**super().figures(), "quantile of the distances": self.severity}
 
     def compose(self) -> Composition:
-        return Composition(Lie(self, ChangeReplies(self._change)), self.at("rate"), self.targets, self.out_of_space)
+        lie = Lie(self, ChangeReplies(self._change))
+        return Composition(lie, self.at("rate"), self.targets, self.out_of_space, _OBSERVATIONS)
 
     def check(self, leaves: Sequence[Leaf]) -> None:
         here = {leaf.name: leaf.space for leaf in leaves}

@@ -93,7 +93,7 @@ class EventualConsistency(Fault):
     Records: `eventual_consistency` (age: so many answers to the same request ago).
     """
 
-    rate: float = scaled(1.0, 0, 1, "share of the writes that are seen late")
+    rate: float = scaled(0.3, 0, 1, "share of the writes that are seen late")
     calls: int = number(6, 1, 1000, "calls, the write's own counted, that do not show it")
     writes: Names = option(EVERYTHING, "globs over the tools that write")
     targets: Names = targets()
