@@ -16,7 +16,7 @@ import worldsim
 from worldsim import grammar
 from worldsim.cli import STOPPED, VERBS, _schema, main
 from worldsim.errors import ConfigError
-from worldsim.faults import KINDS, ready_plans
+from worldsim.faults import FAMILIES, ready_plans
 from worldsim.rollouts.collect import CollectConfig
 
 TINY = ["collect", "env=CartPole-v1", "steps=20", "num_envs=1"]
@@ -180,7 +180,8 @@ def test_the_list_shows_every_fault_and_every_plan(
     monkeypatch.setenv("COLUMNS", "250")
     assert main(["faults", "list"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"│ {name} " in shown for name in (*KINDS, *ready_plans()))
+    kinds = [kind.kind for family in FAMILIES.values() for kind in family]
+    assert all(f"│ {name} " in shown for name in (*kinds, *ready_plans()))
     assert main(["faults", "list", "slow"]) == 0
     shown = capsys.readouterr().out
     assert "pareto_latency" in shown and "minimum_s=0.5, shape=1.5" in shown and "blur" not in shown

@@ -243,20 +243,17 @@ def gone(call: Call, context: Context, often: float = number(0.5, 0, 1, "how oft
     yield call
 
 
-Gone = KINDS["gone"]
-
-
 def test_faults_of_ones_own_are_named_by_where_their_class_is(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
-    path.write_text(f"faults:\n  - kind: {__name__}:Gone\n    often: 0.25\n  - kind: slow_api\n")
+    path.write_text(f"faults:\n  - kind: {__name__}:gone\n    often: 0.25\n  - kind: slow_api\n")
     plan = Plan.load(path)
-    assert plan.faults == (Gone(often=0.25), SlowAPI()) and Plan.from_yaml(plan.to_yaml()) == plan
+    assert plan.faults == (gone(often=0.25), SlowAPI()) and Plan.from_yaml(plan.to_yaml()) == plan
     spec = InjectFaults(gym.make("CartPole-v1"), plan).spec
     assert spec is not None
     env = gym.make(gym.envs.registration.EnvSpec.from_json(spec.to_json()))
     env.reset(seed=0)
     assert not env.step(0)[-1]["reply"]["ok"]
-    path.write_text(f"faults:\n  - kind: {__name__}:Gone\n    ofen: 0.25\n")
+    path.write_text(f"faults:\n  - kind: {__name__}:gone\n    ofen: 0.25\n")
     with pytest.raises(ConfigError, match=r"plan.yaml:3: gone: no parameter 'ofen'. Did you mean 'often'\?"):
         Plan.load(path)
 
@@ -265,9 +262,7 @@ def test_faults_of_ones_own_are_named_by_where_their_class_is(tmp_path: Path) ->
 def test_each_fault_has_its_share_of_the_severity(plan: Plan, severity: float) -> None:
     scaled = plan.at(severity)
     assert scaled == plan.model_copy(update={"faults": scaled.faults})
-    assert [each.but(severity=0.5) for each in scaled.faults] == [
-        each.but(severity=0.5) for each in plan.faults
-    ]
+    assert [each.but(severity=0.5) for each in scaled.faults] == [each.but(severity=0.5) for each in plan.faults]
     assert [each.severity for each in scaled.faults] == [each.severity * severity for each in plan.faults]
     assert plan.at(1) == plan
 

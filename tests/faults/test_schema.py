@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.faults.plans import plans
 from tests.faults.test_plan import WRONG
 from worldsim.errors import ConfigError
-from worldsim.faults import KINDS, Plan, ready_plans
+from worldsim.faults import FAMILIES, KINDS, Plan, ready_plans
 from worldsim.faults.plans.schema import plan_schema
 
 SCHEMA = plan_schema()
@@ -66,7 +66,7 @@ def test_all_that_a_plan_writes_is_valid(plan: Plan) -> None:
     VALIDATOR.validate(yaml.safe_load(plan.to_yaml()))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind.kind for family in FAMILIES.values() for kind in family])
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_schema_and_loader_agree_on_every_parameter(kind: str, data: st.DataObject) -> None:

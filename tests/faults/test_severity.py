@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from worldsim.faults import KINDS, BlackFrames, Blur, Plan, RateLimited, SlowStart, WrongUnit, ready_plans
+from worldsim.faults import FAMILIES, KINDS, BlackFrames, Blur, Plan, RateLimited, SlowStart, WrongUnit, ready_plans
 from worldsim.faults.doors import Bench
 from worldsim.faults.severity import SEVERITIES, Row, measured, orders, size_of
 
-EACH = sorted(set(KINDS) - {"plausible_lie"})  # it needs a world: see tests/faults/test_lies.py
+BUILT_IN = {kind.kind for family in FAMILIES.values() for kind in family}
+EACH = sorted(BUILT_IN - {"plausible_lie"})  # it needs a world: see tests/faults/test_lies.py
 NOISE = 0.03  # of a share of 180 calls that draw the same numbers at every severity
 ALL_CALLS = {"dying_camera"}  # of whose frames none is clean: severity is how much
 SMALL = 0.25  # of what a fault does at severity 1, the most that is left of it at 0.1

@@ -12,9 +12,8 @@ from worldsim import faults
 from worldsim.faults.trees import alike
 from worldsim.wrappers import InjectFaults
 
-from .witness import Witness
+from .witness import KINDS, Witness
 
-KINDS = sorted(set(faults.KINDS) - {"plausible_lie"})  # it needs a world: see tests/faults/test_lies.py
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 

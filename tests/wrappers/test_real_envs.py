@@ -15,10 +15,11 @@ from worldsim.faults.conformance import Bench, Outcome, check_records, check_spa
 from worldsim.faults.trees import alike, as_text, copied
 from worldsim.wrappers import InjectFaults
 
+from .witness import KINDS
+
 DESK, ATARI = "worldsim/RefundDesk-v0", "ALE/Breakout-v5"
 DOOM, GRID = "VizdoomBasic-v1", "MiniGrid-DoorKey-5x5-v0"
 PACKAGES = {DESK: "worldsim", ATARI: "ale_py", DOOM: "vizdoom.gymnasium_wrapper", GRID: "minigrid"}
-KINDS = sorted(set(faults.KINDS) - {"plausible_lie"})  # it needs a world: see tests/faults/test_lies.py
 
 
 def made(name: str) -> gym.Env[Any, Any]:

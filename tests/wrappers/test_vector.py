@@ -31,9 +31,8 @@ from worldsim.wrappers import (
     VectorSlowAPI,
 )
 
-from .witness import DESK, Witness
+from .witness import BUILT_IN, DESK, KINDS, Witness
 
-KINDS = sorted(set(faults.KINDS) - {"plausible_lie"})  # it needs a world: see tests/faults/test_lies.py
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP]
 COUNT = 3
 
@@ -246,7 +245,7 @@ def test_severity_0_hands_the_very_arrays_through() -> None:
             return self.last
 
     below = Known([desk] * COUNT)
-    envs = VectorInjectFaults(below, [kind(severity=0.0) for kind in faults.KINDS.values()])  # type: ignore[call-arg]
+    envs = VectorInjectFaults(below, [kind(severity=0.0) for kind in BUILT_IN.values()])
     envs.reset(seed=0)
     for _ in range(20):
         result = envs.step(np.zeros(COUNT, int))

@@ -41,20 +41,16 @@ def waits_twice(call: Call, context: Context) -> Exchange:
     return (yield call)
 
 
-def own(kind: str, **parameters: Any) -> faults.Fault:
-    return faults.KINDS[kind](**parameters)
-
-
 PLANS: dict[str, Sequence[faults.Fault]] = {
     "none": [],
     "slow": [faults.LognormalLatency(severity=0.6)],
     "lost": [faults.LostRequest(severity=0.7, timeout_s=0.5), faults.SlowAPI(severity=0.5)],
     "drip": [faults.SlowDrip(severity=0.8, patience_s=1e6), faults.LostAnswer(severity=0.6, timeout_s=0.4)],
-    "own": [faults.UniformLatency(severity=0.3), own("waits_twice", severity=1.0), own("hesitation", severity=1.0)],
+    "own": [faults.UniformLatency(severity=0.3), waits_twice(severity=1.0), hesitation(severity=1.0)],
     "many": [
         faults.LognormalLatency(severity=0.4),
         faults.DuplicateExecution(severity=0.9),
-        own("hesitation", severity=1.0, probability=0.5),
+        hesitation(severity=1.0, probability=0.5),
         faults.SlowStart(severity=0.5),
         faults.DelayedAction(severity=0.5),
         faults.RateLimited(severity=0.5),
@@ -150,7 +146,7 @@ def slow_for_one(call: Call, context: Context) -> Exchange:
 
 def test_real_time_counts_thinking_and_the_last_reply_is_waited_for() -> None:
     envs = VectorInjectFaults(
-        SyncVectorEnv([lambda: Witness(FIELDS)] * COUNT), [own("slow_for_one")], time="wall", step_s=0.02
+        SyncVectorEnv([lambda: Witness(FIELDS)] * COUNT), [slow_for_one()], time="wall", step_s=0.02
     )
     envs.reset(seed=0)
     start = time.monotonic()

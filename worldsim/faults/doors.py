@@ -10,7 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from gymnasium import spaces
@@ -232,7 +232,7 @@ class Door(ABC):
     def close(self) -> None:  # noqa: B027  (most doors stay open)
         """Give back what the door has taken."""
 
-    def __enter__(self) -> "Door":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -321,8 +321,9 @@ class OnlyRow(Door):
         self._rng = np.random.default_rng(0)
 
     def _replies(self, payloads: list[Any]) -> Replies:
-        space = self.bench.space
-        batch = concatenate(space, payloads, create_empty_array(space, self.count))
+        space: Any = self.bench.space
+        blank: Any = create_empty_array(space, self.count)
+        batch = concatenate(space, payloads, blank)
         return Replies(self.count, space, batch, self._in_space)
 
     def now(self) -> float:

@@ -57,11 +57,11 @@ def _listed(given: Any) -> Any:
     return (given,) if isinstance(given, str | int | float) and not isinstance(given, bool) else given
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
+Names = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)]
 """One or more names or globs over names; a single one may stand without a list."""
 
 Numbers = Annotated[
-    tuple[Annotated[float, Field(allow_inf_nan=False)], ...], BeforeValidator(_listed), Field(min_length=1)
+    tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1), BeforeValidator(_listed)
 ]
 """One or more numbers; a single one may stand without a list."""
 
