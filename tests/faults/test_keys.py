@@ -190,7 +190,7 @@ def pipeline_of(*given: Any, tools: Sequence[str] | None = None, clock: Any = No
 
 def play(pipeline: Pipeline, tools: Sequence[str]) -> list[list[Any]]:
     """The records of one call after another."""
-    return [pipeline.call(tool, {}, lambda call, trip: Reply({}))[1] for tool in tools]
+    return [list(pipeline.call(tool, {}, lambda call, trip: Reply({}))[1]) for tool in tools]
 
 
 def test_what_a_call_draws_follows_from_seed_kind_session_tool_and_number() -> None:
