@@ -15,8 +15,8 @@ from worldsim.cli import VERBS
 from worldsim.envs.refund_desk import fields
 from worldsim.envs.refund_desk.env import RefundDeskEnv
 from worldsim.faults import KINDS, Plan, ready_plans
-from worldsim.faults.trees import get, nodes
 from worldsim.faults.learned.traces import read_traces
+from worldsim.faults.trees import get, nodes
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "faults.md").read_text(encoding="utf-8")

@@ -1,8 +1,11 @@
 """Faults between real HTTP clients and a real service on loopback, which counts what it does."""
 
 import asyncio
+import importlib
 import json
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -14,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.faults.http_service import EVENTS, ORDER, PIXELS, Client, Handler, Service, serving
-from worldsim.errors import ConfigError
+from worldsim.errors import ConfigError, MissingExtraError
 from worldsim.faults import Faults, WallClock
 from worldsim.faults.calls import Call, Reply
 from worldsim.faults.generators import Context, Exchange, fault_of
@@ -177,6 +180,14 @@ def test_the_most_specific_template_counts() -> None:
 def test_a_template_that_is_none_is_refused(bad: str) -> None:
     with pytest.raises(ConfigError, match="templates: "):
         FaultTransport([], templates=[bad])
+
+
+def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("worldsim.faults.http")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'worldsim\[http\]'"):
+        importlib.import_module("worldsim.faults.http")
 
 
 def asked(method: str, url: str, **content: Any) -> Asked:
@@ -490,9 +501,8 @@ def test_what_was_asked_before_is_carried_out_as_it_was_asked(service: Service, 
     with Client(service, mode, plan) as client:
         client.post("/refunds", json={"order": 1}, headers={"X-Who": "anna"})
         client.post("/audit?deep=1", content=b"other", headers={"X-Who": "ben"})
-    assert [(seen.target, seen.body, seen.headers["X-Who"]) for seen in service.seen] == [
-        ("/refunds", b'{"order":1}', "anna")
-    ] * 2
+    arrived = [(seen.target, seen.json, seen.headers["X-Who"]) for seen in service.seen]
+    assert arrived == [("/refunds", {"order": 1}, "anna")] * 2
 
 
 def test_a_streamed_upload_arrives_once_for_each_time_that_it_is_carried_out(service: Service, mode: str) -> None:
@@ -534,6 +544,17 @@ def test_on_a_wall_clock_a_slow_service_uses_up_what_faults_have_left(service: S
         client.get("/slow")
     service.gate.set()
     assert service.done["GET /slow"] == 1
+
+
+def test_on_a_wall_clock_an_impatient_client_leaves_before_its_request_is_answered(service: Service, mode: str) -> None:
+    faults = Faults([{"kind": "constant_latency", "severity": 1.0, "seconds": 60.0}], clock=WallClock)
+    with Client(service, mode, faults, timeout=0.05) as client, pytest.raises(httpx.ReadTimeout):
+        client.post("/refunds", json={})
+    for _ in range(500):
+        if service.done["POST /refunds"]:
+            break
+        time.sleep(0.01)
+    assert service.done["POST /refunds"] == 1  # it was late, and is carried out
 
 
 def test_no_call_is_late_because_others_wait_beside_it(service: Service) -> None:

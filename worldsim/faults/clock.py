@@ -3,7 +3,6 @@
 import asyncio
 import threading
 import time
-from contextlib import suppress
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -68,24 +67,29 @@ class own_time:
 
     def __enter__(self) -> "own_time":
         if isinstance(self._clock, VirtualClock):
-            self.now_s = self._clock.now()
             self._outer = _own.get()
+            self.now_s = self._clock._now if self._outer is None else self._clock.now()
             self._token = _own.set(self)
         return self
 
     def __exit__(self, *error: object) -> None:
         if not isinstance(self._clock, VirtualClock):
             return
-        with suppress(ValueError):  # a coroutine that nobody has finished is ended anywhere
+        try:
             _own.reset(self._token)
-        outer = self.of(self._clock)
-        if outer is not None:
-            outer.now_s = max(outer.now_s, self.now_s)
+        except ValueError:  # a coroutine that nobody has finished is ended anywhere
+            return
+        if self._outer is not None:
+            outer = self.of(self._clock)
+            if outer is not None:
+                outer.now_s = max(outer.now_s, self.now_s)
 
     @staticmethod
     def of(clock: Clock) -> "own_time | None":
         """The innermost one of this clock."""
         found = _own.get()
+        if found is None or found._clock is clock:
+            return found
         while found is not None and found._clock is not clock:
             found = found._outer
         return found

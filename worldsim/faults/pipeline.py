@@ -22,7 +22,7 @@ from worldsim.faults.clock import Clock, VirtualClock, own_time
 from worldsim.faults.definition import Fault
 from worldsim.faults.effects.base import Effect, Steps, Wait
 from worldsim.faults.keys import new_key
-from worldsim.faults.log import History, Log, Origin, Records, Records
+from worldsim.faults.log import History, Log, Origin, Records
 from worldsim.faults.parameters import matches
 from worldsim.faults.payloads import Payloads, Rows
 from worldsim.faults.replies import Replies
@@ -173,16 +173,20 @@ class Pipeline:
         if steps is None:
             return forward(call, _FREE if outer is None else Trip(outer.deadline_s)), NOTHING
         clock, answer = self._clock, None
-        with own_time(clock), _ended(steps, self.lock):
-            while True:
-                asked, result = self._advance(steps, answer)
-                if asked is None:
-                    return self._arrived(result, flight)
-                if isinstance(asked, Wait):
-                    clock.sleep(self.sessions.waiting_single(asked))
-                    answer = None
-                else:
-                    answer = Replies.single(forward(asked.call(0), _trip(asked)) if len(asked.rows) else _LOST)
+        with own_time(clock):
+            try:
+                while True:
+                    asked = self._advance(steps, answer)
+                    if isinstance(asked, Replies):
+                        return self._arrived(asked, flight)
+                    if isinstance(asked, Wait):
+                        clock.sleep(self.sessions.waiting_single(asked))
+                        answer = None
+                    else:
+                        answer = Replies.single(forward(asked.call(0), _trip(asked)) if len(asked.rows) else _LOST)
+            except BaseException:
+                self._end(steps)
+                raise
 
     async def acall(
         self, tool: str, arguments: Mapping[str, Any], forward: CarryOutAsync, deadline_s: float | None = None
@@ -192,16 +196,21 @@ class Pipeline:
         if steps is None:
             return await forward(call, _FREE), NOTHING
         clock, answer = self._clock, None
-        with own_time(clock), _ended(steps, self.lock):
-            while True:
-                asked, result = self._advance(steps, answer)
-                if asked is None:
-                    return self._arrived(result, flight)
-                if isinstance(asked, Wait):
-                    await clock.asleep(self.sessions.waiting_single(asked))
-                    answer = None
-                else:
-                    answer = Replies.single(await forward(asked.call(0), _trip(asked)) if len(asked.rows) else _LOST)
+        with own_time(clock):
+            try:
+                while True:
+                    asked = self._advance(steps, answer)
+                    if isinstance(asked, Replies):
+                        return self._arrived(asked, flight)
+                    if isinstance(asked, Wait):
+                        await clock.asleep(self.sessions.waiting_single(asked))
+                        answer = None
+                    else:
+                        reply = await forward(asked.call(0), _trip(asked)) if len(asked.rows) else _LOST
+                        answer = Replies.single(reply)
+            except BaseException:
+                self._end(steps)
+                raise
 
     @property
     def _clock(self) -> Clock:
@@ -257,13 +266,19 @@ class Pipeline:
         deadline = None if deadline_s is None else np.array([deadline_s])
         return Calls(FIRST, origin, asked, (), flight, deadline)
 
-    def _advance(self, steps: Steps, answer: Replies | None) -> tuple[Calls | Wait | None, Replies]:
-        """The next thing that a call on its way asks for; None and the replies where it has come back."""
+    def _advance(self, steps: Steps, answer: Replies | None) -> Calls | Wait | Replies:
+        """The next thing that a call on its way asks for, or the replies where it has come back."""
         with self.lock:
             try:
-                return steps.send(answer), _NO_REPLIES
+                return steps.send(answer)
             except StopIteration as arrived:
-                return None, arrived.value
+                replies: Replies = arrived.value
+                return replies
+
+    def _end(self, steps: Steps) -> None:
+        """End an effect under way, where carrying out has failed or its caller is gone."""
+        with self.lock:
+            steps.close()
 
     def _arrived(self, replies: Replies, flight: Flight | None) -> tuple[Reply, Sequence[Record]]:
         assert flight is not None, "a call without faults has no flight"
@@ -308,10 +323,10 @@ class Pipeline:
             known[rows[calls.calling(rows, globs)]] += 1
         steps, answer = self._run(0, calls), None
         while True:
-            asking, replies = self._advance(steps, answer)
-            if asking is None:
-                replies.latency_s += np.asarray(flight.waited_s)
-                return replies, flight.log
+            asking = self._advance(steps, answer)
+            if isinstance(asking, Replies):
+                asking.latency_s += np.asarray(flight.waited_s)
+                return asking, flight.log
             if isinstance(asking, Wait):
                 self.sessions.clock_s[asking.rows] += self.sessions.waiting(asking)
                 answer = None
@@ -366,23 +381,6 @@ class _Forward:
         return self._pipeline._run(self._position, calls)
 
 
-class _ended:
-    """A context that ends an effect under way where carrying out has failed, or its caller is gone."""
-
-    __slots__ = ("_lock", "_steps")
-
-    def __init__(self, steps: Steps, lock: Any) -> None:
-        self._steps, self._lock = steps, lock
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, error: object, *more: object) -> None:
-        if error is not None:
-            with self._lock:
-                self._steps.close()
-
-
 def _trip(calls: Calls) -> Trip:
     return Trip(None if calls.deadline_s is None else float(calls.deadline_s[0]), calls.flight.log)
 
@@ -394,5 +392,4 @@ NOTHING: Sequence[Record] = Records(Log(1), 0)
 """What was done to a call on which no fault was at work."""
 
 _LOST = Reply(LOST, False)
-_NO_REPLIES = Replies(0)
 _NO_JOINT: Mapping[tuple[str, ...], Rows] = {}

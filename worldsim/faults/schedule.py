@@ -5,7 +5,7 @@ depend on what else is called. With `per_tool: false` the calls of all tools tha
 then the order in which they begin decides.
 
 Every schedule is a pure function of the call's number, of the time, and of random numbers that depend on nothing but
-the number: it has no state, is the same for one call and for many, and nothing of it needs to be remembered or restored.
+the number: it has no state, is the same for one call and for many, with nothing to remember or to restore.
 """
 
 from abc import abstractmethod

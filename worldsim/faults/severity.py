@@ -103,8 +103,7 @@ def size_of(outcome: Outcome, bench: Bench) -> float | None:
 
 def _fields(payload: Any) -> dict[Any, Any]:
     """Everything in a payload that has no parts of its own."""
-    parts = dict | list | tuple
-    return {path: value for path, value in nodes(payload) if not isinstance(value, parts) or not len(value)}
+    return {path: value for path, value in nodes(payload) if not isinstance(value, (dict, list, tuple)) or not value}
 
 
 def _gap(one: Any, other: Any) -> float:
@@ -113,11 +112,11 @@ def _gap(one: Any, other: Any) -> float:
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray) and one.shape == other.shape:
         return float(np.abs(one.astype(np.float64) - other).mean() / 255)
     if _is_number(one) and _is_number(other):
-        return abs(one - other) / max(abs(one) + abs(other), 1e-9)
-    times = [_time(each) for each in (one, other)]
-    if None not in times:
-        return min(1.0, abs((times[0] - times[1]).total_seconds()) / DAY_S)  # type: ignore[operator]
-    return 1.0
+        return float(abs(one - other) / max(abs(one) + abs(other), 1e-9))
+    here, there = _time(one), _time(other)
+    if here is None or there is None:
+        return 1.0
+    return min(1.0, abs((here - there).total_seconds()) / DAY_S)
 
 
 def _is_number(value: Any) -> bool:

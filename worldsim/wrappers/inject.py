@@ -149,7 +149,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         space = env.observation_space
         self._text = space if isinstance(space, spaces.Text) else None
         wide = any(getattr(fault, "out_of_space", False) for fault in built if not fault.idle)
-        self._any_text = wide or (self._below is not None and self._below._any_text)
+        self._any_text: bool = wide or (self._below is not None and self._below._any_text)
         self._leaves = leaves_of(env.observation_space)
         self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         plan.check(self._tools.names, None if self._text else self._leaves)
@@ -169,6 +169,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._view: View | None = None  # how the observation was opened, where it is a text with JSON
         self._asked: Any = None  # the action that was made
         self._outer: Outer | None = None  # of a call that comes from faults further out: which it is
+        self._counts_as = ""  # the tool that counts for what is drawn
         self._joint: Mapping[Any, Any] = {}  # its numbers among the calls of several tools together
         self._keeps = self._below is not None or not self._pipeline.idle
         self._episode: tuple[int, ...] = (-1, 0)  # the seed of the last seeded reset, and resets since
@@ -211,6 +212,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._asked = action
         tool, arguments = self._made.call(action)
         outer, self._outer = self._outer, None
+        self._counts_as = tool if outer is None else outer.tool
         if outer is None:
             if self._wait_s:
                 self.clock.sleep(self._wait_s.get(tool, 0.0))
@@ -257,8 +259,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """Where the last fault passes the call on: step the environment."""
         action = self._made.action(call.tool, call.arguments, self._asked)
         if self._below is not None:  # faults further in go on from here, as if all were in one row
-            asked = self._tools.call(self._asked)[0]
-            self._below._outer = Outer(asked, call.number, self._below._joint, trip.deadline_s)
+            self._below._outer = Outer(self._counts_as, call.number, self._below._joint, trip.deadline_s)
         if self._step_s:
             self._move_on()
             self._last = action

@@ -1,6 +1,5 @@
 """Observations that are texts: faults see the fields of the JSON that they hold, and leave texts again."""
 
-import numpy as np
 from gymnasium import spaces
 
 from worldsim.faults.calls import LOST, Reply
@@ -30,11 +29,11 @@ class Texts:
         """What environments show as faults see it, of the sessions `rows`."""
         for row in rows.tolist():
             self._views[row] = opened(shown.payload(row))
-        return Replies(shown.count, overrides={row: self._views[row].inner for row in rows.tolist()})
+        return Replies(shown.count, overrides={row: view.inner for row, view in enumerate(self._views)})
 
-    def closed(self, replies: Replies, shown: Replies) -> Replies:
-        """Replies with texts again, in the place of what environments show."""
-        for row in replies.overrides.keys() | set(np.flatnonzero(~replies.ok).tolist()):
+    def closed(self, replies: Replies, shown: Replies, rows: Rows) -> Replies:
+        """Replies to the sessions `rows` with texts again, in the place of what environments show."""
+        for row in rows.tolist():
             shown.put(row, closed(self._views[row], replies.of(row), self._space, self._any_text))
         shown.latency_s = replies.latency_s
         return shown

@@ -23,8 +23,11 @@ class ActionTools(Protocol):
     same, as those without names do.
     """
 
-    names: tuple[str, ...] | None
-    one_request: bool
+    @property
+    def names(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def one_request(self) -> bool: ...
 
     @property
     def by_name(self) -> bool:

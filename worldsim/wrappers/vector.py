@@ -226,7 +226,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             self._worlds.wait()
             self._move_on(self._worlds, ~resetting)
         if self._texts:
-            replies = self._texts.closed(replies, self._shown_below(turn))
+            replies = self._texts.closed(replies, self._shown_below(turn), calling)
         shown = self._seen.take(replies)
         self._infos = {
             key: value for key, value in turn.infos.items() if not key.removeprefix("_").startswith("final_")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldsim.faults.effects.base import Batch, ByNumber, Effect, Forward, Mask, Steps, same_for_each
+from worldsim.faults.effects.base import Batch, ByNumber, Effect, Forward, Mask, Steps, Wait, same_for_each
 from worldsim.faults.keys import Floats
 from worldsim.faults.replies import Replies
 
@@ -27,14 +27,14 @@ class Delay(Effect):
         if self.least_s:
             waits = latencies_s >= self.least_s
             batch, latencies_s = batch[waits], latencies_s[waits]
-        yield from delay(batch, latencies_s)
+        yield delay(batch, latencies_s)
         return (yield from forward(batch.calls))
 
 
-def delay(batch: Batch, latencies_s: Floats) -> Steps:
-    """Let calls wait, (n,) seconds, and record it."""
+def delay(batch: Batch, latencies_s: Floats) -> Wait:
+    """That calls wait, (n,) seconds, which is recorded: `yield delay(...)`."""
     batch.record("delay", lambda: [{"latency_s": each} for each in latencies_s.tolist()])
-    return (yield from batch.wait(latencies_s))
+    return Wait(batch.calls, batch.rows, latencies_s)
 
 
 @dataclass(frozen=True)
@@ -81,26 +81,27 @@ class SlowService(Effect):
         latencies_s, ends_s = batch.by_number("latency", self.latencies_s), batch.seconds + self.timeout_s
         slow = latencies_s >= self.timeout_s
         if not np.count_nonzero(slow):
-            yield from delay(batch, latencies_s)
+            yield delay(batch, latencies_s)
             replies = yield from forward(batch.calls.until(batch.rows, ends_s))
-            yield from self._too_late(batch, latencies_s, ends_s, replies)
+            late = batch.seconds >= ends_s - ON_TIME_S
+            if np.count_nonzero(late):
+                yield from self._too_late(batch[late], latencies_s[late], ends_s[late], replies)
             return replies
-        yield from delay(batch[~slow], latencies_s[~slow])
+        yield delay(batch[~slow], latencies_s[~slow])
         request_lost = slow & (batch.random.uniform() >= self.lose_answer)
         record_timeouts(batch[slow], np.where(request_lost, "request", "answer")[slow], latencies_s[slow])
         calls = batch.calls.until(batch.rows, ends_s).without(batch.rows[request_lost])
         replies = yield from forward(calls)
         yield from give_up(batch[slow], ends_s[slow], replies)
-        yield from self._too_late(batch[~slow], latencies_s[~slow], ends_s[~slow], replies)
+        late = ~slow & (batch.seconds >= ends_s - ON_TIME_S)
+        if np.count_nonzero(late):
+            yield from self._too_late(batch[late], latencies_s[late], ends_s[late], replies)
         return replies
 
     def _too_late(self, batch: Batch, latencies_s: Floats, ends_s: Floats, replies: Replies) -> Steps:
         """What else stands further in has taken so long that callers gave up."""
-        late = batch.seconds >= ends_s - ON_TIME_S
-        if np.count_nonzero(late):
-            record_timeouts(batch[late], np.full(int(late.sum()), "answer"), latencies_s[late])
-            yield from give_up(batch[late], ends_s[late], replies)
-        return replies
+        record_timeouts(batch, np.full(len(batch), "answer"), latencies_s)
+        return (yield from give_up(batch, ends_s, replies))
 
 
 def record_timeouts(batch: Batch, lost: Mask, latencies_s: Floats) -> None:

@@ -294,7 +294,7 @@ class ChangeLeaves:
         batch[candidate.at[chosen]].record(self.kind, details)
 
     def _described(self, leaf: Leaf, candidate: _Candidate, chosen: NDArray[np.int64]) -> Details:
-        """What was there before and after, worked out when somebody asks. It holds on to copies of small values only."""
+        """What was there before and after, worked out when somebody asks. Only copies of small values are held."""
         before, after = candidate.before, candidate.edited.after
         if not (self.describe and columns.small(before) and columns.small(after)):
             if not self.describe:

@@ -7,6 +7,13 @@ template (`GET /orders/{id}`); responses are replies; and what a fault has done 
 does to a client: an exception of httpx, a status with Retry-After, a body that ends in the middle.
 """
 
-from worldsim.faults.http.transport import AsyncFaultTransport, FaultTransport
+from worldsim.errors import MissingExtraError
+
+try:
+    from worldsim.faults.http.transport import AsyncFaultTransport, FaultTransport
+except ModuleNotFoundError as error:
+    if error.name != "httpx":
+        raise
+    raise MissingExtraError("faults of HTTP need httpx: pip install 'worldsim[http]'") from error
 
 __all__ = ["AsyncFaultTransport", "FaultTransport"]
