@@ -30,10 +30,8 @@ ACTIONS: dict[str, spaces.Space[Any]] = {
     "json": spaces.Text(300, min_length=0, charset=LETTERS),
 }
 OBSERVATIONS: dict[str, spaces.Space[Any]] = {
-    "json": spaces.Text(20_000, charset=LETTERS),
-    "mcp": spaces.Text(40_000, charset=LETTERS),
+    **dict.fromkeys(["json", "indented", "mixed", "mcp"], spaces.Text(2_000_000, charset=LETTERS)),
     "prose": spaces.Text(400, charset=LETTERS),
-    "mixed": spaces.Text(20_000, charset=LETTERS),
     "box": spaces.Box(0.0, 1e6, (4,), np.float64),
 }
 
@@ -62,8 +60,10 @@ class Shop(gym.Env[Any, Any]):
     def _answer(self, tool: str, arguments: dict[str, Any]) -> Any:
         calls = len(self.arrived)
         if self.form == "box":
-            observation: Any = np.array([calls, arguments.get("page", 0), arguments.get("id", 0), len(tool)], np.float64)
-        elif self.form == "prose" or (self.form == "mixed" and calls % 3 == 0):
+            observation: Any = np.array(
+                [calls, arguments.get("page", 0), arguments.get("id", 0), len(tool)], np.float64
+            )
+        elif self.form == "prose" or (self.form in ("mixed", "indented") and calls % 3 == 0):
             observation = f"Call {calls} of {tool}: nothing to report about order {5000 + calls}."
         else:
             observation = self._json(tool, arguments, calls)
@@ -80,7 +80,7 @@ class Shop(gym.Env[Any, Any]):
             "rows": [{"id": 5174 + calls + row, "name": f"Ada {row}"} for row in range(3)],
         }
         if self.form != "mcp":
-            return json.dumps(said, indent=2 if self.form == "mixed" else None)
+            return json.dumps(said, indent=2 if self.form == "indented" else None)
         text = {"type": "text", "text": json.dumps(said)}
         return json.dumps({"content": [text, {"type": "text", "text": "done"}], "structuredContent": said})
 

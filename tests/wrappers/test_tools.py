@@ -134,7 +134,7 @@ def flattened(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def test_a_text_is_spaced_as_it_was() -> None:
-    below = Shop("json", "mixed")
+    below = Shop("json", "indented")
     env = InjectFaults(below, [faults.WrongUnit(severity=1.0, rate=1.0, targets=["pieces"], factors=[3.0])])
     for (seen, *_), true in zip(played(env, "json", 9), below.answered[1:], strict=True):
         if true.startswith("{"):
@@ -323,14 +323,21 @@ def test_a_plan_on_a_vector_is_what_it_is_on_each(form: str, observations: str, 
 @each_form
 @pytest.mark.parametrize("observations", ["mixed", "mcp", "box"])
 def test_nested_wrappers_mean_the_same_as_one_plan(form: str, observations: str) -> None:
-    one, nested = InjectFaults(Shop(form, observations, 40), MANY, seed=3), Shop(form, observations, 40)
-    for fault in reversed(MANY):
+    assert len(check_nested(form, observations, MANY)) > 100
+
+
+def check_nested(form: str, observations: str, plan: Any) -> list[Any]:
+    """Each fault in a wrapper of its own, against all in one; gives the records."""
+    one, nested = InjectFaults(Shop(form, observations), plan, seed=3), Shop(form, observations)
+    for fault in reversed(plan):
         nested = InjectFaults(nested, [fault], seed=3)  # type: ignore[assignment]
     for mine, other in zip(played(one, form, 60), played(nested, form, 60), strict=True):
         assert alike(mine[:4], other[:4])
         assert list(mine[-1]["faults"]) == list(other[-1]["faults"])
         assert mine[-1]["executions"] == other[-1]["executions"]
         assert {**mine[-1]["reply"], "latency_s": pytest.approx(mine[-1]["reply"]["latency_s"])} == other[-1]["reply"]
+    assert one.records == nested.records  # type: ignore[attr-defined]
+    return one.records
 
 
 def test_executions_are_told_for_each_call() -> None:
@@ -354,3 +361,17 @@ def test_executions_are_told_for_each_call() -> None:
     hidden = InjectFaults(InjectFaults(Witness(), plan), plan, blind=True)
     hidden.reset(seed=0)
     assert not {"executions", "faults"} & set(hidden.step(0)[-1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_nested_with_others_is_what_it_is_in_one_plan(kind: str) -> None:
+    """Further out and further in than others, with calls that never get so far, and schedules that count them all."""
+    plan = [
+        BUILT_IN[kind](severity=0.9, schedule=faults.Window(start=2, stop=30, per_tool=False)),
+        faults.SlowAPI(severity=0.7, tools=["list"]),
+        faults.DelayedAction(severity=0.3),
+        BUILT_IN[kind](severity=0.7, tools=["re*"], schedule=faults.Bursts(mean_calls=4, mean_gap=2)),
+        BUILT_IN[kind](severity=0.6, schedule=faults.TimeWindow(start_s=20.0, stop_s=40.0, every_s=50.0)),
+    ]
+    for form, observations in (("classes", "json"), ("json", "mixed"), ("flat", "box")):
+        check_nested(form, observations, plan)

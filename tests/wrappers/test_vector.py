@@ -115,6 +115,35 @@ def test_each_kind_does_what_it_does_to_an_environment_alone(kind: str, mode: Au
     play_both(*pair(desk, [faults.KINDS[kind](severity=0.9)], mode), 20)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_keeps_its_schedule_and_its_tools_on_each(kind: str) -> None:
+    """Schedules of each tool, of all tools together, and by the clock, on calls that have names."""
+    built = BUILT_IN[kind]
+    plan: list[faults.Fault] = [
+        built(severity=0.9, schedule=faults.Window(start=2, stop=9, per_tool=False), tools=["re*", "look_up"]),
+        built(severity=0.8, schedule=faults.TimeWindow(start_s=5.0, stop_s=9.0, every_s=15.0)),
+        faults.LognormalLatency(severity=0.9, schedule=faults.After(calls=2, per_tool=False)),
+        built(severity=0.7, schedule=faults.Bursts(mean_calls=3, mean_gap=2, per_tool=False), probability=0.8),
+        built(severity=0.6, schedule=faults.After(calls=1), tools=["re*", "open_?"]),
+    ]
+    play_both(*pair(lambda: gym.make("worldsim/RefundDesk-v0"), plan), 30)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_vector_of_one_is_that_one(kind: str) -> None:
+    plan = [BUILT_IN[kind](severity=0.9), faults.SlowAPI(severity=0.7)]
+    ours = VectorInjectFaults(SyncVectorEnv([desk]), plan, seed=5)
+    theirs = SyncVectorEnv([lambda: InjectFaults(desk(), plan, seed=5)])
+    play_both(ours, theirs, 20)
+
+
+def test_a_throttled_service_lets_each_environment_do_as_much_as_one_alone() -> None:
+    plan = [faults.Throttled(severity=1.0, calls=2, window_s=6.0), faults.ConstantLatency(severity=1.0, seconds=1.0)]
+    records = play_both(*pair(lambda: gym.make("worldsim/RefundDesk-v0"), plan), 60)
+    refused = [record for record in records if record.fault == "throttled"]
+    assert 20 < len(refused) < len(records)
+
+
 THREE = [faults.SlowAPI(severity=0.8), faults.MalformedOutput(severity=0.8), faults.MissingData(severity=0.8)]
 MANY: list[faults.Fault] = [
     faults.LognormalLatency(severity=0.4, tools=["*"]),
@@ -122,6 +151,8 @@ MANY: list[faults.Fault] = [
     faults.ReorderedDelivery(severity=0.6),
     faults.SlowAPI(severity=0.3, schedule=faults.Bursts(mean_calls=3, mean_gap=3)),
     faults.RateLimited(severity=0.5, until_retried=1, probability=0.6),
+    faults.RateLimited(severity=0.1, until_retry_after=True, schedule=faults.TimeWindow(start_s=9.0, stop_s=40.0)),
+    faults.Throttled(severity=1.0, calls=9, window_s=60.0),
     faults.DelayedAction(severity=0.5, schedule=faults.After(calls=3)),
     faults.MalformedOutput(severity=0.6, schedule=faults.Window(start=1, stop=30)),
     faults.StaleCache(severity=0.3, targets=["*"]),

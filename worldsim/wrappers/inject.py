@@ -177,6 +177,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._info: dict[str, Any] = {}
         self._reply = _CALM
         self._rewards: list[Any] = []  # of this step
+        self._further_in_s = 0.0  # seconds that faults further in made it take
         self._executions: list[Any] = []  # those of them that the call itself has earned
         self._terminated = self._truncated = False
 
@@ -206,7 +207,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.clock.sleep(seconds)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self._rewards, self._executions = [], []
+        self._rewards, self._executions, self._further_in_s = [], [], 0.0
         self._terminated = self._truncated = False
         self._below_records: list[Record] = []
         self._asked = action
@@ -219,6 +220,8 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             if self._below is not None:
                 self._count_further_in(tool)
         reply, own = self._pipeline.call(tool, arguments, self._carry_out, outer)
+        if self._further_in_s:
+            reply = reply._replace(latency_s=reply.latency_s + self._further_in_s)
         self._now = [*self._below_records, *own] if self._below_records else own
         if self._now is not NOTHING:  # what was done is written down when somebody looks
             self._records.append(self._now)
@@ -293,7 +296,8 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 self._below_records += self._below._now
             else:
                 log.extend(0, self._below._now)
-            reply = self._below._reply
+            self._further_in_s += self._below._reply.latency_s
+            reply = self._below._reply._replace(latency_s=0.0)
             self._reply = reply if reply.payload is LOST else reply._replace(payload=self._opened(observation))
         else:
             self._reply = Reply(self._opened(observation))
