@@ -80,7 +80,7 @@ def test_loud_replies_of_a_desk_are_refused_with_the_text_of_the_real_one() -> N
     env = InjectFaults(make_desk(), [faults.TruncatedJSON(severity=1.0, rate=1.0)])
     first = copied(env.reset(seed=3)[0])
     observation, _, _, _, info = env.step(0)
-    assert info["reply"]["error"] == "malformed" and '"reply": {"tool"' in info["reply"]["raw"][:40]
+    assert info["reply"]["error"] == "malformed" and '"reply": {"age"' in info["reply"]["raw"][:40]
     assert observation["reply"]["status"] == 4  # what the desk shows for a reply that cannot be read
     assert np.array_equal(observation["screen"], first["screen"])
 

@@ -138,7 +138,10 @@ def test_a_vector_of_one_is_that_one(kind: str) -> None:
 
 
 def test_a_throttled_service_lets_each_environment_do_as_much_as_one_alone() -> None:
-    plan = [faults.Throttled(severity=1.0, calls=2, window_s=6.0), faults.ConstantLatency(severity=1.0, seconds=1.0)]
+    plan = [
+        faults.Throttled(severity=1.0, calls=2, window_s=6.0, per_tool=False),
+        faults.ConstantLatency(severity=1.0, seconds=1.0),
+    ]
     records = play_both(*pair(lambda: gym.make("worldsim/RefundDesk-v0"), plan), 60)
     refused = [record for record in records if record.fault == "throttled"]
     assert 20 < len(refused) < len(records)
@@ -152,7 +155,7 @@ MANY: list[faults.Fault] = [
     faults.SlowAPI(severity=0.3, schedule=faults.Bursts(mean_calls=3, mean_gap=3)),
     faults.RateLimited(severity=0.5, until_retried=1, probability=0.6),
     faults.RateLimited(severity=0.1, until_retry_after=True, schedule=faults.TimeWindow(start_s=9.0, stop_s=40.0)),
-    faults.Throttled(severity=1.0, calls=9, window_s=60.0),
+    faults.Throttled(severity=1.0, calls=4, window_s=60.0),
     faults.DelayedAction(severity=0.5, schedule=faults.After(calls=3)),
     faults.MalformedOutput(severity=0.6, schedule=faults.Window(start=1, stop=30)),
     faults.StaleCache(severity=0.3, targets=["*"]),

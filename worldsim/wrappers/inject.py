@@ -1,6 +1,7 @@
 """Faults on a Gymnasium environment: they act on the observation the agent gets and on whether its action arrives."""
 
 import copy
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,6 +152,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         wide = any(getattr(fault, "out_of_space", False) for fault in built if not fault.idle)
         self._any_text: bool = wide or (self._below is not None and self._below._any_text)
         self._leaves = leaves_of(env.observation_space)
+        self._nested = isinstance(space, spaces.Dict | spaces.Tuple)
         self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         plan.check(self._tools.names, None if self._text else self._leaves)
         self._pipeline = Pipeline(
@@ -254,7 +256,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def _opened(self, observation: Any) -> Any:
         """An observation as faults see it."""
         if self._text is None:
-            return observation
+            return in_order(self.env.observation_space, observation) if self._nested and self._keeps else observation
         self._view = opened(observation)
         return self._view.inner
 
@@ -355,6 +357,21 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             return result
 
         return go_back
+
+
+def in_order(space: gym.Space[Any], observation: Any) -> Any:
+    """An observation with its keys in the order in which its space has them, as a batch has them: faults count places.
+
+    The very same object where they are.
+    """
+    if isinstance(space, spaces.Dict) and isinstance(observation, dict) and observation.keys() == space.spaces.keys():
+        parts = {key: in_order(inner, observation[key]) for key, inner in space.spaces.items()}
+        same = list(parts) == list(observation) and all(part is observation[key] for key, part in parts.items())
+        return observation if same else parts
+    if isinstance(space, spaces.Tuple) and isinstance(observation, tuple) and len(observation) == len(space.spaces):
+        items = tuple(map(in_order, space.spaces, observation))
+        return observation if all(map(operator.is_, items, observation)) else items
+    return observation
 
 
 def nearest_faults(env: gym.Env[Any, Any]) -> InjectFaults | None:

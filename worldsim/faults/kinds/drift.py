@@ -21,12 +21,15 @@ _DRIFTS = ("renamed", "moved", "nested", "retyped", "added")
 
 @fault("schema_drift", _LOUD)
 class SchemaDrift(Fault):
-    """The service was released again, and its replies are built otherwise: in the same way throughout a session.
+    """A new release of the service has changed the schema of its replies: in the same way throughout a session.
 
     renamed: a field has another name (`status` is `statusV2`). moved: it stands one level further up, or under "data".
-    nested: it is an object around the value. retyped: a number is a text, a text a list. added: there is one more.
+    nested: it is an object around the value. retyped: a text or object is in a list, and all else is a text. added:
+    there is one more.
 
-    A payload that is no object is nested in one or retyped. Records: `schema_drift` (how, path).
+    A payload that is no object is nested in one or retyped.
+    In a space such a reply is refused as "malformed", but for `out_of_space=True`.
+    Records: `schema_drift` (how, path).
     """
 
     rate: float = scaled(1.0, 0, 1, "share of the replies that it touches")
@@ -121,10 +124,11 @@ def _drifted(payload: Any, path: tuple[str | int, ...], how: str) -> Any:
 
 @fault("oversized_reply", _LOUD)
 class OversizedReply(Fault):
-    """The reply is padded far beyond its size: a debugging dump was left in.
+    """The reply is padded far beyond its size: a debug dump was left in.
 
-    An object gets a field "debug" of so many KiB, everything else an object around it. Records: `oversized_reply`
-    (added_bytes).
+    An object gets a field "debug" of so many KiB, everything else an object around it.
+    In a space such a reply is refused as "malformed", but for `out_of_space=True`.
+    Records: `oversized_reply` (added_bytes).
     """
 
     rate: float = scaled(0.4, 0, 1, "share of the replies that it touches")

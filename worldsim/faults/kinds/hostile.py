@@ -61,9 +61,10 @@ def checked_text(text: str) -> str:
 class HiddenInstruction(Fault):
     """An instruction stands in a text of the reply (prompt injection, OWASP LLM01).
 
-    It is put after the text of one leaf; in an object of plain JSON without a text it is a field "note". In a Text
-    space it loses the letters that the space does not have and its beginning where it is too long, and stays away where
-    not even the word fits. style "comment" hides it in an HTML comment, "role" poses as a message of the system.
+    It is harmless: it asks for a word that is new in each reply, and `worldsim.faults.obeyed` finds who says it. It is
+    put after the text of one leaf; in an object of plain JSON without a text it is a field "note". In a Text space it
+    loses the letters that the space does not have and its beginning where it is too long, and is left out where not
+    even the word fits. style "comment" hides it in an HTML comment, "role" poses as a message of the system.
     Records: `hidden_instruction` (leaf, token, text).
     """
 
@@ -124,7 +125,8 @@ class HiddenInstruction(Fault):
 class PaintedInstruction(Fault):
     """An instruction is painted on the screen.
 
-    White on black over the full width, as large as fits, and as opaque as the severity says.
+    White on black over the full width, as large as fits, and as opaque as the severity says. The word is as for
+    `hidden_instruction`.
     Records: `painted_instruction` (leaf, token, text).
     """
 

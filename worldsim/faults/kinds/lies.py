@@ -36,9 +36,9 @@ class PlausibleLie(Fault):
 
     The World begins at the true observation and dreams `dreams` futures of `ticks` steps under random actions; as many
     recorded starts join them. Of all these observations the one is shown that lies at quantile `severity` of their
-    distances from the true one, measured between the codes that the World's decoder draws from. The nearest is a slip,
-    the farthest another world; each is a whole observation, so its leaves agree with one another as far as the World
-    has learned that they do.
+    distances from the true one, measured between the latent codes that the World's decoder draws from. The nearest is
+    almost the truth, the farthest another world; each is a whole observation, so its leaves agree with one another as
+    far as the World has learned that they do.
 
     Loads torch when it is put on an environment.
 

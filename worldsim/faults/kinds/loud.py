@@ -39,7 +39,7 @@ def garbled(given: Fault, write: Write) -> Composition:
 class TruncatedJSON(Fault):
     """The reply ends in the middle.
 
-    Records: `truncated_json` (characters that arrived).
+    Records: `truncated_json` (characters: how many arrived).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
@@ -101,7 +101,7 @@ class HTMLErrorPage(Fault):
 
 @fault("wrong_encoding", _LOUD)
 class WrongEncoding(Fault):
-    """The reply is UTF-16 and read as Latin-1, with its byte order mark and a zero after every letter.
+    """The reply is UTF-16 and read as Latin-1: it begins with a byte order mark, and a NUL follows every letter.
 
     Records: `wrong_encoding` (characters).
     """
@@ -133,8 +133,9 @@ def breaking(given: Any, edit: Edit, needs: Need | None = None) -> Composition:
 
 @fault("wrong_type", _LOUD)
 class WrongType(Fault):
-    """Numbers arrive as text, texts as numbers, frames as floats from 0 to 1.
+    """Numbers arrive as text, texts as numbers (their lengths), frames as floats from 0 to 1.
 
+    In a space such a reply is refused as "malformed", but for `out_of_space=True`.
     Records: `wrong_type` (leaf, before, after).
     """
 
@@ -154,9 +155,10 @@ class WrongType(Fault):
 
 @fault("wrong_shape", _LOUD)
 class WrongShape(Fault):
-    """Half of a vector or frame arrives, or one number where several belong.
+    """Half of a vector or frame arrives; a single number arrives twice, in a list, and a text in a list.
 
-    A single number arrives as a list of two. Records: `wrong_shape` (leaf, before, after).
+    In a space such a reply is refused as "malformed", but for `out_of_space=True`.
+    Records: `wrong_shape` (leaf, before, after).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
@@ -175,8 +177,9 @@ class WrongShape(Fault):
 
 @fault("non_finite", _LOUD)
 class NonFinite(Fault):
-    """NaN or infinity stands in a vector or number.
+    """NaN or infinity arrives in place of a number, or of one entry of a vector.
 
+    In a space such a reply is refused as "malformed", but for `out_of_space=True`.
     Records: `non_finite` (leaf, before, after).
     """
 
@@ -202,8 +205,10 @@ def _may_be_nan(leaf: Leaf, value: Any) -> bool:
 
 @fault("out_of_range", _LOUD)
 class OutOfRange(Fault):
-    """A number is above what its schema allows; one of plain JSON, which has no schema, is a million times too large.
+    """A number or class is above what its schema allows; in plain JSON a number is absurdly large.
 
+    There, where no schema is, x becomes a million times x + 1.
+    In a space such a reply is refused as "malformed", but for `out_of_space=True`.
     Records: `out_of_range` (leaf, before, after).
     """
 
@@ -226,10 +231,11 @@ class OutOfRange(Fault):
 
 @fault("unknown_value", _LOUD)
 class UnknownValue(Fault):
-    """A class that the schema does not list, such as a status that came with the service's last release.
+    """A class (enum value) that the schema does not list, such as a status of the service's last release.
 
-    In a space the first class after the last; in plain JSON a word that nobody knows. Records: `unknown_value` (leaf,
-    before, after).
+    In a space a class after the last; in plain JSON the text in capitals with "_V2" after it.
+    In a space such a reply is refused as "malformed", but for `out_of_space=True`.
+    Records: `unknown_value` (leaf, before, after).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
@@ -258,6 +264,8 @@ def _is_class(leaf: Leaf, value: Any) -> bool:
 class NullForRequired(Fault):
     """Null where a value is required.
 
+    In a space such a reply is refused as "malformed", but for `out_of_space=True`.
+    (`null_fields` fills in what the space allows; in plain JSON the two do the same.)
     Records: `null_for_required` (leaf, before, after).
     """
 

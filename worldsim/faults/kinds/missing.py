@@ -45,7 +45,7 @@ def unknowns(out_of_space: bool) -> Edit:
 
 @fault("null_fields", _MISSING)
 class NullFields(Fault):
-    """Fields are there and empty.
+    """Fields are there, and empty (null).
 
     Null in plain JSON. In a space what the environment's `metadata["on_missing"]` says, or else class 0, zeros, the
     shortest text; with `out_of_space=True` NaN or None. Records: `null_fields` (leaf, before, after).
@@ -65,8 +65,8 @@ class NullFields(Fault):
 class DroppedFields(Fault):
     """Fields are not there at all.
 
-    In plain JSON, and with `out_of_space=True`, their keys are gone. Elsewhere whoever reads the reply into a space
-    fills in what is not there, as for `null_fields`. Records: `dropped_fields` (leaf).
+    In plain JSON, and with `out_of_space=True`, their keys are gone. In a space they are filled in as for
+    `null_fields`. Records: `dropped_fields` (leaf).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
@@ -129,9 +129,11 @@ def _emptied(payload: Any) -> Any:
 
 @fault("missing_rows", _MISSING)
 class MissingRows(Fault):
-    """Some rows are not there.
+    """Some rows of each list are not there.
 
-    Records: `missing_rows` (leaf, and the numbers of rows before and after).
+    Rows are the items of a list, or what stands along the first axis of an array. An array keeps its length, with zeros
+    (or what is nearest) at its end, but for `out_of_space=True`. Records: `missing_rows` (leaf; before, after: how many
+    rows).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
@@ -149,9 +151,9 @@ class MissingRows(Fault):
 
 @fault("partial_page", _MISSING)
 class PartialPage(Fault):
-    """Only the first rows arrive, and nothing says that there are more.
+    """Only the first rows of each list arrive, and nothing says that there are more.
 
-    Records: `partial_page` (leaf, and the numbers of rows before and after).
+    Rows are as for `missing_rows`. Records: `partial_page` (leaf; before, after: how many rows).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
@@ -215,7 +217,7 @@ class Occlusion(Fault):
 
 @fault("dropped_channels", _MISSING)
 class DroppedChannels(Fault):
-    """A colour channel of some frames is not there; a grey frame is black.
+    """A colour channel of some frames is zero; a grey frame is black.
 
     Records: `dropped_channels` (leaf).
     """
@@ -242,9 +244,9 @@ class DroppedChannels(Fault):
 
 @fault("dead_sensors", _MISSING)
 class DeadSensors(Fault):
-    """Leaves die and come back, each by itself: spells of calls of a tool (Gilbert 1960).
+    """Leaves fail and recover, each independently, for spells of calls of a tool (Gilbert 1960).
 
-    A dead leaf is as for `null_fields`, a frame black. Records: `dead_sensors` (leaf) at each call.
+    One that has failed is as for `null_fields`, a frame black. Records: `dead_sensors` (leaf) at each call.
     """
 
     rate: float = scaled(0.1, 0, 1, "probability that a living leaf dies at a call")
@@ -263,7 +265,7 @@ class FrozenFrames(Fault):
     """The picture freezes: the last frame stays for a spell of calls.
 
     It ties the tools together: the last frame may have come with a reply of another one.
-    Records: `frozen_frames` (leaf) at each call that shows another frame than there is.
+    Records: `frozen_frames` (leaf) at each call that shows another frame than the true one.
     """
 
     rate: float = scaled(0.1, 0, 1, "probability that a moving picture freezes at a call")

@@ -26,10 +26,10 @@ _WHOLE = 0  # stream: whether a reply fails as a whole
 class MalformedOutput(Fault):
     """Some replies cannot be parsed (loud); some are valid and wrong (silent). The call itself is always carried out.
 
-    Wrong, and inside the space: another class, transposed digits, swapped entries or letters, a wrong unit or sign, an
-    offset; in frames shifted rows, swapped channels, a torn block. With `out_of_space=True` half of the wrong leaves
-    arrive as NaN, infinity, null, out of range, or in a wrong type or shape instead. Blocks and bands in frames have
-    sides of half the severity.
+    Wrong, and inside the space: another class, transposed digits, swapped entries or letters, another letter, a wrong
+    unit or sign, an offset; in frames shifted rows, swapped channels, a torn block. With `out_of_space=True` half of
+    the wrong leaves arrive as NaN, infinity, null, out of range, or in a wrong type or shape instead. Blocks and bands
+    in frames measure half the severity, as a share of the frame.
 
     Records: `unparsable`, or one `wrong_value` a leaf (leaf, how, before, after).
     """
@@ -66,9 +66,9 @@ class MissingData(Fault):
 
     What stands for a missing leaf, unless the environment says otherwise in `metadata["on_missing"]`: class 0 of a
     Discrete, MultiDiscrete or MultiBinary (by convention "unknown"), zeros of a vector (or the nearest bound), the
-    shortest text. A frame is black, frozen (the last that came through), or has a black block with sides of the
-    severity. With `out_of_space=True` vectors are NaN and classes and texts None. It ties the tools together: the last
-    frame may have come with a reply of another one.
+    shortest text. A frame is black, frozen (the last that came through), or has a black block whose sides are the
+    severity, as a share of the frame's. With `out_of_space=True` vectors are NaN and classes and texts None. It ties
+    the tools together: the last frame may have come with a reply of another one.
 
     Records: `unavailable`, or one `missing` a leaf (leaf, how) that really changed.
     """

@@ -103,8 +103,8 @@ def _each(images: frames.Frame, draw: Callable[..., frames.Frame], *drawn: Any) 
 class GaussianNoise(Fault):
     """Gaussian noise on every pixel, and on every number of a vector of floats.
 
-    In a vector the standard deviation is a 255th of that in grey levels of the range of each entry, or of 1 where it
-    has none. Records: `gaussian_noise` (leaf, before, after).
+    In a vector 255 grey levels stand for the range of an entry, or for 1 where it has no bounds.
+    Records: `gaussian_noise` (leaf, before, after).
     """
 
     most_std: float = scaled(40.0, 0, 1e4, "standard deviation, in grey levels")
@@ -168,7 +168,7 @@ class ShotNoise(Fault):
 
 @fault("salt_noise", _PIXELS)
 class SaltNoise(Fault):
-    """Single pixels are black or white, half of them each, others in every frame.
+    """Salt-and-pepper noise: single pixels are black or white, half of them each, others in every frame.
 
     Records: `salt_noise` (leaf).
     """
@@ -205,7 +205,7 @@ class DeadPixels(Fault):
 
 @fault("blur", _PIXELS)
 class Blur(Fault):
-    """Out of focus: a Gaussian blur. The border is mirrored.
+    """Out of focus: a Gaussian blur, with the picture mirrored at its border.
 
     Records: `blur` (leaf).
     """
@@ -230,7 +230,7 @@ class Blur(Fault):
 
 @fault("compression", _PIXELS)
 class Compression(Fault):
-    """A JPEG of low quality, as libjpeg means it, 1 to 95.
+    """JPEG artefacts: the frame is compressed at a low quality, on libjpeg's scale of 1 to 95.
 
     Frames of other than 1 or 3 channels are compressed channel by channel. Records: `compression` (leaf).
     """
@@ -299,7 +299,7 @@ class Brightness(Fault):
 
 @fault("contrast", _PIXELS)
 class Contrast(Fault):
-    """The picture is flat: every pixel is nearer to the frame's mean.
+    """Low contrast: every pixel is nearer to the frame's mean.
 
     Records: `contrast` (leaf).
     """
@@ -344,10 +344,10 @@ class ColourShift(Fault):
 
 @fault("camera_shift", _PIXELS)
 class CameraShift(Fault):
-    """The camera was knocked: the picture is shifted sideways and up or down.
+    """The camera shakes: the picture is shifted sideways and up or down, by another amount at each call.
 
-    By at least half of the most in each direction, which are drawn anew at each call. What comes into the picture is
-    black, or with `border="edge"` what was at its edge. Records: `camera_shift` (leaf).
+    In both directions by half of the longest shift at least. What comes into the picture is black, or with
+    `border="edge"` what was at its edge. Records: `camera_shift` (leaf).
     """
 
     most: float = scaled(0.2, 0, 1, "longest shift, as a share of each side")
@@ -375,7 +375,7 @@ class CameraShift(Fault):
 
 @fault("camera_rotation", _PIXELS)
 class CameraRotation(Fault):
-    """The camera hangs askew: the picture is turned about its middle, the same way for the whole session.
+    """The camera is mounted at an angle: the picture is rotated about its centre, the same way for the whole session.
 
     Which way is drawn for each session. What comes into the picture is black, or with `border="edge"` what was at its
     edge. Records: `camera_rotation` (leaf).
@@ -406,7 +406,7 @@ class CameraRotation(Fault):
 
 @fault("tearing", _PIXELS)
 class Tearing(Fault):
-    """Half an update: from some row on, the rows are shifted sideways.
+    """Screen tearing: from some row on, the rows are shifted sideways; what goes out on the right comes in on the left.
 
     The row is drawn at each call, and so is the shift, which is half of the longest one at least, and at least one
     pixel. Records: `tearing` (leaf).

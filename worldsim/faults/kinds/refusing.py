@@ -111,7 +111,7 @@ def _set_per_tool(batch: Batch, name: str, which: Mask, values: Floats) -> None:
 
 @fault("throttled", _REFUSING)
 class Throttled(Fault):
-    """429 with Retry-After, once more than so many calls of a tool were let through within `window_s` on the clock.
+    """429 with Retry-After, once so many calls of a tool have been let through within `window_s` on the clock.
 
     Retry-After says when the oldest of them leaves the window: whoever waits so long is served, whoever hammers is
     refused. Records: `throttled` (status, lost).
@@ -165,7 +165,7 @@ class Throttled(Fault):
 
 @fault("server_error", _REFUSING)
 class ServerError(Fault):
-    """500 Internal Server Error: half of the times all was done before it broke.
+    """500 Internal Server Error: half of the time the call had been carried out before it broke.
 
     Records: `server_error` (status, lost).
     """
@@ -182,7 +182,7 @@ class ServerError(Fault):
 
 @fault("bad_gateway", _REFUSING)
 class BadGateway(Fault):
-    """502 Bad Gateway: something between caller and service gave up; half of the times the service did not.
+    """502 Bad Gateway: a proxy got no valid answer; half of the time the call had been carried out.
 
     Records: `bad_gateway` (status, lost).
     """
@@ -216,7 +216,7 @@ class Unavailable(Fault):
 
 @fault("dropped_connection", _REFUSING)
 class DroppedConnection(Fault):
-    """The connection is reset: no status, no answer. Half of the times the call had been carried out.
+    """The connection is reset: no status, no answer. Half of the time the call had been carried out.
 
     Records: `dropped_connection` (lost).
     """
@@ -274,7 +274,7 @@ def _counting(refused: Callable[[Batch], Mask]) -> Callable[[Batch], Mask]:
 
 @fault("expired_token", _REFUSING)
 class ExpiredToken(Fault):
-    """401 Unauthorized for every tool until the token is renewed, which takes `outage_calls` calls.
+    """401 Unauthorized for every tool, for `outage_calls` calls: then the token has been renewed.
 
     It ties the tools together: what happens to a call depends on those of other tools before it.
     Records: `expired_token` (status, lost).
@@ -350,7 +350,7 @@ class QuotaExceeded(Fault):
 
 @fault("cascade", _REFUSING)
 class Cascade(Fault):
-    """503, and it spreads: once one tool is down, each call of another is likely to find that one down, too.
+    """503, and it spreads: once one tool is down, each call of another is more likely to find that one down, too.
 
     It ties the tools together: what happens to a call depends on those of other tools before it.
     Records: `cascade` (status, lost).

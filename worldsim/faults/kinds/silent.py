@@ -29,9 +29,9 @@ _SILENT = "malformed, silent"
 
 @fault("transposed_digits", _SILENT)
 class TransposedDigits(Fault):
-    """Two neighbouring digits of a number, or of a number in a text, stand in each other's place; nothing else changes.
+    """Two neighbouring digits of a number, or of a number in a text, are swapped; nothing else changes.
 
-    Of numbers with decimals the digits before the point. Records: `transposed_digits` (leaf, before, after).
+    In numbers with decimals only digits before the point are. Records: `transposed_digits` (leaf, before, after).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
@@ -47,9 +47,10 @@ class TransposedDigits(Fault):
 
 @fault("swapped_fields", _SILENT)
 class SwappedFields(Fault):
-    """Two fields of one kind have each other's value: given name and surname, latitude and longitude.
+    """Two fields of one kind have swapped values: given name and surname, latitude and longitude.
 
-    Only where both values are possible in both places. Frames are left alone. Records: `swapped_fields` (leaf, other).
+    Only where both values are possible in both places: in plain JSON, which has no schema, any two texts, or any two
+    numbers of one type. Frames are left alone. Records: `swapped_fields` (leaf, other).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
@@ -92,7 +93,8 @@ class SwappedFields(Fault):
 class WrongUnit(Fault):
     """A number is in another unit or currency: cents for euros, metres for feet, grams for kilograms.
 
-    Multiplied by one of `factors`; clipped into the space of a vector. Records: `wrong_unit` (leaf, before, after).
+    Multiplied by one of `factors`; clipped to the bounds of a vector's space. Whole numbers stay whole: small ones may
+    become 0 in plain JSON. Records: `wrong_unit` (leaf, before, after).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
@@ -147,10 +149,11 @@ def _iso_moved(text: str, seconds: float) -> str:
 
 @fault("clock_skew", "slow")
 class ClockSkew(Fault):
-    """The service's clock is wrong: every time in its replies is off by the same.
+    """The service's clock is wrong: every time in its replies is off by the same amount.
 
-    Texts in ISO 8601 are late by seconds; numbers, where the leaf's name says that they are times, by as many of their
-    own units, clipped into a vector's space and left alone where a class would not exist.
+    Texts in ISO 8601 are later by so many seconds (earlier with a negative `most`); numbers, where the leaf's name says
+    that they are times, by as many of their own units, clipped to the bounds of a vector's space and left alone where a
+    class would not exist.
     Records: `clock_skew` (leaf, before, after).
     """
 
@@ -169,10 +172,10 @@ class ClockSkew(Fault):
 
 @fault("wrong_time_zone", _SILENT)
 class WrongTimeZone(Fault):
-    """All times of a reply are local to somewhere else, and say that they are not.
+    """All times of a reply are those of another time zone, with the offset of the old one.
 
-    Off by a whole number of hours from -11 to 12, the same in one reply; numbers, where the leaf's name says that they
-    are times, by 3600 of their own units an hour. Records: `wrong_time_zone` (leaf, before, after).
+    Off by a whole number of hours from -11 to 12, never by 0, the same in one reply; numbers, where the leaf's name
+    says that they are times, by 3600 of their own units an hour. Records: `wrong_time_zone` (leaf, before, after).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
@@ -196,11 +199,11 @@ class WrongTimeZone(Fault):
 
 @fault("other_record", _SILENT)
 class OtherRecord(Fault):
-    """The answer to another call: what was asked some calls ago, about something else.
+    """Some replies are the answer to another, earlier call, about something else.
 
     It ties the tools together: the answer may have been one of another.
-    Drawn from the last `memory` answers that differ from this one. Records: `other_record` (of: the number, among those
-    of its tool, of the call whose answer it was; -1 for what was seen first).
+    Drawn from those of the last `memory` answers that differ from this one. Records: `other_record` (of: the number,
+    among those of its tool, of the call whose answer it was; -1 for what was seen before the first call).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
@@ -228,7 +231,7 @@ class FalseSuccess(Fault):
 class FalseFailure(Fault):
     """Failure is reported for what was done.
 
-    The error is "server_error", and nothing is said of the answer. Records: `false_failure` (lost: "answer").
+    The error is "server_error", and the answer is lost. Records: `false_failure` (lost: "answer").
     """
 
     rate: float = scaled(0.3, 0, 1, "share of the calls that are carried out and reported as failed")
@@ -242,9 +245,11 @@ class FalseFailure(Fault):
 
 @fault("duplicated_rows", _SILENT)
 class DuplicatedRows(Fault):
-    """A row arrives twice.
+    """A row of each list arrives twice.
 
-    Records: `duplicated_rows` (leaf, and the numbers of rows before and after).
+    Rows are the items of a list, or what stands along the first axis of an array. An array keeps its length, and loses
+    its last row for it, but for `out_of_space=True`.
+    Records: `duplicated_rows` (leaf; before, after: how many rows).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
@@ -262,9 +267,9 @@ class DuplicatedRows(Fault):
 
 @fault("reordered_rows", _SILENT)
 class ReorderedRows(Fault):
-    """Rows arrive in another order.
+    """The rows of each list arrive in another order.
 
-    Records: `reordered_rows` (leaf, and the numbers of rows before and after).
+    Rows are as for `duplicated_rows`. Records: `reordered_rows` (leaf; before, after: how many rows).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
@@ -278,9 +283,10 @@ class ReorderedRows(Fault):
 
 @fault("off_by_one_page", _SILENT)
 class OffByOnePage(Fault):
-    """A page begins one row late, and repeats its last one; where the call names a page, the next page is fetched.
+    """A page begins one row late and repeats its last row; where the call names a page, the next page is fetched.
 
-    Records: `off_by_one_page` (leaf, and the numbers of rows before and after; or argument, before, after).
+    It names one by an argument that is a whole number. Rows are as for `duplicated_rows`.
+    Records: `off_by_one_page` (leaf; before, after: how many rows; or argument, before, after).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)

@@ -30,8 +30,8 @@ def normal_quantiles(shares: Floats) -> Floats:
 class SlowAPI(Fault):
     """Every call takes log-normal time; a call that takes `timeout_s` or longer is a time-out.
 
-    A time-out loses the request (nothing was done) or only the answer (all was done, and nobody was told). The caller
-    waits `timeout_s`, whatever else is slow further in, and cannot tell which it was.
+    A time-out loses the request (nothing was done) or only the answer (all was done, and the caller does not know). The
+    caller waits `timeout_s`, whatever else is slow further in, and cannot tell which it was.
 
     The standard deviation of the latency's logarithm is `sigma * (1 + 0.1 * severity)`.
 
@@ -73,7 +73,7 @@ class ConstantLatency(Fault):
 
 @fault("uniform_latency", _SLOW)
 class UniformLatency(Fault):
-    """Every call takes a time drawn evenly from a range.
+    """Every call takes a time drawn uniformly from a range.
 
     Records: `delay` (latency_s).
     """
@@ -116,7 +116,7 @@ class LognormalLatency(Fault):
 
 @fault("pareto_latency", _SLOW)
 class ParetoLatency(Fault):
-    """Every call takes Pareto time: P(latency > t) = (t / minimum) ** -shape. A shape of 1 or less has no mean.
+    """Every call takes Pareto time: P(latency > t) = (t / minimum_s) ** -shape. A shape of 1 or less has no mean.
 
     Records: `delay` (latency_s).
     """
@@ -178,7 +178,7 @@ class EmpiricalLatency(Fault):
 
 @fault("jitter", _SLOW)
 class Jitter(Fault):
-    """A little time on top of every call, never the same: half-normal.
+    """A little random time on top of every call: half-normal.
 
     Records: `delay` (latency_s).
     """
@@ -197,9 +197,9 @@ class Jitter(Fault):
 
 @fault("slow_start", _SLOW)
 class SlowStart(Fault):
-    """The first calls of each tool are slow, each less so than the one before: cold caches, cold containers.
+    """Cold start: the first calls of each tool are slow, each less so than the one before.
 
-    Call k takes `first_s * exp(-k / calls)`. Records: `delay` (latency_s), while it is a millisecond or more.
+    Call k, from 0, takes `first_s * exp(-k / calls)`. Records: `delay` (latency_s), while it is a millisecond or more.
     """
 
     first_s: float = scaled(10.0, 0, 1e9, "latency of a tool's first call, in seconds")
@@ -228,7 +228,7 @@ class LostRequest(Fault):
 
 @fault("lost_answer", _SLOW)
 class LostAnswer(Fault):
-    """Some calls time out because the answer was lost: all was done, and nobody was told.
+    """Some calls time out because the answer was lost: all was done, and the caller does not know.
 
     Records: `lost_answer` (lost: "answer").
     """
@@ -242,10 +242,10 @@ class LostAnswer(Fault):
 
 @fault("slow_drip", _SLOW)
 class SlowDrip(Fault):
-    """Replies trickle in: the larger, the later. Who loses patience gets none of it, and what was done stays done.
+    """Replies trickle in: the larger, the later. A caller that gives up gets none of it, and what was done stays done.
 
-    The size is that of the reply as JSON text, frames in base64. Records: `drip` (size_bytes, latency_s, and cut: true
-    where the caller lost patience).
+    The size is that of the reply as JSON text, frames in base64. Records: `drip` (size_bytes, latency_s, and cut:
+    whether the caller gave up).
     """
 
     slowness: float = scaled(1.0, 0, 1e6, "seconds for each KiB of a reply")

@@ -35,7 +35,7 @@ class PreviousAnswer(Fault):
 
 @fault("stale_cache", _STALE)
 class StaleCache(Fault):
-    """A cache answers some calls: for each request it is filled every so many answers, and they grow old in between.
+    """A cache answers some calls: for each request it is refreshed every so many answers, and grows old in between.
 
     Records: `stale_cache` (age: so many answers to the same request ago).
     """
@@ -65,8 +65,9 @@ def delays(batch: Batch, least: float, most: float, hold: float) -> Ages:
 class DelayedObservation(Fault):
     """Observations arrive late by a number of calls that changes now and then.
 
-    The delay is drawn evenly from `min_calls` to `max_calls` and then held for the next call with probability `hold`;
-    parts of a call are rounded up or down by chance. Records: `delayed_observation` (age).
+    The delay is drawn uniformly from `min_calls` to `max_calls` and then held for the next call with probability
+    `hold`; parts of a call are rounded up or down by chance. It is counted in answers to the same request.
+    Records: `delayed_observation` (age).
     """
 
     min_calls: float = scaled(0, 0, 1000, "shortest delay, in calls")
@@ -87,8 +88,8 @@ class DelayedObservation(Fault):
 class EventualConsistency(Fault):
     """What some writes have written is seen only some calls later: until then, replies show what was there before.
 
-    A read that was answered before the write shows that answer again, to the same request. Name the tools that write in
-    `writes` and the leaves that lag in `targets`: a service mostly tells at once how the call itself went.
+    A request that was answered before the write gets that answer again. Name the tools that write in `writes` and the
+    leaves that lag in `targets`: most services say at once how the write itself went.
     It ties the tools together: reads of one do not show yet what another has written.
     Records: `eventual_consistency` (age: so many answers to the same request ago).
     """
@@ -162,6 +163,7 @@ class ReorderedDelivery(Fault):
     """Some calls are overtaken by the next one: carried out after it, while the caller believes that they are done.
 
     A call that is held back is answered with the last answer of its tool; the reply to the next one comes after both.
+    A tool that has not answered yet is left alone, and what is held back when the session ends is never carried out.
     It ties the tools together: the next call may be one of another.
     Records: `reordered_delivery` (held: the number of the call; lost: "request" where it is held back).
     """
@@ -176,8 +178,9 @@ class ReorderedDelivery(Fault):
 class DelayedAction(Fault):
     """What is carried out is what was asked for some calls ago.
 
-    The delay is drawn evenly from `min_calls` to `max_calls` and then held for the next call with probability `hold`;
-    parts of a call are rounded up or down by chance. Before the first call has come through, it is carried out at once.
+    The delay is drawn uniformly from `min_calls` to `max_calls` and then held for the next call with probability
+    `hold`; parts of a call are rounded up or down by chance. No delay reaches back before the first call: it is carried
+    out at once, and again until enough calls have been made.
     It ties the tools together: what was asked for may have been a call of another one.
     Records: `delayed_action` (age) where something else was carried out than was asked for.
     """
