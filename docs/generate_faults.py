@@ -19,7 +19,19 @@ from PIL import Image
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.envs.refund_desk.env import RefundDeskEnv
 from worldsim.envs.refund_desk.fields import ACTIONS, DAYS_PER_AGE_STEP, PRICES, Known, Request, Shipping, Status, Tool
-from worldsim.faults import FAMILIES, LOST, Call, Fault, Pipeline, Plan, PlausibleLie, Reply, VirtualClock, ready_plans
+from worldsim.faults import (
+    FAMILIES,
+    LOST,
+    Call,
+    Fault,
+    Pipeline,
+    Plan,
+    PlausibleLie,
+    Record,
+    Reply,
+    VirtualClock,
+    ready_plans,
+)
 from worldsim.faults.parameters import is_scaled
 from worldsim.faults.pipeline import Trip
 from worldsim.faults.plans.listing import COMMON
@@ -44,7 +56,7 @@ SMALL_DESK = EnvConfig(
     id="worldsim/RefundDesk-v0", resize=16, agents=AGENTS, policy=dict.fromkeys([*AGENTS, "random"], 1.0), epsilon=0.15
 )
 LIES = """What the refund desk answers when the order behind a ticket is looked up (-), and what a small world says
-instead that has learned from 2,000 calls for a few seconds (+). The screen of the desk lies along."""
+instead that has learned from 2,000 calls for a few seconds (+). The screen shows the same lie."""
 LONGEST = 100  # characters of a text that are shown
 
 
@@ -56,8 +68,8 @@ class Desk:
     plain: bool
     seed: int = 1
 
-    def run(self) -> list[tuple[Reply, bool]]:
-        """The replies to the calls of `SHIFT`, and whether a fault did anything to them."""
+    def run(self) -> list[tuple[Reply, list[Record]]]:
+        """The replies to the calls of `SHIFT`, and what faults did to them."""
         env = RefundDeskEnv()
         observation, _ = env.reset(seed=3)
         leaves = None if self.plain else leaves_of(env.observation_space)
@@ -72,7 +84,7 @@ class Desk:
         found = []
         for tool in SHIFT:
             reply, records = pipeline.call(tool, {"page": 1} if tool == "look_up" else {}, carry_out)
-            found.append((reply, bool(records)))
+            found.append((reply, list(records)))
         return found
 
     def _payload(self, observation: dict[str, Any]) -> Any:
@@ -144,9 +156,10 @@ def severity_table(kind: type[Fault]) -> str:
     heads += [*(["calls changed", "size of a change"] if found else []), *(["seconds a call"] if waits else [])]
     rows = [heads, ["---"] * len(heads)]
     for severity in MEASURED_AT:
-        cells = [f"{severity:g}", *(_figure(figures[severity].get(name)) for name in names)]
+        shown = {name: value for name, value in figures[severity].items() if severity or name in kind.model_fields}
+        cells = [f"{severity:g}", *(_figure(shown.get(name)) for name in names)]
         if found:
-            cells += [f"{found[severity].share:.0%}", f"{found[severity].size:.2g}"]
+            cells += [_percent(found[severity].share), f"{found[severity].size:.2g}"]
         if waits:
             cells.append(f"{found[severity].waited_s:.2g}")
         rows.append(cells)
@@ -157,12 +170,16 @@ def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if 0 < share < 0.01 else f"{share:.0%}"
+
+
 def plan_table() -> str:
     """The ready plans: what each does at a severity."""
     rows = [["plan", *(f"{severity:g}" for severity in MEASURED_AT)], ["---"] * (1 + len(MEASURED_AT))]
     for name in ready_plans():
         found = measured(Plan.load(name), MEASURED_AT)
-        rows.append([f"`{name}`", *(f"{row.share:.0%} / {row.size:.2g} / {row.waited_s:.2g} s" for row in found)])
+        rows.append([f"`{name}`", *(f"{_percent(row.share)} / {row.size:.2g} / {row.waited_s:.2g} s" for row in found)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -175,19 +192,35 @@ def example(kind: type[Fault]) -> str:
     if shown:
         return f"A reply of the refund desk without it (-) and with it (+), at severity 1:\n\n```diff\n{shown}\n```"
     severities = ", ".join(f"{each:g}" for each in SEVERITIES)
+    if "rate" in kind.model_fields:
+        often = "a screen that it acts on; severity says how often"
+        return f"The refund desk's screen without it, and {often}:\n\n![{kind.kind}]({picture_of(kind)})"
     return f"The refund desk's screen without it, and at severity {severities}:\n\n![{kind.kind}]({picture_of(kind)})"
 
 
+EXAMPLES: dict[str, dict[str, Any]] = {"throttled": {"calls": 2}}  # parameters with which a short shift shows the fault
+
+
 def changed_reply(kind: type[Fault]) -> str:
-    """The difference that a fault makes to the first reply on which it shows; nothing where it shows on none."""
+    """The difference that a fault makes to the first reply on which it shows, rather to one that arrives than to one
+    that is lost; nothing where it shows on none.
+    """
+    lost_one = ""
     for seed in range(1, 40):
-        runs = zip(Desk([], True, seed).run(), Desk([kind(severity=1.0)], True, seed).run(), strict=True)
-        for (before, _), (after, changed) in runs:
+        faulty = Desk([kind(severity=1.0, **EXAMPLES.get(kind.kind, {}))], True, seed).run()
+        for (before, _), (after, records) in zip(Desk([], True, seed).run(), faulty, strict=True):
             lost = after.payload is LOST
-            if changed and written(before, lost) != written(after, lost):
-                lines = difflib.unified_diff(written(before, lost), written(after, lost), lineterm="", n=2)
-                return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
-    return ""
+            from_before = any(record.details.get("of") == -1 for record in records)  # of a call that nobody has made
+            if not records or from_before or written(before, lost) == written(after, lost):
+                continue
+            lines = difflib.unified_diff(written(before, lost), written(after, lost), lineterm="", n=2)
+            shown = "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
+            if not lost:
+                return shown
+            lost_one = lost_one or shown
+        if lost_one and seed > 5:
+            break
+    return lost_one
 
 
 def small_world(folder: Path) -> Path:
@@ -205,12 +238,22 @@ def lies(world: Path) -> str:
     """A reply of the desk in which a lie is a slip, and in which it is another world."""
     parts = []
     for severity in (0.1, 1.0):
-        env = InjectFaults(make_env(SMALL_DESK), [PlausibleLie(world=str(world), severity=severity, rate=1.0)], seed=1)
-        true, told = calls_of(make_env(SMALL_DESK)), calls_of(env)
-        lines = difflib.unified_diff(_lines(as_json(true)), _lines(as_json(told)), lineterm="", n=9)
+        true, shown = lied_to(world, severity)
+        lines = difflib.unified_diff(_lines(as_json(true)), _lines(as_json(shown)), lineterm="", n=9)
         diff = "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
         parts.append(f"At severity {severity:g}:\n\n```diff\n{diff}\n```")
     return "\n\n".join([LIES, *parts])
+
+
+def lied_to(world: Path, severity: float) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the desk answers, and what is shown instead, under the first seed under which the record differs."""
+    true = calls_of(make_env(SMALL_DESK))
+    for seed in range(1, 200):
+        fault = PlausibleLie(world=str(world), severity=severity, rate=1.0)
+        shown = calls_of(InjectFaults(make_env(SMALL_DESK), [fault], seed=seed))
+        if as_json(shown) != as_json(true):
+            return true, shown
+    raise RuntimeError(f"no seed shows a lie at severity {severity:g}")
 
 
 def calls_of(env: gym.Env[Any, Any]) -> dict[str, Any]:
@@ -291,7 +334,7 @@ def _short(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 3)
     if isinstance(value, str) and len(value) > LONGEST:
-        return f"{value[:LONGEST]} ... ({len(value)} characters)"
+        return f"{value[: LONGEST - 30]} ... {value[-30:]} ({len(value)} characters)"
     return value
 
 

@@ -254,8 +254,8 @@ class Batch:
         """The names of the tools that are called, (n,)."""
         return self.calls.tools(self.rows)
 
-    def last_where(self, decides: Callable[[CallRandom], Mask]) -> CallRandom:
-        """Of each of these calls what the last call of its tool draws, up to itself, at which something was decided.
+    def last_where(self, decides: Callable[[CallRandom], Mask]) -> tuple[Rows, CallRandom]:
+        """The last call of each call's tool, up to itself, at which something was decided: its number and its draws.
 
         decides: from what calls draw, (m,), at which it is.
         """
@@ -265,7 +265,8 @@ class Batch:
             drawn = CallRandom(fold_in(np.repeat(keys[rows], numbers.shape[1]), numbers.ravel()))
             return decides(drawn).reshape(numbers.shape)
 
-        return CallRandom(fold_in(keys, last_where(self.numbers, asked)))
+        last = last_where(self.numbers, asked)
+        return last, CallRandom(fold_in(keys, last))
 
     def session_random(self, name: str) -> CallRandom:
         """Draws that stay the same for the whole session; others for each name."""

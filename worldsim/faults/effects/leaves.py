@@ -158,13 +158,18 @@ class Spells:
         return np.stack(out, 1) if out else np.zeros((len(batch), 0), np.bool_)
 
     def _out(self, stream: int, batch: Batch) -> Mask:
-        """Whether the leaf is out: whether a spell has begun since the last one ended."""
+        """Whether the leaf is out: one uniform a call moves the chain, as in `worldsim.faults.schedule.Bursts`."""
+        enter, stay = self.begins, 1 - 1 / self.mean_calls
+        low, high = min(enter, stay), max(enter, stay)
 
         def decides(drawn: CallRandom) -> Mask:
-            numbers = drawn.uniform(stream, 2)
-            return np.asarray((numbers[:, 0] < self.begins) | (numbers[:, 1] < 1 / self.mean_calls))
+            numbers = drawn.uniform(stream)
+            return np.asarray((numbers < low) | (numbers >= high))
 
-        return np.asarray(batch.last_where(decides).uniform(stream) < self.begins)
+        at, drawn = batch.last_where(decides)
+        out = drawn.uniform(stream) < np.where(at == 0, enter, low)
+        turned = (batch.numbers - at) % 2 == 1 if stay < enter else np.zeros(len(batch), np.bool_)
+        return np.asarray(out ^ turned)
 
     def takes(self, effective: Mask, batch: Batch) -> Mask:
         return effective

@@ -45,10 +45,10 @@ class PlausibleLie(Fault):
     Records: `plausible_lie` (distance: root mean square between the codes).
 
     Raises ConfigError where no world is given, CheckpointError where there is none in the folder, SpaceMismatchError
-    where the World is one of other observations; one line of the plan (ConfigError) where it is put on an environment.
+    where the World is one of other observations. Put on an environment, each names the line of the plan.
     """
 
-    world: Any = option("", "folder of a trained world, or (in Python) an open World")
+    world: Any = option("", "folder of a trained world, or (in Python) a loaded World")
     rate: float = scaled(0.3, 0, 1, "share of the replies that lie")
     dreams: int = number(8, 1, 4096, "how many futures the World dreams, and how many recorded starts join them")
     ticks: int = number(6, 1, 1000, "how many steps each future has")

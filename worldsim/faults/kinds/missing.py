@@ -143,7 +143,7 @@ class MissingRows(Fault):
 
     def compose(self) -> Composition:
         def choose(count: int, random: CallRandom) -> Any:
-            return np.sort(random.permutation(count)[:, max(1, round(self.at("spread") * count)) :], 1)
+            return np.sort(random.permutation(count)[:, _gone(self.at("spread"), count) :], 1)
 
         change = ChangeRows(self.kind, choose, self.out_of_space)
         return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, ROWS)
@@ -163,10 +163,15 @@ class PartialPage(Fault):
 
     def compose(self) -> Composition:
         def choose(count: int, random: CallRandom) -> Any:
-            return np.arange(count - max(1, round(self.at("spread") * count)))[None]
+            return np.arange(count - _gone(self.at("spread"), count))[None]
 
         change = ChangeRows(self.kind, choose, self.out_of_space)
         return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, ROWS)
+
+
+def _gone(share: float, count: int) -> int:
+    """How many of so many rows are gone: one at least, and one at least is left."""
+    return min(count - 1, max(1, round(share * count)))
 
 
 # --- frames ---
@@ -249,7 +254,7 @@ class DeadSensors(Fault):
     One that has failed is as for `null_fields`, a frame black. Records: `dead_sensors` (leaf) at each call.
     """
 
-    rate: float = scaled(0.1, 0, 1, "probability that a living leaf dies at a call")
+    rate: float = scaled(0.02, 0, 1, "probability that a leaf fails at a call")
     mean_calls: float = number(5.0, 1, 1e9, _MEAN)
     targets: Names = targets()
     out_of_space: bool = out_of_space()

@@ -326,7 +326,7 @@ class ColourShift(Fault):
     Records: `colour_shift` (leaf).
     """
 
-    most: float = scaled(80.0, 0, 255, "grey levels by which the channel that shifts most does")
+    most: float = scaled(80.0, 0, 255, "grey levels by which the channel that is shifted most is")
     targets: Names = targets()
     out_of_space: bool = out_of_space()
 

@@ -17,7 +17,7 @@ RETRIED_WITHIN = 100  # calls: services, too, keep a request's key for a while, 
 _REFUSING = "refusing"
 _RATE = "share of the calls that are refused"
 _UNTIL_RETRIED = (
-    "a refused call is refused until so many retries; 0: each try is by itself. "
+    "a refused call stays refused for so many retries; 0: each try is drawn on its own. "
     f"One that is not retried within {RETRIED_WITHIN} calls of its tool is forgotten"
 )
 _AFTER = "share of the refusals that come after the call was carried out"
@@ -281,7 +281,7 @@ class ExpiredToken(Fault):
     """
 
     rate: float = scaled(0.05, 0, 1, "probability that the token expires at a call")
-    outage_calls: int = number(5, 1, 10**9, "how many calls it lasts, the first one counted")
+    outage_calls: int = number(5, 1, 10**9, "how many calls, of all tools, it lasts, the first one counted")
     retry_after_s: float | None = number(None, 0, 1e9, _RETRY_AFTER)
     lose_answer: float = number(0.0, 0, 1, _AFTER)
 
@@ -357,7 +357,7 @@ class Cascade(Fault):
     """
 
     rate: float = scaled(0.05, 0, 1, "probability that a tool goes down at a call of it while all others are up")
-    spread: float = scaled(0.5, 0, 1, "the same while another tool is down")
+    spread: float = scaled(0.5, 0, 1, "probability that a tool goes down at a call of it while another one is down")
     outage_calls: int = number(5, 1, 10**9, "how many calls, of all tools, it lasts, the first one counted")
     retry_after_s: float | None = number(None, 0, 1e9, _RETRY_AFTER)
     lose_answer: float = number(0.0, 0, 1, _AFTER)

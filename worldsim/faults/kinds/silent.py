@@ -157,7 +157,7 @@ class ClockSkew(Fault):
     Records: `clock_skew` (leaf, before, after).
     """
 
-    most: float = scaled(3600.0, -1e9, 1e9, "how late the clock is, in seconds or in the leaf's own units")
+    most: float = scaled(3600.0, -1e9, 1e9, "how far the clock is ahead, in seconds or in the leaf's own units")
     names: Names = option(TIMES, _NAMES)
     targets: Names = targets()
     out_of_space: bool = out_of_space()

@@ -56,7 +56,7 @@ def delays(batch: Batch, least: float, most: float, hold: float) -> Ages:
 
     Parts of a call are rounded up or down by chance, so that the mean is right and grows with the range.
     """
-    drawn = batch.last_where(lambda random: random.uniform(_HOLD) >= hold)
+    _, drawn = batch.last_where(lambda random: random.uniform(_HOLD) >= hold)
     between = least + (most - least) * drawn.uniform(_DELAY)
     return np.floor(between + drawn.uniform(_ROUNDING)).astype(np.int64)
 
@@ -70,8 +70,8 @@ class DelayedObservation(Fault):
     Records: `delayed_observation` (age).
     """
 
-    min_calls: float = scaled(0, 0, 1000, "shortest delay, in calls")
-    max_calls: float = scaled(4, 0, 1000, "longest delay, in calls")
+    min_calls: float = scaled(0, 0, 1000, "shortest delay, in calls of the tool")
+    max_calls: float = scaled(4, 0, 1000, "longest delay, in calls of the tool")
     hold: float = number(0.5, 0, 1, "probability that a call has the same delay as the one before")
     targets: Names = targets()
 
@@ -185,8 +185,8 @@ class DelayedAction(Fault):
     Records: `delayed_action` (age) where something else was carried out than was asked for.
     """
 
-    min_calls: float = scaled(0, 0, 1000, "shortest delay, in calls")
-    max_calls: float = scaled(4, 0, 1000, "longest delay, in calls")
+    min_calls: float = scaled(0, 0, 1000, "shortest delay, in calls of the tool")
+    max_calls: float = scaled(4, 0, 1000, "longest delay, in calls of the tool")
     hold: float = number(0.5, 0, 1, "probability that a call has the same delay as the one before")
 
     def compose(self) -> Composition:
