@@ -482,20 +482,19 @@ def test_a_frozen_frame_is_the_last_one_for_a_whole_spell_of_its_tools_calls() -
         frozen[each.asked.tool].append(not np.array_equal(shown, true))
         assert not frozen[each.asked.tool][-1] or last is None or np.array_equal(shown, last)
         last = shown
-    # a spell goes on at a call with probability 5/6, and where it has just ended another one begins with 1/10
-    wanted = 1 / ((1 - 0.1) / 6)
+    wanted = 6  # a spell ends at a call with probability 1/6
     assert np.mean(sum(map(lengths, frozen.values()), [])) == pytest.approx(wanted, rel=0.25)
 
 
 def test_sensors_die_and_come_back_each_by_itself() -> None:
-    fault = faults.DeadSensors(severity=1.0, mean_calls=8, targets=["pose/0", "rows"])
+    fault = faults.DeadSensors(severity=1.0, rate=0.1, mean_calls=8, targets=["pose/0", "rows"])
     outcomes = [each for each in on_space(fault, 1800, SENSORS) if each.asked.tool == TOOLS[0]]
     dead = np.array(
         [[not each.reply.payload["pose"][0].any(), not each.reply.payload["rows"].any()] for each in outcomes]
     )
     changes = (dead[1:] != dead[:-1]).sum(0)
     assert (changes > 20).all() and abs(np.corrcoef(dead.T)[0, 1]) < 0.3
-    assert dead.mean() == pytest.approx(0.1 / (0.1 + 0.9 / 8), abs=0.12)
+    assert dead.mean() == pytest.approx(0.1 / (0.1 + 1 / 8), abs=0.12)
 
 
 # --- stale and repeated: see test_stale.py, too ---
