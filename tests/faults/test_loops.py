@@ -44,16 +44,16 @@ class Spells:
     """Leaves that fail for spells of calls of a tool, as states that go on from call to call."""
 
     def __init__(self, begins: float, mean_calls: float) -> None:
-        self._begins, self._ends = begins, 1 / mean_calls
+        self._begins, self._stays = begins, 1 - 1 / mean_calls
         self._out: set[tuple[str, str]] = set()
 
     def now(self, names: list[str], tool: str, random: CallRandom) -> set[str]:
         """Which leaves are out, after one more call of a tool."""
         for name in names:
-            begin, end = random.uniform(LEAF_NAMES + crc32(name.encode()) % LEAF_NAMES, 2)[0]
-            if begin < self._begins:
+            drawn = random.uniform(LEAF_NAMES + crc32(name.encode()) % LEAF_NAMES)[0]
+            if drawn < (self._stays if (tool, name) in self._out else self._begins):
                 self._out.add((tool, name))
-            elif end < self._ends:
+            else:
                 self._out.discard((tool, name))
         return {name for name in names if (tool, name) in self._out}
 
@@ -63,7 +63,7 @@ class Spells:
 
 def arranged(kind: str, rows: list[Any], spread: float, draws: CallRandom) -> list[Any]:
     """Rows as they arrive, one after another."""
-    count, gone = len(rows), max(1, round(spread * len(rows)))
+    count, gone = len(rows), min(len(rows) - 1, max(1, round(spread * len(rows))))
     if kind == "missing_rows":
         lost = draws.permutation(count)[0].tolist()[:gone]
         return [row for place, row in enumerate(rows) if place not in lost]
@@ -203,7 +203,7 @@ def test_an_empty_result() -> None:
 
 
 def test_sensors_of_a_space_that_die() -> None:
-    fault, spells = faults.DeadSensors(severity=1.0, mean_calls=4), Spells(0.1, 4)
+    fault, spells = faults.DeadSensors(severity=1.0, rate=0.1, mean_calls=4), Spells(0.1, 4)
     names = [leaf.name for leaf in LEAVES_OF_RICH]
     for each, draws, _ in played(fault, RICH, calls=240):
         assert details(each) == check_gone(each, spells.now(names, each.asked.tool, draws), NOTHING)

@@ -64,8 +64,9 @@ class _Turn:
         """Calls have been carried out where mask is true, but for steps that are resets."""
         executed = mask & ~self.resetting if self.resetting.any() else mask
         if self.executions is None:
-            each = zip(executed.tolist(), rewards.tolist(), strict=True)
-            self.executions = [[reward] if called else [] for called, reward in each]
+            self.executions = [[reward] for reward in rewards.tolist()]
+            for row in np.flatnonzero(~executed).tolist():
+                self.executions[row] = []
             return
         for row in np.flatnonzero(executed).tolist():
             self.executions[row].append(float(rewards[row]))

@@ -53,8 +53,14 @@ class TruncatedJSON(Fault):
         return garbled(self, write)
 
 
+def _as_python(value: Any) -> str:
+    """A value as Python writes it; where that is JSON as well, in quotes that are none of JSON's."""
+    text = repr(value)
+    return text if "'" in text or "True" in text or "False" in text or "None" in text else f"'{text}'"
+
+
 _NEARLY: tuple[Callable[[str], str], ...] = (
-    lambda whole: repr(json.loads(whole)),
+    lambda whole: _as_python(json.loads(whole)),
     lambda whole: whole[:-1] + ",}",
     lambda whole: whole[:-1] + " // end of result\n}",
     lambda whole: f"Sure! Here is the result:\n```json\n{whole}\n```",
