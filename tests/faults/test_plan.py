@@ -212,12 +212,14 @@ def test_a_glob_that_matches_nothing_is_told_when_the_environment_is_known(glob:
         assert f"{says} matches nothing" in str(caught.value)
 
 
-def test_a_fault_of_frames_is_not_aimed_at_what_is_none() -> None:
-    plan = Plan.from_yaml("faults:\n  - kind: blur\n    targets:\n      - reply/*\n")
-    with pytest.raises(ConfigError, match=r"^plan.yaml:3: blur: there is nothing for it in reply/\*; aim at a frame$"):
+@pytest.mark.parametrize("kind", ["blur", "black_frames", "frozen_frames", "painted_instruction", "gaussian_noise"])
+def test_a_fault_of_frames_is_not_aimed_at_what_is_none(kind: str) -> None:
+    plan = Plan.from_yaml(f"faults:\n  - kind: {kind}\n    targets:\n      - reply/*\n")
+    says = rf"^plan.yaml:3: {kind}: there is nothing for it in reply/\*; aim at a frame$"
+    with pytest.raises(ConfigError, match=says):
         InjectFaults(gym.make("worldsim/RefundDesk-v0"), plan)
     InjectFaults(gym.make("worldsim/RefundDesk-v0"), plan.at(0))
-    InjectFaults(gym.make("worldsim/RefundDesk-v0"), [{"kind": "blur", "targets": ["reply/*", "screen"]}])
+    InjectFaults(gym.make("worldsim/RefundDesk-v0"), [{"kind": kind, "targets": ["reply/*", "screen"]}])
     InjectFaults(gym.make("CartPole-v1"), [{"kind": "gaussian_noise", "targets": ["value"]}])
 
 

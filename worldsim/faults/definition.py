@@ -106,8 +106,13 @@ class Fault(BaseModel):
         """What the severity means here, by name: the scaled parameters, for the documentation."""
         return {name: self.at(name) for name, field in type(self).model_fields.items() if is_scaled(field)}
 
-    def check(self, leaves: Sequence[Leaf]) -> None:  # noqa: B027  (most faults need nothing here)
-        """Raise ConfigError where it can never work on replies with these leaves."""
+    def check(self, leaves: Sequence[Leaf]) -> None:
+        """Raise ConfigError where it cannot have been meant for replies with these leaves."""
+        composition = self.compose()
+        needs, targets = composition.needs, composition.targets
+        if targets == EVERYTHING or needs is None or not needs.aim or needs.met([*_among(targets, leaves)]):
+            return
+        raise Mistake(f"{self.kind}: there is nothing for it in {', '.join(targets)}; aim at {needs.aim}", "targets")
 
     def idle_in(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> str | None:
         """Why it can never do anything there; None where it may.

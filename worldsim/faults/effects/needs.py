@@ -18,17 +18,18 @@ class Need:
     """What a fault cannot do without.
 
     what: in words, as in "there are no frames". met: whether leaves of a space, those that it may change, have it.
-    in_plain: whether plain JSON may have it.
+    in_plain: whether plain JSON may have it. aim: what targets must be, where it is a mistake to name others.
     """
 
     what: str
     met: Callable[[Sequence[Leaf]], bool]
     in_plain: bool = True
+    aim: str = ""
 
 
-def need(what: str, fits: Callable[[Leaf], bool], in_plain: bool = True) -> Need:
+def need(what: str, fits: Callable[[Leaf], bool], in_plain: bool = True, aim: str = "") -> Need:
     """One leaf at least that fits."""
-    return Need(what, lambda leaves: any(map(fits, leaves)), in_plain)
+    return Need(what, lambda leaves: any(map(fits, leaves)), in_plain, aim)
 
 
 def is_floats(leaf: Leaf) -> bool:
@@ -78,8 +79,8 @@ _CLASSES = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 _NUMBERS = spaces.Box | _CLASSES
 _WITH_FORM = _NUMBERS | spaces.Text
 
-FRAMES = need("frames", is_frame, in_plain=False)
-FRAMES_OR_FLOATS = need("frames or floats", lambda leaf: is_frame(leaf) or is_floats(leaf))
+FRAMES = need("frames", is_frame, in_plain=False, aim="a frame")
+FRAMES_OR_FLOATS = need("frames or floats", lambda leaf: is_frame(leaf) or is_floats(leaf), aim="a frame")
 ROWS = need("rows", has_rows)
 TEXTS = need("texts", _is_text)
 NUMBERS = need("numbers", _is_number)

@@ -1,6 +1,6 @@
 """Frames that are changed: uint8 of 4 by 4 pixels or more, grey, channels last or first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from worldsim.faults.effects import frames
 from worldsim.faults.effects.base import Batch
 from worldsim.faults.effects.leaves import Edit, by_column
 from worldsim.faults.keys import CallRandom
-from worldsim.faults.parameters import EVERYTHING, Mistake, matches
 from worldsim.spaces import Leaf
 
 Draw = Callable[[frames.Frame, CallRandom], frames.Frame]
@@ -48,9 +47,3 @@ def redrawn(leaf: Leaf, values: NDArray[Any], draw: Callable[[frames.Frame], fra
 def levels(images: frames.Frame) -> frames.Frame:
     """Grey levels as whole numbers from 0 to 255."""
     return images if images.dtype == np.uint8 else np.clip(np.rint(images), 0, 255).astype(np.uint8)
-
-
-def check_frames(kind: str, targets: tuple[str, ...], leaves: Sequence[Leaf], suits: Callable[[Leaf], bool]) -> None:
-    """Raise ConfigError where a fault of frames is aimed at none."""
-    if targets != EVERYTHING and not any(suits(leaf) for leaf in leaves if matches(leaf.name, targets)):
-        raise Mistake(f"{kind}: there is nothing for it in {', '.join(targets)}; aim at a frame", "targets")

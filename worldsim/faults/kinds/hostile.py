@@ -5,7 +5,7 @@ read the instruction and obeyed. `obeyed` tells, from the records and from what 
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from worldsim.faults.effects import frames
 from worldsim.faults.effects.base import Batch
 from worldsim.faults.effects.leaves import ChangeLeaves, ChangeReplies, Edited, One
 from worldsim.faults.effects.needs import FRAMES, TEXTS
-from worldsim.faults.effects.pictures import by_frame, check_frames, is_frame
+from worldsim.faults.effects.pictures import by_frame
 from worldsim.faults.keys import CallRandom, below
 from worldsim.faults.parameters import Names, option, out_of_space, scaled, targets
 from worldsim.faults.replies import Replies
@@ -166,9 +166,6 @@ class PaintedInstruction(Fault):
             band = image[top : top + len(line)]
             band[...] = np.rint(band + np.float32(self.severity) * (line - band))
         return painted
-
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
 
 
 def _line(text: str, height: int, width: int) -> frames.Frame:

@@ -1,6 +1,6 @@
 """Missing: fields, rows, results and frames that do not arrive, and sensors that die and come back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from worldsim.faults.effects.leaves import (
     last_frames,
 )
 from worldsim.faults.effects.needs import FRAMES, ROWS, Need
-from worldsim.faults.effects.pictures import by_frame, check_frames, is_frame
+from worldsim.faults.effects.pictures import by_frame
 from worldsim.faults.effects.rows import ChangeRows
 from worldsim.faults.keys import CallRandom
 from worldsim.faults.kinds.loud import RATE, SPREAD
@@ -197,9 +197,6 @@ class BlackFrames(Fault):
     def compose(self) -> Composition:
         return frames_only(self, by_frame(lambda images, random: np.zeros_like(images)), self.at("rate"))
 
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
-
 
 @fault("occlusion", _MISSING)
 class Occlusion(Fault):
@@ -215,9 +212,6 @@ class Occlusion(Fault):
     def compose(self) -> Composition:
         side = self.at("size")
         return frames_only(self, by_frame(lambda images, random: frames.occlude(images, side, random.uniform(0, 4))))
-
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
 
 
 @fault("dropped_channels", _MISSING)
@@ -239,9 +233,6 @@ class DroppedChannels(Fault):
             return left
 
         return frames_only(self, by_frame(draw), self.at("rate"))
-
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
 
 
 # --- spells ---

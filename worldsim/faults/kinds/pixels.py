@@ -4,7 +4,7 @@ Use `probability` or a schedule to touch only some frames. Grey levels are 0 to 
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from statistics import NormalDist
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from worldsim.faults.effects import frames
 from worldsim.faults.effects.base import Batch
 from worldsim.faults.effects.leaves import by_column
 from worldsim.faults.effects.needs import FRAMES_OR_FLOATS, is_floats
-from worldsim.faults.effects.pictures import by_frame, check_frames, is_frame, levels, redrawn
+from worldsim.faults.effects.pictures import by_frame, is_frame, levels, redrawn
 from worldsim.faults.keys import CallRandom
 from worldsim.faults.kinds.missing import frames_only
 from worldsim.faults.parameters import Names, number, option, out_of_space, scaled, targets
@@ -125,9 +125,6 @@ class GaussianNoise(Fault):
         noisy = values + std / 255 * scale * random.normal(0, *values.shape[1:])
         return columns.bounded(noisy.astype(values.dtype), space)
 
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, lambda leaf: is_frame(leaf) or is_floats(leaf))
-
 
 def _is_frame_or_floats(leaf: Leaf, value: Any) -> bool:
     return (is_floats(leaf) or is_frame(leaf)) and trees.usual(leaf, value)
@@ -162,9 +159,6 @@ class ShotNoise(Fault):
 
         return frames_only(self, by_frame(draw))
 
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
-
 
 @fault("salt_noise", _PIXELS)
 class SaltNoise(Fault):
@@ -179,9 +173,6 @@ class SaltNoise(Fault):
 
     def compose(self) -> Composition:
         return frames_only(self, by_frame(lambda images, random: _specked(images, self.at("density"), random)))
-
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
 
 
 @fault("dead_pixels", _PIXELS)
@@ -198,9 +189,6 @@ class DeadPixels(Fault):
     def compose(self) -> Composition:
         edit = by_frame(lambda images, random: _specked(images, self.at("density"), random), lasting=True)
         return frames_only(self, edit)
-
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
 
 
 @fault("blur", _PIXELS)
@@ -223,9 +211,6 @@ class Blur(Fault):
         sigma = max(self.at("most_sigma") * min(image.shape[:2]), 1e-3)
         blurred = cv2.GaussianBlur(_floats(image), (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
         return blurred.reshape(image.shape)
-
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
 
 
 @fault("compression", _PIXELS)
@@ -264,9 +249,6 @@ class Compression(Fault):
         decoded: frames.Frame = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
         return decoded.reshape(image.shape)[..., ::-1]
 
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
-
 
 @fault("brightness", _PIXELS)
 class Brightness(Fault):
@@ -293,9 +275,6 @@ class Brightness(Fault):
 
         return frames_only(self, by_frame(draw))
 
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
-
 
 @fault("contrast", _PIXELS)
 class Contrast(Fault):
@@ -314,9 +293,6 @@ class Contrast(Fault):
     def _flat(self, image: frames.Frame) -> frames.Frame:
         mean, grey = float(image.mean()), np.arange(256)
         return levels(mean + (1 - self.at("lost")) * (grey - mean))[image]
-
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
 
 
 @fault("colour_shift", _PIXELS)
@@ -337,9 +313,6 @@ class ColourShift(Fault):
             return levels(images + shifts[:, None, None])
 
         return frames_only(self, by_frame(draw, lasting=True))
-
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
 
 
 @fault("camera_shift", _PIXELS)
@@ -369,9 +342,6 @@ class CameraShift(Fault):
         right, down = by
         return _warped(image, np.array([[1, 0, right], [0, 1, down]]), cv2.INTER_NEAREST, self.border)
 
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
-
 
 @fault("camera_rotation", _PIXELS)
 class CameraRotation(Fault):
@@ -400,9 +370,6 @@ class CameraRotation(Fault):
         turn = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
         return _warped(image, turn, cv2.INTER_LINEAR, self.border)
 
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
-
 
 @fault("tearing", _PIXELS)
 class Tearing(Fault):
@@ -423,9 +390,6 @@ class Tearing(Fault):
             return _each(images, _torn, 1 + random.integers(height - 1), steps)
 
         return frames_only(self, by_frame(draw))
-
-    def check(self, leaves: Sequence[Leaf]) -> None:
-        check_frames(self.kind, self.targets, leaves, is_frame)
 
 
 def _torn(image: frames.Frame, row: int, step: int) -> frames.Frame:
