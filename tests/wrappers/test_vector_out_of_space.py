@@ -1,7 +1,7 @@
 """Values outside the space on vectors: each environment gets what `InjectFaults` on it alone gives, bit for bit."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -17,9 +17,10 @@ from tests.faults.strategies import observation_spaces
 from tests.simulator.stub_world import StubWorld
 from worldsim import faults
 from worldsim.simulator import WorldEnv, WorldVectorEnv
+from worldsim.spaces import leaves
 from worldsim.wrappers import InjectFaults, Ragged, VectorInjectFaults, VectorNonFinite
 
-from .test_vector import check_restored, told
+from .test_vector import acting, check_restored, clerk, told
 from .witness import DESK, KINDS, Witness
 
 COUNT = 3
@@ -59,20 +60,28 @@ def assert_same(mine: Any, yours: Any) -> None:
         assert type(mine) is type(yours) and mine == yours
 
 
-def play(make: Any, plan: Sequence[faults.Fault], steps: int, **settings: Any) -> list[Any]:
-    """A vector and as many environments alone, compared at each step; gives the batches."""
+class Played(NamedTuple):
+    """What a vector gave: a batch for each step, and the kinds of the faults that did something."""
+
+    batches: list[Any]
+    acted: set[str]
+
+
+def play(make: Any, plan: Sequence[faults.Fault], steps: int, **settings: Any) -> Played:
+    """A vector and as many environments alone, compared at each step."""
     mode = AutoresetMode.DISABLED
     ours = VectorInjectFaults(SyncVectorEnv([make] * COUNT, autoreset_mode=mode), plan, seed=5, **settings)
     alone = [InjectFaults(make(), plan, seed=5, **settings) for _ in range(COUNT)]
-    space, batches = ours.single_observation_space, []
+    space, played = ours.single_observation_space, Played([], set())
     seen = ours.reset(seed=7)[0]
     for row, env in enumerate(alone):
         assert_same(part(space, seen, row), env.reset(seed=7 + row)[0])
     for action in range(steps):
         seen, rewards, terminated, truncated, infos = ours.step(np.full(COUNT, action))
-        batches.append(seen)
+        played.batches.append(seen)
         for row, env in enumerate(alone):
             observation, *rest, info = env.step(action)
+            played.acted.update(record.fault for record in info["faults"])
             assert_same(part(space, seen, row), observation)
             assert [rewards[row], terminated[row], truncated[row]] == rest
             np.testing.assert_equal(told(infos, row)["reply"], info["reply"])
@@ -82,7 +91,7 @@ def play(make: Any, plan: Sequence[faults.Fault], steps: int, **settings: Any) -
             seen = ours.reset(options={"reset_mask": mask})[0]
             for row, env in enumerate(alone):
                 assert_same(part(space, seen, row), env.reset()[0])
-    return batches
+    return played
 
 
 def desk() -> gym.Env[Any, Any]:
@@ -93,10 +102,12 @@ def box() -> gym.Env[Any, Any]:
     return Witness(BOX, length=13)
 
 
-@pytest.mark.parametrize("make", [desk, box])
+@pytest.mark.parametrize("make", [clerk, box])
 @pytest.mark.parametrize("kind", WIDE)
 def test_each_kind_gives_each_environment_what_it_would_get_alone(kind: str, make: Any) -> None:
-    play(make, [faults.KINDS[kind](severity=0.9, out_of_space=True)], 30)
+    fault = acting(kind).but(out_of_space=True)
+    idle = fault.idle_in(None, leaves(make().observation_space))
+    assert play(make, [fault], 30).acted == (set() if idle else {kind})
 
 
 MANY = [
@@ -113,8 +124,8 @@ MANY = [
 
 
 def test_many_together_and_in_an_order_that_hurts() -> None:
-    batches = play(desk, MANY, 60)
-    assert any(isinstance(each, Ragged) for each in batches)
+    played = play(desk, MANY, 60)
+    assert any(isinstance(each, Ragged) for each in played.batches)
     play(box, [fault for fault in MANY if fault.kind != "brightness"], 60)
 
 
@@ -132,13 +143,14 @@ GONE: list[faults.Fault] = [
 
 
 def test_what_is_gone_already_or_fits_into_no_array_is_left_out_or_looked_at_alone() -> None:
-    play(desk, GONE, 60)
-    play(desk, GONE[::-1], 60)
+    every = {fault.kind for fault in GONE}
+    assert play(desk, GONE, 60).acted == every
+    assert play(desk, GONE[::-1], 60).acted == every
 
 
 def test_records_of_frames_of_which_some_are_gone() -> None:
     dropped = faults.DroppedFields(severity=0.9, targets=["screen"], out_of_space=True)
-    play(desk, [faults.BlackFrames(severity=0.9), dropped], 30)
+    assert play(desk, [faults.BlackFrames(severity=0.9), dropped], 30).acted == {"black_frames", "dropped_fields"}
 
 
 class Declaring(Witness):
@@ -151,7 +163,7 @@ class Declaring(Witness):
 def test_what_stands_for_unknown_stands_for_nothing_that_is_gone(kind: str) -> None:
     dropped = faults.DroppedFields(severity=0.9, spread=0.5, targets=["reply/*"], out_of_space=True)
     plan = [faults.KINDS[kind](severity=1.0, rate=0.9, targets=["reply/*"]), dropped]  # type: ignore[call-arg]
-    batches = play(Declaring, plan, 30)
+    batches = play(Declaring, plan, 30).batches
     replies = [part(DESK, seen, row)["reply"] for seen in batches for row in range(COUNT)]
     amounts = [reply["amount"] for reply in replies if "amount" in reply]
     assert 0 < amounts.count(7) < len(amounts) < len(replies)
@@ -201,7 +213,9 @@ def test_ends_of_episodes_too(mode: AutoresetMode, plan: Sequence[faults.Fault])
 
 @pytest.mark.parametrize("kind", WIDE)
 def test_a_single_number_without_axes_is_a_leaf_like_any_other(kind: str) -> None:
-    play(lambda: Witness(spaces.Box(0.0, 1.0, (), np.float32), length=9), [faults.KINDS[kind](severity=0.9)], 12)
+    fault, number = acting(kind), spaces.Box(0.0, 1.0, (), np.float32)
+    idle = fault.idle_in(None, leaves(number))
+    assert play(lambda: Witness(number, length=9), [fault], 12).acted == (set() if idle else {kind})
 
 
 @settings(max_examples=40, deadline=None)

@@ -112,7 +112,7 @@ def test_nested_directly_one_time_counts_for_all() -> None:
     one = pair(desk, plan)[0]
     below = SyncVectorEnv([desk] * COUNT)
     inner = VectorInjectFaults(below, plan[1:], seed=5, time="virtual", step_s=0.1)
-    play_both(VectorInjectFaults(inner, plan[:1], seed=5), one, 20)
+    assert play_both(VectorInjectFaults(inner, plan[:1], seed=5), one, 20)
 
 
 def test_seconds_per_step_come_from_the_environment_and_bad_ones_are_told() -> None:
