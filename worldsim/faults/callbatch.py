@@ -36,6 +36,8 @@ class Flight:
     log: what was done to them.
     """
 
+    __slots__ = ("log", "waited_s")
+
     def __init__(self, count: int) -> None:
         self.waited_s: Any = [0.0] if count == 1 else np.zeros(count)
         self.log = Log(count)
@@ -48,6 +50,8 @@ class Calls:
     position in the origin's names; "arguments": ...}. leaves: of what is asked. deadline_s: (N,) on the clocks, when
     each caller gives up; None: never.
     """
+
+    __slots__ = ("asked", "deadline_s", "flight", "leaves", "origin", "rows")
 
     def __init__(
         self,

@@ -62,6 +62,11 @@ class Reply(NamedTuple):
         assert error in ERRORS, f"no error is called {error!r}; there are {', '.join(ERRORS)}"
         return cls(LOST, ok=False, error=error, retry_after_s=retry_after_s, raw=raw)
 
+    def later(self, seconds: float) -> "Reply":
+        """The same, so many seconds later: what `_replace` does, in a third of the time."""
+        payload, ok, error, retry_after_s, latency_s, raw = self
+        return Reply(payload, ok, error, retry_after_s, latency_s + seconds, raw)
+
     def to_json(self) -> dict[str, Any]:
         """All but the payload, as `info["reply"]` shows it; `raw` only where there is one."""
         shown = {

@@ -31,7 +31,9 @@ class VirtualClock:
         self._now = now
 
     def now(self) -> float:
-        own = own_time.of(self)
+        own = _own.get()
+        if own is not None and own._clock is not self:
+            own = own_time.of(self)
         return self._now if own is None else own.now_s
 
     def sleep(self, seconds: float) -> None:

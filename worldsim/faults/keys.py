@@ -37,7 +37,7 @@ def new_key(*parts: int | str) -> int:
 def fold_in(keys: Keys, index: int | NDArray[Any]) -> Keys:
     """Other keys: output `index`, 0 or more, of SplitMix64 begun at each key (Steele, Lea and Flood 2014)."""
     if keys.shape == _ALONE and (isinstance(index, int) or index.shape == _ALONE):
-        return np.array([fold_in_one(int(keys[0]), int(index if isinstance(index, int) else index[0]))], np.uint64)
+        return np.array([fold_in_one(keys.item(), index if isinstance(index, int) else index.item())], np.uint64)
     if isinstance(index, int):
         mixed: Keys = keys + np.uint64(_GOLDEN * (index + 1) & _ALL)
     else:
@@ -60,6 +60,8 @@ def fold_in_one(key: int, index: int) -> int:
 
 def unit(keys: Keys) -> Floats:
     """Numbers in [0, 1) from the upper 53 bits of keys."""
+    if keys.shape == _ALONE:
+        return np.array([(keys.item() >> 11) * 2.0**-53])
     return np.asarray((keys >> _11) * 2.0**-53, np.float64)
 
 
@@ -158,6 +160,8 @@ class CallRandom:
 
     def permutation(self, count: int, stream: int = 0) -> NDArray[np.int64]:
         """The numbers below `count` in random order, (n, count)."""
+        if count == 1:
+            return np.zeros((len(self), 1), np.int64)
         return np.argsort(self.uniform(stream, count), axis=1, kind="stable")
 
     def generator(self, position: int = 0) -> np.random.Generator:

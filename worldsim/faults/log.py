@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,8 @@ class Origin(NamedTuple):
 
 class Log:
     """What was done to one call of each of N sessions, in the order in which it happened."""
+
+    __slots__ = ("_count", "_pending", "_records")
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -63,7 +66,7 @@ class Log:
 
     def of_each(self) -> list["Records"]:
         """The same, to be made when somebody looks."""
-        return [Records(self, row) for row in range(self._count)]
+        return [*map(Records, repeat(self), range(self._count))]
 
     def __getstate__(self) -> tuple[int, list[list[Record]]]:
         return self._count, self.records

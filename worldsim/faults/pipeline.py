@@ -20,7 +20,7 @@ from worldsim.faults.callbatch import FIRST, Calls, Flight, alone, call_space
 from worldsim.faults.calls import LOST, Call, Record, Reply
 from worldsim.faults.clock import Clock, VirtualClock, own_time
 from worldsim.faults.definition import Fault
-from worldsim.faults.effects.base import Effect, Steps, Wait
+from worldsim.faults.effects.base import Batch, Effect, Steps, Wait
 from worldsim.faults.keys import new_key
 from worldsim.faults.log import History, Log, Origin, Records
 from worldsim.faults.parameters import matches
@@ -239,7 +239,7 @@ class Pipeline:
                     flight = Flight(1)
                     calls = self._single(call, drawn_as, joint, flight, deadline_s)
                     self._history.add(flight.log)
-                    return call, self._run(at, calls), flight
+                    return call, stage.effect.run(Batch(stage, calls, FIRST), _Forward(self, at + 1)), flight
         return call, None, None
 
     def effects(self, tool: str, number: int) -> list[Effect]:

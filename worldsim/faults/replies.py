@@ -49,7 +49,7 @@ class Replies(Payloads):
         """The reply to one session, which has waited so long for it besides."""
         untouched: Reply | None = self.__dict__.get("_reply")
         if untouched is not None:
-            return untouched._replace(latency_s=untouched.latency_s + waited_s) if waited_s else untouched
+            return untouched.later(waited_s) if waited_s else untouched
         retry_after_s = float(self.retry_after_s[row])
         return Reply(
             self.payload(row),
@@ -92,6 +92,10 @@ class Replies(Payloads):
 
     def lose(self, rows: Sequence[int] | Rows, error: str | None, raw: str | None = None) -> None:
         """No payload comes back to these sessions, but an error, and perhaps a text that cannot be read."""
+        untouched: Reply | None = self.__dict__.get("_reply")
+        if untouched is not None and len(rows):
+            self.__dict__["_reply"] = Reply(LOST, False, error, None, untouched.latency_s, raw)
+            return
         self.ok[rows], self.error[rows], self.retry_after_s[rows] = False, error, np.nan
         if raw is not None:
             self.raws.update((int(row), raw) for row in rows)

@@ -13,7 +13,7 @@ from worldsim.errors import ConfigError
 from worldsim.faults.callbatch import FIRST, Calls, Flight
 from worldsim.faults.clock import Clock
 from worldsim.faults.definition import Composition, Fault
-from worldsim.faults.effects.base import Batch, ByNumber, Memory, Scope, Wait
+from worldsim.faults.effects.base import Batch, ByNumber, Effect, Memory, Scope, Wait
 from worldsim.faults.keys import Floats, Keys, fold_in, unit
 from worldsim.faults.log import Origin
 from worldsim.faults.parameters import EVERYTHING, matches, suggest
@@ -23,7 +23,8 @@ from worldsim.faults.schedule import Always, Bursts, TimeWindow
 from worldsim.spaces import Leaf
 
 BLOCK = 256  # calls of a single session for which is worked out ahead whether a fault is at work
-TRIGGER, PROBABILITY, SCHEDULE = 1, 2, 3  # folded into a tool's key: streams of uniforms; 0 is for all else
+EFFECT, TRIGGER, PROBABILITY, SCHEDULE = range(4)  # streams of random numbers, folded into a tool's key
+STREAMS = np.arange(4)
 
 
 class Placed(NamedTuple):
@@ -87,8 +88,7 @@ class Stage:
         self.memory = Memory(sessions.count)
         self._sessions = sessions
         self.session_keys: Keys = np.zeros(sessions.count, np.uint64)
-        self._tool_keys: Keys = np.zeros((sessions.count, 0), np.uint64)
-        self._stream_keys: dict[int, Keys] = {}  # (N, tools) by stream
+        self._tool_keys: Keys = np.zeros((len(STREAMS), sessions.count, 0), np.uint64)
         schedule = fault.schedule
         self._always = isinstance(schedule, Always)
         self._in_time = isinstance(schedule, TimeWindow)
@@ -104,12 +104,10 @@ class Stage:
         """Begin sessions `rows`, under a key each; `shown` is what they showed before their first calls."""
         self.session_keys[rows] = np.array(keys, np.uint64)
         self._add_tools()
-        self._tool_keys[rows] = self._keys_of_tools(rows)
-        for stream, known in self._stream_keys.items():
-            known[rows] = fold_in(self._tool_keys[rows], stream)
+        self._tool_keys[:, rows] = self._keys_of_tools(rows)
         self.memory.begin(rows)
         self._blocks = {}
-        if shown is not None:
+        if shown is not None and type(self.effect).begin is not Effect.begin:
             count = self._sessions.count
             origin = Origin(self._sessions.names, np.zeros(count, np.int64), np.full(count, -1), {})
             calls = Calls(rows, origin, Payloads(count), (), Flight(count))
@@ -117,29 +115,22 @@ class Stage:
 
     def _add_tools(self) -> None:
         """Tools that nobody knew of get their keys when they are first called."""
-        known, names = self._tool_keys.shape[1], self._sessions.names
-        if len(names) > known or self._tool_keys.shape[0] != self._sessions.count:
-            rows = np.arange(self._sessions.count)
-            self._tool_keys = self._keys_of_tools(rows)
-            self._stream_keys = {}
+        if len(self._sessions.names) > self._tool_keys.shape[2]:
+            self._tool_keys = self._keys_of_tools(np.arange(self._sessions.count))
 
     def _keys_of_tools(self, rows: Rows) -> Keys:
         hashed = np.array(self._sessions.hashes, np.int64)
-        return fold_in(self.session_keys[rows][:, None], hashed[None])
+        return fold_in(fold_in(self.session_keys[rows][:, None], hashed), STREAMS[:, None, None])
 
     def _stream(self, stream: int) -> Keys:
-        """(N, tools) keys of a stream of uniforms."""
-        if len(self._sessions.names) > self._tool_keys.shape[1]:
-            self._add_tools()
-        if stream not in self._stream_keys:
-            self._stream_keys[stream] = fold_in(self._tool_keys, stream)
-        return self._stream_keys[stream]
+        """(N, tools) keys of a stream of random numbers."""
+        self._add_tools()
+        keys: Keys = self._tool_keys[stream]
+        return keys
 
     def keys(self, rows: Rows, origin: Origin) -> Keys:
-        """The fault's keys for the tools that are called, (n,)."""
-        if len(self._sessions.names) > self._tool_keys.shape[1]:
-            self._add_tools()
-        return _of_tools(self._tool_keys, rows, origin)
+        """The fault's keys for the tools that are called, (n,), of all draws but those that trigger it."""
+        return _of_tools(self._stream(EFFECT), rows, origin)
 
     def drawn(self, rows: Rows, origin: Origin) -> Floats:
         """The uniforms that decide whether the fault is triggered, (n,)."""
@@ -278,7 +269,7 @@ class Stage:
         """Go to where a snapshot was taken."""
         self.session_keys, self.memory = keys.copy(), memory.copy()
         self._tool_keys = self._keys_of_tools(np.arange(self._sessions.count))
-        self._stream_keys, self._blocks = {}, {}
+        self._blocks = {}
 
 
 class Sessions:

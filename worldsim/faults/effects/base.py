@@ -163,7 +163,7 @@ class Source(Protocol):
     session_keys: Keys  # (N,)
 
     def keys(self, rows: Rows, origin: Origin) -> Keys:
-        """(n,) the fault's keys for the tools that are called."""
+        """(n,) the fault's keys for the tools that are called, of all draws but those that trigger it."""
         ...
 
     def drawn(self, rows: Rows, origin: Origin) -> Floats:
@@ -242,7 +242,7 @@ class Batch:
     @cached_property
     def random(self) -> CallRandom:
         """All else that these calls draw."""
-        return CallRandom(fold_in(fold_in(self._keys, 0), self.numbers))
+        return CallRandom(fold_in(self._keys, self.numbers))
 
     @property
     def triggered(self) -> Mask:
@@ -259,7 +259,7 @@ class Batch:
 
         decides: from what calls draw, (m,), at which it is.
         """
-        keys = fold_in(self._keys, 0)
+        keys = self._keys
 
         def asked(rows: Rows, numbers: Rows) -> Mask:
             drawn = CallRandom(fold_in(np.repeat(keys[rows], numbers.shape[1]), numbers.ravel()))

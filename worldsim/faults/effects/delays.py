@@ -79,37 +79,44 @@ class SlowService(Effect):
 
     def run(self, batch: Batch, forward: Forward) -> Steps:
         latencies_s, ends_s = batch.by_number("latency", self.latencies_s), batch.seconds + self.timeout_s
+        calls = batch.calls.until(batch.rows, ends_s)
         slow = latencies_s >= self.timeout_s
         if not np.count_nonzero(slow):
             yield delay(batch, latencies_s)
-            replies = yield from forward(batch.calls.until(batch.rows, ends_s))
-            late = batch.seconds >= ends_s - ON_TIME_S
-            if np.count_nonzero(late):
-                yield from self._too_late(batch[late], latencies_s[late], ends_s[late], replies)
+            replies = yield from forward(calls)
+            yield from self._too_late(batch, latencies_s, ends_s, replies)
             return replies
-        yield delay(batch[~slow], latencies_s[~slow])
-        request_lost = slow & (batch.random.uniform() >= self.lose_answer)
-        record_timeouts(batch[slow], np.where(request_lost, "request", "answer")[slow], latencies_s[slow])
-        calls = batch.calls.until(batch.rows, ends_s).without(batch.rows[request_lost])
-        replies = yield from forward(calls)
-        yield from give_up(batch[slow], ends_s[slow], replies)
-        late = ~slow & (batch.seconds >= ends_s - ON_TIME_S)
-        if np.count_nonzero(late):
-            yield from self._too_late(batch[late], latencies_s[late], ends_s[late], replies)
+        in_time = ~slow
+        timed_out, others = batch[slow], batch[in_time]
+        if len(others):
+            yield delay(others, latencies_s[in_time])
+        request_lost = timed_out.random.uniform() >= self.lose_answer
+        record_timeouts(timed_out, request_lost, latencies_s[slow])
+        replies = yield from forward(calls.without(timed_out.rows[request_lost]))
+        yield from give_up(timed_out, ends_s[slow], replies)
+        if len(others):
+            yield from self._too_late(others, latencies_s[in_time], ends_s[in_time], replies)
         return replies
 
     def _too_late(self, batch: Batch, latencies_s: Floats, ends_s: Floats, replies: Replies) -> Steps:
-        """What else stands further in has taken so long that callers gave up."""
-        record_timeouts(batch, np.full(len(batch), "answer"), latencies_s)
-        return (yield from give_up(batch, ends_s, replies))
+        """Where something else, further in, has taken so long that callers gave up."""
+        late = batch.seconds >= ends_s - ON_TIME_S
+        if np.count_nonzero(late):
+            batch, latencies_s, ends_s = batch[late], latencies_s[late], ends_s[late]
+            record_timeouts(batch, np.zeros(len(batch), np.bool_), latencies_s)
+            yield from give_up(batch, ends_s, replies)
+        return replies
 
 
-def record_timeouts(batch: Batch, lost: Mask, latencies_s: Floats) -> None:
-    """Record what was lost, (n,), "request" or "answer", and how long each call would have taken by itself."""
-    each = lost, latencies_s
+def record_timeouts(batch: Batch, request_lost: Mask, latencies_s: Floats) -> None:
+    """Record what was lost, (n,), the request or its answer, and how long each call would have taken by itself."""
+    each = request_lost, latencies_s
     batch.record(
         "timeout",
-        lambda: [{"lost": what, "latency_s": s} for what, s in zip(*(one.tolist() for one in each), strict=True)],
+        lambda: [
+            {"lost": "request" if lost else "answer", "latency_s": s}
+            for lost, s in zip(*(one.tolist() for one in each), strict=True)
+        ],
     )
 
 

@@ -220,6 +220,7 @@ class _Candidate(NamedTuple):
     effective: Mask
 
 
+_NONE = np.zeros(0, np.int64)
 Changes = list[tuple[Leaf, Rows, Values]]  # leaves, the sessions in whose payloads they change, other values
 
 
@@ -255,25 +256,23 @@ class ChangeLeaves:
         effective = np.zeros_like(wanted)
         candidates: list[_Candidate | None] = []
         for position, (leaf, random) in enumerate(zip(leaves, randoms, strict=True)):
-            which = wanted[:, position]
-            candidates.append(self._try(leaf, random, which, batch, replies) if which.any() else None)
+            at = np.flatnonzero(wanted[:, position])
+            candidates.append(self._try(leaf, random, at, batch, replies) if len(at) else None)
             if candidates[-1] is not None:
-                effective[candidates[-1].at, position] = candidates[-1].effective
+                effective[at, position] = candidates[-1].effective
         taken = self.selection.takes(effective, batch)
         changes = Changes()
         for leaf, one, hit in zip(leaves, candidates, taken.T, strict=True):
-            if one is not None and hit.any():
-                chosen = np.flatnonzero(hit[one.at])
+            chosen = _NONE if one is None else np.flatnonzero(hit[one.at])
+            if one is not None and len(chosen):
                 if self.records == "leaf":
                     self._record(leaf, one, chosen, batch)
                 changes.append((leaf, batch.rows[one.at[chosen]], some(one.edited.after, chosen)))
         if changes:
             self._deliver(batch[taken.any(1)], changes, replies)
 
-    def _try(self, leaf: Leaf, random: CallRandom, which: Mask, batch: Batch, replies: Replies) -> _Candidate:
-        whole = bool(which.all())
-        at = np.arange(len(batch)) if whole else np.flatnonzero(which)
-        those, drawn = (batch, random) if whole else (batch[which], random[which])
+    def _try(self, leaf: Leaf, random: CallRandom, at: Rows, batch: Batch, replies: Replies) -> _Candidate:
+        those, drawn = (batch, random) if len(at) == len(batch) else (batch[at], random[at])
         before = replies.values(leaf, those.rows)
         found = self.edit(leaf, before, drawn, those)
         edited = found if isinstance(found, Edited) else Edited(found)
@@ -284,7 +283,7 @@ class ChangeLeaves:
         if after is before:
             return np.zeros(len(before), np.bool_)
         differs = differing(before, after)
-        free = self.free or self.out_of_space or batch.scope.plain or not differs.any()
+        free = self.free or self.out_of_space or batch.scope.plain or not np.count_nonzero(differs)
         return differs if free else differs & within(leaf.space, after)
 
     def _record(self, leaf: Leaf, candidate: _Candidate, chosen: NDArray[np.int64], batch: Batch) -> None:

@@ -45,10 +45,11 @@ class MalformedOutput(Fault):
 
         def change(batch: Batch, replies: Replies) -> None:
             loud = batch.random.uniform(_WHOLE) < self.loud
-            batch[loud].record("unparsable", same_for_each(batch.rows[loud]))
-            replies.lose(batch.rows[loud], "malformed")
-            if not loud.all():
-                silent(batch[~loud], replies)
+            lost, wrong = batch[loud], batch[~loud]
+            lost.record("unparsable", same_for_each(lost))
+            replies.lose(lost.rows, "malformed")
+            if len(wrong):
+                silent(wrong, replies)
 
         return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
 
@@ -85,11 +86,12 @@ class MissingData(Fault):
 
         def change(batch: Batch, replies: Replies) -> None:
             gone = batch.random.uniform(_WHOLE) < self.unavailable
-            batch[gone].record("unavailable", same_for_each(batch.rows[gone], retry_after_s=self.retry_after_s))
-            replies.lose(batch.rows[gone], "unavailable")
-            replies.retry_after_s[batch.rows[gone]] = self.retry_after_s
-            if not gone.all():
-                lacking(batch[~gone], replies)
+            lost, others = batch[gone], batch[~gone]
+            lost.record("unavailable", same_for_each(lost, retry_after_s=self.retry_after_s))
+            replies.lose(lost.rows, "unavailable")
+            replies.retry_after_s[lost.rows] = self.retry_after_s
+            if len(others):
+                lacking(others, replies)
 
         effect = ChangeReplies(change, remembers_frames=True)
         return Composition(effect, self.at("rate"), self.targets, self.out_of_space)
