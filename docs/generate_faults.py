@@ -153,13 +153,13 @@ def severity_table(kind: type[Fault]) -> str:
     found = {} if kind is PlausibleLie else {row.severity: row for row in measured(kind, MEASURED_AT)}
     waits = any(row.waited_s for row in found.values())
     heads = ["severity", *(f"`{name}`" for name in names)]
-    heads += [*(["calls changed", "size of a change"] if found else []), *(["seconds a call"] if waits else [])]
+    heads += [*(["calls changed", "difference"] if found else []), *(["seconds a call"] if waits else [])]
     rows = [heads, ["---"] * len(heads)]
     for severity in MEASURED_AT:
         shown = {name: value for name, value in figures[severity].items() if severity or name in kind.model_fields}
         cells = [f"{severity:g}", *(_figure(shown.get(name)) for name in names)]
         if found:
-            cells += [_percent(found[severity].share), f"{found[severity].size:.2g}"]
+            cells += [_percent(found[severity].share), f"{found[severity].difference:.2g}"]
         if waits:
             cells.append(f"{found[severity].waited_s:.2g}")
         rows.append(cells)
@@ -179,7 +179,9 @@ def plan_table() -> str:
     rows = [["plan", *(f"{severity:g}" for severity in MEASURED_AT)], ["---"] * (1 + len(MEASURED_AT))]
     for name in ready_plans():
         found = measured(Plan.load(name), MEASURED_AT)
-        rows.append([f"`{name}`", *(f"{_percent(row.share)} / {row.size:.2g} / {row.waited_s:.2g} s" for row in found)])
+        rows.append(
+            [f"`{name}`", *(f"{_percent(row.share)} / {row.difference:.2g} / {row.waited_s:.2g} s" for row in found)]
+        )
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from worldsim.faults import FAMILIES, KINDS, BlackFrames, Blur, Plan, RateLimited, SlowStart, WrongUnit, ready_plans
 from worldsim.faults.doors import Bench
-from worldsim.faults.severity import SEVERITIES, Row, measured, orders, size_of
+from worldsim.faults.severity import SEVERITIES, Row, difference_of, measured, orders
 
 BUILT_IN = {kind.kind for family in FAMILIES.values() for kind in family}
 EACH = sorted(BUILT_IN - {"plausible_lie"})  # it needs a world: see tests/faults/test_lies.py
@@ -35,7 +35,7 @@ def test_it_begins_with_nothing_and_only_grows(name: str) -> None:
     assert rows[0][1:] == (0.0, 0.0, 0.0)
     for milder, graver in zip(rows, rows[1:], strict=False):
         assert graver.share >= milder.share - NOISE
-        assert graver.harm >= milder.harm - NOISE * max(graver.size, milder.size)
+        assert graver.harm >= milder.harm - NOISE * max(graver.difference, milder.difference)
         assert graver.waited_s >= milder.waited_s
     assert rows[-1].harm > 0 or rows[-1].waited_s > 0
 
@@ -52,7 +52,7 @@ def test_a_tenth_is_little(name: str) -> None:
 def test_a_tenth_of_a_plan_leaves_most_calls_alone(name: str) -> None:
     rows = {row.severity: row for row in rows_of(name)}
     if name in ALL_CALLS:
-        assert rows[0.1].size < SMALL * rows[1.0].size
+        assert rows[0.1].difference < SMALL * rows[1.0].difference
         return
     assert rows[0.1].share < SMALL * rows[1.0].share
     assert rows[0.1].share < rows[0.25].share < rows[0.5].share <= rows[1.0].share
@@ -61,30 +61,30 @@ def test_a_tenth_of_a_plan_leaves_most_calls_alone(name: str) -> None:
 def test_what_is_measured_is_what_was_done() -> None:
     """Held against faults whose effect is known."""
     (refused,) = measured(RateLimited(rate=0.3), [1.0], sessions=10)
-    assert (refused.share, refused.size, refused.waited_s) == (pytest.approx(0.3, abs=0.06), 1.0, 0.0)
+    assert (refused.share, refused.difference, refused.waited_s) == (pytest.approx(0.3, abs=0.06), 1.0, 0.0)
     (twice,) = measured(WrongUnit(rate=1.0, spread=1.0, factors=[3.0]), [1.0])  # 1 page, 4 amounts, 4 of pieces
-    assert (twice.share, twice.size) == (1.0, pytest.approx(9 * 0.5 / 23))
+    assert (twice.share, twice.difference) == (1.0, pytest.approx(9 * 0.5 / 23))
     (slow,) = measured(SlowStart(first_s=8.0, calls=1e6), [0.5])
     assert slow[1:] == (0.0, 0.0, pytest.approx(4.0, rel=1e-3))
     (black,) = measured(BlackFrames(rate=1.0), [1.0], sessions=1)
-    assert black.share == 1.0 and 0.3 < black.size < 0.6  # the picture is as bright as that
+    assert black.share == 1.0 and 0.3 < black.difference < 0.6  # the picture is as bright as that
     assert measured(Blur, [0.5], sessions=1) == measured(Blur(severity=0.2), [0.5], sessions=1)
     plan = Plan(faults=[RateLimited(severity=0.5, rate=0.8)])
     assert measured(plan, [0.5])[0][1:] == measured(RateLimited(rate=0.8), [0.25])[0][1:]  # half of its share
 
 
-def test_the_size_of_a_change_is_the_mean_over_all_fields() -> None:
+def test_the_difference_of_a_change_is_the_mean_over_all_fields() -> None:
     bench = Bench(None, orders)
     (outcome,) = bench.run([], 1)
-    assert size_of(outcome, bench) is None
+    assert difference_of(outcome, bench) is None
     fields = 3 + 4 * 5
 
-    def size(**changes: Any) -> float | None:
+    def difference(**changes: Any) -> float | None:
         other = outcome.reply._replace(payload={**orders(0), **changes})
-        return size_of(replace(outcome, reply=other), bench)
+        return difference_of(replace(outcome, reply=other), bench)
 
-    assert size(page=3) == pytest.approx(0.5 / fields)
-    assert size(page="1") == size(page=None) == size(status="shut") == pytest.approx(1 / fields)
-    assert size(updated_at="2026-03-01T21:30:00+00:00") == pytest.approx(0.5 / fields)
-    assert size(more=1) == pytest.approx(1 / (fields + 1))
-    assert size(orders=[]) == pytest.approx(21 / (fields + 1))
+    assert difference(page=3) == pytest.approx(0.5 / fields)
+    assert difference(page="1") == difference(page=None) == difference(status="shut") == pytest.approx(1 / fields)
+    assert difference(updated_at="2026-03-01T21:30:00+00:00") == pytest.approx(0.5 / fields)
+    assert difference(more=1) == pytest.approx(1 / (fields + 1))
+    assert difference(orders=[]) == pytest.approx(21 / (fields + 1))

@@ -75,6 +75,14 @@ def below(numbers: Floats, high: Any) -> NDArray[np.int64]:
     return np.asarray(numbers * high).astype(np.int64)
 
 
+def normal_quantiles(shares: Floats) -> Floats:
+    """The standard normal distribution at quantiles in [0, 1)."""
+    from scipy.special import ndtri  # a third of a second to import, for those who have a fault that needs it
+
+    quantiles: Floats = ndtri(np.maximum(shares, 2.0**-54))
+    return quantiles
+
+
 Decides = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]]
 """Of calls, given their positions (m,) among n and numbers (m, k): which decide something, (m, k)."""
 
@@ -160,8 +168,6 @@ class CallRandom:
 
     def permutation(self, count: int, stream: int = 0) -> NDArray[np.int64]:
         """The numbers below `count` in random order, (n, count)."""
-        if count == 1:
-            return np.zeros((len(self), 1), np.int64)
         return np.argsort(self.uniform(stream, count), axis=1, kind="stable")
 
     def generator(self, position: int = 0) -> np.random.Generator:

@@ -1,7 +1,7 @@
 """What a severity means, measured: how many calls come out otherwise, by how much, and how long callers wait.
 
     for row in measured(Plan.load("black_friday")):
-        print(f"{row.severity:g}: {row.share:.0%} of the calls, by {row.size:.2f} each, after {row.waited_s:.1f} s")
+        print(f"{row.severity:g}: {row.share:.0%} of the calls, by {row.difference:.2f}, after {row.waited_s:.1f} s")
 
 The calls go to three tools that answer with orders as plain JSON (lists, texts, times, numbers), or, for faults of
 pictures, with a picture that moves. The same calls draw the same numbers at every severity, so the rows of a fault can
@@ -32,19 +32,20 @@ class Row(NamedTuple):
     """What a fault or plan does at a severity.
 
     share: of the calls, those that come out otherwise: whose reply is another one, or that are not carried out once and
-    as they were asked. size: of the change in such a call, on average, from 0 to 1: `size_of`; 0 where there is none.
+    as they were asked. difference: how far apart such a call is from the true one, on average, from 0 to 1:
+    `difference_of`; 0 where none comes out otherwise.
     waited_s: how long a call takes, on average, in seconds. Without faults it takes no time.
     """
 
     severity: float
     share: float
-    size: float
+    difference: float
     waited_s: float
 
     @property
     def harm(self) -> float:
-        """Size of the change in a call, be it changed or not, on average."""
-        return self.share * self.size
+        """How far a call is from the true one, be it changed or not, on average."""
+        return self.share * self.difference
 
 
 def measured(
@@ -60,8 +61,8 @@ def measured(
     for severity in severities:
         played = [bench.run(plan.at(severity).faults, calls, episode=episode) for episode in range(sessions)]
         outcomes = [outcome for session in played for outcome in session]
-        sizes = [size_of(outcome, bench) for outcome in outcomes]
-        changed = [size for size in sizes if size is not None]
+        differences = [difference_of(outcome, bench) for outcome in outcomes]
+        changed = [each for each in differences if each is not None]
         rows.append(
             Row(
                 severity,
@@ -85,8 +86,8 @@ def _of_pictures(fault: Fault) -> bool:
     return fault.family == "pixels and sensors" or (needs is not None and not needs.in_plain)
 
 
-def size_of(outcome: Outcome, bench: Bench) -> float | None:
-    """How large the change in a call is, None where there is none.
+def difference_of(outcome: Outcome, bench: Bench) -> float | None:
+    """How far a call is from the true one, from 0 to 1; None where it is the same.
 
     1 where no answer came, or the call was not carried out once and as it was asked. Else the mean over the fields of
     both replies: of numbers the difference as a share of the sum of their sizes, of times as a share of a day, of

@@ -112,8 +112,7 @@ class Some:
         return np.ones((len(batch), len(leaves)), np.bool_)
 
     def takes(self, effective: Mask, batch: Batch) -> Mask:
-        count = effective.shape[1]
-        return first_few(effective, batch.random.permutation(count, ORDER), _wanted(self.share, count))
+        return first_few(effective, batch, _wanted(self.share, effective.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class One:
         return np.ones((len(batch), len(leaves)), np.bool_)
 
     def takes(self, effective: Mask, batch: Batch) -> Mask:
-        return first_few(effective, batch.random.permutation(effective.shape[1], ORDER), 1)
+        return first_few(effective, batch, 1)
 
 
 @dataclass(frozen=True)
@@ -134,10 +133,7 @@ class AnySome:
     share: float
 
     def tries(self, leaves: Sequence[Leaf], batch: Batch) -> Mask:
-        chosen, count = np.zeros((len(batch), len(leaves)), np.bool_), len(leaves)
-        order = batch.random.permutation(count, ORDER)
-        np.put_along_axis(chosen, order[:, : _wanted(self.share, count)], True, 1)
-        return chosen
+        return first_few(EVERY.tries(leaves, batch), batch, _wanted(self.share, len(leaves)))
 
     def takes(self, effective: Mask, batch: Batch) -> Mask:
         return effective
@@ -182,8 +178,11 @@ def _wanted(share: float, count: int) -> int:
     return max(1, round(share * count))
 
 
-def first_few(effective: Mask, order: NDArray[np.int64], wanted: int) -> Mask:
-    """Of the effective ones in each row those that come first in an order, (n, leaves)."""
+def first_few(effective: Mask, batch: Batch, wanted: int) -> Mask:
+    """Of the effective ones in each row those that come first in an order that is drawn for it, (n, leaves)."""
+    if wanted >= effective.shape[1]:
+        return effective
+    order = batch.random.permutation(effective.shape[1], ORDER)
     ordered = np.take_along_axis(effective, order, 1)
     chosen = np.zeros_like(effective)
     np.put_along_axis(chosen, order, ordered & (ordered.cumsum(1) <= wanted), 1)

@@ -6,7 +6,6 @@ Use `probability` or a schedule to touch only some frames. Grey levels are 0 to 
 import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
-from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +19,7 @@ from worldsim.faults.effects.base import Batch
 from worldsim.faults.effects.leaves import by_column
 from worldsim.faults.effects.needs import FRAMES_OR_FLOATS, is_floats
 from worldsim.faults.effects.pictures import by_frame, is_frame, levels, redrawn
-from worldsim.faults.keys import CallRandom
+from worldsim.faults.keys import CallRandom, normal_quantiles
 from worldsim.faults.kinds.missing import frames_only
 from worldsim.faults.parameters import Names, number, option, out_of_space, scaled, targets
 from worldsim.spaces import Leaf
@@ -72,7 +71,7 @@ def _photons(gain: float) -> frames.Frame:
     A pixel of level L sends Poisson(L / gain) photons. Where these are 1,000 or more, they are normally distributed.
     """
     at = (np.arange(QUANTILES) + 0.5) / QUANTILES
-    normal = np.array([NormalDist().inv_cdf(each) for each in at.tolist()])
+    normal = normal_quantiles(at)
     counts = np.arange(1500)
     logs = np.array([math.lgamma(count + 1) for count in counts.tolist()])
     photons = np.arange(256) / gain

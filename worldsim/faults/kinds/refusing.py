@@ -113,8 +113,8 @@ def _set_per_tool(batch: Batch, name: str, which: Mask, values: Floats) -> None:
 class Throttled(Fault):
     """429 with Retry-After, once so many calls of a tool have been let through within `window_s` on the clock.
 
-    Retry-After says when the oldest of them leaves the window: whoever waits so long is served, whoever hammers is
-    refused. Records: `throttled` (status, lost).
+    The caller's own pace decides; `rate_limited` refuses by chance. Retry-After says when the oldest of them leaves the
+    window: whoever waits so long is served, whoever hammers is refused. Records: `throttled` (status, lost).
     """
 
     calls: int = number(10, 1, 10**9, "calls within the window that are let through at severity 1; 1/severity times as "
@@ -322,6 +322,7 @@ class LostPermission(Fault):
 class QuotaExceeded(Fault):
     """429 with no Retry-After: the session's quota of calls is used up.
 
+    Waiting does not help, as it does where calls are `throttled`.
     It ties the tools together: calls of all of them at which the fault is at work are counted; with `tools`, only
     theirs.
     Records: `quota_exceeded` (status, lost).

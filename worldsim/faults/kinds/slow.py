@@ -3,7 +3,6 @@
 import math
 from functools import cached_property
 from pathlib import Path
-from statistics import NormalDist
 
 import numpy as np
 from pydantic import model_validator
@@ -12,54 +11,11 @@ from worldsim.errors import ConfigError
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects.delays import Delay, SlowService, TimeOut, Trickle
 from worldsim.faults.effects.texts import sizes
-from worldsim.faults.keys import Floats
+from worldsim.faults.keys import Floats, normal_quantiles
 from worldsim.faults.parameters import Mistake, Numbers, number, option, scaled
 from worldsim.faults.payloads import Rows
 
-_NORMAL = NormalDist()
-_MIDDLE = 0.425  # quantiles no further than that from one half
-_ABOVE = (  # coefficients of AS 241, the highest power first
-    2509.0809287301226727,
-    33430.575583588128105,
-    67265.770927008700853,
-    45921.953931549871457,
-    13731.693765509461125,
-    1971.5909503065514427,
-    133.14166789178437745,
-    3.387132872796366608,
-)
-_UNDER = (
-    5226.495278852854561,
-    28729.085735721942674,
-    39307.89580009271061,
-    21213.794301586595867,
-    5394.1960214247511077,
-    687.1870074920579083,
-    42.313330701600911252,
-    1.0,
-)
 _SLOW = "slow"
-
-
-def normal_quantiles(shares: Floats) -> Floats:
-    """The standard normal distribution at quantiles in [0, 1).
-
-    The middle by the rational approximation of algorithm AS 241 (Wichura 1988) with arrays, the tails by Python's
-    `NormalDist`, which has the same one: at most calls nothing is waited for but this.
-    """
-    bounded = np.maximum(shares, 2.0**-54)
-    centred = bounded - 0.5
-    squares = _MIDDLE * _MIDDLE - centred * centred
-    above, under = (np.full(len(squares), each[0]) for each in (_ABOVE, _UNDER))
-    for one, other in zip(_ABOVE[1:], _UNDER[1:], strict=True):
-        above *= squares
-        above += one
-        under *= squares
-        under += other
-    found: Floats = above * centred / under
-    tails = np.flatnonzero(squares < 0)
-    found[tails] = [*map(_NORMAL.inv_cdf, bounded[tails].tolist())]
-    return found
 
 
 @fault("slow_api", "several at once")

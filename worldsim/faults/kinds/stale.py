@@ -22,6 +22,7 @@ _HOLD, _DELAY, _ROUNDING = 3, 4, 5  # streams
 class PreviousAnswer(Fault):
     """Some replies are the previous answer to the same request again.
 
+    One answer old and never older: those of `stale_cache` age, those of `delayed_observation` are late by chance.
     Records: `previous_answer` (age: 1).
     """
 
@@ -37,6 +38,7 @@ class PreviousAnswer(Fault):
 class StaleCache(Fault):
     """A cache answers some calls: for each request it is refreshed every so many answers, and grows old in between.
 
+    All requests that it answers age alike; `delayed_observation` draws how old an answer is.
     Records: `stale_cache` (age: so many answers to the same request ago).
     """
 
