@@ -182,14 +182,14 @@ class _Chunks:
             yield chunk
 
 
-Passed = tuple[bytes, Exception | None]
+Chunk = tuple[bytes, Exception | None]
 """What arrives of a chunk, and with what the stream breaks off after it."""
 
 
-class _Passing:
-    """A body that passes by as it comes. change: what arrives of a chunk; of None: when all have come."""
+class _ChangedStream:
+    """A body whose chunks are changed as they come. change: what arrives of a chunk; of None: when all have come."""
 
-    def __init__(self, stream: Any, change: Callable[[bytes | None], Passed]) -> None:
+    def __init__(self, stream: Any, change: Callable[[bytes | None], Chunk]) -> None:
         self._stream, self._change = stream, change
 
     def __iter__(self) -> Iterator[bytes]:
@@ -229,16 +229,16 @@ def chunks(library: Any, given: Sequence[bytes], error: Exception | None = None)
     return _stream_class(library, _Chunks)(given, error)
 
 
-def passing(library: Any, stream: Any, change: Callable[[bytes | None], Passed]) -> Any:
-    """A stream that passes by as it comes."""
-    return _stream_class(library, _Passing)(stream, change)
+def changed_stream(library: Any, stream: Any, change: Callable[[bytes | None], Chunk]) -> Any:
+    """A stream whose chunks are changed as they come."""
+    return _stream_class(library, _ChangedStream)(stream, change)
 
 
-def cut_after(count: int, error: Exception) -> Callable[[bytes | None], Passed]:
+def cut_after(count: int, error: Exception) -> Callable[[bytes | None], Chunk]:
     """Passes so many bytes, or all there are, and breaks off."""
     left = count
 
-    def change(chunk: bytes | None) -> Passed:
+    def change(chunk: bytes | None) -> Chunk:
         nonlocal left
         arrives = (chunk or b"")[:left]
         left -= len(arrives)
@@ -251,12 +251,12 @@ BYTE_ORDER_TWICE = b"\xff\xfe\xff\xfe"
 """How a body in UTF-16 begins. Once would be read as intended: Python's json looks for it, whatever the header says."""
 
 
-def as_utf16(charset: str) -> Callable[[bytes | None], Passed]:
+def as_utf16(charset: str) -> Callable[[bytes | None], Chunk]:
     """Passes a text on in UTF-16."""
     decode = codecs.getincrementaldecoder(charset)("replace").decode
     begin = BYTE_ORDER_TWICE
 
-    def change(chunk: bytes | None) -> Passed:
+    def change(chunk: bytes | None) -> Chunk:
         nonlocal begin
         arrives, begin = begin + decode(chunk or b"", chunk is None).encode("utf-16-le", "surrogatepass"), b""
         return arrives, None
@@ -264,10 +264,10 @@ def as_utf16(charset: str) -> Callable[[bytes | None], Passed]:
     return change
 
 
-def remembered(answer: Answer) -> Callable[[bytes | None], Passed]:
+def remembered(answer: Answer) -> Callable[[bytes | None], Chunk]:
     """Passes everything on, for the answer to have it when it is shown again."""
 
-    def change(chunk: bytes | None) -> Passed:
+    def change(chunk: bytes | None) -> Chunk:
         answer.seen += [] if chunk is None else [chunk]
         return chunk or b"", None
 

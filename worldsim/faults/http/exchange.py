@@ -22,10 +22,10 @@ from worldsim.faults.http.bodies import (
     Answers,
     answer_of,
     as_utf16,
+    changed_stream,
     chunks,
     cut_after,
     library_of,
-    passing,
     remembered,
 )
 from worldsim.faults.http.requests import Arguments, Asked, Matched, Templates, with_length
@@ -213,7 +213,7 @@ class Exchange:
         self._given = answer
         if not self._looked_at:
             return answer.response
-        return self._like(answer, passing(self.library, answer.response.stream, remembered(answer)))
+        return self._like(answer, changed_stream(self.library, answer.response.stream, remembered(answer)))
 
     def _like(self, answer: Answer, stream: Any, headers: Any = None) -> Any:
         response = answer.response
@@ -287,11 +287,11 @@ class Exchange:
         """A stream that breaks off, or is in another encoding; or one event that cannot be read."""
         stream, self._given = answer.response.stream, answer
         if raw is not None and raw.startswith("\xff\xfe"):
-            return self._like(answer, passing(self.library, stream, as_utf16(answer.charset)))
+            return self._like(answer, changed_stream(self.library, stream, as_utf16(answer.charset)))
         if raw is None or _are_cut(records):
             count = len(raw or "") or 1
             broke_off = self._broke_off(answer, count)
-            return self._like(answer, passing(self.library, stream, cut_after(count, broke_off)))
+            return self._like(answer, changed_stream(self.library, stream, cut_after(count, broke_off)))
         self._given = None
         event = "".join(f"data: {line}\n" for line in raw.splitlines()) + "\n"
         return self._of(answer, event.encode(answer.charset, "replace"))

@@ -76,13 +76,13 @@ class _Tree:
         """Whether a span that names no tool is a call of one all the same."""
         if span.kind == "step":
             return (span.trace, span.id) not in self._parents
-        if span.kind != "client" or any(key in span.said for key in MODEL_KEYS):
+        if span.kind != "client" or any(key in span.attributes for key in MODEL_KEYS):
             return False
         return not any(each.is_model_call for each in self.above(span))  # the model's own HTTP
 
     def call_over(self, span: Span, calls: Container[tuple[str, str, bool]]) -> Span | None:
         """The outermost call that a span is part of. A tool that an agent calls as part of another tool is its own."""
-        asked = not span.tool or span.kind in ("client", "server") or "mcp.method.name" in span.said
+        asked = not span.tool or span.kind in ("client", "server") or "mcp.method.name" in span.attributes
         outermost = None
         for each in self.above(span):
             if (asked or each.tool == span.tool) and each.key in calls:
@@ -113,7 +113,7 @@ def _with_their_retries(spans: Iterable[Span]) -> list[list[Span]]:
     by_request: dict[tuple[str, str, str], list[list[Span]]] = defaultdict(list)
     for span in spans:
         requests = by_request[span.trace, span.parent, service_of(span)]
-        number = whole(span.said.get("http.request.resend_count", span.said.get("http.resend_count"))) or 0
+        number = whole(span.attributes.get("http.request.resend_count", span.attributes.get("http.resend_count"))) or 0
         if number and requests:
             _goes_on(span, number, requests[-SIDE_BY_SIDE:]).append(span)
         else:
@@ -148,9 +148,11 @@ def _call(tries: list[Span], below: Iterable[Span], session: str) -> TracedCall:
 def _failure(last: Span, below: Iterable[Span]) -> dict[str, Any]:
     """What is known of a failure: where a tool says no more than that it failed, what it asked says why."""
     asked = sorted((span for span in below if has_failed(span)), key=lambda span: span.end_ns or 0)
-    causes = [(status_of(span.said), error_of(span), span) for span in (last, *reversed(asked))]
+    causes = [(status_of(span.attributes), error_of(span), span) for span in (last, *reversed(asked))]
     status, error, _ = next((each for each in causes if (each[0] or 0) >= 400 or judge(each[1])), causes[0])
     same = [span for its, text, span in causes if failure_of(its, text) == failure_of(status, error)]
-    waits = (wait_s(span.said[key], span.end_ns) for span in same for key in RETRY_AFTER_KEYS if key in span.said)
+    waits = (
+        wait_s(span.attributes[key], span.end_ns) for span in same for key in RETRY_AFTER_KEYS if key in span.attributes
+    )
     wait = next((wait for wait in waits if wait is not None), None)
     return {"ok": False, "error": error, "status": status, "retry_after_s": wait}

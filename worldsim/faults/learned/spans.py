@@ -39,8 +39,8 @@ class Span:
     kind: str  # "client", "server", "step" (a call if nothing is below it), or anything else
     start_ns: int | None
     end_ns: int | None
-    said: Mapping[str, Any]  # attributes, with dots in their names
-    failed: bool | None = None  # None: not said
+    attributes: Mapping[str, Any]  # with dots in their names
+    failed: bool | None = None  # None: nothing is known of it
     texts: Sequence[str] = ()  # messages of the status and of exceptions
     session: str = ""  # where the form says it elsewhere than in attributes
     timed: bool = True  # whether the form says how long it took
@@ -48,8 +48,8 @@ class Span:
     tool: str = field(init=False)  # empty where no tool is named
 
     def __post_init__(self) -> None:
-        self.tool = _tool(self.said, self.name)
-        self.session = self.session or session_of(self.said)
+        self.tool = _tool(self.attributes, self.name)
+        self.session = self.session or session_of(self.attributes)
 
     @property
     def key(self) -> tuple[str, str, bool]:
@@ -59,52 +59,54 @@ class Span:
     @property
     def is_model_call(self) -> bool:
         """Whether it is a call of the model itself."""
-        said = self.said
+        attributes = self.attributes
         return (
-            said.get("gen_ai.operation.name") in MODEL_CALLS
-            or "llm.request.type" in said
-            or str(said.get("openinference.span.kind")).upper() in ("LLM", "EMBEDDING")
-            or ".do" in str(said.get("ai.operationId"))  # of Vercel's AI SDK: ai.streamText.doStream and such
+            attributes.get("gen_ai.operation.name") in MODEL_CALLS
+            or "llm.request.type" in attributes
+            or str(attributes.get("openinference.span.kind")).upper() in ("LLM", "EMBEDDING")
+            or ".do" in str(attributes.get("ai.operationId"))  # of Vercel's AI SDK: ai.streamText.doStream and such
         )
 
 
-def session_of(said: Mapping[str, Any]) -> str:
+def session_of(attributes: Mapping[str, Any]) -> str:
     """The session that attributes name; empty where they name none."""
-    return next((str(said[key]) for key in SESSION_KEYS if said.get(key)), "")
+    return next((str(attributes[key]) for key in SESSION_KEYS if attributes.get(key)), "")
 
 
-def _tool(said: Mapping[str, Any], name: str) -> str:
-    operation = said.get("gen_ai.operation.name")
+def _tool(attributes: Mapping[str, Any], name: str) -> str:
+    operation = attributes.get("gen_ai.operation.name")
     if operation not in (None, "execute_tool"):  # a span of the model or of an agent may list tools, and is none
         return ""
     for key in TOOL_KEYS:
-        if said.get(key):
-            return str(said[key])
+        if attributes.get(key):
+            return str(attributes[key])
     for key, named in TOOL_KINDS.items():
-        if str(said.get(key)).lower() == "tool":
-            return str(said.get(named) or name)
-    if said.get("mcp.method.name") == "tools/call":
+        if str(attributes.get(key)).lower() == "tool":
+            return str(attributes.get(named) or name)
+    if attributes.get("mcp.method.name") == "tools/call":
         return name.removeprefix("tools/call ")
     return name.removeprefix("execute_tool ") if operation else ""
 
 
 def has_failed(span: Span) -> bool:
     """Whether a span says, in any way, that it failed."""
-    said = span.said
-    if span.failed or "error.type" in said or str(said.get("error")).lower() == "true" or _result(span):
+    attributes = span.attributes
+    if span.failed or "error.type" in attributes or str(attributes.get("error")).lower() == "true" or _result(span):
         return True
-    return span.failed is None and ((status_of(said) or 0) >= 400 or bool(whole(said.get("rpc.grpc.status_code"))))
+    return span.failed is None and (
+        (status_of(attributes) or 0) >= 400 or bool(whole(attributes.get("rpc.grpc.status_code")))
+    )
 
 
 def _result(span: Span) -> str:
     """The result of a tool, where it is one that says of itself that it is none."""
-    texts = (str(span.said[key]) for key in RESULT_KEYS if key in span.said)
+    texts = (str(span.attributes[key]) for key in RESULT_KEYS if key in span.attributes)
     return next((text for text in texts if _IS_ERROR.search(text)), "")
 
 
-def status_of(said: Mapping[str, Any]) -> int | None:
+def status_of(attributes: Mapping[str, Any]) -> int | None:
     """The status of HTTP, which HTTP instrumentations repeat as `error.type` and some proxies write as text."""
-    found = (whole(said.get(key)) for key in (*STATUS_KEYS, "error.type"))
+    found = (whole(attributes.get(key)) for key in (*STATUS_KEYS, "error.type"))
     return next((status for status in found if status is not None and 100 <= status < 600), None)
 
 
@@ -116,18 +118,27 @@ def whole(value: Any) -> int | None:
 
 def error_of(span: Span) -> str:
     """All that a span says of its error: the type, the code of gRPC, exceptions, the message of its status."""
-    code = whole(span.said.get("rpc.grpc.status_code"))
-    told = [span.said.get("error.type"), grpc_name(code) if code else None, span.said.get("rpc.response.status_code")]
-    told += [span.said.get("exception.type"), span.said.get("exception.message"), *span.texts, _result(span)]
-    texts = dict.fromkeys(str(each)[:LONGEST_TEXT] for each in told if each)
+    code = whole(span.attributes.get("rpc.grpc.status_code"))
+    causes = [
+        span.attributes.get("error.type"),
+        grpc_name(code) if code else None,
+        span.attributes.get("rpc.response.status_code"),
+    ]
+    causes += [
+        span.attributes.get("exception.type"),
+        span.attributes.get("exception.message"),
+        *span.texts,
+        _result(span),
+    ]
+    texts = dict.fromkeys(str(each)[:LONGEST_TEXT] for each in causes if each)
     return ": ".join(texts) or "error"
 
 
 def service_of(span: Span) -> str:
     """The span's name; of one that is named by nothing but HTTP's method, the server besides."""
-    said = span.said
-    method = said.get("http.request.method", said.get("http.method"))
-    server = said.get("server.address", said.get("net.peer.name"))
+    attributes = span.attributes
+    method = attributes.get("http.request.method", attributes.get("http.method"))
+    server = attributes.get("server.address", attributes.get("net.peer.name"))
     if server and span.name in ("", method, f"HTTP {method}"):
         return f"{span.name} {server}".strip()
     return span.name or "unnamed"
@@ -136,6 +147,6 @@ def service_of(span: Span) -> str:
 def exceptions_in(events: Iterable[Mapping[str, Any]]) -> list[str]:
     """Names and messages of the exceptions among the events of a span, of which these are the attributes."""
     texts: list[str] = []
-    for said in events:
-        texts += [str(said[key]) for key in ("exception.type", "exception.message") if said.get(key)]
+    for attributes in events:
+        texts += [str(attributes[key]) for key in ("exception.type", "exception.message") if attributes.get(key)]
     return texts

@@ -50,10 +50,12 @@ def read_traces(path: Path) -> Traces:
                     found.trace = found.trace or str(file)
                     spans.append(found)
     calls += calls_of(spans, left_out)
-    told = {what: count for what, count in left_out.items() if count}
+    skipped = {what: count for what, count in left_out.items() if count}
     if not calls:
-        raise ConfigError(f"traces={path} holds no calls{_why(spans, told)}; see docs/faults.md for what a trace holds")
-    return Traces(sorted(calls, key=lambda call: call.start_s), told)
+        raise ConfigError(
+            f"traces={path} holds no calls{_why(spans, skipped)}; see docs/faults.md for what a trace holds"
+        )
+    return Traces(sorted(calls, key=lambda call: call.start_s), skipped)
 
 
 def _files(path: Path) -> list[Path]:

@@ -66,7 +66,7 @@ def _span(
         kind="internal",
         start_ns=start_ns if timed else moment_ns,
         end_ns=end_ns if timed else None if result is None else moment_ns,
-        said={"gen_ai.tool.name": str(call["function_name"])},
+        attributes={"gen_ai.tool.name": str(call["function_name"])},
         failed=failed,
         texts=[content] if failed else [],
         timed=timed,

@@ -20,23 +20,23 @@ def read_trace(trace: Mapping[str, Any]) -> Iterator[Span]:
 
 def read_span(span: Mapping[str, Any], session: str = "", trace: str = "") -> Span:
     """One span. session, trace: what its process and its trace say."""
-    said = _tags(span.get("tags"))
+    fields = _tags(span.get("tags"))
     took_us = span.get("duration")
     start_us = int(span["startTime"])
-    message = said.get("otel.status_description")
+    message = fields.get("otel.status_description")
     logs = [_tags(log.get("fields")) for log in span.get("logs") or []]
     return Span(
         trace=plain_id(span.get("traceID") or trace),
         id=plain_id(span["spanID"]),
         parent=_parent(span),
         name=str(span["operationName"]),
-        kind=str(said.get("span.kind", "")),
+        kind=str(fields.get("span.kind", "")),
         start_ns=start_us * 1000,
         end_ns=None if took_us is None else (start_us + int(took_us)) * 1000,
-        said=said,
-        failed=status_failed(said.get("otel.status_code")),
+        attributes=fields,
+        failed=status_failed(fields.get("otel.status_code")),
         texts=[*exceptions_in(logs), *([str(message)] if message else [])],
-        session=session_of(said) or session,
+        session=session_of(fields) or session,
     )
 
 

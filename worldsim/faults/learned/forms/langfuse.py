@@ -35,9 +35,9 @@ def read_trace(trace: Mapping[str, Any]) -> Iterator[Span]:
 
 def read_observation(observation: Mapping[str, Any], session: str = "") -> Span:
     """One observation. session: what its trace says."""
-    said = _attributes(observation.get("metadata"))
+    fields = _attributes(observation.get("metadata"))
     if observation["type"] == "TOOL":
-        said = {"langfuse.observation.type": "tool", **said}
+        fields = {"langfuse.observation.type": "tool", **fields}
     message = get(observation, "statusMessage")
     return Span(
         trace=str(get(observation, "traceId") or ""),
@@ -47,7 +47,7 @@ def read_observation(observation: Mapping[str, Any], session: str = "") -> Span:
         kind=KINDS.get(observation["type"], ""),
         start_ns=known_ns(get(observation, "startTime")),
         end_ns=known_ns(get(observation, "endTime")),
-        said=said,
+        attributes=fields,
         failed=True if observation.get("level") == "ERROR" else None,
         texts=[str(message)] if message else [],
         session=str(get(observation, "sessionId") or session),

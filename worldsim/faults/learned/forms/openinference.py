@@ -36,9 +36,9 @@ def rows(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def read_span(document: Mapping[str, Any]) -> Span:
     """One span."""
     flat = _flat(document)
-    said = {key.removeprefix("attributes."): value for key, value in flat.items() if key.startswith("attributes.")}
+    fields = {key.removeprefix("attributes."): value for key, value in flat.items() if key.startswith("attributes.")}
     if not is_nothing(flat.get("span_kind")):
-        said.setdefault("openinference.span.kind", flat["span_kind"])
+        fields.setdefault("openinference.span.kind", flat["span_kind"])
     message = _first(flat, "status_message", "status.description", "status.message")
     start_ns = known_ns(flat.get("start_time"))
     return Span(
@@ -49,7 +49,7 @@ def read_span(document: Mapping[str, Any]) -> Span:
         kind=span_kind(_first(flat, "kind")),
         start_ns=start_ns,
         end_ns=_end_ns(flat, start_ns),
-        said=said,
+        attributes=fields,
         failed=status_failed(_first(flat, "status_code", "status.status_code", "status")),
         texts=[*exceptions_in(_events(document.get("events"))), *([str(message)] if message else [])],
     )

@@ -46,7 +46,7 @@ def read_resources(resources: Any) -> Iterator[Span]:
 def read_span(span: Mapping[str, Any], session: str = "") -> Span:
     """One span. session: what its resource says of it."""
     status = get(span, "status") or {}
-    said = attributes(get(span, "attributes"))
+    fields = attributes(get(span, "attributes"))
     events = [attributes(get(event, "attributes")) for event in get(span, "events") or []]
     return Span(
         trace=plain_id(get(span, "traceId")),
@@ -56,10 +56,10 @@ def read_span(span: Mapping[str, Any], session: str = "") -> Span:
         kind=span_kind(get(span, "kind")),
         start_ns=_nanoseconds(get(span, "startTimeUnixNano")),
         end_ns=_nanoseconds(get(span, "endTimeUnixNano")) or None,  # 0: not ended
-        said=said,
+        attributes=fields,
         failed=status_failed(status.get("code")),
         texts=(*exceptions_in(events), *([str(status["message"])] if status.get("message") else [])),
-        session=session_of(said) or session,
+        session=session_of(fields) or session,
     )
 
 
