@@ -18,11 +18,11 @@ from worldsim.envs.make import EnvConfig
 from worldsim.errors import ConfigError, DatasetError
 from worldsim.fidelity import films, one_step, open_loop
 from worldsim.fidelity.curves import blind, curves
+from worldsim.fidelity.error_metric import ErrorMetric
 from worldsim.fidelity.loops import loop_closure
 from worldsim.fidelity.table import share, worse
 from worldsim.fidelity.unseen import halves, unseen
 from worldsim.fidelity.validate import ValidateConfig, validate
-from worldsim.fidelity.yardstick import Yardstick
 from worldsim.models.checkpoint import read_manifest, save_world
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.collect import CollectConfig, collect
@@ -47,8 +47,8 @@ def world(folder: Path) -> World:
 
 
 @pytest.fixture
-def yardstick(world: World, rollouts: Rollouts) -> Yardstick:
-    return Yardstick.of(world, rollouts.arrays(), np.arange(4), 10.0, 0)
+def metric(world: World, rollouts: Rollouts) -> ErrorMetric:
+    return ErrorMetric.of(world, rollouts.arrays(), np.arange(4), 10.0, 0)
 
 
 def test_writes_one_certificate_the_same_each_time(folder: Path, rollouts: Rollouts, tmp_path: Path) -> None:
@@ -96,12 +96,12 @@ def test_every_transition_is_foreseen_once_from_all_that_was_before(world: World
             torch.testing.assert_close(cut.latent[name][index : index + 1], value, atol=1e-5, rtol=1e-4)
 
 
-def test_followed_pieces_tell_what_came(world: World, yardstick: Yardstick, rollouts: Rollouts) -> None:
+def test_followed_pieces_tell_what_came(world: World, metric: ErrorMetric, rollouts: Rollouts) -> None:
     arrays = rollouts.arrays()
     cut = one_step.pieces(world, arrays, np.arange(5), length=4)
     reported = np.arange(len(cut.begin)) % 2 == 0
     others, rng = np.arange(arrays.rows), np.random.default_rng(0)
-    found = one_step.follow(world, arrays, cut, reported, 4, yardstick, others, rng)
+    found = one_step.follow(world, arrays, cut, reported, 4, metric, others, rng)
     inside = slice(0, arrays.start[5])
     assert found.foreseen.ended.sum() == arrays.terminated[inside].sum()
     assert found.foreseen.actual_reward.sum() == arrays.reward[inside].sum()
@@ -109,7 +109,7 @@ def test_followed_pieces_tell_what_came(world: World, yardstick: Yardstick, roll
 
 
 def test_one_step_stands_beside_the_row_before_the_mean_and_the_actions_of_others(
-    world: World, yardstick: Yardstick, rollouts: Rollouts, monkeypatch: pytest.MonkeyPatch
+    world: World, metric: ErrorMetric, rollouts: Rollouts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the baselines every figure by hand; of the exchanged actions what the world was given."""
     arrays, length = rollouts.arrays(), 4
@@ -124,12 +124,12 @@ def test_one_step_stands_beside_the_row_before_the_mean_and_the_actions_of_other
     monkeypatch.setattr(world, "foresee", watched)
     others = one_step.exchanged(arrays, np.arange(6), np.random.default_rng(1))
     generator = np.random.default_rng(0)
-    found = one_step.follow(world, arrays, cut, reported, length, yardstick, others, generator).curves()
+    found = one_step.follow(world, arrays, cut, reported, length, metric, others, generator).curves()
     frame, count = arrays.observation["frame"].astype(float), arrays.observation["count"]
     for step in range(1, length + 1):
         rows = cut.begin[reported] + step
         rows = rows[rows <= cut.end[reported]]
-        for name, guess in (("copy", frame[rows - 1]), ("mean", yardstick.mean["frame"].astype(float))):
+        for name, guess in (("copy", frame[rows - 1]), ("mean", metric.mean["frame"].astype(float))):
             error = (((frame[rows] - guess) / 255) ** 2).mean()
             assert found["psnr"]["frame"][name][step - 1] == pytest.approx(-10 * np.log10(max(error, 1e-10)), abs=1e-4)
         copied = found["accuracy"]["count"]["copy"][step - 1]
@@ -141,12 +141,12 @@ def test_one_step_stands_beside_the_row_before_the_mean_and_the_actions_of_other
     assert np.array_equal(np.sort(others[every]), every) and (others[every] != every).all()
 
 
-def test_a_perfect_prediction_is_perfect_and_copying_what_stays(yardstick: Yardstick, rollouts: Rollouts) -> None:
+def test_a_perfect_prediction_is_perfect_and_copying_what_stays(metric: ErrorMetric, rollouts: Rollouts) -> None:
     arrays = rollouts.arrays()
     actual = {name: rows[:12].reshape(2, 6, *rows.shape[1:]) for name, rows in arrays.observation.items()}
     before = {name: rows[:, :1] for name, rows in actual.items()}
-    shown = {"perfect": actual, **blind(yardstick, before, actual)}
-    found = curves(yardstick, actual, before, shown, np.ones((2, 6), bool))
+    shown = {"perfect": actual, **blind(metric, before, actual)}
+    found = curves(metric, actual, before, shown, np.ones((2, 6), bool))
     assert found["psnr"]["frame"]["perfect"] == pytest.approx([100] * 6)
     assert found["psnr"]["frame"]["copy"][0] == pytest.approx(100)  # the first row is what is copied
     assert found["psnr_changed"]["frame"]["copy"][0] is None  # where nothing has changed yet
@@ -155,7 +155,7 @@ def test_a_perfect_prediction_is_perfect_and_copying_what_stays(yardstick: Yards
 
 
 def test_a_world_that_is_deaf_to_actions_cannot_be_controlled(
-    world: World, yardstick: Yardstick, rollouts: Rollouts
+    world: World, metric: ErrorMetric, rollouts: Rollouts
 ) -> None:
     episodes = np.arange(rollouts.episodes)
     model, arrays = world.model, rollouts.arrays()
@@ -164,24 +164,24 @@ def test_a_world_that_is_deaf_to_actions_cannot_be_controlled(
     rolled = open_loop.roll(world, cut.state, cut.action, 6)
     actions = open_loop.uniform_actions(world, 0)
     found = open_loop.controllability(
-        open_loop.under_random_actions(world, yardstick, cut, rolled.observation, actions), horizon=6
+        open_loop.under_random_actions(world, metric, cut, rolled.observation, actions), horizon=6
     )
     assert found["step"] == 4 and found["psnr"]["frame"]["delta"] == 0 == found["accuracy"]["count"]["delta"]
-    forced = one_step.follow_all(world, arrays, (episodes[:2], episodes[2:]), 6, yardstick, 0).curves()
+    forced = one_step.follow_all(world, arrays, (episodes[:2], episodes[2:]), 6, metric, 0).curves()
     for measure, leaf in (("psnr", "frame"), ("accuracy", "count")):
         assert forced[measure][leaf]["shuffled"] == pytest.approx(forced[measure][leaf]["model"])
         assert forced[measure][leaf]["copy"] != forced[measure][leaf]["model"]
 
 
-def test_loops_are_closed_by_the_record_and_never_left_by_a_still(yardstick: Yardstick, rollouts: Rollouts) -> None:
+def test_loops_are_closed_by_the_record_and_never_left_by_a_still(metric: ErrorMetric, rollouts: Rollouts) -> None:
     arrays = rollouts.arrays()
     rows = arrays.start[:1] + np.arange(min(12, int(np.diff(arrays.start)[0])))
     real = {name: values[rows][None] for name, values in arrays.observation.items()}
     still = {name: np.broadcast_to(values[:, :1], values.shape) for name, values in real.items()}
     mask = np.ones((1, len(rows)), bool)
-    found = loop_closure(yardstick, real, real, mask).told()
+    found = loop_closure(metric, real, real, mask).told()
     assert found["revisits"] and found["left"] == 1 and found["closed"] == 1
-    still_there = loop_closure(yardstick, real, still, mask).told()
+    still_there = loop_closure(metric, real, still, mask).told()
     assert still_there == {"revisits": found["revisits"], "left": 0, "closed": None}
 
 
@@ -398,13 +398,13 @@ def test_windows_in_small_batches_are_the_windows_at_once(
 
 
 def test_pieces_in_small_groups_are_the_pieces_at_once(
-    folder: Path, rollouts: Rollouts, yardstick: Yardstick, monkeypatch: pytest.MonkeyPatch
+    folder: Path, rollouts: Rollouts, metric: ErrorMetric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = worldsim.load(folder, sample=False)
     halves = np.arange(0, 8, 2), np.arange(1, 8, 2)
-    whole = one_step.follow_all(world, rollouts.arrays(), halves, 4, yardstick, 0)
+    whole = one_step.follow_all(world, rollouts.arrays(), halves, 4, metric, 0)
     monkeypatch.setattr(one_step, "PIECES", 2)
-    parts = one_step.follow_all(world, rollouts.arrays(), halves, 4, yardstick, 0)
+    parts = one_step.follow_all(world, rollouts.arrays(), halves, 4, metric, 0)
     assert parts.counts == whole.counts and sum(whole.counts) == whole.foreseen.reported.sum()
     alike(parts.curves(), whole.curves())
     for a, b in zip(parts.foreseen, whole.foreseen, strict=True):

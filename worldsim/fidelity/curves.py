@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.fidelity.error_metric import ErrorMetric, Observed, is_text
 from worldsim.fidelity.measures import Bools, Curve, Sum, changed_error, decibels
 from worldsim.fidelity.similarity import scales_of, similarity
-from worldsim.fidelity.yardstick import Observed, Yardstick
 
 Curves = dict[str, dict[str, Curve]]  # leaf -> name of the predictor -> curve
 Sums = dict[str, dict[str, dict[str, Sum]]]  # measure -> leaf -> name of the predictor -> what the curve is made of
 
 
 def curves(
-    yardstick: Yardstick, actual: Observed, before: Observed, shown: Mapping[str, Observed], mask: Bools
+    metric: ErrorMetric, actual: Observed, before: Observed, shown: Mapping[str, Observed], mask: Bools
 ) -> dict[str, Curves]:
     """Measure -> curves, of all windows at once; see `sums`."""
-    return told(sums(yardstick, actual, before, shown, mask))
+    return told(sums(metric, actual, before, shown, mask))
 
 
 def told(found: Sums) -> dict[str, Curves]:
@@ -47,22 +47,24 @@ def added(parts: Sequence[Any]) -> Any:
     return {key: added([part[key] for part in parts]) for key in first}
 
 
-def sums(yardstick: Yardstick, actual: Observed, before: Observed, shown: Mapping[str, Observed], mask: Bools) -> Sums:
+def sums(metric: ErrorMetric, actual: Observed, before: Observed, shown: Mapping[str, Observed], mask: Bools) -> Sums:
     """Measures of several predictors `shown` (name -> leaf -> (B, T, ...)) by name.
 
     before: (B, 1, ...) a leaf, the last row that was seen; `psnr_changed` counts pixels that differ from it alone.
     mask: (B, T), where the record has a row.
     """
     found: Sums = {}
-    for leaf in yardstick.leaves:
+    for leaf in metric.leaves:
         for name, predicted in shown.items():
             parts = predicted[leaf.name], actual[leaf.name]
-            error = yardstick.error(leaf, *parts)
-            measured = {"within": Sum.of(error <= yardstick.allowed[leaf.name], mask)}
+            error = metric.error(leaf, *parts)
+            measured = {"within": Sum.of(error <= metric.allowed[leaf.name], mask)}
             if leaf.kind == "image":
                 measured |= {"psnr": Sum.of(error, mask)} | _image(*parts, before[leaf.name], mask)
             elif leaf.kind == "categorical":
-                measured["accuracy"] = Sum.of((parts[0] == parts[1]).all(-1), mask)
+                measured["accuracy"] = Sum.of(error == 0, mask)
+                if is_text(leaf):
+                    measured["edit_distance"] = Sum.of(metric.edit_distance(leaf, *parts), mask)
             else:
                 measured["nrmse"] = Sum.of(error, mask)
             for measure, each in measured.items():
@@ -70,24 +72,24 @@ def sums(yardstick: Yardstick, actual: Observed, before: Observed, shown: Mappin
     return found
 
 
-def blind(yardstick: Yardstick, before: Observed, actual: Observed) -> dict[str, Observed]:
+def blind(metric: ErrorMetric, before: Observed, actual: Observed) -> dict[str, Observed]:
     """What is easily had: copying the last row that was seen, and the data's mean."""
     copied = {name: np.broadcast_to(before[name], value.shape) for name, value in actual.items()}
-    mean = {name: np.broadcast_to(yardstick.mean[name], value.shape) for name, value in actual.items()}
+    mean = {name: np.broadcast_to(metric.mean[name], value.shape) for name, value in actual.items()}
     return {"copy": copied, "mean": mean}
 
 
 def measured(
-    yardstick: Yardstick, actual: Observed, before: Observed, model: Observed, shuffled: Observed, mask: Bools
+    metric: ErrorMetric, actual: Observed, before: Observed, model: Observed, shuffled: Observed, mask: Bools
 ) -> Sums:
     """Of the model beside copying, the mean, and the model under actions that are not those of the record."""
-    shown = {"model": model, **blind(yardstick, before, actual), "shuffled": shuffled}
-    return sums(yardstick, actual, before, shown, mask)
+    shown = {"model": model, **blind(metric, before, actual), "shuffled": shuffled}
+    return sums(metric, actual, before, shown, mask)
 
 
-def scales(yardstick: Yardstick) -> dict[str, int]:
+def scales(metric: ErrorMetric) -> dict[str, int]:
     """How many scales MS-SSIM has, an image leaf; one means that it is not told."""
-    return {leaf.name: scales_of(*leaf.shape[:2]) for leaf in yardstick.leaves if leaf.kind == "image"}
+    return {leaf.name: scales_of(*leaf.shape[:2]) for leaf in metric.leaves if leaf.kind == "image"}
 
 
 def _image(own: NDArray[Any], actual: NDArray[Any], before: NDArray[Any], mask: Bools) -> dict[str, Sum]:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.fidelity.error_metric import ErrorMetric
 from worldsim.fidelity.measures import Bools
-from worldsim.fidelity.yardstick import Yardstick
 from worldsim.spaces import Leaf
 
 
@@ -32,7 +32,7 @@ class Loops(NamedTuple):
 
 
 def loop_closure(
-    yardstick: Yardstick, actual: dict[str, NDArray[Any]], own: dict[str, NDArray[Any]], mask: Bools
+    metric: ErrorMetric, actual: dict[str, NDArray[Any]], own: dict[str, NDArray[Any]], mask: Bools
 ) -> Loops:
     """Revisits in the record, and what the imagination makes of them; rows (B, T, ...) begin with the last one seen.
 
@@ -42,7 +42,7 @@ def loop_closure(
     for window in range(len(mask)):
         length = int(mask[window].sum())
         alike, own_alike = (
-            together(yardstick, {name: rows[window, :length] for name, rows in each.items()}) for each in (actual, own)
+            together(metric, {name: rows[window, :length] for name, rows in each.items()}) for each in (actual, own)
         )
         for begin, end in revisited(alike):
             revisits += 1
@@ -63,22 +63,22 @@ def revisited(alike: Bools) -> list[tuple[int, int]]:
     return found
 
 
-def together(yardstick: Yardstick, rows: dict[str, NDArray[Any]]) -> Bools:
+def together(metric: ErrorMetric, rows: dict[str, NDArray[Any]]) -> Bools:
     """(T, T): which moments of one window (T, ...) a leaf are the same place, within tolerance of each other.
 
     A place is known by what is seen of it, its images; without images by every leaf. Clocks would never come back.
     """
-    seen = [leaf for leaf in yardstick.leaves if leaf.kind == "image"] or yardstick.leaves
-    return np.asarray(np.logical_and.reduce([_alike(yardstick, leaf, rows[leaf.name]) for leaf in seen]))
+    seen = [leaf for leaf in metric.leaves if leaf.kind == "image"] or metric.leaves
+    return np.asarray(np.logical_and.reduce([_alike(metric, leaf, rows[leaf.name]) for leaf in seen]))
 
 
-def _alike(yardstick: Yardstick, leaf: Leaf, values: NDArray[Any]) -> Bools:
+def _alike(metric: ErrorMetric, leaf: Leaf, values: NDArray[Any]) -> Bools:
     if leaf.kind == "categorical":
-        error = (values[:, None] != values[None]).mean(-1)
+        error = metric.error(leaf, values[:, None], values[None])
     else:
-        scale = 255.0 if leaf.kind == "image" else yardstick.scale[leaf.name]
-        flat = ((values - yardstick.mean[leaf.name].astype(np.float32)) / scale).reshape(len(values), -1)
+        scale = 255.0 if leaf.kind == "image" else metric.scale[leaf.name]
+        flat = ((values - metric.mean[leaf.name].astype(np.float32)) / scale).reshape(len(values), -1)
         flat = flat.astype(np.float32)
         squares = np.square(flat).sum(-1)
         error = (squares[:, None] + squares[None] - 2 * flat @ flat.T) / flat.shape[1]
-    return np.asarray(error <= yardstick.allowed[leaf.name])
+    return np.asarray(error <= metric.allowed[leaf.name])

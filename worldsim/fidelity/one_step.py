@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.fidelity.curves import Curves, Sums, added, measured, told
+from worldsim.fidelity.error_metric import ErrorMetric
 from worldsim.fidelity.measures import Bools, Floats
-from worldsim.fidelity.yardstick import Yardstick
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.sampling import gather
 from worldsim.simulator.world import World, WorldState
@@ -112,7 +112,7 @@ class Followed(NamedTuple):
 
 
 def follow_all(
-    world: World, arrays: Arrays, halves: Sequence[Ints], length: int, yardstick: Yardstick, seed: int
+    world: World, arrays: Arrays, halves: Sequence[Ints], length: int, metric: ErrorMetric, seed: int
 ) -> Followed:
     """Foresee every row of the episodes that calibrate and of those that are reported, some pieces at a time."""
     rng, parts = np.random.default_rng(seed), []
@@ -121,7 +121,7 @@ def follow_all(
         for group in _groups(arrays, episodes, length):
             cut = pieces(world, arrays, group, length)
             counted = np.full(len(cut.begin), reported)
-            parts.append(follow(world, arrays, cut, counted, length, yardstick, others, rng))
+            parts.append(follow(world, arrays, cut, counted, length, metric, others, rng))
             arrays.release()
     foreseen = Foreseen(*(_end_to_end(each) for each in zip(*(part.foreseen for part in parts), strict=True)))
     steps = zip(*(part.sums for part in parts), strict=True)
@@ -155,7 +155,7 @@ def follow(
     cut: Pieces,
     reported: Bools,
     length: int,
-    yardstick: Yardstick,
+    metric: ErrorMetric,
     others: Ints,
     rng: np.random.Generator,
 ) -> Followed:
@@ -183,13 +183,13 @@ def follow(
         if counts[-1]:
             action = {name: values.take(others[rows], axis=0) for name, values in arrays.action.items()}
             worlds = state, following, world.foresee(state, action).state
-            steps[-1] = _beside(yardstick, (now["observation"], *map(world.observation, worlds)), counted)
+            steps[-1] = _beside(metric, (now["observation"], *map(world.observation, worlds)), counted)
         state = world.follow(state, now["observation"], now["action"])
     flat = Foreseen(*(_end_to_end(column) for column in zip(*foreseen, strict=True)))
     return Followed(flat, steps, counts)
 
 
-def _beside(yardstick: Yardstick, shown: Sequence[Rows], mask: Bools) -> Sums:
+def _beside(metric: ErrorMetric, shown: Sequence[Rows], mask: Bools) -> Sums:
     """Of the pieces in `mask` (P,). shown: what came, what was seen before, what was foreseen, and so with `others`."""
     came, before, own, shuffled = ({name: rows[mask][:, None] for name, rows in part.items()} for part in shown)
-    return measured(yardstick, came, before, own, shuffled, np.ones((int(mask.sum()), 1), np.bool_))
+    return measured(metric, came, before, own, shuffled, np.ones((int(mask.sum()), 1), np.bool_))

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from worldsim.errors import DatasetError
 from worldsim.fidelity.curves import Sums, sums, told
+from worldsim.fidelity.error_metric import ErrorMetric
 from worldsim.fidelity.measures import Bools, Floats
-from worldsim.fidelity.yardstick import Yardstick
 from worldsim.rollouts import sampling
 from worldsim.rollouts.arrays import Arrays
 from worldsim.simulator.world import World, WorldState
@@ -112,7 +112,7 @@ def _drawn(space: gym.Space[Any], count: int, steps: int) -> Leaves:
 
 
 def under_random_actions(
-    world: World, yardstick: Yardstick, cut: Windows, model: Leaves, actions: gym.Space[Any]
+    world: World, metric: ErrorMetric, cut: Windows, model: Leaves, actions: gym.Space[Any]
 ) -> Sums:
     """How like the record the step CONTROL, or the last one, is under the recorded actions and under random ones."""
     steps = min(CONTROL, cut.mask.shape[1])
@@ -120,7 +120,7 @@ def under_random_actions(
     last = slice(steps - 1, steps)
     parts = [{name: rows[:, last] for name, rows in each.items()} for each in (cut.observation, model, alike)]
     actual, recorded, random = parts
-    return sums(yardstick, actual, cut.before, {"recorded": recorded, "random": random}, cut.mask[:, last])
+    return sums(metric, actual, cut.before, {"recorded": recorded, "random": random}, cut.mask[:, last])
 
 
 def controllability(found: Sums, horizon: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ MEASURES = (  # key of the certificate, title, unit
     ("ssim_by_leaf", "Structure", "SSIM"),
     ("ms_ssim_by_leaf", "Structure at several scales", "MS-SSIM"),
     ("nrmse_by_leaf", "Vectors", "error / deviation"),
+    ("edit_distance_by_leaf", "Edit distance", "edits a character"),
     ("within_by_leaf", "Within tolerance", "share"),
 )
 AT = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100)  # horizons of the tables
@@ -53,10 +54,10 @@ def _groups(certificate: Mapping[str, Any], found: Mapping[str, Any], steps: str
     leaves: dict[str, dict[str, Any]] = {}
     for key, title, unit in MEASURES:
         for leaf, curves in found.get(key, {}).items():
-            if leaf in found.get("accuracy", {}):
+            if leaf in found.get("accuracy", {}) and key != "edit_distance_by_leaf":
                 continue
             group = leaves.setdefault(leaf, {"leaf": leaf, "plots": [], "tables": []})
-            limits = (0.0, 1.0) if key == "within_by_leaf" else None
+            limits = (0.0, 1.0) if key in ("within_by_leaf", "edit_distance_by_leaf") else None
             plot = plots.curves_plot(certificate["horizons"], curves, f"{title}: {leaf}", unit, limits, steps)
             group["plots"].append(plot)
             group["tables"].append({"title": title, "unit": unit, "rows": _rows(certificate, curves, unit)})

@@ -45,6 +45,8 @@ def summary(certificate: Mapping[str, Any]) -> dict[str, str]:
     step = certificate["one_step"]
     if step["accuracy"]:
         found["right, one step ahead"] = "; ".join(f"{leaf} {value:.0%}" for leaf, value in step["accuracy"].items())
+    for leaf, curves in certificate.get("edit_distance_by_leaf", {}).items():
+        found[f"{leaf}, edits a character"] = _beside(curves, places, ".2f", "")
     found["ends of episodes"] = f"{_detected(step['termination'])}; off by {step['termination']['ece']:.3f} on average"
     signs = [f"{name} {_detected(each)}" for name, each in step["reward"]["signs"].items() if each["events"]]
     found["sign of the reward"] = f"{'; '.join(signs)}; off by {step['reward']['ece']:.3f} on average"

@@ -18,13 +18,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from worldsim.devices import Device
 from worldsim.fidelity import heads, one_step, open_loop
 from worldsim.fidelity.curves import Sums, added, measured, scales, told
+from worldsim.fidelity.error_metric import ErrorMetric
 from worldsim.fidelity.films import films
 from worldsim.fidelity.loops import Loops, loop_closure
 from worldsim.fidelity.measures import Bools, Sum, auroc, calibration_error, reliability, trust_curve
 from worldsim.fidelity.page import page
 from worldsim.fidelity.unseen import halves
 from worldsim.fidelity.verdict import verdict
-from worldsim.fidelity.yardstick import Yardstick
 from worldsim.files import write_atomically
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.mix import DataSets, Mix
@@ -62,7 +62,7 @@ class Job(NamedTuple):
     arrays: Arrays
     calibrating: Ints  # episodes
     reporting: Ints
-    yardstick: Yardstick
+    metric: ErrorMetric
 
 
 def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
@@ -77,8 +77,8 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     arrays, episodes = data.arrays, halves(world.manifest, data)
     longest = int((np.diff(arrays.start)[episodes[1]] - config.context).max())
     asked, config = config.horizon, config.model_copy(update={"horizon": min(config.horizon, max(1, longest))})
-    yardstick = Yardstick.of(world, arrays, episodes[0], config.tolerance_db, config.seed)
-    job = Job(config, world, arrays, *episodes, yardstick)
+    metric = ErrorMetric.of(world, arrays, episodes[0], config.tolerance_db, config.seed)
+    job = Job(config, world, arrays, *episodes, metric)
     certificate: dict[str, Any] = {"kind": "fidelity", "worldsim": world.manifest.worldsim, "env": _env(world)}
     certificate |= {"data": data.content_hash, **({"parts": data.hashes} if len(data.hashes) > 1 else {})}
     certificate |= {"context": config.context}
@@ -124,7 +124,7 @@ def _teacher_forced(job: Job) -> tuple[dict[str, Any], tuple[float, float]]:
     config, world = job.config, job.world
     limit, length = PIECES * config.windows, config.horizon
     chosen = [_some(job.arrays, each, length, limit, config.seed) for each in (job.calibrating, job.reporting)]
-    followed = one_step.follow_all(world, job.arrays, chosen, length, job.yardstick, config.seed)
+    followed = one_step.follow_all(world, job.arrays, chosen, length, job.metric, config.seed)
     taught, seen = (followed.foreseen.where(followed.foreseen.reported == which) for which in (False, True))
     head = copy.deepcopy(world.model.reward).cpu()  # what was foreseen lies there
     warm = (
@@ -144,7 +144,7 @@ def _calibrated(job: Job, draw: open_loop.Draw) -> Trust:
     doubt, right, novelty = [], [], []
     for cut in open_loop.batches(job.world, draw):
         rolled = open_loop.roll(job.world, cut.state, cut.action, draw.horizon)
-        right.append(job.yardstick.within(rolled.observation, cut.observation)[cut.mask])
+        right.append(job.metric.within(rolled.observation, cut.observation)[cut.mask])
         doubt.append(rolled.doubt[cut.mask])
         novelty.append(float(rolled.novelty[cut.mask].max()))
     return Trust(*trust_curve(np.concatenate(doubt), np.concatenate(right)), familiar=max(novelty))
@@ -163,20 +163,20 @@ class Imagined(NamedTuple):
 
 
 def _imagined(job: Job, cut: open_loop.Windows, trust: Trust, actions: gym.Space[Any]) -> Imagined:
-    world, yardstick, horizon = job.world, job.yardstick, job.config.horizon
+    world, metric, horizon = job.world, job.metric, job.config.horizon
     model = open_loop.roll(world, cut.state, cut.action, horizon)
     shuffled = open_loop.roll(world, cut.state, cut.others, horizon)
-    curves = measured(yardstick, cut.observation, cut.before, model.observation, shuffled.observation, cut.mask)
-    random = open_loop.under_random_actions(world, yardstick, cut, model.observation, actions)
+    curves = measured(metric, cut.observation, cut.before, model.observation, shuffled.observation, cut.mask)
+    random = open_loop.under_random_actions(world, metric, cut, model.observation, actions)
     real, own = (
         {name: np.concatenate([cut.before[name], rows], 1) for name, rows in each.items()}
         for each in (cut.observation, model.observation)
     )
-    loops = loop_closure(yardstick, real, own, np.pad(cut.mask, ((0, 0), (1, 0)), constant_values=True))
+    loops = loop_closure(metric, real, own, np.pad(cut.mask, ((0, 0), (1, 0)), constant_values=True))
     trusted = trust.of(model.doubt, model.novelty)[cut.mask].astype(np.float64)
-    within = yardstick.within_by_leaf(model.observation, cut.observation)
+    within = metric.within_by_leaf(model.observation, cut.observation)
     whole = Sum.of(np.logical_and.reduce(list(within.values())), cut.mask)
-    off = yardstick.distance(model.observation, cut.observation, cut.mask)
+    off = metric.distance(model.observation, cut.observation, cut.mask)
     return Imagined(curves, random, loops, whole, trusted, {leaf: each[cut.mask] for leaf, each in within.items()}, off)
 
 
@@ -188,7 +188,7 @@ def _open_loop(job: Job, draw: open_loop.Draw, trust: Trust) -> tuple[dict[str, 
     for first in list(found.get("psnr_by_leaf", {}).values())[:1]:
         found["psnr"] = first
     found["ssim"] = {leaf: each["model"] for leaf, each in found.get("ssim_by_leaf", {}).items()}
-    found["ms_ssim_scales"] = scales(job.yardstick)
+    found["ms_ssim_scales"] = scales(job.metric)
     found["controllability"] = open_loop.controllability(added([part.random for part in parts]), draw.horizon)
     found["loop_closure"] = reduce(Loops.plus, (part.loops for part in parts)).told()
     whole = added([part.whole for part in parts])

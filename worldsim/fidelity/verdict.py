@@ -11,6 +11,10 @@ from worldsim.fidelity.measures import Curve
 
 BELIEVED = 0.8  # share of windows that must be within tolerance; F1 that foreseen events must have
 ENOUGH = 10  # events below which nothing is said about them; episodes below which it is said how few they are
+BLIND = (
+    "copy",
+    "mean",
+)  # guesses that know nothing: the last row that was seen, the data's mean or most frequent class
 TELLING = ((0.8, "tells right from wrong"), (0.65, "hints at what is right"), (0.0, "tells little"))  # least AUROC
 HEARD = {"psnr": 1.0, "accuracy": 0.05, "nrmse": -0.05}  # how much worse random actions must be: dB, share, deviations
 
@@ -48,7 +52,13 @@ def believable(share: Curve, windows: list[int]) -> int:
 
 def _observation(certificate: Mapping[str, Any]) -> Iterable[str]:
     windows = certificate["windows_at"]
-    until = {leaf: believable(found["model"], windows) for leaf, found in certificate["within_by_leaf"].items()}
+    shares = certificate["within_by_leaf"]
+    until = {leaf: believable(found["model"], windows) for leaf, found in shares.items()}
+    guessed = [
+        leaf
+        for leaf, steps in until.items()
+        if steps and steps <= max(_guessed(shares[leaf], name, windows) for name in BLIND)
+    ]
     order = sorted(until, key=lambda leaf: -until[leaf])
     groups = {steps: _listed(list(names)) for steps, names in groupby(order, key=lambda leaf: until[leaf])}
     whole = believable(certificate["within"], windows)
@@ -56,8 +66,15 @@ def _observation(certificate: Mapping[str, Any]) -> Iterable[str]:
         yield _far("all parts of an observation at once", whole)
     if believed := [f"{names} up to step {steps}" for steps, names in groups.items() if steps]:
         yield f"Believe {', '.join(believed)}."
+    if guessed:
+        yield f"For {_listed(guessed)} that proves nothing: a blind guess is right as far ahead."
     if 0 in groups:
         yield _far(groups[0], 0)
+
+
+def _guessed(shares: Mapping[str, Curve], name: str, windows: list[int]) -> int:
+    """`believable` of a blind guess."""
+    return believable(shares[name], windows) if name in shares else 0
 
 
 def _far(what: str, steps: int) -> str:

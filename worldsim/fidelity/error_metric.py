@@ -1,15 +1,20 @@
 """How far two observations are apart, leaf by leaf, and up to where a prediction counts as right.
 
-Every leaf has an error in a unit of its own, and one that is tolerated:
+Every leaf has an error in a unit of its own:
 
-| kind        | error of one observation                                          | tolerated                        |
-|-------------|-------------------------------------------------------------------|----------------------------------|
-| image       | mean squared error of its values, full scale = 1                  | the mean image's, less `gain_db` |
-| field       | mean squared error of its values, in variances of the whole field | `gain_db` below 1                |
-| vector      | mean squared error of its numbers, each in its own variance       | `gain_db` below 1                |
-| categorical | share of its variables (a text's characters) that are wrong       | a tenth; of a single one, none   |
+| kind        | error of one observation                                          |
+|-------------|-------------------------------------------------------------------|
+| image       | mean squared error of its values, full scale = 1                  |
+| field       | mean squared error of its values, in variances of the whole field |
+| vector      | mean squared error of its numbers, each in its own variance       |
+| categorical | share of its variables that are wrong                             |
+| text        | 0 for the same text, 1 for any other                              |
 
-A prediction is within tolerance if every leaf is. Axes: B windows, T steps, N rows.
+What is tolerated hangs on what a blind guess gets, `gain_db` less than its mean error over the data: the guess is the
+mean, or the most frequent class of each variable. So what never changes (a background, padding) buys no tolerance
+for the rest. Of texts only the same one will do. A prediction is within tolerance if every leaf is.
+
+Axes: B windows, T steps, N rows.
 """
 
 from collections.abc import Mapping
@@ -17,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.fidelity.measures import Bools, Floats, squared_error
@@ -26,17 +32,26 @@ from worldsim.spaces import Leaf, leaves
 from worldsim.training.statistics import rows_of
 
 Observed = Mapping[str, NDArray[Any]]  # leaf -> (B, T, ...)
-WRONG_SHARE = 0.1  # of a categorical leaf's variables, up to which it is within tolerance
 SAMPLED = 1000  # rows that scales are taken from
 TINY = 1e-12  # tolerated of a leaf that never changes, so that an exact prediction of it is within tolerance
 
 
+def is_text(leaf: Leaf) -> bool:
+    """Whether a leaf is a text, whose variables are its characters: class 0 ends it."""
+    return isinstance(leaf.space, spaces.Text)
+
+
+def until_end(codes: NDArray[Any]) -> NDArray[Any]:
+    """Texts (..., k) as codes, with nothing but ends after the first end: what stands there is no part of them."""
+    return np.where(np.logical_or.accumulate(codes == 0, -1), 0, codes)
+
+
 @dataclass(frozen=True)
-class Yardstick:
+class ErrorMetric:
     """What is known of the data without looking at the moment, and what that makes of an error."""
 
     leaves: tuple[Leaf, ...]
-    mean: dict[str, NDArray[Any]]  # mean image, field or vector, most frequent classes: the best blind guess of a leaf
+    mean: dict[str, NDArray[Any]]  # the blind guess: mean image, field or vector, most frequent class of each variable
     scale: dict[str, Floats]  # standard deviation of every number of a vector, (n,), or of a whole field, ()
     allowed: dict[str, float]  # error of each leaf up to which it is within tolerance
 
@@ -47,29 +62,41 @@ class Yardstick:
         rows = np.sort(np.random.default_rng(seed).choice(rows, min(SAMPLED, len(rows)), replace=False))
         images = {leaf.name: codec.mean for leaf, codec in world.model.codec.dense_codecs() if leaf.kind == "image"}
         found, share = leaves(world.observation_space), 10 ** (-gain_db / 10)
-        mean, scale, allowed = {}, {}, {}
+        metric = cls(found, {}, {}, {})
         for leaf in found:
             values = arrays.observation[leaf.name].take(rows, axis=0)
             if leaf.kind == "image":
-                mean[leaf.name] = (images[leaf.name].cpu().numpy() * 255).round().astype(np.uint8)
-                blind = squared_error(np.broadcast_to(mean[leaf.name], values.shape)[:, None], values[:, None]).mean()
-                allowed[leaf.name] = max(TINY, float(blind) * share)
+                metric.mean[leaf.name] = (images[leaf.name].cpu().numpy() * 255).round().astype(np.uint8)
             elif leaf.kind == "categorical":
-                mean[leaf.name] = np.array([np.bincount(column).argmax() for column in values.T])
-                allowed[leaf.name] = WRONG_SHARE
+                metric.mean[leaf.name] = np.array([np.bincount(column).argmax() for column in values.T])
             else:
-                mean[leaf.name] = values.mean(0, dtype=np.float64)
-                spread = np.square(values - mean[leaf.name]).mean(0 if leaf.kind == "vector" else None)
-                scale[leaf.name] = np.sqrt(np.where(spread > 0, spread, 1.0))
-                allowed[leaf.name] = share
-        return cls(found, mean, scale, allowed)
+                metric.mean[leaf.name] = mean = values.mean(0, dtype=np.float64)
+                spread = np.square(values - mean).mean(0 if leaf.kind == "vector" else None)
+                metric.scale[leaf.name] = np.sqrt(np.where(spread > 0, spread, 1.0))
+            guess = np.broadcast_to(metric.mean[leaf.name], values.shape)
+            blind = metric.error(leaf, guess[:, None], values[:, None]).mean()
+            metric.allowed[leaf.name] = TINY if is_text(leaf) else max(TINY, float(blind) * share)
+        return metric
 
     def error(self, leaf: Leaf, a: NDArray[Any], b: NDArray[Any]) -> Floats:
         """(B, T) between rows (B, T, ...) of one leaf, in its own unit."""
         if leaf.kind == "image":
             return squared_error(a, b)
+        if is_text(leaf):
+            return np.asarray((until_end(a) != until_end(b)).any(-1), np.float64)
         apart = a != b if leaf.kind == "categorical" else np.square((a.astype(np.float64) - b) / self.scale[leaf.name])
         return np.asarray(apart.mean(tuple(range(2, apart.ndim))))
+
+    def edit_distance(self, leaf: Leaf, a: NDArray[Any], b: NDArray[Any]) -> Floats:
+        """(B, T) between texts (B, T, k): how many characters must be put in, left out or replaced (Levenshtein 1966).
+
+        As a share of the longer one's characters: 0 for the same text, 1 where they have nothing in common.
+        """
+        from rapidfuzz.distance import Levenshtein
+
+        pairs = zip(*(until_end(codes).reshape(-1, codes.shape[-1]).tolist() for codes in (a, b)), strict=True)
+        shares = [Levenshtein.normalized_distance(*([c for c in codes if c] for codes in pair)) for pair in pairs]
+        return np.array(shares, np.float64).reshape(a.shape[:2])
 
     def within_by_leaf(self, a: Observed, b: Observed) -> dict[str, Bools]:
         """(B, T) a leaf: it is within its tolerance."""
