@@ -9,8 +9,9 @@ from gymnasium import spaces
 
 import worldsim
 from worldsim.envs.make import EnvConfig, config_names, make_env, make_vec
-from worldsim.envs.resize import ResizeImages
+from worldsim.envs.resize import ResizeImages, pictures
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError, UnknownEnvError
+from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.spaces import flatten, leaves, unflatten
 
 CONFIGS = Path(worldsim.__file__).parent / "configs" / "env"
@@ -172,7 +173,7 @@ class Pictures(gym.Env):
 
 def test_every_image_leaf_is_resized_by_area_and_nothing_else_is_touched():
     inner = Pictures()
-    env = ResizeImages(inner, (8, 8))
+    env = ResizeImages(inner, (8, 8), ["cameras/0", "cameras/1/front", "cameras/1/depth"])
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)
     grey, others = observation["cameras"]
@@ -203,13 +204,70 @@ class Grids(gym.Env):
 
 def test_fields_and_channels_in_front_are_resized_too_and_not_only_to_squares():
     inner = Grids()
-    env = ResizeImages(inner, (16, 12))
+    env = ResizeImages(inner, (16, 12), ["colour", "depth", "stack"])
     seen, _ = env.reset(seed=0)
     assert env.observation_space.contains(seen)
     colour = inner.last["colour"].reshape(3, 16, 2, 12, 2).mean((2, 4))
     assert np.abs(seen["colour"] - colour).max() <= 0.5
     np.testing.assert_allclose(seen["depth"], inner.last["depth"].reshape(16, 2, 12, 2).mean((1, 3)), rtol=1e-5)
     assert np.array_equal(seen["stack"], inner.last["stack"])
+
+
+NO_PICTURES = {
+    "classes": spaces.Box(
+        0, 255, (9, 9, 3), np.uint8
+    ),  # MiniGrid, fully observed: object, colour and state of each square
+    "boolean": spaces.Box(0, 1, (8, 8, 111), np.bool_),  # chess planes
+    "features": spaces.Box(-1e3, 1e3, (15, 8), np.float32),  # a table of vehicles
+    "bounded": spaces.Box(0, 4, (40, 40, 3), np.uint8),  # classes of a larger board
+    "planes": spaces.Box(0, 255, (40, 40, 2), np.uint8),
+    "counts": spaces.Box(0, 255, (300,), np.uint8),
+}
+ARE_PICTURES = {
+    "colour": spaces.Box(0, 255, (3, 96, 96), np.uint8),
+    "grey": spaces.Box(0, 255, (210, 160), np.uint8),
+    "alpha": spaces.Box(0, 255, (48, 64, 4), np.uint8),
+}
+
+
+def test_only_pictures_are_taken_for_pictures():
+    space = spaces.Dict(NO_PICTURES | ARE_PICTURES)
+    assert set(pictures(space)) == set(ARE_PICTURES)
+    assert pictures(space, ["features", "colour"]) == ["features", "colour"]
+    assert pictures(space, []) == []
+    with pytest.raises(ConfigError, match="^env.images: 'depth' is no grid of numbers.*; there are .*grey"):
+        pictures(space, ["depth"])
+    with pytest.raises(ConfigError, match="'counts' is no grid"):
+        pictures(space, ["counts"])
+
+
+def test_boards_and_tables_of_others_pass_untouched():
+    """MiniGrid, fully observed: averaged squares would be objects that do not exist."""
+    from minigrid.wrappers import FullyObsWrapper
+
+    from worldsim.envs.minigrid import NameSpaces
+
+    inner = NameSpaces(FullyObsWrapper(gym.make("MiniGrid-DoorKey-8x8-v0")))
+    board = inner.observation_space["image"]
+    assert board.dtype == np.uint8 and board.shape == (8, 8, 3) and pictures(inner.observation_space) == []
+    env = make_env(EnvConfig(id="MiniGrid-DoorKey-8x8-v0", resize=64))
+    assert env.observation_space["image"].shape == (7, 7, 3) and "resized" not in env.metadata
+
+
+def test_what_the_user_calls_a_picture_is_one(capsys, tmp_path):
+    named = EnvConfig(id="tests.envs.test_make:WorldsimTestScreen-v0", resize=16, images=["value"])
+    assert make_env(named).observation_space.shape == (16, 16, 3)
+    assert make_env(named.model_copy(update={"images": []})).observation_space.shape == (400, 600, 3)
+    with pytest.raises(ConfigError, match="env.images: 'camera' is no grid"):
+        make_env(named.model_copy(update={"images": ["camera"], "resize": None}))
+
+
+def test_that_something_is_resized_is_said(capsys, tmp_path):
+    env = EnvConfig(id="CarRacing-v3", resize=[48, 64])
+    collect(CollectConfig(env=env, steps=4, num_envs=1, policy="random", out=tmp_path / "a"))
+    assert "CarRacing-v3: resized value from 96x96 to 48x64 pixels (env.resize=null" in capsys.readouterr().err
+    collect(CollectConfig(env=EnvConfig(id="CartPole-v1", resize=64), steps=4, num_envs=1, out=tmp_path / "b"))
+    assert "resized" not in capsys.readouterr().err
 
 
 class Screen(gym.Env):

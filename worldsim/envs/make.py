@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from worldsim.errors import ConfigError, MissingExtraError, UnknownEnvError
 from worldsim.modules import load_module
+from worldsim.spaces import leaves
 
 
 class Provider(NamedTuple):
@@ -42,7 +43,8 @@ class EnvConfig(BaseModel):
 
     id: str  # Gymnasium id; "module:Name-v0" imports the module first, from the current folder, too
     kwargs: dict[str, Any] = {}  # the environment's own arguments
-    resize: Side | tuple[Side, Side] | None = None  # images become so many pixels high and wide; None: left as they are
+    resize: Side | tuple[Side, Side] | None = None  # pictures get so many pixels in height and width; None: as they are
+    images: list[str] | None = None  # the parts of an observation that are pictures; None: uint8 of 32 pixels or more
     max_episode_steps: int | None = Field(None, gt=0)  # steps until truncation; None: the environment's own limit
     requires: Literal["atari", "vizdoom", "box2d", "minigrid"] | None = None  # extra to install; None: told from the id
     agents: dict[str, str] = {}  # reference agents: name -> "package.module:factory"
@@ -53,7 +55,7 @@ class EnvConfig(BaseModel):
 
 
 def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """The environment, with its images resized.
+    """The environment, with its pictures resized.
 
     Raises UnknownEnvError with the nearest names, MissingExtraError naming what to install, and ConfigError for
     arguments that the environment does not take or a module of the user's that cannot be imported.
@@ -72,12 +74,16 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, 
         from worldsim.envs.minigrid import NameSpaces, has_missions
 
         env = NameSpaces(env) if has_missions(env.observation_space) else env
+    if config.resize is None and config.images is None:
+        return env
+    from worldsim.envs.resize import ResizeImages, pictures
+
+    images = pictures(env.observation_space, config.images)
     if config.resize is None:
         return env
-    from worldsim.envs.resize import ResizeImages, has_images_to_resize
-
     size = (config.resize, config.resize) if isinstance(config.resize, int) else config.resize
-    return ResizeImages(env, size) if has_images_to_resize(env.observation_space, size) else env
+    others = [leaf.name for leaf in leaves(env.observation_space) if leaf.name in images and leaf.shape[:2] != size]
+    return ResizeImages(env, size, others) if others else env
 
 
 def make_vec(config: EnvConfig, num_envs: int, workers: int = 0) -> gym.vector.VectorEnv[Any, Any, Any]:

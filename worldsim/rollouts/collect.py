@@ -141,6 +141,8 @@ def _record(config: CollectConfig, settings: Mapping[str, Any], parts: Parts, pr
         envs = make_vec(config.env, config.num_envs, config.workers)
     try:
         observed, acted = envs.single_observation_space, envs.single_action_space
+        if resized := envs.metadata.get("resized"):
+            say(f"{config.env.id}: resized {resized} (env.resize=null leaves it as it is)", progress, anywhere=True)
         mix = (settings["policy"], observed, acted, config.env.agents, settings["epsilon"])
         policies = [make_policy(*mix) for _ in range(envs.num_envs)]
         config.out.mkdir(parents=True, exist_ok=True)  # not before: a name that does not exist leaves no folder behind

@@ -47,8 +47,8 @@ class Bar:
             self._progress.stop()
 
 
-def say(line: str, shown: bool = True) -> None:
-    """One line on stderr for whoever watches."""
+def say(line: str, shown: bool = True, anywhere: bool = False) -> None:
+    """One line on stderr for whoever watches. anywhere: also where it is no terminal."""
     console = Console(stderr=True)
-    if shown and console.is_terminal:
+    if shown and (anywhere or console.is_terminal):
         console.print(line, highlight=False, soft_wrap=True)

@@ -302,7 +302,7 @@ def _recorded_with(recorded: Mapping[str, Any], env: EnvConfig) -> str:
     """The settings, of those that spaces may depend on, which `env` has otherwise; the defaults where none are kept."""
     kept = {**EnvConfig(id=env.id).model_dump(mode="json"), **recorded}
     given = env.model_dump(mode="json")
-    return ", ".join(f"env.{key}={kept[key]}" for key in ("resize", "kwargs") if kept[key] != given[key])
+    return ", ".join(f"env.{key}={kept[key]}" for key in ("resize", "images", "kwargs") if kept[key] != given[key])
 
 
 def _check_spaces(config: TrainConfig, part: Rollouts, hint: str) -> None:
