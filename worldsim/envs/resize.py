@@ -21,7 +21,8 @@ def has_images_to_resize(space: spaces.Space[Any], size: Size) -> bool:
 class ResizeImages(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstructorArgs):
     """Resizes every image and field of a (nested) observation space, averaging over areas. Channels keep their place.
 
-    Gymnasium's ResizeObservation does this for a space that is one image. Leaves of other kinds pass unchanged.
+    Gymnasium's ResizeObservation does this for a space that is one image. Leaves of other kinds pass unchanged, as do
+    grids of booleans: the average of a cell that is taken and one that is free is neither.
     """
 
     def __init__(self, env: gym.Env[Any, Any], size: Size):
@@ -65,4 +66,4 @@ class ResizeImages(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstr
 
 
 def _is_grid(leaf: Leaf) -> bool:
-    return leaf.kind in ("image", "field")
+    return leaf.kind in ("image", "field") and leaf.space.dtype != np.bool_
