@@ -84,6 +84,19 @@ class Pays(Walk):
         return self.reward if self.steps == 3 else 0.0
 
 
+class WrongLater(Walk):
+    """Leaves its space in its third episode."""
+
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episodes += 1
+        return super().reset(seed=seed)
+
+    def seen(self):
+        return super().seen() if self.episodes < 3 or self.steps < 2 else np.full(3, 9.0, np.float32)
+
+
 class FloatFrames(Walk):
     observation_space = FRAME
 

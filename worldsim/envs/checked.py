@@ -7,7 +7,7 @@ what the space asks for.
 
 import inspect
 from collections.abc import Mapping
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any, NamedTuple, NoReturn
 
 import gymnasium as gym
@@ -119,6 +119,8 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         return number
 
     def _flag(self, what: str, value: Any) -> bool:
+        if isinstance(value, bool):
+            return value
         number = 0.0 if value is None else _single(value)
         if number not in (0, 1):
             raise EnvError(f"{self._here}: {what} is {_shown(value)}; return True or False")
@@ -171,10 +173,8 @@ def fitted(space: Space, value: Any, place: Place) -> Any:
         if not isinstance(value, str) or not space.contains(value):
             place.refuse(f"is {_shown(value)}, not in {space}", "return such a text, or widen the space")
         return value
-    if isinstance(space, spaces.Discrete) and type(value) is int and space.contains(value):
-        return value
     if isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        return _fitted_numbers(space, value, place)
+        return copy(value) if _is_member(space, value) else _fitted_numbers(space, value, place)
     return deepcopy(value)  # spaces that are not learned; agents may still be tested in them
 
 
@@ -188,6 +188,17 @@ def _fitted_dict(space: spaces.Dict, value: Any, place: Place) -> Info:
         if key not in space.spaces:
             place.below(key).refuse("is not in the observation space", "add it there, or leave it out")
     return {key: fitted(inner, value[key], place.below(key)) for key, inner in space.items()}
+
+
+def _is_member(space: Space, value: Any) -> bool:
+    """Whether a value is one as it stands, which nearly all are: all that is told of others takes ten times as long."""
+    low, high = _bounds(space)
+    if isinstance(space, spaces.Discrete):
+        return isinstance(value, int | np.integer) and type(value) is not bool and bool(low <= value <= high)
+    if type(value) is not np.ndarray or value.dtype != space.dtype or value.shape != space.shape:
+        return False
+    inside = bool((value >= low).all() and (value <= high).all())
+    return inside and (value.dtype.kind != "f" or bool(np.isfinite(value).all()))
 
 
 def _fitted_numbers(space: Space, value: Any, place: Place) -> Any:
@@ -247,6 +258,9 @@ def _array(value: Any) -> NDArray[Any] | None:
 
 
 def _single(value: Any) -> float | None:
+    """The only number in a value, or None where there is none or more."""
+    if type(value) is float:
+        return value
     array = _array(value)
     return float(array.item()) if array is not None and array.size == 1 else None
 
