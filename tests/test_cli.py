@@ -283,6 +283,20 @@ def test_multirun_gives_each_run_its_folder_and_outlives_one_that_fails(capsys: 
     assert "Traceback" not in said.err
 
 
+def test_folders_of_a_multirun_open_again_by_what_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    ids = [f"tests.envs.others:Other{name}-v0" for name in ("Walk", "Infos")]
+    typed = ["collect", "--multirun", "env=gymnasium", f"env.id={ids[0]},'{ids[1]}'", "steps=20", "out=m"]
+    assert main([*typed, "seed=3", "policy={random:1},sticky:0.5"]) == 0
+    made = sorted(p.parent.name for p in Path("m").glob("*/provenance.json"))
+    assert made == sorted(f"env.id={each},policy={policy}" for each in ids for policy in ("sticky:0.5", "{random:1}"))
+    capsys.readouterr()
+    for folder in made:
+        assert main(["collect", f"config=m/{folder}/config-collect.yaml"]) == 0
+        assert f" in m/{folder}\n" in capsys.readouterr().out
+        assert main(["validate", f"data=m/{folder}", f"world=m/{folder}"]) == 2
+        assert f"m/{folder} holds no world" in capsys.readouterr().err
+
+
 def test_multirun_names_an_unknown_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["collect", "-m", "stepps=1,2"]) == 2
     assert "Did you mean steps?" in capsys.readouterr().err

@@ -358,12 +358,12 @@ def _sweep(name: str, overrides: Sequence[str]) -> None:
     schema = _schema(name)
     prepared = grammar.prepare(name, schema, overrides)
     keys = grammar.swept(prepared)
-    fixed = [key for key in (word.lstrip("+~").partition("=")[0] for word in prepared) if key not in keys]
+    fixed = {word.lstrip("+~").partition("=")[0] for word in prepared} - set(keys)
     apart = "out" in schema.model_fields and "out" not in keys  # each job needs a folder of its own
 
     def job(values: "DictConfig") -> None:
         settings = HydraConfig.get()
-        label = settings.job.override_dirname
+        label = grammar.label(settings.overrides.task, fixed)
         print(f"[{settings.job.num + 1}] {label.replace(',', ' ')}", flush=True)
         try:
             config = grammar.check(schema, grammar.plain(values))
@@ -377,9 +377,8 @@ def _sweep(name: str, overrides: Sequence[str]) -> None:
     quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null"]
     folder = "${out}" if apart else "multirun"
     places = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=."]
-    label = [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(fixed)}]"]
     run = hydra.main(version_base="1.3", config_path=str(grammar.CONFIGS), config_name=grammar.file_of(name).stem)(job)
-    words = ["worldsim", "--multirun", *prepared, *quiet, *places, *label]
+    words = ["worldsim", "--multirun", *prepared, *quiet, *places]
     with tempfile.TemporaryDirectory(prefix=".worldsim-sweep-", dir=Path.cwd()) as failures, _command_line(words):
         try:
             run()

@@ -13,6 +13,10 @@ class UnknownEnvError(WorldsimError):
     """No Gymnasium environment or configuration has this name."""
 
 
+class EnvError(WorldsimError):
+    """An environment gives what its spaces or Gymnasium's interface do not allow."""
+
+
 class MissingExtraError(WorldsimError):
     """An optional package is needed; the message says which extra installs it."""
 

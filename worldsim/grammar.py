@@ -8,7 +8,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -143,6 +143,21 @@ def swept(overrides: Sequence[str]) -> list[str]:
     """Keys that are given several values, to be run one after another."""
     parsed = [_parse(text)[0] for text in overrides]
     return [str(override.key_or_group) for override in parsed if override.is_sweep_override()]
+
+
+def label(overrides: Sequence[str], fixed: Collection[str]) -> str:
+    """key=value of all keys but the fixed ones, sorted, for people and for the names of folders.
+
+    A text stands there as it is meant: with the quotes and backslashes of Hydra's grammar a folder does not open again
+    under the name that one types.
+    """
+    words = []
+    for text in overrides:
+        override = OverridesParser.create().parse_override(text)
+        if override.key_or_group not in fixed:
+            value = override.value()
+            words.append(f"{override.key_or_group}={value if isinstance(value, str) else text.partition('=')[2]}")
+    return ",".join(sorted(words))
 
 
 def dotted(values: Any) -> Iterator[tuple[str, Any]]:

@@ -17,8 +17,9 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 import worldsim
+from tests.envs.others import other
 from worldsim.agents import make_policy
-from worldsim.errors import ConfigError, DatasetError, WorldsimError
+from worldsim.errors import ConfigError, DatasetError, EnvError, WorldsimError
 from worldsim.rollouts import collect as module
 from worldsim.rollouts import recording
 from worldsim.rollouts.collect import CollectConfig, collect
@@ -225,3 +226,63 @@ def test_an_episode_without_end_is_cut_at_the_steps_asked_for(tmp_path: Path) ->
     rollouts = run(tmp_path / "data", env=endless, steps=30)
     assert (rollouts.steps, rollouts.episodes) == (30, 1)
     assert rollouts.arrays().truncated.nonzero()[0].tolist() == [30]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_environment_that_writes_into_one_array_is_recorded_as_one_that_does_not(
+    tmp_path: Path, workers: int
+) -> None:
+    hashes = {
+        run(tmp_path / name, env={"id": other(name)}, steps=60, workers=workers).content_hash
+        for name in ("OneArray", "NewArrays")
+    }
+    assert len(hashes) == 1
+
+
+class Reads:
+    """Acts by what infos tell it, and remembers them."""
+
+    infos: list[dict[str, Any]] = []
+
+    def __init__(self, *spaces: gym.Space): ...
+
+    def reset(self, seed: int) -> None: ...
+
+    def act(self, observation: Any, info: Any) -> int:
+        self.infos.append(info)
+        return len(info["many"]) % 3
+
+
+def test_policies_read_infos_of_any_size_as_they_were_given(tmp_path: Path) -> None:
+    Reads.infos = []
+    rollouts = run(tmp_path / "data", env={"id": other("Infos")}, steps=40, policy=f"{__name__}:Reads")
+    assert {len(info["many"]) for info in Reads.infos} == {1, 2, 3, 4, 5}
+    for info in Reads.infos:
+        many = len(info["many"])
+        assert (info["n"], info["_n"], info["deep"]) == (
+            1 if many % 2 else 2.5,
+            "x" * many,
+            {"none": None, "all": [many]},
+        )
+    actions = rollouts.arrays().action["value"]
+    assert len(set(np.asarray(actions).ravel().tolist())) == 3
+
+
+def test_old_interfaces_give_the_data_of_the_current_one(tmp_path: Path) -> None:
+    hashes = {
+        run(tmp_path / name, env={"id": other(name)}).content_hash for name in ("Walk", "FourValues", "NoOptions")
+    }
+    assert len(hashes) == 1
+
+
+def test_what_was_recorded_before_a_wrong_value_is_kept(tmp_path: Path) -> None:
+    env = {"id": other("WrongLater")}
+    with pytest.raises(EnvError, match="step 2: observation has 9.0 at"):
+        run(tmp_path / "data", env=env, num_envs=1)
+    assert sorted(path.name for path in tmp_path.glob("data/parts/*")) == ["000000.npz", "000001.npz"]
+
+
+def test_boolean_grids_are_recorded_as_they_are(tmp_path: Path) -> None:
+    rollouts = run(tmp_path / "data", env={"id": other("Board"), "resize": 64}, steps=30)
+    boards = np.asarray(rollouts.arrays().observation["value"])
+    assert boards.shape[1:] == (10, 10, 2) and (boards.sum((1, 2, 3)) == 1).all()

@@ -236,6 +236,13 @@ def test_metadata_is_the_real_environments_but_for_the_rendering(world: StubWorl
     assert metadata["render_modes"] == ["rgb_array"]
 
 
+def test_a_real_environment_without_a_frame_rate_leaves_the_default(world: StubWorld) -> None:
+    world.metadata["render_fps"] = None
+    assert WorldEnv(world).metadata["render_fps"] == WorldEnv.metadata["render_fps"]
+    world.metadata["render_fps"] = 30
+    assert WorldEnv(world).metadata["render_fps"] == 30
+
+
 def test_a_directory_without_a_world_says_so(tmp_path) -> None:
     with pytest.raises(CheckpointError, match="nowhere"):
         gym.make("worldsim/World-v0", world=str(tmp_path / "nowhere"))

@@ -164,3 +164,23 @@ def test_what_it_cannot_take_is_one_clear_line() -> None:
         batched.step(np.array([0, 1, 2, 3]))
     with pytest.raises(ConfigError, match="4 worlds"):
         WorldVectorEnv(StubWorld(), 2).restore(batched.snapshot())
+
+
+def test_make_vec_takes_a_limit_of_steps_as_make_does() -> None:
+    settings = {"world": StubWorld(ending=0.0), "max_episode_steps": 3}
+    batched = gym.make_vec("worldsim/World-v0", num_envs=2, **settings)
+    sync = gym.make_vec("worldsim/World-v0", num_envs=2, vectorization_mode="sync", **settings)
+    assert data_equivalence(batched.reset(seed=1), sync.reset(seed=1), exact=True)
+    for step in range(1, 10):
+        ours, theirs = batched.step(np.zeros(2, int)), sync.step(np.zeros(2, int))
+        assert data_equivalence(ours, theirs, exact=True)
+        assert ours[3].all() == (step % 4 == 3)
+
+
+def test_the_smaller_of_two_limits_counts() -> None:
+    for limits, counts in (((5, 3), 3), ((3, 5), 3), ((None, 3), 3), ((5, None), 5), ((5, -1), 5)):
+        env = WorldVectorEnv(StubWorld(), 2, limits[0], max_episode_steps=limits[1])
+        env.reset(seed=0)
+        assert env.rules.horizon == env.fork().rules.horizon == counts
+    with pytest.raises(ConfigError, match="max_episode_steps=0 leaves no step"):
+        WorldVectorEnv(StubWorld(), 2, max_episode_steps=0)

@@ -13,7 +13,8 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from pydantic import BaseModel, ConfigDict, Field
 
-from worldsim.errors import ConfigError, MissingExtraError, UnknownEnvError
+from worldsim.envs.checked import Checked, CurrentAPI, WholeInfo
+from worldsim.errors import ConfigError, EnvError, MissingExtraError, UnknownEnvError
 from worldsim.modules import load_module
 from worldsim.spaces import leaves
 
@@ -55,17 +56,20 @@ class EnvConfig(BaseModel):
 
 
 def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """The environment, with its pictures resized.
+    """The environment, with its pictures resized. Its resets and steps raise EnvError for values that are not allowed.
 
-    Raises UnknownEnvError with the nearest names, MissingExtraError naming what to install, and ConfigError for
-    arguments that the environment does not take or a module of the user's that cannot be imported.
+    Raises UnknownEnvError with the nearest names, MissingExtraError naming what to install, EnvError for what is no
+    environment or has no usable spaces, and ConfigError for arguments that the environment does not take or a module of
+    the user's that cannot be imported.
     """
     _register(config)
     kwargs = config.kwargs if render_mode is None else {**config.kwargs, "render_mode": render_mode}
     try:
-        env = gym.make(config.id, max_episode_steps=config.max_episode_steps, **kwargs)
+        # Gymnasium's own checker says less than ours, in tracebacks.
+        env = gym.make(config.id, config.max_episode_steps, disable_env_checker=True, **kwargs)
     except (gym.error.Error, ImportError, TypeError) as error:
         raise _explained(error, config) from error
+    env = _with_current_api(env, config.id)
     if config.id.startswith(PROVIDERS["vizdoom"].prefix):
         from worldsim.envs.vizdoom import KeepLastObservation
 
@@ -73,7 +77,8 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, 
     if PROVIDERS["minigrid"].module in sys.modules:  # also for levels of the user's own
         from worldsim.envs.minigrid import NameSpaces, has_missions
 
-        env = NameSpaces(env) if has_missions(env.observation_space) else env
+        env = NameSpaces(env) if has_missions(getattr(env, "observation_space", None)) else env
+    env = Checked(env, config.id)
     if config.resize is None and config.images is None:
         return env
     from worldsim.envs.resize import ResizeImages, pictures
@@ -89,13 +94,29 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, 
 def make_vec(config: EnvConfig, num_envs: int, workers: int = 0) -> gym.vector.VectorEnv[Any, Any, Any]:
     """`num_envs` environments side by side, in this process, or with `workers` > 1 each in a process of its own.
 
-    A finished environment is reset by its next step (autoreset mode NEXT_STEP). Raises what `make_env` raises.
+    A finished environment is reset by its next step (autoreset mode NEXT_STEP). `info_of(infos, i)` is the info of
+    environment i as it gave it. Raises what `make_env` raises.
     """
-    makers = [partial(make_env, config)] * num_envs
+    makers = [partial(_make_with_whole_info, config)] * num_envs
     mode = gym.vector.AutoresetMode.NEXT_STEP
     if workers > 1:
         return gym.vector.AsyncVectorEnv(makers, autoreset_mode=mode)
     return gym.vector.SyncVectorEnv(makers, autoreset_mode=mode)
+
+
+def _make_with_whole_info(config: EnvConfig) -> gym.Env[Any, Any]:
+    return WholeInfo(make_env(config))
+
+
+def _with_current_api(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
+    """The environment with `CurrentAPI` right around its core: what Gymnasium has put around it counts on that."""
+    if not isinstance(env, gym.Wrapper):
+        return CurrentAPI(env, name)
+    layer = env
+    while isinstance(layer.env, gym.Wrapper):
+        layer = layer.env
+    layer.env = CurrentAPI(layer.env, name)
+    return env
 
 
 def config_names() -> list[str]:
@@ -134,6 +155,8 @@ def _explained(error: Exception, config: EnvConfig) -> Exception:
         return UnknownEnvError(f"there is no env '{config.id}'{_hint(config.id)}")
     if isinstance(error, gym.error.DependencyNotInstalled | ImportError):
         return MissingExtraError(f"env '{config.id}' needs another package: {reason}")
+    if isinstance(error, TypeError) and re.search("must inherit from|incompatible with Gymnasium", reason):
+        return EnvError(f"env '{config.id}' is no gymnasium.Env; derive it from that class")
     if isinstance(error, TypeError) and "argument" not in reason:
         return error
     return ConfigError(f"env '{config.id}' cannot be made with env.kwargs={config.kwargs}: {reason}")

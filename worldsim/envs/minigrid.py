@@ -13,7 +13,7 @@ from minigrid.core.mission import MissionSpace
 CLASSES = [len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX)]  # of a cell: what is there, its colour, its state
 
 
-def has_missions(space: spaces.Space[Any]) -> bool:
+def has_missions(space: spaces.Space[Any] | None) -> bool:
     """Whether observations hold a mission out of a known set. BabyAI's sentences are not: its space has none."""
     return isinstance(space, spaces.Dict) and type(space.get("mission")) is MissionSpace
 

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from worldsim.envs.make import EnvConfig, make_env
-from worldsim.errors import ConfigError, MissingExtraError
+from worldsim.errors import ConfigError, EnvError, MissingExtraError
 from worldsim.rollouts.progress import Bar
 from worldsim.spaces import is_nested, leaves
 from worldsim.wrappers import FlattenDict
@@ -68,6 +68,8 @@ def train_ppo(config: PPOConfig, progress: bool = True) -> Path:
             part = config.out.with_name(f".{config.out.stem}.part.zip")
             model.save(part)
             part.replace(config.out)
+    except EnvError:
+        raise
     except (AssertionError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"PPO cannot be trained in env '{config.env.id}': {reason}") from error

@@ -3,6 +3,7 @@
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -177,8 +178,11 @@ def run_cell(
 
 
 def first_observations(env: gym.Env[Any, Any], seeds: Iterable[int]) -> dict[int, Any]:
-    """What the real environment shows first for each seed, so that the World can start from the same."""
-    return {seed: env.reset(seed=seed)[0] for seed in seeds}
+    """What the real environment shows first for each seed, so that the World can start from the same.
+
+    Copies: an environment may show all of them in the same array.
+    """
+    return {seed: deepcopy(env.reset(seed=seed)[0]) for seed in seeds}
 
 
 def plain(space: gym.Space[Any], value: Any) -> Any:
@@ -199,7 +203,8 @@ def _row(
 ) -> dict[str, Any]:
     row = {"step": step, "action": plain(env.action_space, action), "reward": reward}
     row |= {"terminated": terminated, "truncated": truncated}
-    row |= {key: info[key] for key in ("trust", "reply", "violations") if key in info}
+    # Copies: the environment may tell the next reply in the same dict.
+    row |= {key: deepcopy(info[key]) for key in ("trust", "reply", "violations") if key in info}
     return row | {"faults": [record.to_json() for record in info.get("faults", ())], "fired": fault_kinds(info)}
 
 

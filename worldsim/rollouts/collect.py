@@ -31,6 +31,7 @@ from worldsim.rollouts.recording import Parts, Raw, flat, write_minari
 
 SETTINGS = "collecting.json"  # what an unfinished collection was begun with
 PARTS = "parts"
+OF_WORKERS = r"(?s).*ERROR: (Received the following error|Traceback.*worldsim\.errors|Raising the last exception)"
 NOT_IN_THE_DATA = {"requires", "agents", "policy", "epsilon", "success_return", "violation_reward"}  # keys of EnvConfig
 
 
@@ -147,12 +148,20 @@ def _record(config: CollectConfig, settings: Mapping[str, Any], parts: Parts, pr
         policies = [make_policy(*mix) for _ in range(envs.num_envs)]
         config.out.mkdir(parents=True, exist_ok=True)  # not before: a name that does not exist leaves no folder behind
         provenance.write_json(config.out / SETTINGS, settings)
-        with Bar("record", config.steps, progress) as bar:
+        with Bar("record", config.steps, progress) as bar, _one_line_of_workers():
             return Recorder(envs, policies, parts, config.seed, config.steps).run(bar.at)
     finally:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # after an interrupt, Gymnasium warns of the step that nobody waits for
             envs.close()
+
+
+@contextmanager
+def _one_line_of_workers() -> Iterator[None]:
+    """Gymnasium shows the traceback of what a process raised: not where it is a line that the user is told anyway."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", OF_WORKERS, UserWarning)
+        yield
 
 
 @contextmanager

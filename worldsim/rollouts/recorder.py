@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from worldsim import spaces
 from worldsim.agents import Mixture
+from worldsim.envs.checked import info_of
 from worldsim.errors import ConfigError, DatasetError
 from worldsim.rollouts.recording import Parts, Recording
 
@@ -67,7 +68,7 @@ class Recorder:
         for i, observation in enumerate(iterate(self.envs.observation_space, observations)):
             if free[i]:
                 slot = self.slots[i]
-                slot.observation, slot.info = observation, _info_of(infos, i)
+                slot.observation, slot.info = observation, info_of(infos, i)
                 slot.recording = Recording(
                     self.observed, self.acted, cast(int, seeds[i]), slot.policy.drawn, observation
                 )
@@ -80,7 +81,7 @@ class Recorder:
         ended = np.zeros(len(self.slots), np.bool_)
         for i, observation in enumerate(iterate(self.envs.observation_space, observations)):
             slot = self.slots[i]
-            slot.observation, slot.info = observation, _info_of(infos, i)
+            slot.observation, slot.info = observation, info_of(infos, i)
             assert slot.recording is not None
             cut = len(slot.recording) + 1 >= self.steps and not terminated[i]  # an episode without end ends here
             slot.recording.add(actions[i], observation, rewards[i], terminated[i], truncated[i] or cut)
@@ -109,12 +110,3 @@ def _check_names(*all_spaces: gym.Space[Any]) -> None:
         for leaf in spaces.leaves(space):
             if any("/" in str(step) for step in leaf.path):
                 raise DatasetError(f"key '{leaf.path[-1]}' of {space} has a '/', which Minari cannot store; rename it")
-
-
-def _info_of(infos: Mapping[str, Any], i: int) -> dict[str, Any]:
-    """The info of environment `i` from what a vector environment makes of all of them."""
-    info = {}
-    for key, values in infos.items():
-        if f"_{key}" in infos and infos[f"_{key}"][i]:
-            info[key] = _info_of(values, i) if isinstance(values, dict) else values[i]
-    return info

@@ -63,7 +63,8 @@ def make_metadata(world: "World", render_mode: str | None) -> dict[str, Any]:
     """The real environment's metadata with the learned one's render modes. Raises ConfigError for an unknown mode."""
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise ConfigError(f"render_mode={render_mode!r} is not one of {', '.join(RENDER_MODES)} or None")
-    return {"render_fps": 8, **world.metadata, "render_modes": list(RENDER_MODES)}
+    told = {key: value for key, value in world.metadata.items() if (key, value) != ("render_fps", None)}
+    return {"render_fps": 8, **told, "render_modes": list(RENDER_MODES)}
 
 
 def check_member(space: gym.Space[Any], observation: Any) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.simulator.drawing import draw
-from worldsim.simulator.env import SEED_LIMIT, as_world, check_classes, check_member, make_metadata, make_rules
+from worldsim.simulator.env import SEED_LIMIT, Rules, as_world, check_classes, check_member, make_metadata, make_rules
 from worldsim.spaces import Arrays, flatten, flatten_batch, leaves, unflatten_batch
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ class VectorSnapshot(NamedTuple):
 class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     """N learned worlds in one batch; world i seeded s lives as a WorldEnv seeded s does.
 
-    world, horizon, min_trust, render_mode: as for WorldEnv. num_envs: N, at least 1.
+    world, horizon, min_trust, render_mode: as for WorldEnv. num_envs: N, at least 1. max_episode_steps: a horizon, too,
+    which is how `gymnasium.make_vec` hands it on; the smaller one counts, and -1 is none, as in `gymnasium.make`.
 
     An episode that ended starts anew at the next step, whose action is ignored and whose reward is 0
     (AutoresetMode.NEXT_STEP). reset(seed=s) seeds the worlds s, s+1, ...; reset(seed=[...]) each by itself;
@@ -52,6 +53,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         horizon: int | None = None,
         min_trust: float | None = None,
         render_mode: str | None = None,
+        max_episode_steps: int | None = None,
     ) -> None:
         if num_envs < 1:
             raise ConfigError(f"num_envs={num_envs} is no number of worlds: give at least 1")
@@ -61,7 +63,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self.single_action_space = self.world.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.rules = make_rules(self.world, horizon, min_trust)
+        self.rules = _limited(make_rules(self.world, horizon, min_trust), max_episode_steps)
         self.metadata = {**make_metadata(self.world, render_mode), "autoreset_mode": AutoresetMode.NEXT_STEP}
         self.render_mode = render_mode
         self._generators: list[np.random.Generator | None] = [None] * num_envs
@@ -214,3 +216,11 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     def _emit(self, observation: Arrays) -> Any:
         """Arrays that the world has given away, as a member of the batched space."""
         return unflatten_batch(self.single_observation_space, observation)
+
+
+def _limited(rules: Rules, max_episode_steps: int | None) -> Rules:
+    if max_episode_steps is None or max_episode_steps == -1:
+        return rules
+    if max_episode_steps < 1:
+        raise ConfigError(f"max_episode_steps={max_episode_steps} leaves no step to take: give at least 1, or None")
+    return rules._replace(horizon=min(rules.horizon, max_episode_steps))
