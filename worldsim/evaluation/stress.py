@@ -1,7 +1,6 @@
 """The stress test: agents × faults × severities on paired seeds, in the real environment and in the World."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import gymnasium as gym
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from worldsim.agents import Agent, make_agent
@@ -37,6 +35,7 @@ from worldsim.evaluation.worst import pick_worst
 from worldsim.faults import Plan
 from worldsim.faults.trees import leaves_of
 from worldsim.files import write_atomically
+from worldsim.printing import Terminal, printable
 from worldsim.wrappers import InjectFaults
 from worldsim.wrappers.tools import action_tools
 
@@ -98,6 +97,11 @@ class StressConfig(BaseModel):
                 "world is not set; give its folder, world=runs/quickstart/world, or leave it out: where=[real]"
             )
         plans = self.plans()
+        if CLEAN in plans:
+            raise ConfigError(
+                f"faults={self.faults} has a plan with the name '{CLEAN}', as the runs without faults are called; "
+                "give it another one in its file, name: ..."
+            )
         if len(plans) < len(self.faults):
             raise ConfigError(f"faults={self.faults} are plans of which two have the same name; rename one")
         for plan in plans.values():
@@ -383,9 +387,14 @@ def one_thread() -> Iterator[None]:
 @contextmanager
 def _progress(total: int, wanted: bool | None) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
     """Yields what to call with a description and what to call after each episode."""
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"))
+    console = Terminal(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("episodes"),
+    )
     shown = console.is_terminal if wanted is None else wanted
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not shown) as bar:
         task = bar.add_task("stress", total=total)
-        yield lambda text: bar.update(task, description=text), lambda: bar.advance(task)
+        yield lambda text: bar.update(task, description=printable(text)), lambda: bar.advance(task)

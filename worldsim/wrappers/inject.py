@@ -59,10 +59,10 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     One `step` is one call. A call that a fault loses is not carried out: the environment is not stepped and the reward
     is 0; nor does a time limit on it count that call, so a loop of your own needs one around the faults
-    (`gymnasium.wrappers.TimeLimit`), or may run for ever. A reply that a fault loses leaves its effect, reward and end of episode standing, but not its observation: the
-    agent sees the last one that reached it, with `env.metadata["on_error"][error]` (leaf name -> zero-based class or
-    value) put in where the environment declares it, or else that of the basic error which it looks like
-    (`worldsim.faults.ERRORS`). `reset` is never faulty.
+    (`gymnasium.wrappers.TimeLimit`), or may run for ever. A reply that a fault loses leaves its effect, reward and end
+    of episode standing, but not its observation: the agent sees the last one that reached it, with
+    `env.metadata["on_error"][error]` (leaf name -> zero-based class or value) put in where the environment declares it,
+    or else that of the basic error which it looks like (`worldsim.faults.ERRORS`). `reset` is never faulty.
 
     `info["reply"]` (ok, error, retry_after_s, latency_s, and raw, the text of a reply that could not be read, where
     there is one) is what an agent may know of the call. `info["faults"]`, the
