@@ -68,13 +68,12 @@ def _train(composed: "Composed[Any]") -> None:
 
 
 def _validate(composed: "Composed[Any]") -> None:
-    from rich.console import Console
-
     from worldsim.fidelity.table import certificate_table
     from worldsim.fidelity.validate import validate
+    from worldsim.printing import Terminal
 
     certificate = validate(composed.config)
-    Console().print(certificate_table(certificate))
+    Terminal().print(certificate_table(certificate))
     asked, told = certificate["horizon"], certificate["horizons"][-1]
     if told < asked:
         print(f"note: no episode goes on for horizon={asked} steps after its context; {told} are told of")
@@ -94,11 +93,10 @@ def _look(composed: "Composed[Any]") -> None:
 
 
 def _stress(composed: "Composed[Any]") -> None:
-    from rich.console import Console
-
     from worldsim.evaluation.stress import stress
+    from worldsim.printing import Terminal
 
-    Console().print(stress(composed.config).table())
+    Terminal().print(stress(composed.config).table())
     print(f"report: {composed.config.out / 'report.html'}")
 
 
@@ -109,34 +107,30 @@ def _ppo(composed: "Composed[Any]") -> None:
 
 
 def _info(composed: "Composed[Any]") -> None:
-    from rich.console import Console
-
     from worldsim.fidelity.info import info
+    from worldsim.printing import Terminal
 
     found = info(composed.config)
-    print(found) if isinstance(found, str) else Console().print(found)
+    print(found) if isinstance(found, str) else Terminal().print(found)
 
 
 def _faults_list(composed: "Composed[Any]") -> None:
-    from rich.console import Console
-
     from worldsim.faults.plans.listing import table
+    from worldsim.printing import Terminal
 
-    Console().print(table(composed.config))
+    Terminal().print(table(composed.config))
 
 
 def _faults_fit(composed: "Composed[Any]") -> None:
-    from rich.console import Console
-
     from worldsim.faults.learned.fit import fit
+    from worldsim.printing import Terminal, printable
 
     fitted = fit(composed.config)
-    console = Console()
-    console.print(fitted.latency_table(), fitted.failure_table())
+    Terminal().print(fitted.latency_table(), fitted.failure_table())
     if fitted.left_out:
-        print(f"left out, fewer than {composed.config.fewest} calls: {', '.join(fitted.left_out)}")
+        print(f"left out, fewer than {composed.config.fewest} calls: {printable(', '.join(fitted.left_out))}")
     for note in fitted.notes:
-        print(note)
+        print(printable(note))
     print(f"a plan of {len(fitted.plan.faults)} faults in {composed.config.out}")
 
 
@@ -440,7 +434,9 @@ def _help(name: str, overrides: Sequence[str]) -> str:
 
 
 def _fail(message: str) -> int:
-    print("worldsim: " + " ".join(message.split()), file=sys.stderr)
+    from worldsim.printing import printable
+
+    print("worldsim: " + printable(" ".join(message.split())), file=sys.stderr)
     return 2
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from worldsim.evaluation.cells import CLEAN
+from worldsim.printing import printable
 
 Row = Mapping[str, Any]
 Interval = Sequence[float | None]
@@ -22,6 +23,7 @@ STYLE: dict[Any, Any] = {
     "font.size": 9,
     "svg.fonttype": "none",
     "svg.hashsalt": "worldsim",
+    "text.parse_math": False,  # a $ in a name is a dollar
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": GRID,
@@ -59,7 +61,7 @@ def severity_plot(
             offset = (index - (len(agents) - 1) / 2 + shift * 0.6) * width / 2
             xs = [row["severity"] + offset for row in points]
             _line(axes, xs, points, measure, style, colour(index))
-    axes.set_title(fault, loc="left", fontsize=10, fontweight="bold")
+    axes.set_title(printable(fault), loc="left", fontsize=10, fontweight="bold")
     if percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xticks(severities, [f"{s:g}" if s else "none" for s in severities])
@@ -116,7 +118,15 @@ def curves_plot(
     beside = [name for name in ends if not math.isnan(ends[name])]
     for name, place in zip(beside, _apart([ends[name] for name in beside], (high - low) * 0.06), strict=True):
         tint = colour(list(curves).index(name))
-        axes.annotate(name, (horizons[-1], place), (5, 0), textcoords="offset points", va="center", color=tint)
+        axes.annotate(
+            printable(name),
+            (horizons[-1], place),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            color=tint,
+            parse_math=False,
+        )
     axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(min(horizons), horizons[-1] + 0.28 * (horizons[-1] - 1 or 1)))
     axes.set_xticks([tick for tick in axes.get_xticks() if horizons[0] <= tick <= horizons[-1]])
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")

@@ -39,14 +39,17 @@ def assemble(
     worst: Sequence[Worst],
     replays: Replays,
     idle: Mapping[str, Sequence[str]],
+    endless: Sequence[Mapping[str, Any]],
 ) -> Row:
     """All that report.json holds. Depends on its arguments and the installed versions only.
 
-    idle: plans that can never do anything in this environment, by name, and why not.
+    idle: plans that can never do anything in this environment, by name, and why not. endless: cells with the episodes
+    that had no end, and the calls after which those were cut.
     """
     summary = Summary(outcomes, config["seed"], config["confidence"])
     data: Row = {"format": 1, "config": dict(config), "world": world, "versions": versions(), "seeds": list(seeds)}
     data["idle"] = {name: list(reasons) for name, reasons in idle.items()}
+    data["endless"] = list(endless)
     data["results"] = summary.results()
     data["comparisons"] = {
         "faults": summary.fault_effects(),

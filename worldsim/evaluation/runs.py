@@ -19,6 +19,7 @@ from worldsim.spaces import flatten, leaves
 
 Observer = Callable[[], None]
 SEEN_BY_AGENTS = ("reply",)  # the keys of info that an agent is given
+MOST_CALLS = 10_000  # of an episode that has no limit: one whose every call is refused would never end
 
 
 class Yardstick(NamedTuple):
@@ -107,12 +108,15 @@ def run_episode(
     env: gym.Env[Any, Any],
     seed: int,
     yardstick: Yardstick,
-    max_steps: int | None = None,
+    max_steps: int = MOST_CALLS,
     start: Any = None,
     trace: bool = False,
     frames: bool = False,
 ) -> Episode:
     """Runs `agent` in `env` from `reset(seed=seed)` to the end of the episode, or for `max_steps` steps.
+
+    A step is a call, carried out or not: one that is refused does not step the environment, whose own limit never comes
+    where all of them are.
 
     `start` is an observation that the World starts from (None: whatever reset gives). Of `info` the agent sees only
     `reply`, what it may know of its last call: the rest is ground truth and differs between the worlds. What the agent
@@ -135,11 +139,12 @@ def run_episode(
             break
         observation, reward, terminated, truncated, info = env.step(action)
         tally.add(info, float(reward))
-        truncated = bool(truncated) or (max_steps is not None and len(tally.rewards) >= max_steps and not terminated)
+        truncated = bool(truncated) or (len(tally.rewards) >= max_steps and not terminated)
         if trace or frames:
             rows.append(_row(env, len(rows), action, float(reward), bool(terminated), truncated, info))
         if frames:
-            pictures.append(_picture(env, observation))
+            picture = _picture(env, observation)  # what stays the same, call after call, is kept once
+            pictures.append(pictures[-1] if np.array_equal(picture, pictures[-1]) else picture)
     return Episode(_result(seed, tally, yardstick, bool(terminated), truncated, crash), rows, pictures)
 
 
@@ -154,7 +159,7 @@ def run_cell(
     make_env: Callable[[], gym.Env[Any, Any]],
     seeds: Sequence[int],
     yardstick: Yardstick,
-    max_steps: int | None = None,
+    max_steps: int = MOST_CALLS,
     starts: Mapping[int, Any] | None = None,
     trace: bool = False,
     film: int | None = None,

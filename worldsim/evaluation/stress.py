@@ -1,7 +1,6 @@
 """The stress test: agents × faults × severities on paired seeds, in the real environment and in the World."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import gymnasium as gym
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from worldsim.agents import Agent, make_agent
@@ -31,12 +29,13 @@ from worldsim.evaluation.cells import (
 )
 from worldsim.evaluation.lockstep import in_lockstep
 from worldsim.evaluation.report import Report, assemble
-from worldsim.evaluation.runs import Episode, EpisodeResult, Yardstick, first_observations, run_cell
+from worldsim.evaluation.runs import MOST_CALLS, Episode, EpisodeResult, Yardstick, first_observations, run_cell
 from worldsim.evaluation.summary import Outcomes
 from worldsim.evaluation.worst import pick_worst
 from worldsim.faults import Plan
 from worldsim.faults.trees import leaves_of
 from worldsim.files import write_atomically
+from worldsim.printing import Terminal, printable
 from worldsim.wrappers import InjectFaults
 from worldsim.wrappers.tools import action_tools
 
@@ -98,6 +97,11 @@ class StressConfig(BaseModel):
                 "world is not set; give its folder, world=runs/quickstart/world, or leave it out: where=[real]"
             )
         plans = self.plans()
+        if CLEAN in plans:
+            raise ConfigError(
+                f"faults={self.faults} has a plan with the name '{CLEAN}', as the runs without faults are called; "
+                "give it another one in its file, name: ..."
+            )
         if len(plans) < len(self.faults):
             raise ConfigError(f"faults={self.faults} are plans of which two have the same name; rename one")
         for plan in plans.values():
@@ -158,6 +162,15 @@ class Bench:
             env.close()
 
     @cached_property
+    def max_calls(self) -> int | None:
+        """Calls, carried out or not, that an episode may have, in both worlds alike; None: nobody has set a limit."""
+        if self.config.max_steps is not None:
+            return self.config.max_steps
+        env = make_env(self.config.env)
+        env.close()
+        return None if env.spec is None else env.spec.max_episode_steps
+
+    @cached_property
     def world_digest(self) -> str | None:
         """SHA-256 of the world's manifest, which holds the hashes of its weights and starts, and of its trust."""
         folder = self.config.world
@@ -211,7 +224,7 @@ class Bench:
             partial(self.make_env, cell, world),
             seeds,
             self.yardstick,
-            self.config.max_steps,
+            self.max_calls or MOST_CALLS,
             starts,
             trace,
             film,
@@ -270,7 +283,7 @@ class Bench:
             "faults": None if cell.fault == CLEAN else self.plans[cell.fault].at(cell.severity).model_dump(mode="json"),
             "seeds": self.seeds,
             "fault_seed": config.seed,
-            "max_steps": config.max_steps,
+            "max_calls": self.max_calls,
             "world": self.world_digest if in_world else None,
             "starts": config.starts if in_world else None,
             "device": device_of(config.device).type if in_world else None,  # which rounds in its own way
@@ -314,8 +327,16 @@ def _report(bench: Bench, outcomes: Outcomes) -> Report:
     for picked in worst:
         for cell in picked.cells:
             replays[cell, picked.seed] = bench.replay(cell, picked.seed)
-    data = assemble(outcomes, shown, bench.seeds, world, worst, replays, bench.idle)
+    data = assemble(outcomes, shown, bench.seeds, world, worst, replays, bench.idle, _endless(bench, outcomes))
     return Report(data, replays, _certificate(config.world), _action_names(config.env), bench.plans)
+
+
+def _endless(bench: Bench, outcomes: Outcomes) -> list[dict[str, Any]]:
+    """The cells of which episodes were cut although nobody has set a limit, with how many."""
+    if bench.max_calls is not None:
+        return []
+    cut = {cell: sum(e.truncated and e.steps >= MOST_CALLS for e in episodes) for cell, episodes in outcomes.items()}
+    return [{**cell._asdict(), "episodes": count, "calls": MOST_CALLS} for cell, count in cut.items() if count]
 
 
 def _action_names(config: EnvConfig) -> list[str] | None:
@@ -366,9 +387,14 @@ def one_thread() -> Iterator[None]:
 @contextmanager
 def _progress(total: int, wanted: bool | None) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
     """Yields what to call with a description and what to call after each episode."""
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("episodes"))
+    console = Terminal(stderr=True)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("episodes"),
+    )
     shown = console.is_terminal if wanted is None else wanted
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not shown) as bar:
         task = bar.add_task("stress", total=total)
-        yield lambda text: bar.update(task, description=text), lambda: bar.advance(task)
+        yield lambda text: bar.update(task, description=printable(text)), lambda: bar.advance(task)

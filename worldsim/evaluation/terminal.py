@@ -11,6 +11,7 @@ from rich.text import Text
 
 from worldsim.evaluation import words
 from worldsim.evaluation.cells import CLEAN
+from worldsim.printing import printable
 
 Row = Mapping[str, Any]
 GAP = 2  # blanks between columns
@@ -61,7 +62,7 @@ class Results:
         yield _grid(widths, lines[:1], "bold")
         numbered = enumerate(self.rows, 1)
         for condition, rows in groupby(numbered, lambda each: (each[1]["fault"], each[1]["severity"])):
-            yield Text(words.condition(*condition), style="bold cyan")
+            yield Text(printable(words.condition(*condition)), style="bold cyan")
             yield _grid(widths, [lines[number] for number, _ in rows])
 
 
@@ -77,7 +78,7 @@ MEASURES: tuple[tuple[str, str, Any, Any], ...] = (  # heading, key of the row, 
 
 
 def _plain(heading: str, cells: Sequence[str]) -> list[Text]:
-    return [Text(heading), *map(Text, cells)]
+    return [Text(heading), *(Text(printable(cell)) for cell in cells)]
 
 
 def _widest(column: Sequence[Text]) -> int:
@@ -102,7 +103,7 @@ def _grid(widths: Sequence[int], lines: Sequence[Sequence[Text]], style: str = "
 def _paragraphs(title: str, sentences: Sequence[str], style: str) -> Iterator[RenderableType]:
     listed = Table.grid(padding=(0, 1, 0, 0))
     for sentence in sentences:
-        listed.add_row("-", Text(sentence))
+        listed.add_row("-", Text(printable(sentence)))
     if sentences:
         yield Text(f"\n{title}", style=style)
         yield listed

@@ -215,6 +215,18 @@ def _about_runs(data: Row) -> Iterable[str]:
     yield from unjudged(rows)
     yield from quiet(data)
     yield from _crashed(rows)
+    yield from _endless(data)
+
+
+def _endless(data: Row) -> Iterable[str]:
+    """One sentence where episodes had no end of their own."""
+    cells = data.get("endless", ())
+    if cells:
+        listed = [f"{cell['agent']} {_under(cell)} in {cell['episodes']}" for cell in cells]
+        yield (
+            f"Episodes that did not end were cut after {cells[0]['calls']:,} calls, carried out or not: "
+            f"{', '.join(listed)}. Say when they end: max_steps=<calls>."
+        )
 
 
 def _crashed(rows: Sequence[Row]) -> Iterable[str]:

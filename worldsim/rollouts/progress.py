@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from worldsim.printing import Terminal
 
 Item = TypeVar("Item")
 
@@ -15,7 +16,7 @@ class Bar:
     """`with Bar("record", total) as bar: bar.at(done)`, on stderr."""
 
     def __init__(self, name: str, total: int, shown: bool = True, patience_s: float = 2.0):
-        self._console = Console(stderr=True)
+        self._console = Terminal(stderr=True)
         self._name, self._total, self._patience_s = name, total, patience_s
         self._shown = shown and self._console.is_terminal
         self._begun = time.monotonic()
@@ -49,6 +50,6 @@ class Bar:
 
 def say(line: str, shown: bool = True, anywhere: bool = False) -> None:
     """One line on stderr for whoever watches. anywhere: also where it is no terminal."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     if shown and (anywhere or console.is_terminal):
         console.print(line, highlight=False, soft_wrap=True)

@@ -58,10 +58,11 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """Lets faults act between an agent and an environment.
 
     One `step` is one call. A call that a fault loses is not carried out: the environment is not stepped and the reward
-    is 0. A reply that a fault loses leaves its effect, reward and end of episode standing, but not its observation: the
-    agent sees the last one that reached it, with `env.metadata["on_error"][error]` (leaf name -> zero-based class or
-    value) put in where the environment declares it, or else that of the basic error which it looks like
-    (`worldsim.faults.ERRORS`). `reset` is never faulty.
+    is 0; nor does a time limit on it count that call, so a loop of your own needs one around the faults
+    (`gymnasium.wrappers.TimeLimit`), or may run for ever. A reply that a fault loses leaves its effect, reward and end
+    of episode standing, but not its observation: the agent sees the last one that reached it, with
+    `env.metadata["on_error"][error]` (leaf name -> zero-based class or value) put in where the environment declares it,
+    or else that of the basic error which it looks like (`worldsim.faults.ERRORS`). `reset` is never faulty.
 
     `info["reply"]` (ok, error, retry_after_s, latency_s, and raw, the text of a reply that could not be read, where
     there is one) is what an agent may know of the call. `info["faults"]`, the
@@ -152,6 +153,8 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         wide = any(getattr(fault, "out_of_space", False) for fault in built if not fault.idle)
         self._any_text: bool = wide or (self._below is not None and self._below._any_text)
         self._leaves = leaves_of(env.observation_space)
+        self._scalars = [leaf for leaf in self._leaves if isinstance(leaf.space, spaces.Box) and not leaf.space.shape]
+        self._forms: dict[tuple[str | int, ...], type] = {}  # as what the environment gives scalars that are no arrays
         self._nested = isinstance(space, spaces.Dict | spaces.Tuple)
         self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         plan.check(self._tools.names, None if self._text else self._leaves)
@@ -233,9 +236,9 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             reply = closed(self._view, reply, self._text, self._any_text)
         self._reply = reply
         if reply.payload is LOST:
-            observation = self._at_error(reply.error)
+            observation = self._as_given(self._at_error(reply.error))
         else:
-            observation = reply.payload
+            observation = self._as_given(reply.payload)
             if self._keeps:
                 self._seen = copied(observation)
         rewards = self._rewards
@@ -255,10 +258,32 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def _opened(self, observation: Any) -> Any:
         """An observation as faults see it."""
-        if self._text is None:
-            return in_order(self.env.observation_space, observation) if self._nested and self._keeps else observation
-        self._view = opened(observation)
-        return self._view.inner
+        if self._text is not None:
+            self._view = opened(observation)
+            return self._view.inner
+        if not self._keeps:
+            return observation
+        return self._with_arrays(in_order(self.env.observation_space, observation) if self._nested else observation)
+
+    def _with_arrays(self, observation: Any) -> Any:
+        """An observation whose scalars are arrays without axes, as in a batch: that is what faults on numbers know."""
+        for leaf in self._scalars:
+            value = get(observation, leaf.path)
+            self._forms.pop(leaf.path, None)
+            if isinstance(value, np.generic | float | int):
+                self._forms[leaf.path] = type(value)
+                array = np.asarray(value)
+                array = array if isinstance(value, np.generic) else array.astype(leaf.space.dtype)
+                observation = put(observation, leaf.path, array)
+        return observation
+
+    def _as_given(self, observation: Any) -> Any:
+        """An observation whose scalars come as the environment gives them."""
+        for path, form in self._forms.items():
+            value = get(observation, path)
+            if isinstance(value, np.ndarray) and not value.ndim:
+                observation = put(observation, path, value[()] if issubclass(form, np.generic) else value.item())
+        return observation
 
     def _carry_out(self, call: Call, trip: Trip) -> Reply:
         """Where the last fault passes the call on: step the environment."""
