@@ -137,15 +137,18 @@ def _faults_fit(composed: "Composed[Any]") -> None:
 def _schema_faults(composed: "Composed[Any]") -> None:
     import json
 
-    from worldsim.faults.plans.schema import plan_schema
-    from worldsim.files import write_atomically
+    from worldsim.faults.plans.schema import is_schema, plan_schema
+    from worldsim.files import alone_at, refuse_foreign, write_atomically
 
-    text = json.dumps(plan_schema(), indent=2)
-    if composed.config.out is None:
+    text, out = json.dumps(plan_schema(), indent=2), composed.config.out
+    if out is None:
         print(text)
-    else:
-        write_atomically(composed.config.out, text + "\n")
-        print(f"the schema of plans in {composed.config.out}")
+        return
+    with alone_at(out):
+        if not is_schema(out):
+            refuse_foreign([out], "schema faults")
+        write_atomically(out, text + "\n")
+    print(f"the schema of plans in {out}")
 
 
 VERBS = {
@@ -324,14 +327,18 @@ def _do(name: str, composed: "Composed[Any]") -> None:
     """Runs the verb and keeps its resolved configuration in the folder that it wrote, as config-<verb>.yaml."""
     import yaml
 
-    from worldsim.files import write_atomically
+    from worldsim.files import refuse_foreign, starts_with, write_atomically
 
     config = composed.config
+    if not VERBS[name].keeps:
+        VERBS[name].run(composed)
+        return
+    kept = Path(config.out or config.world) / f"config-{name}.yaml"
+    if not starts_with(kept, "# worldsim "):
+        refuse_foreign([kept], name)
     VERBS[name].run(composed)
-    if VERBS[name].keeps:
-        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        folder = Path(config.out or config.world)
-        write_atomically(folder / f"config-{name}.yaml", f"# worldsim {worldsim.__version__}: worldsim {name}\n{text}")
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    write_atomically(kept, f"# worldsim {worldsim.__version__}: worldsim {name}\n{text}")
 
 
 def _sweep(name: str, overrides: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from worldsim.evaluation.cells import code_digest, digest
 from worldsim.evaluation.ppo import PPOConfig
 from worldsim.evaluation.stress import Bench, StressConfig
 from worldsim.fidelity.validate import ValidateConfig
-from worldsim.files import write_atomically
+from worldsim.files import alone_in, refuse_foreign, write_atomically
 from worldsim.models.config import AnyModelConfig
 from worldsim.play.look import LookConfig
 from worldsim.rollouts.collect import CollectConfig
@@ -100,6 +100,7 @@ class Step(NamedTuple):
     makes: tuple[Path, ...]  # files without which it is not done
 
 
+CERTIFICATE = "fidelity.json", "fidelity.html"  # copied to where the report is
 Run = Callable[[str, BaseModel], None]  # a verb with its configuration; prints what came of it
 
 
@@ -107,6 +108,13 @@ def quickstart(config: QuickstartConfig, choices: Mapping[str, str], run: Run) -
     """Does all steps that are not done yet, and says of each which command does it alone."""
     steps = plan(config)
     _check_names(config)
+    with alone_in(config.out / "steps"):
+        if not any((config.out / "steps").glob("*.json")):
+            refuse_foreign((config.out / name for name in CERTIFICATE), "quickstart")
+        _do_all(config, steps, choices, run)
+
+
+def _do_all(config: QuickstartConfig, steps: list[Step], choices: Mapping[str, str], run: Run) -> None:
     begun = time.monotonic()
     told = False  # whether the report has just been shown
     made_from = code_digest()
@@ -178,8 +186,9 @@ def _finished(record: Path, made_from: str, makes: tuple[Path, ...]) -> float | 
 
 def _conclude(out: Path, seconds: float, told: bool) -> None:
     """The certificate beside the report; the last lines: the verdict unless just told, and where everything is."""
-    for name in ("fidelity.json", "fidelity.html"):
-        write_atomically(out / name, (out / "world" / name).read_bytes())
+    with alone_in(out):
+        for name in CERTIFICATE:
+            write_atomically(out / name, (out / "world" / name).read_bytes())
     print(f"\nfinished in {seconds:.0f} s")
     for sentence in [] if told else json.loads((out / "report.json").read_text())["verdict"]:
         print(f"  {sentence}")

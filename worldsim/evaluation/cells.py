@@ -55,6 +55,11 @@ class CellStore:
         name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{cell.where}-{cell.fault}-{cell.severity:g}-{cell.agent}")[-80:]
         return self.directory / f"{name.strip('-.')}-{key[:16]}{suffix}"
 
+    def has_any(self) -> bool:
+        """Whether there are cells of any stress test, sound or not."""
+        found = self.directory.iterdir() if self.directory.is_dir() else ()
+        return any(re.fullmatch(r".+-[0-9a-f]{16}\.json", path.name) for path in found)
+
     def load(self, path: Path) -> list[EpisodeResult] | None:
         """The episodes of a finished cell; None where there is no whole file."""
         try:

@@ -1,6 +1,8 @@
 """A small PPO agent of Stable-Baselines3, trained in the real environment: somebody better than chance to test."""
 
+import io
 import random
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, EnvError, MissingExtraError
+from worldsim.files import alone_at, refuse_foreign, write_atomically
 from worldsim.rollouts.progress import Bar
 from worldsim.spaces import is_nested, leaves
 from worldsim.wrappers import FlattenDict
 
 ROLLOUT = 128  # steps of an environment between updates
 BATCH, EPOCHS = 128, 4  # rows of a minibatch, passes over the rows
+MARK = b"worldsim ppo"  # the comment of the file: other agents of Stable-Baselines3 are never overwritten
 
 
 class PPOConfig(BaseModel):
@@ -36,8 +40,28 @@ def train_ppo(config: PPOConfig, progress: bool = True) -> Path:
     """Trains the agent and writes it, whole or not at all, to `config.out`, which it returns.
 
     A nested observation is given as its leaves by name (FlattenDict), as agents from a file also get it in a test.
-    Raises MissingExtraError without Stable-Baselines3, ConfigError for spaces that its PPO does not take.
+    Raises MissingExtraError without Stable-Baselines3, ConfigError for spaces that its PPO does not take and where
+    `config.out` is somebody else's file.
     """
+    if config.out.suffix != ".zip":
+        raise ConfigError(f"out={config.out} must be a file ending in .zip")
+    with alone_at(config.out):
+        if not _is_ours(config.out):
+            refuse_foreign([config.out], "ppo")
+        write_atomically(config.out, _trained(config, progress))
+    return config.out
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.comment == MARK
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+def _trained(config: PPOConfig, progress: bool) -> bytes:
+    """The agent as a file."""
     try:
         import torch
         from stable_baselines3 import PPO
@@ -47,8 +71,6 @@ def train_ppo(config: PPOConfig, progress: bool = True) -> Path:
         from stable_baselines3.common.vec_env import DummyVecEnv
     except ImportError as error:
         raise MissingExtraError("a PPO agent needs Stable-Baselines3: pip install 'worldsim[sb3]'") from error
-    if config.out.suffix != ".zip":
-        raise ConfigError(f"out={config.out} must be a file ending in .zip")
 
     class Tell(BaseCallback):
         def _on_step(self) -> bool:
@@ -64,10 +86,8 @@ def train_ppo(config: PPOConfig, progress: bool = True) -> Path:
             sizes = (ROLLOUT, BATCH, EPOCHS)
             model = PPO(policy, envs, 3e-4, *sizes, seed=config.seed, device="cpu")
             model.learn(config.steps, callback=Tell())
-            config.out.parent.mkdir(parents=True, exist_ok=True)
-            part = config.out.with_name(f".{config.out.stem}.part.zip")
-            model.save(part)
-            part.replace(config.out)
+            saved = io.BytesIO()
+            model.save(saved)
     except EnvError:
         raise
     except (AssertionError, ValueError) as error:
@@ -75,7 +95,9 @@ def train_ppo(config: PPOConfig, progress: bool = True) -> Path:
         raise ConfigError(f"PPO cannot be trained in env '{config.env.id}': {reason}") from error
     finally:
         envs.close()
-    return config.out
+    with zipfile.ZipFile(saved, "a") as archive:
+        archive.comment = MARK
+    return saved.getvalue()
 
 
 def _one_level(config: EnvConfig) -> gym.Env[Any, Any]:

@@ -28,6 +28,7 @@ MEASURES = (  # key of the row, title of its plots
     ("success_rate", "Success rate"),
     ("violations_mean", "Violations an episode"),
 )
+REPORT, PAGE = "report.json", "report.html"
 PACKAGES = ("worldsim", "gymnasium", "numpy", "scipy", "torch")
 
 
@@ -63,6 +64,15 @@ def assemble(
     return data
 
 
+def is_report(file: Path) -> bool:
+    """Whether a file is what a stress test wrote as report.json."""
+    try:
+        data = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and {"results", "comparisons", "verdict"} <= data.keys()
+
+
 @dataclass(frozen=True)
 class Report:
     """What a stress test found: `data` as in report.json, and what only the page shows."""
@@ -80,8 +90,8 @@ class Report:
 
     def write(self, out: Path) -> None:
         """Writes report.json and report.html into the folder `out`, each whole or not at all."""
-        write_atomically(out / "report.json", json.dumps(self.data, indent=1, allow_nan=False) + "\n")
-        write_atomically(out / "report.html", self.html())
+        write_atomically(out / REPORT, json.dumps(self.data, indent=1, allow_nan=False) + "\n")
+        write_atomically(out / PAGE, self.html())
 
     def html(self) -> str:
         """The whole page, with plots and animations inside."""

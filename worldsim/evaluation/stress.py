@@ -28,13 +28,13 @@ from worldsim.evaluation.cells import (
     files_digest,
 )
 from worldsim.evaluation.lockstep import in_lockstep
-from worldsim.evaluation.report import Report, assemble
+from worldsim.evaluation.report import PAGE, REPORT, Report, assemble, is_report
 from worldsim.evaluation.runs import MOST_CALLS, Episode, EpisodeResult, Yardstick, first_observations, run_cell
 from worldsim.evaluation.summary import Outcomes
 from worldsim.evaluation.worst import pick_worst
 from worldsim.faults import Plan
 from worldsim.faults.trees import leaves_of
-from worldsim.files import write_atomically
+from worldsim.files import alone_in, refuse_foreign, write_atomically
 from worldsim.printing import Terminal, printable
 from worldsim.wrappers import InjectFaults
 from worldsim.wrappers.tools import action_tools
@@ -296,10 +296,19 @@ def stress(config: StressConfig, progress: bool | None = None) -> Report:
     Cells that were finished before, by an interrupted run of the same configuration, are not run again. Equal
     configurations give equal reports, byte for byte. `progress`: whether to show it; None: only on a terminal.
 
-    Raises a WorldsimError for what a user can mend: an unknown fault, agent or environment, a world that does not fit.
+    Raises a WorldsimError for what a user can mend: an unknown fault, agent or environment, a world that does not fit,
+    files in `config.out` that are not worldsim's.
     """
     bench = Bench(config)
     bench.check_names()
+    with alone_in(config.out, "cells", "traces"):
+        if not bench.store.has_any() and not is_report(config.out / REPORT):
+            refuse_foreign((config.out / name for name in (REPORT, PAGE)), "stress")
+        return _tested(bench, progress)
+
+
+def _tested(bench: Bench, progress: bool | None) -> Report:
+    config = bench.config
     outcomes: dict[Cell, list[EpisodeResult]] = {}
     with one_thread(), _progress(len(bench.cells) * config.episodes, progress) as (tell, advance):
         for cell in bench.cells:

@@ -25,7 +25,8 @@ from worldsim.fidelity.measures import Bools, Sum, auroc, calibration_error, rel
 from worldsim.fidelity.page import page
 from worldsim.fidelity.unseen import halves
 from worldsim.fidelity.verdict import verdict
-from worldsim.files import write_atomically
+from worldsim.files import alone_in, refuse_foreign, write_atomically
+from worldsim.models.checkpoint import FOUND_OUT, looks_like_a_world
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.progress import Bar
@@ -70,9 +71,25 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
 
     Where no reported episode goes on for `config.horizon` steps after the context, as many as the longest has are told.
     Raises DatasetError where nothing was held out or the world has learned from the data, SpaceMismatchError where data
-    and world have other spaces, ConfigError where memory runs out.
+    and world have other spaces, ConfigError where memory runs out or files are in the way that are not worldsim's.
     """
     keep_freed_memory()
+    out = config.out or config.world
+    with alone_in(out):
+        if not looks_like_a_world(out) and not _is_certificate(out / "fidelity.json"):
+            refuse_foreign((out / name for name in FOUND_OUT), "validate")
+        return _validated(config, progress)
+
+
+def _is_certificate(file: Path) -> bool:
+    try:
+        data = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and data.get("kind") == "fidelity"
+
+
+def _validated(config: ValidateConfig, progress: bool) -> dict[str, Any]:
     world, data = load(config.world, config.device), Mix(config.data)
     arrays, episodes = data.arrays, halves(world.manifest, data)
     longest = int((np.diff(arrays.start)[episodes[1]] - config.context).max())

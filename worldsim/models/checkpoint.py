@@ -11,7 +11,6 @@ world.json is written last and holds the other files' hashes: a directory with a
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,13 +23,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from worldsim.errors import CheckpointError
-from worldsim.files import write_atomically
+from worldsim.files import aside_of, write_atomically
 from worldsim.models.config import AnyModelConfig
 from worldsim.models.world_model import WorldModel
 from worldsim.spaces import space_from_json
 
 FORMAT = 1
 MANIFEST, WEIGHTS, STARTS = "world.json", "weights.safetensors", "starts.safetensors"
+FOUND_OUT = ("calibration.json", "fidelity.json", "fidelity.html", "fidelity.png", "fidelity.gif")  # by validation
+OF_A_WORLD = (MANIFEST, WEIGHTS, STARTS, *FOUND_OUT)
 
 
 class WorldManifest(BaseModel):
@@ -70,7 +71,7 @@ class Opened(NamedTuple):
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Writes a safetensors file atomically; returns its sha256."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = aside_of(path)
     try:
         save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, part)
         digest = hash_of(part)
@@ -87,8 +88,8 @@ def hash_of(path: Path) -> str:
 
 def save_world(out: Path, manifest: WorldManifest, model: WorldModel, starts: Mapping[str, Tensor]) -> None:
     """Writes a world; anything that knew an older one (trust, certificate) goes."""
-    for stale in (out / "calibration.json", *out.glob("fidelity.*")):
-        stale.unlink(missing_ok=True)
+    for stale in FOUND_OUT:
+        (out / stale).unlink(missing_ok=True)
     files = {WEIGHTS: save_tensors(out / WEIGHTS, model.state_dict()), STARTS: save_tensors(out / STARTS, starts)}
     text = manifest.model_copy(update={"files": files}).model_dump_json(indent=1)
     write_atomically(out / MANIFEST, text.encode())
@@ -112,6 +113,15 @@ def read_manifest(path: Path) -> WorldManifest:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(f"{file}: {where}: {first['msg']}; train the world again with this version") from error
+
+
+def looks_like_a_world(path: Path) -> bool:
+    """Whether a world.json of worldsim lies there, of any version and however its values were changed."""
+    try:
+        data = json.loads((path / MANIFEST).read_text())
+    except (ValueError, OSError):
+        return False
+    return isinstance(data, dict) and {"format", "worldsim", "model"} <= data.keys()
 
 
 def is_whole(path: Path, manifest: WorldManifest) -> bool:

@@ -4,6 +4,7 @@ Every picture is (H, W, 3) uint8.
 """
 
 import base64
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from worldsim.simulator.drawing import BACKGROUND, Font, elided
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 Format = Literal["gif", "png"]  # png: an animated PNG, every colour kept
+MARK = b"worldsim look"  # says of a file that it may be drawn anew
 ENDINGS: dict[str, Format] = {".gif": "gif", ".png": "png"}
 
 WHITE: Colour = (240, 240, 240)
@@ -116,10 +118,27 @@ def data_uri(frames: Sequence[Picture], fps: float, form: Format = "gif", max_by
 
 
 def write_animation(path: Path, frames: Sequence[Picture], fps: float, max_bytes: int | None = None) -> Path:
-    """Write a .gif or an animated .png, by the path's ending; whole or not at all. Returns the path."""
+    """Write a .gif or an animated .png, by the path's ending; whole or not at all. Returns the path.
+
+    A comment at its end says that it is worldsim's, for `is_marked`.
+    """
     data = animation(frames, fps, ENDINGS[path.suffix], max_bytes)
+    if path.suffix == ".png":  # before the last chunk, which is empty: length, name, checksum
+        text = b"tEXtComment\0" + MARK
+        chunk = (len(text) - 4).to_bytes(4, "big") + text + zlib.crc32(text).to_bytes(4, "big")
+        data = data[:-12] + chunk + data[-12:]
+    else:  # an extension before the last byte
+        data = data[:-1] + b"\x21\xfe" + bytes([len(MARK)]) + MARK + b"\0" + data[-1:]
     write_atomically(path, data)
     return path
+
+
+def is_marked(path: Path) -> bool:
+    """Whether `write_animation` wrote the file."""
+    try:
+        return MARK in path.read_bytes()[-64:]
+    except OSError:
+        return False
 
 
 def _encode(frames: list[Picture], colours: int | None, fps: float, form: Format) -> bytes:

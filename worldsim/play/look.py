@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from worldsim.devices import Device
 from worldsim.errors import ConfigError, DatasetError, SpaceMismatchError
+from worldsim.files import alone_at, refuse_foreign
 from worldsim.play import frames
 from worldsim.play.frames import AMBER, GREEN, GREY, RED, WHITE, Picture
 from worldsim.rollouts.arrays import Arrays
@@ -67,15 +68,22 @@ def show(config: LookConfig) -> Path:
     """`look` at a world and a data set by their folders.
 
     Raises CheckpointError or DatasetError where one cannot be opened, SpaceMismatchError where they do not fit,
-    ConfigError where `out` asks for another kind of file.
+    ConfigError where `out` asks for another kind of file or is one that was not drawn so.
     """
-    from worldsim.simulator.world import load
-
     if config.out.suffix not in frames.ENDINGS:
         raise ConfigError(
             f"out={config.out} must end in .gif, or in .png for an animated PNG; "
             "other kinds can be made from these: ffmpeg -i look.gif look.mp4"
         )
+    with alone_at(config.out):
+        if not frames.is_marked(config.out):
+            refuse_foreign([config.out], "look")
+        return _shown(config)
+
+
+def _shown(config: LookConfig) -> Path:
+    from worldsim.simulator.world import load
+
     world, data = load(config.world, config.device), Mix(config.data)
     if (world.observation_space, world.action_space) != (data.observation_space, data.action_space):
         raise SpaceMismatchError(

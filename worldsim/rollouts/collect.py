@@ -22,6 +22,7 @@ from worldsim import spaces
 from worldsim.agents import make_policy
 from worldsim.envs.make import EnvConfig, make_env, make_vec
 from worldsim.errors import DatasetError
+from worldsim.files import alone_in
 from worldsim.rollouts import provenance
 from worldsim.rollouts.arrays import write_arrays
 from worldsim.rollouts.dataset import MINARI, PROVENANCE, Rollouts
@@ -70,12 +71,28 @@ def collect(config: CollectConfig, progress: bool = True) -> Rollouts:
     `out` holds a data set of other settings or something else, or where the disk is full.
     """
     out, settings = config.out, config.settings()
-    if (out / PROVENANCE).is_file():
-        rollouts = Rollouts(out)
-        _same(out, rollouts.provenance.get("collect", {}), settings)
+    if out.exists() and not out.is_dir():
+        raise DatasetError(f"{out} is a file, not a folder; choose another out=")
+    if not (out / SETTINGS).exists() and (found := _complete(out, settings, progress)):
+        return found  # also where nothing may be written
+    with alone_in(out):
+        return _complete(out, settings, progress) or _collected(config, settings, progress)
+
+
+def _complete(out: Path, settings: Mapping[str, Any], progress: bool) -> Rollouts | None:
+    """The finished data set in `out`; None where there is none yet."""
+    if not (out / PROVENANCE).is_file():
+        return None
+    rollouts = Rollouts(out)
+    _same(out, rollouts.provenance.get("collect", {}), settings)
+    if (out / SETTINGS).exists():  # killed just before it was done
         _remove_working_files(out)
-        say(f"{out} is complete: {rollouts.steps} steps in {rollouts.episodes} episodes; nothing to do", progress)
-        return rollouts
+    say(f"{out} is complete: {rollouts.steps} steps in {rollouts.episodes} episodes; nothing to do", progress)
+    return rollouts
+
+
+def _collected(config: CollectConfig, settings: Mapping[str, Any], progress: bool) -> Rollouts:
+    out = config.out
     with _room_on_disk(out):
         parts = _begin(out, settings)
     try:
@@ -91,8 +108,6 @@ def collect(config: CollectConfig, progress: bool = True) -> Rollouts:
 
 def _begin(out: Path, settings: Mapping[str, Any]) -> Parts:
     begun = out / SETTINGS
-    if out.exists() and not out.is_dir():
-        raise DatasetError(f"{out} is a file, not a folder; choose another out=")
     if begun.is_file() and any((out / PARTS).glob("*.npz")):
         _same(out, provenance.read_json(begun), settings)
         return Parts(out / PARTS)
@@ -233,5 +248,5 @@ class _Facts:
 
 
 def _remove_working_files(out: Path) -> None:
-    (out / SETTINGS).unlink(missing_ok=True)
     shutil.rmtree(out / PARTS, ignore_errors=True)
+    (out / SETTINGS).unlink(missing_ok=True)  # last: it says that the parts are worldsim's

@@ -4,6 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -16,7 +17,8 @@ from torch.distributed.tensor import DTensor
 import worldsim
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError, UnknownEnvError
-from worldsim.models.checkpoint import FORMAT, WorldManifest, is_whole, save_world
+from worldsim.files import alone_in, refuse_foreign
+from worldsim.models.checkpoint import FORMAT, OF_A_WORLD, WorldManifest, is_whole, looks_like_a_world, save_world
 from worldsim.models.share import SharedGenerator
 from worldsim.models.world_model import Batch, Losses, Part, WorldModel
 from worldsim.rollouts.arrays import Arrays
@@ -33,7 +35,7 @@ from worldsim.training.memory import enough_memory, keep_freed_memory
 from worldsim.training.pace import TRIED, fitted, kept, paces
 from worldsim.training.phases import Phase, at, learning_rate, phases
 from worldsim.training.processes import Objective, gathered, is_first, mean_of, share, together, whole_batch
-from worldsim.training.state import TrainingState, saved
+from worldsim.training.state import STATE, TrainingState, saved
 from worldsim.training.statistics import fit_statistics, reward_range
 
 Watch = Callable[[int, dict[str, float], WorldModel, WorldManifest], None]  # step, losses, model: to log or to look
@@ -65,7 +67,10 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
     manifest = describe(config, data, taught)
     if progress and is_first():
         _tell_length(config.trainer.length, manifest.horizon)
-    with enough_memory(_appetite(config)):
+    folder = config.out / "training"
+    with alone_in(config.out, folder.name) if is_first() else nullcontext(), enough_memory(_appetite(config)):
+        if not any((state / STATE).is_file() for state in saved(folder)) and not looks_like_a_world(config.out):
+            refuse_foreign((config.out / name for name in OF_A_WORLD), "train")
         _learn(config, data, taught, manifest, watch, progress)
     return manifest
 

@@ -1,6 +1,7 @@
 """A training run at rest: all that the next step depends on, in safetensors and JSON, written atomically."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from worldsim.models.world_model import WorldModel
 from worldsim.training.feed import Feed
 from worldsim.training.processes import gathered, like
 
+STATE = "state.json"
 KEPT = 1  # finished states kept; a new one is complete before the old one goes
 
 
@@ -45,11 +47,12 @@ class TrainingState:
         save_tensors(working / "weights.safetensors", weights)
         save_tensors(working / "optimizer.safetensors", slots)
         state = {"step": step, "seconds": self.seconds, "feed": self.feed.state_dict(), "settings": settings}
-        write_atomically(working / "state.json", json.dumps(state).encode())
+        write_atomically(working / STATE, json.dumps(state).encode())
         shutil.rmtree(place, ignore_errors=True)
         working.rename(place)
-        for old in saved(self.folder)[:-KEPT]:
-            shutil.rmtree(old)
+        for old in (*saved(self.folder)[:-KEPT], *_abandoned(self.folder)):
+            if (old / STATE).is_file() or old.name.startswith("."):
+                shutil.rmtree(old)
 
     def restore(self, settings: Mapping[str, Any]) -> int:
         """Loads the newest state; returns the number of updates it has seen, 0 where there is none.
@@ -101,13 +104,23 @@ class TrainingState:
 
 def saved(folder: Path) -> list[Path]:
     """Folders of complete states, oldest first."""
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+    return _named(folder, r"step-\d{8,}")
+
+
+def _abandoned(folder: Path) -> list[Path]:
+    """Folders of states that were being written when their writer was killed."""
+    return _named(folder, r"\.step-\d{8,}")
+
+
+def _named(folder: Path, pattern: str) -> list[Path]:
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in found if re.fullmatch(pattern, path.name))
 
 
 def written(place: Path) -> dict[str, Any]:
     """What a saved state says of itself: step, seconds, feed and settings. Raises CheckpointError if it is damaged."""
     try:
-        state: dict[str, Any] = json.loads((place / "state.json").read_text())
+        state: dict[str, Any] = json.loads((place / STATE).read_text())
     except (OSError, ValueError) as error:
         raise _damaged(place, error) from error
     return state

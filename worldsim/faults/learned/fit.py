@@ -18,7 +18,7 @@ from worldsim.faults.learned.latencies import GivenUp, Latencies, fit_given_up, 
 from worldsim.faults.learned.traces import read_traces
 from worldsim.faults.plans.plan import Plan
 from worldsim.faults.schedule import Bursts
-from worldsim.files import write_atomically
+from worldsim.files import alone_at, refuse_foreign, starts_with, write_atomically
 
 REFUSALS: dict[str, dict[str, Any]] = {  # kind of failure -> the fault that causes it, with rate 1 at severity 1
     "rate_limited": {"kind": "rate_limited"},
@@ -31,6 +31,7 @@ REFUSALS: dict[str, dict[str, Any]] = {  # kind of failure -> the fault that cau
     "forbidden": {"kind": "lost_permission", "outage_calls": 1},
     "malformed": {"kind": "malformed_output", "loud": 1.0},
 }
+HEADING = "# Learned by worldsim faults fit"  # the first line of a learned plan
 # After these nobody can tell whether the call was carried out. 503 is among them: a service that says so itself has
 # done nothing, but proxies and gRPC say the same of a connection that broke after the request had been sent.
 UNTOLD = ("connection", "server_error", "bad_gateway", "unavailable")
@@ -103,12 +104,16 @@ def fit(config: FitConfig) -> Fitted:
 
     At severity 1 the plan does what the traces show. Refusals take no time; latencies are those of answered calls.
 
-    Raises ConfigError for traces that cannot be read and where no tool has enough calls.
+    Raises ConfigError for traces that cannot be read, where no tool has enough calls, and where `config.out` is a file
+    that was not learned so.
     """
-    traces = read_traces(config.traces)
-    fitted = fit_calls(traces.calls, config)
-    heading = f"# Learned by worldsim faults fit from {sum(each.calls for each in fitted.tools)} calls.\n"
-    write_atomically(config.out, heading + fitted.plan.to_yaml())
+    with alone_at(config.out):
+        if not starts_with(config.out, HEADING):
+            refuse_foreign([config.out], "faults fit")
+        traces = read_traces(config.traces)
+        fitted = fit_calls(traces.calls, config)
+        heading = f"{HEADING} from {sum(each.calls for each in fitted.tools)} calls.\n"
+        write_atomically(config.out, heading + fitted.plan.to_yaml())
     return fitted._replace(notes=[*traces.notes, *fitted.notes])
 
 

@@ -1,6 +1,7 @@
 """The JSON Schema of plans (draft 2020-12), for editors; made from the parameters of the faults."""
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,15 @@ class SchemaConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     out: Path | None = None
+
+
+def is_schema(file: Path) -> bool:
+    """Whether a file holds a schema of plans, of any version of worldsim."""
+    try:
+        data = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and any(name.startswith("fault.") for name in data.get("$defs", ()))
 
 
 def plan_schema() -> Json:
