@@ -6,6 +6,11 @@ import uuid
 from pathlib import Path
 
 
+def lies_in(path: Path, place: Path) -> bool:
+    """Whether `path` is a file or folder, `place`, or would be inside it; links are followed."""
+    return path.resolve().is_relative_to(place.resolve())
+
+
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Writes a file so that a reader, or a crash at any moment, finds the old or the new one whole. Text: UTF-8."""
     if not path.name:  # "." and "/"

@@ -8,11 +8,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, MissingExtraError
 from worldsim.rollouts.progress import Bar
+from worldsim.settings import Seed, Settings, Steps
 from worldsim.spaces import is_nested, leaves
 from worldsim.wrappers import FlattenDict
 
@@ -20,15 +21,13 @@ ROLLOUT = 128  # steps of an environment between updates
 BATCH, EPOCHS = 128, 4  # rows of a minibatch, passes over the rows
 
 
-class PPOConfig(BaseModel):
+class PPOConfig(Settings):
     """Where the agent learns and for how long. Every key is explained in configs/ppo.yaml."""
 
-    model_config = ConfigDict(extra="forbid")
-
     env: EnvConfig
-    steps: int = Field(8192, ge=1)
-    num_envs: int = Field(4, ge=1)
-    seed: int = Field(0, ge=0, lt=2**32)
+    steps: Steps = 8192
+    num_envs: int = Field(4, ge=1, le=128)  # a rollout of 128 steps in each is learned from as a whole
+    seed: Seed = 0
     out: Path = Path("runs/ppo.zip")
 
 
