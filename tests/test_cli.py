@@ -73,7 +73,7 @@ MISTAKES = {
     "faults fit t.jsonl extra": "'extra' is not key=value",
     "faults fit t.jsonl tolerance=2": "tolerance=2: must be less than or equal to 1",
     "schema fautls": "Did you mean 'schema faults'?",
-    "schema faults out=.": ". cannot be used (Is a directory); give another file or folder",
+    "schema faults out=.": "out=. is a folder, and a file is needed; give another file or folder",
     "stress where=[real] faults=[nowhere.yaml]": "the plan nowhere.yaml cannot be read",
     "stress where=[real] faults=[slow_apo]": "Did you mean 'slow_api'?",
     "stress where=[real] severities=often": "worldsim: severities=often: must be a valid number",

@@ -13,6 +13,7 @@ An agent is named by a spec, a plain string:
 """
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -193,7 +194,9 @@ def make_agent(
         return StickyRandom(observation_space, action_space, repeat)
     if name == "biased":
         pairs = [pair.partition("=") for pair in argument.split(",")]
-        probabilities = {int(_number(action, spec)): _number(value, spec) for action, _, value in pairs}
+        probabilities = {_action(action, spec): _number(value, spec) for action, _, value in pairs}
+        if len(probabilities) < len(pairs):
+            raise ConfigError(f"agent '{spec}' names an action twice; name each once")
         return BiasedRandom(observation_space, action_space, probabilities)
     if argument:
         return _from_factory(spec, observation_space, action_space)
@@ -230,9 +233,19 @@ def _from_factory(spec: str, observation_space: Space, action_space: Space) -> A
 
 def _number(text: str, spec: str) -> float:
     try:
-        return float(text)
-    except ValueError as error:
-        raise ConfigError(f"agent '{spec}': '{text}' is not a number; write sticky:0.8 or biased:1=0.3") from error
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"agent '{spec}': '{text}' is not a number; write sticky:0.8 or biased:1=0.3")
+    return number
+
+
+def _action(text: str, spec: str) -> int:
+    number = _number(text, spec)
+    if not number.is_integer():
+        raise ConfigError(f"agent '{spec}': there is no action {text}, actions are whole numbers; write biased:1=0.3")
+    return int(number)
 
 
 def _hint(name: str, known: list[str]) -> str:

@@ -330,6 +330,8 @@ def _do(name: str, composed: "Composed[Any]") -> None:
     from worldsim.files import refuse_foreign, starts_with, write_atomically
 
     config = composed.config
+    if getattr(config, "out", None) is not None:
+        _check_place(config.out, VERBS[name].keeps)
     if not VERBS[name].keeps:
         VERBS[name].run(composed)
         return
@@ -339,6 +341,17 @@ def _do(name: str, composed: "Composed[Any]") -> None:
     VERBS[name].run(composed)
     text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     write_atomically(kept, f"# worldsim {worldsim.__version__}: worldsim {name}\n{text}")
+
+
+def _check_place(out: Path, is_folder: bool) -> None:
+    """Raises ConfigError, before the work and not after it, where `out` cannot be written."""
+    if out.exists() and out.is_dir() != is_folder:
+        said = "is a file, and a folder is needed" if is_folder else "is a folder, and a file is needed"
+        raise ConfigError(f"out={out} {said}; give another file or folder")
+    place = next(each for each in (out if is_folder else out.parent, *out.absolute().parents) if each.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        said = "may not be written" if place.is_dir() else "is a file"
+        raise ConfigError(f"out={out} cannot be made, {place} {said}; give another file or folder")
 
 
 def _sweep(name: str, overrides: Sequence[str]) -> None:

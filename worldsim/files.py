@@ -32,6 +32,11 @@ def aside_of(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
+def lies_in(path: Path, place: Path) -> bool:
+    """Whether `path` is a file or folder, `place`, or would be inside it; links are followed."""
+    return path.resolve().is_relative_to(place.resolve())
+
+
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Writes a file so that a reader, or a crash at any moment, finds the old or the new one whole. Text: UTF-8."""
     _require_name(path)

@@ -31,6 +31,12 @@ from worldsim.errors import ConfigError
 Config = TypeVar("Config", bound=BaseModel)
 CONFIGS = Path(str(files("worldsim"))) / "configs"
 LISTS = {list, types.NoneType}
+SAID = {  # kinds of pydantic's errors that it tells as Python has them
+    "path_type": "must be a path; ./ before it makes one of a number or of null",
+    "too_short": "must not be empty",
+    "model_attributes_type": "must be keys with values",
+    "model_type": "must be keys with values",
+}
 INNER = ("model/size", "model/sized")  # groups that lie in another's folder
 
 
@@ -106,6 +112,8 @@ def prepare(verb: str, schema: type[BaseModel], overrides: Sequence[str]) -> lis
     for text in _with_file(verb, schema, overrides):
         override, text = _parse(text)
         key = str(override.key_or_group)
+        if key in groups(verb) and _is_null(verb, key, override):
+            continue
         if key == "env" and "env" in groups(verb):
             prepared += _env_overrides(override, text)
         elif (_is_open(schema, key) or _opens(schema, override)) and text[0] not in "+~":
@@ -257,6 +265,13 @@ def _nearest_option(verb: str, group: str, config: BaseModel) -> str | None:
     return min(known, key=lambda option: (*differing(option), option != default))
 
 
+def _described(group: str, word: str) -> str:
+    """The words ". Did you mean ...?" with the one option whose file begins by naming it: dreamer is said of rssm."""
+    about = {option: (CONFIGS / group / f"{option}.yaml").read_text().partition("\n")[0] for option in options(group)}
+    told = [option for option, line in about.items() if len(word) > 3 and word.lower() in line.lower()]
+    return f". Did you mean {told[0]}?" if len(told) == 1 else ""
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """The words ". Did you mean ...?", or nothing where no name is near."""
     last = {key.rpartition(".")[2]: key for key in reversed(known)}
@@ -303,6 +318,16 @@ def _parse(text: str) -> tuple[Override, str]:
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     text = f"{key}='{escaped}'"
     return parser.parse_override(text), text
+
+
+def _is_null(verb: str, group: str, override: Override) -> bool:
+    """Whether a group is given the null that it has anyway. Raises ConfigError for what else is no option's name."""
+    if override.is_delete() or override.is_sweep_override() or isinstance(override.value(), str):
+        return False
+    if override.value() is None and groups(verb)[group] is None:
+        return True
+    known = ", ".join(options(group)) + (", or any Gymnasium id" if group == "env" else "")
+    raise ConfigError(f"there is no {group}={_written(override.value())}; it is one of {known}")
 
 
 def _env_overrides(override: Override, text: str) -> list[str]:
@@ -360,9 +385,12 @@ def explained(error: Exception, verb: str, overrides: Sequence[str]) -> ConfigEr
         group = max(known_groups, key=len, default=error.missing_cfg_file.partition("/")[0])
         option = error.missing_cfg_file.removeprefix(f"{group}/")
         known = options(group)
-        hint = nearest(option, known) or f"; it is one of {', '.join(known)}"
+        hint = _described(group, option) or nearest(option, known) or f"; it is one of {', '.join(known)}"
         return ConfigError(f"there is no {group}={option}{hint}")
     unknown = re.search(r"Could not override '([^']+)'", str(error))
+    unfit = re.match(r"Error merging override \W*(.+)", str(error))
+    if unfit is not None:
+        return ConfigError(f"{unfit[1]}: a value of this shape cannot stand there; see worldsim {verb} --help")
     if unknown is None:
         return ConfigError(_first_line(error))
     key = unknown[1]
@@ -385,8 +413,8 @@ def _explain_validation(error: ValidationError, values: Mapping[str, Any]) -> st
         return f"there is no key '{key}'{nearest(key, known)}"
     if first["type"] == "missing":
         return f"{key} is not set; add {key}=..."
-    said = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
-    if isinstance(place, Mapping):  # what is wrong with several keys together names them itself
+    said = SAID.get(first["type"]) or first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+    if isinstance(place, Mapping) and place:  # what is wrong with several keys together names them itself
         return f"{key}: {said}" if key else said
     return f"{key}={_written(place)}: {said}"
 
@@ -396,7 +424,7 @@ def _typed(error: ErrorDetails, values: Mapping[str, Any]) -> tuple[list[str | i
     place: Any = values
     path: list[str | int] = []
     for number, part in enumerate(error["loc"]):
-        here = isinstance(place, Mapping) and part in place or isinstance(place, list) and isinstance(part, int)
+        here = part in (place if isinstance(place, Mapping) else range(len(place)) if isinstance(place, list) else ())
         if here or (number == len(error["loc"]) - 1 and error["type"] == "missing"):
             path.append(part)
             place = place[part] if here else None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from worldsim import grammar
 from worldsim.devices import Device
@@ -23,58 +23,53 @@ from worldsim.files import alone_in, refuse_foreign, write_atomically
 from worldsim.models.config import AnyModelConfig
 from worldsim.play.look import LookConfig
 from worldsim.rollouts.collect import CollectConfig
+from worldsim.settings import MOST_ENVS, Context, Envs, Seed, Settings, Steps
 from worldsim.training.config import LoggerConfig, TrainConfig, TrainerConfig
 
 
-class Part(BaseModel):
-    """A part of the configuration."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class Collecting(Part):
+class Collecting(Settings):
     """How much is recorded."""
 
-    steps: int = Field(80_000, gt=0)
-    num_envs: int = Field(4, gt=0)
-    workers: int = Field(0, ge=0)
+    steps: Steps = 80_000
+    num_envs: Envs = 4
+    workers: int = Field(0, ge=0, le=MOST_ENVS)
 
 
-class Learning(Part):
+class Learning(Settings):
     """The agent that is trained for the stress test."""
 
-    steps: int = Field(0, ge=0)
-    at_most: int | None = Field(None, ge=1)
+    steps: int = Field(0, ge=0, le=10**9)
+    at_most: Steps | None = None
 
 
-class Looking(Part):
+class Looking(Settings):
     """The GIF."""
 
-    context: int = Field(5, ge=1)
-    length: int = Field(40, ge=1)
-    count: int = Field(4, ge=1)
+    context: Context = 5
+    length: int = Field(40, ge=1, le=10_000)
+    count: int = Field(4, ge=1, le=1000)
 
 
-class Measuring(Part):
+class Measuring(Settings):
     """What validation imagines."""
 
-    context: int = Field(5, ge=1)
-    horizon: int = Field(30, ge=1)
-    windows: int = Field(64, ge=1)
+    context: Context = 5
+    horizon: int = Field(30, ge=1, le=10_000)
+    windows: int = Field(64, ge=2, le=10_000)
 
 
-class Stressing(Part):
+class Stressing(Settings):
     """What the stress test runs."""
 
     agents: list[str] | None = None
     faults: list[str] = ["slow_api", "malformed_output", "missing_data"]
     severities: list[float] = [0.5]
-    episodes: int = Field(48, ge=1)
-    max_steps: int | None = Field(None, ge=1)
-    worst: int = Field(4, ge=0)
+    episodes: int = Field(48, ge=1, le=100_000)
+    max_steps: Steps | None = None
+    worst: int = Field(4, ge=0, le=100)
 
 
-class QuickstartConfig(Part):
+class QuickstartConfig(Settings):
     """The whole job. Every key is explained in configs/quickstart.yaml."""
 
     env: EnvConfig
@@ -86,7 +81,7 @@ class QuickstartConfig(Part):
     look: Looking = Looking()
     fidelity: Measuring = Measuring()
     stress: Stressing = Stressing()
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: Seed = 0
     device: Device = "auto"
     out: Path = Path("runs/quickstart")
 
@@ -143,7 +138,7 @@ def plan(config: QuickstartConfig) -> list[Step]:
     rollouts, world, gif, agent = out / "rollouts", out / "world", out / "real_vs_world.gif", out / "ppo.zip"
     collecting = CollectConfig(env=env, seed=seed, out=rollouts, **config.collect.model_dump())
     kept = {key: getattr(config, key) for key in ("env", "model", "trainer", "logger", "seed")}
-    training = TrainConfig(data=rollouts, out=world, **kept)
+    training = grammar.check(TrainConfig, {"data": rollouts, "out": world, **kept})
     learned = {"world": world, "device": config.device, "seed": seed}
     looking = LookConfig(**learned, data=rollouts, out=gif, **config.look.model_dump())
     measuring = ValidateConfig(**learned, data=rollouts, **config.fidelity.model_dump())

@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from worldsim.envs.checked import Checked, CurrentAPI, WholeInfo
 from worldsim.errors import ConfigError, EnvError, MissingExtraError, UnknownEnvError
 from worldsim.modules import load_module
+from worldsim.settings import Policy, Settings, Steps
 from worldsim.spaces import leaves
 
 
@@ -34,22 +35,20 @@ PROVIDERS = {  # by the extra that installs it
 }
 
 
-Side = Annotated[int, Field(ge=8)]
+Side = Annotated[int, Field(ge=8, le=1024)]
 
 
-class EnvConfig(BaseModel):
+class EnvConfig(Settings):
     """A source environment, and how its episodes are judged. `worldsim/configs/env` holds ready ones."""
-
-    model_config = ConfigDict(extra="forbid")
 
     id: str  # Gymnasium id; "module:Name-v0" imports the module first, from the current folder, too
     kwargs: dict[str, Any] = {}  # the environment's own arguments
     resize: Side | tuple[Side, Side] | None = None  # pictures get so many pixels in height and width; None: as they are
     images: list[str] | None = None  # the parts of an observation that are pictures; None: uint8 of 32 pixels or more
-    max_episode_steps: int | None = Field(None, gt=0)  # steps until truncation; None: the environment's own limit
+    max_episode_steps: Steps | None = None  # steps until truncation; None: the environment's own limit
     requires: Literal["atari", "vizdoom", "box2d", "minigrid"] | None = None  # extra to install; None: told from the id
     agents: dict[str, str] = {}  # reference agents: name -> "package.module:factory"
-    policy: str | dict[str, float] | None = None  # what collects rollouts unless told otherwise; None: random
+    policy: Policy | None = None  # what collects rollouts unless told otherwise; None: random
     epsilon: float = Field(0.0, ge=0, le=1)  # probability, per step of collection, of a uniform action instead
     success_return: float | None = None  # an episode succeeds when its return is at least this; None: not judged
     violation_reward: float | None = None  # a step whose reward is at most this is a violation; None: not judged

@@ -10,12 +10,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, EnvError, MissingExtraError
 from worldsim.files import alone_at, refuse_foreign, write_atomically
 from worldsim.rollouts.progress import Bar
+from worldsim.settings import Seed, Settings, Steps
 from worldsim.spaces import is_nested, leaves
 from worldsim.wrappers import FlattenDict
 
@@ -24,15 +25,13 @@ BATCH, EPOCHS = 128, 4  # rows of a minibatch, passes over the rows
 MARK = b"worldsim ppo"  # the comment of the file: other agents of Stable-Baselines3 are never overwritten
 
 
-class PPOConfig(BaseModel):
+class PPOConfig(Settings):
     """Where the agent learns and for how long. Every key is explained in configs/ppo.yaml."""
 
-    model_config = ConfigDict(extra="forbid")
-
     env: EnvConfig
-    steps: int = Field(8192, ge=1)
-    num_envs: int = Field(4, ge=1)
-    seed: int = Field(0, ge=0, lt=2**32)
+    steps: Steps = 8192
+    num_envs: int = Field(4, ge=1, le=128)  # a rollout of 128 steps in each is learned from as a whole
+    seed: Seed = 0
     out: Path = Path("runs/ppo.zip")
 
 

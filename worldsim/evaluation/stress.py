@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from functools import cached_property, partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium as gym
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from pydantic import Field
 
 from worldsim.agents import Agent, make_agent
 from worldsim.devices import Device, device_of
@@ -35,7 +35,9 @@ from worldsim.evaluation.worst import pick_worst
 from worldsim.faults import Plan
 from worldsim.faults.trees import leaves_of
 from worldsim.files import alone_in, refuse_foreign, write_atomically
-from worldsim.printing import Terminal, printable
+from worldsim.printing import printable
+from worldsim.rollouts.progress import Bar
+from worldsim.settings import Seed, Settings, Steps
 from worldsim.wrappers import InjectFaults
 from worldsim.wrappers.tools import action_tools
 
@@ -47,23 +49,21 @@ WORLD_FILES = ("world.json", "calibration.json")
 BATCH = 32  # episodes of a World that are stepped at once
 
 
-class StressConfig(BaseModel):
+class StressConfig(Settings):
     """What a stress test runs. `configs/stress.yaml` explains every key."""
-
-    model_config = ConfigDict(extra="forbid")
 
     env: EnvConfig
     world: Path | None = None
     agents: list[str] | None = None
     faults: list[str] = ["slow_api", "malformed_output", "missing_data"]
     severities: list[float] = [0.5]
-    episodes: int = Field(32, ge=1)
-    seed: int = Field(0, ge=0, lt=2**32)
+    episodes: int = Field(32, ge=1, le=100_000)
+    seed: Seed = 0
     where: list[Where] = Field(["real", "world"], min_length=1)
     starts: Literal["real", "recorded"] = "real"
-    max_steps: int | None = Field(None, ge=1)
+    max_steps: Steps | None = None
     confidence: float = Field(0.95, gt=0, lt=1)
-    worst: int = Field(4, ge=0)
+    worst: int = Field(4, ge=0, le=100)
     trace: bool = False
     fresh: bool = False
     device: Device = "auto"
@@ -290,11 +290,11 @@ class Bench:
         }
 
 
-def stress(config: StressConfig, progress: bool | None = None) -> Report:
+def stress(config: StressConfig, progress: bool = True) -> Report:
     """Runs the stress test, writes report.json and report.html to `config.out`, and returns the report.
 
     Cells that were finished before, by an interrupted run of the same configuration, are not run again. Equal
-    configurations give equal reports, byte for byte. `progress`: whether to show it; None: only on a terminal.
+    configurations give equal reports, byte for byte.
 
     Raises a WorldsimError for what a user can mend: an unknown fault, agent or environment, a world that does not fit,
     files in `config.out` that are not worldsim's.
@@ -307,14 +307,19 @@ def stress(config: StressConfig, progress: bool | None = None) -> Report:
         return _tested(bench, progress)
 
 
-def _tested(bench: Bench, progress: bool | None) -> Report:
+def _tested(bench: Bench, progress: bool) -> Report:
     config = bench.config
     outcomes: dict[Cell, list[EpisodeResult]] = {}
-    with one_thread(), _progress(len(bench.cells) * config.episodes, progress) as (tell, advance):
+    total, done = len(bench.cells) * config.episodes, count(1)
+    with one_thread(), Bar("stress", total, progress) as bar:
+
+        def advance(cell: Cell) -> None:
+            bar.at(next(done), printable(str(cell)))
+
+        bar.at(0)
         for cell in bench.cells:
-            tell(str(cell))
-            outcomes[cell] = bench.results(cell, advance)
-        tell("the worst again, filmed")
+            outcomes[cell] = bench.results(cell, partial(advance, cell))
+        bar.at(total, "the worst again, filmed")
         report = _report(bench, outcomes)
     report.write(config.out)
     return report
@@ -391,19 +396,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _progress(total: int, wanted: bool | None) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    """Yields what to call with a description and what to call after each episode."""
-    console = Terminal(stderr=True)
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("episodes"),
-    )
-    shown = console.is_terminal if wanted is None else wanted
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not shown) as bar:
-        task = bar.add_task("stress", total=total)
-        yield lambda text: bar.update(task, description=printable(text)), lambda: bar.advance(task)

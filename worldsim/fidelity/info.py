@@ -5,19 +5,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gymnasium.spaces import MultiDiscrete
-from pydantic import BaseModel, ConfigDict
 from rich.table import Table
 
 from worldsim.fidelity.costs import BATCHES, cost
 from worldsim.fidelity.table import in_lines, summary
+from worldsim.settings import Settings
 from worldsim.simulator.world import World, load
 from worldsim.spaces import Leaf, leaves
 
 
-class InfoConfig(BaseModel):
+class InfoConfig(Settings):
     """Which world. The keys are explained in configs/info.yaml."""
-
-    model_config = ConfigDict(extra="forbid")
 
     world: Path = Path("runs/world")
     form: Literal["table", "json"] = "table"

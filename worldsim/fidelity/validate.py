@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from worldsim.devices import Device
 from worldsim.fidelity import heads, one_step, open_loop
@@ -30,6 +30,7 @@ from worldsim.models.checkpoint import FOUND_OUT, looks_like_a_world
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.progress import Bar
+from worldsim.settings import Context, Seed, Settings
 from worldsim.simulator.calibration import FILE, Calibration, Trust
 from worldsim.simulator.world import World, load
 from worldsim.training.memory import enough_memory, keep_freed_memory
@@ -39,18 +40,16 @@ CALIBRATING = 2  # windows that calibrate trust for each that is reported
 PIECES = 4  # of the teacher-forced episodes, for each window that is reported: enough of a large data set
 
 
-class ValidateConfig(BaseModel):
+class ValidateConfig(Settings):
     """What is measured. `configs/validate.yaml` explains every key."""
-
-    model_config = ConfigDict(extra="forbid")
 
     world: Path
     data: DataSets
-    context: int = Field(5, ge=1)
-    horizon: int = Field(30, ge=1)
-    windows: int = Field(64, ge=2)
-    tolerance_db: float = Field(10.0, gt=0)
-    seed: int = Field(0, ge=0)
+    context: Context = 5
+    horizon: int = Field(30, ge=1, le=10_000)
+    windows: int = Field(64, ge=2, le=10_000)
+    tolerance_db: float = Field(10.0, gt=0, le=1000)
+    seed: Seed = 0
     device: Device = "auto"
     out: Path | None = None
 

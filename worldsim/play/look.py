@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from worldsim.devices import Device
 from worldsim.errors import ConfigError, DatasetError, SpaceMismatchError
@@ -18,6 +18,7 @@ from worldsim.play.frames import AMBER, GREEN, GREY, RED, WHITE, Picture
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.sampling import windows
+from worldsim.settings import Context, Seed, Settings
 from worldsim.simulator.drawing import draw, side_by_side
 from worldsim.spaces import leaves
 
@@ -27,23 +28,22 @@ if TYPE_CHECKING:
 PICTURE, COLUMN = 256, 140  # widths of a picture and of the words beside it, in pixels
 GAP = 4
 WIDTH = PICTURE + GAP + COLUMN
+MOST_FRAMES = 4000  # in a file of MAX_BYTES
 HOLD = 6  # frames for which the last one of a window stays
 MAX_BYTES = 3_000_000
 
 
-class LookConfig(BaseModel):
+class LookConfig(Settings):
     """What to look at. Every key is explained in configs/look.yaml."""
-
-    model_config = ConfigDict(extra="forbid")
 
     world: Path = Path("runs/world")
     data: DataSets = Path("runs/rollouts")
     out: Path = Path("runs/real_vs_world.gif")
-    context: int = Field(5, ge=1)
-    length: int = Field(40, ge=1)
-    count: int = Field(4, ge=1)
+    context: Context = 5
+    length: int = Field(40, ge=1, le=10_000)
+    count: int = Field(4, ge=1, le=1000)
     fps: int = Field(8, ge=1, le=50)
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     device: Device = "auto"
 
 
@@ -138,14 +138,18 @@ def look(
 
     context: recorded rows that the world sees first. length: steps that it then imagines, fewer where an episode ends.
     out: a path ending in .gif (or .png for an animated PNG). Returns it.
-    Raises DatasetError where no episode is longer than the context.
+    Raises DatasetError where no episode is longer than the context, ConfigError for more frames than a film can have.
     """
     episodes = np.asarray(episodes)
     long = episodes[np.diff(arrays.start)[episodes] > context]
     if not len(long):
         raise DatasetError(f"none of {len(episodes)} episodes is longer than context={context}: give less context")
+    rows = min(context + length, int(np.diff(arrays.start)[long].max()))
+    if count * rows > MOST_FRAMES:
+        frames_asked = f"count={count} windows of {rows} frames"
+        raise ConfigError(f"{frames_asked} are more than the {MOST_FRAMES} of a film; give a lower count or length")
     rng = np.random.default_rng(seed)
-    window = windows(arrays, long, context + length, count, rng)
+    window = windows(arrays, long, rows, count, rng)
     imagined = imagine(world, window, context, rng.integers(2**63, size=count).tolist())
     film = []
     for index in range(count):

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from worldsim import spaces
 from worldsim.agents import make_policy
 from worldsim.envs.make import EnvConfig, make_env, make_vec
-from worldsim.errors import DatasetError
+from worldsim.errors import ConfigError, DatasetError
 from worldsim.files import alone_in
 from worldsim.rollouts import provenance
 from worldsim.rollouts.arrays import write_arrays
@@ -29,25 +29,25 @@ from worldsim.rollouts.dataset import MINARI, PROVENANCE, Rollouts
 from worldsim.rollouts.progress import Bar, say
 from worldsim.rollouts.recorder import Recorder
 from worldsim.rollouts.recording import Parts, Raw, flat, write_minari
+from worldsim.settings import MOST_ENVS, Envs, Policy, Seed, Settings, Steps
 
 SETTINGS = "collecting.json"  # what an unfinished collection was begun with
 PARTS = "parts"
 OF_WORKERS = r"(?s).*ERROR: (Received the following error|Traceback.*worldsim\.errors|Raising the last exception)"
+MOST_PROCESSES = 128
 NOT_IN_THE_DATA = {"requires", "agents", "policy", "epsilon", "success_return", "violation_reward"}  # keys of EnvConfig
 
 
-class CollectConfig(BaseModel):
+class CollectConfig(Settings):
     """What to collect, and where to. `num_envs` and `workers` change the speed only, never the data."""
 
-    model_config = ConfigDict(extra="forbid")
-
     env: EnvConfig
-    steps: int = Field(20_000, gt=0)  # at least so many; the last episode is kept whole
-    policy: str | dict[str, float] | None = None  # spec or {spec: weight}; None: the env configuration's, else random
+    steps: Steps = 20_000  # at least so many; the last episode is kept whole
+    policy: Policy | None = None  # spec or {spec: weight}; None: the env configuration's, else random
     epsilon: float | None = Field(None, ge=0, le=1)  # probability a step of a uniform action; None: the env's, else 0
-    num_envs: int = Field(4, gt=0)
-    workers: int = Field(0, ge=0)  # above 1: each environment in a process of its own
-    seed: int = Field(0, ge=0)
+    num_envs: Envs = 4
+    workers: int = Field(0, ge=0, le=MOST_ENVS)  # above 1: each environment in a process of its own
+    seed: Seed = 0
     out: Path
 
     def settings(self) -> dict[str, Any]:
@@ -153,8 +153,14 @@ def _kept(parts: Parts) -> str:
 
 def _record(config: CollectConfig, settings: Mapping[str, Any], parts: Parts, progress: bool) -> int:
     """Run environments side by side until the first episodes hold the requested steps; returns how many those are."""
+    side_by_side = min(config.num_envs, config.steps)  # each records a step at least
+    if config.workers > 1 and side_by_side > MOST_PROCESSES:
+        raise ConfigError(
+            f"num_envs={side_by_side} with workers={config.workers} are as many processes, each with an environment; "
+            f"give num_envs={MOST_PROCESSES} or fewer, or workers=0"
+        )
     with _deaf_to_interrupts():
-        envs = make_vec(config.env, config.num_envs, config.workers)
+        envs = make_vec(config.env, side_by_side, config.workers)
     try:
         observed, acted = envs.single_observation_space, envs.single_action_space
         if resized := envs.metadata.get("resized"):

@@ -40,6 +40,7 @@ class Rollouts:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         place = offline.found(self.path)
+        self.folder = self.path if place is None else place
         self._own = self.path if place is None else place / offline.OWN
         self._stored = self.path / MINARI if place is None else offline.stored(place)
         if place is not None:

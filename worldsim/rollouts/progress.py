@@ -1,11 +1,14 @@
-"""A progress bar with ETA, only where someone watches, and only if the work takes longer than two seconds."""
+"""What a long job says while it runs: a bar where someone watches, elsewhere a line every half minute."""
 
+import sys
 import time
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 from worldsim.printing import Terminal
 
@@ -13,30 +16,61 @@ Item = TypeVar("Item")
 
 
 class Bar:
-    """`with Bar("record", total) as bar: bar.at(done)`, on stderr."""
+    """`with Bar("record", total) as bar: bar.at(done)`, on stderr: how far, how fast, how long yet.
 
-    def __init__(self, name: str, total: int, shown: bool = True, patience_s: float = 2.0):
+    On a terminal it is a bar of one line, shown only if the work takes longer than `patience_s`; elsewhere, in a log, a
+    line every `every_s`. Both in seconds.
+    """
+
+    def __init__(self, name: str, total: int, shown: bool = True, patience_s: float = 2.0, every_s: float = 30.0):
         self._console = Terminal(stderr=True)
-        self._name, self._total, self._patience_s = name, total, patience_s
-        self._shown = shown and self._console.is_terminal
-        self._begun = time.monotonic()
+        self._name, self._total, self._patience_s, self._every_s = name, total, patience_s, every_s
+        self._shown = shown
+        self._begun = self._told = time.monotonic()
+        self._first: int | None = None  # what was done before this began: none of its speed
+        self._note = ""
         self._progress: Progress | None = None
         self._task = TaskID(0)
 
-    def at(self, done: int) -> None:
-        if self._shown and self._progress is None and time.monotonic() - self._begun > self._patience_s:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            self._progress = Progress(*columns, console=self._console, transient=True)
-            self._task = self._progress.add_task(self._name, total=self._total)
+    def at(self, done: int, note: str | None = None) -> None:
+        """So much of the total is done. note: what else to tell, e.g. the loss; None: what was told last."""
+        self._first = done if self._first is None else self._first
+        self._note = self._note if note is None else note
+        if not self._shown:
+            return
+        now = time.monotonic()
+        if not self._console.is_terminal:
+            if now - self._told >= self._every_s:
+                self._told = now
+                print(self._line(done, now - self._begun), file=sys.stderr, flush=True)
+            return
+        if self._progress is None and now - self._begun > self._patience_s:
+            self._progress = _bar(self._console)
+            self._task = self._progress.add_task(self._name, total=self._total, speed="")
             self._progress.start()
         if self._progress is not None:
-            self._progress.update(self._task, completed=min(done, self._total))
+            speed, what = self._speed(done, now - self._begun), f"{self._name} {self._note}".strip()
+            self._progress.update(
+                self._task, completed=min(done, self._total), description=what, speed=f"{speed:.3g}/s" if speed else ""
+            )
 
     def each(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items, counted as they are taken."""
         for done, item in enumerate(items):
             self.at(done)
             yield item
+
+    def _speed(self, done: int, elapsed_s: float) -> float:
+        """A second, since this began."""
+        return (done - (self._first or 0)) / elapsed_s if elapsed_s > 0 else 0.0
+
+    def _line(self, done: int, elapsed_s: float) -> str:
+        """E.g. "train: 1200 of 3600, loss 3.21, 12.3/s, 0:03:15 left"."""
+        speed, said = self._speed(done, elapsed_s), [f"{self._name}: {done} of {self._total}", self._note]
+        if speed:
+            left = timedelta(seconds=round(max(0, self._total - done) / speed))
+            said += [f"{speed:.3g}/s", f"{left} left"]
+        return ", ".join(part for part in said if part)
 
     def __enter__(self) -> Self:
         return self
@@ -46,6 +80,15 @@ class Bar:
     ) -> None:
         if self._progress is not None:
             self._progress.stop()
+
+
+def _bar(console: Terminal) -> Progress:
+    """One line, however narrow the terminal: figures stay whole, what is told is cut, the bar itself is short."""
+    cut = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    what = TextColumn("{task.description}", markup=False, table_column=cut)
+    speed = TextColumn("{task.fields[speed]}")
+    columns = (what, BarColumn(12), MofNCompleteColumn(), speed, TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True, expand=True)
 
 
 def say(line: str, shown: bool = True, anywhere: bool = False) -> None:

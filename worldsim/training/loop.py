@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 import worldsim
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError, UnknownEnvError
-from worldsim.files import alone_in, refuse_foreign
+from worldsim.files import alone_in, lies_in, refuse_foreign
 from worldsim.models.checkpoint import FORMAT, OF_A_WORLD, WorldManifest, is_whole, looks_like_a_world, save_world
 from worldsim.models.share import SharedGenerator
 from worldsim.models.world_model import Batch, Losses, Part, WorldModel
@@ -58,10 +58,13 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
     Same configuration, data and machine: same weights, also after any number of interruptions. Several processes give
     the weights of one up to rounding. The first of them writes the files, calls `watch` and shows the progress.
     Raises DatasetError, SpaceMismatchError or CheckpointError where data, model and folder do not fit together, and
-    ConfigError where memory runs out or the loss diverges; the last good state is then kept.
+    ConfigError where `out` lies in the data, memory runs out or the loss diverges; the last good state is then kept.
     """
     keep_freed_memory()
     data = Mix(config.data, config.weights)
+    for part in data.parts:
+        if lies_in(config.out, part.folder):
+            raise ConfigError(f"out={config.out} lies in the data set data={part.path}; choose another out=")
     _check_env(config, data)
     taught, _ = data.split(config.trainer.holdout, config.seed)
     manifest = describe(config, data, taught)
@@ -134,12 +137,13 @@ class Run:
         self.done, begun = total - done, time.perf_counter() - self.state.seconds
         with Bar("train", total, progress) as bar, self.feed:
             bar.at(done)
+            loss = ""
             for step in range(done, total):
                 parts = self.update(step)
-                bar.at(step + 1)
                 last = step + 1 == total
                 if (step + 1) % self.trainer.log_every == 0 or last:
-                    self.log(step + 1, parts, watch)
+                    loss = f"loss {self.log(step + 1, parts, watch):.3g}"
+                bar.at(step + 1, loss)
                 if (step + 1) % self.trainer.checkpoint_every == 0 or last:
                     self.check(step + 1, parts)
                     self.state.seconds = time.perf_counter() - begun
@@ -181,11 +185,13 @@ class Run:
 
         return learn if self.record is None else Captured(learn, generator, self.record)
 
-    def log(self, step: int, parts: dict[str, Tensor], watch: Watch | None) -> None:
+    def log(self, step: int, parts: dict[str, Tensor], watch: Watch | None) -> float:
+        """Tells `watch` the losses; returns all of them together."""
         figures = self.check(step, parts)
         model = self.whole_model()
         if watch is not None and self.fabric.is_global_zero:
             watch(step, {name: value for name, value in figures.items() if name != "total"}, model, self.manifest)
+        return figures["total"]
 
     def check(self, step: int, parts: dict[str, Tensor]) -> dict[str, float]:
         """The losses as numbers, averaged over the processes. Raises ConfigError where training has gone wrong."""

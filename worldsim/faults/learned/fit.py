@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from rich.table import Table
 
 from worldsim.errors import ConfigError
@@ -18,7 +18,8 @@ from worldsim.faults.learned.latencies import GivenUp, Latencies, fit_given_up, 
 from worldsim.faults.learned.traces import read_traces
 from worldsim.faults.plans.plan import Plan
 from worldsim.faults.schedule import Bursts
-from worldsim.files import alone_at, refuse_foreign, starts_with, write_atomically
+from worldsim.files import alone_at, lies_in, refuse_foreign, starts_with, write_atomically
+from worldsim.settings import Seed, Settings
 
 REFUSALS: dict[str, dict[str, Any]] = {  # kind of failure -> the fault that causes it, with rate 1 at severity 1
     "rate_limited": {"kind": "rate_limited"},
@@ -37,17 +38,15 @@ HEADING = "# Learned by worldsim faults fit"  # the first line of a learned plan
 UNTOLD = ("connection", "server_error", "bad_gateway", "unavailable")
 
 
-class FitConfig(BaseModel):
+class FitConfig(Settings):
     """What to learn a plan from. The keys are explained in configs/faults-fit.yaml."""
-
-    model_config = ConfigDict(extra="forbid")
 
     traces: Path
     out: Path = Path("plan.yaml")
     fewest: int = Field(20, ge=2)
     tolerance: float = Field(0.1, gt=0, le=1)
     lose_answer: float = Field(0.5, ge=0, le=1)
-    seed: int = Field(0, ge=0, lt=2**32)
+    seed: Seed = 0
 
 
 class ToolFit(NamedTuple):
@@ -104,9 +103,11 @@ def fit(config: FitConfig) -> Fitted:
 
     At severity 1 the plan does what the traces show. Refusals take no time; latencies are those of answered calls.
 
-    Raises ConfigError for traces that cannot be read, where no tool has enough calls, and where `config.out` is a file
-    that was not learned so.
+    Raises ConfigError for traces that cannot be read, where no tool has enough calls, where the plan would lie over the
+    traces or among them, and where `config.out` is a file that was not learned so.
     """
+    if lies_in(config.out, config.traces):
+        raise ConfigError(f"out={config.out} would lie over traces={config.traces} or among them; choose another out=")
     with alone_at(config.out):
         if not starts_with(config.out, HEADING):
             refuse_foreign([config.out], "faults fit")

@@ -1,23 +1,24 @@
 """What can go wrong, as a table for the terminal."""
 
 import inspect
+from collections.abc import Mapping, Sequence
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from rich.table import Table
+from rich.text import Text
 
 from worldsim.errors import ConfigError
 from worldsim.faults.definition import Fault
 from worldsim.faults.parameters import matches, suggest
 from worldsim.faults.plans.catalogue import FAMILIES
 from worldsim.faults.plans.plan import Plan, ready_plans
+from worldsim.settings import Settings
 
 COMMON = ("severity", "probability", "tools", "schedule", "seed", "targets", "out_of_space")
 
 
-class ListConfig(BaseModel):
+class ListConfig(Settings):
     """Which faults. The keys are explained in configs/faults-list.yaml."""
-
-    model_config = ConfigDict(extra="forbid")
 
     family: str | None = None
     kinds: list[str] = Field(["*"], min_length=1)
@@ -29,21 +30,29 @@ def table(config: ListConfig) -> Table:
         raise ConfigError(
             f"family={config.family}: no faults are of this family. {suggest(config.family, [*FAMILIES])}"
         )
-    shown = Table("kind", "family", "what", "parameters", title_justify="left", title="Faults")
+    shown = Table(title_justify="left", title="Faults")
+    shown.add_column("kind", no_wrap=True)  # it is typed as it stands here, in the narrowest terminal, too
+    shown.add_column("what, and its parameters")
     for family, kinds in FAMILIES.items():
         listed = [kind for kind in kinds if config.family in (None, family) and matches(kind.kind, config.kinds)]
-        for kind in listed:
-            shown.add_row(kind.kind, family, first_sentence(kind), ", ".join(parameters(kind)))
-        if listed:
-            shown.add_section()
+        _section(shown, family, {kind.kind: (first_sentence(kind), parameters(kind)) for kind in listed})
     if not shown.row_count:
         raise ConfigError(f"kinds={config.kinds} match no faults; see worldsim faults list")
     if config == ListConfig():
-        for name in ready_plans():
-            plan = Plan.load(name)
-            shown.add_row(name, "ready plan", plan.description, ", ".join(fault.kind for fault in plan.faults))
+        plans = {name: Plan.load(name) for name in ready_plans()}
+        told = {name: (plan.description, [fault.kind for fault in plan.faults]) for name, plan in plans.items()}
+        _section(shown, "ready plans", told)
     shown.caption = f"All have {', '.join(COMMON[:5])}; those that change replies {' and '.join(COMMON[5:])}."
     return shown
+
+
+def _section(shown: Table, heading: str, rows: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+    """Name, what it does, and below that what it has or holds."""
+    if rows:
+        shown.add_row(Text(heading, style="bold cyan"), "")
+    for name, (what, held) in rows.items():
+        shown.add_row(name, Text.assemble(what, (f"\n{', '.join(held)}" if held else "", "dim")))
+    shown.add_section()
 
 
 def first_sentence(kind: type[Fault]) -> str:

@@ -5,21 +5,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from worldsim.faults.definition import Fault
 from worldsim.faults.parameters import is_scaled
 from worldsim.faults.plans.catalogue import FAMILIES
 from worldsim.faults.plans.plan import Plan
 from worldsim.faults.schedule import SCHEDULES, Schedule
+from worldsim.settings import Settings
 
 Json = dict[str, Any]
 
 
-class SchemaConfig(BaseModel):
+class SchemaConfig(Settings):
     """Where the schema goes. The key is explained in configs/schema-faults.yaml."""
-
-    model_config = ConfigDict(extra="forbid")
 
     out: Path | None = None
 
