@@ -284,7 +284,7 @@ def test_multirun_gives_each_run_its_folder_and_outlives_one_that_fails(capsys: 
 
 
 def test_folders_of_a_multirun_open_again_by_what_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
-    ids = [f"tests.envs.others:Other{name}-v0" for name in ("Walk", "Infos")]
+    ids = [f"tests.envs.others:WorldsimTest{name}-v0" for name in ("Walk", "Infos")]
     typed = ["collect", "--multirun", "env=gymnasium", f"env.id={ids[0]},'{ids[1]}'", "steps=20", "out=m"]
     assert main([*typed, "seed=3", "policy={random:1},sticky:0.5"]) == 0
     made = sorted(p.parent.name for p in Path("m").glob("*/provenance.json"))

@@ -191,9 +191,9 @@ OTHERS = {
     each.__name__: each for each in (*Walk.__subclasses__(), *OneArray.__subclasses__(), *FourValues.__subclasses__())
 }
 for name, made in (OTHERS | {"Walk": Walk, "NoEnv": NoEnv}).items():
-    gym.register(f"Other{name}-v0", made)
+    gym.register(f"WorldsimTest{name}-v0", made)
 
 
 def other(name: str) -> str:
     """The id by which an environment of this module is known."""
-    return f"{__name__}:Other{name}-v0"
+    return f"{__name__}:WorldsimTest{name}-v0"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.envs.others import LENGTH, NewArrays, OneArray, other
+from tests.envs.others import LENGTH, NewArrays, OneArray, Walk, other
 from worldsim.agents import RandomAgent
 from worldsim.envs.make import EnvConfig
 from worldsim.errors import EnvError
@@ -31,6 +31,20 @@ def test_a_trace_tells_the_reply_of_each_step():
     agent = RandomAgent(env.observation_space, env.action_space)
     episode = run_episode(agent, env, 3, Yardstick(None, None), trace=True)
     assert [row["reply"]["step"] for row in episode.trace] == list(range(1, LENGTH + 1))
+
+
+class NamesAlike(Walk):
+    """Its info has keys that a desk or a World has, and tells something else there."""
+
+    def told(self):
+        return {"violations": "many", "trust": None}
+
+
+def test_infos_that_only_share_a_name_are_not_counted():
+    env = NamesAlike()
+    agent = RandomAgent(env.observation_space, env.action_space)
+    result = run_episode(agent, env, 3, Yardstick(None, None)).result
+    assert (result.violations_counted, result.trust_mean, result.steps) == (None, None, LENGTH)
 
 
 def test_a_wrong_value_stops_ppo_with_the_whole_line(tmp_path):

@@ -72,11 +72,16 @@ class _Tally:
         if reward is not None:
             self.rewards.append(reward)
             self.earned += map(float, info.get("executions", (reward,)))
-            self.trusts += [float(info["trust"])] if "trust" in info and not request_lost(info) else []
+            self.trusts += [float(info["trust"])] if _is_number(info.get("trust")) and not request_lost(info) else []
         self.faults.update(fault_kinds(info))
         self.latency_s += float(info.get("reply", {}).get("latency_s", 0.0))
-        if "violations" in info:
+        if _is_number(info.get("violations")):
             self.counted = int(info["violations"])
+
+
+def _is_number(value: Any) -> bool:
+    """Whether an info's value is what a World or a desk tells there: others may call something else so."""
+    return isinstance(value, int | float | np.number)
 
 
 def agent_seed(seed: int) -> int:
