@@ -78,6 +78,50 @@ class Constant:
         return 3
 
 
+def masked(spec: str, space: gym.Space, mask: object, count: int = 300) -> list:
+    agent = make_policy(spec, SEEN, space, epsilon=0.2)
+    agent.reset(0)
+    return [agent.act(None, {"action_mask": mask}) for _ in range(count)]
+
+
+@pytest.mark.parametrize("spec", ["random", "sticky", "biased:6=0.5,8=0.2"])
+@pytest.mark.parametrize("form", [np.int8, bool, np.int64, list])
+def test_a_mask_is_heeded_in_every_form_and_all_that_it_allows_is_drawn(spec: str, form: type) -> None:
+    space = gym.spaces.Discrete(5, start=5)
+    mask = [0, 1, 0, 1, 1]
+    given = mask if form is list else np.array(mask, form)
+    assert set(masked(spec, space, given)) == {6, 8, 9}
+
+
+def test_a_sticky_agent_leaves_what_is_not_allowed_any_more() -> None:
+    agent = make_agent("sticky:0.99", SEEN, FOUR)
+    agent.reset(0)
+    for allowed in (0, 3, 1, 3):
+        mask = np.eye(4, dtype=np.int8)[allowed]
+        assert [agent.act(None, {"action_mask": mask}) for _ in range(5)] == [allowed] * 5
+
+
+def test_biased_keeps_the_shares_of_what_is_allowed() -> None:
+    drawn = np.array(masked("biased:0=0.5,1=0.1", FOUR, np.array([1, 1, 0, 0], np.int8), 5000))
+    assert (drawn == 1).mean() == pytest.approx(0.8 * 0.1 / 0.6 + 0.2 / 2, abs=0.02)  # epsilon=0.2 of them are uniform
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_masks_of_several_parts(flat: bool) -> None:
+    space = gym.spaces.MultiDiscrete([3, 2])
+    parts = (np.array([0, 1, 1], np.int8), np.array([1, 0], np.int8))
+    drawn = masked("random", space, np.concatenate(parts) if flat else parts)
+    assert {tuple(action.tolist()) for action in drawn} == {(1, 0), (2, 0)}
+    nested = gym.spaces.Dict(tool=FOUR, both=gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Discrete(3)]))
+    mask = {"tool": [0, 0, 1, 0], "both": ([0, 1], [True, False, False])}
+    assert {(a["tool"], *a["both"]) for a in masked("random", nested, mask, 50)} == {(2, 1, 0)}
+
+
+def test_a_mask_of_another_shape_is_told_of() -> None:
+    with pytest.raises(ConfigError, match=r"action_mask'\] has the shape \(3,\), and Discrete\(4\) needs \(4,\)"):
+        masked("random", FOUR, np.ones(3, np.int8))
+
+
 def test_factories_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_agents_of_test.py").write_text(
         "class Two:\n def __init__(self, o, a): pass\n def reset(self, seed): pass\n def act(self, o, i): return 2\n"

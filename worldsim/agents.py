@@ -9,22 +9,22 @@ An agent is named by a spec, a plain string:
 | `biased:1=0.3`        | Discrete actions: action 1 with probability 0.3, all others alike; `1=0.3,2=0.2` for several |
 | `sticky`, `sticky:0.9` | repeats its last action with that probability (0.8), else a uniform one                     |
 | `pkg.module:factory`  | `factory(observation_space, action_space)`; the current folder is searched, too              |
-| `path/to/ppo.zip`     | a Stable-Baselines3 PPO file. It is unpickled: load only files you trust                     |
+| `path/to/agent.zip`   | a Stable-Baselines3 file of any algorithm. It is unpickled: load only files you trust        |
+
+What VecNormalize has learned of observations is read from beside a Stable-Baselines3 file (worldsim.stable_baselines).
 """
 
 import difflib
 import math
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 
-from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError
+from worldsim.errors import ConfigError
 from worldsim.modules import load_module
-from worldsim.spaces import by_name, is_nested
 
 Space = gym.Space[Any]
 BUILT_IN = ("random", "sticky", "biased")
@@ -39,7 +39,10 @@ class Agent(Protocol):
 
 
 class RandomAgent:
-    """Uniform over the action space, in any space."""
+    """Uniform over the action space, in any space; where info has an `action_mask`, over what that allows.
+
+    A mask is what Gymnasium's `sample(mask)` takes: of a Discrete space (n,), 1 where an action is allowed, and so on.
+    """
 
     def __init__(self, observation_space: Space, action_space: Space):
         self.action_space = deepcopy(action_space)  # its generator is this agent's own
@@ -48,7 +51,8 @@ class RandomAgent:
         self.action_space.seed(seed)
 
     def act(self, observation: Any, info: Mapping[str, Any]) -> Any:
-        return self.action_space.sample()
+        mask = info.get("action_mask")
+        return self.action_space.sample() if mask is None else self.action_space.sample(_mask(self.action_space, mask))
 
 
 class StickyRandom:
@@ -68,7 +72,8 @@ class StickyRandom:
         self.last = None
 
     def act(self, observation: Any, info: Mapping[str, Any]) -> Any:
-        if self.last is None or self.rng.random() >= self.repeat:
+        stays = self.last is not None and self.rng.random() < self.repeat
+        if not stays or not _allowed(self.random.action_space, info, self.last):
             self.last = self.random.act(observation, info)
         return self.last
 
@@ -89,14 +94,21 @@ class BiasedRandom:
             raise ConfigError(f"biased: probabilities {dict(probabilities)} must be positive and add up to at most 1")
         share = max(0.0, left) / max(1, others)
         self.actions = np.arange(first, first + count)
-        self.cumulative = np.cumsum([probabilities.get(int(a), share) for a in self.actions])
+        self.action_space = action_space
+        self.probabilities = np.array([probabilities.get(int(a), share) for a in self.actions])
+        self.cumulative = np.cumsum(self.probabilities)
         self.rng = np.random.default_rng(0)
 
     def reset(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
 
     def act(self, observation: Any, info: Mapping[str, Any]) -> Any:
-        index = np.searchsorted(self.cumulative, self.rng.random() * self.cumulative[-1], side="right")
+        mask = info.get("action_mask")
+        cumulative = self.cumulative
+        if mask is not None:
+            left = self.probabilities * _mask(self.action_space, mask)
+            cumulative = np.cumsum(left) if left.any() else cumulative
+        index = np.searchsorted(cumulative, self.rng.random() * cumulative[-1], side="right")
         return self.actions[index]
 
 
@@ -131,58 +143,17 @@ class Mixture:
         return self.agents[self.drawn].act(observation, info)
 
 
-class StableBaselines:
-    """A Stable-Baselines3 PPO file that acts as it was trained: it samples, from generators of its own."""
-
-    def __init__(self, path: str, observation_space: Space, action_space: Space):
-        if not Path(path).is_file():
-            raise ConfigError(f"there is no agent file {path}")
-        try:
-            import torch
-            from stable_baselines3 import PPO
-        except ImportError as error:
-            raise MissingExtraError(f"{path} needs Stable-Baselines3: pip install 'worldsim[sb3]'") from error
-        try:
-            self.model = PPO.load(path, device="cpu")
-        except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"{path} is not a Stable-Baselines3 PPO file that can be loaded ({reason})") from error
-        if self.model.action_space != action_space:
-            raise SpaceMismatchError(f"{path} acts in {self.model.action_space}, the environment takes {action_space}")
-        self.observation_space = observation_space
-        try:
-            self.model.policy.obs_to_tensor(self._seen(observation_space.sample()))
-        except Exception as error:
-            seen = self.model.observation_space
-            raise SpaceMismatchError(
-                f"{path} was trained on {seen}, the environment gives {observation_space}"
-            ) from error
-        self.torch = torch
-        self.rng = np.random.default_rng(0)
-
-    def reset(self, seed: int) -> None:
-        self.rng = np.random.default_rng(seed)
-
-    def act(self, observation: Any, info: Mapping[str, Any]) -> Any:
-        with self.torch.random.fork_rng(devices=[]):  # predict samples from torch's global generator: left as it was
-            self.torch.manual_seed(int(self.rng.integers(2**63)))
-            action, _ = self.model.predict(self._seen(observation))
-        return action[()] if action.ndim == 0 else action
-
-    def _seen(self, observation: Any) -> Any:
-        """Stable-Baselines3 knows one level of keys: what is nested deeper was learned as FlattenDict gives it."""
-        return by_name(self.observation_space, observation) if is_nested(self.observation_space) else observation
-
-
 def make_agent(
     spec: str, observation_space: Space, action_space: Space, known: Mapping[str, str] | None = None
 ) -> Agent:
-    """The agent that `spec` names (see the table above); `known`: an environment's names for factories or PPO files.
+    """The agent that `spec` names (see the table above); `known`: an environment's names for factories or files.
 
     Raises ConfigError for an unknown name or an unusable factory, MissingExtraError without Stable-Baselines3.
     """
     known = known or {}
     if known.get(spec, spec).endswith(".zip"):
+        from worldsim.stable_baselines import StableBaselines
+
         return StableBaselines(known.get(spec, spec), observation_space, action_space)
     if spec in known:
         return _from_factory(known[spec], observation_space, action_space)
@@ -229,6 +200,31 @@ def _from_factory(spec: str, observation_space: Space, action_space: Space) -> A
     if not (callable(getattr(agent, "act", None)) and callable(getattr(agent, "reset", None))):
         raise ConfigError(f"agent '{spec}' must be a factory of objects with reset(seed) and act(observation, info)")
     return agent  # type: ignore[no-any-return]
+
+
+def _mask(space: Space, mask: Any) -> Any:
+    """A mask in the form that the space samples with. Raises ConfigError for one that has another shape."""
+    if isinstance(space, gym.spaces.Dict):
+        return {key: _mask(inner, mask[key]) for key, inner in space.spaces.items()}
+    if isinstance(space, gym.spaces.Tuple):
+        return tuple(_mask(*both) for both in zip(space.spaces, mask, strict=True))
+    if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
+        flat = np.ndim(mask[0]) == 0  # as some environments give it: those of all parts, one after the other
+        each = np.split(np.asarray(mask), np.cumsum(space.nvec)[:-1]) if flat else mask
+        parts = [gym.spaces.Discrete(count) for count in space.nvec]
+        return tuple(_mask(*both) for both in zip(parts, each, strict=True))
+    if not isinstance(space, gym.spaces.Discrete):
+        return mask
+    allowed = np.asarray(mask).astype(np.int8)
+    if allowed.shape != (space.n,):
+        raise ConfigError(f"info['action_mask'] has the shape {allowed.shape}, and {space} needs ({space.n},)")
+    return allowed
+
+
+def _allowed(space: Space, info: Mapping[str, Any], action: Any) -> bool:
+    """Whether a mask, if there is one, lets an action be taken again; in other spaces than Discrete it never does."""
+    mask = info.get("action_mask")
+    return mask is None or (isinstance(space, gym.spaces.Discrete) and bool(_mask(space, mask)[action - space.start]))
 
 
 def _number(text: str, spec: str) -> float:

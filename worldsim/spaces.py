@@ -219,6 +219,32 @@ def by_name(space: spaces.Space[Any], value: Any) -> dict[str, Any]:
     return {leaf.name: _at(value, leaf.path) for leaf in leaves(space)}
 
 
+def zero_based(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """The same space with all classes counted from 0: some libraries know no others."""
+    if isinstance(space, spaces.Dict):
+        return spaces.Dict({key: zero_based(inner) for key, inner in space.spaces.items()})
+    if isinstance(space, spaces.Tuple):
+        return spaces.Tuple(map(zero_based, space.spaces))
+    if isinstance(space, spaces.Discrete) and space.start:
+        return spaces.Discrete(space.n, dtype=space.dtype.type)
+    if isinstance(space, spaces.MultiDiscrete) and space.start.any():
+        return spaces.MultiDiscrete(space.nvec, dtype=space.dtype.type)
+    return space
+
+
+def recounted(source: spaces.Space[Any], target: Any, value: Any) -> Any:
+    """A value of `source` in `target`, which has the same classes, but may count them from another number."""
+    if isinstance(source, spaces.Dict):
+        return {key: recounted(inner, target[key], value[key]) for key, inner in source.spaces.items()}
+    if isinstance(source, spaces.Tuple):
+        each = zip(source.spaces, target, value, strict=True)
+        return tuple(recounted(inner, other, part) for inner, other, part in each)
+    if isinstance(source, spaces.Discrete | spaces.MultiDiscrete):
+        apart = np.asarray(target.start) - source.start
+        return np.asarray(value + apart, source.dtype)[()] if apart.any() else value
+    return value
+
+
 def flatten(space: spaces.Space[Any], value: Any) -> Arrays:
     """A value of `space` as one array a leaf."""
     return {leaf.name: leaf.flatten(_at(value, leaf.path)) for leaf in leaves(space)}

@@ -165,6 +165,7 @@ def _hint(env_id: str) -> str:
     """The ids that may have been meant, as they are typed: with the user's module where there is one."""
     module, colon, name = env_id.rpartition(":")
     own = [each for each, spec in sorted(gym.registry.items()) if colon and _comes_from(spec, module)]
+    own.sort(key=lambda each: _written_in(gym.registry[each]) != module)  # others of its package come after its own
     _import_providers()
     names = {each.lower(): each for each in own or (*sorted(gym.registry), *config_names())}
     likeness = 0.8 if colon else 0.6  # whoever names a module seldom means an environment of somebody else's
@@ -178,9 +179,13 @@ def _hint(env_id: str) -> str:
 
 def _comes_from(spec: EnvSpec, module: str) -> bool:
     """Whether an environment was registered with a class or a function of the module, or of its package."""
+    return _written_in(spec).partition(".")[0] == module.partition(".")[0]
+
+
+def _written_in(spec: EnvSpec) -> str:
+    """The module of the class or function that makes the environment."""
     entry = spec.entry_point
-    written_in = entry if isinstance(entry, str) else getattr(entry, "__module__", "")
-    return re.split(r"[.:]", written_in)[0] == module.partition(".")[0]
+    return entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
 
 
 def _import_providers() -> None:

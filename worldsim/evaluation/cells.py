@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import worldsim
 from worldsim.evaluation.runs import EpisodeResult
 from worldsim.files import write_atomically
+from worldsim.stable_baselines import statistics_of
 
 Where = Literal["real", "world"]
 CLEAN = "none"  # the fault's name in cells without one
@@ -96,14 +97,17 @@ def code_digest() -> str:
 
 
 def agent_digest(spec: str, known: Mapping[str, str]) -> str:
-    """SHA-256 of what an agent's name stands for: its saved file, or the source of the module that makes it."""
+    """SHA-256 of what a name stands for: an agent's file with its statistics, or the source of the module behind it."""
     target = known.get(spec, spec)
+    beside = b""
     if target.endswith(".zip"):
         path = Path(target)
+        statistics = statistics_of(path)
+        beside = statistics.read_bytes() if statistics is not None else b""
     else:
         try:
             found = importlib.util.find_spec(target.partition(":")[0]) if ":" in target else None
         except (ImportError, ValueError):
             found = None
         path = Path(found.origin) if found is not None and found.origin else Path()
-    return digest(target, path.read_bytes() if path.is_file() else b"")
+    return digest(target, path.read_bytes() if path.is_file() else b"", beside)

@@ -17,7 +17,7 @@ from worldsim.errors import ConfigError, EnvError, MissingExtraError
 from worldsim.files import alone_at, refuse_foreign, write_atomically
 from worldsim.rollouts.progress import Bar
 from worldsim.settings import Seed, Settings, Steps
-from worldsim.spaces import is_nested, leaves
+from worldsim.spaces import is_nested, leaves, recounted, zero_based
 from worldsim.wrappers import FlattenDict
 
 ROLLOUT = 128  # steps of an environment between updates
@@ -109,7 +109,29 @@ def _one_level(config: EnvConfig) -> gym.Env[Any, Any]:
             f"PPO cannot be trained in env '{config.id}': it reads no text, and the observation has {', '.join(texts)};"
             " leave that out (gymnasium.wrappers.FilterObservation), or test your own agent, agents=[module:factory]"
         )
-    return FlattenDict(env) if is_nested(env.observation_space) else env
+    env = FlattenDict(env) if is_nested(env.observation_space) else env
+    counted = zero_based(env.observation_space), zero_based(env.action_space)
+    return env if counted == (env.observation_space, env.action_space) else _ZeroBased(env, *counted)
+
+
+class _ZeroBased(gym.Wrapper[Any, Any, Any, Any]):
+    """Counts classes from 0, the only way that Stable-Baselines3 knows; a Discrete may begin anywhere."""
+
+    def __init__(self, env: gym.Env[Any, Any], observed: gym.Space[Any], acted: gym.Space[Any]) -> None:
+        super().__init__(env)
+        self.observation_space, self.action_space = observed, acted
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._counted(observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        own = recounted(self.action_space, self.env.action_space, action)
+        observation, *rest, info = self.env.step(own)
+        return self._counted(observation), *rest, info
+
+    def _counted(self, observation: Any) -> Any:
+        return recounted(self.env.observation_space, self.observation_space, observation)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from worldsim.simulator.drawing import draw
 from worldsim.spaces import flatten, leaves
 
 Observer = Callable[[], None]
-SEEN_BY_AGENTS = ("reply",)  # the keys of info that an agent is given
+SEEN_BY_AGENTS = ("reply", "action_mask")  # the keys of info that an agent is given
 MOST_CALLS = 10_000  # of an episode that has no limit: one whose every call is refused would never end
 
 
@@ -124,7 +124,8 @@ def run_episode(
     where all of them are.
 
     `start` is an observation that the World starts from (None: whatever reset gives). Of `info` the agent sees only
-    `reply`, what it may know of its last call: the rest is ground truth and differs between the worlds. What the agent
+    `reply`, what it may know of its last call, and `action_mask`, which actions there are now, where the environment
+    says so: the rest is ground truth and differs between the worlds. What the agent
     raises ends the episode and is told in `crash`; what the environment raises goes on to the caller.
     """
     options = None if start is None else {"observation": start}
@@ -154,9 +155,27 @@ def run_episode(
 
 
 def _check_action(space: gym.Space[Any], action: Any) -> None:
-    """Some environments take any number for an action, and others fall over it: either way the agent is at fault."""
-    if isinstance(space, gym.spaces.Discrete) and not space.contains(action):
+    """Some environments take anything for an action, and others fall over it: either way the agent is at fault."""
+    if not _is_action(space, action):
         raise ValueError(f"the action {action!r} is not in {space}")
+
+
+def _is_action(space: gym.Space[Any], action: Any) -> bool:
+    """Whether an action has the parts, shape and kind of numbers of its space, and none of them is NaN or infinite.
+
+    Numbers beyond the bounds of a Box, and of another precision, are the environment's to take or to clip.
+    """
+    if isinstance(space, gym.spaces.Dict):
+        parts = isinstance(action, Mapping) and action.keys() == space.spaces.keys()
+        return parts and all(_is_action(inner, action[key]) for key, inner in space.spaces.items())
+    if isinstance(space, gym.spaces.Tuple):
+        parts = isinstance(action, list | tuple) and len(action) == len(space.spaces)
+        return parts and all(map(_is_action, space.spaces, action))
+    if not isinstance(space, gym.spaces.Box):
+        return bool(space.contains(action))
+    numbers = np.asarray(action)
+    kinds = "buif" if np.issubdtype(space.dtype, np.floating) else "bui"
+    return numbers.shape == space.shape and numbers.dtype.kind in kinds and bool(np.isfinite(numbers).all())
 
 
 def run_cell(

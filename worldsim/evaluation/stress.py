@@ -35,7 +35,6 @@ from worldsim.evaluation.worst import pick_worst
 from worldsim.faults import Plan
 from worldsim.faults.trees import leaves_of
 from worldsim.files import alone_in, refuse_foreign, write_atomically
-from worldsim.printing import printable
 from worldsim.rollouts.progress import Bar
 from worldsim.settings import Seed, Settings, Steps
 from worldsim.wrappers import InjectFaults
@@ -314,7 +313,7 @@ def _tested(bench: Bench, progress: bool) -> Report:
     with one_thread(), Bar("stress", total, progress) as bar:
 
         def advance(cell: Cell) -> None:
-            bar.at(next(done), printable(str(cell)))
+            bar.at(next(done), str(cell))
 
         bar.at(0)
         for cell in bench.cells:

@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from worldsim.printing import Terminal
+from worldsim.printing import Terminal, printable
 
 Item = TypeVar("Item")
 
@@ -42,14 +42,14 @@ class Bar:
         if not self._console.is_terminal:
             if now - self._told >= self._every_s:
                 self._told = now
-                print(self._line(done, now - self._begun), file=sys.stderr, flush=True)
+                print(printable(self._line(done, now - self._begun)), file=sys.stderr, flush=True)
             return
         if self._progress is None and now - self._begun > self._patience_s:
             self._progress = _bar(self._console)
             self._task = self._progress.add_task(self._name, total=self._total, speed="")
             self._progress.start()
         if self._progress is not None:
-            speed, what = self._speed(done, now - self._begun), f"{self._name} {self._note}".strip()
+            speed, what = self._speed(done, now - self._begun), printable(f"{self._name} {self._note}".strip())
             self._progress.update(
                 self._task, completed=min(done, self._total), description=what, speed=f"{speed:.3g}/s" if speed else ""
             )
