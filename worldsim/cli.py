@@ -245,7 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns its exit code. Errors that are not the user's keep their traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(words)
+        with _warnings_in_a_line():
+            return _run(words)
     except WorldsimError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -260,6 +261,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno in OF_A_PATH and error.filename:
             return _fail(f"{error.filename} cannot be used ({error.strerror}); give another file or folder")
         raise
+
+
+@contextmanager
+def _warnings_in_a_line() -> Iterator[None]:
+    """What worldsim warns of is for the user, who does not look for a line of code."""
+    import warnings
+
+    own = str(Path(worldsim.__file__).parent)
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Any, category: Any, filename: str, *rest: Any, **others: Any) -> None:
+            if filename.startswith(own) and category is UserWarning:
+                _fail(str(message))
+            else:
+                usual(message, category, filename, *rest, **others)
+
+        warnings.showwarning = show
+        yield
 
 
 def _run(words: Sequence[str]) -> int:

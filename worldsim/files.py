@@ -108,6 +108,26 @@ def is_broken(data: Mapping[str, Any]) -> bool:
     return SEAL in data and data[SEAL] != _hash_of(data)
 
 
+def read_sealed(file: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises ValueError where it is not what was written, OSError where there is none."""
+    data = json.loads(file.read_text())
+    if not isinstance(data, dict) or is_broken(data):
+        raise ValueError("it is not what was written")
+    return data
+
+
+def hash_of(file: Path) -> str:
+    """SHA-256 of a file as hex."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def hashes_of(places: Iterable[Path], root: Path) -> dict[str, str]:
+    """SHA-256 of each file that is there, be it one of `places` or below one, by its path below `root`."""
+    files = {file for place in places for file in (place, *place.rglob("*")) if file.is_file()}
+    return {file.relative_to(root).as_posix(): hash_of(file) for file in sorted(files)}
+
+
 def _hash_of(data: Mapping[str, Any]) -> str:
     plain = json.loads(json.dumps({key: value for key, value in data.items() if key != SEAL}))
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

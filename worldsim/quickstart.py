@@ -7,6 +7,7 @@ record still holds is not done again, and one that was stopped goes on, because 
 import json
 import time
 from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +20,12 @@ from worldsim.evaluation.cells import code_digest, digest
 from worldsim.evaluation.ppo import PPOConfig
 from worldsim.evaluation.stress import Bench, StressConfig
 from worldsim.fidelity.validate import ValidateConfig
-from worldsim.files import alone_in, refuse_foreign, write_atomically
+from worldsim.files import alone_in, hash_of, hashes_of, read_sealed, refuse_foreign, sealed, write_atomically
+from worldsim.models.checkpoint import FOUND_OUT, MANIFEST, STARTS, WEIGHTS
 from worldsim.models.config import AnyModelConfig
 from worldsim.play.look import LookConfig
 from worldsim.rollouts.collect import CollectConfig
+from worldsim.rollouts.dataset import MINARI, PROVENANCE
 from worldsim.settings import MOST_ENVS, Context, Envs, Seed, Settings, Steps
 from worldsim.training.config import LoggerConfig, TrainConfig, TrainerConfig
 
@@ -92,9 +95,10 @@ class Step(NamedTuple):
     verb: str
     what: str  # what it does, in a few words
     config: BaseModel  # of the verb alone
-    makes: tuple[Path, ...]  # files without which it is not done
+    makes: tuple[Path, ...]  # files, and folders of files, as which it is done
 
 
+BY_THEMSELVES = "look", "ppo"  # verbs whose file lies alone, and says by a mark of its own whose it is
 CERTIFICATE = "fidelity.json", "fidelity.html"  # copied to where the report is
 Run = Callable[[str, BaseModel], None]  # a verb with its configuration; prints what came of it
 
@@ -118,14 +122,16 @@ def _do_all(config: QuickstartConfig, steps: list[Step], choices: Mapping[str, s
         print(f"{number}/{len(steps)} {step.verb}: {step.what}\n    {alone}", flush=True)
         made_from = digest(made_from, step.verb, step.config.model_dump_json())
         record = config.out / "steps" / f"{step.verb}.json"
-        took = _finished(record, made_from, step.makes)
+        took = _finished(record, made_from, step.makes, config.out)
         told = took is None
         if took is None:
             since = time.monotonic()
+            _make_way(record, step, config.out)
             run(step.verb, step.config)
             took = time.monotonic() - since
             written = {"command": alone, "seconds": round(took, 1), "made_from": made_from}
-            write_atomically(record, json.dumps(written, indent=1) + "\n")
+            written["files"] = hashes_of(step.makes, config.out)
+            write_atomically(record, json.dumps(sealed(written), indent=1) + "\n")
             print(f"    done in {took:.0f} s", flush=True)
         else:
             print(f"    was done before, in {took:.0f} s", flush=True)
@@ -142,10 +148,15 @@ def plan(config: QuickstartConfig) -> list[Step]:
     learned = {"world": world, "device": config.device, "seed": seed}
     looking = LookConfig(**learned, data=rollouts, out=gif, **config.look.model_dump())
     measuring = ValidateConfig(**learned, data=rollouts, **config.fidelity.model_dump())
-    certified = world / "calibration.json", world / "fidelity.json", world / "fidelity.html"
+    certified = tuple(world / name for name in FOUND_OUT)
     steps = [
-        Step("collect", f"record {env.id}", collecting, (rollouts / "provenance.json",)),
-        Step("train", "learn a world from what was recorded", training, (world / "world.json",)),
+        Step("collect", f"record {env.id}", collecting, (rollouts / PROVENANCE, rollouts / MINARI)),
+        Step(
+            "train",
+            "learn a world from what was recorded",
+            training,
+            tuple(world / n for n in (MANIFEST, WEIGHTS, STARTS)),
+        ),
         Step("validate", "measure how true the world is", measuring, certified),
         Step("look", "draw real above, learned below, same actions", looking, (gif,)),
     ]
@@ -169,14 +180,29 @@ def _check_names(config: QuickstartConfig) -> None:
         Bench(StressConfig(env=config.env, world=config.out / "world", **stress.model_dump())).check_names()
 
 
-def _finished(record: Path, made_from: str, makes: tuple[Path, ...]) -> float | None:
-    """Seconds that the step took, where it was finished from the same beginnings and its files are all there."""
+def _finished(record: Path, made_from: str, makes: tuple[Path, ...], out: Path) -> float | None:
+    """Seconds that the step took, where it was finished from the same beginnings and its files are as they were."""
     try:
-        found = json.loads(record.read_text())
-        same = found["made_from"] == made_from and all(path.is_file() for path in makes)
+        found = read_sealed(record)
+        same = found["made_from"] == made_from and found["files"] == hashes_of(makes, out)
         return float(found["seconds"]) if same else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _make_way(record: Path, step: Step, out: Path) -> None:
+    """Renames a file that this job wrote, and that was changed since, where its verb would take it for a stranger's."""
+    if step.verb not in BY_THEMSELVES:
+        return
+    try:
+        found = read_sealed(record)["files"]
+    except (OSError, ValueError, KeyError):
+        return
+    for name, written in found.items():
+        if (out / name).is_file() and hash_of(out / name) != written:
+            aside = next(path for number in count(1) if not (path := out / f"{name}.damaged-{number}").exists())
+            (out / name).rename(aside)
+            print(f"    {out / name} is not as it was made: it is made again, and kept as {aside.name}", flush=True)
 
 
 def _conclude(out: Path, seconds: float, told: bool) -> None:

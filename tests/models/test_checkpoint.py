@@ -1,7 +1,8 @@
 """A world's directory: what is written is read, and what is damaged is told in one line."""
 
+import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from gymnasium import spaces
 
 from tests.models.conftest import ACTIONS, FAMILIES, NESTED, random_batch
 from worldsim.errors import CheckpointError
+from worldsim.files import SEAL, is_broken
 from worldsim.models.checkpoint import FORMAT, WorldManifest, is_whole, open_world, save_world
 from worldsim.models.config import ModelConfig
 from worldsim.spaces import space_to_json
@@ -53,8 +55,11 @@ def cut(name: str) -> Callable[[Path], None]:
 
 
 def changed(**keys: object) -> Callable[[Path], None]:
+    """As an older worldsim may have written it, which did not seal."""
+
     def damage(world: Path) -> None:
         data = json.loads((world / "world.json").read_text())
+        del data[SEAL]
         (world / "world.json").write_text(json.dumps({**data, **keys}))
 
     return damage
@@ -96,3 +101,39 @@ def test_a_new_world_forgets_what_was_found_about_the_old(tmp_path: Path) -> Non
     saved(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"world.json", "weights.safetensors", "starts.safetensors"}
+
+
+def _leaves(data: object, at: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The places of all values of a JSON, containers and what is in them."""
+    yield at
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in items:
+        yield from _leaves(value, (*at, key))
+
+
+def test_every_value_of_the_manifest_is_looked_at(tmp_path: Path) -> None:
+    """Sealed or, as an older worldsim wrote it, not: an error in a line or, without a seal, a world that opens."""
+    saved(tmp_path)
+    file = tmp_path / "world.json"
+    whole = json.loads(file.read_text())
+    assert not is_broken(whole)
+    opened = {True: 0, False: 0}
+    for place in list(_leaves(whole))[1:]:
+        for value in (None, "x", -1, 1e9, [], {"a": 1}):
+            for seal in (True, False):
+                data = copy.deepcopy(whole)
+                inner = data
+                for key in place[:-1]:
+                    inner = inner[key]
+                if inner[place[-1]] == value:
+                    continue
+                inner[place[-1]] = value
+                if not seal:
+                    data.pop(SEAL, None)
+                file.write_text(json.dumps(data))
+                try:
+                    open_world(tmp_path)
+                    opened[seal] += 1
+                except CheckpointError as error:
+                    assert "\n" not in str(error) and str(file.parent) in str(error)
+    assert opened[True] == 0 < opened[False]

@@ -15,6 +15,7 @@ from minari import MinariDataset
 from worldsim import spaces
 from worldsim.agents import make_policy
 from worldsim.errors import DatasetError
+from worldsim.files import sealed
 from worldsim.rollouts.arrays import Arrays, write_arrays
 from worldsim.rollouts.dataset import MINARI, PROVENANCE, Rollouts
 from worldsim.rollouts.recorder import Recorder, episode_seeds
@@ -203,12 +204,12 @@ def test_damaged_data_is_one_line(copied: Path, tmp_path: Path) -> None:
     fails("damaged or cut short")
     main.write_bytes(data)
     facts = json.loads((copied / PROVENANCE).read_text())
-    (copied / PROVENANCE).write_text(json.dumps(facts | {"content_hash": "0" * 64}))
+    (copied / PROVENANCE).write_text(json.dumps(sealed(facts | {"content_hash": "0" * 64})))
     fails("holds other data")
-    (copied / PROVENANCE).write_text("{")
-    with pytest.raises(DatasetError, match="not JSON"):
-        Rollouts(copied)
-    (copied / PROVENANCE).write_text(json.dumps({k: v for k, v in facts.items() if k != "metadata"}))
+    for text in ("{", "[]", json.dumps(facts | {"steps": 1})):
+        (copied / PROVENANCE).write_text(text)
+        fails("provenance.json is damaged .*; delete .* and collect again")
+    (copied / PROVENANCE).write_text(json.dumps(sealed({k: v for k, v in facts.items() if k != "metadata"})))
     fails("metadata")
 
 

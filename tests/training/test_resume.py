@@ -1,5 +1,6 @@
 """A run that is interrupted, in whatever way, ends in the weights of a run that was left alone."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from torch import Tensor
 import worldsim
 from tests.training.conftest import MODELS, Make
 from worldsim.errors import CheckpointError
+from worldsim.files import hash_of, sealed
 from worldsim.models.world_model import WorldModel
 from worldsim.training.config import TrainConfig
 from worldsim.training.loop import train
@@ -140,6 +142,9 @@ def test_random_numbers_of_another_kind_of_device_are_refused_in_a_line(make: Ma
         train(cut, stop_at(5), progress=False)
     (file,) = (cut.out / "training").glob("step-*/optimizer.safetensors")
     save_file(load_file(file) | {"generator": torch.zeros(16, dtype=torch.uint8)}, file)  # as CUDA has them
+    state = json.loads((file.parent / "state.json").read_text())
+    state["files"][file.name] = hash_of(file)
+    (file.parent / "state.json").write_text(json.dumps(sealed(state)))
     with pytest.raises(CheckpointError, match="another kind than cpu.*trainer.accelerator= as it was") as error:
         train(cut, progress=False)
     assert "\n" not in str(error.value)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import worldsim
 from worldsim.evaluation.runs import EpisodeResult
-from worldsim.files import write_atomically
+from worldsim.files import SEAL, read_sealed, sealed, write_atomically
 from worldsim.stable_baselines import statistics_of
 
 Where = Literal["real", "world"]
@@ -62,16 +62,17 @@ class CellStore:
         return any(re.fullmatch(r".+-[0-9a-f]{16}\.json", path.name) for path in found)
 
     def load(self, path: Path) -> list[EpisodeResult] | None:
-        """The episodes of a finished cell; None where there is no whole file."""
+        """The episodes of a finished cell; None where there is no file, or not as it was written."""
         try:
-            return [EpisodeResult(**episode) for episode in json.loads(path.read_text())["episodes"]]
+            found = read_sealed(path)
+            return [EpisodeResult(**episode) for episode in found["episodes"]] if SEAL in found else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def save(self, path: Path, cell: Cell, episodes: Iterable[EpisodeResult]) -> None:
         """Writes a finished cell, whole or not at all."""
         data = {"cell": cell._asdict(), "episodes": [asdict(episode) for episode in episodes]}
-        write_atomically(path, json.dumps(data, indent=1) + "\n")
+        write_atomically(path, json.dumps(sealed(data), indent=1) + "\n")
 
 
 def digest(*parts: str | bytes) -> str:

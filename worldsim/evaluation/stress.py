@@ -37,6 +37,7 @@ from worldsim.faults.trees import leaves_of
 from worldsim.files import alone_in, refuse_foreign, write_atomically
 from worldsim.rollouts.progress import Bar
 from worldsim.settings import Seed, Settings, Steps
+from worldsim.simulator.calibration import certificate_of
 from worldsim.wrappers import InjectFaults
 from worldsim.wrappers.tools import action_tools
 
@@ -341,7 +342,8 @@ def _report(bench: Bench, outcomes: Outcomes) -> Report:
         for cell in picked.cells:
             replays[cell, picked.seed] = bench.replay(cell, picked.seed)
     data = assemble(outcomes, shown, bench.seeds, world, worst, replays, bench.idle, _endless(bench, outcomes))
-    return Report(data, replays, _certificate(config.world), _action_names(config.env), bench.plans)
+    certificate = certificate_of(config.world) if config.world else None
+    return Report(data, replays, certificate, _action_names(config.env), bench.plans)
 
 
 def _endless(bench: Bench, outcomes: Outcomes) -> list[dict[str, Any]]:
@@ -359,15 +361,6 @@ def _action_names(config: EnvConfig) -> list[str] | None:
     names = list(env.metadata.get("action_names", ())) or list(meanings())
     env.close()
     return [str(name) for name in names] or None
-
-
-def _certificate(world: Path | None) -> dict[str, Any] | None:
-    """The fidelity certificate that lies beside the world; None where there is none to read."""
-    try:
-        found = json.loads((world / "fidelity.json").read_text()) if world else None
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def _trace_lines(episodes: Sequence[Episode]) -> Iterator[str]:

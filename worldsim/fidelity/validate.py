@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from worldsim.devices import Device
+from worldsim.devices import Device, device_of
 from worldsim.fidelity import heads, one_step, open_loop
 from worldsim.fidelity.curves import Sums, added, measured, scales, told
 from worldsim.fidelity.error_metric import ErrorMetric
@@ -25,14 +25,14 @@ from worldsim.fidelity.measures import Bools, Sum, auroc, calibration_error, rel
 from worldsim.fidelity.page import page
 from worldsim.fidelity.unseen import halves
 from worldsim.fidelity.verdict import verdict
-from worldsim.files import alone_in, refuse_foreign, write_atomically
-from worldsim.models.checkpoint import FOUND_OUT, looks_like_a_world
+from worldsim.files import alone_in, refuse_foreign, sealed, write_atomically
+from worldsim.models.checkpoint import FOUND_OUT, looks_like_a_world, open_world
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.progress import Bar
 from worldsim.settings import Context, Seed, Settings
-from worldsim.simulator.calibration import FILE, Calibration, Trust
-from worldsim.simulator.world import World, load
+from worldsim.simulator.calibration import CERTIFICATE, FILE, Calibration, Trust
+from worldsim.simulator.world import World
 from worldsim.training.memory import enough_memory, keep_freed_memory
 
 Ints = NDArray[np.int64]
@@ -75,7 +75,7 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     keep_freed_memory()
     out = config.out or config.world
     with alone_in(out):
-        if not looks_like_a_world(out) and not _is_certificate(out / "fidelity.json"):
+        if not looks_like_a_world(out) and not _is_certificate(out / CERTIFICATE):
             refuse_foreign((out / name for name in FOUND_OUT), "validate")
         return _validated(config, progress)
 
@@ -89,7 +89,8 @@ def _is_certificate(file: Path) -> bool:
 
 
 def _validated(config: ValidateConfig, progress: bool) -> dict[str, Any]:
-    world, data = load(config.world, config.device), Mix(config.data)
+    # Neither calibration nor certificate of before is read: they are what is written here, and may be damaged.
+    world, data = World(*open_world(config.world, device_of(config.device))), Mix(config.data)
     arrays, episodes = data.arrays, halves(world.manifest, data)
     longest = int((np.diff(arrays.start)[episodes[1]] - config.context).max())
     asked, config = config.horizon, config.model_copy(update={"horizon": min(config.horizon, max(1, longest))})
@@ -122,12 +123,12 @@ def _validated(config: ValidateConfig, progress: bool) -> dict[str, Any]:
         calibration = Calibration(trust, *warm)
         calibrated = World(world.manifest, world.model, world.starts, calibration)
         shown = films(calibrated, draws[1], errors)
-    out = config.out or config.world
+    out, certificate = config.out or config.world, sealed(certificate)
     write_atomically(out / FILE, calibration.to_json())
     write_atomically(out / "fidelity.png", shown.strip)
     write_atomically(out / "fidelity.gif", shown.film)
     write_atomically(out / "fidelity.html", page(certificate, shown))
-    write_atomically(out / "fidelity.json", json.dumps(certificate, indent=1, allow_nan=False))
+    write_atomically(out / CERTIFICATE, json.dumps(certificate, indent=1, allow_nan=False))
     return certificate
 
 

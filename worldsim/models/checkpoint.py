@@ -6,10 +6,9 @@
     calibration.json      how far to trust it and how sure its heads may be, once validated
     fidelity.*            the certificate, once validated: json, and for people html, png and gif
 
-world.json is written last and holds the other files' hashes: a directory with a sound world.json is whole.
+world.json is written last and holds the other files' hashes and its own: a directory with a sound world.json is whole.
 """
 
-import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -18,12 +17,11 @@ from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from worldsim.errors import CheckpointError
-from worldsim.files import aside_of, write_atomically
+from worldsim.files import SEAL, aside_of, hash_of, is_broken, sealed, write_atomically
 from worldsim.models.config import AnyModelConfig
 from worldsim.models.world_model import WorldModel
 from worldsim.spaces import space_from_json
@@ -81,18 +79,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return digest
 
 
-def hash_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save_world(out: Path, manifest: WorldManifest, model: WorldModel, starts: Mapping[str, Tensor]) -> None:
     """Writes a world; anything that knew an older one (trust, certificate) goes."""
     for stale in FOUND_OUT:
         (out / stale).unlink(missing_ok=True)
     files = {WEIGHTS: save_tensors(out / WEIGHTS, model.state_dict()), STARTS: save_tensors(out / STARTS, starts)}
-    text = manifest.model_copy(update={"files": files}).model_dump_json(indent=1)
-    write_atomically(out / MANIFEST, text.encode())
+    written = sealed(manifest.model_copy(update={"files": files}).model_dump(mode="json"))
+    write_atomically(out / MANIFEST, json.dumps(written, indent=1))
 
 
 def read_manifest(path: Path) -> WorldManifest:
@@ -107,6 +100,11 @@ def read_manifest(path: Path) -> WorldManifest:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else None
         raise CheckpointError(f"{file} has format {found}, this worldsim reads {FORMAT}; train the world again")
+    if is_broken(data):
+        raise CheckpointError(
+            f"{file} was changed since it was written (its {SEAL} is not right); train the world again"
+        )
+    data.pop(SEAL, None)
     try:
         return WorldManifest(**data)
     except ValidationError as error:
@@ -148,7 +146,7 @@ def open_world(path: str | Path, device: str | torch.device = "cpu") -> Opened:
         with torch.random.fork_rng(devices=[]):
             model = manifest.build()
         model.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # whatever an older world.json, which has no hash of itself, makes the parts raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{path}: the weights do not fit the model ({reason}); train the world again") from error
     return Opened(manifest, model.to(device).eval(), starts)

@@ -22,7 +22,7 @@ from worldsim import spaces
 from worldsim.agents import make_policy
 from worldsim.envs.make import EnvConfig, make_env, make_vec
 from worldsim.errors import ConfigError, DatasetError
-from worldsim.files import alone_in
+from worldsim.files import alone_in, hashes_of
 from worldsim.rollouts import provenance
 from worldsim.rollouts.arrays import write_arrays
 from worldsim.rollouts.dataset import MINARI, PROVENANCE, Rollouts
@@ -83,16 +83,34 @@ def _complete(out: Path, settings: Mapping[str, Any], progress: bool) -> Rollout
     """The finished data set in `out`; None where there is none yet."""
     if not (out / PROVENANCE).is_file():
         return None
+    if not _sound(out, settings):
+        return None
     rollouts = Rollouts(out)
-    _same(out, rollouts.provenance.get("collect", {}), settings)
     if (out / SETTINGS).exists():  # killed just before it was done
         _remove_working_files(out)
     say(f"{out} is complete: {rollouts.steps} steps in {rollouts.episodes} episodes; nothing to do", progress)
     return rollouts
 
 
+def _sound(out: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the data set in `out` is as it was written. Raises DatasetError where it has other settings."""
+    try:
+        found = provenance.read_json(out / PROVENANCE)
+    except DatasetError:
+        if provenance.FORMAT.encode() not in (out / PROVENANCE).read_bytes():
+            raise  # nothing says that it is worldsim's
+        return False
+    _same(out, found.get("collect", {}), settings)
+    files = found.get("files")  # an older worldsim kept no hashes
+    return files is None or files == hashes_of([out / MINARI], out)
+
+
 def _collected(config: CollectConfig, settings: Mapping[str, Any], progress: bool) -> Rollouts:
     out = config.out
+    if (out / PROVENANCE).is_file():
+        say(f"the data set in {out} is damaged: it is recorded again", progress)
+        provenance.write_json(out / SETTINGS, settings)
+        (out / PROVENANCE).unlink()
     with _room_on_disk(out):
         parts = _begin(out, settings)
     try:
@@ -226,6 +244,7 @@ def _finish(out: Path, settings: Mapping[str, Any], env_config: EnvConfig, parts
             "versions": provenance.versions(env, [*facts.policies, *env_config.agents.values()]),
             "git_sha": provenance.git_sha(),
             "content_hash": content_hash,
+            "files": hashes_of([out / MINARI], out),
         }
         provenance.write_json(out / PROVENANCE, written)
     finally:

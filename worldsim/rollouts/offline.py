@@ -4,6 +4,7 @@ A folder `worldsim` inside the data set holds what training needs: a provenance 
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,9 @@ def adopt(place: Path) -> None:
     counted = {"episodes": int(minari.total_episodes), "steps": int(minari.total_steps)}
     if not counted["episodes"]:
         raise DatasetError(f"{place} has no episodes; choose another data=")
-    if file.is_file() and counted.items() <= provenance.read_json(file).items():
-        return
+    with suppress(OSError, DatasetError):  # there is none yet, or it is damaged
+        if counted.items() <= provenance.read_json(file).items():
+            return
     observed, acted = minari.observation_space, minari.action_space
     lengths = [int(row["total_steps"]) for row in minari.storage.get_episode_metadata(range(counted["episodes"]))]
     spec = minari.spec.env_spec

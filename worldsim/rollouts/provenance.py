@@ -13,7 +13,7 @@ import gymnasium as gym
 
 import worldsim
 from worldsim.errors import DatasetError
-from worldsim.files import write_atomically
+from worldsim.files import SEAL, read_sealed, sealed, write_atomically
 
 FORMAT = "worldsim-rollouts/1"
 SEEDING = "env and policy of episode k: numpy.random.SeedSequence([seed, k]).generate_state(2) >> 1"
@@ -71,16 +71,15 @@ def now() -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises DatasetError where it holds something else."""
+    """A JSON object from a file. Raises DatasetError where it is not the one that was written."""
     try:
-        data = json.loads(path.read_text())
+        data = read_sealed(path)
     except ValueError as error:
-        raise DatasetError(f"{path} is not JSON ({error}); delete it and collect again") from error
-    if not isinstance(data, dict):
-        raise DatasetError(f"{path} is not a JSON object; delete it and collect again")
+        raise DatasetError(f"{path} is damaged ({error}); delete {path.parent} and collect again") from error
+    data.pop(SEAL, None)
     return data
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all."""
-    write_atomically(path, json.dumps(data, indent=1))
+    """Write a JSON file with a hash of itself, whole or not at all."""
+    write_atomically(path, json.dumps(sealed(data), indent=1))

@@ -1,6 +1,7 @@
 """What held-out rollouts teach about a world's own probabilities: how far to trust it, how sure its heads may be."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -8,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import CheckpointError
+from worldsim.files import SEAL, read_sealed, sealed
 
 FILE = "calibration.json"
+CERTIFICATE = "fidelity.json"
 
 
 class Trust(NamedTuple):
@@ -43,7 +46,8 @@ class Calibration(NamedTuple):
     def to_json(self) -> str:
         trust = {"doubt": self.trust.doubt.tolist(), "probability": self.trust.probability.tolist()}
         heads = {"reward": self.reward, "termination": self.termination}
-        return json.dumps({"trust": trust | {"familiar": self.trust.familiar}, "temperature": heads}, indent=1)
+        written = {"trust": trust | {"familiar": self.trust.familiar}, "temperature": heads}
+        return json.dumps(sealed(written), indent=1)
 
     @classmethod
     def read(cls, world: Path) -> Self | None:
@@ -52,10 +56,28 @@ class Calibration(NamedTuple):
         if not file.is_file():
             return None
         try:
-            found = json.loads(file.read_text())
+            found = read_sealed(file)
             trust, heads = found["trust"], found["temperature"]
             doubt, probability = (np.asarray(trust[key], np.float64) for key in ("doubt", "probability"))
             curve = Trust(doubt, probability, float(trust["familiar"]))
             return cls(curve, float(heads["reward"]), float(heads["termination"]))
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{file} is damaged ({type(error).__name__}); run worldsim validate again") from error
+
+
+def certificate_of(world: Path) -> dict[str, Any] | None:
+    """The certificate in a world's folder; None where there is none.
+
+    No step of a world depends on it: one that is damaged is warned of, in a line, and left out.
+    """
+    file = world / CERTIFICATE
+    if not file.is_file():
+        return None
+    try:
+        found = read_sealed(file)
+    except (OSError, ValueError):
+        found = {}
+    if SEAL in found:
+        return found
+    warnings.warn(f"{file} is damaged, or of an older worldsim; run worldsim validate again", stacklevel=3)
+    return None

@@ -1,6 +1,5 @@
 """The World: a learned environment as pure functions of an explicit state."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +17,7 @@ from worldsim.errors import ConfigError
 from worldsim.models.checkpoint import WorldManifest, open_world
 from worldsim.models.config import Precision
 from worldsim.models.world_model import WorldModel
-from worldsim.simulator.calibration import Calibration, Trust
+from worldsim.simulator.calibration import Calibration, Trust, certificate_of
 from worldsim.simulator.noise import places, uniforms
 from worldsim.spaces import space_from_json
 
@@ -313,6 +312,5 @@ def load(
     Raises CheckpointError, in one line, where the world cannot be used, ConfigError where device or precision cannot.
     """
     opened = open_world(path, device_of(device))
-    file = Path(path) / "fidelity.json"
-    certificate = json.loads(file.read_text()) if file.is_file() else None
-    return World(*opened, Calibration.read(Path(path)), certificate, sample, fused, precision)
+    calibration, certificate = Calibration.read(Path(path)), certificate_of(Path(path))
+    return World(*opened, calibration, certificate, sample, fused, precision)

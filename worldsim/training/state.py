@@ -14,13 +14,13 @@ from torch import Generator, Tensor
 from torch.optim import Optimizer
 
 from worldsim.errors import CheckpointError
-from worldsim.files import write_atomically
+from worldsim.files import hash_of, read_sealed, sealed, write_atomically
 from worldsim.models.checkpoint import save_tensors
 from worldsim.models.world_model import WorldModel
 from worldsim.training.feed import Feed
 from worldsim.training.processes import gathered, like
 
-STATE = "state.json"
+STATE, WEIGHTS, OPTIMIZER = "state.json", "weights.safetensors", "optimizer.safetensors"
 KEPT = 1  # finished states kept; a new one is complete before the old one goes
 
 
@@ -44,10 +44,10 @@ class TrainingState:
         working = self.folder / f".step-{step:08d}"
         shutil.rmtree(working, ignore_errors=True)
         working.mkdir(parents=True)
-        save_tensors(working / "weights.safetensors", weights)
-        save_tensors(working / "optimizer.safetensors", slots)
+        tensors = {WEIGHTS: weights, OPTIMIZER: slots}
+        files = {name: save_tensors(working / name, each) for name, each in tensors.items()}
         state = {"step": step, "seconds": self.seconds, "feed": self.feed.state_dict(), "settings": settings}
-        write_atomically(working / STATE, json.dumps(state).encode())
+        write_atomically(working / STATE, json.dumps(sealed({**state, "files": files})))
         shutil.rmtree(place, ignore_errors=True)
         working.rename(place)
         for old in (*saved(self.folder)[:-KEPT], *_abandoned(self.folder)):
@@ -65,8 +65,10 @@ class TrainingState:
         place = found[-1]
         state = written(place)
         try:
-            weights = load_file(place / "weights.safetensors")
-            tensors = load_file(place / "optimizer.safetensors")
+            changed = [name for name, digest in state.get("files", {}).items() if hash_of(place / name) != digest]
+            if changed:
+                raise ValueError(changed[0])
+            weights, tensors = load_file(place / WEIGHTS), load_file(place / OPTIMIZER)
         except (OSError, ValueError, SafetensorError) as error:
             raise _damaged(place, error) from error
         _same(place, state["settings"], settings)
@@ -120,7 +122,7 @@ def _named(folder: Path, pattern: str) -> list[Path]:
 def written(place: Path) -> dict[str, Any]:
     """What a saved state says of itself: step, seconds, feed and settings. Raises CheckpointError if it is damaged."""
     try:
-        state: dict[str, Any] = json.loads((place / STATE).read_text())
+        state = read_sealed(place / STATE)
     except (OSError, ValueError) as error:
         raise _damaged(place, error) from error
     return state

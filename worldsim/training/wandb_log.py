@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError, DatasetError
-from worldsim.files import write_atomically
+from worldsim.files import read_sealed, sealed, write_atomically
 from worldsim.models.checkpoint import WorldManifest
 from worldsim.models.world_model import WorldModel
 from worldsim.play.look import imagine, look
@@ -35,7 +35,10 @@ def watching(config: TrainConfig) -> Iterator[Watch | None]:
     folder = config.out / "wandb"
     folder.mkdir(parents=True, exist_ok=True)
     kept = config.out / "training" / "wandb.json"
-    identity = json.loads(kept.read_text())["id"] if kept.is_file() else secrets.token_hex(4)
+    try:
+        identity = str(read_sealed(kept)["id"])
+    except (OSError, ValueError, KeyError):  # none yet, or damaged: a run of its own
+        identity = secrets.token_hex(4)
     logger = config.logger
     try:
         run = wandb.init(
@@ -51,7 +54,7 @@ def watching(config: TrainConfig) -> Iterator[Watch | None]:
     except wandb.errors.Error as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"logger={logger.mode}: wandb could not start ({reason}); try logger=offline") from error
-    write_atomically(kept, json.dumps({"id": identity}).encode())
+    write_atomically(kept, json.dumps(sealed({"id": identity})))
     try:
         yield _Watcher(config, run)
     finally:
