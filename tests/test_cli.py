@@ -187,6 +187,17 @@ def test_the_list_shows_every_fault_and_every_plan(
     assert "pareto_latency" in shown and "minimum_s=0.5, shape=1.5" in shown and "blur" not in shown
 
 
+def test_the_list_has_every_name_whole_in_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["faults", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    kinds = [kind.kind for family in FAMILIES.values() for kind in family]
+    assert [name for name in (*kinds, *ready_plans()) if f"│ {name} " not in shown] == []
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"worldsim {worldsim.__version__}\n"

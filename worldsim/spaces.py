@@ -112,13 +112,16 @@ class Leaf:
         return np.asarray(getattr(self.space, "start", 0)).ravel()
 
     def flatten(self, value: Any, batch: tuple[int, ...] = ()) -> NDArray[Any]:
-        """A value of the leaf's space (or a batch of them, leading axes `batch`) as its flat array."""
+        """A value of the leaf's space (or a batch of them, leading axes `batch`) as its flat array.
+
+        Raises SpaceMismatchError for a text that is not of the space.
+        """
         space = self.space
         if isinstance(space, spaces.Text):
             texts = [value] if not batch else list(value)
             codes = np.zeros((len(texts), space.max_length), np.int64)
             for row, text in zip(codes, texts, strict=True):
-                row[: len(text)] = [space.character_index(c) + 1 for c in text]
+                row[: len(text)] = self._codes(text)
             return codes.reshape(*batch, *self.shape)
         array = np.asarray(value)
         if self.kind == "categorical" and isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
@@ -126,6 +129,15 @@ class Leaf:
         if self.kind in ("image", "field") and self.channels_first:
             array = np.ascontiguousarray(np.moveaxis(array, -3, -1))
         return array.reshape(*batch, *self.shape).astype(self.dtype, copy=False)
+
+    def _codes(self, text: str) -> list[int]:
+        space = self.space
+        assert isinstance(space, spaces.Text)
+        if strange := next((letter for letter in text if letter not in space.character_set), None):
+            raise SpaceMismatchError(f"'{self.name}' is {text!r}, and {strange!r} is none of its characters")
+        if len(text) > space.max_length:
+            raise SpaceMismatchError(f"'{self.name}' is {text!r}, longer than the {space.max_length} of its space")
+        return [int(space.character_index(letter)) + 1 for letter in text]
 
     def unflatten(self, array: NDArray[Any], batch: tuple[int, ...] = ()) -> Any:
         """The inverse of `flatten`; values outside the space's bounds are clipped into it."""

@@ -1,10 +1,12 @@
 """Several data sets as one, Minari's own, and data that cannot be learned from."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import gymnasium as gym
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -150,6 +152,57 @@ def test_an_empty_or_damaged_minari_data_set_is_a_line(downloaded: minari.Minari
         Rollouts(folder)
     with pytest.raises(DatasetError, match="there is no data set at cartpole/nothing-v0"):
         Rollouts("cartpole/nothing-v0")
+
+
+NOTED = spaces.Dict({"note": spaces.Text(5, charset="abc", min_length=0), "x": spaces.Box(-1, 1, (2,), np.float32)})
+GOOD = {"note": ["ab", "c", "", "a"], "x": np.zeros((4, 2), np.float32)}
+
+
+def noted(name: str, *episodes: dict) -> None:
+    """A Minari data set of episodes of three steps that no environment is known of."""
+    judged = {"rewards": np.ones(3), "terminations": np.arange(3) == 2, "truncations": np.zeros(3, bool)}
+    buffers = [EpisodeBuffer(observations=each, actions=np.zeros(3, int), **judged, infos={}) for each in episodes]
+    minari.create_dataset_from_buffers(
+        name, buffers, observation_space=NOTED, action_space=spaces.Discrete(2), data_format="hdf5"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"note": ["ab", "é", "", "a"]}, r"episode 1: 'note' is 'é', and 'é' is none of its characters"),
+        ({"note": ["ab", "c", "aaaaaaa", "a"]}, r"episode 1: 'note' is 'aaaaaaa', longer than the 5"),
+        (
+            {"note": ["ab", "c", "a"], "x": np.zeros((3, 2), np.float32)},
+            r"episode 1: observation 'note' has 3 rows where 3 steps need 4; .* T\+1 observations",
+        ),
+        ({"x": np.zeros((3, 2), np.float32)}, r"episode 1: observation 'x' has 3 rows where 3 steps need 4"),
+        ({"x": np.zeros((5, 2), np.float32)}, r"episode 1: observation 'x' has 5 rows where 3 steps need 4"),
+    ],
+)
+def test_an_episode_that_cannot_be_used_is_told_with_its_key(
+    wrong: dict, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    noted("mine/good-v0", GOOD, GOOD)
+    arrays = Rollouts("mine/good-v0").arrays()
+    assert arrays.observation["note"][:2].tolist() == [[1, 2, 0, 0, 0], [3, 0, 0, 0, 0]]
+    noted("mine/wrong-v0", GOOD, GOOD | wrong)
+    with pytest.raises(DatasetError, match=said) as error:
+        Rollouts("mine/wrong-v0")
+    assert "wrong-v0" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_data_set_that_was_written_again_is_read_again(downloaded: minari.MinariDataset, tmp_path: Path) -> None:
+    folder = tmp_path / "store" / "cartpole" / "random-v0"
+    before = Rollouts(folder)
+    assert before.arrays().reward[1] == 1.0
+    with h5py.File(folder / "data" / "main_data.hdf5", "r+") as file:  # as many episodes and steps as before
+        file["episode_0/rewards"][0] = 7.0
+    after = Rollouts(folder)
+    assert after.content_hash != before.content_hash and after.arrays().reward[1] == 7.0
+    os.utime(folder / "data" / "main_data.hdf5", ns=(0, 1))  # another time, the same content
+    assert Rollouts(folder).content_hash == after.content_hash
 
 
 def test_a_format_that_needs_another_package_says_which(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 PICTURE, COLUMN = 256, 140  # widths of a picture and of the words beside it, in pixels
 GAP = 4
 WIDTH = PICTURE + GAP + COLUMN
-MOST_FRAMES = 4000  # in a file of MAX_BYTES
+MOST_FRAMES = 1000  # two minutes; more would not fit into MAX_BYTES
 HOLD = 6  # frames for which the last one of a window stays
 MAX_BYTES = 3_000_000
 

@@ -123,7 +123,7 @@ class Rollouts:
 
     def _flat_episodes(self) -> Iterator[FlatEpisode]:
         with Bar("read", self.episodes) as bar:
-            yield from bar.each(flat_episodes(self.minari, self.observation_space, self.action_space))
+            yield from bar.each(flat_episodes(self.path, self.minari, self.observation_space, self.action_space))
 
 
 def _files(folder: Path) -> dict[str, list[int]]:

@@ -55,6 +55,8 @@ class Recording:
             for step in leaf.path:
                 part = part[step]
             is_text = isinstance(leaf.space, gym.spaces.Text)
+            if is_text:
+                leaf.flatten(part)  # one that is not of its space is told now, not when all is recorded
             self._columns.setdefault(f"{group}/{leaf.name}", []).append(
                 part if is_text else np.array(part, leaf.space.dtype)  # a copy: vector envs reuse their buffers
             )
