@@ -216,7 +216,6 @@ STRESS = "stress env=CartPole-v1 where=[real] agents=[random] episodes=1 worst=0
         (f"{STRESS} out=other", "config-stress.yaml"),
         ("ppo env=CartPole-v1 steps=1 out=other/ppo.zip", "ppo.zip"),
         ("faults fit traces.jsonl out=other/plan.yaml", "plan.yaml"),
-        ("faults fit traces.jsonl out=traces.jsonl", "traces.jsonl"),
         ("look world=world data=data out=other/look.gif", "look.gif"),
         ("validate world=world data=data out=other", "calibration.json"),
         ("schema faults out=other/schema.json", "schema.json"),
