@@ -64,7 +64,8 @@ def test_every_verb_opens_its_world_there(
         raise CheckpointError("far enough")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("worldsim.simulator.world.open_world", note)
+    for module in ("worldsim.simulator.world", "worldsim.fidelity.validate"):
+        monkeypatch.setattr(f"{module}.open_world", note)
     assert main([verb, "world=somewhere", *VERBS[verb], f"device={asked}"]) == 2
     assert opened == ["cuda" if gpu and asked == "auto" else "cpu"]
 
