@@ -13,7 +13,7 @@ An agent is named by a spec, a plain string:
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Protocol
@@ -198,6 +198,12 @@ def make_agent(
     if argument:
         return _from_factory(spec, observation_space, action_space)
     raise ConfigError(f"there is no agent '{spec}'{_hint(spec, [*known, *BUILT_IN])}")
+
+
+def modules_of(specs: Iterable[str], known: Mapping[str, str]) -> list[str]:
+    """The modules of the user's that these specs name; built-in agents and saved files have none."""
+    targets = [known.get(spec, spec).partition(":") for spec in specs]
+    return [module for module, colon, _ in targets if colon and module not in BUILT_IN]
 
 
 def make_policy(

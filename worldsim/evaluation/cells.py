@@ -1,7 +1,6 @@
 """A cell: one agent under one fault at one severity in one world. Finished cells are kept, so that a run can go on."""
 
 import hashlib
-import importlib.util
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,8 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import worldsim
+from worldsim.agents import modules_of
 from worldsim.evaluation.runs import EpisodeResult
 from worldsim.files import SEAL, read_sealed, sealed, write_atomically
+from worldsim.sources import sources, versions
 
 Where = Literal["real", "world"]
 CLEAN = "none"  # the fault's name in cells without one
@@ -97,14 +98,9 @@ def code_digest() -> str:
 
 
 def agent_digest(spec: str, known: Mapping[str, str]) -> str:
-    """SHA-256 of what an agent's name stands for: its saved file, or the source of the module that makes it."""
+    """SHA-256 of what an agent's name stands for: its saved file, or the module that makes it and all below that."""
     target = known.get(spec, spec)
     if target.endswith(".zip"):
-        path = Path(target)
-    else:
-        try:
-            found = importlib.util.find_spec(target.partition(":")[0]) if ":" in target else None
-        except (ImportError, ValueError):
-            found = None
-        path = Path(found.origin) if found is not None and found.origin else Path()
-    return digest(target, path.read_bytes() if path.is_file() else b"")
+        path, packages = Path(target), versions(frozenset({"stable_baselines3"}))
+        return digest(target, path.read_bytes() if path.is_file() else b"", json.dumps(packages))
+    return digest(target, json.dumps(sources(modules_of([spec], known)).told()))
