@@ -16,7 +16,7 @@ What VecNormalize has learned of observations is read from beside a Stable-Basel
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from typing import Any, Protocol
 
@@ -172,6 +172,12 @@ def make_agent(
     if argument:
         return _from_factory(spec, observation_space, action_space)
     raise ConfigError(f"there is no agent '{spec}'{_hint(spec, [*known, *BUILT_IN])}")
+
+
+def modules_of(specs: Iterable[str], known: Mapping[str, str]) -> list[str]:
+    """The modules of the user's that these specs name; built-in agents and saved files have none."""
+    targets = [known.get(spec, spec).partition(":") for spec in specs]
+    return [module for module, colon, _ in targets if colon and module not in BUILT_IN]
 
 
 def make_policy(

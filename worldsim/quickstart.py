@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field
 
 from worldsim import grammar
+from worldsim.agents import modules_of
 from worldsim.devices import Device
-from worldsim.envs.make import EnvConfig
+from worldsim.envs.make import EnvConfig, env_modules
 from worldsim.evaluation.cells import code_digest, digest
 from worldsim.evaluation.ppo import PPOConfig
 from worldsim.evaluation.stress import Bench, StressConfig
@@ -27,6 +28,7 @@ from worldsim.play.look import LookConfig
 from worldsim.rollouts.collect import CollectConfig
 from worldsim.rollouts.dataset import MINARI, PROVENANCE
 from worldsim.settings import MOST_ENVS, Context, Envs, Seed, Settings, Steps
+from worldsim.sources import files_named, sources
 from worldsim.training.config import LoggerConfig, TrainConfig, TrainerConfig
 
 
@@ -116,11 +118,13 @@ def quickstart(config: QuickstartConfig, choices: Mapping[str, str], run: Run) -
 def _do_all(config: QuickstartConfig, steps: list[Step], choices: Mapping[str, str], run: Run) -> None:
     begun = time.monotonic()
     told = False  # whether the report has just been shown
-    made_from = code_digest()
+    made_from = digest(code_digest(), json.dumps(_made_of(config)))
     for number, step in enumerate(steps, 1):
         alone = grammar.command(step.verb, step.config, choices)
         print(f"{number}/{len(steps)} {step.verb}: {step.what}\n    {alone}", flush=True)
         made_from = digest(made_from, step.verb, step.config.model_dump_json())
+        if isinstance(step.config, StressConfig):
+            made_from = digest(made_from, Bench(step.config).definition())
         record = config.out / "steps" / f"{step.verb}.json"
         took = _finished(record, made_from, step.makes, config.out)
         told = took is None
@@ -136,6 +140,16 @@ def _do_all(config: QuickstartConfig, steps: list[Step], choices: Mapping[str, s
         else:
             print(f"    was done before, in {took:.0f} s", flush=True)
     _conclude(config.out, time.monotonic() - begun, told)
+
+
+def _made_of(config: QuickstartConfig) -> dict[str, Any]:
+    """The code behind the environment and what plays in it to be recorded, what they name, and the packages below."""
+    env = config.env
+    policy = env.policy or "random"
+    specs = [policy] if isinstance(policy, str) else list(policy)
+    modules = [*env_modules(env), *modules_of(specs, env.agents)]
+    named = [env.kwargs, [env.agents.get(spec, spec) for spec in specs]]
+    return {**sources(modules).as_json(), "files": files_named(named)}
 
 
 def plan(config: QuickstartConfig) -> list[Step]:

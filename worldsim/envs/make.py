@@ -118,6 +118,16 @@ def _with_current_api(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
     return env
 
 
+def env_modules(config: EnvConfig) -> set[str]:
+    """The modules that define and register the environment and its wrappers. Raises what `make_env` raises."""
+    make_env(config).close()
+    module, _, name = config.id.rpartition(":")
+    spec = gym.registry[name]
+    entries = [spec.entry_point, *(each.entry_point for each in spec.additional_wrappers)]
+    written = {each.partition(":")[0] if isinstance(each, str) else each.__module__ for each in entries if each}
+    return written | ({module} if module else set())
+
+
 def config_names() -> list[str]:
     """Names of the ready configurations, as `env=` takes them: refund_desk, atari/breakout, ..."""
 

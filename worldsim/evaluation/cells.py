@@ -1,7 +1,6 @@
 """A cell: one agent under one fault at one severity in one world. Finished cells are kept, so that a run can go on."""
 
 import hashlib
-import importlib.util
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,8 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import worldsim
+from worldsim.agents import modules_of
 from worldsim.evaluation.runs import EpisodeResult
 from worldsim.files import SEAL, read_sealed, sealed, write_atomically
+from worldsim.sources import sources, versions
 from worldsim.stable_baselines import statistics_of
 
 Where = Literal["real", "world"]
@@ -98,17 +99,12 @@ def code_digest() -> str:
 
 
 def agent_digest(spec: str, known: Mapping[str, str]) -> str:
-    """SHA-256 of what a name stands for: an agent's file with its statistics, or the source of the module behind it."""
+    """SHA-256 of what a name stands for: an agent's file with its statistics, or its module and all code below that."""
     target = known.get(spec, spec)
     beside = b""
     if target.endswith(".zip"):
-        path = Path(target)
+        path, packages = Path(target), versions(frozenset({"stable_baselines3"}))
         statistics = statistics_of(path)
         beside = statistics.read_bytes() if statistics is not None else b""
-    else:
-        try:
-            found = importlib.util.find_spec(target.partition(":")[0]) if ":" in target else None
-        except (ImportError, ValueError):
-            found = None
-        path = Path(found.origin) if found is not None and found.origin else Path()
-    return digest(target, path.read_bytes() if path.is_file() else b"", beside)
+        return digest(target, path.read_bytes() if path.is_file() else b"", beside, json.dumps(packages))
+    return digest(target, json.dumps(sources(modules_of([spec], known)).as_json()))

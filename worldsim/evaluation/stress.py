@@ -15,7 +15,7 @@ from pydantic import Field
 
 from worldsim.agents import Agent, make_agent
 from worldsim.devices import Device, device_of
-from worldsim.envs.make import EnvConfig, make_env
+from worldsim.envs.make import EnvConfig, env_modules, make_env
 from worldsim.errors import ConfigError, SpaceMismatchError
 from worldsim.evaluation.cells import (
     CLEAN,
@@ -38,6 +38,7 @@ from worldsim.files import alone_in, refuse_foreign, write_atomically
 from worldsim.rollouts.progress import Bar
 from worldsim.settings import Seed, Settings, Steps
 from worldsim.simulator.calibration import certificate_of
+from worldsim.sources import files_named, sources
 from worldsim.wrappers import InjectFaults
 from worldsim.wrappers.tools import action_tools
 
@@ -171,6 +172,15 @@ class Bench:
         return None if env.spec is None else env.spec.max_episode_steps
 
     @cached_property
+    def env_made_of(self) -> dict[str, Any]:
+        """The code behind the environment, what its arguments name, and the packages of everything that runs."""
+        return {**sources(env_modules(self.config.env)).as_json(), "files": files_named(self.config.env.kwargs)}
+
+    def definition(self) -> str:
+        """Everything that decides the figures of all cells, as JSON."""
+        return json.dumps([[cell, self._defined_by(cell)] for cell in self.cells], sort_keys=True)
+
+    @cached_property
     def world_digest(self) -> str | None:
         """SHA-256 of the world's manifest, which holds the hashes of its weights and starts, and of its trust."""
         folder = self.config.world
@@ -275,12 +285,14 @@ class Bench:
     def _defined_by(self, cell: Cell) -> dict[str, Any]:
         """Everything that decides a cell's figures."""
         config = self.config
-        in_world = cell.where == "world"
+        in_world, plan = cell.where == "world", self.plans.get(cell.fault)
         return {
             "code": code_digest(),
             "env": config.env.model_dump(mode="json"),
+            "env_made_of": self.env_made_of,
             "agent": agent_digest(cell.agent, config.env.agents),
-            "faults": None if cell.fault == CLEAN else self.plans[cell.fault].at(cell.severity).model_dump(mode="json"),
+            "faults": plan and plan.at(cell.severity).model_dump(mode="json"),
+            "faults_made_of": plan and sources(type(fault).__module__ for fault in plan.faults).as_json(),
             "seeds": self.seeds,
             "fault_seed": config.seed,
             "max_calls": self.max_calls,

@@ -10,8 +10,8 @@ import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ import numpy as np
 from pydantic import Field
 
 from worldsim import spaces
-from worldsim.agents import make_policy
-from worldsim.envs.make import EnvConfig, make_env, make_vec
-from worldsim.errors import ConfigError, DatasetError
+from worldsim.agents import make_policy, modules_of
+from worldsim.envs.make import EnvConfig, env_modules, make_env, make_vec
+from worldsim.errors import ConfigError, DatasetError, MissingExtraError, UnknownEnvError
 from worldsim.files import alone_in, hashes_of
 from worldsim.rollouts import provenance
 from worldsim.rollouts.arrays import write_arrays
@@ -30,9 +30,11 @@ from worldsim.rollouts.progress import Bar, say
 from worldsim.rollouts.recorder import Recorder
 from worldsim.rollouts.recording import Parts, Raw, flat, write_minari
 from worldsim.settings import MOST_ENVS, Envs, Policy, Seed, Settings, Steps
+from worldsim.sources import own_code
 
 SETTINGS = "collecting.json"  # what an unfinished collection was begun with
 PARTS = "parts"
+CODE = "code"  # the key of what `_own_code` gave
 OF_WORKERS = r"(?s).*ERROR: (Received the following error|Traceback.*worldsim\.errors|Raising the last exception)"
 MOST_PROCESSES = 128
 NOT_IN_THE_DATA = {"requires", "agents", "policy", "epsilon", "success_return", "violation_reward"}  # keys of EnvConfig
@@ -70,20 +72,19 @@ def collect(config: CollectConfig, progress: bool = True) -> Rollouts:
     With `progress`, a bar with ETA is shown on a terminal. Raises DatasetError, with everything recorded kept, where
     `out` holds a data set of other settings or something else, or where the disk is full.
     """
-    out, settings = config.out, config.settings()
+    out = config.out
     if out.exists() and not out.is_dir():
         raise DatasetError(f"{out} is a file, not a folder; choose another out=")
-    if not (out / SETTINGS).exists() and (found := _complete(out, settings, progress)):
+    if not (out / SETTINGS).exists() and (found := _complete(config, progress)):
         return found  # also where nothing may be written
     with alone_in(out):
-        return _complete(out, settings, progress) or _collected(config, settings, progress)
+        return _complete(config, progress) or _collected(config, progress)
 
 
-def _complete(out: Path, settings: Mapping[str, Any], progress: bool) -> Rollouts | None:
-    """The finished data set in `out`; None where there is none yet."""
-    if not (out / PROVENANCE).is_file():
-        return None
-    if not _sound(out, settings):
+def _complete(config: CollectConfig, progress: bool) -> Rollouts | None:
+    """The finished data set in `out`; None where there is none yet, or one that was damaged."""
+    out = config.out
+    if not (out / PROVENANCE).is_file() or not _sound(config):
         return None
     rollouts = Rollouts(out)
     if (out / SETTINGS).exists():  # killed just before it was done
@@ -92,46 +93,70 @@ def _complete(out: Path, settings: Mapping[str, Any], progress: bool) -> Rollout
     return rollouts
 
 
-def _sound(out: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether the data set in `out` is as it was written. Raises DatasetError where it has other settings."""
+def _sound(config: CollectConfig) -> bool:
+    """Whether the data set in `out` is as it was written. Raises DatasetError where it is of other settings or code."""
+    out = config.out
     try:
         found = provenance.read_json(out / PROVENANCE)
     except DatasetError:
         if provenance.FORMAT.encode() not in (out / PROVENANCE).read_bytes():
             raise  # nothing says that it is worldsim's
         return False
-    _same(out, found.get("collect", {}), settings)
+    _same(out, found.get("collect", {}), config.settings())
+    with suppress(UnknownEnvError, MissingExtraError):  # what was recorded elsewhere is complete here, too
+        _same_code(config, found.get(CODE))
     files = found.get("files")  # an older worldsim kept no hashes
     return files is None or files == hashes_of([out / MINARI], out)
 
 
-def _collected(config: CollectConfig, settings: Mapping[str, Any], progress: bool) -> Rollouts:
-    out = config.out
+def _collected(config: CollectConfig, progress: bool) -> Rollouts:
+    out, settings = config.out, config.settings()
     if (out / PROVENANCE).is_file():
         say(f"the data set in {out} is damaged: it is recorded again", progress)
         provenance.write_json(out / SETTINGS, settings)
         (out / PROVENANCE).unlink()
     with _room_on_disk(out):
-        parts = _begin(out, settings)
+        parts = _begin(config)
     try:
         with _room_on_disk(out, parts):
             count = parts.kept(config.steps) or _record(config, settings, parts, progress)
             with Bar("write", count, progress) as bar:
-                _finish(out, settings, config.env, parts, count, bar)
+                _finish(config, parts, count, bar)
     except KeyboardInterrupt:
         say(f"stopped; {_kept(parts)} in {out}, and the same command goes on from there", progress)
         raise
     return Rollouts(out)
 
 
-def _begin(out: Path, settings: Mapping[str, Any]) -> Parts:
-    begun = out / SETTINGS
+def _begin(config: CollectConfig) -> Parts:
+    out, begun = config.out, config.out / SETTINGS
     if begun.is_file() and any((out / PARTS).glob("*.npz")):
-        _same(out, provenance.read_json(begun), settings)
+        settings = provenance.read_json(begun)
+        code = settings.pop(CODE, None)
+        _same(out, settings, config.settings())
+        _same_code(config, code)
         return Parts(out / PARTS)
     if not begun.is_file() and out.exists() and any(not re.match(r"\..*|.*\.log$", p.name) for p in out.iterdir()):
         raise DatasetError(f"{out} is not empty and holds no rollouts; choose another out=")
     return Parts(out / PARTS)
+
+
+def _own_code(config: CollectConfig) -> list[str]:
+    """Of the environment and of the policies: what is recorded depends on it, and it has no version."""
+    policy = config.settings()["policy"]
+    specs = [policy] if isinstance(policy, str) else list(policy)
+    return own_code([*env_modules(config.env), *modules_of(specs, config.env.agents)])
+
+
+def _same_code(config: CollectConfig, begun: Sequence[str] | None) -> None:
+    """Raises DatasetError where the code has changed since. None: an older worldsim did not look at it."""
+    changed = sorted(set(_own_code(config)) ^ set(begun)) if begun is not None else []
+    if changed:
+        name = changed[0].partition(" ")[0]
+        raise DatasetError(
+            f"{config.out} holds rollouts of other code: {name} of the environment or the policy has changed since; "
+            "choose another out=, or delete it"
+        )
 
 
 def _same(out: Path, begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
@@ -186,7 +211,7 @@ def _record(config: CollectConfig, settings: Mapping[str, Any], parts: Parts, pr
         mix = (settings["policy"], observed, acted, config.env.agents, settings["epsilon"])
         policies = [make_policy(*mix) for _ in range(envs.num_envs)]
         config.out.mkdir(parents=True, exist_ok=True)  # not before: a name that does not exist leaves no folder behind
-        provenance.write_json(config.out / SETTINGS, settings)
+        provenance.write_json(config.out / SETTINGS, {**settings, CODE: _own_code(config)})
         with Bar("record", config.steps, progress) as bar, _one_line_of_workers():
             return Recorder(envs, policies, parts, config.seed, config.steps).run(bar.at)
     finally:
@@ -216,8 +241,9 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def _finish(out: Path, settings: Mapping[str, Any], env_config: EnvConfig, parts: Parts, count: int, bar: Bar) -> None:
+def _finish(config: CollectConfig, parts: Parts, count: int, bar: Bar) -> None:
     """Make the Minari data set of the first `count` parts; the provenance is written last and makes it complete."""
+    out, settings, env_config = config.out, config.settings(), config.env
     env = make_env(env_config)
     try:
         observed, acted = env.observation_space, env.action_space
@@ -235,7 +261,8 @@ def _finish(out: Path, settings: Mapping[str, Any], env_config: EnvConfig, parts
             "metadata": provenance.plain(env.metadata),
             "observation_space": spaces.space_to_json(observed),
             "action_space": spaces.space_to_json(acted),
-            "collect": dict(settings),
+            "collect": settings,
+            CODE: _own_code(config),
             "seeding": provenance.SEEDING,
             "episodes": count,
             "steps": sum(lengths),
