@@ -46,7 +46,7 @@ def built(config: ModelConfig, observed: gym.Space = NESTED, acted: gym.Space = 
     """A model with fresh weights; those that begin at zero are random too, so that every part has a say."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = WorldModel(config, observed, acted, (-1.0, 2.0))
+        model = config.build(observed, acted, (-1.0, 2.0))
         for parameter in model.parameters():
             if not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)

@@ -5,16 +5,19 @@ Axes: B worlds.
 
 import copy
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import gymnasium as gym
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldsim.models.world_model import WorldModel
+from worldsim.models.world_model import State, WorldModel
+from worldsim.spaces import leaves
 
 BATCHES = (1, 64, 1024)
 
@@ -56,26 +59,32 @@ class _Peak(TorchDispatchMode):
 
 
 @torch.no_grad()
-def cost(model: WorldModel, batch: int) -> Cost:
+def cost(model: WorldModel, action_space: gym.Space[Any], batch: int) -> Cost:
     """Of a model on `batch` states; nothing is computed."""
+    action = _nothing_done(action_space, batch)
     model = copy.deepcopy(model).to("meta")
-    state = model.dynamics.initial(batch)
-    action = torch.zeros(batch, model.act.width, device="meta")
-    noise = torch.zeros(batch, model.dynamics.noise_size + 1, device="meta")
+    state = model.initial(batch)
+    noise = torch.zeros(batch, model.noise_size, device="meta")
     flops, peak = FlopCounterMode(display=False), _Peak()
     with flops:
         outputs = _step(model, state, action, noise)
-    moved = [*model.parameters(), *state.values(), action, noise, *tree_leaves(outputs)]
+    moved = [*model.parameters(), *state.values(), *action.values(), noise, *tree_leaves(outputs)]
     size = sum(tensor.numel() * tensor.element_size() for tensor in moved)
     del outputs, moved
     with peak:
-        peak.meet([*model.parameters(), *model.buffers(), *state.values(), action, noise])
+        peak.meet([*model.parameters(), *model.buffers(), *state.values(), *action.values(), noise])
         _step(model, state, action, noise)
     return Cost(flops.get_total_flops(), size, peak.peak)
 
 
-def _step(model: WorldModel, state: dict[str, Tensor], action: Tensor, noise: Tensor) -> tuple[Any, ...]:
-    following, now = model.dynamics.step(state, action, noise[:, 1:], model.config.min_p)
-    heads = model.reward.mean(now.features), model.termination(now.features)
-    disagreement = model.ensemble.disagreement(now.features[..., : model.dynamics.past_width])
-    return following, model.codec.decode(model.dynamics.for_decoder(now)), heads, disagreement
+def _nothing_done(space: gym.Space[Any], batch: int) -> dict[str, Tensor]:
+    """Actions (B, ...) that hold no data."""
+    return {
+        leaf.name: torch.from_numpy(np.zeros((batch, *leaf.shape), leaf.dtype)).to("meta") for leaf in leaves(space)
+    }
+
+
+def _step(model: WorldModel, state: State, action: Mapping[str, Tensor], noise: Tensor) -> tuple[Any, ...]:
+    following, predicted = model.step(state, action, noise)
+    heads = model.reward.mean(predicted.features), model.termination(predicted.features)
+    return following, predicted, model.decode(following), heads

@@ -60,7 +60,7 @@ class ErrorMetric:
         """From some rows of `episodes`; mean images are those of the training data."""
         rows = rows_of(arrays, episodes)
         rows = np.sort(np.random.default_rng(seed).choice(rows, min(SAMPLED, len(rows)), replace=False))
-        images = {leaf.name: codec.mean for leaf, codec in world.model.codec.dense_codecs() if leaf.kind == "image"}
+        images = world.model.mean_images()
         found, share = leaves(world.observation_space), 10 ** (-gain_db / 10)
         metric = cls(found, {}, {}, {})
         for leaf in found:

@@ -46,7 +46,7 @@ def facts(world: World) -> dict[str, Any]:
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in world.model.named_children()}
     return {
         "parameters": {"all": sum(parts.values()), **{name: size for name, size in parts.items() if size}},
-        "step": {str(batch): cost(world.model, batch)._asdict() for batch in BATCHES},
+        "step": {str(batch): cost(world.model, world.action_space, batch)._asdict() for batch in BATCHES},
         "model": manifest.model.model_dump(),
         "observation": str(world.observation_space),
         "action": str(world.action_space),

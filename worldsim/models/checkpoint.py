@@ -55,7 +55,7 @@ class WorldManifest(BaseModel):
         observation, action = space_from_json(self.observation_space), space_from_json(self.action_space)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # spaces without categorical leaves
-            return WorldModel(self.model, observation, action, self.reward_range)
+            return self.model.build(observation, action, self.reward_range)
 
 
 class Opened(NamedTuple):

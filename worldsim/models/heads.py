@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from worldsim.models.layers import Outcomes, mlp, onehot, symexp, symlog
 
-NEAR = 4  # bins to either side that tell the same reward
+NEAR = 4  # bins to either side that stand for the same reward
 
 
 class RewardHead(nn.Module):
     """A distribution over reward bins, evenly spaced in symlog, trained with two-hot targets (DreamerV3, "Critic").
 
-    The bins cover the rewards of the data, so that a reward seen in training can be told exactly.
+    The bins cover the rewards of the data, so that a reward seen in training is predicted exactly.
     """
 
     def __init__(self, features: int, hidden: int, low: float, high: float, bins: int = 255):
@@ -42,7 +42,7 @@ class RewardHead(nn.Module):
         return (log_probs.exp() * self.values).sum(-1)
 
     def draw(self, features: Tensor, uniform: Tensor | None, min_p: float, temperature: float = 1.0) -> Tensor:
-        """Rewards (N,) as the environment would give them: one of the outcomes foreseen, not their mean.
+        """Rewards (N,) as the environment would give them: one of the predicted outcomes, not their mean.
 
         A bin is drawn (see `layers.draw`); the reward is the mean over it and its neighbours, between which a known
         reward is shared. A refund that is as likely right as wrong pays 0 or -1, never -0.5.
@@ -65,9 +65,9 @@ class RewardHead(nn.Module):
 
     def loss(self, features: Tensor, reward: Tensor) -> Tensor:
         """Cross-entropy (N,) with the two bins around the reward."""
-        return self.surprise(self(features), reward)
+        return self.nll(self(features), reward)
 
-    def surprise(self, log_probs: Tensor, reward: Tensor) -> Tensor:
+    def nll(self, log_probs: Tensor, reward: Tensor) -> Tensor:
         """Cross-entropy (N,) of log-probabilities (N, R) with the two bins around the reward."""
         place = (symlog(reward) - self.bins[0]) / (self.bins[1] - self.bins[0])
         place = place.clamp(0, len(self.bins) - 1)
@@ -110,15 +110,15 @@ class Ensemble(nn.Module):
         self.project: Tensor
         self.register_buffer("project", torch.randn(target, projected) * target**-0.5)
         self.members = members
-        self.enter = nn.Parameter(torch.randn(features, members * hidden) * features**-0.5)
+        self.in_proj = nn.Parameter(torch.randn(features, members * hidden) * features**-0.5)
         self.bias = nn.Parameter(torch.zeros(members * hidden))
-        self.leave = nn.Parameter(torch.randn(members, hidden, projected) * hidden**-0.5)
+        self.out_proj = nn.Parameter(torch.randn(members, hidden, projected) * hidden**-0.5)
 
     def forward(self, past: Tensor) -> Tensor:
         """past (N, F) to predictions (M, N, projected)."""
-        hidden = F.silu(torch.addmm(self.bias, past, self.enter))
+        hidden = F.silu(torch.addmm(self.bias, past, self.in_proj))
         members_first = hidden.unflatten(-1, (self.members, -1)).transpose(0, 1)
-        return torch.bmm(members_first, self.leave).float()
+        return torch.bmm(members_first, self.out_proj).float()
 
     def disagreement(self, past: Tensor) -> Tensor:
         """Standard deviation between the members (N,), averaged over the projection."""
@@ -126,7 +126,7 @@ class Ensemble(nn.Module):
         apart = predictions - predictions.mean(0)
         return (apart.square().sum(0) / (self.members - 1)).sqrt().mean(-1)
 
-    def loss(self, past: Tensor, target: Tensor, taught: Tensor) -> Tensor:
-        """Squared error (N,). target (N, X) flat codes; taught (M, N) in {0, 1}: which member learns from which row."""
+    def loss(self, past: Tensor, target: Tensor, trained: Tensor) -> Tensor:
+        """Squared error (N,). target (N, X) flat codes; trained (M, N) in {0, 1}: which member learns from a row."""
         error: Tensor = (self(past) - (target.float() @ self.project)).square().mean(-1)
-        return (error * taught).sum(0)
+        return (error * trained).sum(0)

@@ -1,49 +1,25 @@
-"""How encoder, dynamics, decoder and heads are put together, and what they are trained for.
+"""What a family of world models implements, and the values that go in and come out.
 
-Axes: B batch, T time, N = B*T, S slots, A width of an encoded action.
+A family owns its model: how it encodes and decodes, what its state holds, in which stages it is trained and for which
+losses. Training, the simulator and validation know this page and nothing below it.
+
+Axes: B batch, T time, N any number of moments. A moment is an observation and the action that led to it.
 """
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, Self
 
-import gymnasium as gym
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from worldsim.models.codec import ObservationCodec, Slots, slots_of
 from worldsim.models.config import ModelConfig
-from worldsim.models.dynamics import Latent, Observed, State, make_dynamics
-from worldsim.models.heads import Ensemble, RewardHead, TerminationHead
-from worldsim.models.layers import onehot, symlog
-from worldsim.models.share import uniform
-from worldsim.spaces import Leaf, leaves
+from worldsim.models.heads import RewardHead, TerminationHead
 
-Part = Literal["all", "codec", "rest"]
+State = dict[str, Tensor]  # every tensor has the batch as its first axis
+Flat = Mapping[str, Tensor]  # flat leaves of a space by name (`worldsim.spaces`)
 WEIGHTS = {"reward": 2.0, "termination": 5.0}  # of losses that matter more than their size in nats says
-
-
-class ActionEncoder(nn.Module):
-    """Flat actions as one vector: one-hots of every categorical variable, symlog of every continuous one."""
-
-    def __init__(self, action_leaves: tuple[Leaf, ...]):
-        super().__init__()
-        self.leaves = action_leaves
-        self.classes = [leaf.nvec.tolist() if leaf.kind == "categorical" else None for leaf in action_leaves]
-        widths = zip(action_leaves, self.classes, strict=True)
-        self.width = sum(int(np.prod(leaf.shape)) if classes is None else sum(classes) for leaf, classes in widths)
-
-    def forward(self, actions: Mapping[str, Tensor]) -> Tensor:
-        """(..., *leaf.shape) a leaf to (..., A) fp32."""
-        parts = []
-        for leaf, classes in zip(self.leaves, self.classes, strict=True):
-            value = actions[leaf.name]
-            if classes is None:
-                parts.append(symlog(value.flatten(-len(leaf.shape)).float()))
-            else:
-                parts += [onehot(value[..., i], n).float() for i, n in enumerate(classes)]
-        return torch.cat(parts, -1)
 
 
 class Batch(NamedTuple):
@@ -81,11 +57,17 @@ class Losses(NamedTuple):
 
     total: Tensor
     parts: dict[str, Tensor]
-    surprise: Tensor | None = None  # (B,) nats: how badly a moment of each sequence was foreseen, on average
+    surprise: Tensor | None = None  # (B,): how badly a moment of each sequence was predicted, on average
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Losses":
         """The losses with every tensor changed."""
         return Losses(*(_each(part, change) for part in self))
+
+    @staticmethod
+    def of(parts: dict[str, Tensor], surprise: Tensor | None = None) -> "Losses":
+        """The weighted sum of scalar losses."""
+        total = torch.stack([WEIGHTS.get(name, 1.0) * loss for name, loss in parts.items()]).sum()
+        return Losses(total, {name: loss.detach() for name, loss in parts.items()}, surprise)
 
 
 def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
@@ -94,35 +76,79 @@ def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return None if value is None else change(value)
 
 
-class WorldModel(nn.Module):
+class Stage(NamedTuple):
+    """A stretch of training that a family asks for."""
+
+    name: str  # what `losses` is given
+    frames: bool = False  # single moments, `trainer.codec_frames` of them for `trainer.codec_steps`, and no sequences
+
+
+class Observed(NamedTuple):
+    """What following a recorded sequence gives."""
+
+    state: State  # after the last moment
+    features: Tensor  # (B, T, F): what the heads read of each moment, its observation known
+
+
+class Predicted(NamedTuple):
+    """What one imagined step gives beside the state."""
+
+    features: Tensor  # (B, F): what the heads read
+    entropy: Tensor  # (B,) at least 0, nats: how open this step's future was
+    disagreement: Tensor  # (B,) at least 0: how much an ensemble disagrees on it, the more the less data there was
+
+
+class WorldModel(nn.Module, ABC):
     """A learned world: pure functions of explicit states.
 
-    reward_range: least and greatest reward in the data, which the reward bins must cover.
+    A family sets `reward` and `termination`, heads on its features, and what is declared below.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        observation_space: gym.Space[Any],
-        action_space: gym.Space[Any],
-        reward_range: tuple[float, float],
-    ):
-        super().__init__()
-        self.config = config
-        self.act = ActionEncoder(leaves(action_space))
-        found = leaves(observation_space)
-        nvec = np.concatenate([leaf.nvec for leaf in found if leaf.kind == "categorical"] or [np.zeros(0, np.int64)])
-        slots = sum(slots_of(leaf, config.patch) for leaf in found if leaf.kind != "categorical")
-        self.dynamics = make_dynamics(config, torch.from_numpy(nvec), slots, self.act.width)
-        self.codec = ObservationCodec(found, config, self.dynamics.record_features, self.dynamics.dense_features)
-        hidden, features = config.head_hidden, self.dynamics.feature_width
-        self.reward = RewardHead(features, hidden, *reward_range)
-        self.termination = TerminationHead(features, hidden)
-        record_features = self.dynamics.record_features or self.codec.record.classes
-        target = len(nvec) * record_features + slots * self.dynamics.dense_features
-        self.ensemble = Ensemble(self.dynamics.past_width, target, hidden, config.ensemble)
+    config: ModelConfig
+    reward: RewardHead
+    termination: TerminationHead
+    stages: tuple[Stage, ...]  # in the order of training
+    noise_size: int  # how many uniform numbers one step of one world consumes
 
-    def rounded(self) -> "WorldModel":
+    @abstractmethod
+    def measure(self, name: str, parts: Iterable[Tensor]) -> None:
+        """Takes what must be known of an observation's leaf before training from samples of it, (N, ...) each."""
+
+    @abstractmethod
+    def mean_images(self) -> dict[str, Tensor]:
+        """The mean (H, W, C) fp32 in [0, 1] of each image leaf of the data."""
+
+    @abstractmethod
+    def initial(self, batch: int) -> State:
+        """The state of `batch` worlds before anything was seen."""
+
+    @abstractmethod
+    def encode(self, observation: Flat) -> Tensor:
+        """Where observations (N, ...), each seen by itself, lie in latent space: (N, D) fp32."""
+
+    @abstractmethod
+    def observe(self, observation: Flat, action: Flat, first: Tensor, state: State | None = None) -> Observed:
+        """Follow a recorded sequence (B, T, ...), on from `state` or from nothing; a deterministic function.
+
+        Where `first` (B, T), an episode begins and everything before it is forgotten, the action that led there too.
+        """
+
+    @abstractmethod
+    def step(self, state: State, action: Flat, noise: Tensor | None) -> tuple[State, Predicted]:
+        """Imagine one step under actions (B, ...), with shapes that stay as they are.
+
+        noise: (B, noise_size) uniform in [0, 1); None: the most probable future.
+        """
+
+    @abstractmethod
+    def decode(self, state: State) -> dict[str, Tensor]:
+        """What is seen in a state after `step`: flat leaves (B, ...)."""
+
+    @abstractmethod
+    def losses(self, batch: Batch, generator: Generator, stage: Stage) -> Losses:
+        """Training losses of one batch in one of `stages`; all randomness from `generator`."""
+
+    def rounded(self) -> Self:
         """A copy whose matrices are in bf16: autocast to it, products find them cast and need not do so every time."""
         rounded = deepcopy(self)
         for name, parameter in rounded.named_parameters():
@@ -130,84 +156,12 @@ class WorldModel(nn.Module):
                 parameter.data = parameter.data.bfloat16()
         return rounded
 
-    def observe(
-        self,
-        observation: Mapping[str, Tensor],
-        action: Mapping[str, Tensor],
-        first: Tensor,
-        state: State | None = None,
-    ) -> Observed:
-        """Follow a recorded sequence (B, T, ...), on from `state` or from nothing."""
-        flat = {name: value.flatten(0, 1) for name, value in observation.items()}
-        return self._follow(self.codec.encode(flat), flat, action, first, None, state)
 
-    def _follow(
-        self,
-        embeds: Slots,
-        flat: Mapping[str, Tensor],
-        action: Mapping[str, Tensor],
-        first: Tensor,
-        generator: Generator | None,
-        state: State | None = None,
-    ) -> Observed:
-        lead = first.shape
-        sequence = Slots(*(part.unflatten(0, lead) for part in embeds))
-        record = self.codec.record.indices(flat).unflatten(0, lead)
-        start = self.dynamics.initial(lead[0]) if state is None else state
-        return self.dynamics.observe(start, sequence, record, self.act(action), first, generator)
-
-    def losses(self, batch: Batch, generator: Generator, part: Part = "all") -> Losses:
-        """Training losses of one batch; all randomness from `generator`.
-
-        part: "codec" learns to draw, "rest" learns everything else on codes that stay as they are, "all" learns both.
-        Families whose codes do not depend on the dynamics learn faster one after the other.
-        """
-        flat = {name: value.flatten(0, 1) for name, value in batch.observation.items()}
-        if part == "codec":
-            drawn = self.dynamics.recode(self.codec.encode(flat), self.codec.record.indices(flat), generator)
-            return _summed({f"draw/{name}": loss.mean() for name, loss in self.codec.loss(drawn, flat).items()})
-        if part == "all":
-            embeds = self.codec.encode(flat)
-        else:
-            # fp32: the codes that inference will see
-            with torch.no_grad(), torch.autocast(batch.first.device.type, enabled=False):
-                embeds = self.codec.encode(flat)
-        seen = self._follow(embeds, flat, batch.action, batch.first, generator)
-        features, follows = seen.latent.features, (~batch.first).float()
-        heads = {"reward": self.reward.loss(features, batch.reward)}
-        heads["termination"] = self.termination.loss(features, batch.terminated)
-        moments = torch.stack([loss.detach() for loss in (seen.losses | heads).values()]).sum(0)
-        surprise = (moments * follows).sum(1) / follows.sum(1).clamp_min(1)
-        slots = self.dynamics.for_decoder(seen.latent)
-        heads["ensemble"] = self._ensemble_loss(seen.latent, slots, generator)
-        count = follows.sum() if batch.moments is None else batch.moments
-        counted = _weighted(follows, batch.weight)
-        parts = {name: _mean(loss, counted, count) for name, loss in seen.losses.items()}
-        if part == "all":
-            drawn_from = Slots(*(slot.flatten(0, 1) for slot in slots))
-            errors = {name: loss.view(follows.shape) for name, loss in self.codec.loss(drawn_from, flat).items()}
-            parts |= {f"draw/{name}": _weighted(loss, batch.weight).mean() for name, loss in errors.items()}
-        parts |= {name: _mean(loss, counted, count) for name, loss in heads.items()}
-        return _summed(parts)._replace(surprise=surprise)
-
-    def _ensemble_loss(self, latent: Latent, slots: Slots, generator: Generator) -> Tensor:
-        """Squared error (B, T)."""
-        past = latent.features[..., : self.dynamics.past_width].detach()
-        target = torch.cat([part.detach().flatten(2) for part in slots], -1).flatten(0, 1)
-        chance = uniform((self.config.ensemble, past.shape[0], 1), generator, past.device, axis=1)
-        taught = (chance < 0.5).expand(-1, -1, past.shape[1]).flatten(1).float()
-        return self.ensemble.loss(past.flatten(0, 1), target, taught).view(past.shape[:2])
-
-
-def _summed(parts: dict[str, Tensor]) -> Losses:
-    total = torch.stack([WEIGHTS.get(name, 1.0) * loss for name, loss in parts.items()]).sum()
-    return Losses(total, {name: loss.detach() for name, loss in parts.items()})
-
-
-def _weighted(values: Tensor, weight: Tensor | None) -> Tensor:
+def weighted(values: Tensor, weight: Tensor | None) -> Tensor:
     """Values (B, T) with every sequence as heavy as `weight` (B,) says."""
     return values if weight is None else values * weight.unsqueeze(1)
 
 
-def _mean(values: Tensor, weight: Tensor, count: Tensor) -> Tensor:
+def mean_of(values: Tensor, weight: Tensor, count: Tensor) -> Tensor:
+    """The mean over moments (B, T) of which `count` count, as heavy as `weight` (B, T) says."""
     return (values * weight).sum() / count.clamp_min(1)

@@ -19,7 +19,7 @@ from worldsim.models.config import Precision
 from worldsim.models.world_model import WorldModel
 from worldsim.simulator.calibration import Calibration, Trust, certificate_of
 from worldsim.simulator.noise import places, uniforms
-from worldsim.spaces import space_from_json
+from worldsim.spaces import leaves, space_from_json
 
 Arrays = dict[str, NDArray[Any]]
 Observe = Literal["frame", "latent"]
@@ -69,11 +69,9 @@ def tick(
     """
     noise = None if chance is None else uniforms(state.seed, state.tick, chance)
     ending, inner, paying = (None,) * 3 if noise is None else (noise[:, 0], noise[:, 1:-1], noise[:, -1])
-    latent, now = model.dynamics.step(state.latent, model.act(actions), inner, model.config.min_p)
-    assert now.entropy is not None, "a family's step gives the entropy of what it drew"
-    observation = model.codec.decode(model.dynamics.for_decoder(now)) if observe == "frame" else {}
-    disagreement = model.ensemble.disagreement(now.features[..., : model.dynamics.past_width])
-    sure = state.doubt + now.entropy, torch.maximum(state.novelty, disagreement)
+    latent, now = model.step(state.latent, actions, inner)
+    observation = model.decode(latent) if observe == "frame" else {}
+    sure = state.doubt + now.entropy, torch.maximum(state.novelty, now.disagreement)
     reward = model.reward.draw(now.features, paying, model.config.min_p, heats[0])
     terminated = model.termination.draw(now.features, ending, heats[1])
     return Tick(WorldState(latent, state.seed, state.tick + 1, *sure, observation), now.features, reward, terminated)
@@ -109,7 +107,7 @@ class World:
         self.observation_space = space_from_json(manifest.observation_space)
         self.action_space = space_from_json(manifest.action_space)
         self._tick = _fused(self.device) if fused else tick
-        self._chance = places(self.model.dynamics.noise_size + 2, self.device) if sample else None
+        self._chance = places(self.model.noise_size + 2, self.device) if sample else None
         self.metadata, self.horizon, self.config = manifest.metadata, manifest.horizon, manifest.model
 
     @property
@@ -145,11 +143,7 @@ class World:
     @torch.inference_mode()
     def codes(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """Where flat observations (B, ...), each seen by itself, lie in latent space: (B, D), what is decoded."""
-        seen = {name: self._tensor(value).unsqueeze(1) for name, value in observation.items()}
-        first = torch.ones(next(iter(seen.values())).shape[:2], dtype=torch.bool, device=self.device)
-        latent = self.model.observe(seen, self._no_action(first.shape), first).latent
-        slots = self.model.dynamics.for_decoder(latent)
-        return torch.cat([part.flatten(1).float() for part in slots], 1).cpu().numpy()
+        return self.model.encode({name: self._tensor(value) for name, value in observation.items()}).cpu().numpy()
 
     @torch.inference_mode()
     def observe(
@@ -242,7 +236,7 @@ class World:
         return torch.zeros(count, device=self.device), torch.zeros(count, device=self.device)
 
     def _no_action(self, shape: torch.Size) -> dict[str, Tensor]:
-        found = self.model.act.leaves
+        found = leaves(self.action_space)
         types = [torch.long if leaf.kind == "categorical" else torch.float32 for leaf in found]
         return {
             leaf.name: torch.zeros((*shape, *leaf.shape), dtype=kind, device=self.device)

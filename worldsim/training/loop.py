@@ -20,7 +20,7 @@ from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError, 
 from worldsim.files import alone_in, lies_in, refuse_foreign
 from worldsim.models.checkpoint import FORMAT, OF_A_WORLD, WorldManifest, is_whole, looks_like_a_world, save_world
 from worldsim.models.share import SharedGenerator
-from worldsim.models.world_model import Batch, Losses, Part, WorldModel
+from worldsim.models.world_model import Batch, Losses, Stage, WorldModel
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.fingerprints import fingerprints
@@ -155,7 +155,7 @@ class Run:
         number, within = at(step, plan)
         begins = number != self.phase
         if begins:
-            self.phase, self.learn = number, self.learning(plan[number].part)
+            self.phase, self.learn = number, self.learning(plan[number].stage)
         rate = learning_rate(within, plan[number], self.trainer.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate if self.record is None else group["lr"].fill_(rate)
@@ -166,8 +166,8 @@ class Run:
             self.began = losses.total
         return losses.parts | {"total": losses.total}
 
-    def learning(self, part: Part) -> Update:
-        """An update as a function of the batch: it teaches a part of the model and returns the losses before it.
+    def learning(self, stage: Stage) -> Update:
+        """An update of a stage as a function of the batch, which returns the losses before it.
 
         It does not know the run, which holds it: what was recorded goes with the run, not when cycles are collected.
         """
@@ -175,7 +175,7 @@ class Run:
         optimizer, generator, clip = self.optimizer, self.generator, self.trainer.clip
 
         def learn(batch: Batch) -> Losses:
-            losses: Losses = objective(lambda model: model.losses(batch, generator, part))
+            losses: Losses = objective(lambda model: model.losses(batch, generator, stage))
             fabric.backward(losses.total)
             for child in model.children():
                 torch.nn.utils.clip_grad_norm_(list(child.parameters()), clip)

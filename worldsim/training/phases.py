@@ -1,16 +1,16 @@
-"""What is taught when, and at which learning rate."""
+"""What is trained when, and at which learning rate."""
 
 import math
 from typing import NamedTuple
 
-from worldsim.models.world_model import Part, WorldModel
+from worldsim.models.world_model import Stage, WorldModel
 from worldsim.training.config import TrainerConfig
 
 
 class Phase(NamedTuple):
-    """A stretch of updates that teach one part of the model, with a learning-rate schedule of its own."""
+    """One of a family's stages as updates, with a learning-rate schedule of its own."""
 
-    part: Part
+    stage: Stage
     steps: int
     batch: int  # sequences in an update
     length: int  # rows in a sequence
@@ -18,15 +18,10 @@ class Phase(NamedTuple):
 
 
 def phases(trainer: TrainerConfig, model: WorldModel) -> list[Phase]:
-    """All at once; or, where the family's codes depend on the codec alone, first to draw and then to foresee.
-
-    Learning to draw wants many small updates on single frames, and then stands still under what is learned on top.
-    """
-    size = trainer.batch, trainer.length, trainer.learning_rate
-    if not model.dynamics.separable:
-        return [Phase("all", trainer.steps, *size)]
-    drawing = Phase("codec", trainer.codec_steps, trainer.codec_frames, 1, trainer.codec_learning_rate)
-    return [drawing, Phase("rest", trainer.steps, *size)]
+    """The model's stages, those on single frames with the trainer's codec_* settings."""
+    frames = trainer.codec_steps, trainer.codec_frames, 1, trainer.codec_learning_rate
+    sequences = trainer.steps, trainer.batch, trainer.length, trainer.learning_rate
+    return [Phase(stage, *(frames if stage.frames else sequences)) for stage in model.stages]
 
 
 def at(step: int, plan: list[Phase]) -> tuple[int, int]:

@@ -2,17 +2,17 @@
 
 from torch import Tensor
 
-from worldsim.models.config import ModelConfig, RSSMConfig, SSMConfig, TransformerConfig
-from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
+from worldsim.models.config import LatentConfig, RSSMConfig, SSMConfig, TransformerConfig
+from worldsim.models.dynamics.base import Dynamics, Followed, Stepped
 from worldsim.models.dynamics.rssm import RSSM
 from worldsim.models.dynamics.ssm import SSM
 from worldsim.models.dynamics.transformer import Transformer
 
-__all__ = ["Dynamics", "Latent", "Observed", "State", "make_dynamics"]
+__all__ = ["Dynamics", "Followed", "Stepped", "make_dynamics"]
 
 
-def make_dynamics(config: ModelConfig, nvec: Tensor, slots: int, actions: int) -> Dynamics:
-    """The family that the configuration is of. nvec: (V,) class counts of the record; slots: S; actions: A."""
+def make_dynamics(config: LatentConfig, nvec: Tensor, slots: int, actions: int) -> Dynamics:
+    """Those that the configuration is of. nvec: (V,) class counts of categorical variables; slots: S; actions: A."""
     match config:
         case SSMConfig():
             return SSM(config, nvec, slots, actions)

@@ -1,7 +1,7 @@
 """What the families `ssm` and `transformer` share: codes from each frame alone, a backbone over them, slot priors.
 
 The backbone carries what one frame cannot show. The prior of a slot looks at that memory, at its own two last codes and
-at the last codes of all other slots. The record is drawn before the picture, which is drawn to fit it.
+at the last codes of all other slots. Categorical variables are drawn before the picture, which is drawn to fit them.
 
 Axes: B batch, T time, V categorical variables, S dense slots, K numbers, C levels, W width of the backbone, E code
 width, N moments. Scores have their classes next to last and N last: what is drawn is computed along N.
@@ -17,9 +17,10 @@ from torch import Generator, Tensor, nn
 
 from worldsim.models.codec import Slots
 from worldsim.models.config import CodedConfig
-from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
+from worldsim.models.dynamics.base import Dynamics, Followed, Stepped
 from worldsim.models.dynamics.codes import CodeEmbedding, Codes, Quantiser, corrupted, shifted
 from worldsim.models.layers import Outcomes, SlotLinear, mlp, onehot
+from worldsim.models.world_model import State
 
 
 class Backbone(nn.Module, ABC):
@@ -48,18 +49,20 @@ class SlotPrior(nn.Module):
         super().__init__()
         self.group, self.count, self.inner = group, group.stop - group.start, 2 * code
         self.numbers, self.classes = numbers, classes
-        self.tell = nn.Sequential(nn.Linear(memory, memory // 4), nn.Linear(memory // 4, self.count * self.inner))
-        self.others = nn.Linear(everything, self.count, bias=False)
-        self.around = nn.Parameter(torch.randn(self.count, 3 * code, self.inner) * (3 * code) ** -0.5)
+        self.memory_proj = nn.Sequential(
+            nn.Linear(memory, memory // 4), nn.Linear(memory // 4, self.count * self.inner)
+        )
+        self.global_proj = nn.Linear(everything, self.count, bias=False)
+        self.local_weight = nn.Parameter(torch.randn(self.count, 3 * code, self.inner) * (3 * code) ** -0.5)
         self.out = nn.Sequential(nn.SiLU(), nn.Linear(self.inner, 2 * self.inner, bias=False), nn.SiLU())
         self.score = SlotLinear(self.count, 2 * self.inner, numbers * classes, scale=0.1)
         self.stay = nn.Parameter(torch.zeros(self.count, 1, 1, 1))
 
     def forward(self, memory: Tensor, index: Tensor, last: Tensor, before: Tensor) -> Tensor:
         """memory (N, W), last codes (N, count, K), last and before (N, V + S, E); to scores (count, K, C, N)."""
-        told = self.tell(memory).unflatten(-1, (self.count, self.inner)).transpose(0, 1)
-        around = [last[:, self.group], before[:, self.group], torch.matmul(self.others.weight, last)]
-        hidden = self.out(torch.baddbmm(told, torch.cat(around, -1).transpose(0, 1), self.around))
+        from_memory = self.memory_proj(memory).unflatten(-1, (self.count, self.inner)).transpose(0, 1)
+        around = [last[:, self.group], before[:, self.group], torch.matmul(self.global_proj.weight, last)]
+        hidden = self.out(torch.baddbmm(from_memory, torch.cat(around, -1).transpose(0, 1), self.local_weight))
         scores = self.score.batch_last(hidden).float().unflatten(1, (self.numbers, self.classes))
         return scores + 10 * self.stay * onehot(slots_first(index), self.classes, -2)  # type: ignore[no-any-return]
 
@@ -72,8 +75,9 @@ def slots_first(codes: Tensor) -> Tensor:
 class CodedDynamics(Dynamics):
     """See the module's text.
 
-    State: the last codes, (B, V) and (B, S, K) int64; what the next step would compute of them again: their embedding
-    and that of the codes before, (B, V + S, E) each, and what the backbone is told, (B, W); what the backbone keeps.
+    State: the last codes, `categorical` (B, V) and `dense` (B, S, K) int64; `previous_embedding` (B, V + S, E), of the
+    codes before; what the backbone keeps. `cached_embedding` (B, V + S, E) and `cached_input` (B, W) are
+    functions of the last codes, which the next step would compute again.
     """
 
     def __init__(
@@ -86,140 +90,154 @@ class CodedDynamics(Dynamics):
         self.possible: Tensor
         possible = torch.arange(classes) < nvec.unsqueeze(-1)
         self.register_buffer("possible", possible[:, None, :, None], persistent=False)
-        self.record_features, self.dense_features = None, self.numbers
+        self.categorical_features, self.dense_features = None, self.numbers
         self.past_width = config.width
         self.feature_width = 2 * config.width + 2 * variables * config.code_width
-        self.separable = True
+        self.two_stage = True
         self.noise_size = variables + slots * self.numbers
         code, everything = config.code_width, variables + slots
         self.quantise = Quantiser(slots, config.embed, self.numbers, self.levels)
         self.embed = CodeEmbedding(variables, classes, slots, self.numbers, self.levels, code)
-        self.enter = nn.Linear(everything * code, config.width)
-        self.act = nn.Linear(actions, config.width)
+        self.in_proj = nn.Linear(everything * code, config.width)
+        self.action_proj = nn.Linear(actions, config.width)
         self.mix = mlp([config.width, config.width, config.width])
         self.backbone = backbone()
         priors = config.width, everything
         if variables:
-            self.record_prior = SlotPrior(*priors, slice(0, variables), code, 1, classes)
+            self.categorical_prior = SlotPrior(*priors, slice(0, variables), code, 1, classes)
         if slots:
             self.dense_prior = SlotPrior(*priors, slice(variables, everything), code, self.numbers, self.levels)
         if variables and slots:
-            self.tell_record = nn.Linear(variables * code, config.width, bias=False)
+            self.categorical_proj = nn.Linear(variables * code, config.width, bias=False)
 
     def initial(self, batch: int) -> State:
-        where = self.enter.weight.device
-        record = torch.full((batch, self.variables), self.classes, device=where)
+        where = self.in_proj.weight.device
+        categorical = torch.full((batch, self.variables), self.classes, device=where)
         dense = torch.full((batch, self.slots, self.numbers), self.levels, device=where)
         nothing = self.embed.nothing()
-        told = self.enter(nothing.flatten()).float().expand(batch, -1)
+        cached = {"cached_input": self.in_proj(nothing.flatten()).float().expand(batch, -1)}
         nothing = nothing.float().expand(batch, -1, -1)
-        codes = {"record": record, "dense": dense, "last": nothing, "before": nothing, "told": told}
-        return codes | self.backbone.initial(batch, where)
+        codes = {"categorical": categorical, "dense": dense, "cached_embedding": nothing, "previous_embedding": nothing}
+        return codes | cached | self.backbone.initial(batch, where)
 
-    def recode(self, embeds: Slots, record: Tensor, generator: Generator | None = None) -> Slots:
-        return self._slots(record, self.quantise(embeds.dense, generator)[1])
+    def recode(self, embeds: Slots, categorical: Tensor, generator: Generator | None = None) -> Slots:
+        return self._slots(categorical, self.quantise(embeds.dense, generator)[1])
+
+    def for_decoder(self, state: State) -> Slots:
+        return self._slots(state["categorical"], self.quantise.values(state["dense"]))
 
     def observe(
         self,
         state: State,
         embeds: Slots,
-        record_BTV: Tensor,
+        categorical_BTV: Tensor,
         actions_BTA: Tensor,
         first_BT: Tensor,
         generator: Generator | None,
-    ) -> Observed:
+    ) -> Followed:
         index, values = self.quantise(embeds.dense)
-        seen = codes = Codes(record_BTV, index)
-        now = seen_embedded = self.embed(codes)
+        inputs = codes = Codes(categorical_BTV, index)
+        now = embedded = self.embed(codes)
         if generator is not None and self.corrupt:
-            seen = corrupted(codes, self.corrupt, generator)
-            seen_embedded = self.embed(seen)
+            inputs = corrupted(codes, self.corrupt, generator)
+            embedded = self.embed(inputs)
         keep, nothing = (~first_BT)[..., None, None], self.embed.nothing().to(now.dtype)
-        last = torch.where(keep, shifted(state["last"], seen_embedded), nothing)
-        before = torch.where(keep, shifted(state["before"], last), nothing)
-        record = torch.where(keep[..., 0], shifted(state["record"], seen.record), self.classes)
-        dense = torch.where(keep, shifted(state["dense"], seen.dense), self.levels)
-        x = self._drive(self.enter(last.flatten(-2)), actions_BTA * keep[..., 0])
+        last = torch.where(keep, shifted(state["cached_embedding"], embedded), nothing)
+        before = torch.where(keep, shifted(state["previous_embedding"], last), nothing)
+        categorical = torch.where(keep[..., 0], shifted(state["categorical"], inputs.categorical), self.classes)
+        dense = torch.where(keep, shifted(state["dense"], inputs.dense), self.levels)
+        x = self._drive(self.in_proj(last.flatten(-2)), actions_BTA * keep[..., 0])
         memory, kept = self.backbone.sequence(x, first_BT, state)
-        led = Led(*(part.flatten(0, 1) for part in (memory, record, dense, last, before)))
-        losses = self._losses(led, now, codes, (~first_BT).float())
-        told = self.enter(now.flatten(-2))
-        features = self._features(memory, told, now, last)
-        previous = torch.where(keep[:, -1], shifted(state["last"], now)[:, -1], nothing)
-        following = {"record": record_BTV[:, -1], "dense": index[:, -1], "told": told[:, -1].float()}
-        following |= {"last": now[:, -1].float(), "before": previous.float()}
-        return Observed(following | kept, Latent(features, self._slots(record_BTV, values)), losses)
+        context = Context(*(part.flatten(0, 1) for part in (memory, categorical, dense, last, before)))
+        losses = self._losses(context, now, codes, (~first_BT).float())
+        present = self.in_proj(now.flatten(-2))
+        features = self._features(memory, present, now, last)
+        # The state follows on what was really seen, not on the corrupted codes that this moment learned from.
+        previous = torch.where(keep[:, -1], shifted(state["cached_embedding"], now)[:, -1], nothing)
+        following = {
+            "categorical": categorical_BTV[:, -1],
+            "dense": index[:, -1],
+            "cached_input": present[:, -1].float(),
+        }
+        following |= {"cached_embedding": now[:, -1].float(), "previous_embedding": previous.float()}
+        return Followed(following | kept, features, self._slots(categorical_BTV, values), losses)
 
-    def _losses(self, led: "Led", now: Tensor, codes: Codes, follows: Tensor) -> dict[str, Tensor]:
-        """Negative log-likelihood (B, T) in nats of the codes: of the record, and of the picture, which knows it."""
+    def _losses(self, context: "Context", now: Tensor, codes: Codes, follows: Tensor) -> dict[str, Tensor]:
+        """Negative log-likelihood (B, T) in nats of the codes: categorical, and dense, which know the categorical."""
         losses, flat = {}, Codes(*(part.flatten(0, 1) for part in codes))
         if self.variables:
-            losses["record_prior"] = _told(self._record_scores(led), flat.record.unsqueeze(-1), follows)
+            scores = self._categorical_scores(context)
+            losses["categorical_prior"] = _nll(scores, flat.categorical.unsqueeze(-1), follows)
         if self.slots:
             drawn = now[:, :, : self.variables].flatten(0, 1)
-            losses["dense_prior"] = _told(self._dense_scores(led, drawn), flat.dense, follows)
+            losses["dense_prior"] = _nll(self._dense_scores(context, drawn), flat.dense, follows)
         return losses
 
-    def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, Latent]:
-        memory, kept = self.backbone.tick(self._drive(state["told"], action_BA), state)
-        led = Led(memory, *(state[name] for name in ("record", "dense", "last", "before")))
-        record, dense, undecided = led.record, led.dense, memory.new_zeros(len(memory))
+    def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, Stepped]:
+        memory, kept = self.backbone.tick(self._drive(state["cached_input"], action_BA), state)
+        last, before = state["cached_embedding"], state["previous_embedding"]
+        context = Context(memory, state["categorical"], state["dense"], last, before)
+        categorical, dense, entropy = context.categorical, context.dense, memory.new_zeros(len(memory))
         noise = (None, None) if noise_BN is None else noise_BN.split([self.variables, self.slots * self.numbers], -1)
         if self.variables:
-            drawn, undecided = _drawn(self._record_scores(led), noise[0], min_p)
-            record = drawn.squeeze(-1)
-        now = self.embed.of_record(record)
+            drawn, entropy = _draw(self._categorical_scores(context), noise[0], min_p)
+            categorical = drawn.squeeze(-1)
+        now = self.embed.of_categorical(categorical)
         if self.slots:
-            dense, nats = _drawn(self._dense_scores(led, now), noise[1], min_p)
-            undecided = undecided + nats
+            dense, nats = _draw(self._dense_scores(context, now), noise[1], min_p)
+            entropy = entropy + nats
             now = torch.cat([now, self.embed.of_dense(dense)], -2)
-        told = self.enter(now.flatten(-2))
-        features = self._features(memory, told, now, led.last)
-        following = {"record": record, "dense": dense, "told": told.float(), "last": now.float(), "before": led.last}
-        latent = Latent(features, self._slots(record, self.quantise.values(dense)), undecided)
-        return following | kept, latent
+        present = self.in_proj(now.flatten(-2))
+        features = self._features(memory, present, now, last)
+        following = {"categorical": categorical, "dense": dense, "previous_embedding": last}
+        following |= {"cached_embedding": now.float(), "cached_input": present.float()}
+        return following | kept, Stepped(features, entropy)
 
-    def _slots(self, record: Tensor, values: Tensor) -> Slots:
-        """What the decoder draws from: one-hots of the record, numbers in [-1, 1] of the rest."""
-        return Slots(onehot(record, self.classes).to(values.dtype), values)
+    def _slots(self, categorical: Tensor, values: Tensor) -> Slots:
+        """What the decoder draws from: one-hots of categorical variables, numbers in [-1, 1] of all others."""
+        return Slots(onehot(categorical, self.classes).to(values.dtype), values)
 
-    def _features(self, memory: Tensor, told: Tensor, now: Tensor, last: Tensor) -> Tensor:
-        """What the heads read: the memory, everything now, and the record now and before, where rewards are written."""
-        records = [embedded[..., : self.variables, :].flatten(-2) for embedded in (now, last)]
-        return torch.cat([memory, told, *records], -1)
+    def _features(self, memory: Tensor, present: Tensor, now: Tensor, last: Tensor) -> Tensor:
+        """What the heads read: the memory, everything now, and categorical variables now and before.
 
-    def _drive(self, told: Tensor, action: Tensor) -> Tensor:
-        x = told + self.act(action)
+        Rewards are mostly written in these: a score that changed, a field that was set.
+        """
+        categorical = [embedded[..., : self.variables, :].flatten(-2) for embedded in (now, last)]
+        return torch.cat([memory, present, *categorical], -1)
+
+    def _drive(self, codes: Tensor, action: Tensor) -> Tensor:
+        """What the backbone reads (..., W): the codes, projected, and the action that followed them."""
+        x = codes + self.action_proj(action)
         return x + self.mix(x)  # type: ignore[no-any-return]
 
-    def _record_scores(self, led: "Led") -> Tensor:
+    def _categorical_scores(self, context: "Context") -> Tensor:
         """Scores (V, 1, classes, N) of the categorical variables; log-probabilities up to a constant."""
-        scores = self.record_prior(led.memory, led.record.unsqueeze(-1), led.last, led.before)
+        scores = self.categorical_prior(context.memory, context.categorical.unsqueeze(-1), context.last, context.before)
         return scores.masked_fill(~self.possible, -1e9)  # type: ignore[no-any-return]
 
-    def _dense_scores(self, led: "Led", drawn: Tensor) -> Tensor:
-        """Scores (S, K, C, N) of the dense codes, given the record drawn (N, V, E)."""
-        known = led.memory + self.tell_record(drawn.flatten(-2)) if self.variables else led.memory
-        return self.dense_prior(known, led.dense, led.last, led.before)  # type: ignore[no-any-return]
+    def _dense_scores(self, context: "Context", drawn: Tensor) -> Tensor:
+        """Scores (S, K, C, N) of the dense codes, given the categorical variables that were drawn (N, V, E)."""
+        known = context.memory + self.categorical_proj(drawn.flatten(-2)) if self.variables else context.memory
+        return self.dense_prior(known, context.dense, context.last, context.before)  # type: ignore[no-any-return]
 
 
-class Led(NamedTuple):
-    """What N moments follow on."""
+class Context(NamedTuple):
+    """What N moments are predicted from."""
 
     memory: Tensor  # (N, W)
-    record: Tensor  # (N, V) last codes
+    categorical: Tensor  # (N, V) last codes
     dense: Tensor  # (N, S, K) last codes
     last: Tensor  # (N, V + S, E) the same, embedded
     before: Tensor  # (N, V + S, E) those before
 
 
-def _told(scores: Tensor, index: Tensor, follows: Tensor) -> Tensor:
+def _nll(scores: Tensor, index: Tensor, follows: Tensor) -> Tensor:
     """Negative log-likelihood (B, T) in nats of codes (B*T, slots, K) by scores (slots, K, C, B*T)."""
-    told = F.log_softmax(scores, -2).gather(-2, slots_first(index).unsqueeze(-2))
-    return -told.sum((0, 1, 2)).view_as(follows) * follows
+    log_probs = F.log_softmax(scores, -2).gather(-2, slots_first(index).unsqueeze(-2))
+    return -log_probs.sum((0, 1, 2)).view_as(follows) * follows
 
 
-def _drawn(scores: Tensor, noise: Tensor | None, min_p: float) -> tuple[Tensor, Tensor]:
+def _draw(scores: Tensor, noise: Tensor | None, min_p: float) -> tuple[Tensor, Tensor]:
     """Codes (N, slots, K) drawn from scores (slots, K, C, N) by noise (N, slots*K), and the nats (N,) in the draw."""
     outcomes = Outcomes.of(scores, min_p, -2)
     uniform = None if noise is None else slots_first(noise.unflatten(-1, scores.shape[:2]))

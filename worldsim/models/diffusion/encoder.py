@@ -1,0 +1,46 @@
+"""Everything that one or more moments hold, as one vector."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.models.diffusion.canvas import Canvas, Drawing
+
+CHANNELS = 32
+
+
+class GridEncoder(nn.Module):
+    """A grid (N, C, H, W) as a vector (N, E): patches, and convolutions that halve their number along each side."""
+
+    def __init__(self, channels: int, height: int, width: int, patch: int, features: int):
+        super().__init__()
+        self.patch = patch
+        widths = [channels * patch**2, CHANNELS, 2 * CHANNELS, 2 * CHANNELS]
+        strides = [1, 2, 2]
+        layers = zip(widths[:-1], widths[1:], strides, strict=True)
+        self.layers = nn.ModuleList([nn.Conv2d(one, two, 3, stride, 1) for one, two, stride in layers])
+        places = [-(-(side // patch) // 4) for side in (height, width)]
+        self.out = nn.Linear(widths[-1] * places[0] * places[1], features)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        x = F.pixel_unshuffle(grid, self.patch)
+        for layer in self.layers:
+            x = F.silu(layer(x))
+        encoded: Tensor = self.out(x.flatten(1))
+        return encoded
+
+
+class FrameEncoder(nn.Module):
+    """A drawing of `moments` moments, side by side as channels, to (N, E)."""
+
+    def __init__(self, canvas: Canvas, moments: int, features: int, patch: int):
+        super().__init__()
+        sizes = [(moments * channels, *size) for channels, *size in canvas.sizes]
+        self.grids = nn.ModuleList([GridEncoder(*size, patch, features) for size in sizes])
+        self.vector = nn.Linear(moments * canvas.numbers, features) if canvas.numbers else None
+
+    def forward(self, drawing: Drawing) -> Tensor:
+        parts = [encode(grid) for encode, grid in zip(self.grids, drawing.grids, strict=True)]
+        if self.vector is not None:
+            parts.append(self.vector(drawing.vector))
+        return torch.stack(parts).sum(0)

@@ -1,0 +1,254 @@
+"""The world model of the `diffusion` family (DIAMOND, arXiv:2405.12399).
+
+A state is made of what was seen: the last K observations and actions. The next observation is denoised from nothing,
+given these. What no observation shows is lost once it is K moments old; a recurrent memory beside it serves reward,
+termination and uncertainty alone.
+
+Not DIAMOND's: any space and not only images (`canvas`), most work on patches in place of pixels (`denoiser.UNet`),
+pixels that differ from the mean image weigh more, and heads on a gated linear recurrence in place of an LSTM.
+
+Axes: B batch, T time, K moments of context, A width of an encoded action, W width of the memory, J targets of a
+sequence, N any number of moments.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import torch
+from torch import Generator, Tensor, nn
+
+from worldsim.models.actions import ActionEncoder
+from worldsim.models.config import DiffusionConfig
+from worldsim.models.diffusion.canvas import Canvas, Drawing, torch_type
+from worldsim.models.diffusion.denoiser import Denoiser, Scaling, along, trained_levels
+from worldsim.models.diffusion.encoder import FrameEncoder
+from worldsim.models.diffusion.uncertainty import Uncertainty
+from worldsim.models.dynamics.ssm import LinearRecurrence
+from worldsim.models.heads import RewardHead, TerminationHead
+from worldsim.models.share import uniform
+from worldsim.models.world_model import (
+    Batch,
+    Flat,
+    Losses,
+    Observed,
+    Predicted,
+    Stage,
+    State,
+    WorldModel,
+    mean_of,
+    weighted,
+)
+from worldsim.spaces import leaves
+
+DENOISE = Stage("denoise")
+NOTABLE, WEIGHT = 0.1, 10.0  # a number that is further from the mean image than that, in [-1, 1], weighs so much
+PAST = "past/"  # before a leaf's name: the state's observations
+
+
+class Context(NamedTuple):
+    """What moments are denoised from, as places in the state's past and the sequence after it, one behind the other."""
+
+    place: Tensor  # (B, J, K) of the observations
+    acted: Tensor  # (B, J, K) bool: whether the action that followed counts; not where an observation only fills up
+
+
+class DiffusionWorldModel(WorldModel):
+    """See the module's text.
+
+    State: the last observations as flat leaves, `past/<leaf>` (B, K, ...), the newest last, the first repeated where an
+    episode has not had K; `actions` (B, K - 1, A) that led from each to the next, zeros where none did; the memory's
+    own; `cached_features` (B, 2W), of the last moment; `seen` (B,) bool, whether there was an observation at all.
+    """
+
+    config: DiffusionConfig
+
+    def __init__(
+        self,
+        config: DiffusionConfig,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        reward_range: tuple[float, float],
+    ):
+        super().__init__()
+        self.config, self.stages, width = config, (DENOISE,), config.width
+        self.leaves = leaves(observation_space)
+        self.act = ActionEncoder(leaves(action_space))
+        self.canvas = Canvas(self.leaves, config.patch)
+        self.denoiser = Denoiser(self.canvas, self.act.width, config)
+        self.encoder = FrameEncoder(self.canvas, 1, width, config.patch)
+        self.action_proj = nn.Linear(self.act.width, width)
+        self.memory = LinearRecurrence(width, config.layers)
+        self.reward = RewardHead(2 * width, config.head_hidden, *reward_range)
+        self.termination = TerminationHead(2 * width, config.head_hidden)
+        self.uncertainty = Uncertainty(3 * width, self.canvas, config.head_hidden, config.ensemble)
+        self.noise_size = self.canvas.count
+
+    def measure(self, name: str, parts: Iterable[Tensor]) -> None:
+        if scale := self.canvas.scale_of(name):
+            scale.measure(parts)
+
+    def mean_images(self) -> dict[str, Tensor]:
+        return {scale.leaf.name: scale.mean / 255 for scale in self.canvas.grids if scale.leaf.kind == "image"}
+
+    def initial(self, batch: int) -> State:
+        like, context = self.action_proj.weight, self.config.context
+        past = {
+            PAST + leaf.name: torch.zeros(batch, context, *leaf.shape, dtype=torch_type(leaf), device=like.device)
+            for leaf in self.leaves
+        }
+        actions = like.new_zeros(batch, context - 1, self.act.width)
+        features = like.new_zeros(batch, 2 * self.config.width)
+        seen = torch.zeros(batch, dtype=torch.bool, device=like.device)
+        kept = {"actions": actions, "cached_features": features, "seen": seen}
+        return past | kept | self.memory.initial(batch, like.device)
+
+    def encode(self, observation: Flat) -> Tensor:
+        encoded: Tensor = self.encoder(self.canvas(observation))
+        return encoded.float()
+
+    def observe(self, observation: Flat, action: Flat, first: Tensor, state: State | None = None) -> Observed:
+        start = self.initial(len(first)) if state is None else state
+        begins = _begins(first, start)
+        actions = self.act(action) * (~begins).unsqueeze(-1)
+        features, memory = self._features(observation, actions, begins, start)
+        # The past of a moment that would come next: the present one is the newest observation in it.
+        context = self._context(begins, torch.full_like(begins[:, :1], begins.shape[1], dtype=torch.long))
+        kept = {PAST + leaf.name: self._past(observation, start, leaf.name, context)[:, 0] for leaf in self.leaves}
+        kept["actions"] = self._followed_by(actions, start, context)[:, 0, :-1]
+        kept |= {"cached_features": features[:, -1].float(), "seen": torch.ones_like(start["seen"])}
+        return Observed(kept | memory, features)
+
+    def step(self, state: State, action: Flat, noise: Tensor | None) -> tuple[State, Predicted]:
+        config, encoded = self.config, self.act(action)
+        actions = torch.cat([state["actions"], encoded.unsqueeze(1)], 1)
+        past = {leaf.name: state[PAST + leaf.name] for leaf in self.leaves}
+        count = len(encoded)
+        drawn = self.canvas.noise(encoded.new_full((count, self.noise_size), 0.5) if noise is None else noise)
+        context = self._side_by_side(past, count)
+        moment = self.denoiser.sample(drawn, context, actions.flatten(1), config.steps, config.order)
+        seen = self.canvas.inverse(moment)
+        embedded = self.encoder(self.canvas(seen))
+        following = self.action_proj(encoded)
+        memory, kept = self.memory.tick(embedded + following, state)
+        features = torch.cat([memory, embedded], -1)
+        before = torch.cat([state["cached_features"].to(following.dtype), following], -1)
+        predicted = Predicted(features, self.uncertainty.entropy(before), self.uncertainty.disagreement(before))
+        new = {PAST + name: torch.cat([past[name][:, 1:], value.unsqueeze(1)], 1) for name, value in seen.items()}
+        new |= {"actions": actions[:, 1:], "cached_features": features.float(), "seen": torch.ones_like(state["seen"])}
+        return new | kept, predicted
+
+    def decode(self, state: State) -> dict[str, Tensor]:
+        return {leaf.name: state[PAST + leaf.name][:, -1] for leaf in self.leaves}
+
+    def losses(self, batch: Batch, generator: Generator, stage: Stage) -> Losses:
+        start = self.initial(len(batch.first))
+        begins = _begins(batch.first, start)
+        actions = self.act(batch.action) * (~begins).unsqueeze(-1)
+        features, _ = self._features(batch.observation, actions, begins, start)
+        follows = (~begins).float()
+        heads = {"reward": self.reward.loss(features, batch.reward)}
+        heads["termination"] = self.termination.loss(features, batch.terminated)
+        heads |= self._uncertainty_losses(batch, features, actions, generator)
+        rows = self._targets(begins, generator)
+        counted_rows = follows.gather(1, rows)
+        drawn = self._denoising_losses(batch, actions, begins, rows, generator)
+        errors = torch.stack([loss.detach() for loss in drawn.values()]).sum(0)
+        surprise = (errors * counted_rows).sum(1) / counted_rows.sum(1).clamp_min(1)
+        counted = weighted(follows, batch.weight)
+        # Processes that share a batch divide by the moments of all of it, and each has its share of the targets.
+        count = follows.sum() if batch.moments is None else batch.moments
+        share = rows.shape[1] / follows.shape[1]
+        parts = {
+            name: mean_of(loss, weighted(counted_rows, batch.weight), count * share) for name, loss in drawn.items()
+        }
+        parts |= {name: mean_of(loss, counted, count) for name, loss in heads.items()}
+        return Losses.of(parts, surprise)
+
+    def _features(self, observation: Flat, actions: Tensor, begins: Tensor, start: State) -> tuple[Tensor, State]:
+        """What the heads read, (B, T, 2W), and the memory after the last moment."""
+        flat = {name: value.flatten(0, 1) for name, value in observation.items()}
+        embedded = self.encoder(self.canvas(flat)).unflatten(0, begins.shape)
+        memory, kept = self.memory.sequence(embedded + self.action_proj(actions), begins, start)
+        return torch.cat([memory, embedded], -1), kept
+
+    def _uncertainty_losses(
+        self, batch: Batch, features: Tensor, actions: Tensor, generator: Generator
+    ) -> dict[str, Tensor]:
+        """(B, T) each."""
+        lead = batch.first.shape
+        before = torch.cat([torch.zeros_like(features[:, :1]), features[:, :-1]], 1)
+        past = torch.cat([before, self.action_proj(actions)], -1).detach().flatten(0, 1)
+        moment = self.canvas({name: value.flatten(0, 1) for name, value in batch.observation.items()})
+        chance = uniform((self.config.ensemble, lead[0], 1), generator, past.device, axis=1)
+        trained = (chance < 0.5).expand(-1, -1, lead[1]).flatten(1).float()
+        return {name: loss.view(lead) for name, loss in self.uncertainty.loss(past, moment, trained).items()}
+
+    def _targets(self, begins: Tensor, generator: Generator) -> Tensor:
+        """(B, J) rows to be denoised, none of them twice, those that follow on something before all others."""
+        chance = uniform(begins.shape, generator, begins.device) + begins
+        return chance.argsort(1)[:, : min(self.config.targets, begins.shape[1])]
+
+    def _denoising_losses(
+        self, batch: Batch, actions: Tensor, begins: Tensor, rows: Tensor, generator: Generator
+    ) -> dict[str, Tensor]:
+        """Squared errors (B, J) of what the network gives, which has unit variance (EDM, eq. 8)."""
+        start, lead = self.initial(len(begins)), rows.shape
+        context = self._context(begins, rows)
+        past = {leaf.name: self._past(batch.observation, start, leaf.name, context) for leaf in self.leaves}
+        before = self._side_by_side({name: value.flatten(0, 1) for name, value in past.items()}, rows.numel())
+        following = self._followed_by(actions, start, context).flatten(0, 1).flatten(1)
+        clean = self.canvas({name: _at(value, rows).flatten(0, 1) for name, value in batch.observation.items()})
+        chance = uniform((lead[0], lead[1] * (1 + self.noise_size)), generator, rows.device).view(rows.numel(), -1)
+        sigma, noise = trained_levels(chance[:, 0]), self.canvas.noise(chance[:, 1:])
+        noisy = clean.with_each(noise, lambda x, e: x + e * along(sigma, e))
+        scaling = Scaling.at(sigma)
+        given = noisy.each(lambda x: x * along(scaling.input, x))
+        out = self.denoiser.network(given, scaling.level, before, following)
+        target = clean.with_each(noisy, lambda x, y: (x - along(scaling.skip, y) * y) / along(scaling.out, y))
+        error = out.with_each(target, lambda one, other: (one.float() - other).square())
+        losses = {}
+        for leaf, mean, x, square in zip(self.canvas.names, self.canvas.mean(), clean.grids, error.grids, strict=True):
+            weight = 1 + (WEIGHT - 1) * ((x - mean).abs() > NOTABLE)
+            losses[f"denoise/{leaf}"] = (weight * square).mean((1, 2, 3)).view(lead)
+        if self.canvas.numbers:
+            losses["denoise/numbers"] = error.vector.mean(1).view(lead)
+        return losses
+
+    def _context(self, begins: Tensor, rows: Tensor) -> Context:
+        """Of rows (B, J) of a sequence of which `begins` (B, T) are the first of an episode."""
+        count, time = self.config.context, torch.arange(begins.shape[1], device=begins.device)
+        began = torch.where(begins, time + count, 0).cummax(1).values  # the place of the first observation that counts
+        began = began.gather(1, (rows - 1).clamp_min(0)).unsqueeze(-1)
+        place = rows.unsqueeze(-1) + torch.arange(count, device=begins.device)
+        return Context(torch.maximum(place, began), place >= began)
+
+    def _past(self, observation: Flat, start: State, name: str, context: Context) -> Tensor:
+        """A leaf (B, J, K, ...) at the places of the context."""
+        every = torch.cat([start[PAST + name], observation[name].to(start[PAST + name].dtype)], 1)
+        return _at(every, context.place.flatten(1)).unflatten(1, context.place.shape[1:])
+
+    def _followed_by(self, actions: Tensor, start: State, context: Context) -> Tensor:
+        """The actions (B, J, K, A) that followed on the observations of the context, zeros where none counts."""
+        end = torch.zeros_like(actions[:, :1])  # of what comes next, nothing is known
+        every = torch.cat([start["actions"].to(actions.dtype), actions, end], 1)
+        found = _at(every, context.place.flatten(1)).unflatten(1, context.place.shape[1:])
+        return found * context.acted.unsqueeze(-1)
+
+    def _side_by_side(self, past: Flat, count: int) -> Drawing:
+        """Leaves (N, K, ...) as a drawing whose channels, and numbers, are those of K moments."""
+        each: Drawing = self.canvas({name: value.flatten(0, 1) for name, value in past.items()})
+        return each.each(lambda x: x.unflatten(0, (count, self.config.context)).flatten(1, 2))
+
+
+def _begins(first: Tensor, state: State) -> Tensor:
+    """(B, T): where there is nothing before a moment, because an episode begins or nothing was seen yet."""
+    begins = first.clone()
+    begins[:, 0] |= ~state["seen"]
+    return begins
+
+
+def _at(values: Tensor, rows: Tensor) -> Tensor:
+    """Rows (B, J) of values (B, T, ...)."""
+    index = rows.view(*rows.shape, *[1] * (values.ndim - 2)).expand(*rows.shape, *values.shape[2:])
+    return values.gather(1, index)

@@ -1,0 +1,44 @@
+"""How sure a step may be of what comes next, where nothing is drawn from a distribution that could say it.
+
+Axes: N moments, F features, P numbers of a random projection, M members of an ensemble.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldsim.models.diffusion.canvas import SIGMA_DATA, Canvas, Drawing
+from worldsim.models.heads import Ensemble
+from worldsim.models.layers import mlp
+
+SIDE = 8  # grids are looked at in so many places along each side
+PROJECTED = 32
+RESOLUTION = 0.1 * SIGMA_DATA  # a deviation that is too small to matter
+
+
+class Uncertainty(nn.Module):
+    """From the past alone: what a coarse look at the next moment will give, how far off that will be, who disagrees."""
+
+    def __init__(self, features: int, canvas: Canvas, hidden: int, members: int):
+        super().__init__()
+        size = canvas.numbers + sum(channels * SIDE**2 for channels, *_ in canvas.sizes)
+        self.ensemble = Ensemble(features, size, hidden, members, PROJECTED)
+        self.log_variance = mlp([features, hidden, PROJECTED])
+
+    def entropy(self, past: Tensor) -> Tensor:
+        """Nats (N,) in the predicted error, at least 0: that of a Gaussian, above one of deviation RESOLUTION."""
+        variance = self.log_variance(past).float().exp()
+        return 0.5 * torch.log1p(variance / RESOLUTION**2).sum(-1)
+
+    def disagreement(self, past: Tensor) -> Tensor:
+        """Standard deviation between the members (N,)."""
+        return self.ensemble.disagreement(past)
+
+    def loss(self, past: Tensor, moment: Drawing, trained: Tensor) -> dict[str, Tensor]:
+        """Losses (N,). trained: (M, N) in {0, 1}, which member learns from a row."""
+        target = torch.cat([*(F.adaptive_avg_pool2d(grid, SIDE).flatten(1) for grid in moment.grids), moment.vector], 1)
+        log_variance = self.log_variance(past).float().clamp(-12, 12)
+        with torch.no_grad():
+            error = self.ensemble(past).mean(0) - target.float() @ self.ensemble.project
+        nll = 0.5 * (log_variance + error.square() * (-log_variance).exp()).mean(-1)
+        return {"ensemble": self.ensemble.loss(past, target, trained), "variance": nll}

@@ -1,0 +1,151 @@
+"""The families that imagine in a latent space: an encoder and a decoder, latent dynamics between them, heads on top.
+
+Axes: B batch, T time, N = B*T, V categorical variables, S other slots, A width of an encoded action.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from worldsim.models.actions import ActionEncoder
+from worldsim.models.codec import ObservationCodec, Slots, slots_of
+from worldsim.models.config import LatentConfig
+from worldsim.models.dynamics import Followed, make_dynamics
+from worldsim.models.heads import Ensemble, RewardHead, TerminationHead
+from worldsim.models.share import uniform
+from worldsim.models.world_model import (
+    Batch,
+    Flat,
+    Losses,
+    Observed,
+    Predicted,
+    Stage,
+    State,
+    WorldModel,
+    mean_of,
+    weighted,
+)
+from worldsim.spaces import leaves
+
+WHOLE, CODEC, DYNAMICS = Stage("whole"), Stage("codec", frames=True), Stage("dynamics")
+
+
+class LatentWorldModel(WorldModel):
+    """See the module's text. reward_range: least and greatest reward in the data, which the reward bins must cover.
+
+    Families whose codes do not depend on the dynamics learn faster in two stages: to draw, then to predict codes that
+    stay as they are. Learning to draw wants many small updates on single frames.
+    """
+
+    config: LatentConfig
+
+    def __init__(
+        self,
+        config: LatentConfig,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        reward_range: tuple[float, float],
+    ):
+        super().__init__()
+        self.config = config
+        self.act = ActionEncoder(leaves(action_space))
+        found = leaves(observation_space)
+        nvec = np.concatenate([leaf.nvec for leaf in found if leaf.kind == "categorical"] or [np.zeros(0, np.int64)])
+        slots = sum(slots_of(leaf, config.patch) for leaf in found if leaf.kind != "categorical")
+        self.dynamics = make_dynamics(config, torch.from_numpy(nvec), slots, self.act.width)
+        self.codec = ObservationCodec(found, config, self.dynamics.categorical_features, self.dynamics.dense_features)
+        hidden, features = config.head_hidden, self.dynamics.feature_width
+        self.reward = RewardHead(features, hidden, *reward_range)
+        self.termination = TerminationHead(features, hidden)
+        categorical_features = self.dynamics.categorical_features or self.codec.record.classes
+        target = len(nvec) * categorical_features + slots * self.dynamics.dense_features
+        self.ensemble = Ensemble(self.dynamics.past_width, target, hidden, config.ensemble)
+        self.noise_size = self.dynamics.noise_size
+        self.stages = (CODEC, DYNAMICS) if self.dynamics.two_stage else (WHOLE,)
+
+    def measure(self, name: str, parts: Iterable[Tensor]) -> None:
+        self.codec.measure(name, parts)
+
+    def mean_images(self) -> dict[str, Tensor]:
+        return {leaf.name: codec.mean for leaf, codec in self.codec.dense_codecs() if leaf.kind == "image"}
+
+    def initial(self, batch: int) -> State:
+        return self.dynamics.initial(batch)
+
+    def encode(self, observation: Flat) -> Tensor:
+        count = len(next(iter(observation.values())))
+        device = next(self.parameters()).device
+        nothing = torch.zeros(count, 1, self.act.width, device=device)
+        first = torch.ones(count, 1, dtype=torch.bool, device=device)
+        followed = self._follow(self.codec.encode(observation), observation, nothing, first, None)
+        slots = self.dynamics.for_decoder(followed.state)
+        return torch.cat([part.flatten(1).float() for part in slots], 1)
+
+    def observe(self, observation: Flat, action: Flat, first: Tensor, state: State | None = None) -> Observed:
+        flat = {name: value.flatten(0, 1) for name, value in observation.items()}
+        followed = self._follow(self.codec.encode(flat), flat, self.act(action), first, None, state)
+        return Observed(followed.state, followed.features)
+
+    def step(self, state: State, action: Flat, noise: Tensor | None) -> tuple[State, Predicted]:
+        following, now = self.dynamics.step(state, self.act(action), noise, self.config.min_p)
+        disagreement = self.ensemble.disagreement(now.features[..., : self.dynamics.past_width])
+        return following, Predicted(now.features, now.entropy, disagreement)
+
+    def decode(self, state: State) -> dict[str, Tensor]:
+        return self.codec.decode(self.dynamics.for_decoder(state))
+
+    def _follow(
+        self,
+        embeds: Slots,
+        flat: Flat,
+        actions: Tensor,
+        first: Tensor,
+        generator: Generator | None,
+        state: State | None = None,
+    ) -> Followed:
+        lead = first.shape
+        sequence = Slots(*(part.unflatten(0, lead) for part in embeds))
+        record = self.codec.record.indices(flat).unflatten(0, lead)
+        start = self.dynamics.initial(lead[0]) if state is None else state
+        return self.dynamics.observe(start, sequence, record, actions, first, generator)
+
+    def losses(self, batch: Batch, generator: Generator, stage: Stage) -> Losses:
+        flat = {name: value.flatten(0, 1) for name, value in batch.observation.items()}
+        if stage == CODEC:
+            drawn = self.dynamics.recode(self.codec.encode(flat), self.codec.record.indices(flat), generator)
+            return Losses.of({f"draw/{name}": loss.mean() for name, loss in self.codec.loss(drawn, flat).items()})
+        if stage == WHOLE:
+            embeds = self.codec.encode(flat)
+        else:
+            # fp32: the codes that inference will see
+            with torch.no_grad(), torch.autocast(batch.first.device.type, enabled=False):
+                embeds = self.codec.encode(flat)
+        followed = self._follow(embeds, flat, self.act(batch.action), batch.first, generator)
+        features, follows = followed.features, (~batch.first).float()
+        heads = {"reward": self.reward.loss(features, batch.reward)}
+        heads["termination"] = self.termination.loss(features, batch.terminated)
+        moments = torch.stack([loss.detach() for loss in (followed.losses | heads).values()]).sum(0)
+        surprise = (moments * follows).sum(1) / follows.sum(1).clamp_min(1)
+        slots = self.dynamics.slots_of(followed)
+        heads["ensemble"] = self._ensemble_loss(features, slots, generator)
+        count = follows.sum() if batch.moments is None else batch.moments
+        counted = weighted(follows, batch.weight)
+        parts = {name: mean_of(loss, counted, count) for name, loss in followed.losses.items()}
+        if stage == WHOLE:
+            drawn_from = Slots(*(slot.flatten(0, 1) for slot in slots))
+            errors = {name: loss.view(follows.shape) for name, loss in self.codec.loss(drawn_from, flat).items()}
+            parts |= {f"draw/{name}": weighted(loss, batch.weight).mean() for name, loss in errors.items()}
+        parts |= {name: mean_of(loss, counted, count) for name, loss in heads.items()}
+        return Losses.of(parts, surprise)
+
+    def _ensemble_loss(self, features: Tensor, slots: Slots, generator: Generator) -> Tensor:
+        """Squared error (B, T)."""
+        past = features[..., : self.dynamics.past_width].detach()
+        target = torch.cat([part.detach().flatten(2) for part in slots], -1).flatten(0, 1)
+        chance = uniform((self.config.ensemble, past.shape[0], 1), generator, past.device, axis=1)
+        trained = (chance < 0.5).expand(-1, -1, past.shape[1]).flatten(1).float()
+        return self.ensemble.loss(past.flatten(0, 1), target, trained).view(past.shape[:2])
