@@ -26,6 +26,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.fidelity.measures import Bools, Floats, squared_error
+from worldsim.models.leaves.image import ImageCodec
 from worldsim.rollouts.arrays import Arrays
 from worldsim.simulator.world import World
 from worldsim.spaces import Leaf, leaves
@@ -60,7 +61,9 @@ class ErrorMetric:
         """From some rows of `episodes`; mean images are those of the training data."""
         rows = rows_of(arrays, episodes)
         rows = np.sort(np.random.default_rng(seed).choice(rows, min(SAMPLED, len(rows)), replace=False))
-        images = {leaf.name: codec.mean for leaf, codec in world.model.codec.dense_codecs() if leaf.kind == "image"}
+        images = {
+            leaf.name: codec.mean for leaf, codec in world.model.codec.dense_codecs() if isinstance(codec, ImageCodec)
+        }
         found, share = leaves(world.observation_space), 10 ** (-gain_db / 10)
         metric = cls(found, {}, {}, {})
         for leaf in found:

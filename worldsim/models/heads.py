@@ -110,15 +110,15 @@ class Ensemble(nn.Module):
         self.project: Tensor
         self.register_buffer("project", torch.randn(target, projected) * target**-0.5)
         self.members = members
-        self.enter = nn.Parameter(torch.randn(features, members * hidden) * features**-0.5)
+        self.in_proj = nn.Parameter(torch.randn(features, members * hidden) * features**-0.5)
         self.bias = nn.Parameter(torch.zeros(members * hidden))
-        self.leave = nn.Parameter(torch.randn(members, hidden, projected) * hidden**-0.5)
+        self.out_proj = nn.Parameter(torch.randn(members, hidden, projected) * hidden**-0.5)
 
     def forward(self, past: Tensor) -> Tensor:
         """past (N, F) to predictions (M, N, projected)."""
-        hidden = F.silu(torch.addmm(self.bias, past, self.enter))
+        hidden = F.silu(torch.addmm(self.bias, past, self.in_proj))
         members_first = hidden.unflatten(-1, (self.members, -1)).transpose(0, 1)
-        return torch.bmm(members_first, self.leave).float()
+        return torch.bmm(members_first, self.out_proj).float()
 
     def disagreement(self, past: Tensor) -> Tensor:
         """Standard deviation between the members (N,), averaged over the projection."""

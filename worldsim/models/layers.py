@@ -68,12 +68,12 @@ class GatedMLP(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.enter = nn.Linear(width, 4 * width)
-        self.leave = nn.Linear(2 * width, width)
+        self.in_proj = nn.Linear(width, 4 * width)
+        self.out_proj = nn.Linear(2 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        up, gate = self.enter(self.norm(x)).chunk(2, -1)
-        out: Tensor = x + self.leave(up * F.silu(gate))
+        up, gate = self.in_proj(self.norm(x)).chunk(2, -1)
+        out: Tensor = x + self.out_proj(up * F.silu(gate))
         return out
 
 

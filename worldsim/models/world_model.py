@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from worldsim.models.codec import ObservationCodec, Slots, slots_of
 from worldsim.models.config import ModelConfig
 from worldsim.models.dynamics import Latent, Observed, State, make_dynamics
 from worldsim.models.heads import Ensemble, RewardHead, TerminationHead
 from worldsim.models.layers import onehot, symlog
+from worldsim.models.leaves import ObservationCodec, Slots, slot_layout
 from worldsim.models.share import uniform
 from worldsim.spaces import Leaf, leaves
 
@@ -111,15 +111,14 @@ class WorldModel(nn.Module):
         self.config = config
         self.act = ActionEncoder(leaves(action_space))
         found = leaves(observation_space)
-        nvec = np.concatenate([leaf.nvec for leaf in found if leaf.kind == "categorical"] or [np.zeros(0, np.int64)])
-        slots = sum(slots_of(leaf, config.patch) for leaf in found if leaf.kind != "categorical")
-        self.dynamics = make_dynamics(config, torch.from_numpy(nvec), slots, self.act.width)
-        self.codec = ObservationCodec(found, config, self.dynamics.record_features, self.dynamics.dense_features)
+        layout = slot_layout(found, config)
+        self.dynamics = make_dynamics(config, layout.nvec, layout.dense, self.act.width)
+        self.codec = ObservationCodec(found, config, self.dynamics.categorical_features, self.dynamics.dense_features)
         hidden, features = config.head_hidden, self.dynamics.feature_width
         self.reward = RewardHead(features, hidden, *reward_range)
         self.termination = TerminationHead(features, hidden)
-        record_features = self.dynamics.record_features or self.codec.record.classes
-        target = len(nvec) * record_features + slots * self.dynamics.dense_features
+        categorical_features = self.codec.categorical.features
+        target = len(layout.nvec) * categorical_features + layout.dense * self.dynamics.dense_features
         self.ensemble = Ensemble(self.dynamics.past_width, target, hidden, config.ensemble)
 
     def rounded(self) -> "WorldModel":
@@ -152,9 +151,9 @@ class WorldModel(nn.Module):
     ) -> Observed:
         lead = first.shape
         sequence = Slots(*(part.unflatten(0, lead) for part in embeds))
-        record = self.codec.record.indices(flat).unflatten(0, lead)
+        categorical = self.codec.categorical.indices(flat).unflatten(0, lead)
         start = self.dynamics.initial(lead[0]) if state is None else state
-        return self.dynamics.observe(start, sequence, record, self.act(action), first, generator)
+        return self.dynamics.observe(start, sequence, categorical, self.act(action), first, generator)
 
     def losses(self, batch: Batch, generator: Generator, part: Part = "all") -> Losses:
         """Training losses of one batch; all randomness from `generator`.
@@ -164,7 +163,7 @@ class WorldModel(nn.Module):
         """
         flat = {name: value.flatten(0, 1) for name, value in batch.observation.items()}
         if part == "codec":
-            drawn = self.dynamics.recode(self.codec.encode(flat), self.codec.record.indices(flat), generator)
+            drawn = self.dynamics.recode(self.codec.encode(flat), self.codec.categorical.indices(flat), generator)
             return _summed({f"draw/{name}": loss.mean() for name, loss in self.codec.loss(drawn, flat).items()})
         if part == "all":
             embeds = self.codec.encode(flat)

@@ -12,7 +12,7 @@ __all__ = ["Dynamics", "Latent", "Observed", "State", "make_dynamics"]
 
 
 def make_dynamics(config: ModelConfig, nvec: Tensor, slots: int, actions: int) -> Dynamics:
-    """The family that the configuration is of. nvec: (V,) class counts of the record; slots: S; actions: A."""
+    """The family that the configuration is of. nvec: (V,) class counts; slots: S; actions: A."""
     match config:
         case SSMConfig():
             return SSM(config, nvec, slots, actions)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Generator, Tensor, nn
 
-from worldsim.models.codec import Slots
+from worldsim.models.leaves import Slots
 
 State = dict[str, Tensor]  # every tensor has the batch as its first axis
 
@@ -35,7 +35,7 @@ class Dynamics(nn.Module, ABC):
 
     feature_width: int
     past_width: int  # the leading part of the features, which does not know the present observation
-    record_features: int | None  # width of a record slot for the decoder; None: as many as there are classes
+    categorical_features: int | None  # width of a categorical slot for the decoder; None: its one-hot
     dense_features: int
     separable: bool  # whether the codes depend on the codec alone, which may then be trained first
     noise_size: int  # N, consumed by one step of one world
@@ -44,7 +44,7 @@ class Dynamics(nn.Module, ABC):
     def initial(self, batch: int) -> State:
         """The state of `batch` worlds before anything was seen."""
 
-    def recode(self, embeds: Slots, record: Tensor, generator: Generator | None = None) -> Slots:
+    def recode(self, embeds: Slots, categorical: Tensor, generator: Generator | None = None) -> Slots:
         """What the decoder would get of moments (N, ...) seen without their past; separable families implement it.
 
         generator: draws what training needs; None makes it a deterministic function.
@@ -52,7 +52,7 @@ class Dynamics(nn.Module, ABC):
         raise TypeError(f"{type(self).__name__} is not separable: its codes depend on the past")
 
     def for_decoder(self, latent: Latent) -> Slots:
-        """What the decoder draws from: (..., V, record_features) and (..., S, dense_features)."""
+        """What the decoder draws from: (..., V, categorical_features) and (..., S, dense_features)."""
         assert latent.slots is not None, f"{type(self).__name__} gives no slots, so it must make them of the features"
         return latent.slots
 
@@ -61,14 +61,14 @@ class Dynamics(nn.Module, ABC):
         self,
         state: State,
         embeds: Slots,
-        record_BTV: Tensor,
+        categorical_BTV: Tensor,
         actions_BTA: Tensor,
         first_BT: Tensor,
         generator: Generator | None,
     ) -> Observed:
         """Follow a recorded sequence. Where `first`, an episode begins and everything before it is forgotten.
 
-        embeds: encoded slots (B, T, V, embed) and (B, T, S, embed). record: class indices of the categorical variables.
+        embeds: encoded slots (B, T, V, embed) and (B, T, S, embed). categorical_BTV: class indices.
         generator: draws what training needs; None makes it a deterministic function.
         """
 

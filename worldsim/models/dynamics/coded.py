@@ -1,7 +1,7 @@
 """What the families `ssm` and `transformer` share: codes from each frame alone, a backbone over them, slot priors.
 
 The backbone carries what one frame cannot show. The prior of a slot looks at that memory, at its own two last codes and
-at the last codes of all other slots. The record is drawn before the picture, which is drawn to fit it.
+at the last codes of all other slots. Categorical variables are drawn before the picture, which is drawn to fit them.
 
 Axes: B batch, T time, V categorical variables, S dense slots, K numbers, C levels, W width of the backbone, E code
 width, N moments. Scores have their classes next to last and N last: what is drawn is computed along N.
@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from worldsim.models.codec import Slots
 from worldsim.models.config import CodedConfig
 from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
 from worldsim.models.dynamics.codes import CodeEmbedding, Codes, Quantiser, corrupted, shifted
 from worldsim.models.layers import Outcomes, SlotLinear, mlp, onehot
+from worldsim.models.leaves import Slots
 
 
 class Backbone(nn.Module, ABC):
@@ -86,7 +86,7 @@ class CodedDynamics(Dynamics):
         self.possible: Tensor
         possible = torch.arange(classes) < nvec.unsqueeze(-1)
         self.register_buffer("possible", possible[:, None, :, None], persistent=False)
-        self.record_features, self.dense_features = None, self.numbers
+        self.categorical_features, self.dense_features = None, self.numbers
         self.past_width = config.width
         self.feature_width = 2 * config.width + 2 * variables * config.code_width
         self.separable = True
@@ -94,42 +94,42 @@ class CodedDynamics(Dynamics):
         code, everything = config.code_width, variables + slots
         self.quantise = Quantiser(slots, config.embed, self.numbers, self.levels)
         self.embed = CodeEmbedding(variables, classes, slots, self.numbers, self.levels, code)
-        self.enter = nn.Linear(everything * code, config.width)
+        self.in_proj = nn.Linear(everything * code, config.width)
         self.act = nn.Linear(actions, config.width)
         self.mix = mlp([config.width, config.width, config.width])
         self.backbone = backbone()
         priors = config.width, everything
         if variables:
-            self.record_prior = SlotPrior(*priors, slice(0, variables), code, 1, classes)
+            self.categorical_prior = SlotPrior(*priors, slice(0, variables), code, 1, classes)
         if slots:
             self.dense_prior = SlotPrior(*priors, slice(variables, everything), code, self.numbers, self.levels)
         if variables and slots:
-            self.tell_record = nn.Linear(variables * code, config.width, bias=False)
+            self.categorical_proj = nn.Linear(variables * code, config.width, bias=False)
 
     def initial(self, batch: int) -> State:
-        where = self.enter.weight.device
-        record = torch.full((batch, self.variables), self.classes, device=where)
+        where = self.in_proj.weight.device
+        categorical = torch.full((batch, self.variables), self.classes, device=where)
         dense = torch.full((batch, self.slots, self.numbers), self.levels, device=where)
         nothing = self.embed.nothing()
-        told = self.enter(nothing.flatten()).float().expand(batch, -1)
+        told = self.in_proj(nothing.flatten()).float().expand(batch, -1)
         nothing = nothing.float().expand(batch, -1, -1)
-        codes = {"record": record, "dense": dense, "last": nothing, "before": nothing, "told": told}
+        codes = {"categorical": categorical, "dense": dense, "last": nothing, "before": nothing, "told": told}
         return codes | self.backbone.initial(batch, where)
 
-    def recode(self, embeds: Slots, record: Tensor, generator: Generator | None = None) -> Slots:
-        return self._slots(record, self.quantise(embeds.dense, generator)[1])
+    def recode(self, embeds: Slots, categorical: Tensor, generator: Generator | None = None) -> Slots:
+        return self._slots(categorical, self.quantise(embeds.dense, generator)[1])
 
     def observe(
         self,
         state: State,
         embeds: Slots,
-        record_BTV: Tensor,
+        categorical_BTV: Tensor,
         actions_BTA: Tensor,
         first_BT: Tensor,
         generator: Generator | None,
     ) -> Observed:
         index, values = self.quantise(embeds.dense)
-        seen = codes = Codes(record_BTV, index)
+        seen = codes = Codes(categorical_BTV, index)
         now = seen_embedded = self.embed(codes)
         if generator is not None and self.corrupt:
             seen = corrupted(codes, self.corrupt, generator)
@@ -137,24 +137,24 @@ class CodedDynamics(Dynamics):
         keep, nothing = (~first_BT)[..., None, None], self.embed.nothing().to(now.dtype)
         last = torch.where(keep, shifted(state["last"], seen_embedded), nothing)
         before = torch.where(keep, shifted(state["before"], last), nothing)
-        record = torch.where(keep[..., 0], shifted(state["record"], seen.record), self.classes)
+        categorical = torch.where(keep[..., 0], shifted(state["categorical"], seen.categorical), self.classes)
         dense = torch.where(keep, shifted(state["dense"], seen.dense), self.levels)
-        x = self._drive(self.enter(last.flatten(-2)), actions_BTA * keep[..., 0])
+        x = self._drive(self.in_proj(last.flatten(-2)), actions_BTA * keep[..., 0])
         memory, kept = self.backbone.sequence(x, first_BT, state)
-        led = Led(*(part.flatten(0, 1) for part in (memory, record, dense, last, before)))
+        led = Led(*(part.flatten(0, 1) for part in (memory, categorical, dense, last, before)))
         losses = self._losses(led, now, codes, (~first_BT).float())
-        told = self.enter(now.flatten(-2))
+        told = self.in_proj(now.flatten(-2))
         features = self._features(memory, told, now, last)
         previous = torch.where(keep[:, -1], shifted(state["last"], now)[:, -1], nothing)
-        following = {"record": record_BTV[:, -1], "dense": index[:, -1], "told": told[:, -1].float()}
+        following = {"categorical": categorical_BTV[:, -1], "dense": index[:, -1], "told": told[:, -1].float()}
         following |= {"last": now[:, -1].float(), "before": previous.float()}
-        return Observed(following | kept, Latent(features, self._slots(record_BTV, values)), losses)
+        return Observed(following | kept, Latent(features, self._slots(categorical_BTV, values)), losses)
 
     def _losses(self, led: "Led", now: Tensor, codes: Codes, follows: Tensor) -> dict[str, Tensor]:
-        """Negative log-likelihood (B, T) in nats of the codes: of the record, and of the picture, which knows it."""
+        """Negative log-likelihood (B, T) in nats of categorical variables, and of the other codes, which know them."""
         losses, flat = {}, Codes(*(part.flatten(0, 1) for part in codes))
         if self.variables:
-            losses["record_prior"] = _told(self._record_scores(led), flat.record.unsqueeze(-1), follows)
+            losses["categorical_prior"] = _told(self._categorical_scores(led), flat.categorical.unsqueeze(-1), follows)
         if self.slots:
             drawn = now[:, :, : self.variables].flatten(0, 1)
             losses["dense_prior"] = _told(self._dense_scores(led, drawn), flat.dense, follows)
@@ -162,44 +162,45 @@ class CodedDynamics(Dynamics):
 
     def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, Latent]:
         memory, kept = self.backbone.tick(self._drive(state["told"], action_BA), state)
-        led = Led(memory, *(state[name] for name in ("record", "dense", "last", "before")))
-        record, dense, undecided = led.record, led.dense, memory.new_zeros(len(memory))
+        led = Led(memory, *(state[name] for name in ("categorical", "dense", "last", "before")))
+        categorical, dense, undecided = led.categorical, led.dense, memory.new_zeros(len(memory))
         noise = (None, None) if noise_BN is None else noise_BN.split([self.variables, self.slots * self.numbers], -1)
         if self.variables:
-            drawn, undecided = _drawn(self._record_scores(led), noise[0], min_p)
-            record = drawn.squeeze(-1)
-        now = self.embed.of_record(record)
+            drawn, undecided = _drawn(self._categorical_scores(led), noise[0], min_p)
+            categorical = drawn.squeeze(-1)
+        now = self.embed.of_categorical(categorical)
         if self.slots:
             dense, nats = _drawn(self._dense_scores(led, now), noise[1], min_p)
             undecided = undecided + nats
             now = torch.cat([now, self.embed.of_dense(dense)], -2)
-        told = self.enter(now.flatten(-2))
+        told = self.in_proj(now.flatten(-2))
         features = self._features(memory, told, now, led.last)
-        following = {"record": record, "dense": dense, "told": told.float(), "last": now.float(), "before": led.last}
-        latent = Latent(features, self._slots(record, self.quantise.values(dense)), undecided)
+        following = {"categorical": categorical, "dense": dense, "told": told.float()}
+        following |= {"last": now.float(), "before": led.last}
+        latent = Latent(features, self._slots(categorical, self.quantise.values(dense)), undecided)
         return following | kept, latent
 
-    def _slots(self, record: Tensor, values: Tensor) -> Slots:
-        """What the decoder draws from: one-hots of the record, numbers in [-1, 1] of the rest."""
-        return Slots(onehot(record, self.classes).to(values.dtype), values)
+    def _slots(self, categorical: Tensor, values: Tensor) -> Slots:
+        """What the decoder draws from: one-hots of categorical variables, numbers in [-1, 1] of the rest."""
+        return Slots(onehot(categorical, self.classes).to(values.dtype), values)
 
     def _features(self, memory: Tensor, told: Tensor, now: Tensor, last: Tensor) -> Tensor:
-        """What the heads read: the memory, everything now, and the record now and before, where rewards are written."""
-        records = [embedded[..., : self.variables, :].flatten(-2) for embedded in (now, last)]
-        return torch.cat([memory, told, *records], -1)
+        """What the heads read: memory, everything now, and the variables now and before, where rewards are written."""
+        variables = [embedded[..., : self.variables, :].flatten(-2) for embedded in (now, last)]
+        return torch.cat([memory, told, *variables], -1)
 
     def _drive(self, told: Tensor, action: Tensor) -> Tensor:
         x = told + self.act(action)
         return x + self.mix(x)  # type: ignore[no-any-return]
 
-    def _record_scores(self, led: "Led") -> Tensor:
+    def _categorical_scores(self, led: "Led") -> Tensor:
         """Scores (V, 1, classes, N) of the categorical variables; log-probabilities up to a constant."""
-        scores = self.record_prior(led.memory, led.record.unsqueeze(-1), led.last, led.before)
+        scores = self.categorical_prior(led.memory, led.categorical.unsqueeze(-1), led.last, led.before)
         return scores.masked_fill(~self.possible, -1e9)  # type: ignore[no-any-return]
 
     def _dense_scores(self, led: "Led", drawn: Tensor) -> Tensor:
-        """Scores (S, K, C, N) of the dense codes, given the record drawn (N, V, E)."""
-        known = led.memory + self.tell_record(drawn.flatten(-2)) if self.variables else led.memory
+        """Scores (S, K, C, N) of the dense codes, given the categorical variables drawn (N, V, E)."""
+        known = led.memory + self.categorical_proj(drawn.flatten(-2)) if self.variables else led.memory
         return self.dense_prior(known, led.dense, led.last, led.before)  # type: ignore[no-any-return]
 
 
@@ -207,7 +208,7 @@ class Led(NamedTuple):
     """What N moments follow on."""
 
     memory: Tensor  # (N, W)
-    record: Tensor  # (N, V) last codes
+    categorical: Tensor  # (N, V) last codes
     dense: Tensor  # (N, S, K) last codes
     last: Tensor  # (N, V + S, E) the same, embedded
     before: Tensor  # (N, V + S, E) those before

@@ -20,7 +20,7 @@ MARGIN = 0.3  # of a level
 class Codes(NamedTuple):
     """One moment's codes as indices; class V's or level C stands for "nothing seen yet"."""
 
-    record: Tensor  # (..., V) int64
+    categorical: Tensor  # (..., V) int64
     dense: Tensor  # (..., S, K) int64
 
 
@@ -30,7 +30,7 @@ class Quantiser(nn.Module):
     def __init__(self, slots: int, embed: int, numbers: int, levels: int):
         super().__init__()
         self.levels = levels
-        self.enter = SlotLinear(slots, embed, numbers)
+        self.in_proj = SlotLinear(slots, embed, numbers)
 
     def forward(self, embeds: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """(..., S, embed) to level indices (..., S, K), and to their values with a straight-through gradient.
@@ -39,7 +39,7 @@ class Quantiser(nn.Module):
         to MARGIN levels: the encoder learns to keep away from the edges between levels, where codes would flicker.
         """
         with torch.autocast(embeds.device.type, enabled=False):
-            bounded = torch.tanh(self.enter(embeds.float()))
+            bounded = torch.tanh(self.in_proj(embeds.float()))
         shaken = bounded.detach()
         half = (self.levels - 1) / 2
         if generator is not None:
@@ -59,23 +59,23 @@ class CodeEmbedding(nn.Module):
     def __init__(self, variables: int, classes: int, slots: int, numbers: int, levels: int, width: int):
         super().__init__()
         self.classes, self.levels = classes, levels
-        self.record = SlotLinear(variables, classes, width, scale=classes**0.5)
+        self.categorical = SlotLinear(variables, classes, width, scale=classes**0.5)
         self.dense = SlotLinear(slots, numbers * levels, width, scale=levels**0.5)
 
     def nothing(self) -> Tensor:
         """(V + S, E): what stands for codes that were never seen."""
-        return torch.cat([self.record.bias, self.dense.bias])
+        return torch.cat([self.categorical.bias, self.dense.bias])
 
-    def of_record(self, record: Tensor) -> Tensor:
+    def of_categorical(self, categorical: Tensor) -> Tensor:
         """(..., V) indices to (..., V, E)."""
-        return _embedded(self.record, record.unsqueeze(-1), self.classes)
+        return _embedded(self.categorical, categorical.unsqueeze(-1), self.classes)
 
     def of_dense(self, dense: Tensor) -> Tensor:
         """(..., S, K) indices to (..., S, E)."""
         return _embedded(self.dense, dense, self.levels)
 
     def forward(self, codes: Codes) -> Tensor:
-        return torch.cat([self.of_record(codes.record), self.of_dense(codes.dense)], -2)
+        return torch.cat([self.of_categorical(codes.categorical), self.of_dense(codes.dense)], -2)
 
 
 def _embedded(layer: SlotLinear, index: Tensor, classes: int) -> Tensor:
@@ -94,8 +94,8 @@ def shifted(start: Tensor, x: Tensor) -> Tensor:
 
 def corrupted(now: Codes, share: float, generator: Generator) -> Codes:
     """In training some codes come from another moment, so that imagination learns to recover from its own slips."""
-    batch, time, variables = now.record.shape
-    draws = uniform((batch, time, variables + now.dense.shape[2] + 1), generator, now.record.device)
+    batch, time, variables = now.categorical.shape
+    draws = uniform((batch, time, variables + now.dense.shape[2] + 1), generator, now.categorical.device)
     wrong = draws[..., :-1] < 2 * share * draws[:, :1, -1:]  # a rate of its own for every sequence, on average `share`
     masks = wrong[..., :variables], wrong[..., variables:, None]
     return Codes(*(torch.where(mask, codes.flip(0).roll(1, 1), codes) for mask, codes in zip(masks, now, strict=True)))

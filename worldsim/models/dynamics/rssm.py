@@ -20,11 +20,11 @@ C their classes, W width of h, U units of a hidden layer, Z = K*C, N uniform num
 import torch
 from torch import Generator, Tensor, nn
 
-from worldsim.models.codec import Slots
 from worldsim.models.config import RSSMConfig
 from worldsim.models.dynamics.base import Dynamics, Latent, Observed, State
 from worldsim.models.dynamics.recurrence import Moments, Weights, follow, limits, normalised, recur
 from worldsim.models.layers import Categoricals, SlotLinear, draw, entropy, onehot
+from worldsim.models.leaves import Slots
 from worldsim.models.share import uniform
 
 
@@ -93,7 +93,7 @@ class RSSM(Dynamics):
         self.latents, self.classes = config.latents, config.latent_classes
         self.unimix, self.free_nats, self.scale = config.unimix, config.free_nats, config.representation_scale
         width, codes, units = config.width, config.latents * config.latent_classes, config.units
-        self.record_features = self.dense_features = config.slot_features
+        self.categorical_features = self.dense_features = config.slot_features
         self.feature_width, self.past_width = width + codes, width
         self.separable = False
         self.noise_size = config.latents
@@ -117,7 +117,7 @@ class RSSM(Dynamics):
         self,
         state: State,
         embeds: Slots,
-        record_BTV: Tensor,
+        categorical_BTV: Tensor,
         actions_BTA: Tensor,
         first_BT: Tensor,
         generator: Generator | None,

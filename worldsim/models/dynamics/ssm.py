@@ -32,21 +32,21 @@ class GatedRecurrence(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.enter = nn.Linear(width, 4 * width)
+        self.in_proj = nn.Linear(width, 4 * width)
         self.rate = nn.Parameter(torch.linspace(-4.0, 1.0, width))  # time constants of 0.1 to 7 steps, gated
-        self.leave = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
         self.mlp = GatedMLP(width)
 
     def gates(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Decay and drive of the recurrence in fp32, and the output gate."""
-        value, gate, keep, write = self.enter(self.norm(x)).chunk(4, -1)
+        value, gate, keep, write = self.in_proj(self.norm(x)).chunk(4, -1)
         log_decay = -8 * F.softplus(self.rate) * torch.sigmoid(keep.float())
         decay = log_decay.exp()
         drive = torch.sqrt((1 - decay.square()).clamp_min(1e-6)) * torch.sigmoid(write.float()) * value.float()
         return decay, drive, gate
 
     def finish(self, x: Tensor, memory: Tensor, gate: Tensor) -> Tensor:
-        out: Tensor = self.mlp(x + self.leave(memory.to(gate.dtype) * F.silu(gate)))
+        out: Tensor = self.mlp(x + self.out_proj(memory.to(gate.dtype) * F.silu(gate)))
         return out
 
     def sequence(self, x_BTW: Tensor, first_BT: Tensor, memory_BW: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,15 +35,15 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.enter = nn.Linear(width, 3 * width)
+        self.in_proj = nn.Linear(width, 3 * width)
         self.query_norm, self.key_norm = nn.LayerNorm(width // heads), nn.LayerNorm(width // heads)
         self.bias = nn.Parameter(torch.zeros(heads, window))
-        self.leave = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
         self.mlp = GatedMLP(width)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, W) to queries, keys and values (B, H, T, D)."""
-        parts = rearrange(self.enter(self.norm(x)), "b t (k h d) -> k b h t d", k=3, h=self.heads)
+        parts = rearrange(self.in_proj(self.norm(x)), "b t (k h d) -> k b h t d", k=3, h=self.heads)
         query, key, value = parts.unbind(0)
         return self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype), value
 
@@ -53,7 +53,7 @@ class AttentionBlock(nn.Module):
             ~reach.open.unsqueeze(1), -torch.inf
         )
         found = F.scaled_dot_product_attention(query, keys, values, bias.to(query.dtype))
-        out: Tensor = self.mlp(x + self.leave(rearrange(found, "b h t d -> b t (h d)")))
+        out: Tensor = self.mlp(x + self.out_proj(rearrange(found, "b h t d -> b t (h d)")))
         return out
 
 
