@@ -45,7 +45,7 @@ def test_costs_grow_with_the_batch_as_they_must(folder: Path) -> None:
 def test_a_step_has_at_least_the_operations_of_its_largest_layer(folder: Path) -> None:
     """Two a weight of every linear layer that a step goes through once; the ensemble's are all of that kind."""
     model = worldsim.load(folder).model
-    ensemble = 2 * (model.ensemble.enter.numel() + model.ensemble.leave.numel())
+    ensemble = 2 * (model.ensemble.in_proj.numel() + model.ensemble.out_proj.numel())
     heads = sum(
         2 * layer.weight.numel()
         for head in (model.reward, model.termination)

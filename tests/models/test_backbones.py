@@ -54,7 +54,7 @@ def test_a_sequence_is_its_moments_one_by_one(name: str, before: int, after: int
 def attended(block: AttentionBlock, episode: list[Tensor], window: int) -> Tensor:
     """What the block gives for the episode's last moment, head by head and moment by moment."""
     x, out = episode[-1], []
-    parts = [block.enter(block.norm(moment)).chunk(3) for moment in episode[-window:]]
+    parts = [block.in_proj(block.norm(moment)).chunk(3) for moment in episode[-window:]]
     size = WIDTH // block.heads
     for head in range(block.heads):
         own = slice(head * size, (head + 1) * size)
@@ -64,9 +64,9 @@ def attended(block: AttentionBlock, episode: list[Tensor], window: int) -> Tenso
             scores.insert(0, query @ block.key_norm(key[own]) / math.sqrt(size) + block.bias[head, age])
         shares = torch.stack(scores).exp() / torch.stack(scores).exp().sum()
         out.append(sum(share * value[own] for share, (_, _, value) in zip(shares, parts, strict=True)))
-    x = x + block.leave(torch.cat(out))
-    up, gate = block.mlp.enter(block.mlp.norm(x)).chunk(2)
-    return x + block.mlp.leave(up * gate * torch.sigmoid(gate))
+    x = x + block.out_proj(torch.cat(out))
+    up, gate = block.mlp.in_proj(block.mlp.norm(x)).chunk(2)
+    return x + block.mlp.out_proj(up * gate * torch.sigmoid(gate))
 
 
 @pytest.mark.parametrize("window", [1, 3, 20])

@@ -50,11 +50,11 @@ def test_shapes_are_those_of_the_contract(model: WorldModel) -> None:
     dynamics, codec = model.dynamics, model.codec
     seen = observed(model, random_batch(B, T))
     slots_seen = dynamics.for_decoder(seen.latent)
-    variables, slots = codec.record.slots, sum(codec.sizes)
+    variables, slots = codec.categorical.slots, sum(codec.sizes)
     assert (variables, slots) == (5, 2 * 3 + 1 + 1)
     assert seen.latent.features.shape == (B, T, dynamics.feature_width)
-    width = dynamics.record_features or codec.record.classes
-    assert slots_seen.record.shape == (B, T, variables, width)
+    width = codec.categorical.features
+    assert slots_seen.categorical.shape == (B, T, variables, width)
     assert slots_seen.dense.shape == (B, T, slots, dynamics.dense_features)
     assert seen.losses and all(loss.shape == (B, T) and loss.isfinite().all() for loss in seen.losses.values())
     state, now = stepped(model, seen.state, random_batch(B, T), 0, uniform(model))
@@ -192,7 +192,7 @@ def gradients(model: WorldModel, what: Part) -> dict[str, float]:
     model.losses(random_batch(B, T, first=True), torch.Generator().manual_seed(0), what).total.backward()
     return {
         name: sum(p.grad.abs().sum().item() for p in module.parameters() if p.grad is not None)
-        for name, module in [*model.named_children(), ("encoder", model.codec.dense[0].enter)]
+        for name, module in [*model.named_children(), ("encoder", model.codec.dense[0].in_proj)]
     }
 
 
@@ -214,7 +214,7 @@ def test_foreseeing_does_not_move_the_codes_it_foresees(model: WorldModel) -> No
     flat = {name: value.flatten(0, 1) for name, value in batch.observation.items()}
     embeds = model.codec.encode(flat)
     embeds = type(embeds)(*(e.detach().unflatten(0, (B, T)).requires_grad_() for e in embeds))
-    record = model.codec.record.indices(flat).unflatten(0, (B, T))
+    record = model.codec.categorical.indices(flat).unflatten(0, (B, T))
     state = model.dynamics.initial(B)
     seen = model.dynamics.observe(
         state, embeds, record, model.act(batch.action), batch.first, torch.Generator().manual_seed(0)

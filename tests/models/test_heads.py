@@ -107,8 +107,8 @@ def test_a_member_learns_only_from_its_own_rows() -> None:
     taught = torch.stack([torch.ones(6), torch.zeros(6)])
     ensemble.loss(past, target, taught).sum().backward()
 
-    assert ensemble.enter.grad is not None and ensemble.leave.grad is not None
-    moved = [part.any().item() for part in (*ensemble.enter.grad.chunk(2, -1), *ensemble.leave.grad)]
+    assert ensemble.in_proj.grad is not None and ensemble.out_proj.grad is not None
+    moved = [part.any().item() for part in (*ensemble.in_proj.grad.chunk(2, -1), *ensemble.out_proj.grad)]
     assert moved == [True, False, True, False]
 
 

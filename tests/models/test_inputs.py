@@ -13,8 +13,8 @@ from torch.testing import assert_close
 from tests.models.conftest import FAMILIES, built
 from tests.test_spaces import nested, samples
 from worldsim.errors import SpaceMismatchError
-from worldsim.models.codec import FieldCodec
 from worldsim.models.config import ModelConfig
+from worldsim.models.leaves.field import FieldCodec
 from worldsim.models.world_model import Batch, WorldModel
 from worldsim.spaces import Leaf, flatten, leaves, unflatten, unflatten_batch
 
@@ -73,8 +73,7 @@ def imagined_in_the_space(config: ModelConfig, observed: Space, acted: Space, se
 
 def measure(model: WorldModel, batch: Batch) -> None:
     for leaf, codec in model.codec.dense_codecs():
-        if isinstance(codec, FieldCodec):
-            codec.measure([batch.observation[leaf.name].flatten(0, 1)])
+        codec.measure([batch.observation[leaf.name].flatten(0, 1)])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -94,14 +93,15 @@ def test_frames_of_any_size(family: str, shape: tuple[int, ...]) -> None:
     imagined_in_the_space(FAMILIES[family], spaces.Box(0, 255, shape, np.uint8), spaces.Discrete(3), seed=1)
 
 
-def test_a_leaf_that_is_called_like_the_record_is_taught_beside_it() -> None:
-    space = spaces.Dict(record=spaces.Box(-1, 1, (2,), np.float32), status=spaces.Discrete(4))
+def test_a_leaf_that_is_called_categorical_is_trained_beside_those_that_are() -> None:
+    space = spaces.Dict(categorical=spaces.Box(-1, 1, (2,), np.float32), status=spaces.Discrete(4))
     model = built(FAMILIES["ssm"], space, spaces.Discrete(2))
     flat = {name: value.flatten(0, 1) for name, value in recorded(space, 0).items()}
-    slots = model.dynamics.recode(model.codec.encode(flat), model.codec.record.indices(flat))
+    slots = model.dynamics.recode(model.codec.encode(flat), model.codec.categorical.indices(flat))
     ((_, vector),) = model.codec.dense_codecs()
-    both = model.codec.record.loss(slots.record, flat["status"]) + vector.loss(slots.dense, flat["record"])
-    assert_close(model.codec.loss(slots, flat), {"record": both})
+    status = model.codec.categorical.loss(slots.categorical, flat["status"])
+    both = status + vector.loss(slots.dense, flat["categorical"])
+    assert_close(model.codec.loss(slots, flat), {"categorical": both})
 
 
 def test_two_leaves_of_one_name_are_refused() -> None:
@@ -112,13 +112,13 @@ def test_two_leaves_of_one_name_are_refused() -> None:
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 4e4])
 def test_a_field_is_drawn_in_the_units_of_the_data(scale: float) -> None:
     leaf = Leaf((), spaces.Box(-np.inf, np.inf, (9, 11), np.float32))
-    codec = FieldCodec(leaf, patch=4, embed=8, hidden=12, features=4, local=False)
+    codec = FieldCodec(leaf, ModelConfig(patch=4, embed=8, hidden=12), features=4)
     values = scale * torch.rand(5, 9, 11, 1)
     values[0, 0, 0] = torch.inf
     codec.measure([values[:2], values[2:]])
-    shown = codec.shown(values)
-    assert (shown >= 0).all() and (shown <= 255).all() and shown[0, 0, 0] == 255 and shown.min() == 0
-    codec.mean.copy_(shown[1] / 255)
+    pixels = codec.pixels(values)
+    assert (pixels >= 0).all() and (pixels <= 255).all() and pixels[0, 0, 0] == 255 and pixels.min() == 0
+    codec.mean.copy_(pixels[1] / 255)
     slots = torch.randn(1, codec.slots, 4)  # an untaught decoder draws the mean
     assert_close(codec.decode(slots)[0], values[1], rtol=1e-3, atol=1e-4 * scale)
 

@@ -99,7 +99,7 @@ def test_categoricals_are_torchs_own() -> None:
 def bare_quantiser() -> Quantiser:
     """One that takes its numbers as they are."""
     quantise = Quantiser(slots=1, embed=1, numbers=1, levels=5)
-    quantise.enter = torch.nn.Identity()  # type: ignore[assignment]
+    quantise.in_proj = torch.nn.Identity()  # type: ignore[assignment]
     return quantise
 
 

@@ -172,7 +172,7 @@ def test_a_world_in_bf16_foresees_what_it_does_in_fp32(world: World) -> None:
         state, exact = world.step(state, acts(64, tick))
         found, wanted = tensors(mine), tensors(state)
         assert {name: x.dtype for name, x in found.items()} == {name: x.dtype for name, x in wanted.items()}
-        codes = [name for name in ("record", "dense", "z") if name in state.latent]
+        codes = [name for name in ("categorical", "dense", "z") if name in state.latent]
         same = torch.stack([(mine.latent[k] == state.latent[k]).flatten(1).all(1) for k in codes]).all(0)
         assert same.float().mean() > 0.9  # rounding turns few draws
         frames = np.abs(step.observation["frame"].astype(int) - exact.observation["frame"])[same.numpy()]

@@ -266,7 +266,7 @@ def test_the_manifest_says_what_the_world_is(make: Make, rollouts: Rollouts) -> 
     assert manifest.data["hash"] == rollouts.content_hash
     assert manifest.env["id"] == config.env.id
     model = manifest.build()
-    assert model.codec.dense[0].mean.shape == (SIZE, SIZE, 1) and model.codec.record.nvec.tolist() == [COUNTS]
+    assert model.codec.dense[0].mean.shape == (SIZE, SIZE, 1) and model.codec.categorical.nvec.tolist() == [COUNTS]
 
 
 def test_freed_memory_may_be_kept(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def reward_temperature(head: RewardHead, log_probs: Tensor, reward: Floats) -> f
     log_probs: (N, R) at temperature 1. The head's own loss decides, not the sign alone: that would blur the mean.
     """
     actual = torch.from_numpy(reward).float()
-    return temperature(lambda heat: float(head.surprise(torch.log_softmax(log_probs / heat, -1), actual).sum()))
+    return temperature(lambda heat: float(head.nll(torch.log_softmax(log_probs / heat, -1), actual).sum()))
 
 
 def end_temperature(logits: Floats, ended: Bools) -> float:

@@ -26,7 +26,7 @@ from worldsim.models.config import AnyModelConfig
 from worldsim.models.world_model import WorldModel
 from worldsim.spaces import space_from_json
 
-FORMAT = 1
+FORMAT = 2  # 2: parameters have the names of `models/leaves`
 MANIFEST, WEIGHTS, STARTS = "world.json", "weights.safetensors", "starts.safetensors"
 FOUND_OUT = ("calibration.json", "fidelity.json", "fidelity.html", "fidelity.png", "fidelity.gif")  # by validation
 OF_A_WORLD = (MANIFEST, WEIGHTS, STARTS, *FOUND_OUT)
@@ -99,7 +99,9 @@ def read_manifest(path: Path) -> WorldManifest:
         raise CheckpointError(f"{file} cannot be read ({type(error).__name__}); train the world again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         found = data.get("format") if isinstance(data, dict) else None
-        raise CheckpointError(f"{file} has format {found}, this worldsim reads {FORMAT}; train the world again")
+        raise CheckpointError(
+            f"{file} has format {found}, this worldsim reads {FORMAT}; make it anew with: worldsim train out={path}"
+        )
     if is_broken(data):
         raise CheckpointError(
             f"{file} was changed since it was written (its {SEAL} is not right); train the world again"

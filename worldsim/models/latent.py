@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from worldsim.models.actions import ActionEncoder
-from worldsim.models.codec import ObservationCodec, Slots, slots_of
 from worldsim.models.config import LatentConfig
 from worldsim.models.dynamics import Followed, make_dynamics
 from worldsim.models.heads import Ensemble, RewardHead, TerminationHead
+from worldsim.models.leaves import ObservationCodec, Slots, slot_layout
+from worldsim.models.leaves.image import ImageCodec
 from worldsim.models.share import uniform
 from worldsim.models.world_model import (
     Batch,
@@ -54,24 +54,28 @@ class LatentWorldModel(WorldModel):
         self.config = config
         self.act = ActionEncoder(leaves(action_space))
         found = leaves(observation_space)
-        nvec = np.concatenate([leaf.nvec for leaf in found if leaf.kind == "categorical"] or [np.zeros(0, np.int64)])
-        slots = sum(slots_of(leaf, config.patch) for leaf in found if leaf.kind != "categorical")
-        self.dynamics = make_dynamics(config, torch.from_numpy(nvec), slots, self.act.width)
+        layout = slot_layout(found, config)
+        self.dynamics = make_dynamics(config, layout.nvec, layout.dense, self.act.width)
         self.codec = ObservationCodec(found, config, self.dynamics.categorical_features, self.dynamics.dense_features)
         hidden, features = config.head_hidden, self.dynamics.feature_width
         self.reward = RewardHead(features, hidden, *reward_range)
         self.termination = TerminationHead(features, hidden)
-        categorical_features = self.dynamics.categorical_features or self.codec.record.classes
-        target = len(nvec) * categorical_features + slots * self.dynamics.dense_features
+        target = len(layout.nvec) * self.codec.categorical.features + layout.dense * self.dynamics.dense_features
         self.ensemble = Ensemble(self.dynamics.past_width, target, hidden, config.ensemble)
         self.noise_size = self.dynamics.noise_size
         self.stages = (CODEC, DYNAMICS) if self.dynamics.two_stage else (WHOLE,)
 
     def measure(self, name: str, parts: Iterable[Tensor]) -> None:
-        self.codec.measure(name, parts)
+        for leaf, codec in self.codec.dense_codecs():
+            if leaf.name == name:
+                codec.measure(parts)
 
     def mean_images(self) -> dict[str, Tensor]:
-        return {leaf.name: codec.mean for leaf, codec in self.codec.dense_codecs() if leaf.kind == "image"}
+        return {
+            leaf.name: codec.mean
+            for leaf, codec in self.codec.dense_codecs()
+            if isinstance(codec, ImageCodec) and leaf.kind == "image"
+        }
 
     def initial(self, batch: int) -> State:
         return self.dynamics.initial(batch)
@@ -109,14 +113,14 @@ class LatentWorldModel(WorldModel):
     ) -> Followed:
         lead = first.shape
         sequence = Slots(*(part.unflatten(0, lead) for part in embeds))
-        record = self.codec.record.indices(flat).unflatten(0, lead)
+        categorical = self.codec.categorical.indices(flat).unflatten(0, lead)
         start = self.dynamics.initial(lead[0]) if state is None else state
-        return self.dynamics.observe(start, sequence, record, actions, first, generator)
+        return self.dynamics.observe(start, sequence, categorical, actions, first, generator)
 
     def losses(self, batch: Batch, generator: Generator, stage: Stage) -> Losses:
         flat = {name: value.flatten(0, 1) for name, value in batch.observation.items()}
         if stage == CODEC:
-            drawn = self.dynamics.recode(self.codec.encode(flat), self.codec.record.indices(flat), generator)
+            drawn = self.dynamics.recode(self.codec.encode(flat), self.codec.categorical.indices(flat), generator)
             return Losses.of({f"draw/{name}": loss.mean() for name, loss in self.codec.loss(drawn, flat).items()})
         if stage == WHOLE:
             embeds = self.codec.encode(flat)

@@ -144,7 +144,8 @@ class Canvas(nn.Module):
 
     def scale_of(self, name: str) -> "GridScale | VectorScale | None":
         """What is measured of a leaf; None of one that is categorical."""
-        return next((scale for scale in (*self.grids, *self.vectors) if scale.leaf.name == name), None)
+        every: list[GridScale | VectorScale] = [*self.grids, *self.vectors]
+        return next((scale for scale in every if scale.leaf.name == name), None)
 
     def forward(self, observation: Mapping[str, Tensor]) -> Drawing:
         """Flat leaves (N, ...)."""

@@ -35,8 +35,12 @@ class FrameEncoder(nn.Module):
 
     def __init__(self, canvas: Canvas, moments: int, features: int, patch: int):
         super().__init__()
-        sizes = [(moments * channels, *size) for channels, *size in canvas.sizes]
-        self.grids = nn.ModuleList([GridEncoder(*size, patch, features) for size in sizes])
+        self.grids = nn.ModuleList(
+            [
+                GridEncoder(moments * channels, height, width, patch, features)
+                for channels, height, width in canvas.sizes
+            ]
+        )
         self.vector = nn.Linear(moments * canvas.numbers, features) if canvas.numbers else None
 
     def forward(self, drawing: Drawing) -> Tensor:

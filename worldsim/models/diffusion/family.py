@@ -225,15 +225,13 @@ class DiffusionWorldModel(WorldModel):
 
     def _past(self, observation: Flat, start: State, name: str, context: Context) -> Tensor:
         """A leaf (B, J, K, ...) at the places of the context."""
-        every = torch.cat([start[PAST + name], observation[name].to(start[PAST + name].dtype)], 1)
-        return _at(every, context.place.flatten(1)).unflatten(1, context.place.shape[1:])
+        return _at(torch.cat([start[PAST + name], observation[name]], 1), context.place)
 
     def _followed_by(self, actions: Tensor, start: State, context: Context) -> Tensor:
         """The actions (B, J, K, A) that followed on the observations of the context, zeros where none counts."""
         end = torch.zeros_like(actions[:, :1])  # of what comes next, nothing is known
         every = torch.cat([start["actions"].to(actions.dtype), actions, end], 1)
-        found = _at(every, context.place.flatten(1)).unflatten(1, context.place.shape[1:])
-        return found * context.acted.unsqueeze(-1)
+        return _at(every, context.place) * context.acted.unsqueeze(-1)
 
     def _side_by_side(self, past: Flat, count: int) -> Drawing:
         """Leaves (N, K, ...) as a drawing whose channels, and numbers, are those of K moments."""
@@ -249,6 +247,6 @@ def _begins(first: Tensor, state: State) -> Tensor:
 
 
 def _at(values: Tensor, rows: Tensor) -> Tensor:
-    """Rows (B, J) of values (B, T, ...)."""
-    index = rows.view(*rows.shape, *[1] * (values.ndim - 2)).expand(*rows.shape, *values.shape[2:])
-    return values.gather(1, index)
+    """Of values (B, T, ...) those in rows (B, ...)."""
+    batch = torch.arange(len(values), device=values.device).view(-1, *[1] * (rows.ndim - 1))
+    return values[batch, rows]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Generator, Tensor, nn
 
-from worldsim.models.codec import Slots
+from worldsim.models.leaves import Slots
 from worldsim.models.world_model import State
 
 

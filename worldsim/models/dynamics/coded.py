@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from worldsim.models.codec import Slots
 from worldsim.models.config import CodedConfig
 from worldsim.models.dynamics.base import Dynamics, Followed, Stepped
 from worldsim.models.dynamics.codes import CodeEmbedding, Codes, Quantiser, corrupted, shifted
 from worldsim.models.layers import Outcomes, SlotLinear, mlp, onehot
+from worldsim.models.leaves import Slots
 from worldsim.models.world_model import State
 
 

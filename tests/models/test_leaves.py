@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from tests.models.conftest import FAMILIES, NESTED, built, part, random_batch
-from worldsim.models.codec import ImageCodec, RecordCodec, Slots, slots_of
+from worldsim.models.config import ModelConfig
+from worldsim.models.leaves import Slots
+from worldsim.models.leaves.categorical import CategoricalCodec
+from worldsim.models.leaves.image import ImageCodec
 from worldsim.models.world_model import ActionEncoder, WorldModel
 from worldsim.spaces import Leaf, leaves, unflatten
 
 
 def image(height: int, width: int, channels: int, patch: int, local: bool = False) -> ImageCodec:
     leaf = Leaf((), spaces.Box(0, 255, (height, width, channels), np.uint8))
-    codec = ImageCodec(leaf, patch, embed=8, hidden=12, features=4, local=local)
-    assert codec.slots == slots_of(leaf, patch)
-    return codec
+    return ImageCodec(leaf, ModelConfig(patch=patch, embed=8, hidden=12, local=local), features=4)
 
 
 @settings(max_examples=30, deadline=None)
@@ -39,7 +40,7 @@ def test_a_frame_is_seen_relative_to_the_mean_image(local: bool) -> None:
     codec.mean.copy_(torch.randint(0, 256, (9, 11, 3)) / 255)
     frames = torch.randint(0, 256, (2, 9, 11, 3), dtype=torch.uint8)
     centred = 2 * (codec.patches(frames / 255) - codec.mean_patches())
-    expected = codec.leave(torch.nn.functional.silu(codec.enter(centred) + codec.place))
+    expected = codec.out_proj(torch.nn.functional.silu(codec.in_proj(centred) + codec.position))
     assert_close(codec.encode(frames), expected.transpose(0, 1), atol=1e-4, rtol=1e-4)
 
 
@@ -47,8 +48,8 @@ def test_a_frame_is_seen_relative_to_the_mean_image(local: bool) -> None:
 def test_only_a_local_codec_treats_places_differently(local: bool) -> None:
     """Told the same of their place and given the same codes, places differ by their weights alone."""
     codec = image(16, 16, 3, 8, local)
-    torch.nn.init.normal_(codec.draw[-1].weight)
-    for parameter in (codec.place, codec.draw_enter, codec.draw_place):
+    torch.nn.init.normal_(codec.decoder[-1].weight)
+    for parameter in (codec.position, codec.decoder_in_proj, codec.decoder_position):
         parameter.data.copy_(parameter.data[:1].expand_as(parameter))
     frames = torch.randint(0, 256, (1, 8, 8, 3), dtype=torch.uint8).repeat(1, 2, 2, 1)
     seen, drawn = codec.encode(frames)[0], codec.residual(torch.randn(1, 1, 4).expand(-1, 4, -1))[:, 0]
@@ -66,7 +67,7 @@ def test_an_untaught_decoder_draws_the_mean_image() -> None:
 @pytest.mark.parametrize("local", [False, True])
 def test_the_loss_of_a_frame_is_what_it_says_and_so_is_its_gradient(local: bool) -> None:
     codec = image(9, 11, 3, 4, local).double()
-    torch.nn.init.normal_(codec.draw[-1].weight)
+    torch.nn.init.normal_(codec.decoder[-1].weight)
     codec.mean.copy_(torch.full((9, 11, 3), 0.4))
     frames = torch.randint(0, 256, (40, 9, 11, 3), dtype=torch.uint8)
     slots = torch.randn(40, codec.slots, 4, dtype=torch.float64, requires_grad=True)
@@ -81,12 +82,12 @@ def test_the_loss_of_a_frame_is_what_it_says_and_so_is_its_gradient(local: bool)
 
 def test_classes_that_a_variable_does_not_have_are_never_drawn() -> None:
     leaf = Leaf((), spaces.MultiDiscrete([2, 7, 1, 4]))
-    codec = RecordCodec((leaf,), embed=4, features=7)
+    codec = CategoricalCodec((leaf,), embed=4, features=7)
     logits = torch.zeros(50, 4, 7)
     logits[..., -1] = 100.0  # what none but the second has
     with torch.no_grad():
-        codec.leave.weight.copy_(torch.eye(7))
-    log_probs = codec.possible(codec.leave(logits))
+        codec.out_proj.weight.copy_(torch.eye(7))
+    log_probs = codec.possible(codec.out_proj(logits))
     assert_close(log_probs.exp().sum(-1), torch.ones(50, 4))
     for variable, count in enumerate(leaf.nvec):
         assert (log_probs[:, variable, count:].exp() == 0).all()
@@ -123,7 +124,7 @@ def test_a_codec_learns_to_give_back_what_it_was_shown() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2, fused=True)
 
     def drawn() -> Slots:
-        return model.dynamics.recode(model.codec.encode(flat), model.codec.record.indices(flat))
+        return model.dynamics.recode(model.codec.encode(flat), model.codec.categorical.indices(flat))
 
     for _ in range(400):
         optimizer.zero_grad()

@@ -1,0 +1,8 @@
+"""Leaf codecs: an observation's leaves to slots and back, one file for each kind of leaf.
+
+What all of them do is in `base`, what puts them together in `observation`.
+"""
+
+from worldsim.models.leaves.observation import ObservationCodec, SlotLayout, Slots, slot_layout
+
+__all__ = ["ObservationCodec", "SlotLayout", "Slots", "slot_layout"]

@@ -1,0 +1,95 @@
+"""Observations to slots and back: one slot for every categorical variable, and the dense slots of all other leaves.
+
+Axes: N rows, V categorical variables, S dense slots.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.models.config import LatentConfig
+from worldsim.models.leaves.base import LeafCodec
+from worldsim.models.leaves.categorical import CategoricalCodec, class_counts
+from worldsim.models.leaves.field import FieldCodec
+from worldsim.models.leaves.image import ImageCodec
+from worldsim.models.leaves.vector import VectorCodec
+from worldsim.spaces import Kind, Leaf
+
+Observation = Mapping[str, Tensor]  # flat leaves (N, ...)
+
+CODECS: dict[Kind, type[LeafCodec]] = {"image": ImageCodec, "field": FieldCodec, "vector": VectorCodec}
+
+
+class Slots(NamedTuple):
+    """An observation in slots."""
+
+    categorical: Tensor  # (N, V, width)
+    dense: Tensor  # (N, S, width)
+
+
+class SlotLayout(NamedTuple):
+    """The slots that the leaves of an observation take: what dynamics are made for."""
+
+    nvec: Tensor  # (V,) int64 class counts of the categorical variables
+    dense: int  # S
+
+
+def slot_layout(leaves: tuple[Leaf, ...], config: LatentConfig) -> SlotLayout:
+    """Of the leaves of an observation space."""
+    categorical, dense = _parted(leaves)
+    counts = [CODECS[leaf.kind].slots_of(leaf, config) for leaf in dense]
+    return SlotLayout(torch.from_numpy(class_counts(categorical)), sum(counts))
+
+
+def _parted(leaves: tuple[Leaf, ...]) -> tuple[tuple[Leaf, ...], tuple[Leaf, ...]]:
+    """Leaves whose variables have slots of their own, and leaves in dense slots."""
+    dense = tuple(leaf for leaf in leaves if leaf.kind in CODECS)
+    return tuple(leaf for leaf in leaves if leaf not in dense), dense
+
+
+class ObservationCodec(nn.Module):
+    """Encoder and decoder of a whole observation, leaf by leaf.
+
+    categorical_features, dense_features: widths of the slots that `decode` and `loss` take; categorical_features=None
+    for one-hots of the classes.
+    """
+
+    def __init__(
+        self, leaves: tuple[Leaf, ...], config: LatentConfig, categorical_features: int | None, dense_features: int
+    ):
+        super().__init__()
+        categorical, self.dense_leaves = _parted(leaves)
+        self.categorical = CategoricalCodec(categorical, config.embed, categorical_features)
+        codecs = [CODECS[leaf.kind](leaf, config, dense_features) for leaf in self.dense_leaves]
+        self.dense = nn.ModuleList(codecs)
+        self.embed, self.sizes = config.embed, [codec.slots for codec in codecs]
+
+    def dense_codecs(self) -> list[tuple[Leaf, LeafCodec]]:
+        return list(zip(self.dense_leaves, self.dense, strict=True))  # type: ignore[arg-type]
+
+    def encode(self, observation: Observation) -> Slots:
+        """Flat leaves (N, ...) to embedded slots."""
+        indices = self.categorical.indices(observation)
+        dense = [codec.encode(observation[leaf.name]) for leaf, codec in self.dense_codecs()]
+        nothing = self.categorical.in_proj.weight.new_zeros(len(indices), 0, self.embed)
+        return Slots(self.categorical.encode(indices), torch.cat(dense, -2) if dense else nothing)
+
+    def decode(self, slots: Slots) -> dict[str, Tensor]:
+        """Feature slots to flat leaves (N, ...)."""
+        out = self.categorical.decode(slots.categorical) if self.categorical.leaves else {}
+        parts = slots.dense.split(self.sizes, -2)
+        each = zip(self.dense_codecs(), parts, strict=True)
+        return out | {leaf.name: codec.decode(part) for (leaf, codec), part in each}
+
+    def loss(self, slots: Slots, observation: Observation) -> dict[str, Tensor]:
+        """Reconstruction losses (N,) a leaf; categorical leaves together, as "categorical"."""
+        out = {}
+        if self.categorical.leaves:
+            out["categorical"] = self.categorical.loss(slots.categorical, self.categorical.indices(observation))
+        parts = slots.dense.split(self.sizes, -2)
+        for (leaf, codec), part in zip(self.dense_codecs(), parts, strict=True):
+            loss = codec.loss(part, observation[leaf.name])
+            out[leaf.name] = out[leaf.name] + loss if leaf.name in out else loss  # a leaf may have that very name
+        return out
