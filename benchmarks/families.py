@@ -1,6 +1,6 @@
 """Which family wins: the same data, about as many parameters, the same time of training, on four environments.
 
-python benchmarks/families.py                       # 4 environments, 3 families, ten minutes each: two and a half hours
+python benchmarks/families.py                       # 4 environments, 4 families, ten minutes each: three hours
 python benchmarks/families.py envs=[atari/breakout] families=[ssm,rssm] seeds=[0,1] seconds=60 threads=1
 python benchmarks/families.py --table               # the tables again, of what is there
 
@@ -48,7 +48,7 @@ RACES = {
     "vizdoom/defend_center": "vizdoom_race",
     "box2d/car_racing": "car_racing_race",
 }
-FAMILIES = ("ssm", "transformer", "rssm")
+FAMILIES = ("ssm", "transformer", "rssm", "diffusion")
 BLIND = ("copy", "mean")
 Result = dict[str, Any]
 
@@ -152,7 +152,7 @@ def trained(out: Path, manifest: WorldManifest, world: World) -> Result:
     values = {key: value for key, value in manifest.training.items() if key in TrainerConfig.model_fields}
     parts = phases(TrainerConfig.model_validate(values), world.model)
     frames = sum(part.steps * part.batch * part.length for part in parts)
-    updates = {part.part: part.steps for part in parts}
+    updates = {phase.stage.name: phase.steps for phase in parts}
     return {"seconds": seconds, "updates": updates, "frames": frames, "frames_per_second": frames / seconds}
 
 

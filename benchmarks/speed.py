@@ -6,9 +6,9 @@ python benchmarks/speed.py model=ssm model.width=384 device=cuda batches=[1,64,1
 python benchmarks/speed.py model=nine precision=bf16-mixed
 
 64x64x3 frames and 17 actions, fresh weights: speed does not depend on what was learned. An update is forward, backward
-and AdamW of all parts, B=16, T=64; on CUDA also recorded as one graph, as training does it there. Medians of rounds
-that are interleaved, after a warm-up. fused=true adds steps that `torch.compile` has fused, after a minute or two of
-compiling for each batch size, precision=bf16-mixed steps with products in bf16, and both together both.
+and AdamW of each of the family's stages, B=16, T=64; on CUDA also recorded as one graph, as training does it there.
+Medians of rounds that are interleaved, after a warm-up. fused=true adds steps that `torch.compile` has fused, after a
+minute or two of compiling for each batch size, precision=bf16-mixed steps with products in bf16, both together both.
 """
 
 import platform
@@ -31,8 +31,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import worldsim
 from worldsim.models.checkpoint import FORMAT, WorldManifest
-from worldsim.models.config import AnyModelConfig, Precision, RSSMConfig, SSMConfig, TransformerConfig
-from worldsim.models.world_model import Batch, Losses, WorldModel
+from worldsim.models.config import AnyModelConfig, DiffusionConfig, Precision, RSSMConfig, SSMConfig, TransformerConfig
+from worldsim.models.world_model import Batch, Losses, Stage, WorldModel
 from worldsim.simulator import WorldVectorEnv
 from worldsim.simulator.world import World
 from worldsim.spaces import space_to_json
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> None:
 def described(model: Any) -> list[Any]:
     """What to measure: all families, or the model that the arguments describe."""
     if model is None:
-        return [SSMConfig(), TransformerConfig(), RSSMConfig()]
+        return [SSMConfig(), TransformerConfig(), RSSMConfig(), DiffusionConfig()]
     if model == "nine":
         return [NINE]
     keys = {"family": model} if isinstance(model, str) else {"family": "ssm", **model}
@@ -96,11 +96,9 @@ def report(config: Any, device: torch.device, batches: list[int], fused: bool, p
     runs: dict[str, tuple[int, Callable[[], Any]]] = {}
     records = {"": None} | ({"recorded ": as_cuda_graph} if device.type == "cuda" else {})
     for (how, record), (name, dtype) in product(records.items(), TYPES.items()):
-        runs[f"{how}update, frames, {name}"] = (B * T, update(model, device, dtype, "all", record))
-    if model.dynamics.separable:
-        for (how, record), part in product(records.items(), ("codec", "rest")):
-            run = update(model, device, torch.bfloat16, part, record)
-            runs[f"{how}update of {part} alone, frames, bf16"] = (B * T, run)
+        for stage in model.stages:
+            run = update(model, device, dtype, stage, record)
+            runs[f"{how}update, stage {stage.name}, frames, {name}"] = (B * T, run)
     start = {"value": torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8, device=device)}
     precisions: dict[str, Precision] = {"": "32-true"} | ({} if precision == "32-true" else {"bf16 ": precision})
     for fusing, short in product(("", "fused ") if fused else ("",), precisions):
@@ -128,9 +126,9 @@ def report(config: Any, device: torch.device, batches: list[int], fused: bool, p
 
 
 def update(
-    model: WorldModel, device: torch.device, kind: torch.dtype, part: Any, record: Record | None = None
+    model: WorldModel, device: torch.device, kind: torch.dtype, stage: Stage, record: Record | None = None
 ) -> Callable[[], Losses]:
-    """An update of the model on one batch, as the training loop does it, recorded or not."""
+    """An update of the model in a stage on one batch, as the training loop does it, recorded or not."""
     rng = np.random.default_rng(0)
     frames = {"value": rng.integers(0, 256, (B, T, 64, 64, 3), np.uint8)}
     arrays = {"observation": frames, "action": {"value": rng.integers(0, 17, (B, T, 1))}}
@@ -143,14 +141,14 @@ def update(
 
     def learn(batch: Batch) -> Losses:
         with torch.autocast(device.type, kind, enabled=kind != torch.float32):
-            losses = model.losses(batch, generator, part)
+            losses = model.losses(batch, generator, stage)
         losses.total.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         return losses.each(Tensor.detach)
 
-    taught = learn if record is None else Captured(learn, generator, record)
-    return lambda: taught(batch.each(lambda value: value.to(device, non_blocking=True)))
+    updating = learn if record is None else Captured(learn, generator, record)
+    return lambda: updating(batch.each(lambda value: value.to(device, non_blocking=True)))
 
 
 def stepping(world: World, batch: int, observe: Any) -> Callable[[], None]:

@@ -15,8 +15,7 @@ from worldsim import grammar
 from worldsim.cli import VERBS, _schema
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError
-from worldsim.models.config import RSSMConfig, SSMConfig, TransformerConfig
-from worldsim.models.world_model import WorldModel
+from worldsim.models.config import DiffusionConfig, RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.training.config import LoggerConfig, TrainerConfig
 
 GROUPS = {"env": EnvConfig, "logger": LoggerConfig}
@@ -24,6 +23,7 @@ WHOLE = {
     "model/ssm": SSMConfig,
     "model/transformer": TransformerConfig,
     "model/rssm": RSSMConfig,
+    "model/diffusion": DiffusionConfig,
     "trainer/default": TrainerConfig,
 }
 FILES = sorted(str(path.relative_to(grammar.CONFIGS)) for path in grammar.CONFIGS.rglob("*.yaml"))
@@ -95,11 +95,11 @@ def test_sizes_are_the_size_that_they_say_and_about_the_same_in_every_family() -
     spaces = Box(0, 255, (64, 64, 3), np.uint8), Discrete(17)
     for size in ("xs", "race", "s", "m"):
         counts = []
-        for family in ("ssm", "transformer", "rssm"):
+        for family in ("ssm", "transformer", "rssm", "diffusion"):
             config = grammar.compose("train", _schema("train"), [f"model={family}", f"model/size={size}"]).config
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Initializing zero-element tensors")
-                model = WorldModel(config.model, *spaces, (0.0, 1.0))
+                model = config.model.build(*spaces, (0.0, 1.0))
             counts.append(sum(parameter.numel() for parameter in model.parameters()) / 1e6)
             said = (grammar.CONFIGS / f"model/sized/{family}/{size}.yaml").read_text().splitlines()[1]
             assert f": {counts[-1]:.2f} million parameters" in said
@@ -149,13 +149,13 @@ def test_racers_have_about_as_many_parameters_and_nothing_else_is_different(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # ViZDoom writes its settings into the current folder
     schema, counts, rest = _schema("quickstart"), [], []
-    for family in ("ssm", "transformer", "rssm"):
+    for family in ("ssm", "transformer", "rssm", "diffusion"):
         config = grammar.compose("quickstart", schema, [f"experiment={name}", f"model={family}"]).config
         assert config.model.family == family
         env = make_env(config.env)
-        model = WorldModel(config.model, env.observation_space, env.action_space, (0.0, 1.0))
+        model = config.model.build(env.observation_space, env.action_space, (0.0, 1.0))
         env.close()
         counts.append(sum(parameter.numel() for parameter in model.parameters()))
         rest.append(config.model_dump(exclude={"model"}))
     assert max(counts) < 4e6 and max(counts) < 1.1 * min(counts)
-    assert rest[0] == rest[1] == rest[2]
+    assert all(each == rest[0] for each in rest)

@@ -33,8 +33,9 @@ def test_the_peak_is_what_lives_at_once() -> None:
 
 
 def test_costs_grow_with_the_batch_as_they_must(folder: Path) -> None:
-    model = worldsim.load(folder).model
-    one, many = cost(model, 1), cost(model, 10)
+    world = worldsim.load(folder)
+    model, acts = world.model, world.action_space
+    one, many = cost(model, acts, 1), cost(model, acts, 10)
     assert many.flops == 10 * one.flops > 0
     weights = 4 * sum(p.numel() for p in model.parameters())
     assert many.bytes - weights == 10 * (one.bytes - weights) > 0
@@ -44,7 +45,8 @@ def test_costs_grow_with_the_batch_as_they_must(folder: Path) -> None:
 
 def test_a_step_has_at_least_the_operations_of_its_largest_layer(folder: Path) -> None:
     """Two a weight of every linear layer that a step goes through once; the ensemble's are all of that kind."""
-    model = worldsim.load(folder).model
+    world = worldsim.load(folder)
+    model = world.model
     ensemble = 2 * (model.ensemble.in_proj.numel() + model.ensemble.out_proj.numel())
     heads = sum(
         2 * layer.weight.numel()
@@ -52,7 +54,7 @@ def test_a_step_has_at_least_the_operations_of_its_largest_layer(folder: Path) -
         for layer in head.modules()
         if isinstance(layer, torch.nn.Linear)
     )
-    assert ensemble + heads < cost(model, 1).flops
+    assert ensemble + heads < cost(model, world.action_space, 1).flops
 
 
 def test_the_table_fits_and_the_json_is_whole(folder: Path, rollouts: Rollouts, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from worldsim.fidelity.error_metric import ErrorMetric
 from worldsim.fidelity.loops import together
 from worldsim.fidelity.verdict import believable, verdict
 from worldsim.models.config import SSMConfig
-from worldsim.models.world_model import WorldModel
 from worldsim.rollouts.arrays import Arrays
 from worldsim.spaces import flatten_batch
 
@@ -132,10 +131,9 @@ def _batched(space: spaces.Space, values: list[Any]) -> Any:
 @pytest.fixture(scope="module")
 def metric(recorded: dict[str, np.ndarray]) -> ErrorMetric:
     """Of an arm with two cameras, depth, a mask, a stack of maps, joints, a ticket with a text, lamps and a grid."""
-    model = WorldModel(SSMConfig(embed=16, hidden=16, width=32), ARM, spaces.Discrete(2), (0.0, 1.0))
-    for leaf, codec in model.codec.dense_codecs():
-        if leaf.kind == "image":
-            codec.mean.copy_(torch.from_numpy(recorded[leaf.name].mean(0) / 255))
+    model = SSMConfig(embed=16, hidden=16, width=32).build(ARM, spaces.Discrete(2), (0.0, 1.0))
+    for name, rows in recorded.items():
+        model.measure(name, [torch.from_numpy(rows)])
     world: Any = SimpleNamespace(model=model, observation_space=ARM)
     none = np.zeros(ROWS, np.bool_)
     action = {"value": np.zeros((ROWS, 1), np.int64)}
@@ -201,7 +199,7 @@ def of_space(space: spaces.Space, rows: list[Any]) -> tuple[ErrorMetric, dict[st
     arrays = {name: np.asarray(each) for name, each in flatten_batch(space, _batched(space, rows)).items()}
     none = np.zeros(len(rows), np.bool_)
     action = {"value": np.zeros((len(rows), 1), np.int64)}
-    model = WorldModel(SSMConfig(embed=16, hidden=16, width=32), space, spaces.Discrete(2), (0.0, 1.0))
+    model = SSMConfig(embed=16, hidden=16, width=32).build(space, spaces.Discrete(2), (0.0, 1.0))
     world: Any = SimpleNamespace(model=model, observation_space=space)
     kept = Arrays(arrays, action, np.zeros(len(rows), np.float32), none, none, np.array([0, len(rows)]))
     return ErrorMetric.of(world, kept, np.array([0]), 10.0, 0), {name: each[None] for name, each in arrays.items()}

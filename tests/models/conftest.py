@@ -1,4 +1,4 @@
-"""Every family of dynamics in a small model of a nested space, and random sequences of that space."""
+"""Every family in a small model of a nested space, and random sequences of that space."""
 
 from collections.abc import Iterator
 
@@ -8,18 +8,25 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from worldsim.models.config import ModelConfig, RSSMConfig, SSMConfig, TransformerConfig
+from worldsim.models.config import DiffusionConfig, ModelConfig, RSSMConfig, SSMConfig, TransformerConfig
+from worldsim.models.latent import LatentWorldModel
 from worldsim.models.world_model import Batch, WorldModel
 from worldsim.spaces import leaves
 
-SMALL = {"embed": 16, "hidden": 24, "width": 32, "ensemble": 3, "head_hidden": 16}
+LEAST = {"width": 32, "ensemble": 3, "head_hidden": 16}
+SMALL = {**LEAST, "embed": 16, "hidden": 24}
 RECURRENT = {"latents": 6, "latent_classes": 5, "units": 24, "slot_features": 12, "free_nats": 0}
-FAMILIES: dict[str, ModelConfig] = {
+LATENT: dict[str, ModelConfig] = {
     "ssm": SSMConfig(**SMALL, variables=3, layers=2, code_width=8),
     "transformer": TransformerConfig(**SMALL, variables=3, code_width=8, heads=2, window=16),
     "transformer, short window": TransformerConfig(**SMALL, variables=3, code_width=8, heads=2, window=3),
     "rssm": RSSMConfig(**SMALL, **RECURRENT),
     "rssm in blocks": RSSMConfig(**SMALL, **RECURRENT, blocks=4),
+}
+DENOISER = {"channels": 8, "condition": 16, "targets": 3}
+FAMILIES: dict[str, ModelConfig] = LATENT | {
+    "diffusion": DiffusionConfig(**LEAST, **DENOISER, context=3),
+    "diffusion, one moment, Heun": DiffusionConfig(**LEAST, **DENOISER, context=1, levels=1, order=2),
 }
 NESTED = spaces.Dict(
     grey=spaces.Box(0, 255, (11, 18), np.uint8),  # whole patches of 8 do not fit
@@ -40,6 +47,13 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(params=FAMILIES)
 def model(request: pytest.FixtureRequest) -> WorldModel:
     return built(FAMILIES[request.param])
+
+
+@pytest.fixture(params=LATENT)
+def latent_model(request: pytest.FixtureRequest) -> LatentWorldModel:
+    found = built(LATENT[request.param])
+    assert isinstance(found, LatentWorldModel)
+    return found
 
 
 def built(config: ModelConfig, observed: gym.Space = NESTED, acted: gym.Space = ACTIONS, seed: int = 0) -> WorldModel:

@@ -48,8 +48,8 @@ def test_losses_and_gradients(model: WorldModel) -> None:
     measure(model, batch())
     model, there = model.to(ELSEWHERE), batch().each(lambda value: value.to(ELSEWHERE))
     with Apart():
-        for part in ("codec", "rest") if model.dynamics.separable else ("all",):
-            losses = model.losses(there, Generator(), part)
+        for stage in model.stages:
+            losses = model.losses(there, Generator(), stage)
             losses.total.backward()
             assert all(tensor.device == ELSEWHERE for tensor in (losses.total, *losses.parts.values()))
     assert any(parameter.grad is not None for parameter in model.parameters())
@@ -64,7 +64,7 @@ def test_steps(model: WorldModel, observe: Any) -> None:
         whole, real = (torch.zeros(B, dtype=kind, device=ELSEWHERE) for kind in (torch.int64, torch.float32))
         state = WorldState(latent, whole, whole, real, real, {})
         actions = {name: value[:, 0] for name, value in there.action.items()}
-        chance = places(model.dynamics.noise_size + 2, ELSEWHERE)
+        chance = places(model.noise_size + 2, ELSEWHERE)
         for _ in range(2):
             now = tick(model, state, actions, observe, chance, (1.0, 1.0))
             state = now.state

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from tests.models.conftest import FAMILIES, built
 from tests.test_spaces import nested, samples
 from worldsim.errors import SpaceMismatchError
-from worldsim.models.config import ModelConfig
+from worldsim.models.config import ModelConfig, SSMConfig
 from worldsim.models.leaves.field import FieldCodec
 from worldsim.models.world_model import Batch, WorldModel
 from worldsim.spaces import Leaf, flatten, leaves, unflatten, unflatten_batch
@@ -55,14 +55,14 @@ def imagined_in_the_space(config: ModelConfig, observed: Space, acted: Space, se
     first = torch.zeros(B, T, dtype=torch.bool)
     batch = Batch(recorded(observed, seed), recorded(acted, seed), torch.zeros(B, T), first, first)
     measure(model, batch)
-    losses = model.losses(batch, torch.Generator().manual_seed(0))
-    assert all(loss.isfinite() for loss in losses.parts.values()), losses.parts
-    losses.total.backward()
+    for stage in model.stages:
+        losses = model.losses(batch, torch.Generator().manual_seed(0), stage)
+        assert all(loss.isfinite() for loss in losses.parts.values()), losses.parts
+        losses.total.backward()
     with torch.no_grad():
         state = model.observe(batch.observation, batch.action, batch.first).state
-        action = model.act({name: value[:, 0] for name, value in batch.action.items()})
-        _, now = model.dynamics.step(state, action, torch.rand(B, model.dynamics.noise_size), 0.1)
-        drawn = model.codec.decode(model.dynamics.for_decoder(now))
+        action = {name: value[:, 0] for name, value in batch.action.items()}
+        drawn = model.decode(model.step(state, action, torch.rand(B, model.noise_size))[0])
     arrays = {name: value.numpy() for name, value in drawn.items()}
     for leaf in leaves(observed):
         assert (arrays[leaf.name].shape[1:], arrays[leaf.name].dtype) == (leaf.shape, leaf.dtype), leaf.name
@@ -72,8 +72,8 @@ def imagined_in_the_space(config: ModelConfig, observed: Space, acted: Space, se
 
 
 def measure(model: WorldModel, batch: Batch) -> None:
-    for leaf, codec in model.codec.dense_codecs():
-        codec.measure([batch.observation[leaf.name].flatten(0, 1)])
+    for name, values in batch.observation.items():
+        model.measure(name, [values.flatten(0, 1)])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -82,12 +82,12 @@ def test_an_arm_with_cameras_and_a_ticket(family: str) -> None:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from(["ssm", "transformer", "rssm"]), nested(), nested(), st.integers(0, 99))
+@given(st.sampled_from(["ssm", "transformer", "rssm", "diffusion"]), nested(), nested(), st.integers(0, 99))
 def test_any_space(family: str, observed: Space, acted: Space, seed: int) -> None:
     imagined_in_the_space(FAMILIES[family], observed, acted, seed)
 
 
-@pytest.mark.parametrize("family", ["ssm", "transformer", "rssm"])
+@pytest.mark.parametrize("family", ["ssm", "transformer", "rssm", "diffusion"])
 @pytest.mark.parametrize("shape", [(64, 64, 3), (210, 160, 3), (256, 192), (3, 96, 128)])
 def test_frames_of_any_size(family: str, shape: tuple[int, ...]) -> None:
     imagined_in_the_space(FAMILIES[family], spaces.Box(0, 255, shape, np.uint8), spaces.Discrete(3), seed=1)
@@ -112,7 +112,7 @@ def test_two_leaves_of_one_name_are_refused() -> None:
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 4e4])
 def test_a_field_is_drawn_in_the_units_of_the_data(scale: float) -> None:
     leaf = Leaf((), spaces.Box(-np.inf, np.inf, (9, 11), np.float32))
-    codec = FieldCodec(leaf, ModelConfig(patch=4, embed=8, hidden=12), features=4)
+    codec = FieldCodec(leaf, SSMConfig(patch=4, embed=8, hidden=12), features=4)
     values = scale * torch.rand(5, 9, 11, 1)
     values[0, 0, 0] = torch.inf
     codec.measure([values[:2], values[2:]])

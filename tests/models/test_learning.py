@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from tests.models.toy import Ring, ring_arrays
-from worldsim.models.config import ModelConfig, RSSMConfig, SSMConfig, TransformerConfig
+from worldsim.models.config import DiffusionConfig, ModelConfig, RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.models.world_model import Batch, WorldModel
 from worldsim.rollouts.sampling import SequenceSampler, windows
 
 SEEN, HORIZON = 4, 10
-SMALL = {"embed": 16, "hidden": 32, "width": 64, "ensemble": 2, "head_hidden": 32}
+LEAST = {"width": 64, "ensemble": 2, "head_hidden": 32}
+SMALL = {**LEAST, "embed": 16, "hidden": 32}
+DENOISER = {"context": 2, "channels": 16, "levels": 1, "condition": 64, "targets": 6}
 
 
 class Recipe(NamedTuple):
@@ -32,6 +34,7 @@ RECIPES = {
     "ssm": Recipe(SSMConfig(**SMALL, **CODES, layers=1), 1e-2, 150, 200, 6),
     "transformer": Recipe(TransformerConfig(**SMALL, **CODES, window=6), 1e-2, 150, 200, 6),
     "rssm": Recipe(RSSMConfig(**SMALL, **LATENTS), 5e-3, 0, 700, 8),
+    "diffusion": Recipe(DiffusionConfig(**LEAST, **DENOISER), 3e-3, 0, 500, 6),
 }
 
 
@@ -39,17 +42,17 @@ def learned(recipe: Recipe) -> WorldModel:
     env, arrays = Ring(), ring_arrays(64, 20, seed=0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = WorldModel(recipe.config, env.observation_space, env.action_space, (0.0, 1.0))
-    model.codec.dense[0].mean.copy_(torch.from_numpy(arrays.observation["frame"].mean(0) / 255))
+        model = recipe.config.build(env.observation_space, env.action_space, (0.0, 1.0))
+    model.measure("frame", [torch.from_numpy(arrays.observation["frame"])])
     sampler = SequenceSampler(arrays, np.arange(64), 16, recipe.length, np.random.default_rng(0))
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), fused=True)
     for step in range(-recipe.drawing, recipe.steps):
-        done, part = (step / recipe.steps, "rest") if step >= 0 else (1 + step / recipe.drawing, "codec")
+        done, stage = (step / recipe.steps, -1) if step >= 0 else (1 + step / recipe.drawing, 0)
         rise = min(1.0, (step % max(1, recipe.steps) + 1) / 10) if step >= 0 else 1.0
         optimizer.param_groups[0]["lr"] = recipe.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * done))
         rows = Batch.from_numpy(sampler.sample())
-        model.losses(rows, generator, part if recipe.drawing else "all").total.backward()  # type: ignore[arg-type]
+        model.losses(rows, generator, model.stages[stage]).total.backward()
         optimizer.step()
         optimizer.zero_grad()
     return model.eval()
@@ -66,9 +69,8 @@ def test_learns_the_ring(family: str) -> None:
         cut = [{k: v[:, :SEEN] for k, v in part.items()} for part in batch[:2]]
         state = model.observe(*cut, first).state
         for t in range(SEEN, SEEN + HORIZON):
-            action = model.act({name: value[:, t] for name, value in batch.action.items()})
-            state, now = model.dynamics.step(state, action, None, 0.0)
-            drawn = model.codec.decode(model.dynamics.for_decoder(now))
+            state, now = model.step(state, {name: value[:, t] for name, value in batch.action.items()}, None)
+            drawn = model.decode(state)
             right = (drawn["count"] == batch.observation["count"][:, t]).float().mean()
             assert right == 1, (t, right)
             error = (drawn["frame"].float() - batch.observation["frame"][:, t].float()) / 255

@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from tests.models.conftest import FAMILIES, NESTED, built, part, random_batch
-from worldsim.models.config import ModelConfig
+from worldsim.models.actions import ActionEncoder
+from worldsim.models.config import SSMConfig
 from worldsim.models.leaves import Slots
 from worldsim.models.leaves.categorical import CategoricalCodec
 from worldsim.models.leaves.image import ImageCodec
-from worldsim.models.world_model import ActionEncoder, WorldModel
 from worldsim.spaces import Leaf, leaves, unflatten
 
 
 def image(height: int, width: int, channels: int, patch: int, local: bool = False) -> ImageCodec:
     leaf = Leaf((), spaces.Box(0, 255, (height, width, channels), np.uint8))
-    return ImageCodec(leaf, ModelConfig(patch=patch, embed=8, hidden=12, local=local), features=4)
+    return ImageCodec(leaf, SSMConfig(patch=patch, embed=8, hidden=12, local=local), features=4)
 
 
 @settings(max_examples=30, deadline=None)
@@ -101,11 +101,10 @@ def test_imagination_stays_in_the_space(family: str) -> None:
     batch = random_batch(12, 2)
     with torch.no_grad():
         state = model.observe(batch.observation, batch.action, batch.first).state
-        action = model.act({name: value[:, 0] for name, value in batch.action.items()})
-        noise = torch.rand(12, model.dynamics.noise_size)
+        noise = torch.rand(12, model.noise_size)
         noise[0], noise[1] = 0.0, 1 - 2**-24
-        now = model.dynamics.step(state, action, noise, 0.0)[1]
-        flat = model.codec.decode(model.dynamics.for_decoder(now))
+        action = {name: value[:, 0] for name, value in batch.action.items()}
+        flat = model.decode(model.step(state, action, noise)[0])
     for row in range(12):
         arrays = {name: value[row].numpy() for name, value in flat.items()}
         assert [arrays[leaf.name].dtype for leaf in leaves(NESTED)] == [leaf.dtype for leaf in leaves(NESTED)]
@@ -116,7 +115,7 @@ def test_imagination_stays_in_the_space(family: str) -> None:
 
 def test_a_codec_learns_to_give_back_what_it_was_shown() -> None:
     torch.manual_seed(0)
-    model = WorldModel(FAMILIES["ssm"].model_copy(update={"variables": 6}), NESTED, spaces.Discrete(2), (0.0, 1.0))
+    model = FAMILIES["ssm"].model_copy(update={"variables": 6}).build(NESTED, spaces.Discrete(2), (0.0, 1.0))
     shown = part(random_batch(8, 1), slice(None), slice(0, 1)).observation
     flat = {name: value.flatten(0, 1) for name, value in shown.items()}
     for name in ("grey", "scene/0"):  # patches of one colour each

@@ -6,9 +6,10 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 from torch.nn.functional import cosine_similarity, one_hot, rms_norm, silu
 from torch.testing import assert_close
+from worldsim.models.dynamics.recurrence import Moments, cell, follow, limits
 
 from tests.models.conftest import FAMILIES, built, random_batch
-from worldsim.models.dynamics.recurrence import Moments, follow, limits, recur
+from tests.models.test_dynamics import followed
 from worldsim.models.dynamics.rssm import RSSM, BlockGRU
 from worldsim.models.layers import draw
 
@@ -21,17 +22,17 @@ def activated(x: Tensor, weight: Tensor) -> Tensor:
 
 def recurrence(gru: BlockGRU, h: Tensor, z: Tensor, action: Tensor) -> Tensor:
     """One world's next h (W,): every block reads its own part of h and all three inputs (paper, v2)."""
-    read_h = activated(gru.read_h.weight @ h + gru.read_bias[0], gru.read_norm[0])
-    read_z = activated(gru.read_z.weight @ z + gru.read_bias[1], gru.read_norm[1])
-    enter, norm = gru.read_action[0], gru.read_action[1]
+    read_h = activated(gru.in_h.weight @ h + gru.in_bias[0], gru.in_norm[0])
+    read_z = activated(gru.in_z.weight @ z + gru.in_bias[1], gru.in_norm[1])
+    enter, norm = gru.action_hidden[0], gru.action_hidden[1]
     read_action = activated(enter.weight @ action + enter.bias, norm.weight)
     inputs = torch.cat([read_h, read_z, read_action])
-    dense = torch.cat([gru.tell.weight, gru.tell_action.weight], 1)
-    blocks = len(gru.own)
+    dense = torch.cat([gru.cell_in.weight, gru.action_in.weight], 1)
+    blocks = len(gru.block_weight)
     size = len(h) // blocks
     parts = [slice(block * size, (block + 1) * size) for block in range(blocks)]
     joint = [
-        torch.cat([gru.own[block].T, dense[part]], 1) @ torch.cat([h[part], inputs]) + gru.tell_action.bias[part]
+        torch.cat([gru.block_weight[block].T, dense[part]], 1) @ torch.cat([h[part], inputs]) + gru.action_in.bias[part]
         for block, part in enumerate(parts)
     ]
     inner = activated(torch.cat(joint), gru.norm)
@@ -44,7 +45,7 @@ def recurrence(gru: BlockGRU, h: Tensor, z: Tensor, action: Tensor) -> Tensor:
 
 
 def posterior(gru: BlockGRU, h: Tensor, shown: Tensor) -> Tensor:
-    return gru.score(activated(shown + gru.recall(h), gru.seen_norm))  # type: ignore[no-any-return]
+    return gru.logits_proj(activated(shown + gru.posterior_h(h), gru.posterior_norm))  # type: ignore[no-any-return]
 
 
 def random_gru(blocks: int, codes: int = 6) -> BlockGRU:
@@ -60,7 +61,7 @@ def random_gru(blocks: int, codes: int = 6) -> BlockGRU:
 def test_the_recurrence_is_the_papers(blocks: int) -> None:
     gru, h, z, action = random_gru(blocks), torch.randn(7, 16), torch.randn(7, 6), torch.randn(7, 3)
     expected = torch.stack([recurrence(gru, *row) for row in zip(h, z, action, strict=True)])
-    assert_close(recur(gru.weights(torch.float32), h, z, gru.drive(action)).h, expected, atol=1e-5, rtol=1e-4)
+    assert_close(cell(gru.weights(torch.float32), h, z, gru.from_action(action)).h, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_the_update_gate_begins_a_logit_below_even() -> None:
@@ -88,7 +89,7 @@ class Sequence:
         self.weighing = [torch.randn(ROWS, LENGTH, size, dtype=kind) for size in (16, 12, 12)]
 
     def loop(self, kind: torch.dtype) -> Moments:
-        drive, limited = self.gru.drive(self.actions).to(kind), limits(self.uniform, CLASSES, UNIMIX)
+        drive, limited = self.gru.from_action(self.actions).to(kind), limits(self.uniform, CLASSES, UNIMIX)
         shown = self.shown.to(kind)
         return follow(self.gru.weights(kind), (self.h, self.z), self.keep, drive, shown, limited, LATENTS, UNIMIX)
 
@@ -140,17 +141,17 @@ def test_observing_is_the_papers_loop_with_balanced_and_clipped_divergences() ->
     assert isinstance(dynamics, RSSM)
     embeds = model.codec.encode({name: value.flatten(0, 1) for name, value in batch.observation.items()})
     seen, actions = torch.cat([part.flatten(1) for part in embeds], -1).unflatten(0, (3, 6)), model.act(batch.action)
-    found = model.observe(batch.observation, batch.action, batch.first)
+    found = followed(model, batch)
     h, z = torch.zeros(3, config.width), torch.zeros(3, config.latents * config.latent_classes)
     clipped = set()
     for t in range(6):
         keep = 1.0 - batch.first[:, t : t + 1].float()
         rows = zip(h * keep, z * keep, actions[:, t] * keep, strict=True)
-        h = torch.stack([recurrence(dynamics.recur, *row) for row in rows])
-        told = mixed(posterior(dynamics.recur, h, dynamics.see(seen[:, t])), config.latents)
+        h = torch.stack([recurrence(dynamics.gru, *row) for row in rows])
+        told = mixed(posterior(dynamics.gru, h, dynamics.obs_proj(seen[:, t])), config.latents)
         prior = mixed(dynamics.prior(h), config.latents)
         z = one_hot(told.probs.argmax(-1), config.latent_classes).float().flatten(1)
-        assert_close(found.latent.features[:, t], torch.cat([h, z], -1), atol=1e-5, rtol=1e-4)
+        assert_close(found.features[:, t], torch.cat([h, z], -1), atol=1e-5, rtol=1e-4)
         divergence = kl_divergence(told, prior).sum(-1)
         clipped |= set((divergence < FREE).tolist())
         loss = divergence.clamp_min(FREE) * keep[:, 0]
@@ -162,9 +163,9 @@ def test_observing_is_the_papers_loop_with_balanced_and_clipped_divergences() ->
 @torch.no_grad()
 def test_a_step_that_nobody_draws_does_nothing_for_the_decoder() -> None:
     model, batch = built(FAMILIES["rssm"]), random_batch(2, 1)
-    del model.dynamics.spread
-    action = model.act({name: value[:, 0] for name, value in batch.action.items()})
-    _, now = model.dynamics.step(model.dynamics.initial(2), action, None, 0.0)
+    del model.dynamics.slots_proj
+    action = {name: value[:, 0] for name, value in batch.action.items()}
+    state, now = model.step(model.initial(2), action, None)
     assert now.features.shape == (2, model.dynamics.feature_width)
-    with pytest.raises(AttributeError, match="spread"):
-        model.dynamics.for_decoder(now)
+    with pytest.raises(AttributeError, match="slots_proj"):
+        model.decode(state)

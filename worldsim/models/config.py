@@ -110,7 +110,7 @@ class DiffusionConfig(ModelConfig):
     steps: int = Field(3, ge=1, le=256)
     order: Literal[1, 2] = 1
     patch: Literal[1, 2, 4, 8, 16] = 4
-    channels: int = Field(64, ge=8, le=WIDEST)
+    channels: int = Field(64, ge=8, le=WIDEST, multiple_of=8)
     levels: int = Field(2, ge=1, le=8)
     blocks: int = Field(1, ge=1, le=64)
     condition: int = Field(192, ge=8, le=WIDEST)

@@ -19,7 +19,7 @@ from worldsim.models.layers import mlp
 
 SIGMA_MIN, SIGMA_MAX, RHO = 2e-3, 5.0, 7.0  # of the noise levels that sampling goes through (DIAMOND, table 6)
 LOG_MEAN, LOG_STD, TRAINED_MAX = -0.4, 1.2, 20.0  # of the noise levels trained on, log-normal
-GROUP = 16  # channels that are normalised together
+GROUP = 8  # channels that are normalised together
 
 
 def noise_levels(steps: int) -> list[float]:
@@ -59,7 +59,7 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, condition: int):
         super().__init__()
-        self.groups = max(1, channels // GROUP)
+        self.groups = channels // GROUP
         self.modulate = nn.Linear(condition, 2 * channels)
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
