@@ -8,10 +8,11 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from worldsim.models import conformance
 from worldsim.models.config import DiffusionConfig, ModelConfig, RSSMConfig, SSMConfig, TransformerConfig
+from worldsim.models.conformance import fresh
 from worldsim.models.latent import LatentWorldModel
 from worldsim.models.world_model import Batch, WorldModel
-from worldsim.spaces import leaves
 
 LEAST = {"width": 32, "ensemble": 3, "head_hidden": 16}
 SMALL = {**LEAST, "embed": 16, "hidden": 24}
@@ -56,40 +57,10 @@ def latent_model(request: pytest.FixtureRequest) -> LatentWorldModel:
     return found
 
 
-def built(config: ModelConfig, observed: gym.Space = NESTED, acted: gym.Space = ACTIONS, seed: int = 0) -> WorldModel:
-    """A model with fresh weights; those that begin at zero are random too, so that every part has a say."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = config.build(observed, acted, (-1.0, 2.0))
-        for parameter in model.parameters():
-            if not parameter.any():
-                torch.nn.init.normal_(parameter, std=0.1)
-    return model
+def built(config: ModelConfig, observed: gym.Space = NESTED, acted: gym.Space = ACTIONS) -> WorldModel:
+    return fresh(config, observed, acted)
 
 
 def random_batch(rows: int, length: int, seed: int = 0, first: bool = False) -> Batch:
     """Sequences of noise. first: episodes begin at row 0 and now and then later."""
-    rng = np.random.default_rng(seed)
-
-    def noise(space: gym.Space) -> dict[str, np.ndarray]:
-        made = {}
-        for leaf in leaves(space):
-            shape = (rows, length, *leaf.shape)
-            if leaf.kind == "categorical":
-                made[leaf.name] = rng.integers(leaf.nvec, size=shape)
-            elif leaf.kind == "image":
-                made[leaf.name] = rng.integers(256, size=shape, dtype=np.uint8)
-            else:
-                made[leaf.name] = rng.normal(size=shape).astype(np.float32)
-        return made
-
-    begins = rng.random((rows, length)) < 0.2 * first
-    begins[:, 0] = first
-    arrays = {"observation": noise(NESTED), "action": noise(ACTIONS), "first": begins}
-    reward = rng.normal(size=(rows, length)).astype(np.float32)
-    return Batch.from_numpy({**arrays, "reward": reward, "terminated": rng.random((rows, length)) < 0.1})
-
-
-def part(batch: Batch, rows: slice, times: slice) -> Batch:
-    """Some rows and moments of a batch."""
-    return batch.each(lambda item: item[rows, times])
+    return conformance.random_batch(NESTED, ACTIONS, rows, length, seed, 0.2 * first)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from tests.models.conftest import LATENT, built, part, random_batch
+from tests.models.conftest import LATENT, built, random_batch
+from worldsim.models.conformance import part
 from worldsim.models.dynamics import Followed, Stepped
 from worldsim.models.latent import CODEC, DYNAMICS, WHOLE, LatentWorldModel
 from worldsim.models.world_model import Batch, Stage, State
@@ -136,7 +137,7 @@ def test_predicting_does_not_move_the_codes_that_are_predicted(latent_model: Lat
     model, batch, t = latent_model, random_batch(B, T), 4
     flat = {name: value.flatten(0, 1) for name, value in batch.observation.items()}
     embeds = model.codec.encode(flat)
-    embeds = type(embeds)(*(e.detach().unflatten(0, (B, T)).requires_grad_() for e in embeds))
+    embeds = type(embeds)(*(e.detach().float().unflatten(0, (B, T)).requires_grad_() for e in embeds))
     categorical = model.codec.categorical.indices(flat).unflatten(0, (B, T))
     seen = model.dynamics.observe(
         model.initial(B), embeds, categorical, model.act(batch.action), batch.first, torch.Generator().manual_seed(0)

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from tests.models.conftest import FAMILIES, NESTED, built, part, random_batch
+from tests.models.conftest import FAMILIES, NESTED, built, random_batch
 from worldsim.models.actions import ActionEncoder
 from worldsim.models.config import SSMConfig
+from worldsim.models.conformance import part
 from worldsim.models.leaves import Slots
 from worldsim.models.leaves.categorical import CategoricalCodec
 from worldsim.models.leaves.image import ImageCodec

@@ -6,10 +6,10 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 from torch.nn.functional import cosine_similarity, one_hot, rms_norm, silu
 from torch.testing import assert_close
-from worldsim.models.dynamics.recurrence import Moments, cell, follow, limits
 
 from tests.models.conftest import FAMILIES, built, random_batch
 from tests.models.test_dynamics import followed
+from worldsim.models.dynamics.recurrence import Moments, cell, follow, limits
 from worldsim.models.dynamics.rssm import RSSM, BlockGRU
 from worldsim.models.layers import draw
 

@@ -21,7 +21,7 @@ from tests.training.conftest import MODELS, Make
 from tests.training.test_resume import Stop, equal, stop_at
 from worldsim.envs.make import EnvConfig
 from worldsim.errors import ConfigError, SpaceMismatchError
-from worldsim.models.world_model import WorldModel
+from worldsim.models.latent import CODEC, DYNAMICS, WHOLE
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import MINARI, Rollouts
@@ -210,11 +210,12 @@ def test_the_rate_rises_and_falls_once_a_phase() -> None:
     from tests.models.conftest import FAMILIES, built
 
     trainer = TrainerConfig(steps=40, codec_steps=30, warmup=10, learning_rate=2.0, codec_learning_rate=3.0)
-    drawing, rest = phases(trainer, built(FAMILIES["ssm"]))
-    assert (drawing.part, drawing.steps, drawing.length, rest.part, rest.steps) == ("codec", 30, 1, "rest", 40)
+    drawing, dynamics = phases(trainer, built(FAMILIES["ssm"]))
+    assert (drawing.stage, drawing.steps, drawing.length) == (CODEC, 30, 1)
+    assert (dynamics.stage, dynamics.steps, dynamics.length) == (DYNAMICS, 40, trainer.length)
     (everything,) = phases(trainer, built(FAMILIES["rssm"]))
-    assert (everything.part, everything.steps, everything.batch) == ("all", 40, trainer.batch)
-    for phase, peak in ((drawing, 3.0), (rest, 2.0)):
+    assert (everything.stage, everything.steps, everything.batch) == (WHOLE, 40, trainer.batch)
+    for phase, peak in ((drawing, 3.0), (dynamics, 2.0)):
         rates = np.array([learning_rate(step, phase, trainer.warmup) for step in range(phase.steps)])
         assert rates[0] == pytest.approx(peak / 10)
         assert (np.diff(rates[:8]) > 0).all() and (np.diff(rates[10:]) < 0).all()
@@ -222,17 +223,20 @@ def test_the_rate_rises_and_falls_once_a_phase() -> None:
         middle = phase.steps // 2
         assert rates[middle] == pytest.approx(peak / 2)
         assert rates[middle + 5] + rates[middle - 5] == pytest.approx(peak)  # half a cosine, about its middle
-    assert learning_rate(0, rest, 0) == 2.0 and not math.isnan(learning_rate(0, rest._replace(steps=1), 50))
+    assert learning_rate(0, dynamics, 0) == 2.0 and not math.isnan(learning_rate(0, dynamics._replace(steps=1), 50))
 
 
 def test_statistics_are_numpys(rollouts: Rollouts, make: Make) -> None:
     arrays = rollouts.arrays()
-    taught, held = split(arrays, 0.3, 0)
-    rows = np.concatenate([np.arange(arrays.start[e], arrays.start[e + 1]) for e in taught])
-    assert np.array_equal(rows_of(arrays, taught), rows) and len(rows) + len(rows_of(arrays, held)) == arrays.rows
-    assert reward_range(arrays, taught) == (arrays.reward[rows].min(), arrays.reward[rows].max()) == (0.0, 1.0)
-    model = WorldModel(MODELS["ssm"], rollouts.observation_space, rollouts.action_space, (0.0, 1.0))
-    fit_statistics(model, arrays, taught, np.random.default_rng(0))
+    train_episodes, held_out = split(arrays, 0.3, 0)
+    rows = np.concatenate([np.arange(arrays.start[e], arrays.start[e + 1]) for e in train_episodes])
+    assert (
+        np.array_equal(rows_of(arrays, train_episodes), rows)
+        and len(rows) + len(rows_of(arrays, held_out)) == arrays.rows
+    )
+    assert reward_range(arrays, train_episodes) == (arrays.reward[rows].min(), arrays.reward[rows].max()) == (0.0, 1.0)
+    model = MODELS["ssm"].build(rollouts.observation_space, rollouts.action_space, (0.0, 1.0))
+    fit_statistics(model, arrays, train_episodes, np.random.default_rng(0))
     expected = arrays.observation["frame"][rows].mean(0) / 255
     np.testing.assert_allclose(model.codec.dense[0].mean, expected, atol=1e-6)
 
@@ -246,7 +250,7 @@ def test_the_scale_of_vectors_is_that_of_their_symlogs() -> None:
     action = {"value": np.zeros((5000, 1), np.int64)}
     arrays = Arrays({"value": values}, action, np.zeros(5000, np.float32), none, none, np.array([0, 5000]))
     space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-    model = WorldModel(MODELS["ssm"], space, spaces.Discrete(2), (0.0, 0.0))
+    model = MODELS["ssm"].build(space, spaces.Discrete(2), (0.0, 0.0))
     fit_statistics(model, arrays, np.array([0]), rng)
     codec = model.codec.dense[0]
     logs = np.sign(values) * np.log1p(np.abs(values))

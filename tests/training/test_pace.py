@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from tests.training.conftest import Make
 from tests.training.test_resume import Stop, equal, stop_at
 from worldsim.errors import CheckpointError
+from worldsim.models.latent import CODEC, DYNAMICS
 from worldsim.training import pace
 from worldsim.training.config import TrainerConfig
 from worldsim.training.loop import train
 from worldsim.training.phases import Phase
 
-PLAN = [Phase("codec", 30, 8, 1, 1e-2), Phase("rest", 60, 2, 8, 1e-3)]
+PLAN = [Phase(CODEC, 30, 8, 1, 1e-2), Phase(DYNAMICS, 60, 2, 8, 1e-3)]
 TICK = 0.04  # seconds that pass between two looks at the clock below: a millisecond an update
 
 

@@ -20,13 +20,13 @@ from tests.training.conftest import Make
 from tests.training.test_resume import Stop, stop_at
 from worldsim.envs.make import EnvConfig
 from worldsim.errors import ConfigError
-from worldsim.models.share import SharedGenerator, uniform
+from worldsim.models.generator import SharedGenerator, uniform
 from worldsim.rollouts.collect import CollectConfig, collect
-from worldsim.rollouts.sampling import Share
+from worldsim.rollouts.sampling import RankShard
 from worldsim.spaces import space_from_json, space_to_json
 from worldsim.training.config import TrainConfig
 from worldsim.training.loop import train
-from worldsim.training.processes import together
+from worldsim.training.processes import launch
 
 SHARED = {"batch": 4, "codec_frames": 8, "precision": "32-true"}
 
@@ -127,7 +127,7 @@ def test_a_process_that_never_joins_is_told_at_once(
     popen = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda _, **settings: popen([sys.executable, "-c", command], **settings))
     began_s = time.monotonic()
-    with pytest.raises(ConfigError, match=says) as error, together(make(devices=2, **SHARED)):
+    with pytest.raises(ConfigError, match=says) as error, launch(make(devices=2, **SHARED)):
         pass
     assert time.monotonic() - began_s < 30 and "\n" not in str(error.value)
     assert dict(os.environ) == environment and len(os.listdir("/dev/fd")) == files
@@ -142,7 +142,7 @@ def test_a_process_that_is_gone_before_it_is_told_what_to_do(make: Make, monkeyp
         return process
 
     monkeypatch.setattr(subprocess, "Popen", gone)
-    with pytest.raises(ConfigError, match=r"\(exit code 3\)"), together(make(devices=2, **SHARED)):
+    with pytest.raises(ConfigError, match=r"\(exit code 3\)"), launch(make(devices=2, **SHARED)):
         pass
 
 
@@ -176,7 +176,7 @@ def test_a_state_does_not_depend_on_how_many_wrote_it(make: Make) -> None:
 
 def test_shares_are_a_partition_in_which_mates_stay_together() -> None:
     for ranks, size in ((1, 5), (2, 8), (3, 12)):
-        shares = [Share(rank, ranks).of(size) for rank in range(ranks)]
+        shares = [RankShard(rank, ranks).of(size) for rank in range(ranks)]
         assert sorted(np.concatenate(shares)) == list(range(size))
         for rows in shares:
             assert np.array_equal(rows[::-1], size - 1 - rows)
@@ -186,9 +186,9 @@ def test_a_share_of_random_numbers_is_that_of_the_whole_batch() -> None:
     device = torch.device("cpu")
     whole = torch.rand((3, 8, 2), generator=torch.Generator().manual_seed(1))
     for rank in range(2):
-        generator = SharedGenerator(device, Share(rank, 2))
+        generator = SharedGenerator(device, RankShard(rank, 2))
         generator.manual_seed(1)
-        assert torch.equal(uniform((3, 4, 2), generator, device, axis=1), whole[:, Share(rank, 2).of(8)])
+        assert torch.equal(uniform((3, 4, 2), generator, device, axis=1), whole[:, RankShard(rank, 2).of(8)])
 
 
 def test_what_cannot_be_shared_is_a_line(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,10 +197,10 @@ def test_what_cannot_be_shared_is_a_line(make: Make, monkeypatch: pytest.MonkeyP
     with pytest.raises(ValidationError, match="batch=6 cannot be shared by 2 processes; make it a multiple of 4"):
         TrainConfig.model_validate(values)
     monkeypatch.delenv("MASTER_PORT", raising=False)
-    with pytest.raises(ConfigError, match="num_nodes=2 needs MASTER_ADDR"), together(make(**SHARED, num_nodes=2)):
+    with pytest.raises(ConfigError, match="num_nodes=2 needs MASTER_ADDR"), launch(make(**SHARED, num_nodes=2)):
         pass
     with (
         pytest.raises(ConfigError, match="trainer.accelerator=nix trainer.devices=1: .*nix"),
-        together(make(accelerator="nix")),
+        launch(make(accelerator="nix")),
     ):
         pass

@@ -13,10 +13,10 @@ from torch import Generator, Tensor
 from worldsim.models.actions import ActionEncoder
 from worldsim.models.config import LatentConfig
 from worldsim.models.dynamics import Followed, make_dynamics
+from worldsim.models.generator import uniform
 from worldsim.models.heads import Ensemble, RewardHead, TerminationHead
 from worldsim.models.leaves import ObservationCodec, Slots, slot_layout
 from worldsim.models.leaves.image import ImageCodec
-from worldsim.models.share import uniform
 from worldsim.models.world_model import (
     Batch,
     Flat,

@@ -75,8 +75,8 @@ class Mix:
 
     def split(self, holdout: float, seed: int) -> tuple[Ints, Ints]:
         """Episodes for training and held out; each data set is split as it would be alone."""
-        taught, held = zip(*(split(part.arrays(), holdout, seed) for part in self.parts), strict=True)
-        return self.numbered(taught), self.numbered(held)
+        train_episodes, held_out = zip(*(split(part.arrays(), holdout, seed) for part in self.parts), strict=True)
+        return self.numbered(train_episodes), self.numbered(held_out)
 
     def unseen(self, trained_on: Mapping[str, Any]) -> Ints:
         """Episodes that a world has not been trained on. trained_on: `data` of its manifest."""
@@ -99,14 +99,14 @@ class Mix:
 def unseen(rollouts: Rollouts, trained_on: Mapping[str, Any]) -> Ints:
     """Episodes that a world has not been trained on. trained_on: `data` of its manifest.
 
-    What one data set of a mix holds out, another may have taught.
+    What one data set of a mix holds out, another may have been trained on.
     """
     if rollouts.content_hash not in (trained_on["hash"], *trained_on.get("parts", ())):
         return np.arange(rollouts.episodes)
-    held = split(rollouts.arrays(), trained_on["holdout"], trained_on["seed"])[1]
+    held_out = split(rollouts.arrays(), trained_on["holdout"], trained_on["seed"])[1]
     if "parts" not in trained_on:
-        return held
-    return held[~np.isin(fingerprints(rollouts.arrays(), held), trained_on.get("episodes", []))]
+        return held_out
+    return held_out[~np.isin(fingerprints(rollouts.arrays(), held_out), trained_on.get("episodes", []))]
 
 
 def _same_spaces(a: Rollouts, b: Rollouts) -> None:

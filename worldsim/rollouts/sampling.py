@@ -14,7 +14,7 @@ Ints = NDArray[np.int64]
 Batch = dict[str, Any]
 
 
-class Share(NamedTuple):
+class RankShard(NamedTuple):
     """One process of `ranks`. Of a whole batch it holds rows from both ends, so that row i and row B-1-i stay together.
 
     Models corrupt a row with the codes of that mate (`Tensor.flip` of the batch), which must not be elsewhere.
@@ -33,7 +33,7 @@ class Share(NamedTuple):
         return np.concatenate([low, size - 1 - low[::-1]])
 
 
-WHOLE = Share()
+WHOLE = RankShard()
 
 
 def split(arrays: Arrays, holdout: float = 0.1, seed: int = 0) -> tuple[Ints, Ints]:
@@ -46,9 +46,9 @@ def split(arrays: Arrays, holdout: float = 0.1, seed: int = 0) -> tuple[Ints, In
     count = arrays.episodes
     if holdout > 0 and count < 2:
         raise DatasetError(f"{count} episode is too few to hold one out; collect more steps, or set holdout to 0")
-    held = int(np.clip(round(holdout * count), 1, count - 1)) if holdout > 0 else 0
+    count_held_out = int(np.clip(round(holdout * count), 1, count - 1)) if holdout > 0 else 0
     order = np.random.default_rng(seed).permutation(count)
-    return np.sort(order[held:]), np.sort(order[:held])
+    return np.sort(order[count_held_out:]), np.sort(order[:count_held_out])
 
 
 def gather(arrays: Arrays, rows: Ints, mask: NDArray[np.bool_] | None = None) -> Batch:
@@ -83,13 +83,13 @@ class SequenceSampler:
         length: int,
         rng: np.random.Generator,
         segments: Segments | None = None,
-        share: Share = WHOLE,
+        shard: RankShard = WHOLE,
     ):
         """`batch` = B sequences of `length` = T rows; `rng` is owned by the sampler from here on."""
         if len(episodes) == 0:
             raise DatasetError("no episodes to sample from; collect more steps")
         self.arrays, self.batch, self.length, self.rng = arrays, batch, length, rng
-        self.segments, self.share = segments, share
+        self.segments, self.shard = segments, shard
         self._begin, self._end = arrays.start[episodes], arrays.start[np.asarray(episodes) + 1]
         self._total = np.cumsum(self._end - self._begin)  # rows in all episodes up to and including each
 
@@ -99,7 +99,7 @@ class SequenceSampler:
         With segments also `weight` (B,), and `segment`: those of the whole batch. Where processes share a batch, B is
         this one's part, and `moments` is how many rows of the whole batch follow another, over the number of processes.
         """
-        mine, more = self.share.of(self.batch), dict[str, Any]()
+        mine, more = self.shard.of(self.batch), dict[str, Any]()
         if self.segments is None:
             drawn = self.rng.integers(self._total[-1], size=self.batch)
             episode = np.searchsorted(self._total, drawn, side="right")
@@ -110,8 +110,8 @@ class SequenceSampler:
             more |= {"weight": starts.weight[mine], "segment": starts.segment}
             episode = np.searchsorted(self._begin, start, side="right") - 1
         rows = self._rows(start, episode)
-        if self.share.ranks > 1:
-            more["moments"] = np.asarray((~self.arrays.first[rows]).sum() / self.share.ranks, np.float32)
+        if self.shard.ranks > 1:
+            more["moments"] = np.asarray((~self.arrays.first[rows]).sum() / self.shard.ranks, np.float32)
         found = gather(self.arrays, rows[mine]) | more
         self.arrays.release()
         return found

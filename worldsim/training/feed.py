@@ -19,8 +19,8 @@ from worldsim.rollouts.sampling import SequenceSampler
 from worldsim.training.phases import Phase, at
 
 
-class Told(NamedTuple):
-    """How badly sequences were foreseen."""
+class Priorities(NamedTuple):
+    """How badly sequences were predicted, which they are drawn by from then on."""
 
     segment: NDArray[np.int64]  # (B,) that they began in
     loss: Tensor  # (B,), on its way to the CPU
@@ -36,7 +36,7 @@ class _Ahead(NamedTuple):
 
 
 class Feed:
-    """`with feed: batch = feed.take(step); ...; feed.tell(losses)`, for one step after another.
+    """`with feed: batch = feed.take(step); ...; feed.update_priorities(losses)`, for one step after another.
 
     samplers: one for each phase of `plan`; they share one generator.
     """
@@ -46,35 +46,35 @@ class Feed:
         self.total = sum(phase.steps for phase in plan)
         self._pool = ThreadPoolExecutor(1, "feed")
         self._ahead: Future[_Ahead] | None = None
-        self._told: Told | None = None
+        self._priorities: Priorities | None = None
         self._segment: NDArray[np.int64] | None = None
 
     def take(self, step: int) -> Batch:
         """The batch of update `step`; the next one is begun."""
-        told, self._told = self._told, None
+        priorities, self._priorities = self._priorities, None
         if self._ahead is None:
             self._ahead = self._pool.submit(self._sample, step, None)
         now = self._ahead.result()
-        self._ahead = self._pool.submit(self._sample, step + 1, told) if step + 1 < self.total else None
+        self._ahead = self._pool.submit(self._sample, step + 1, priorities) if step + 1 < self.total else None
         self._segment = now.segment
         return now.batch.each(lambda value: value.to(self.device, non_blocking=True))
 
     @property
-    def listens(self) -> bool:
+    def prioritized(self) -> bool:
         """Whether the batch that was taken last was drawn by loss."""
         return self._segment is not None
 
-    def tell(self, loss: Tensor) -> None:
-        """How badly each sequence (B,) of the whole batch that was taken last was foreseen."""
+    def update_priorities(self, loss: Tensor) -> None:
+        """Takes how badly each sequence (B,) of the whole batch that was taken last was predicted."""
         assert self._segment is not None and len(loss) == len(self._segment), loss.shape
         there = loss.to("cpu", non_blocking=True)
-        self._told = Told(self._segment, there, _arrival(loss))
+        self._priorities = Priorities(self._segment, there, _arrival(loss))
 
-    def _sample(self, step: int, told: Told | None) -> _Ahead:
+    def _sample(self, step: int, priorities: Priorities | None) -> _Ahead:
         sampler = self.samplers[at(step, self.plan)[0]]
-        if told is not None and sampler.segments is not None:
-            told.wait()
-            sampler.segments.learn(told.segment, told.loss.double().numpy())
+        if priorities is not None and sampler.segments is not None:
+            priorities.wait()
+            sampler.segments.learn(priorities.segment, priorities.loss.double().numpy())
         state = sampler.state_dict()
         found = sampler.sample()
         batch = Batch.from_numpy(found)
@@ -86,20 +86,20 @@ class Feed:
         """As plain JSON, what the batches that come next depend on. Empty where none come."""
         if self._ahead is None:
             return {}
-        told = None
-        if self._told is not None:
-            self._told.wait()
-            told = [self._told.segment.tolist(), self._told.loss.double().tolist()]
-        return {"sampler": self._ahead.result().state, "told": told}
+        priorities = None
+        if self._priorities is not None:
+            self._priorities.wait()
+            priorities = [self._priorities.segment.tolist(), self._priorities.loss.double().tolist()]
+        return {"sampler": self._ahead.result().state, "priorities": priorities}
 
     def load_state_dict(self, state: Mapping[str, Any], step: int) -> None:
         """Goes on before update `step` where a feed with this state was."""
         if not state:
             return
         self.samplers[at(step, self.plan)[0]].load_state_dict(state["sampler"])
-        if state["told"] is not None:
-            segment, loss = state["told"]
-            self._told = Told(np.array(segment), torch.tensor(loss, dtype=torch.float64), _nothing)
+        if state["priorities"] is not None:
+            segment, loss = state["priorities"]
+            self._priorities = Priorities(np.array(segment), torch.tensor(loss, dtype=torch.float64), _nothing)
 
     def __enter__(self) -> Self:
         return self

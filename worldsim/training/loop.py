@@ -19,14 +19,14 @@ from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError, UnknownEnvError
 from worldsim.files import alone_in, lies_in, refuse_foreign
 from worldsim.models.checkpoint import FORMAT, OF_A_WORLD, WorldManifest, is_whole, looks_like_a_world, save_world
-from worldsim.models.share import SharedGenerator
+from worldsim.models.generator import SharedGenerator
 from worldsim.models.world_model import Batch, Losses, Stage, WorldModel
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.fingerprints import fingerprints
 from worldsim.rollouts.mix import Mix, difference
 from worldsim.rollouts.progress import Bar
-from worldsim.rollouts.sampling import SequenceSampler, Share
+from worldsim.rollouts.sampling import RankShard, SequenceSampler
 from worldsim.rollouts.segments import Segments
 from worldsim.training.captured import Captured, Update, recorder
 from worldsim.training.config import TrainConfig, TrainerConfig
@@ -34,7 +34,7 @@ from worldsim.training.feed import Feed
 from worldsim.training.memory import enough_memory, keep_freed_memory
 from worldsim.training.pace import TRIED, fitted, kept, paces
 from worldsim.training.phases import Phase, at, learning_rate, phases
-from worldsim.training.processes import Objective, gathered, is_first, mean_of, share, together, whole_batch
+from worldsim.training.processes import Objective, gathered, is_first, launch, mean_of, rank_shard, whole_batch
 from worldsim.training.state import STATE, TrainingState, saved
 from worldsim.training.statistics import fit_statistics, reward_range
 
@@ -66,27 +66,27 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
         if lies_in(config.out, part.folder):
             raise ConfigError(f"out={config.out} lies in the data set data={part.path}; choose another out=")
     _check_env(config, data)
-    taught, _ = data.split(config.trainer.holdout, config.seed)
-    manifest = describe(config, data, taught)
+    train_episodes, _ = data.split(config.trainer.holdout, config.seed)
+    manifest = describe(config, data, train_episodes)
     if progress and is_first():
-        _tell_length(config.trainer.length, manifest.horizon)
+        _note_length(config.trainer.length, manifest.horizon)
     folder = config.out / "training"
     with alone_in(config.out, folder.name) if is_first() else nullcontext(), enough_memory(_appetite(config)):
         if not any((state / STATE).is_file() for state in saved(folder)) and not looks_like_a_world(config.out):
             refuse_foreign((config.out / name for name in OF_A_WORLD), "train")
-        _learn(config, data, taught, manifest, watch, progress)
+        _learn(config, data, train_episodes, manifest, watch, progress)
     return manifest
 
 
 def _learn(
-    config: TrainConfig, data: Mix, taught: Any, manifest: WorldManifest, watch: Watch | None, progress: bool
+    config: TrainConfig, data: Mix, train_episodes: Any, manifest: WorldManifest, watch: Watch | None, progress: bool
 ) -> None:
-    model = initialised(manifest, data.arrays, taught, config.seed)
+    model = initialised(manifest, data.arrays, train_episodes, config.seed)
     plan = phases(config.trainer, model)
-    with together(config, in_parts=len(plan) > 1) as fabric:
+    with launch(config, staged=len(plan) > 1) as fabric:
 
         def begin(trainer: TrainerConfig, model: WorldModel, plan: list[Phase]) -> Run:
-            feed = Feed(plan, samplers(config, data, taught, plan, share(fabric)), fabric.device)
+            feed = Feed(plan, samplers(config, data, train_episodes, plan, rank_shard(fabric)), fabric.device)
             return Run(config.model_copy(update={"trainer": trainer}), fabric, manifest, model, feed)
 
         trainer = config.trainer
@@ -97,7 +97,7 @@ def _learn(
         run = begin(trainer, model, phases(trainer, model))
         whole = _trained(run, watch, progress and fabric.is_global_zero)
         if whole is not None and fabric.is_global_zero:
-            save_world(config.out, manifest, whole, recorded_starts(data.arrays, taught))
+            save_world(config.out, manifest, whole, recorded_starts(data.arrays, train_episodes))
 
 
 def _trained(run: "Run", watch: Watch | None, progress: bool) -> WorldModel | None:
@@ -160,8 +160,8 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate if self.record is None else group["lr"].fill_(rate)
         losses = self.learn(self.feed.take(step))
-        if self.feed.listens and losses.surprise is not None:
-            self.feed.tell(whole_batch(self.fabric, losses.surprise))
+        if self.feed.prioritized and losses.surprise is not None:
+            self.feed.update_priorities(whole_batch(self.fabric, losses.surprise))
         if begins:
             self.began = losses.total
         return losses.parts | {"total": losses.total}
@@ -186,7 +186,7 @@ class Run:
         return learn if self.record is None else Captured(learn, generator, self.record)
 
     def log(self, step: int, parts: dict[str, Tensor], watch: Watch | None) -> float:
-        """Tells `watch` the losses; returns all of them together."""
+        """Gives `watch` the losses; returns their sum."""
         figures = self.check(step, parts)
         model = self.whole_model()
         if watch is not None and self.fabric.is_global_zero:
@@ -228,37 +228,39 @@ def _sum(parameter: Tensor) -> Tensor:
     return own.detach().sum()
 
 
-def initialised(manifest: WorldManifest, arrays: Arrays, taught: Any, seed: int) -> WorldModel:
+def initialised(manifest: WorldManifest, arrays: Arrays, train_episodes: Any, seed: int) -> WorldModel:
     """An untrained model that knows the statistics of its data."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = manifest.build()
-    fit_statistics(model, arrays, taught, np.random.default_rng([seed, 1]))
+    fit_statistics(model, arrays, train_episodes, np.random.default_rng([seed, 1]))
     return model
 
 
 def _generator(fabric: Fabric) -> Generator:
     alone = fabric.world_size == 1
-    return Generator(fabric.device) if alone else SharedGenerator(fabric.device, share(fabric))
+    return Generator(fabric.device) if alone else SharedGenerator(fabric.device, rank_shard(fabric))
 
 
-def samplers(config: TrainConfig, data: Mix, taught: Any, plan: list[Phase], mine: Share) -> list[SequenceSampler]:
+def samplers(
+    config: TrainConfig, data: Mix, train_episodes: Any, plan: list[Phase], shard: RankShard
+) -> list[SequenceSampler]:
     """A sampler for each phase, on one generator. Single frames are drawn uniformly from each data set."""
     rng, trainer, made = np.random.default_rng(config.seed), config.trainer, []
-    weights = data.row_weights(taught)
+    weights = data.row_weights(train_episodes)
     for phase in plan:
         segments = None
         if phase.length > 1 and (trainer.ends or trainer.sampling == "prioritised"):
             alpha = trainer.alpha if trainer.sampling == "prioritised" else 0.0
             chances = trainer.ends, alpha, trainer.correction
-            segments = Segments(data.arrays, taught, phase.length, *chances, weights)
+            segments = Segments(data.arrays, train_episodes, phase.length, *chances, weights)
         elif weights is not None:
-            segments = Segments(data.arrays, taught, trainer.length, weights=weights)
-        made.append(SequenceSampler(data.arrays, taught, phase.batch, phase.length, rng, segments, mine))
+            segments = Segments(data.arrays, train_episodes, trainer.length, weights=weights)
+        made.append(SequenceSampler(data.arrays, train_episodes, phase.batch, phase.length, rng, segments, shard))
     return made
 
 
-def describe(config: TrainConfig, data: Mix, taught: Any) -> WorldManifest:
+def describe(config: TrainConfig, data: Mix, train_episodes: Any) -> WorldManifest:
     """The manifest of the world that this run makes; its spaces are those of the data."""
     provenance, arrays = data.provenance, data.arrays
     lengths = np.diff(arrays.start) - 1
@@ -268,7 +270,7 @@ def describe(config: TrainConfig, data: Mix, taught: Any) -> WorldManifest:
         model=config.model,
         observation_space=provenance["observation_space"],
         action_space=provenance["action_space"],
-        reward_range=reward_range(arrays, taught),
+        reward_range=reward_range(arrays, train_episodes),
         horizon=int(lengths.max()),
         metadata=data.metadata,
         env=config.env.model_dump(mode="json"),
@@ -278,7 +280,7 @@ def describe(config: TrainConfig, data: Mix, taught: Any) -> WorldManifest:
             "holdout": config.trainer.holdout,
             "seed": config.seed,
             "steps": data.steps,
-            "episodes": fingerprints(arrays, taught),
+            "episodes": fingerprints(arrays, train_episodes),
         },
         training={**config.trainer.model_dump(mode="json"), "seed": config.seed},
     )
@@ -327,7 +329,7 @@ def _check_spaces(config: TrainConfig, part: Rollouts, hint: str) -> None:
         raise SpaceMismatchError(f"data={part.path} is not of env {config.env.id} as configured: {apart}; {hint}")
 
 
-def _tell_length(length: int, horizon: int) -> None:
+def _note_length(length: int, horizon: int) -> None:
     """Said before the training, which one may then think better of."""
     if horizon + 1 < length:
         print(

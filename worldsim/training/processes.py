@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from worldsim.errors import ConfigError
 from worldsim.models.world_model import Losses, WorldModel
-from worldsim.rollouts.sampling import Share
+from worldsim.rollouts.sampling import RankShard
 from worldsim.training.config import TrainConfig, TrainerConfig
 
 PATIENCE = timedelta(minutes=10)  # that processes wait for each other
@@ -53,21 +53,21 @@ class Objective(nn.Module):
 
 
 @contextmanager
-def together(config: TrainConfig, in_parts: bool = True) -> Iterator[Fabric]:
+def launch(config: TrainConfig, staged: bool = True) -> Iterator[Fabric]:
     """A Fabric whose processes all run this.
 
     Raises ConfigError where the devices asked for are not there, or another process of this machine was killed or never
     came so far.
-    in_parts: whether there are updates that teach only a part of the model.
+    staged: whether there are updates that train only a part of the model.
     """
     trainer = config.trainer
     if trainer.devices * trainer.num_nodes == 1:
-        yield _fabric(trainer, in_parts)
+        yield _fabric(trainer, staged)
         return
     kept, threads = {name: os.environ.get(name) for name in ADDRESS}, torch.get_num_threads()
-    workers = [] if _started(_fabric(trainer, in_parts)) else _start(config)
+    workers = [] if _started(_fabric(trainer, staged)) else _start(config)
     try:
-        fabric = _fabric(trainer, in_parts)
+        fabric = _fabric(trainer, staged)
         if fabric.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, threads // trainer.devices))
         _give_sign()
@@ -91,13 +91,13 @@ def together(config: TrainConfig, in_parts: bool = True) -> Iterator[Fabric]:
 
 
 def is_first() -> bool:
-    """Whether this is the only process or the first, told from what a launcher leaves in the environment."""
+    """Whether this is the only process or the first, by what a launcher leaves in the environment."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"))
 
 
-def share(fabric: Fabric) -> Share:
+def rank_shard(fabric: Fabric) -> RankShard:
     """This process's part of a batch."""
-    return Share(fabric.global_rank, fabric.world_size)
+    return RankShard(fabric.global_rank, fabric.world_size)
 
 
 def whole_batch(fabric: Fabric, rows: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def whole_batch(fabric: Fabric, rows: Tensor) -> Tensor:
     distributed.all_gather(parts, rows)
     whole = torch.cat(parts)
     for rank, part in enumerate(parts):
-        whole[torch.from_numpy(Share(rank, fabric.world_size).of(len(whole))).to(whole.device)] = part
+        whole[torch.from_numpy(RankShard(rank, fabric.world_size).of(len(whole))).to(whole.device)] = part
     return whole
 
 
@@ -132,13 +132,13 @@ def like(own: Tensor, whole: Tensor) -> Tensor:
     return distribute_tensor(there, own.device_mesh, own.placements) if isinstance(own, DTensor) else there
 
 
-def _fabric(trainer: TrainerConfig, in_parts: bool) -> Fabric:
+def _fabric(trainer: TrainerConfig, staged: bool) -> Fabric:
     try:
         return Fabric(
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
-            strategy=_strategy(trainer, in_parts),
+            strategy=_strategy(trainer, staged),
             precision=trainer.precision,
         )
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -147,13 +147,13 @@ def _fabric(trainer: TrainerConfig, in_parts: bool) -> Fabric:
         raise ConfigError(f"{asked}: {reason}") from error
 
 
-def _strategy(trainer: TrainerConfig, in_parts: bool) -> Strategy | str:
+def _strategy(trainer: TrainerConfig, staged: bool) -> Strategy | str:
     ranks = trainer.devices * trainer.num_nodes
     if ranks == 1:
         return "auto"
     if trainer.strategy == "fsdp":
         return ModelParallelStrategy(_sharded, data_parallel_size=ranks, tensor_parallel_size=1, timeout=PATIENCE)
-    return DDPStrategy(find_unused_parameters=in_parts, timeout=PATIENCE)
+    return DDPStrategy(find_unused_parameters=staged, timeout=PATIENCE)
 
 
 def _sharded(module: nn.Module, mesh: DeviceMesh) -> nn.Module:

@@ -68,8 +68,8 @@ class _Watcher:
         self.config, self.run = config, run
         data = Mix(config.data)
         self.arrays = data.arrays
-        taught, held = data.split(config.trainer.holdout, config.seed)
-        self.episodes = held if len(held) else taught
+        train_episodes, held_out = data.split(config.trainer.holdout, config.seed)
+        self.episodes = held_out if len(held_out) else train_episodes
         self.looked = 0
 
     def __call__(self, step: int, losses: dict[str, float], model: WorldModel, manifest: WorldManifest) -> None:

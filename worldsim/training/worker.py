@@ -1,4 +1,4 @@
-"""One of several processes that train a world together, started by `processes.together`: its configuration is read from
+"""One of several processes that train a world together, started by `processes.launch`: its configuration is read from
 standard input, and the process ends where that does, so that it never outlives the one that started it."""
 
 import logging

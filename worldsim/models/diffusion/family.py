@@ -25,8 +25,8 @@ from worldsim.models.diffusion.denoiser import Denoiser, Scaling, along, trained
 from worldsim.models.diffusion.encoder import FrameEncoder
 from worldsim.models.diffusion.uncertainty import Uncertainty
 from worldsim.models.dynamics.ssm import LinearRecurrence
+from worldsim.models.generator import uniform
 from worldsim.models.heads import RewardHead, TerminationHead
-from worldsim.models.share import uniform
 from worldsim.models.world_model import (
     Batch,
     Flat,

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor, nn
 
+from worldsim.models.generator import uniform
 from worldsim.models.layers import SlotLinear, onehot
-from worldsim.models.share import uniform
 
 MARGIN = 0.3  # of a level
 

@@ -252,7 +252,7 @@ def _back(
 ) -> tuple[Tensor, Tensor, _Gradients]:
     """One moment: from the gradients of h and z after it to those before it.
 
-    share: of the probabilities drawn from that the posterior's block_weight have.
+    share: of the probabilities drawn from that the posterior's own have.
     """
     kind, blocks = weights.cell_in.dtype, weights.block_weight
     by_probs = moment.probs * (d_z + moment.d_codes).view_as(moment.probs)

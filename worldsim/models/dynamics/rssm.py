@@ -23,9 +23,9 @@ from torch import Generator, Tensor, nn
 from worldsim.models.config import RSSMConfig
 from worldsim.models.dynamics.base import Dynamics, Followed, Stepped
 from worldsim.models.dynamics.recurrence import Moments, Weights, cell, follow, limits, normalised
+from worldsim.models.generator import uniform
 from worldsim.models.layers import Categoricals, SlotLinear, draw, entropy, onehot
 from worldsim.models.leaves import Slots
-from worldsim.models.share import uniform
 from worldsim.models.world_model import State
 
 

@@ -30,7 +30,8 @@ class CategoricalCodec(nn.Module):
         self.nvec: Tensor
         self.register_buffer("nvec", torch.from_numpy(nvec), persistent=False)
         self.features = features or self.classes
-        self.in_proj = SlotLinear(self.slots, self.classes, embed, scale=self.classes**0.5)
+        one_hots = features is None  # which dynamics take as they are: only others read an encoded variable
+        self.in_proj = None if one_hots else SlotLinear(self.slots, self.classes, embed, scale=self.classes**0.5)
         self.out_proj = SlotLinear(self.slots, self.features, self.classes)
         if self.features == self.classes:  # the slot is the variable's own one-hot: begin with reading it off
             self.out_proj.weight.data.copy_(10 * torch.eye(self.features))
@@ -43,8 +44,11 @@ class CategoricalCodec(nn.Module):
         return torch.cat([observation[leaf.name] for leaf in self.leaves], -1)
 
     def encode(self, indices: Tensor) -> Tensor:
-        """(N, V) class indices to (N, V, D)."""
-        embeds: Tensor = self.in_proj(onehot(indices, self.classes).to(self.in_proj.weight.dtype))
+        """(N, V) class indices to (N, V, D); to one-hots (N, V, classes) where these are what a slot holds."""
+        kinds = onehot(indices, self.classes)
+        if self.in_proj is None:
+            return kinds
+        embeds: Tensor = self.in_proj(kinds.to(self.in_proj.weight.dtype))
         return embeds
 
     def possible(self, scores: Tensor) -> Tensor:

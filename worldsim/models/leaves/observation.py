@@ -73,7 +73,7 @@ class ObservationCodec(nn.Module):
         """Flat leaves (N, ...) to embedded slots."""
         indices = self.categorical.indices(observation)
         dense = [codec.encode(observation[leaf.name]) for leaf, codec in self.dense_codecs()]
-        nothing = self.categorical.in_proj.weight.new_zeros(len(indices), 0, self.embed)
+        nothing = self.categorical.out_proj.weight.new_zeros(len(indices), 0, self.embed)
         return Slots(self.categorical.encode(indices), torch.cat(dense, -2) if dense else nothing)
 
     def decode(self, slots: Slots) -> dict[str, Tensor]:

@@ -6,17 +6,17 @@ from typing import Self
 import torch
 from torch import Generator, Tensor
 
-from worldsim.rollouts.sampling import Share
+from worldsim.rollouts.sampling import RankShard
 
 
 class SharedGenerator(Generator):
-    """A generator of a process that holds a share of a batch: `uniform` draws for the whole of it."""
+    """A generator of a process that holds a shard of a batch: `uniform` draws for the whole of it."""
 
-    share: Share
+    shard: RankShard
 
-    def __new__(cls, device: torch.device, share: Share) -> Self:
+    def __new__(cls, device: torch.device, shard: RankShard) -> Self:
         made = super().__new__(cls, device)  # type: ignore[call-arg]
-        made.share = share
+        made.shard = shard
         return made
 
 
@@ -25,8 +25,8 @@ def uniform(shape: Sequence[int], generator: Generator, device: torch.device, ax
     if not isinstance(generator, SharedGenerator):
         return torch.rand(tuple(shape), generator=generator, device=device)
     whole = list(shape)
-    whole[axis] *= generator.share.ranks
+    whole[axis] *= generator.shard.ranks
     drawn = torch.rand(whole, generator=generator, device=device)
-    half, rank = shape[axis] // 2, generator.share.rank
+    half, rank = shape[axis] // 2, generator.shard.rank
     ends = drawn.narrow(axis, rank * half, half), drawn.narrow(axis, whole[axis] - (rank + 1) * half, half)
     return torch.cat(ends, axis)
