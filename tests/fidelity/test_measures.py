@@ -155,8 +155,8 @@ def test_where_there_is_nothing_to_learn_from_a_temperature_stays_near_one() -> 
 
 def test_trust_recovers_a_falling_chance_and_never_rises() -> None:
     rng = np.random.default_rng(0)
-    doubt = rng.exponential(3, 20000)
-    places, chance = trust_curve(doubt, rng.random(20000) < np.exp(-doubt / 3))
+    entropy = rng.exponential(3, 20000)
+    places, chance = trust_curve(entropy, rng.random(20000) < np.exp(-entropy / 3))
     assert (np.diff(places) > 0).all() and (np.diff(chance) <= 0).all()
     middle = (places > 0.2) & (places < 8)
     assert chance[middle] == pytest.approx(np.exp(-places[middle] / 3), abs=0.05)

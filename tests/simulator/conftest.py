@@ -50,6 +50,6 @@ def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_world(folder, manifest, manifest.build(), starts)
-    curve = Trust(np.array([0.0, 50.0]), np.array([1.0, 0.0]), familiar=1e9)
+    curve = Trust(np.array([0.0, 50.0]), np.array([1.0, 0.0]), max_disagreement=1e9)
     (folder / "calibration.json").write_text(Calibration(curve).to_json())
     return folder

@@ -124,14 +124,14 @@ def temperature(surprise: Callable[[float], float]) -> float:
     return float(np.exp(minimize_scalar(cost, bounds=(-np.log(20), np.log(20)), method="bounded").x))
 
 
-def trust_curve(doubt: Floats, within: Bools, bins: int = 40) -> tuple[Floats, Floats]:
-    """Probability of being within tolerance as a falling function of doubt: isotonic regression over quantile bins.
+def trust_curve(entropy: Floats, within: Bools, bins: int = 40) -> tuple[Floats, Floats]:
+    """Probability of being within tolerance as a falling function of cumulative entropy.
 
-    The doubt in the middle of each bin, and the probability there.
+    Isotonic regression over quantile bins; returns the mean entropy of each bin and the probability there.
     """
-    order = np.argsort(doubt, kind="stable")
+    order = np.argsort(entropy, kind="stable")
     groups = np.array_split(order, min(bins, len(order)))
-    middle = np.array([doubt[group].mean() for group in groups])
+    middle = np.array([entropy[group].mean() for group in groups])
     share = np.array([within[group].mean() for group in groups])
     weights = np.array([len(group) for group in groups], float)
     fitted = isotonic_regression(share, weights=weights, increasing=False).x

@@ -37,8 +37,8 @@ class Rolled(NamedTuple):
     """What a world imagined."""
 
     observation: Leaves
-    doubt: Floats  # (B, T)
-    novelty: Floats  # (B, T)
+    cumulative_entropy: Floats  # (B, T)
+    disagreement: Floats  # (B, T)
 
 
 class Draw(NamedTuple):
@@ -86,14 +86,14 @@ def _between(rows: Leaves, begin: int, end: int | None) -> Leaves:
 
 def roll(world: World, state: WorldState, action: Mapping[str, NDArray[Any]], horizon: int) -> Rolled:
     """What the worlds foresee under the first `horizon` of the actions (B, T, ...) a leaf."""
-    seen, doubt, novelty = [], [], []
+    seen, entropy, disagreement = [], [], []
     for t in range(horizon):
         state = world.foresee(state, {name: rows[:, t] for name, rows in action.items()}).state
         seen.append(world.observation(state))
-        doubt.append(state.doubt.cpu().numpy())
-        novelty.append(state.novelty.cpu().numpy())
+        entropy.append(state.cumulative_entropy.cpu().numpy())
+        disagreement.append(state.disagreement.cpu().numpy())
     observation = {name: np.stack([each[name] for each in seen], 1) for name in seen[0]}
-    return Rolled(observation, np.stack(doubt, 1).astype(np.float64), np.stack(novelty, 1).astype(np.float64))
+    return Rolled(observation, np.stack(entropy, 1).astype(np.float64), np.stack(disagreement, 1).astype(np.float64))
 
 
 def uniform_actions(world: World, seed: int) -> gym.Space[Any]:

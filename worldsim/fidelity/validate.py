@@ -157,14 +157,14 @@ def _teacher_forced(job: Job) -> tuple[dict[str, Any], tuple[float, float]]:
 
 
 def _calibrated(job: Job, draw: open_loop.Draw) -> Trust:
-    """Doubt and trust on windows of the calibrating half."""
-    doubt, right, novelty = [], [], []
+    """Trust as a function of cumulative entropy, from the windows of the calibrating half."""
+    entropy, right, disagreement = [], [], []
     for cut in open_loop.batches(job.world, draw):
         rolled = open_loop.roll(job.world, cut.state, cut.action, draw.horizon)
         right.append(job.metric.within(rolled.observation, cut.observation)[cut.mask])
-        doubt.append(rolled.doubt[cut.mask])
-        novelty.append(float(rolled.novelty[cut.mask].max()))
-    return Trust(*trust_curve(np.concatenate(doubt), np.concatenate(right)), familiar=max(novelty))
+        entropy.append(rolled.cumulative_entropy[cut.mask])
+        disagreement.append(float(rolled.disagreement[cut.mask].max()))
+    return Trust(*trust_curve(np.concatenate(entropy), np.concatenate(right)), max_disagreement=max(disagreement))
 
 
 class Imagined(NamedTuple):
@@ -190,7 +190,7 @@ def _imagined(job: Job, cut: open_loop.Windows, trust: Trust, actions: gym.Space
         for each in (cut.observation, model.observation)
     )
     loops = loop_closure(metric, real, own, np.pad(cut.mask, ((0, 0), (1, 0)), constant_values=True))
-    trusted = trust.of(model.doubt, model.novelty)[cut.mask].astype(np.float64)
+    trusted = trust.of(model.cumulative_entropy, model.disagreement)[cut.mask].astype(np.float64)
     within = metric.within_by_leaf(model.observation, cut.observation)
     whole = Sum.of(np.logical_and.reduce(list(within.values())), cut.mask)
     off = metric.distance(model.observation, cut.observation, cut.mask)

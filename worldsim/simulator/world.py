@@ -32,8 +32,8 @@ class WorldState(NamedTuple):
     latent: dict[str, Tensor]  # of the dynamics, (B, ...)
     seed: Tensor  # (B,) int64
     tick: Tensor  # (B,) int64, steps since the start
-    doubt: Tensor  # (B,) fp32 nats, the entropy of what was drawn, summed over the imagined steps
-    novelty: Tensor  # (B,) fp32, the ensemble's greatest disagreement in the imagined steps
+    cumulative_entropy: Tensor  # (B,) fp32 nats, of what was drawn, summed over the imagined steps
+    disagreement: Tensor  # (B,) fp32, the ensemble's greatest in the imagined steps
     observation: dict[str, Tensor]  # what was last seen, flat leaves (B, ...); empty after a step that drew nothing
 
 
@@ -73,10 +73,12 @@ def tick(
     assert now.entropy is not None, "a family's step gives the entropy of what it drew"
     observation = model.codec.decode(model.dynamics.for_decoder(now)) if observe == "frame" else {}
     disagreement = model.ensemble.disagreement(now.features[..., : model.dynamics.past_width])
-    sure = state.doubt + now.entropy, torch.maximum(state.novelty, disagreement)
+    uncertainty = state.cumulative_entropy + now.entropy, torch.maximum(state.disagreement, disagreement)
     reward = model.reward.draw(now.features, paying, model.config.min_p, heats[0])
     terminated = model.termination.draw(now.features, ending, heats[1])
-    return Tick(WorldState(latent, state.seed, state.tick + 1, *sure, observation), now.features, reward, terminated)
+    return Tick(
+        WorldState(latent, state.seed, state.tick + 1, *uncertainty, observation), now.features, reward, terminated
+    )
 
 
 class World:
@@ -175,7 +177,7 @@ class World:
         first = torch.zeros(len(state.seed), 1, dtype=torch.bool, device=self.device)
         latent = _own(self.model.observe(seen, done, first, state.latent).state)
         last = {name: value[:, -1] for name, value in seen.items()}
-        return WorldState(latent, state.seed, state.tick + 1, *self._sure(len(state.seed)), last)
+        return WorldState(latent, state.seed, state.tick + 1, *self._certain(len(state.seed)), last)
 
     def observation(self, state: WorldState) -> Arrays:
         """What was last seen: recorded for a start, decoded after a step. Flat leaves (B, ...)."""
@@ -192,9 +194,9 @@ class World:
         """
         now = self.foresee(state, actions, observe)
         state, seen = now.state, now.state.observation
-        told = (now.reward, now.terminated, state.doubt, state.novelty)
-        reward, terminated, doubt, novelty, *drawn = _given([*told, *seen.values()])
-        trust = np.zeros_like(doubt) if self.trust is None else self.trust.of(doubt, novelty)
+        scalars = (now.reward, now.terminated, state.cumulative_entropy, state.disagreement)
+        reward, terminated, entropy, disagreement, *drawn = _given([*scalars, *seen.values()])
+        trust = np.zeros_like(entropy) if self.trust is None else self.trust.of(entropy, disagreement)
         return state, Step(dict(zip(seen, drawn, strict=True)), reward, terminated, trust)
 
     @torch.inference_mode()
@@ -235,10 +237,10 @@ class World:
         taken = action if action is not None else self._no_action(shape)
         latent = _own(self.model.observe(observation, taken, first).state)
         last = {name: value[:, -1] for name, value in observation.items()}
-        return WorldState(latent, seed, torch.zeros_like(seed), *self._sure(len(seed)), last)
+        return WorldState(latent, seed, torch.zeros_like(seed), *self._certain(len(seed)), last)
 
-    def _sure(self, count: int) -> tuple[Tensor, Tensor]:
-        """No doubt and no novelty yet."""
+    def _certain(self, count: int) -> tuple[Tensor, Tensor]:
+        """Entropy and disagreement of worlds that have imagined nothing yet: zero."""
         return torch.zeros(count, device=self.device), torch.zeros(count, device=self.device)
 
     def _no_action(self, shape: torch.Size) -> dict[str, Tensor]:
