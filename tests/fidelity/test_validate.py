@@ -30,6 +30,7 @@ from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.mix import Mix
 from worldsim.rollouts.sampling import split
 from worldsim.simulator.calibration import Calibration
+from worldsim.simulator.rollout import imagine
 from worldsim.simulator.world import Tick, World, WorldState
 from worldsim.training.config import TrainConfig
 from worldsim.training.loop import train
@@ -161,10 +162,10 @@ def test_a_world_that_is_deaf_to_actions_cannot_be_controlled(
     model, arrays = world.model, rollouts.arrays()
     model.act.forward = lambda actions: torch.zeros(*next(iter(actions.values())).shape[:-1], model.act.width)
     (cut,) = open_loop.batches(world, open_loop.Draw.of(arrays, episodes, 2, 6, 5, seed=0))
-    rolled = open_loop.roll(world, cut.state, cut.action, 6)
+    own = imagine(world, cut.state, cut.action)
     actions = open_loop.uniform_actions(world, 0)
     found = open_loop.controllability(
-        open_loop.under_random_actions(world, metric, cut, rolled.observation, actions), horizon=6
+        open_loop.under_random_actions(world, metric, cut, own.observation, actions), horizon=6
     )
     assert found["step"] == 4 and found["psnr"]["frame"]["delta"] == 0 == found["accuracy"]["count"]["delta"]
     forced = one_step.follow_all(world, arrays, (episodes[:2], episodes[2:]), 6, metric, 0).curves()
@@ -359,7 +360,7 @@ def test_memory_that_runs_out_is_a_line_with_the_knob(
     def starve(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(open_loop, "roll", starve)
+    monkeypatch.setattr(open_loop, "observe_context", starve)
     with pytest.raises(ConfigError, match=r"^out of memory with horizon=6; lower it$"):
         validate(config(folder, rollouts, tmp_path), progress=False)
     assert not (tmp_path / "fidelity.json").exists()
@@ -384,16 +385,16 @@ def test_windows_in_small_batches_are_the_windows_at_once(
 ) -> None:
     settings = config(folder, rollouts, tmp_path, windows=7)
     whole = validate(settings, progress=False)
-    largest, roll = [], open_loop.roll
+    largest, observe_context = [], open_loop.observe_context
 
-    def watched(world: World, state, action, horizon: int):
-        largest.append(len(state.seed))
-        return roll(world, state, action, horizon)
+    def watched(world: World, window, context: int, seeds: list[int]):
+        largest.append(len(seeds))
+        return observe_context(world, window, context, seeds)
 
-    monkeypatch.setattr(open_loop, "roll", watched)
+    monkeypatch.setattr(open_loop, "observe_context", watched)
     monkeypatch.setattr(open_loop, "TOGETHER", 3)
     parts = validate(settings, progress=False)
-    assert max(largest) == 3 and len(largest) > 10
+    assert max(largest) == 3 and len(largest) > 5
     alike(parts, whole)
 
 

@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldsim.models.world_model import WorldModel
+from worldsim.simulator.noise import places
+from worldsim.simulator.world import WorldState, tick
 
 BATCHES = (1, 64, 1024)
 
@@ -23,7 +25,7 @@ class Cost(NamedTuple):
     """Of one step of B worlds, decoded, with reward, termination and ensemble."""
 
     flops: int  # of matrix products and convolutions; a multiplication and an addition are two
-    bytes: int  # read and written at least: every parameter once, states, noise and actions in, states and frames out
+    bytes: int  # read and written at least: every parameter once, states and actions in, all that a tick gives out
     memory: int  # bytes alive at once at most, parameters and states among them
 
 
@@ -57,25 +59,24 @@ class _Peak(TorchDispatchMode):
 
 @torch.no_grad()
 def cost(model: WorldModel, batch: int) -> Cost:
-    """Of a model on `batch` states; nothing is computed."""
-    model = copy.deepcopy(model).to("meta")
-    state = model.dynamics.initial(batch)
-    action = torch.zeros(batch, model.act.width, device="meta")
-    noise = torch.zeros(batch, model.dynamics.noise_size + 1, device="meta")
+    """Of a model on `batch` states, under the very `tick` that a World steps by; nothing is computed."""
+    model, device = copy.deepcopy(model).to("meta"), torch.device("meta")
+    nothing, whole = torch.zeros(batch, device=device), torch.zeros(batch, dtype=torch.long, device=device)
+    state = WorldState(model.dynamics.initial(batch), whole, whole.clone(), nothing, nothing.clone(), {})
+    chance = places(model.dynamics.noise_size + 2, device)
+    action = {
+        leaf.name: torch.zeros(
+            batch, *leaf.shape, dtype=torch.long if leaf.kind == "categorical" else None, device=device
+        )
+        for leaf in model.act.leaves
+    }
     flops, peak = FlopCounterMode(display=False), _Peak()
     with flops:
-        outputs = _step(model, state, action, noise)
-    moved = [*model.parameters(), *state.values(), action, noise, *tree_leaves(outputs)]
+        outputs = tick(model, state, action, "frame", chance, (1.0, 1.0))
+    moved = [*model.parameters(), *tree_leaves((state, action, outputs))]
     size = sum(tensor.numel() * tensor.element_size() for tensor in moved)
     del outputs, moved
     with peak:
-        peak.meet([*model.parameters(), *model.buffers(), *state.values(), action, noise])
-        _step(model, state, action, noise)
+        peak.meet([*model.parameters(), *model.buffers(), *tree_leaves((state, action, chance))])
+        tick(model, state, action, "frame", chance, (1.0, 1.0))
     return Cost(flops.get_total_flops(), size, peak.peak)
-
-
-def _step(model: WorldModel, state: dict[str, Tensor], action: Tensor, noise: Tensor) -> tuple[Any, ...]:
-    following, now = model.dynamics.step(state, action, noise[:, 1:], model.config.min_p)
-    heads = model.reward.mean(now.features), model.termination(now.features)
-    disagreement = model.ensemble.disagreement(now.features[..., : model.dynamics.past_width])
-    return following, model.codec.decode(model.dynamics.for_decoder(now)), heads, disagreement

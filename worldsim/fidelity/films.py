@@ -10,8 +10,8 @@ from PIL import Image
 from worldsim.fidelity.open_loop import Draw
 from worldsim.play import frames
 from worldsim.play.frames import AMBER, GREEN, GREY, RED, WHITE, Picture
-from worldsim.play.look import Imagined, imagine
 from worldsim.simulator.drawing import draw, side_by_side
+from worldsim.simulator.rollout import Rollout, open_loop
 from worldsim.simulator.world import World
 from worldsim.spaces import leaves
 
@@ -35,12 +35,12 @@ def films(world: World, draw: Draw, errors: NDArray[np.float64]) -> Films:
     chosen = {"best": int(order[0]), "median": int(order[len(order) // 2]), "worst": int(order[-1])}
     rows = np.array(list(chosen.values()))
     window, context = draw.windows(rows), draw.context
-    own = imagine(world, window, context, [draw.seeds[row] for row in rows])
+    own = open_loop(world, window, context, [draw.seeds[row] for row in rows])
     strip, film = _strip(world, window, own, context, list(chosen)), _film(world, window, own, context, list(chosen))
     return Films(_png(strip), frames.animation(film, FPS, "gif", MAX_BYTES), chosen)
 
 
-def _strip(world: World, window: dict[str, Any], own: Imagined, context: int, names: list[str]) -> Picture:
+def _strip(world: World, window: dict[str, Any], own: Rollout, context: int, names: list[str]) -> Picture:
     """Rows of frames: the last that was seen, and some steps ahead."""
     length = window["mask"].shape[1]
     shown = [step for step in COLUMNS if context + step <= length]
@@ -60,7 +60,7 @@ def _strip(world: World, window: dict[str, Any], own: Imagined, context: int, na
     return frames.stack(rows, GAP)
 
 
-def _film(world: World, window: dict[str, Any], own: Imagined, context: int, names: list[str]) -> list[Picture]:
+def _film(world: World, window: dict[str, Any], own: Rollout, context: int, names: list[str]) -> list[Picture]:
     """The windows side by side, the last frame held for a moment; each stops where its episode ends."""
     film = []
     for t in range(window["mask"].shape[1]):

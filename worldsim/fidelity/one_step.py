@@ -18,6 +18,7 @@ from worldsim.fidelity.error_metric import ErrorMetric
 from worldsim.fidelity.measures import Bools, Floats
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.sampling import gather
+from worldsim.simulator.rollout import predictions
 from worldsim.simulator.world import World, WorldState
 from worldsim.training.statistics import rows_of
 
@@ -168,12 +169,11 @@ def follow(
     last = _tensors(world, gather(arrays, cut.begin)["observation"])
     state = WorldState(cut.latent, seeds, torch.zeros_like(seeds), nothing, nothing, last)
     foreseen, steps, counts = [], list[Sums](), []
-    for step in range(1, length + 1):
-        inside = cut.begin + step <= cut.end
-        rows = np.minimum(cut.begin + step, cut.end)
-        now = gather(arrays, rows)
-        following, features, *_ = world.foresee(state, now["action"])
-        heads = (world.model.reward(features), world.model.termination(features))
+    rows = [np.minimum(cut.begin + step, cut.end) for step in range(1, length + 1)]
+    recorded = (gather(arrays, each) for each in rows)
+    for step, (before, now, tick) in enumerate(predictions(world, state, recorded, teacher_forced=True)):
+        inside = cut.begin + step < cut.end
+        heads = (world.model.reward(tick.features), world.model.termination(tick.features))
         reward, end = (head.cpu()[torch.from_numpy(inside)] for head in heads)
         came = now["reward"][inside].astype(np.float64), now["terminated"][inside]
         foreseen.append(Foreseen(reward, end.double().numpy(), *came, reported[inside]))
@@ -181,10 +181,9 @@ def follow(
         counts.append(int(counted.sum()))
         steps.append({})
         if counts[-1]:
-            action = {name: values.take(others[rows], axis=0) for name, values in arrays.action.items()}
-            worlds = state, following, world.foresee(state, action).state
+            action = {name: values.take(others[rows[step]], axis=0) for name, values in arrays.action.items()}
+            worlds = before, tick.state, world.foresee(before, action).state
             steps[-1] = _beside(metric, (now["observation"], *map(world.observation, worlds)), counted)
-        state = world.follow(state, now["observation"], now["action"])
     flat = Foreseen(*(_end_to_end(column) for column in zip(*foreseen, strict=True)))
     return Followed(flat, steps, counts)
 

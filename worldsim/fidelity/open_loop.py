@@ -1,7 +1,7 @@
-"""Open loop: a world sees some recorded rows and then imagines on under actions. Axes: B windows, T steps."""
+"""Open loop: which recorded windows a world continues, and under which actions. Axes: B windows, T steps."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
 import gymnasium as gym
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from worldsim.errors import DatasetError
 from worldsim.fidelity.curves import Sums, sums, told
 from worldsim.fidelity.error_metric import ErrorMetric
-from worldsim.fidelity.measures import Bools, Floats
+from worldsim.fidelity.measures import Bools
 from worldsim.rollouts import sampling
 from worldsim.rollouts.arrays import Arrays
+from worldsim.simulator.rollout import imagine, observe_context
 from worldsim.simulator.world import World, WorldState
 from worldsim.spaces import flatten
 
@@ -31,14 +32,6 @@ class Windows(NamedTuple):
     others: Leaves  # the actions of another window: as likely as its own, but not what led to what was recorded
     before: Leaves  # the last row of the context, (B, 1, ...)
     mask: Bools  # (B, T): inside the episode
-
-
-class Rolled(NamedTuple):
-    """What a world imagined."""
-
-    observation: Leaves
-    cumulative_entropy: Floats  # (B, T)
-    disagreement: Floats  # (B, T)
 
 
 class Draw(NamedTuple):
@@ -71,8 +64,7 @@ def batches(world: World, draw: Draw) -> Iterator[Windows]:
     for at in range(0, len(draw.places), TOGETHER):
         rows = np.arange(at, min(at + TOGETHER, len(draw.places)))
         whole, context = draw.windows(rows), draw.context
-        seen, done = (_between(whole[key], 0, context) for key in ("observation", "action"))
-        state = world.observe(seen, done, whole["first"][:, :context], [draw.seeds[row] for row in rows])
+        state = observe_context(world, whole, context, [draw.seeds[row] for row in rows])
         came, action = (_between(whole[key], context, None) for key in ("observation", "action"))
         others = _between(draw.windows(rows - 1)["action"], context, None)
         before = _between(whole["observation"], context - 1, context)
@@ -82,18 +74,6 @@ def batches(world: World, draw: Draw) -> Iterator[Windows]:
 
 def _between(rows: Leaves, begin: int, end: int | None) -> Leaves:
     return {name: values[:, begin:end] for name, values in rows.items()}
-
-
-def roll(world: World, state: WorldState, action: Mapping[str, NDArray[Any]], horizon: int) -> Rolled:
-    """What the worlds foresee under the first `horizon` of the actions (B, T, ...) a leaf."""
-    seen, entropy, disagreement = [], [], []
-    for t in range(horizon):
-        state = world.foresee(state, {name: rows[:, t] for name, rows in action.items()}).state
-        seen.append(world.observation(state))
-        entropy.append(state.cumulative_entropy.cpu().numpy())
-        disagreement.append(state.disagreement.cpu().numpy())
-    observation = {name: np.stack([each[name] for each in seen], 1) for name in seen[0]}
-    return Rolled(observation, np.stack(entropy, 1).astype(np.float64), np.stack(disagreement, 1).astype(np.float64))
 
 
 def uniform_actions(world: World, seed: int) -> gym.Space[Any]:
@@ -116,7 +96,7 @@ def under_random_actions(
 ) -> Sums:
     """How like the record the step CONTROL, or the last one, is under the recorded actions and under random ones."""
     steps = min(CONTROL, cut.mask.shape[1])
-    alike = roll(world, cut.state, _drawn(actions, len(cut.mask), steps), steps).observation
+    alike = imagine(world, cut.state, _drawn(actions, len(cut.mask), steps)).observation
     last = slice(steps - 1, steps)
     parts = [{name: rows[:, last] for name, rows in each.items()} for each in (cut.observation, model, alike)]
     actual, recorded, random = parts

@@ -32,6 +32,7 @@ from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.progress import Bar
 from worldsim.settings import Context, Seed, Settings
 from worldsim.simulator.calibration import CERTIFICATE, FILE, Calibration, Trust
+from worldsim.simulator.rollout import imagine
 from worldsim.simulator.world import World
 from worldsim.training.memory import enough_memory, keep_freed_memory
 
@@ -160,10 +161,10 @@ def _calibrated(job: Job, draw: open_loop.Draw) -> Trust:
     """Trust as a function of cumulative entropy, from the windows of the calibrating half."""
     entropy, right, disagreement = [], [], []
     for cut in open_loop.batches(job.world, draw):
-        rolled = open_loop.roll(job.world, cut.state, cut.action, draw.horizon)
-        right.append(job.metric.within(rolled.observation, cut.observation)[cut.mask])
-        entropy.append(rolled.cumulative_entropy[cut.mask])
-        disagreement.append(float(rolled.disagreement[cut.mask].max()))
+        own = imagine(job.world, cut.state, cut.action)
+        right.append(job.metric.within(own.observation, cut.observation)[cut.mask])
+        entropy.append(own.cumulative_entropy[cut.mask].astype(np.float64))
+        disagreement.append(float(own.disagreement[cut.mask].max()))
     return Trust(*trust_curve(np.concatenate(entropy), np.concatenate(right)), max_disagreement=max(disagreement))
 
 
@@ -180,9 +181,8 @@ class Imagined(NamedTuple):
 
 
 def _imagined(job: Job, cut: open_loop.Windows, trust: Trust, actions: gym.Space[Any]) -> Imagined:
-    world, metric, horizon = job.world, job.metric, job.config.horizon
-    model = open_loop.roll(world, cut.state, cut.action, horizon)
-    shuffled = open_loop.roll(world, cut.state, cut.others, horizon)
+    world, metric = job.world, job.metric
+    model, shuffled = imagine(world, cut.state, cut.action), imagine(world, cut.state, cut.others)
     curves = measured(metric, cut.observation, cut.before, model.observation, shuffled.observation, cut.mask)
     random = open_loop.under_random_actions(world, metric, cut, model.observation, actions)
     real, own = (
@@ -190,7 +190,8 @@ def _imagined(job: Job, cut: open_loop.Windows, trust: Trust, actions: gym.Space
         for each in (cut.observation, model.observation)
     )
     loops = loop_closure(metric, real, own, np.pad(cut.mask, ((0, 0), (1, 0)), constant_values=True))
-    trusted = trust.of(model.cumulative_entropy, model.disagreement)[cut.mask].astype(np.float64)
+    uncertainty = (each.astype(np.float64) for each in (model.cumulative_entropy, model.disagreement))
+    trusted = trust.of(*uncertainty)[cut.mask].astype(np.float64)
     within = metric.within_by_leaf(model.observation, cut.observation)
     whole = Sum.of(np.logical_and.reduce(list(within.values())), cut.mask)
     off = metric.distance(model.observation, cut.observation, cut.mask)
