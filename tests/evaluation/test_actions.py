@@ -15,13 +15,13 @@ from tests.evaluation.conftest import small
 from tests.faults.strategies import observation_spaces
 from worldsim.agents import RandomAgent
 from worldsim.envs.make import EnvConfig
-from worldsim.evaluation.runs import Yardstick, run_episode
+from worldsim.evaluation.runs import SuccessCriteria, run_episode
 from worldsim.evaluation.stress import stress
 from worldsim.faults import MissingData
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.wrappers import InjectFaults
 
-UNJUDGED = Yardstick(None, None)
+UNJUDGED = SuccessCriteria(None, None)
 
 
 class Fixed:

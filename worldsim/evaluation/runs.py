@@ -1,8 +1,8 @@
-"""One episode, or one cell of episodes on given seeds, of an agent in an environment, real or learned alike."""
+"""One episode of an agent in an environment, real or learned alike, and what it comes to."""
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,11 @@ from worldsim.faults import Record
 from worldsim.simulator.drawing import draw
 from worldsim.spaces import flatten, leaves
 
-Observer = Callable[[], None]
 SEEN_BY_AGENTS = ("reply", "action_mask")  # the keys of info that an agent is given
 MOST_CALLS = 10_000  # of an episode that has no limit: one whose every call is refused would never end
 
 
-class Yardstick(NamedTuple):
+class SuccessCriteria(NamedTuple):
     """What counts as success and as a violation, by rewards alone, so that both worlds are measured alike."""
 
     success_return: float | None  # an episode succeeds when its return is at least this; None: not judged
@@ -112,7 +111,7 @@ def run_episode(
     agent: Agent,
     env: gym.Env[Any, Any],
     seed: int,
-    yardstick: Yardstick,
+    criteria: SuccessCriteria,
     max_steps: int = MOST_CALLS,
     start: Any = None,
     trace: bool = False,
@@ -151,7 +150,7 @@ def run_episode(
         if frames:
             picture = _picture(env, observation)  # what stays the same, call after call, is kept once
             pictures.append(pictures[-1] if np.array_equal(picture, pictures[-1]) else picture)
-    return Episode(_result(seed, tally, yardstick, bool(terminated), truncated, crash), rows, pictures)
+    return Episode(_result(seed, tally, criteria, bool(terminated), truncated, crash), rows, pictures)
 
 
 def _check_action(space: gym.Space[Any], action: Any) -> None:
@@ -176,34 +175,6 @@ def _is_action(space: gym.Space[Any], action: Any) -> bool:
     numbers = np.asarray(action)
     kinds = "buif" if np.issubdtype(space.dtype, np.floating) else "bui"
     return numbers.shape == space.shape and numbers.dtype.kind in kinds and bool(np.isfinite(numbers).all())
-
-
-def run_cell(
-    make_agent: Callable[[gym.Env[Any, Any]], Agent],
-    make_env: Callable[[], gym.Env[Any, Any]],
-    seeds: Sequence[int],
-    yardstick: Yardstick,
-    max_steps: int = MOST_CALLS,
-    starts: Mapping[int, Any] | None = None,
-    trace: bool = False,
-    film: int | None = None,
-    after_each: Observer = lambda: None,
-) -> list[Episode]:
-    """One episode for each seed, in one environment with one agent, both made here.
-
-    `starts` maps seeds to what the World starts from; `film` is the seed whose episode keeps its frames.
-    """
-    env = make_env()
-    try:
-        agent = make_agent(env)
-        episodes = []
-        for seed in seeds:
-            start = None if starts is None else starts[seed]
-            episodes.append(run_episode(agent, env, seed, yardstick, max_steps, start, trace, seed == film))
-            after_each()
-        return episodes
-    finally:
-        env.close()
 
 
 def first_observations(env: gym.Env[Any, Any], seeds: Iterable[int]) -> dict[int, Any]:
@@ -251,11 +222,11 @@ def _crash(error: Exception) -> str:
 
 
 def _result(
-    seed: int, tally: _Tally, yardstick: Yardstick, terminated: bool, truncated: bool, crash: str | None
+    seed: int, tally: _Tally, criteria: SuccessCriteria, terminated: bool, truncated: bool, crash: str | None
 ) -> EpisodeResult:
     total = float(np.sum(tally.rewards, dtype=np.float64))
-    reached = None if yardstick.success_return is None else total >= yardstick.success_return and crash is None
-    limit = yardstick.violation_reward
+    reached = None if criteria.success_return is None else total >= criteria.success_return and crash is None
+    limit = criteria.violation_reward
     violations = None if limit is None else sum(reward <= limit for reward in tally.earned)
     trusts = tally.trusts
     return EpisodeResult(
