@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import chi2_contingency
 
 from worldsim.envs.refund_desk.fields import Tool
-from worldsim.fidelity.unseen import unseen
+from worldsim.fidelity.held_out import held_out
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.sampling import gather
 from worldsim.simulator.rollout import predictions
@@ -44,7 +44,7 @@ def undetermined(past: list[dict[str, int]], now: dict[str, int]) -> set[str]:
 def main(world_path: str, data_path: str, seed: int = 0) -> None:
     world, rollouts = load(world_path), Rollouts(data_path)
     arrays = rollouts.arrays()
-    episodes = unseen(world.manifest, rollouts, arrays)
+    episodes = held_out(world.manifest, rollouts, arrays)
     right: dict[str, list[bool]] = defaultdict(list)
     shown: dict[str, dict[str, list[int]]] = {name: {"real": [], "world": []} for name in FACTS}
     generator = np.random.default_rng(seed)

@@ -62,14 +62,14 @@ def test_refused_calls_count_towards_the_environments_own_limit(refusing: str, t
         assert report.data["endless"] == []
 
 
-def test_an_episode_without_any_limit_is_cut_and_told_of(refusing: str, tmp_path: Path) -> None:
+def test_an_episode_without_any_limit_is_cut_and_reported(refusing: str, tmp_path: Path) -> None:
     settings = {"agents": ["random"], "faults": [refusing], "severities": [1.0], "episodes": 1, "worst": 0}
     env = EnvConfig(id=ENDLESS)
     report = stress(small(tmp_path / "none", env=env, **settings), progress=False)
     assert [row["steps_mean"] for row in report.results] == [MOST_CALLS, MOST_CALLS]
     assert [row["return_mean"] for row in report.results] == [MOST_CALLS, 0.0]
-    (told,) = [warning for warning in report.data["warnings"] if "cut after" in warning]
-    assert "10,000 calls" in told and "under refusing 1" in told and "max_steps=" in told
+    (warning,) = [each for each in report.data["warnings"] if "cut after" in each]
+    assert "10,000 calls" in warning and "under refusing 1" in warning and "max_steps=" in warning
     report = stress(small(tmp_path / "said", env=env, max_steps=30, **settings), progress=False)
     assert [row["steps_mean"] for row in report.results] == [30, 30]
     assert not any("cut after" in warning for warning in report.data["warnings"])

@@ -134,14 +134,14 @@ def curves_plot(
 
 
 def reliability_plot(bins: Sequence[Mapping[str, float]], title: str) -> str:
-    """What came against what was said, a dot a bin, larger where it was said more often; honest: the diagonal."""
+    """Observed frequency against predicted probability, a dot a bin, larger for more predictions; best: diagonal."""
     figure, axes = _figure(width=3.2, height=3.1, ylabel=True)
     axes.plot([0, 1], [0, 1], color=GRID, linewidth=1, zorder=0)
     most = max((each["count"] for each in bins), default=1)
-    said, came = [each["said"] for each in bins], [each["came"] for each in bins]
-    axes.plot(said, came, color=colour(0), linewidth=1.2)
-    axes.scatter(said, came, [8 + 110 * each["count"] / most for each in bins], color=colour(0))
-    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xlabel="probability that was said", ylabel="share that came true")
+    predicted, observed = ([each[key] for each in bins] for key in ("predicted", "observed"))
+    axes.plot(predicted, observed, color=colour(0), linewidth=1.2)
+    axes.scatter(predicted, observed, [8 + 110 * each["count"] / most for each in bins], color=colour(0))
+    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xlabel="predicted probability", ylabel="observed frequency")
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     return _svg(figure, title)
 

@@ -17,7 +17,7 @@ from worldsim.faults import Record
 from worldsim.simulator.drawing import draw
 from worldsim.spaces import flatten, leaves
 
-SEEN_BY_AGENTS = ("reply", "action_mask")  # the keys of info that an agent is given
+SHOWN_TO_AGENTS = ("reply", "action_mask")  # the keys of info that an agent is given
 MOST_CALLS = 10_000  # of an episode that has no limit: one whose every call is refused would never end
 
 
@@ -79,7 +79,7 @@ class _Tally:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether an info's value is what a World or a desk tells there: others may call something else so."""
+    """Whether an info's value is what a World or a desk puts there: others may call something else so."""
     return isinstance(value, int | float | np.number)
 
 
@@ -125,7 +125,7 @@ def run_episode(
     `start` is an observation that the World starts from (None: whatever reset gives). Of `info` the agent sees only
     `reply`, what it may know of its last call, and `action_mask`, which actions there are now, where the environment
     says so: the rest is ground truth and differs between the worlds. What the agent
-    raises ends the episode and is told in `crash`; what the environment raises goes on to the caller.
+    raises ends the episode and is reported in `crash`; what the environment raises goes on to the caller.
     """
     options = None if start is None else {"observation": start}
     observation, info = env.reset(seed=seed, options=options)
@@ -137,7 +137,7 @@ def run_episode(
         pictures.append(_picture(env, observation))
     while not (terminated or truncated):
         try:
-            action = agent.act(observation, {key: info[key] for key in SEEN_BY_AGENTS if key in info})
+            action = agent.act(observation, {key: info[key] for key in SHOWN_TO_AGENTS if key in info})
             _check_action(env.action_space, action)
         except Exception as error:  # a crash under faults is a finding, not the end of the run
             crash = _crash(error)
@@ -203,7 +203,7 @@ def _row(
 ) -> dict[str, Any]:
     row = {"step": step, "action": plain(env.action_space, action), "reward": reward}
     row |= {"terminated": terminated, "truncated": truncated}
-    # Copies: the environment may tell the next reply in the same dict.
+    # Copies: the environment may put the next reply into the same dict.
     row |= {key: deepcopy(info[key]) for key in ("trust", "reply", "violations") if key in info}
     return row | {"faults": [record.to_json() for record in info.get("faults", ())], "fired": fault_kinds(info)}
 

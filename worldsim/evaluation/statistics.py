@@ -1,6 +1,6 @@
 """Interval estimates and rankings that do not claim more than the episodes show.
 
-All intervals are two-sided and each holds at its own level (95 % unless told): nothing is corrected for looking at many
+All intervals are two-sided and each holds at its own level (95 % by default): nothing is corrected for looking at many
 of them. Bootstrap intervals of a mean are BCa (Efron 1987) with the small-sample levels of Hesterberg (2014: t instead
 of z, and the factor sqrt(n / (n - 1))), because plain percentiles are too narrow below some 30 episodes.
 """
@@ -35,7 +35,7 @@ class Difference(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """+1 or -1 when the interval excludes zero, else 0: not told apart."""
+        """+1 or -1 when the interval excludes zero: a clear difference. Else 0."""
         return int(self.low > 0) - int(self.high < 0)
 
 

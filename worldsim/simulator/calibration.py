@@ -13,6 +13,7 @@ from worldsim.files import SEAL, read_sealed, sealed
 
 FILE = "calibration.json"
 CERTIFICATE = "fidelity.json"
+CERTIFICATE_FORMAT = 2  # one of before it has other names for the same figures
 
 
 class Trust(NamedTuple):
@@ -79,7 +80,7 @@ def certificate_of(world: Path) -> dict[str, Any] | None:
         found = read_sealed(file)
     except (OSError, ValueError):
         found = {}
-    if SEAL in found:
+    if SEAL in found and found.get("format") == CERTIFICATE_FORMAT:
         return found
     warnings.warn(f"{file} is damaged, or of an older worldsim; run worldsim validate again", stacklevel=3)
     return None
