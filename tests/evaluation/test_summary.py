@@ -124,7 +124,7 @@ def test_warnings_name_where_the_world_misleads(data: dict) -> None:
     warnings = narrative.warnings(data)
     assert any("puts in the opposite order: a and b (slow_api 0.5)." in warning for warning in warnings)
     assert any("In 1 of 6 cases the World's mean return differs" in warning for warning in warnings)
-    assert any("mean trust below 0.5" in warning and "0.30" in warning for warning in warnings)
+    assert any("mean trust is below 0.5" in warning and "0.30" in warning for warning in warnings)
 
 
 def test_what_is_alike_is_said_once(data: dict) -> None:

@@ -47,7 +47,7 @@ def in_lockstep(world: "World", programs: Sequence[Callable[[Advance], T]]) -> l
         while active:
             for runner in active:
                 runner.resume()
-                if runner.error is not None:
+                if runner.error is not None:  # nobody waits for the others' results any more
                     raise runner.error
             active = [runner for runner in active if not runner.finished]
             if active:

@@ -165,6 +165,7 @@ def _costliest(data: Row, where: str) -> str:
     effects = [row for row in data["comparisons"]["faults"] if row["where"] == where]
     if not effects:
         return "No faults were tried."
+    # Of many differences the lowest is low by luck alone: only those whose interval excludes zero may be named.
     hurt = [row for row in effects if row["return"]["sign"] < 0]
     if not hurt and not any(_known(row["return"]["interval"]) for row in effects):
         return "Too few episodes to say what a fault costs."
@@ -251,17 +252,18 @@ def _about_worlds(data: Row) -> list[str]:
             f"real one by more than chance ({high} too high, {len(apart) - high} too low)."
         )
     found += _different_effects(data["comparisons"]["faults"])
+    # A trust of 0 everywhere gets a sentence of its own: its cure is a calibration and not another World.
     trusted = [row for row in data["results"] if row["trust_mean"] is not None]
     low = [row for row in trusted if row["trust_mean"] < LOW_TRUST]
     if trusted and not any(row["trust_mean"] for row in trusted):
         found.append(
-            "The World's trust is 0 throughout: as it was calibrated, none of its steps can be believed; a World that "
-            "was never calibrated says the same (worldsim validate does that)."
+            "The World's trust is 0 throughout: by its calibration none of its steps can be believed, or it was never "
+            "calibrated (worldsim validate does that)."
         )
     elif low:
         least = min(low, key=lambda row: row["trust_mean"])
         found.append(
-            f"The World trusts its own steps little in {_of(len(low), len(trusted))} (mean trust below {LOW_TRUST:g}; "
+            f"The World's mean trust is below {LOW_TRUST:g} in {_of(len(low), len(trusted))} ("
             f"least with {least['agent']}, {condition(least['fault'], least['severity'])}: "
             f"{figure(least['trust_mean'])}). Trust is the probability that every part of what it shows is what the "
             "real environment would show; means over episodes can be right where single steps are not."

@@ -144,6 +144,7 @@ def run_episode(
             break
         observation, reward, terminated, truncated, info = env.step(action)
         tally.add(info, float(reward))
+        # By calls, not by steps of the environment: where all calls are refused that never moves, nor meets its limit.
         truncated = bool(truncated) or (len(tally.rewards) >= max_steps and not terminated)
         if trace or frames:
             rows.append(_row(env, len(rows), action, float(reward), bool(terminated), truncated, info))
@@ -225,6 +226,7 @@ def _result(
     seed: int, tally: _Tally, criteria: SuccessCriteria, terminated: bool, truncated: bool, crash: str | None
 ) -> EpisodeResult:
     total = float(np.sum(tally.rewards, dtype=np.float64))
+    # What crashed may have earned enough by then, but its episode was not played to the end: that is no success.
     reached = None if criteria.success_return is None else total >= criteria.success_return and crash is None
     limit = criteria.violation_reward
     violations = None if limit is None else sum(reward <= limit for reward in tally.earned)

@@ -81,6 +81,7 @@ class Summary:
     def _row(self, cell: Cell, episodes: Sequence[EpisodeResult]) -> Row:
         n = len(episodes)
         returns, violations = self._values("return", cell), self._values("violations", cell)
+        # Three kinds of interval: Wilson's of a rate, the bootstrap's of a mean; of a count one above 0 where it was 0.
         successes = None if episodes[0].success is None else sum(bool(episode.success) for episode in episodes)
         wilson = None if successes is None else st.wilson(successes, n, self.confidence)
         kinds = sum((Counter(episode.faults) for episode in episodes), Counter[str]())

@@ -70,6 +70,7 @@ def cost(model: WorldModel, batch: int) -> Cost:
         )
         for leaf in model.act.leaves
     }
+    # Once for each meter: together each would count what the other makes.
     flops, peak = FlopCounterMode(display=False), _Peak()
     with flops:
         outputs = tick(model, state, action, "frame", chance, (1.0, 1.0))

@@ -58,7 +58,7 @@ def measure(
                 measured |= {"psnr": WeightedSum.of(error, mask)} | _image(*parts, before[leaf.name], mask)
             elif leaf.kind == "categorical":
                 measured["accuracy"] = WeightedSum.of(error == 0, mask)
-                if is_text(leaf):
+                if is_text(leaf):  # right or wrong as a whole says nothing of how near a wrong text is
                     measured["edit_distance"] = WeightedSum.of(metric.edit_distance(leaf, *parts), mask)
             else:
                 measured["nrmse"] = WeightedSum.of(error, mask)

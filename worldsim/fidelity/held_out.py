@@ -29,6 +29,7 @@ def held_out(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> Int
                 f"the world has learned from all of {rollouts.path} (trainer.holdout=0); give rollouts of other seeds"
             )
         return mix.unseen(rollouts, about)
+    # Another hash does not mean other episodes: a longer recording with the same seed begins with the same ones.
     every = np.arange(arrays.episodes)
     learned = set(about.get("episodes", []))
     known = len(learned.intersection(fingerprints(arrays, every))) if learned else 0

@@ -84,8 +84,8 @@ def _pieces(world: World, arrays: Arrays, episodes: Ints, length: int) -> list[P
 @torch.inference_mode()
 def _observed(world: World, arrays: Arrays, rows: Ints, latent: dict[str, Tensor] | None) -> dict[str, Tensor]:
     batch = gather(arrays, rows)
-    seen, done = (_tensors(world, batch[key]) for key in ("observation", "action"))
-    return world.model.observe(seen, done, torch.from_numpy(batch["first"]).to(world.device), latent).state
+    observation, action = (_tensors(world, batch[key]) for key in ("observation", "action"))
+    return world.model.observe(observation, action, torch.from_numpy(batch["first"]).to(world.device), latent).state
 
 
 def _tensors(world: World, rows: dict[str, NDArray[Any]]) -> dict[str, Tensor]:

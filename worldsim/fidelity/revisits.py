@@ -46,7 +46,7 @@ def loop_closure(
         )
         for begin, end in revisited(same):
             recorded += 1
-            if not same_imagined[begin, begin:end].all():
+            if not same_imagined[begin, begin:end].all():  # a still picture would return to all that it never left
                 left += 1
                 returned += int(same_imagined[begin, end])
     return Revisits(recorded, left, returned)

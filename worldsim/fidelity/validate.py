@@ -1,4 +1,4 @@
-"""`worldsim validate`: measures a world on rollouts it has not seen, calibrates it, writes the certificate.
+"""`worldsim validate`: measures a world on held-out rollouts, calibrates it, writes the certificate.
 
 Held-out episodes are dealt in two: even ones calibrate, odd ones are what the certificate reports. Open loop: the world
 sees `context` recorded rows and then imagines `horizon` steps. Teacher-forced: it predicts each row from all before it.
@@ -108,6 +108,7 @@ def _validated(config: ValidateConfig, progress: bool) -> dict[str, Any]:
     certificate |= {"episodes_calibrating": len(episodes[0]), "episodes_reported": len(episodes[1])}
     certificate |= {"horizon": asked, "horizons": list(range(1, config.horizon + 1))}
     certificate |= {"tolerance_db": config.tolerance_db}
+    # A seed for each half: with one for both, windows of the same number would share what the world draws.
     draws = [
         open_loop.WindowDraw.of(arrays, half, config.context, config.horizon, count, config.seed + number)
         for number, (half, count) in enumerate(
@@ -115,8 +116,8 @@ def _validated(config: ValidateConfig, progress: bool) -> dict[str, Any]:
         )
     ]
     certificate["windows"] = len(draws[1].places)
-    appetite = f"horizon={config.horizon}; lower it"
-    with Bar("validate", 5, progress) as bar, enough_memory(appetite):
+    remedy = f"horizon={config.horizon}; lower it"
+    with Bar("validate", 5, progress) as bar, enough_memory(remedy):
         forced, temperatures = _teacher_forced(job)
         certificate |= forced
         bar.at(1)
@@ -127,6 +128,7 @@ def _validated(config: ValidateConfig, progress: bool) -> dict[str, Any]:
         certificate["verdict"] = verdict(certificate)
         bar.at(4)
         calibration = Calibration(trust, *temperatures)
+        # Only the films need it: all figures come from the logits and entropies of the world as it was learned.
         calibrated = World(world.manifest, world.model, world.starts, calibration)
         shown = films(calibrated, draws[1], errors)
     out, certificate = config.out or config.world, sealed(certificate)
@@ -166,10 +168,10 @@ def _calibrated(job: Job, draw: open_loop.WindowDraw) -> Trust:
     """Trust as a function of cumulative entropy, from the windows of the calibrating half."""
     entropy, right, disagreement = [], [], []
     for cut in open_loop.batches(job.world, draw):
-        own = imagine(job.world, cut.state, cut.action)
-        right.append(job.metric.within(own.observation, cut.observation)[cut.mask])
-        entropy.append(own.cumulative_entropy[cut.mask].astype(np.float64))
-        disagreement.append(float(own.disagreement[cut.mask].max()))
+        imagined = imagine(job.world, cut.state, cut.action)
+        right.append(job.metric.within(imagined.observation, cut.observation)[cut.mask])
+        entropy.append(imagined.cumulative_entropy[cut.mask].astype(np.float64))
+        disagreement.append(float(imagined.disagreement[cut.mask].max()))
     return Trust(*trust_curve(np.concatenate(entropy), np.concatenate(right)), max_disagreement=max(disagreement))
 
 

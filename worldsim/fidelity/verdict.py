@@ -10,7 +10,7 @@ from scipy.optimize import isotonic_regression
 from worldsim.fidelity.measures import Curve
 
 BELIEVED = 0.8  # share of windows that must be within tolerance; F1 that predicted events must have
-ENOUGH = 10  # events below which nothing is said about them; episodes below which it is said how few they are
+ENOUGH = 10  # events needed for a judgement on them; episodes below which their number is pointed out
 BASELINES = ("copy", "mean")  # the last row that was seen; the data's mean, or most frequent class
 SEPARATION = (  # least AUROC of trust, and what to call it
     (0.8, "separates right predictions from wrong ones"),
@@ -60,6 +60,7 @@ def _observation(certificate: Mapping[str, Any]) -> Iterable[str]:
         for leaf, steps in until.items()
         if steps and steps <= max(_guessed(shares[leaf], name, windows) for name in BASELINES)
     ]
+    # Leaves that hold equally long share a clause, the longest first.
     order = sorted(until, key=lambda leaf: -until[leaf])
     groups = {steps: _listed(list(names)) for steps, names in groupby(order, key=lambda leaf: until[leaf])}
     whole = believable(certificate["within"], windows)

@@ -108,6 +108,7 @@ def look(
     if not len(long):
         raise DatasetError(f"none of {len(episodes)} episodes is longer than context={context}: give less context")
     rows = min(context + length, int(np.diff(arrays.start)[long].max()))
+    # Windows no longer than the longest episode: beyond it a film would stand still.
     if count * rows > MOST_FRAMES:
         frames_asked = f"count={count} windows of {rows} frames"
         raise ConfigError(f"{frames_asked} are more than the {MOST_FRAMES} of a film; give a lower count or length")

@@ -65,8 +65,10 @@ def imagine(world: World, state: WorldState, actions: Mapping[str, NDArray[Any]]
 
 def observe_context(world: World, window: Rows, context: int, seeds: Sequence[int]) -> WorldState:
     """Worlds, one seed each, that have seen the first `context` rows of recorded windows (B, T)."""
-    seen, taken = ({name: rows[:, :context] for name, rows in window[key].items()} for key in ("observation", "action"))
-    return world.observe(seen, taken, window["first"][:, :context], seeds)
+    observation, action = (
+        {name: rows[:, :context] for name, rows in window[key].items()} for key in ("observation", "action")
+    )
+    return world.observe(observation, action, window["first"][:, :context], seeds)
 
 
 def open_loop(world: World, window: Rows, context: int, seeds: Sequence[int]) -> Rollout:
@@ -78,17 +80,17 @@ def open_loop(world: World, window: Rows, context: int, seeds: Sequence[int]) ->
     length = window["reward"].shape[1]
     assert 0 < context < length, (context, length)
     state = observe_context(world, window, context, seeds)
-    own = imagine(world, state, {name: rows[:, context:] for name, rows in window["action"].items()})
+    ahead = imagine(world, state, {name: rows[:, context:] for name, rows in window["action"].items()})
 
     def after_record(recorded: NDArray[Any], imagined: NDArray[Any]) -> NDArray[Any]:
         return np.concatenate([recorded[:, :context], imagined], axis=1)
 
     nothing = np.zeros_like(window["reward"])
     return Rollout(
-        {name: after_record(rows, own.observation[name]) for name, rows in window["observation"].items()},
-        after_record(window["reward"], own.reward),
-        after_record(window["terminated"], own.terminated),
-        after_record(nothing, own.cumulative_entropy),
-        after_record(nothing, own.disagreement),
-        after_record(nothing + 1, own.trust),
+        {name: after_record(rows, ahead.observation[name]) for name, rows in window["observation"].items()},
+        after_record(window["reward"], ahead.reward),
+        after_record(window["terminated"], ahead.terminated),
+        after_record(nothing, ahead.cumulative_entropy),
+        after_record(nothing, ahead.disagreement),
+        after_record(nothing + 1, ahead.trust),
     )
