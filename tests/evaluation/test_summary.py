@@ -106,7 +106,7 @@ def test_the_verdict_says_what_the_figures_say(data: dict) -> None:
     assert "slow_api at severity 0.5: it takes 7.00 of return from a" in costliest
     assert costliest.endswith("adds 1.00 violations an episode; b and c lose no more than chance explains.")
     assert "as the real environment does in 1 of 2 conditions" in belief
-    assert "in 1 the same agents differ beyond chance, and 1 pair is clearly in the opposite order" in belief
+    assert "differ by more than chance are the same in 1 of them, and 1 pair is in clearly opposite order" in belief
     assert "at most by 7.00 (a, slow_api 0.5)" in belief
 
 

@@ -193,14 +193,17 @@ def _belief(data: Row) -> str:
     gaps = data["comparisons"]["worlds"]
     largest = max(gaps, key=lambda row: abs(row["return"]["mean"]))
     mean = sum(abs(row["return"]["mean"]) for row in gaps) / len(gaps)
-    pairs = "no pair of agents is" if not against else f"{against} pair{'s of agents are' if against > 1 else ' is'}"
+    pairs = "no pair is" if not against else f"{against} pair{'s are' if against > 1 else ' is'}"
     where = f"{largest['agent']}, {condition(largest['fault'], largest['severity'])}"
-    beyond_chance = f"in {clearly} the same agents differ beyond chance, and {pairs} clearly in the opposite order."
+    apart = (
+        f"the pairs of agents that differ by more than chance are the same in {clearly} of them, and {pairs} in "
+        "clearly opposite order."
+    )
     if not any(row["return"]["sign"] for row in data["comparisons"]["agents"]):
-        beyond_chance = "but no two agents differ beyond chance, in either of them."
+        apart = "but no two agents differ by more than chance, in either of them."
     return (
         f"By mean return the World ranks the agents as the real environment does in {same} of {len(ranked)} "
-        f"conditions; {beyond_chance} Its mean returns are off by {figure(mean)} on average, at most by "
+        f"conditions; {apart} Its mean returns are off by {figure(mean)} on average, at most by "
         f"{figure(abs(largest['return']['mean']))} ({where})."
     )
 
@@ -209,7 +212,7 @@ def _about_runs(data: Row) -> Iterable[str]:
     rows = data["results"]
     episodes = rows[0]["episodes"]
     if episodes < FEW:
-        lacking = "too few for intervals, so no difference is beyond chance,"
+        lacking = "too few for intervals, so no difference is certain,"
         if _known(rows[0]["return_mean_interval"]):
             lacking = "the intervals are wide"
         many = f"{episodes} episode{'s' if episodes > 1 else ''} for each agent and condition"

@@ -58,7 +58,7 @@ def summary(certificate: Mapping[str, Any]) -> dict[str, str]:
             )
     places = certificate["loop_closure"]
     if places["return_rate"] is not None:
-        found["revisited places"] = f"shown again {places['returned']} of {places['left']} times that it had left them"
+        found["revisited places"] = f"shown as before in {places['returned']} of {places['left']} returns to them"
     trust = certificate["trust"]
     area = "cannot be judged: all right or all wrong" if trust["auroc"] is None else f"AUROC {trust['auroc']:.2f}"
     share_within = f"{trust['share']:.0%} of predictions within tolerance"
