@@ -19,6 +19,7 @@ from rich.table import Table
 import worldsim
 from worldsim.envs.refund_desk.agents import CLOSE, ESCALATE, LOOK_UP, REFUND, REPLACE, REPLY, open_
 from worldsim.evaluation.runs import first_observations
+from worldsim.simulator.rollout import imagine
 from worldsim.simulator.world import World, WorldState
 from worldsim.spaces import flatten
 
@@ -60,20 +61,17 @@ def begun(world: World, env: gym.Env[Any, Any]) -> WorldState:
 
 
 def imagined(world: World, state: WorldState, calls: list[int]) -> Outcome:
-    rewards = []
-    for call in calls:
-        state, step = world.step(state, {"value": np.full((SHIFTS, 1), call)}, "latent")
-        rewards.append(step.reward)
-    return outcome(np.stack(rewards, 1).astype(np.float64))
+    actions = {"value": np.tile(calls, (SHIFTS, 1))[..., None]}
+    return outcome(imagine(world, state, actions).reward.astype(np.float64))
 
 
 def outcome(rewards: NDArray[np.float64]) -> Outcome:
     return Outcome(rewards.sum(1), (rewards <= VIOLATED).sum(1).astype(np.float64))
 
 
-def compared(real: NDArray[np.float64], foreseen: NDArray[np.float64]) -> tuple[str, str, str]:
-    error = np.sqrt((real.var() + foreseen.var()) / SHIFTS)
-    return f"{real.mean():.2f}", f"{foreseen.mean():.2f}", f"±{error:.2f}"
+def compared(real: NDArray[np.float64], learned: NDArray[np.float64]) -> tuple[str, str, str]:
+    error = np.sqrt((real.var() + learned.var()) / SHIFTS)
+    return f"{real.mean():.2f}", f"{learned.mean():.2f}", f"±{error:.2f}"
 
 
 def main(path: str) -> None:
@@ -84,8 +82,8 @@ def main(path: str) -> None:
     for heading in ("return, real", "World", "", "violations, real", "World", ""):
         table.add_column(heading, justify="right")
     for name, calls in CALLS.items():
-        real, foreseen = really(env, calls), imagined(world, start, calls)
-        table.add_row(name, *compared(real.returns, foreseen.returns), *compared(real.violations, foreseen.violations))
+        real, learned = really(env, calls), imagined(world, start, calls)
+        table.add_row(name, *compared(real.returns, learned.returns), *compared(real.violations, learned.violations))
     Console(width=120).print(table)
 
 

@@ -18,8 +18,10 @@ import numpy as np
 from scipy.stats import chi2_contingency
 
 from worldsim.envs.refund_desk.fields import Tool
-from worldsim.fidelity.unseen import unseen
+from worldsim.fidelity.held_out import held_out
 from worldsim.rollouts.dataset import Rollouts
+from worldsim.rollouts.sampling import gather
+from worldsim.simulator.rollout import predictions
 from worldsim.simulator.world import load
 
 FACTS = ("request", "paid", "shipping", "refunded", "age", "amount", "approved")
@@ -42,7 +44,7 @@ def undetermined(past: list[dict[str, int]], now: dict[str, int]) -> set[str]:
 def main(world_path: str, data_path: str, seed: int = 0) -> None:
     world, rollouts = load(world_path), Rollouts(data_path)
     arrays = rollouts.arrays()
-    episodes = unseen(world.manifest, rollouts, arrays)
+    episodes = held_out(world.manifest, rollouts, arrays)
     right: dict[str, list[bool]] = defaultdict(list)
     shown: dict[str, dict[str, list[int]]] = {name: {"real": [], "world": []} for name in FACTS}
     generator = np.random.default_rng(seed)
@@ -51,19 +53,17 @@ def main(world_path: str, data_path: str, seed: int = 0) -> None:
         real = replies(arrays, rows)
         leaf = {name: array[rows[0] : rows[0] + 1] for name, array in arrays.observation.items()}
         state = world.encode(leaf, [int(generator.integers(2**62))])
-        for t, row in enumerate(rows[1:], start=1):
-            action = {name: array[row : row + 1] for name, array in arrays.action.items()}
-            _, step = world.step(state, action)
-            foreseen = {name[6:]: int(v[0, 0]) for name, v in step.observation.items() if name.startswith("reply/")}
+        recorded = (gather(arrays, np.array([row])) for row in rows[1:])
+        for t, each in enumerate(predictions(world, state, recorded, teacher_forced=True), start=1):
+            drawn = world.observation(each.tick.state)
+            predicted = {name[6:]: int(v[0, 0]) for name, v in drawn.items() if name.startswith("reply/")}
             fresh = undetermined(real[:t], real[t])
             for name, value in real[t].items():
                 if name not in fresh:
-                    right[name].append(foreseen[name] == value)
+                    right[name].append(predicted[name] == value)
                 elif name in shown:
                     shown[name]["real"].append(value)
-                    shown[name]["world"].append(foreseen[name])
-            seen = {name: array[row : row + 1] for name, array in arrays.observation.items()}
-            state = world.follow(state, seen, action)
+                    shown[name]["world"].append(predicted[name])
     print(f"{len(episodes)} held-out episodes, seed {seed}")
     print(f"{'field':<10} determined fields right at horizon 1")
     for name, values in right.items():

@@ -58,7 +58,7 @@ def _collect(composed: "Composed[Any]") -> None:
 def _train(composed: "Composed[Any]") -> None:
     from worldsim.training.loop import train
     from worldsim.training.processes import is_first
-    from worldsim.training.wandb_log import watching
+    from worldsim.wandb_log import watching
 
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     with watching(composed.config) if is_first() else nullcontext() as watch:

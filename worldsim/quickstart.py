@@ -19,7 +19,7 @@ from worldsim.devices import Device
 from worldsim.envs.make import EnvConfig, env_modules
 from worldsim.evaluation.cells import code_digest, digest
 from worldsim.evaluation.ppo import PPOConfig
-from worldsim.evaluation.stress import Bench, StressConfig
+from worldsim.evaluation.stress import StressConfig, StressTest
 from worldsim.fidelity.validate import ValidateConfig
 from worldsim.files import alone_in, hash_of, hashes_of, read_sealed, refuse_foreign, sealed, write_atomically
 from worldsim.models.checkpoint import FOUND_OUT, MANIFEST, STARTS, WEIGHTS
@@ -124,7 +124,7 @@ def _do_all(config: QuickstartConfig, steps: list[Step], choices: Mapping[str, s
         print(f"{number}/{len(steps)} {step.verb}: {step.what}\n    {alone}", flush=True)
         made_from = digest(made_from, step.verb, step.config.model_dump_json())
         if isinstance(step.config, StressConfig):
-            made_from = digest(made_from, Bench(step.config).definition())
+            made_from = digest(made_from, StressTest(step.config).definition())
         record = config.out / "steps" / f"{step.verb}.json"
         took = _finished(record, made_from, step.makes, config.out)
         told = took is None
@@ -191,7 +191,7 @@ def _check_names(config: QuickstartConfig) -> None:
     made_here = {"ppo"} if config.ppo.steps else set()
     stress = config.stress.model_copy(update={"agents": agents and [a for a in agents if a not in made_here]})
     if agents is None or stress.agents:
-        Bench(StressConfig(env=config.env, world=config.out / "world", **stress.model_dump())).check_names()
+        StressTest(StressConfig(env=config.env, world=config.out / "world", **stress.model_dump())).check_names()
 
 
 def _finished(record: Path, made_from: str, makes: tuple[Path, ...], out: Path) -> float | None:

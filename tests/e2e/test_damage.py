@@ -9,7 +9,7 @@ import pytest
 
 import worldsim
 from worldsim.cli import main
-from worldsim.files import hash_of
+from worldsim.files import hash_of, sealed
 
 FILES = (
     "rollouts/provenance.json",
@@ -95,7 +95,10 @@ def test_a_digit_of_a_cell_changes_no_report(finished: Path, tmp_path: Path) -> 
     assert json.loads((out / "report.json").read_text())["results"] == before
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"kind": "fidelity"}', "\x00"])
+OLDER = json.dumps(sealed({"kind": "fidelity", "loop_closure": {"closed": 0.9}}))  # of before format 2
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"kind": "fidelity"}', "\x00", OLDER])
 def test_a_damaged_certificate_stops_neither_the_world_nor_validate(
     text: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,13 +15,13 @@ from tests.evaluation.conftest import small
 from tests.faults.strategies import observation_spaces
 from worldsim.agents import RandomAgent
 from worldsim.envs.make import EnvConfig
-from worldsim.evaluation.runs import Yardstick, run_episode
+from worldsim.evaluation.runs import SuccessCriteria, run_episode
 from worldsim.evaluation.stress import stress
 from worldsim.faults import MissingData
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.wrappers import InjectFaults
 
-UNJUDGED = Yardstick(None, None)
+UNJUDGED = SuccessCriteria(None, None)
 
 
 class Fixed:
@@ -96,8 +96,8 @@ CALL = spaces.Dict(tool=spaces.Discrete(2), amount=spaces.Box(0, 9, (), np.float
     ],
 )
 def test_a_malformed_action_is_the_agents_crash(space: gym.Space[Any], action: Any) -> None:
-    told = crash(space, action)
-    assert told is not None and "Error: " in told and "\n" not in told
+    message = crash(space, action)
+    assert message is not None and "Error: " in message and "\n" not in message
 
 
 @given(space=observation_spaces(), seed=st.integers(0, 99))
@@ -117,8 +117,8 @@ def test_nan_is_a_crash_in_the_report_and_the_run_goes_on(tmp_path: Path) -> Non
     report = stress(small(tmp_path, env=env, agents=agents, episodes=2, worst=0), progress=False)
     crashes = {row["agent"]: row["crashes"] for row in report.results}
     assert crashes == {agents[0]: 2, "random": 0}
-    told = next(row["crash_example"] for row in report.results if row["crashes"])
-    assert told == "ValueError: the action array([nan], dtype=float32) is not in Box(-2.0, 2.0, (1,), float32)"
+    message = next(row["crash_example"] for row in report.results if row["crashes"])
+    assert message == "ValueError: the action array([nan], dtype=float32) is not in Box(-2.0, 2.0, (1,), float32)"
     assert all(np.isfinite(row["return_mean"]) for row in report.results)
 
 

@@ -7,8 +7,8 @@ from tests.envs.others import LENGTH, NewArrays, OneArray, Walk, other
 from worldsim.agents import RandomAgent
 from worldsim.envs.make import EnvConfig
 from worldsim.errors import EnvError
-from worldsim.evaluation.runs import Yardstick, first_observations, run_episode
-from worldsim.evaluation.stress import Bench, StressConfig
+from worldsim.evaluation.runs import SuccessCriteria, first_observations, run_episode
+from worldsim.evaluation.stress import StressConfig, StressTest
 
 SEEDS = [3, 4, 5]
 
@@ -21,7 +21,7 @@ def test_every_seed_has_its_own_start():
 
 def test_the_starts_of_a_stress_test_are_those_of_its_seeds(tmp_path):
     config = StressConfig(env=EnvConfig(id=other("OneArray")), where=["real"], episodes=4, out=tmp_path)
-    starts, alone = Bench(config).starts, NewArrays()
+    starts, alone = StressTest(config).starts, NewArrays()
     for seed in config.seeds():
         assert np.array_equal(starts[seed]["state"], alone.reset(seed=seed)[0]["state"])
 
@@ -29,7 +29,7 @@ def test_the_starts_of_a_stress_test_are_those_of_its_seeds(tmp_path):
 def test_a_trace_tells_the_reply_of_each_step():
     env = OneArray()
     agent = RandomAgent(env.observation_space, env.action_space)
-    episode = run_episode(agent, env, 3, Yardstick(None, None), trace=True)
+    episode = run_episode(agent, env, 3, SuccessCriteria(None, None), trace=True)
     assert [row["reply"]["step"] for row in episode.trace] == list(range(1, LENGTH + 1))
 
 
@@ -43,7 +43,7 @@ class NamesAlike(Walk):
 def test_infos_that_only_share_a_name_are_not_counted():
     env = NamesAlike()
     agent = RandomAgent(env.observation_space, env.action_space)
-    result = run_episode(agent, env, 3, Yardstick(None, None)).result
+    result = run_episode(agent, env, 3, SuccessCriteria(None, None)).result
     assert (result.violations_counted, result.trust_mean, result.steps) == (None, None, LENGTH)
 
 

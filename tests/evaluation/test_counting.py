@@ -8,7 +8,7 @@ import yaml
 
 from worldsim.agents import make_agent
 from worldsim.envs.make import EnvConfig, make_env
-from worldsim.evaluation.runs import Episode, Yardstick, fault_kinds, request_lost, run_episode
+from worldsim.evaluation.runs import Episode, SuccessCriteria, fault_kinds, request_lost, run_episode
 from worldsim.faults import Record
 from worldsim.wrappers import InjectFaults
 
@@ -19,8 +19,8 @@ def shifts(agent: str, faults: list[dict[str, Any]], count: int = 25) -> list[Ep
     """Shifts at the refund desk, whose database counts violations by itself."""
     env = InjectFaults(make_env(DESK), faults, seed=5)
     made = make_agent(agent, env.observation_space, env.action_space, DESK.agents)
-    yardstick = Yardstick(DESK.success_return, DESK.violation_reward)
-    return [run_episode(made, env, seed, yardstick, trace=True) for seed in range(count)]
+    criteria = SuccessCriteria(DESK.success_return, DESK.violation_reward)
+    return [run_episode(made, env, seed, criteria, trace=True) for seed in range(count)]
 
 
 TWICE = {"kind": "duplicate_execution", "severity": 1.0, "rate": 1.0}

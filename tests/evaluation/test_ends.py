@@ -14,14 +14,13 @@ from tests.evaluation.conftest import small
 from tests.simulator.stub_world import StubWorld
 from worldsim.agents import RandomAgent
 from worldsim.envs.make import EnvConfig
-from worldsim.evaluation.lockstep import in_lockstep
-from worldsim.evaluation.runs import MOST_CALLS, Episode, Yardstick, run_episode
+from worldsim.evaluation.lockstep import Advance, LockstepEnv, in_lockstep
+from worldsim.evaluation.runs import MOST_CALLS, Episode, SuccessCriteria, run_episode
 from worldsim.evaluation.stress import stress
 from worldsim.faults import QuotaExceeded, Unavailable
-from worldsim.simulator import WorldEnv
 from worldsim.wrappers import InjectFaults
 
-UNJUDGED = Yardstick(None, None)
+UNJUDGED = SuccessCriteria(None, None)
 
 
 class Endless(gym.Env[Any, Any]):
@@ -63,25 +62,27 @@ def test_refused_calls_count_towards_the_environments_own_limit(refusing: str, t
         assert report.data["endless"] == []
 
 
-def test_an_episode_without_any_limit_is_cut_and_told_of(refusing: str, tmp_path: Path) -> None:
+def test_an_episode_without_any_limit_is_cut_and_reported(refusing: str, tmp_path: Path) -> None:
     settings = {"agents": ["random"], "faults": [refusing], "severities": [1.0], "episodes": 1, "worst": 0}
     env = EnvConfig(id=ENDLESS)
     report = stress(small(tmp_path / "none", env=env, **settings), progress=False)
     assert [row["steps_mean"] for row in report.results] == [MOST_CALLS, MOST_CALLS]
     assert [row["return_mean"] for row in report.results] == [MOST_CALLS, 0.0]
-    (told,) = [warning for warning in report.data["warnings"] if "cut after" in warning]
-    assert "10,000 calls" in told and "under refusing 1" in told and "max_steps=" in told
+    (warning,) = [each for each in report.data["warnings"] if "cut after" in each]
+    assert "10,000 calls" in warning and "under refusing 1" in warning and "max_steps=" in warning
     report = stress(small(tmp_path / "said", env=env, max_steps=30, **settings), progress=False)
     assert [row["steps_mean"] for row in report.results] == [30, 30]
     assert not any("cut after" in warning for warning in report.data["warnings"])
 
 
 def test_episodes_in_lockstep_end_though_none_of_their_calls_arrives() -> None:
-    def program(seed: int, world: Any) -> Episode:
-        env = InjectFaults(WorldEnv(world), QuotaExceeded(severity=1.0), seed=0)
+    world = StubWorld()
+
+    def program(seed: int, step: Advance) -> Episode:
+        env = InjectFaults(LockstepEnv(world, step), QuotaExceeded(severity=1.0), seed=0)
         return run_episode(RandomAgent(env.observation_space, env.action_space), env, seed, UNJUDGED, max_steps=70)
 
-    episodes = in_lockstep(StubWorld(), [partial(program, seed) for seed in range(3)])
+    episodes = in_lockstep(world, [partial(program, seed) for seed in range(3)])
     assert [episode.result.steps for episode in episodes] == [70, 70, 70]
     assert all(episode.result.truncated and not episode.result.terminated for episode in episodes)
 

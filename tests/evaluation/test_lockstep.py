@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.simulator.stub_world import StubWorld
-from worldsim.evaluation.lockstep import in_lockstep
+from worldsim.evaluation.lockstep import LockstepEnv, in_lockstep
 from worldsim.simulator.env import WorldEnv
 from worldsim.spaces import flatten
 
@@ -27,11 +27,11 @@ def shown(env: WorldEnv, observation: Any) -> dict[str, Any]:
     return {name: array.tolist() for name, array in flatten(env.observation_space, observation).items()}
 
 
-def episode(seed: int):  # type: ignore[no-untyped-def]
+def episode(world: StubWorld, seed: int):  # type: ignore[no-untyped-def]
     """A program that plays one episode."""
 
-    def play(world: Any) -> list[Any]:
-        env = WorldEnv(world)
+    def play(step: Any) -> list[Any]:
+        env = LockstepEnv(world, step)
         seen: list[Any] = [shown(env, env.reset(seed=seed)[0])]
         ended = False
         while not ended:
@@ -45,8 +45,9 @@ def episode(seed: int):  # type: ignore[no-untyped-def]
 
 def test_the_same_as_alone_in_one_batch_a_step() -> None:
     world = Counting(ending=0.2)
-    together = in_lockstep(world, [episode(seed) for seed in range(9)])
-    assert together == [episode(seed)(StubWorld(ending=0.2)) for seed in range(9)]
+    together = in_lockstep(world, [episode(world, seed) for seed in range(9)])
+    alone = StubWorld(ending=0.2)
+    assert together == [episode(alone, seed)(alone.step) for seed in range(9)]
     lengths = np.array([len(seen) - 1 for seen in together])
     assert len(set(lengths)) > 2
     assert world.sizes == [int((lengths > step).sum()) for step in range(lengths.max())]
@@ -56,13 +57,13 @@ def test_only_one_program_runs_at_a_time() -> None:
     running: list[int] = []
 
     def program(number: int):  # type: ignore[no-untyped-def]
-        def run(world: Any) -> int:
-            state = world.start(1, number)
+        def run(step: Any) -> int:
+            state = StubWorld().start(1, number)
             for _ in range(4):
                 running.append(number)
                 assert running.count(number) == 1
                 running.remove(number)
-                state, _ = world.step(state, {"value": np.zeros((1, 1), np.int64)})
+                state, _ = step(state, {"value": np.zeros((1, 1), np.int64)})
             return number
 
         return run
@@ -75,16 +76,16 @@ def test_only_one_program_runs_at_a_time() -> None:
 def test_an_error_ends_all(error: BaseException) -> None:
     closed = []
 
-    def patient(world: Any) -> None:
-        state = world.start(1)
+    def patient(step: Any) -> None:
+        state = StubWorld().start(1)
         try:
             while True:
-                state, _ = world.step(state, {"value": np.zeros((1, 1), np.int64)})
+                state, _ = step(state, {"value": np.zeros((1, 1), np.int64)})
         finally:
             closed.append(True)
 
-    def hasty(world: Any) -> None:
-        world.step(world.start(1), {"value": np.zeros((1, 1), np.int64)})
+    def hasty(step: Any) -> None:
+        step(StubWorld().start(1), {"value": np.zeros((1, 1), np.int64)})
         raise error
 
     with pytest.raises(type(error)):

@@ -44,9 +44,9 @@ def test_a_plan_and_an_agent_with_strange_names_on_all_that_is_shown(
     config = small(tmp_path / "out", env=env, agents=[STRANGE], faults=faults, severities=[1.0], episodes=3)
     monkeypatch.setattr("worldsim.evaluation.stress.Bar", partial(Bar, every_s=0.0))
     report = stress(config, progress=True)
-    told = capsys.readouterr().err
-    assert SHOWN in told
-    assert "\x1b[31m" not in told
+    printed_text = capsys.readouterr().err
+    assert SHOWN in printed_text
+    assert "\x1b[31m" not in printed_text
     terminal = Terminal(file=io.StringIO(), width=400, force_terminal=True, color_system=None)
     terminal.print(report.table())
     printed = terminal.file.getvalue()  # type: ignore[attr-defined]
@@ -91,15 +91,15 @@ def test_errors_and_notes_on_the_command_line_command_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["stress", "where=[real]", "env=CartPole-v1", "agents=[random]", "faults=[missing\x1b[31m.yaml]"]) == 2
-    told = capsys.readouterr().err
-    assert "\x1b" not in told and told.count("\n") == 1
+    printed_text = capsys.readouterr().err
+    assert "\x1b" not in printed_text and printed_text.count("\n") == 1
     monkeypatch.setenv("COLUMNS", "300")
     call = '{"tool": "[b]x[/i]\\u001b[31m", "latency_s": %s, "ok": true}\n'
     calls = "".join(call % (0.1 + number / 100) for number in range(40))
     Path("traces.jsonl").write_text(calls + (call % 0.1).replace("[b]x", "[i]few"))
     assert main(["faults", "fit", "traces=traces.jsonl", "out=plan.yaml"]) == 0
-    told = capsys.readouterr().out
-    assert "\x1b" not in told and r"[b]x[/i]\x1b[31m" in told and "left out" in told
+    printed_text = capsys.readouterr().out
+    assert "\x1b" not in printed_text and r"[b]x[/i]\x1b[31m" in printed_text and "left out" in printed_text
 
 
 def test_what_is_said_besides_is_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:

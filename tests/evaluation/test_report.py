@@ -1,4 +1,4 @@
-"""The report: one page that fetches nothing and shows the figures of report.json, and words that follow from them."""
+"""The report: one page that fetches nothing, shows the figures of report.json, and sentences that follow from them."""
 
 import copy
 import html
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from worldsim.evaluation import plots, words
+from worldsim.evaluation import narrative, plots
 from worldsim.evaluation.animations import animate
 from worldsim.evaluation.report import Report, certificate_view
 
@@ -112,12 +112,12 @@ def printed(report: Report, width: int) -> str:
 def test_the_terminal_shows_the_same_figures_whole_at_any_width(report: Report, width: int) -> None:
     text = printed(report, width)
     for row in report.results:
-        mean, interval = words.figure(row["return_mean"]), words.bounds(row["return_mean_interval"])
+        mean, interval = narrative.figure(row["return_mean"]), narrative.bounds(row["return_mean_interval"])
         assert interval and mean in text and interval in text
         assert width < 80 or f"{mean} {interval}" in text
     assert max(map(len, text.splitlines())) <= width
     flat = " ".join(text.replace("\n-", "").split())
-    assert all(" ".join(told.split()) in flat for told in report.data["verdict"] + report.data["warnings"])
+    assert all(" ".join(text.split()) in flat for text in report.data["verdict"] + report.data["warnings"])
 
 
 def test_long_names_are_folded_and_figures_never(report: Report) -> None:
@@ -126,15 +126,15 @@ def test_long_names_are_folded_and_figures_never(report: Report) -> None:
         row["agent"] = "a_package.with_agents:" + row["agent"]
     text = printed(Report(data, report.replays), 80)
     assert max(map(len, text.splitlines())) <= 80
-    assert all(words.bounds(row["return_mean_interval"]) in text for row in data["results"])
+    assert all(narrative.bounds(row["return_mean_interval"]) in text for row in data["results"])
 
 
-def test_a_fault_that_never_fired_is_told(report: Report) -> None:
+def test_a_fault_that_never_fired_is_reported(report: Report) -> None:
     data = copy.deepcopy(report.data)
     row = data["results"][-1]
     row["episodes_with_faults"], row["faults_fired"] = 0, 0.0
-    (sentence,) = words.never_fired(data["results"])
-    assert sentence in words.warnings(data)
+    (sentence,) = narrative.never_fired(data["results"])
+    assert sentence in narrative.warnings(data)
     assert row["agent"] in sentence and row["fault"] in sentence and "never fired" in sentence
     assert sentence in Report(data, report.replays).html()
 
@@ -143,11 +143,11 @@ def test_the_page_says_beside_the_dashes_why_nothing_was_judged(report: Report) 
     data = copy.deepcopy(report.data)
     for row in data["results"]:
         row |= {"success_rate": None, "violations_mean": None}
-    told = html.unescape(Report(data, report.replays).html())
-    results = told[told.index("<h2>Results</h2>") : told.index('<table id="results">')]
-    assert len(words.unjudged(data["results"])) == 2 and not words.unjudged(report.data["results"])
-    for sentence in words.unjudged(data["results"]):
-        assert sentence in results and sentence in words.warnings(data)
+    text = html.unescape(Report(data, report.replays).html())
+    results = text[text.index("<h2>Results</h2>") : text.index('<table id="results">')]
+    assert len(narrative.unjudged(data["results"])) == 2 and not narrative.unjudged(report.data["results"])
+    for sentence in narrative.unjudged(data["results"]):
+        assert sentence in results and sentence in narrative.warnings(data)
     assert "A dash stands for what was not judged" in results
 
 
@@ -182,10 +182,10 @@ def test_a_share_is_drawn_between_nothing_and_all() -> None:
     "value, shown", [(1.005, "1.00"), (-0.001, "0.00"), (-2.5, "−2.50"), (None, "–"), (0.0, "0.00")]
 )
 def test_figures(value: float | None, shown: str) -> None:
-    assert words.figure(value) == shown
+    assert narrative.figure(value) == shown
 
 
 def test_differences_show_their_sign() -> None:
-    assert [words.signed(v) for v in (0.5, -0.5, 0.001, -0.001)] == ["+0.50", "−0.50", "0.00", "0.00"]
-    assert words.order({"b": 1.5, "a": 1.5, "c": 3.0}) == "a = b > c"
-    assert words.bounds([None, 1.0]) == words.bounds(None) == ""
+    assert [narrative.signed(v) for v in (0.5, -0.5, 0.001, -0.001)] == ["+0.50", "−0.50", "0.00", "0.00"]
+    assert narrative.order({"b": 1.5, "a": 1.5, "c": 3.0}) == "a = b > c"
+    assert narrative.bounds([None, 1.0]) == narrative.bounds(None) == ""

@@ -12,8 +12,8 @@ from tests.evaluation.conftest import CARTPOLE, small
 from worldsim.errors import WorldsimError
 from worldsim.evaluation import runs
 from worldsim.evaluation.report import Report
-from worldsim.evaluation.runs import Yardstick, run_cell
-from worldsim.evaluation.stress import Bench, StressConfig, stress
+from worldsim.evaluation.runs import SuccessCriteria, run_episode
+from worldsim.evaluation.stress import StressConfig, StressTest, stress
 from worldsim.faults import Plan
 
 
@@ -91,15 +91,15 @@ def test_two_runs_give_the_same_bytes(report: Report, out: Path, tmp_path: Path)
 
 
 def test_an_interrupted_run_goes_on(report: Report, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran, episode = [], runs.run_episode
+    ran = []
 
-    def stops_once(agent, env, seed, *rest):  # type: ignore[no-untyped-def]
+    def stops_once(agent, env, seed, *rest, **kept):  # type: ignore[no-untyped-def]
         ran.append(seed)
         if len(ran) == 21:
             raise KeyboardInterrupt
-        return episode(agent, env, seed, *rest)
+        return run_episode(agent, env, seed, *rest, **kept)
 
-    monkeypatch.setattr(runs, "run_episode", stops_once)
+    monkeypatch.setattr("worldsim.evaluation.stress.run_episode", stops_once)
     with pytest.raises(KeyboardInterrupt):
         stress(small(tmp_path, worst=0), progress=False)
     cells = sorted((tmp_path / "cells").iterdir())
@@ -117,11 +117,11 @@ def test_an_interrupted_run_goes_on(report: Report, out: Path, tmp_path: Path, m
 
 
 def test_cells_are_run_again_when_anything_changes(tmp_path: Path) -> None:
-    cell = Bench(small(tmp_path)).cells[-1]
+    cell = StressTest(small(tmp_path)).cells[-1]
 
     def path(**changes):  # type: ignore[no-untyped-def]
-        bench = Bench(small(tmp_path, **changes))
-        return bench.store.path(cell, bench._defined_by(cell))
+        test = StressTest(small(tmp_path, **changes))
+        return test.store.path(cell, test._defined_by(cell))
 
     assert path() == path(worst=7) == path(confidence=0.9)
     changed = [path(seed=1), path(episodes=7), path(max_steps=9), path(env=CARTPOLE.model_copy(update={"resize": 8}))]
@@ -167,30 +167,28 @@ def test_an_agent_has_a_reply_without_faults_and_an_action_that_there_is_none_of
 
 
 def test_max_steps_cuts_in_any_environment(tmp_path: Path) -> None:
-    bench = Bench(small(tmp_path, max_steps=5))
-    episodes = bench.run(bench.cells[0])
+    test = StressTest(small(tmp_path, max_steps=5))
+    episodes = test.run(test.cells[0])
     assert {episode.result.steps for episode in episodes} == {5}
     assert all(episode.result.truncated and not episode.result.terminated for episode in episodes)
 
 
-def test_violations_and_success_follow_the_yardstick(tmp_path: Path) -> None:
-    bench = Bench(small(tmp_path, env=CARTPOLE.model_copy(update={"violation_reward": 0.0})))
-    cell = next(cell for cell in bench.cells if cell.agent == "push")
+def test_violations_and_success_follow_the_criteria(tmp_path: Path) -> None:
+    test = StressTest(small(tmp_path, env=CARTPOLE.model_copy(update={"violation_reward": 0.0})))
+    cell = next(cell for cell in test.cells if cell.agent == "push")
 
-    def measure(yardstick: Yardstick) -> runs.EpisodeResult:
+    def measure(criteria: SuccessCriteria) -> runs.EpisodeResult:
         from tests.evaluation.agents import Push
 
-        def make_agent(env):  # type: ignore[no-untyped-def]
-            return Push(env.observation_space, env.action_space)
+        env = test.make_env(cell)
+        return run_episode(Push(env.observation_space, env.action_space), env, test.seeds[0], criteria).result
 
-        return run_cell(make_agent, lambda: bench.make_env(cell), bench.seeds[:1], yardstick)[0].result
-
-    every = measure(Yardstick(success_return=1.0, violation_reward=1.0))
+    every = measure(SuccessCriteria(success_return=1.0, violation_reward=1.0))
     assert every.success is True and every.violations == every.steps
-    slow = bench.run(next(cell for cell in bench.cells if cell.agent == "push" and cell.severity == 1.0))
+    slow = test.run(next(cell for cell in test.cells if cell.agent == "push" and cell.severity == 1.0))
     lost = sum(episode.result.faults.get("timeout, request lost", 0) for episode in slow)
     assert lost > 0 and sum(episode.result.violations or 0 for episode in slow) == 0
-    none = measure(Yardstick(None, None))
+    none = measure(SuccessCriteria(None, None))
     assert none.success is None and none.violations is None
 
 

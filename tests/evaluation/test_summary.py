@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from worldsim.evaluation import words
+from worldsim.evaluation import narrative
 from worldsim.evaluation.cells import Cell
 from worldsim.evaluation.runs import EpisodeResult
 from worldsim.evaluation.summary import Summary
@@ -84,8 +84,8 @@ def test_differences_within_chance_are_ties_by_intervals() -> None:
 def test_pairs_gaps_and_effects(data: dict) -> None:
     effect = {(r["agent"], r["where"]): r for r in data["comparisons"]["faults"]}
     assert effect["a", "real"]["return"]["mean"] == pytest.approx(-7.0)
-    assert effect["a", "real"]["return"]["told_apart"] == -1
-    assert effect["a", "world"]["return"] == {"mean": 0.0, "interval": [0.0, 0.0], "told_apart": 0}
+    assert effect["a", "real"]["return"]["sign"] == -1
+    assert effect["a", "world"]["return"] == {"mean": 0.0, "interval": [0.0, 0.0], "sign": 0}
     assert effect["a", "real"]["violations"]["mean"] == 1.0
     assert effect["a", "real"]["success"]["mean"] == -1.0
     gap = {(r["agent"], r["fault"]): r["return"]["mean"] for r in data["comparisons"]["worlds"]}
@@ -100,13 +100,13 @@ def test_figures_do_not_depend_on_other_cells(outcomes: dict[Cell, list[EpisodeR
 
 
 def test_the_verdict_says_what_the_figures_say(data: dict) -> None:
-    best, costliest, belief = words.verdict(data)
+    best, costliest, belief = narrative.verdict(data)
     assert best.startswith("Without faults a does best in the real environment, with a mean return of 9.01 [")
     assert "c does worst, with a mean return of 2.01" in best
     assert "slow_api at severity 0.5: it takes 7.00 of return from a" in costliest
-    assert costliest.endswith("adds 1.00 violations an episode; b and c lose nothing that can be told from chance.")
+    assert costliest.endswith("adds 1.00 violations an episode; b and c lose no more than chance explains.")
     assert "as the real environment does in 1 of 2 conditions" in belief
-    assert "the same pairs apart in 1, and puts 1 pair of agents clearly the other way round" in belief
+    assert "differ by more than chance are the same in 1 of them, and 1 pair is in clearly opposite order" in belief
     assert "at most by 7.00 (a, slow_api 0.5)" in belief
 
 
@@ -115,40 +115,40 @@ def test_differences_that_the_world_does_not_show_are_counted(outcomes: dict[Cel
     pairs = Summary(blurred, seed=0).agent_pairs()
     data = {"results": [], "ranking": [], "comparisons": {"faults": [], "agents": pairs, "worlds": []}}
     # Clean all three pairs differ; under the fault a and c are level.
-    assert "Of 5 pairs of agents that the real environment tells apart, the World sees no difference in 5." in (
-        words._about_worlds(data)
+    assert "Of 5 clear differences between two agents in the real environment, the World misses 5." in (
+        narrative._about_worlds(data)
     )
 
 
 def test_warnings_name_where_the_world_misleads(data: dict) -> None:
-    warnings = words.warnings(data)
+    warnings = narrative.warnings(data)
     assert any("puts in the opposite order: a and b (slow_api 0.5)." in warning for warning in warnings)
-    assert any("In 1 of 6 cells the World's mean return differs" in warning for warning in warnings)
-    assert any("mean trust below 0.5" in warning and "0.30" in warning for warning in warnings)
+    assert any("In 1 of 6 cases the World's mean return differs" in warning for warning in warnings)
+    assert any("mean trust is below 0.5" in warning and "0.30" in warning for warning in warnings)
 
 
-def test_what_is_alike_is_told_once(data: dict) -> None:
+def test_what_is_alike_is_said_once(data: dict) -> None:
     against = {"contradictions": [["a", "b"], ["b", "c"]]}
     ranking = [{"fault": "slow_api", "severity": s, "by_intervals": against} for s in (0.25, 0.5)]
-    (told,) = words._contradictions(ranking)
-    assert told.endswith("a and b (slow_api 0.25, slow_api 0.5); b and c (slow_api 0.25, slow_api 0.5).")
+    (sentence,) = narrative._contradictions(ranking)
+    assert sentence.endswith("a and b (slow_api 0.25, slow_api 0.5); b and c (slow_api 0.25, slow_api 0.5).")
     quiet = [row | {"episodes_with_faults": 0} for row in data["results"] if row["fault"] != "none"]
-    assert [told.partition(":")[0] for told in words.never_fired(quiet)] == [
+    assert [sentence.partition(":")[0] for sentence in narrative.never_fired(quiet)] == [
         "slow_api at severity 0.5 never fired for a, b and c in the real environment",
         "slow_api at severity 0.5 never fired for a, b and c in the World",
     ]
 
 
-def test_crashes_and_unjudged_measures_are_told(outcomes: dict[Cell, list[EpisodeResult]]) -> None:
+def test_crashes_and_unjudged_measures_are_reported(outcomes: dict[Cell, list[EpisodeResult]]) -> None:
     cell = Cell("a", "none", 0.0, "real")
     unjudged = [replace(e, success=None, violations=None, crash="ValueError: no") for e in outcomes[cell]]
     (row,) = Summary({cell: unjudged}, seed=0).results()
     assert row["success_rate"] is None and row["violations_mean_interval"] is None and row["crashes"] == 8
     data = {"results": [row], "ranking": [], "comparisons": {"faults": [], "agents": [], "worlds": []}}
-    warnings = " ".join(words.warnings(data))
+    warnings = " ".join(narrative.warnings(data))
     for part in ("success_return", "violation_reward", "a crashed in 8 of 8 episodes", "ValueError: no"):
         assert part in warnings
-    crashed, best, *_ = words.verdict(data)
+    crashed, best, *_ = narrative.verdict(data)
     assert crashed.startswith("a crashed, in 8 of 8 episodes, all of theirs (ValueError: no)")
     assert best.startswith("Without faults a reaches a mean return of 9.01")
 

@@ -10,7 +10,7 @@ from tests.evaluation.conftest import small
 from tests.simulator.stub_world import StubWorld
 from worldsim.errors import SpaceMismatchError
 from worldsim.evaluation.cells import Cell
-from worldsim.evaluation.stress import Bench, StressConfig, stress
+from worldsim.evaluation.stress import StressConfig, StressTest, stress
 from worldsim.spaces import flatten
 
 BOTH = {"where": ["real", "world"], "faults": ["missing_data"], "severities": [1.0], "agents": ["balance", "push"]}
@@ -28,15 +28,15 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StressConfig:
 
 
 def test_the_world_starts_where_the_real_environment_does(config: StressConfig) -> None:
-    bench = Bench(config)
-    env = bench.make_env(Cell("push", "none", 0.0, "world"))
-    assert bench.starts is not None
+    test = StressTest(config)
+    env = test.make_env(Cell("push", "none", 0.0, "world"))
+    assert test.starts is not None
     for seed in config.seeds()[:2]:
         real = gym.make("CartPole-v1").reset(seed=seed)[0]
-        assert np.array_equal(bench.starts[seed], real)
-        started = env.reset(seed=seed, options={"observation": bench.starts[seed]})[0]
+        assert np.array_equal(test.starts[seed], real)
+        started = env.reset(seed=seed, options={"observation": test.starts[seed]})[0]
         assert np.array_equal(flatten(env.observation_space, started)["value"], real)
-    recorded = Bench(config.model_copy(update={"starts": "recorded"}))
+    recorded = StressTest(config.model_copy(update={"starts": "recorded"}))
     assert recorded.starts is None
 
 
@@ -61,10 +61,10 @@ def test_both_worlds_side_by_side(config: StressConfig) -> None:
 
 def test_a_changed_world_is_run_again(config: StressConfig) -> None:
     def paths() -> list[Path]:
-        bench = Bench(config)
-        return [bench.store.path(cell, bench._defined_by(cell)) for cell in bench.cells]
+        test = StressTest(config)
+        return [test.store.path(cell, test._defined_by(cell)) for cell in test.cells]
 
-    before, cells = paths(), Bench(config).cells
+    before, cells = paths(), StressTest(config).cells
     assert config.world is not None
     (config.world / "fidelity.json").write_text('{"horizons": [1]}')
     assert paths() == before, "a certificate changes no figure"

@@ -8,18 +8,18 @@ from torchmetrics.functional.classification import binary_auroc, binary_calibrat
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from worldsim.fidelity.heads import end_temperature, reward_temperature
-from worldsim.fidelity.loops import revisited
 from worldsim.fidelity.measures import (
-    Sum,
+    WeightedSum,
     auroc,
     calibration_error,
     changed_error,
-    decibels,
     detection,
+    psnr,
     reliability,
     squared_error,
     trust_curve,
 )
+from worldsim.fidelity.revisits import revisited
 from worldsim.fidelity.similarity import SCALES, scales_of, similarity
 from worldsim.models.heads import RewardHead
 
@@ -90,8 +90,8 @@ def test_psnr_by_hand() -> None:
     black, grey = np.zeros((2, 1, 8, 8, 3), np.uint8), np.full((2, 1, 8, 8, 3), 51, np.uint8)
     error = squared_error(black, grey)
     assert error == pytest.approx(np.full((2, 1), 0.04))
-    assert decibels(Sum.of(error, np.array([[1], [0]])).mean()) == pytest.approx([-10 * np.log10(0.04)])
-    assert decibels(Sum.of(np.zeros((1, 2)), np.array([[True, False]])).mean()) == [pytest.approx(100), None]
+    assert psnr(WeightedSum.of(error, np.array([[1], [0]])).mean()) == pytest.approx([-10 * np.log10(0.04)])
+    assert psnr(WeightedSum.of(np.zeros((1, 2)), np.array([[True, False]])).mean()) == [pytest.approx(100), None]
 
 
 def test_changed_pixels_are_those_that_differ_in_any_channel() -> None:
@@ -100,52 +100,52 @@ def test_changed_pixels_are_those_that_differ_in_any_channel() -> None:
     guess[0, 0, 5, 5] = 200  # wrong elsewhere: does not count
     error, count = changed_error(guess, now, before)
     assert error.tolist() == [[1.0]] and count.tolist() == [[3]]
-    assert decibels(Sum.of(error / count, count).mean()) == pytest.approx([10 * np.log10(3)])
+    assert psnr(WeightedSum.of(error / count, count).mean()) == pytest.approx([10 * np.log10(3)])
 
 
 def test_detection_by_hand() -> None:
-    said, came = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 0, 1, 1], bool)
-    assert detection(said, came) == pytest.approx((2 / 3, 2 / 3, 2 / 3, 3, 3))
-    assert detection(~said & False, came) == (None, 0, 0, 3, 0)
-    assert detection(said, ~came & False) == (None, None, None, 0, 3)  # nothing is done neither well
-    assert detection(~said & False, ~came & False) == (None, None, None, 0, 0)  # nor badly
+    predicted, actual = np.array([1, 1, 0, 0, 1], bool), np.array([1, 0, 0, 1, 1], bool)
+    assert detection(predicted, actual) == pytest.approx((2 / 3, 2 / 3, 2 / 3, 3, 3))
+    assert detection(~predicted & False, actual) == (None, 0, 0, 3, 0)
+    assert detection(predicted, ~actual & False) == (None, None, None, 0, 3)  # nothing is done neither well
+    assert detection(~predicted & False, ~actual & False) == (None, None, None, 0, 0)  # nor badly
 
 
 def test_auroc_and_calibration_error_are_those_of_torchmetrics() -> None:
     rng = np.random.default_rng(0)
-    said = np.round(rng.random(3000), 2)  # with ties
-    came = rng.random(3000) < said**2
-    scores, truth = torch.from_numpy(said), torch.from_numpy(came.astype(np.int64))
-    assert auroc(said, came) == pytest.approx(float(binary_auroc(scores, truth)), abs=1e-6)
+    predicted = np.round(rng.random(3000), 2)  # with ties
+    actual = rng.random(3000) < predicted**2
+    scores, truth = torch.from_numpy(predicted), torch.from_numpy(actual.astype(np.int64))
+    assert auroc(predicted, actual) == pytest.approx(float(binary_auroc(scores, truth)), abs=1e-6)
     expected = float(binary_calibration_error(scores, truth, n_bins=10))
-    assert calibration_error(reliability(said, came)) == pytest.approx(expected, abs=2e-3)  # edges of bins
-    assert auroc(said, np.ones(3000, bool)) is None
+    assert calibration_error(reliability(predicted, actual)) == pytest.approx(expected, abs=2e-3)  # edges of bins
+    assert auroc(predicted, np.ones(3000, bool)) is None
 
 
 def test_a_reliability_diagram_by_hand() -> None:
     bins = reliability(np.array([0.05, 0.05, 0.95, 1.0]), np.array([True, False, True, True]))
-    assert bins == [{"said": 0.05, "came": 0.5, "count": 2}, {"said": 0.975, "came": 1.0, "count": 2}]
+    assert bins == [{"predicted": 0.05, "observed": 0.5, "count": 2}, {"predicted": 0.975, "observed": 1.0, "count": 2}]
     assert calibration_error(bins) == pytest.approx((2 * 0.45 + 2 * 0.025) / 4)
 
 
 @pytest.mark.parametrize("true", [0.4, 1.0, 3.0])
-def test_the_temperature_of_an_end_that_is_told_too_surely_is_found(true: float) -> None:
+def test_the_temperature_of_an_overconfident_end_is_found(true: float) -> None:
     rng = np.random.default_rng(0)
-    honest = rng.normal(-1, 2, 20000)
-    ended = rng.random(20000) < 1 / (1 + np.exp(-honest))
-    assert end_temperature(honest * true, ended) == pytest.approx(true, rel=0.06)
+    calibrated = rng.normal(-1, 2, 20000)
+    ended = rng.random(20000) < 1 / (1 + np.exp(-calibrated))
+    assert end_temperature(calibrated * true, ended) == pytest.approx(true, rel=0.06)
 
 
 @pytest.mark.parametrize("true", [0.5, 2.5])
-def test_the_temperature_of_a_reward_that_is_told_too_surely_is_found(true: float) -> None:
+def test_the_temperature_of_an_overconfident_reward_is_found(true: float) -> None:
     generator = torch.Generator().manual_seed(0)
     head = RewardHead(1, 4, -1.0, 1.0, bins=9)
-    honest = torch.log_softmax(1.5 * torch.randn(8000, 9, generator=generator), -1)
-    drawn = torch.multinomial(honest.exp(), 1, generator=generator)[:, 0]
+    calibrated = torch.log_softmax(1.5 * torch.randn(8000, 9, generator=generator), -1)
+    drawn = torch.multinomial(calibrated.exp(), 1, generator=generator)[:, 0]
     bins = head.bins.double().numpy()[drawn.numpy()]
     reward = np.sign(bins) * np.expm1(np.abs(bins))
-    told = torch.log_softmax(honest * true, -1)
-    assert reward_temperature(head, told, reward) == pytest.approx(true, rel=0.06)
+    overconfident = torch.log_softmax(calibrated * true, -1)
+    assert reward_temperature(head, overconfident, reward) == pytest.approx(true, rel=0.06)
 
 
 def test_where_there_is_nothing_to_learn_from_a_temperature_stays_near_one() -> None:
@@ -155,8 +155,8 @@ def test_where_there_is_nothing_to_learn_from_a_temperature_stays_near_one() -> 
 
 def test_trust_recovers_a_falling_chance_and_never_rises() -> None:
     rng = np.random.default_rng(0)
-    doubt = rng.exponential(3, 20000)
-    places, chance = trust_curve(doubt, rng.random(20000) < np.exp(-doubt / 3))
+    entropy = rng.exponential(3, 20000)
+    places, chance = trust_curve(entropy, rng.random(20000) < np.exp(-entropy / 3))
     assert (np.diff(places) > 0).all() and (np.diff(chance) <= 0).all()
     middle = (places > 0.2) & (places < 8)
     assert chance[middle] == pytest.approx(np.exp(-places[middle] / 3), abs=0.05)
@@ -164,9 +164,9 @@ def test_trust_recovers_a_falling_chance_and_never_rises() -> None:
 
 def test_means_weigh_windows() -> None:
     values, weight = np.array([[1.0, 5.0], [4.0, 7.0]]), np.array([[1, 0], [3, 0]])
-    parts = [Sum.of(values[row : row + 1], weight[row : row + 1]) for row in (0, 1)]
+    parts = [WeightedSum.of(values[row : row + 1], weight[row : row + 1]) for row in (0, 1)]
     assert parts[0].plus(parts[1]).mean() == [pytest.approx(13 / 4), None]
-    assert Sum.of(values, weight).mean() == [pytest.approx(13 / 4), None]
+    assert WeightedSum.of(values, weight).mean() == [pytest.approx(13 / 4), None]
 
 
 def test_a_revisit_needs_a_departure() -> None:

@@ -17,11 +17,11 @@ from worldsim.cli import main
 from worldsim.envs.make import EnvConfig
 from worldsim.errors import ConfigError, DatasetError
 from worldsim.fidelity import films, one_step, open_loop
-from worldsim.fidelity.curves import blind, curves
+from worldsim.fidelity.curves import baselines, measure, to_curves
 from worldsim.fidelity.error_metric import ErrorMetric
-from worldsim.fidelity.loops import loop_closure
+from worldsim.fidelity.held_out import halves, held_out
+from worldsim.fidelity.revisits import loop_closure
 from worldsim.fidelity.table import share, worse
-from worldsim.fidelity.unseen import halves, unseen
 from worldsim.fidelity.validate import ValidateConfig, validate
 from worldsim.models.checkpoint import read_manifest, save_world
 from worldsim.rollouts.arrays import Arrays
@@ -30,6 +30,7 @@ from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.mix import Mix
 from worldsim.rollouts.sampling import split
 from worldsim.simulator.calibration import Calibration
+from worldsim.simulator.rollout import imagine
 from worldsim.simulator.world import Tick, World, WorldState
 from worldsim.training.config import TrainConfig
 from worldsim.training.loop import train
@@ -66,9 +67,9 @@ def test_writes_one_certificate_the_same_each_time(folder: Path, rollouts: Rollo
     curves_ = [*certificate["psnr_by_leaf"]["frame"].values(), *certificate["accuracy"]["count"].values()]
     assert {len(curve) for curve in curves_} == {SMALL["horizon"]}
     forced = certificate["teacher_forced"]
-    for measure in (*(key for key in certificate if key.endswith("_by_leaf")), "accuracy"):
-        assert {leaf: set(each) for leaf, each in forced[measure].items()} == {
-            leaf: {"model", "copy", "mean", "shuffled"} for leaf in certificate[measure]
+    for curve in (*(key for key in certificate if key.endswith("_by_leaf")), "accuracy"):
+        assert {leaf: set(each) for leaf, each in forced[curve].items()} == {
+            leaf: {"model", "copy", "mean", "shuffled"} for leaf in certificate[curve]
         }
 
 
@@ -77,12 +78,12 @@ def test_the_page_stands_alone(folder: Path, rollouts: Rollouts, tmp_path: Path)
     page = (tmp_path / "fidelity.html").read_text()
     assert "http" not in page.replace("http-equiv", "") and 'src="data:image/png' in page
     assert page.count("<svg") >= 3 + 2 * 3  # three diagrams of reliability, and twice the curves of the frame
-    forced = page[page.index("Always one step ahead") : page.index("Are its probabilities honest")]
+    forced = page[page.index("Always one step ahead") : page.index("Are its probabilities calibrated")]
     tables = [forced.count(f"<td>{name}</td>") for name in ("model", "copy", "mean", "shuffled", "one step")]
     assert tables == [5, 5, 5, 5, 0]  # four measures of the frame, and the count
 
 
-def test_every_transition_is_foreseen_once_from_all_that_was_before(world: World, rollouts: Rollouts) -> None:
+def test_every_transition_is_predicted_once_from_all_that_was_before(world: World, rollouts: Rollouts) -> None:
     arrays, episodes = rollouts.arrays(), np.arange(5)
     cut = one_step.pieces(world, arrays, episodes, length=4)
     behind = np.concatenate([np.arange(b + 1, min(b + 4, e) + 1) for b, e in zip(cut.begin, cut.end, strict=True)])
@@ -96,16 +97,18 @@ def test_every_transition_is_foreseen_once_from_all_that_was_before(world: World
             torch.testing.assert_close(cut.latent[name][index : index + 1], value, atol=1e-5, rtol=1e-4)
 
 
-def test_followed_pieces_tell_what_came(world: World, metric: ErrorMetric, rollouts: Rollouts) -> None:
+def test_the_predictions_of_pieces_lie_beside_the_actual_rewards_and_ends(
+    world: World, metric: ErrorMetric, rollouts: Rollouts
+) -> None:
     arrays = rollouts.arrays()
     cut = one_step.pieces(world, arrays, np.arange(5), length=4)
     reported = np.arange(len(cut.begin)) % 2 == 0
     others, rng = np.arange(arrays.rows), np.random.default_rng(0)
-    found = one_step.follow(world, arrays, cut, reported, 4, metric, others, rng)
+    found = one_step.predict(world, arrays, cut, reported, 4, metric, others, rng)
     inside = slice(0, arrays.start[5])
-    assert found.foreseen.ended.sum() == arrays.terminated[inside].sum()
-    assert found.foreseen.actual_reward.sum() == arrays.reward[inside].sum()
-    assert sum(found.counts) == found.foreseen.reported.sum() < len(found.foreseen.ended)
+    assert found.heads.ended.sum() == arrays.terminated[inside].sum()
+    assert found.heads.actual_reward.sum() == arrays.reward[inside].sum()
+    assert sum(found.counts) == found.heads.reported.sum() < len(found.heads.ended)
 
 
 def test_one_step_stands_beside_the_row_before_the_mean_and_the_actions_of_others(
@@ -124,7 +127,7 @@ def test_one_step_stands_beside_the_row_before_the_mean_and_the_actions_of_other
     monkeypatch.setattr(world, "foresee", watched)
     others = one_step.exchanged(arrays, np.arange(6), np.random.default_rng(1))
     generator = np.random.default_rng(0)
-    found = one_step.follow(world, arrays, cut, reported, length, metric, others, generator).curves()
+    found = one_step.predict(world, arrays, cut, reported, length, metric, others, generator).curves()
     frame, count = arrays.observation["frame"].astype(float), arrays.observation["count"]
     for step in range(1, length + 1):
         rows = cut.begin[reported] + step
@@ -145,8 +148,8 @@ def test_a_perfect_prediction_is_perfect_and_copying_what_stays(metric: ErrorMet
     arrays = rollouts.arrays()
     actual = {name: rows[:12].reshape(2, 6, *rows.shape[1:]) for name, rows in arrays.observation.items()}
     before = {name: rows[:, :1] for name, rows in actual.items()}
-    shown = {"perfect": actual, **blind(metric, before, actual)}
-    found = curves(metric, actual, before, shown, np.ones((2, 6), bool))
+    predictors = {"perfect": actual, **baselines(metric, before, actual)}
+    found = to_curves(measure(metric, actual, before, predictors, np.ones((2, 6), bool)))
     assert found["psnr"]["frame"]["perfect"] == pytest.approx([100] * 6)
     assert found["psnr"]["frame"]["copy"][0] == pytest.approx(100)  # the first row is what is copied
     assert found["psnr_changed"]["frame"]["copy"][0] is None  # where nothing has changed yet
@@ -160,35 +163,35 @@ def test_a_world_that_is_deaf_to_actions_cannot_be_controlled(
     episodes = np.arange(rollouts.episodes)
     model, arrays = world.model, rollouts.arrays()
     model.act.forward = lambda actions: torch.zeros(*next(iter(actions.values())).shape[:-1], model.act.width)
-    (cut,) = open_loop.batches(world, open_loop.Draw.of(arrays, episodes, 2, 6, 5, seed=0))
-    rolled = open_loop.roll(world, cut.state, cut.action, 6)
+    (cut,) = open_loop.batches(world, open_loop.WindowDraw.of(arrays, episodes, 2, 6, 5, seed=0))
+    own = imagine(world, cut.state, cut.action)
     actions = open_loop.uniform_actions(world, 0)
     found = open_loop.controllability(
-        open_loop.under_random_actions(world, metric, cut, rolled.observation, actions), horizon=6
+        open_loop.under_random_actions(world, metric, cut, own.observation, actions), horizon=6
     )
     assert found["step"] == 4 and found["psnr"]["frame"]["delta"] == 0 == found["accuracy"]["count"]["delta"]
-    forced = one_step.follow_all(world, arrays, (episodes[:2], episodes[2:]), 6, metric, 0).curves()
-    for measure, leaf in (("psnr", "frame"), ("accuracy", "count")):
-        assert forced[measure][leaf]["shuffled"] == pytest.approx(forced[measure][leaf]["model"])
-        assert forced[measure][leaf]["copy"] != forced[measure][leaf]["model"]
+    forced = one_step.predict_all(world, arrays, (episodes[:2], episodes[2:]), 6, metric, 0).curves()
+    for key, leaf in (("psnr", "frame"), ("accuracy", "count")):
+        assert forced[key][leaf]["shuffled"] == pytest.approx(forced[key][leaf]["model"])
+        assert forced[key][leaf]["copy"] != forced[key][leaf]["model"]
 
 
-def test_loops_are_closed_by_the_record_and_never_left_by_a_still(metric: ErrorMetric, rollouts: Rollouts) -> None:
+def test_places_are_revisited_by_the_record_and_never_left_by_a_still(metric: ErrorMetric, rollouts: Rollouts) -> None:
     arrays = rollouts.arrays()
     rows = arrays.start[:1] + np.arange(min(12, int(np.diff(arrays.start)[0])))
     real = {name: values[rows][None] for name, values in arrays.observation.items()}
     still = {name: np.broadcast_to(values[:, :1], values.shape) for name, values in real.items()}
     mask = np.ones((1, len(rows)), bool)
-    found = loop_closure(metric, real, real, mask).told()
-    assert found["revisits"] and found["left"] == 1 and found["closed"] == 1
-    still_there = loop_closure(metric, real, still, mask).told()
-    assert still_there == {"revisits": found["revisits"], "left": 0, "closed": None}
+    found = loop_closure(metric, real, real, mask)
+    assert found.recorded == found.left == found.returned > 0 and found.as_json()["return_rate"] == 1
+    still_there = loop_closure(metric, real, still, mask).as_json()
+    assert still_there == {"recorded": found.recorded, "left": 0, "returned": 0, "return_rate": None}
 
 
 def test_only_what_was_held_out_is_used(folder: Path, rollouts: Rollouts) -> None:
-    taught, held = split(rollouts.arrays(), 0.4, 0)
+    trained, held = split(rollouts.arrays(), 0.4, 0)
     found = halves(read_manifest(folder), Mix(rollouts.path))
-    assert sorted(np.concatenate(found)) == held.tolist() and not set(taught) & set(np.concatenate(found))
+    assert sorted(np.concatenate(found)) == held.tolist() and not set(trained) & set(np.concatenate(found))
 
 
 def test_other_data_is_used_whole_unless_the_world_has_learned_from_it(
@@ -198,13 +201,13 @@ def test_other_data_is_used_whole_unless_the_world_has_learned_from_it(
     longer = ring_rollouts(tmp_path / "longer", steps=600)  # the same seed: begins with the same episodes
     assert longer.content_hash != rollouts.content_hash
     with pytest.raises(DatasetError, match="were used to train") as error:
-        unseen(manifest, longer, longer.arrays())
+        held_out(manifest, longer, longer.arrays())
     assert str(longer.path) in str(error.value) and "\n" not in str(error.value)
     fresh = collect(CollectConfig(env=ENV, steps=100, seed=99, out=tmp_path / "fresh"), progress=False)
-    assert len(unseen(manifest, fresh, fresh.arrays())) == fresh.episodes
+    assert len(held_out(manifest, fresh, fresh.arrays())) == fresh.episodes
     nothing = manifest.model_copy(update={"data": {**manifest.data, "holdout": 0.0}})
     with pytest.raises(DatasetError, match="holdout=0"):
-        unseen(nothing, rollouts, rollouts.arrays())
+        held_out(nothing, rollouts, rollouts.arrays())
 
 
 @pytest.fixture(scope="module")
@@ -255,27 +258,27 @@ def test_each_window_of_each_data_set_is_as_likely(rollouts: Rollouts, other: Ro
             places = range(begin, end - 4) if end - begin >= 5 else ()
             expected += [arrays.observation["frame"][at : at + 5].tobytes() for at in places]
     long = np.flatnonzero(np.diff(mix.arrays.start) >= 5)
-    draw = open_loop.Draw.of(mix.arrays, long, 2, 3, 10**6, 0)
+    draw = open_loop.WindowDraw.of(mix.arrays, long, 2, 3, 10**6, 0)
     found = draw.windows(np.arange(len(draw.places)))["observation"]["frame"]
     assert sorted(window.tobytes() for window in found) == sorted(expected)
 
 
-def test_no_episode_is_used_that_another_data_set_has_taught_or_holds_as_well(
+def test_no_episode_is_used_that_another_data_set_has_trained_on_or_holds_as_well(
     rollouts: Rollouts, tmp_path: Path
 ) -> None:
     """Recorded with the same seed, and longer: it begins with the same episodes and is split otherwise."""
     longer = ring_rollouts(tmp_path / "longer", steps=600)
     manifest = read_manifest(mixed_world([rollouts, longer], tmp_path / "world"))
-    taught, held = set[bytes](), set[bytes]()
+    trained, held = set[bytes](), set[bytes]()
     for part in (rollouts, longer):
-        for found, episodes in zip((taught, held), split(part.arrays(), 0.4, 0), strict=True):
+        for found, episodes in zip((trained, held), split(part.arrays(), 0.4, 0), strict=True):
             found.update(contents(part.arrays(), episodes))
-    assert taught & held
+    assert trained & held
     mix = Mix([rollouts.path, longer.path, rollouts.path])
     calibrating, reported = (contents(mix.arrays, half) for half in halves(manifest, mix))
-    assert sorted([*calibrating, *reported]) == sorted(held - taught)  # each once
-    alone = contents(rollouts.arrays(), unseen(manifest, rollouts, rollouts.arrays()))
-    assert alone and held - taught > set(alone)
+    assert sorted([*calibrating, *reported]) == sorted(held - trained)  # each once
+    alone = contents(rollouts.arrays(), held_out(manifest, rollouts, rollouts.arrays()))
+    assert alone and held - trained > set(alone)
 
 
 def test_a_mix_with_data_that_the_world_has_learned_whole_is_refused(
@@ -300,7 +303,7 @@ def test_horizons_end_with_the_longest_episode_and_a_long_context_is_refused(
     typed = [f"world={folder}", f"data={rollouts.path}", "context=2", "windows=8", "horizon=100", f"out={tmp_path}"]
     assert main(["validate", *typed]) == 0
     certificate = json.loads((tmp_path / "fidelity.json").read_text())
-    reported = unseen(worldsim.load(folder).manifest, rollouts, rollouts.arrays())[1::2]
+    reported = held_out(worldsim.load(folder).manifest, rollouts, rollouts.arrays())[1::2]
     longest = max(rollouts.lengths[episode] for episode in reported) + 1 - 2
     assert certificate["horizons"] == list(range(1, longest + 1)) and certificate["horizon"] == 100
     assert len(certificate["psnr"]["model"]) == longest and certificate["psnr"]["model"][0] is not None
@@ -331,7 +334,7 @@ def test_the_table_shows_no_shares_of_nothing_and_no_minus_nothing() -> None:
 def test_nothing_has_no_f1_in_the_certificate_on_the_page_and_in_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A pendulum never ends and is never paid; its world foretells an end at no step, and then at every one."""
+    """A pendulum never ends and is never paid; its world predicts an end at no step, and then at every one."""
     env, world, data = EnvConfig(id="Pendulum-v1", max_episode_steps=9), tmp_path / "world", tmp_path / "rollouts"
     collect(CollectConfig(env=env, steps=90, out=data), progress=False)
     trainer = TRAINER.model_copy(update={"holdout": 0.5})
@@ -345,9 +348,9 @@ def test_nothing_has_no_f1_in_the_certificate_on_the_page_and_in_the_table(
         nothing = {"precision": None, "recall": None, "f1": None, "events": 0}
         assert nothing.items() <= step["termination"].items()
         assert nothing.items() <= step["reward"]["signs"]["positive"].items()
-        assert step["termination"]["foretold"] == (step["transitions"] if logit > 0 else 0)
+        assert step["termination"]["predicted"] == (step["transitions"] if logit > 0 else 0)
         printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
-        assert "ends of episodes F1 – (precision –, recall –, 0 seen)" in printed
+        assert "ends of episodes F1 – (precision –, recall –, 0 events)" in printed
         page, dashes = (world / "fidelity.html").read_text(), "<td>–</td><td>–</td><td>–</td><td>0</td>"
         for what in ("end of the episode", "reward: positive"):
             assert f"<tr><td>{what}</td>{dashes}" in page
@@ -359,7 +362,7 @@ def test_memory_that_runs_out_is_a_line_with_the_knob(
     def starve(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(open_loop, "roll", starve)
+    monkeypatch.setattr(open_loop, "observe_context", starve)
     with pytest.raises(ConfigError, match=r"^out of memory with horizon=6; lower it$"):
         validate(config(folder, rollouts, tmp_path), progress=False)
     assert not (tmp_path / "fidelity.json").exists()
@@ -370,7 +373,7 @@ def test_there_are_no_more_windows_than_the_reported_episodes_have(
 ) -> None:
     typed = [f"world={folder}", f"data={rollouts.path}", "context=2", "horizon=3", f"out={tmp_path}"]
     assert main(["validate", *typed, "windows=10000"]) == 0
-    reported = unseen(worldsim.load(folder).manifest, rollouts, rollouts.arrays())[1::2]
+    reported = held_out(worldsim.load(folder).manifest, rollouts, rollouts.arrays())[1::2]
     rows = [rollouts.lengths[episode] + 1 for episode in reported]
     there = sum(max(1, length - 4) for length in rows if length > 2)  # one after another until the episode ends
     assert json.loads((tmp_path / "fidelity.json").read_text())["windows"] == there
@@ -384,16 +387,16 @@ def test_windows_in_small_batches_are_the_windows_at_once(
 ) -> None:
     settings = config(folder, rollouts, tmp_path, windows=7)
     whole = validate(settings, progress=False)
-    largest, roll = [], open_loop.roll
+    largest, observe_context = [], open_loop.observe_context
 
-    def watched(world: World, state, action, horizon: int):
-        largest.append(len(state.seed))
-        return roll(world, state, action, horizon)
+    def watched(world: World, window, context: int, seeds: list[int]):
+        largest.append(len(seeds))
+        return observe_context(world, window, context, seeds)
 
-    monkeypatch.setattr(open_loop, "roll", watched)
+    monkeypatch.setattr(open_loop, "observe_context", watched)
     monkeypatch.setattr(open_loop, "TOGETHER", 3)
     parts = validate(settings, progress=False)
-    assert max(largest) == 3 and len(largest) > 10
+    assert max(largest) == 3 and len(largest) > 5
     alike(parts, whole)
 
 
@@ -402,12 +405,12 @@ def test_pieces_in_small_groups_are_the_pieces_at_once(
 ) -> None:
     world = worldsim.load(folder, sample=False)
     halves = np.arange(0, 8, 2), np.arange(1, 8, 2)
-    whole = one_step.follow_all(world, rollouts.arrays(), halves, 4, metric, 0)
+    whole = one_step.predict_all(world, rollouts.arrays(), halves, 4, metric, 0)
     monkeypatch.setattr(one_step, "PIECES", 2)
-    parts = one_step.follow_all(world, rollouts.arrays(), halves, 4, metric, 0)
-    assert parts.counts == whole.counts and sum(whole.counts) == whole.foreseen.reported.sum()
+    parts = one_step.predict_all(world, rollouts.arrays(), halves, 4, metric, 0)
+    assert parts.counts == whole.counts and sum(whole.counts) == whole.heads.reported.sum()
     alike(parts.curves(), whole.curves())
-    for a, b in zip(parts.foreseen, whole.foreseen, strict=True):
+    for a, b in zip(parts.heads, whole.heads, strict=True):
         assert np.sort(np.asarray(a).ravel()) == pytest.approx(np.sort(np.asarray(b).ravel()), abs=1e-4)
 
 

@@ -10,9 +10,9 @@ import torch
 from gymnasium import spaces
 
 from tests.models.test_inputs import ARM
-from worldsim.fidelity.curves import blind, curves
+from worldsim.fidelity.curves import baselines, measure, to_curves
 from worldsim.fidelity.error_metric import ErrorMetric
-from worldsim.fidelity.loops import together
+from worldsim.fidelity.revisits import same_place
 from worldsim.fidelity.verdict import believable, verdict
 from worldsim.models.config import SSMConfig
 from worldsim.rollouts.arrays import Arrays
@@ -21,15 +21,16 @@ from worldsim.spaces import flatten_batch
 ROWS = 200
 
 
-def detected(hits: int, events: int, said: int) -> dict[str, Any]:
-    found = {"precision": None, "recall": None, "f1": None, "events": events, "foretold": said}
+def detected(hits: int, events: int, predicted: int) -> dict[str, Any]:
+    found = {"precision": None, "recall": None, "f1": None, "events": events, "predicted": predicted}
     if events:
-        found |= {"precision": hits / said if said else None, "recall": hits / events, "f1": 2 * hits / (events + said)}
+        found |= {"precision": hits / predicted if predicted else None, "recall": hits / events}
+        found["f1"] = 2 * hits / (events + predicted)
     return found
 
 
 def certificate(**changed: Any) -> dict[str, Any]:
-    """Of a world whose screen holds for 6 steps, whose record holds for 2, that foresees 19 of 20 ends."""
+    """Of a world whose screen holds for 6 steps, whose record holds for 2, that predicts 19 of 20 ends."""
     nothing = detected(0, 0, 0)
     found = {
         "episodes_reported": 30,
@@ -50,36 +51,40 @@ def test_what_holds_is_believed_and_what_does_not_is_not() -> None:
     assert verdict(certificate()) == [
         "Believe all parts of an observation at once up to step 2.",
         "Believe screen up to step 6, record up to step 2.",
-        "Believe its endings: it foresaw 19 of 20 at their very step, and 95% of those that it foretold came.",
-        "Do not believe its positive rewards: it foresaw 3 of 30 at their very step, and 75% of those that it "
-        "foretold came.",
-        "It listens to its actions: under random ones it shows something else.",
-        "Its trust tells right from wrong (AUROC 0.90) and is off by 0.02 on average.",
+        "Believe its endings: it predicted 19 of 20 at exactly their step, and 95% of those that it predicted "
+        "happened.",
+        "Do not believe its positive rewards: it predicted 3 of 30 at exactly their step, and 75% of those that it "
+        "predicted happened.",
+        "Its predictions depend on the actions: they are worse under random than under the recorded ones.",
+        "Its trust separates right predictions from wrong ones (AUROC 0.90); as a probability it is off by 0.02 on "
+        "average.",
     ]
 
 
-def test_what_a_blind_guess_knows_as_well_proves_nothing() -> None:
+def test_what_a_guess_without_knowledge_gets_right_proves_nothing() -> None:
     held = {"model": [0.95] * 10, "copy": [0.9] * 10, "mean": [0.2] * 10}
     known = {"model": [0.95] * 4 + [0.5] * 6, "copy": [0.9] * 2 + [0.1] * 8, "mean": [0.1] * 10}
     never = {"model": [0.1] * 10, "copy": [0.9] * 10, "mean": [0.9] * 10}
-    told = verdict(certificate(within_by_leaf={"flag": held, "door": known, "lamp": never}))
-    assert told[1:4] == [
+    sentences = verdict(certificate(within_by_leaf={"flag": held, "door": known, "lamp": never}))
+    assert sentences[1:4] == [
         "Believe flag up to step 10, door up to step 4.",
-        "For flag that proves nothing: a blind guess is right as far ahead.",
+        "For flag that proves nothing: a guess that knows nothing is right as far ahead.",
         "Do not believe lamp, not even one step ahead.",
     ]
 
 
-def test_few_episodes_and_few_events_are_told() -> None:
-    assert verdict(certificate(episodes_reported=3))[0] == "Only 3 episodes were looked at: others may go otherwise."
-    assert verdict(certificate(episodes_reported=1))[0] == "Only 1 episode was looked at: others may go otherwise."
+def test_few_episodes_and_few_events_are_pointed_out() -> None:
+    assert (
+        verdict(certificate(episodes_reported=3))[0] == "Only 3 episodes were measured: others may give other figures."
+    )
+    assert verdict(certificate(episodes_reported=1))[0] == "Only 1 episode was measured: others may give other figures."
     heads = {"termination": detected(0, 1, 0), "reward": {"signs": {}}}
-    told = "Do not count on its endings: only 1 was seen, and it foresaw 0 of 1 at their very step."
-    assert told in verdict(certificate(one_step=heads))
+    expected = "Do not count on its endings: the data has only 1, and it predicted 0 of 1 at exactly their step."
+    assert expected in verdict(certificate(one_step=heads))
     none = {"termination": detected(0, 0, 0), "reward": {"signs": {}}}
-    assert "Its endings cannot be judged: none was seen." in verdict(certificate(one_step=none))
+    assert "Its endings cannot be judged: the data has none." in verdict(certificate(one_step=none))
     wrongly = {"termination": detected(0, 0, 7), "reward": {"signs": {"none": detected(0, 0, 3)}}}
-    assert "Its endings cannot be judged: none was seen, though it foretold 7." in verdict(
+    assert "Its endings cannot be judged: the data has none, though it predicted 7." in verdict(
         certificate(one_step=wrongly)
     )
 
@@ -88,7 +93,7 @@ def test_a_useless_world_is_called_so() -> None:
     nothing = {"screen": {"model": [0.5, 0.1, None]}}
     heads = {"termination": detected(0, 4, 9), "reward": {"signs": {"positive": detected(0, 0, 5)}}}
     deaf = {"step": 3, "psnr": {"screen": {"recorded": 20.0, "random": 19.9, "delta": 0.1}}}
-    told = verdict(
+    sentences = verdict(
         certificate(
             within_by_leaf=nothing,
             within=[0.5, 0.1, None],
@@ -98,12 +103,12 @@ def test_a_useless_world_is_called_so() -> None:
             trust={"auroc": None, "ece": 0.0},
         )
     )
-    assert told == [
+    assert sentences == [
         "Do not believe screen, not even one step ahead.",
-        "Do not count on its endings: only 4 were seen, and it foresaw 0 of 4 at their very step.",
-        "Its positive rewards cannot be judged: none was seen, though it foretold 5.",
-        "It hardly listens to its actions: under random ones it shows what it shows under the recorded ones.",
-        "Its trust cannot be judged: all predictions were alike.",
+        "Do not count on its endings: the data has only 4, and it predicted 0 of 4 at exactly their step.",
+        "Its positive rewards cannot be judged: the data has none, though it predicted 5.",
+        "Its predictions hardly depend on the actions: they are as good under random as under the recorded ones.",
+        "Its trust cannot be judged: all predictions were right, or all were wrong.",
     ]
 
 
@@ -170,7 +175,7 @@ def test_errors_are_in_the_unit_of_their_leaf(metric: ErrorMetric, recorded: dic
     """The mean is one variance off, in fields and vectors alike, whatever their unit: nRMSE 1, of copies sqrt(2)."""
     whole = {name: rows[:ROWS].reshape(ROWS, 1, *rows.shape[1:]) for name, rows in recorded.items()}
     before = {name: np.roll(rows, 1, 0) for name, rows in whole.items()}
-    found = curves(metric, whole, before, blind(metric, before, whole), np.ones((ROWS, 1), bool))
+    found = to_curves(measure(metric, whole, before, baselines(metric, before, whole), np.ones((ROWS, 1), bool)))
     dense = {leaf.name for leaf in metric.leaves if leaf.kind in ("field", "vector")}
     assert set(found["nrmse"]) == dense >= {"depth", "mask", "joints"} and set(found["psnr"]) == {"left", "right"}
     for leaf in dense:
@@ -268,7 +273,7 @@ def test_a_place_is_known_by_its_images(metric: ErrorMetric, recorded: dict[str,
         rows[name][3] = rows[name][0]
     expected = np.eye(4, dtype=bool)
     expected[0, 3] = expected[3, 0] = True
-    assert np.array_equal(together(metric, rows), expected)
+    assert np.array_equal(same_place(metric, rows), expected)
     blind_leaves = tuple(leaf for leaf in metric.leaves if leaf.kind != "image")
     unseeing = ErrorMetric(blind_leaves, metric.mean, metric.scale, metric.allowed)
-    assert np.array_equal(together(unseeing, rows), np.eye(4, dtype=bool))
+    assert np.array_equal(same_place(unseeing, rows), np.eye(4, dtype=bool))

@@ -27,15 +27,13 @@ def world() -> StubWorld:
     return StubWorld()
 
 
-@pytest.fixture(scope="session")
-def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world with random weights, random starts and a made-up calibration: right in form alone."""
-    folder = tmp_path_factory.mktemp("world")
+def save_tiny_world(folder: Path, observation_space: spaces.Space = IMAGE_SPACE) -> None:
+    """A world with random weights and random starts: right in form alone."""
     manifest = WorldManifest(
         format=FORMAT,
         worldsim="test",
         model=TINY,
-        observation_space=space_to_json(IMAGE_SPACE),
+        observation_space=space_to_json(observation_space),
         action_space=space_to_json(spaces.Discrete(3)),
         reward_range=(-1.0, 1.0),
         horizon=25,
@@ -44,12 +42,19 @@ def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         data={},
         training={},
     )
-    IMAGE_SPACE.seed(0)
-    rows = [flatten(IMAGE_SPACE, IMAGE_SPACE.sample()) for _ in range(8)]
+    observation_space.seed(0)
+    rows = [flatten(observation_space, observation_space.sample()) for _ in range(8)]
     starts = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_world(folder, manifest, manifest.build(), starts)
-    curve = Trust(np.array([0.0, 50.0]), np.array([1.0, 0.0]), familiar=1e9)
+
+
+@pytest.fixture(scope="session")
+def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny world with a made-up calibration."""
+    folder = tmp_path_factory.mktemp("world")
+    save_tiny_world(folder)
+    curve = Trust(np.array([0.0, 50.0]), np.array([1.0, 0.0]), max_disagreement=1e9)
     (folder / "calibration.json").write_text(Calibration(curve).to_json())
     return folder

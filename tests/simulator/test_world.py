@@ -58,7 +58,13 @@ def acts(count: int, tick: int = 0) -> dict[str, np.ndarray]:
 
 def tensors(state: WorldState) -> dict[str, Tensor]:
     named = {**{f"latent/{k}": v for k, v in state.latent.items()}, **state.observation}
-    return {**named, "seed": state.seed, "tick": state.tick, "doubt": state.doubt, "novelty": state.novelty}
+    return {
+        **named,
+        "seed": state.seed,
+        "tick": state.tick,
+        "cumulative_entropy": state.cumulative_entropy,
+        "disagreement": state.disagreement,
+    }
 
 
 def rows(state: WorldState, which: Any) -> dict[str, Tensor]:
@@ -233,7 +239,7 @@ def test_encode_begins_at_the_given_observation(world: World) -> None:
     given = {name: np.stack([row[name] for row in seen]) for name in seen[0]}
     state = world.encode(given, range(5))
     assert all(np.array_equal(world.observation(state)[name], given[name]) for name in given)
-    assert (state.tick == 0).all() and (state.doubt == 0).all() and (state.novelty == 0).all()
+    assert (state.tick == 0).all() and (state.cumulative_entropy == 0).all() and (state.disagreement == 0).all()
     assert state.seed.tolist() == list(range(5))
     start = world.start_seeds([7])
     assert_close(tensors(world.encode(world.observation(start), [7])), tensors(start), atol=0, rtol=0)
@@ -251,7 +257,7 @@ def test_following_what_was_seen_is_observing_it(world: World) -> None:
         state = world.follow(state, now, {"value": action["value"][:, t]})
         assert all(np.array_equal(world.observation(state)[name], now[name]) for name in now)
     assert_close(state.latent, whole.latent, atol=1e-5, rtol=1e-4)
-    assert (state.doubt == 0).all() and (state.tick == 3).all()
+    assert (state.cumulative_entropy == 0).all() and (state.tick == 3).all()
 
 
 def test_some_worlds_are_taken_and_put_back(world: World) -> None:
@@ -325,29 +331,30 @@ def test_the_world_goes_on_as_the_ring_does(folder: Path) -> None:
     assert alive.sum() >= 10
 
 
-def test_trust_falls_with_the_sum_of_doubts(world: World) -> None:
+def test_trust_falls_with_the_sum_of_entropys(world: World) -> None:
     state = world.start(3, seed=0)
     _, step = world.step(state, acts(3))
     assert (step.trust == 0).all()  # nothing is known about it before it was calibrated
-    curve = Trust(np.array([0.0, 500.0]), np.array([1.0, 0.0]), familiar=1e9)
+    curve = Trust(np.array([0.0, 500.0]), np.array([1.0, 0.0]), max_disagreement=1e9)
     known = World(world.manifest, world.model, world.starts, Calibration(curve))
-    last, doubt = np.ones(3), np.zeros(3)
+    last, entropy = np.ones(3), np.zeros(3)
     for tick in range(4):
         state, step = known.step(state, acts(3, tick))
-        assert (step.trust <= last).all() and (step.trust > 0).all() and (state.doubt.numpy() >= doubt).all()
-        last, doubt = step.trust, state.doubt.numpy()
-        assert step.trust == pytest.approx(1 - doubt / 500, abs=1e-5)
-    assert doubt.max() > 0
+        assert (step.trust <= last).all() and (step.trust > 0).all()
+        assert (state.cumulative_entropy.numpy() >= entropy).all()
+        last, entropy = step.trust, state.cumulative_entropy.numpy()
+        assert step.trust == pytest.approx(1 - entropy / 500, abs=1e-5)
+    assert entropy.max() > 0
 
 
 def test_trust_falls_where_the_ensemble_has_never_been(world: World) -> None:
     """Twice the greatest disagreement that was measured: half the trust."""
     state, _ = world.step(world.start(3, seed=0), acts(3))
-    half = float(state.novelty.max()) / 2
-    curve = Trust(np.array([0.0, 1e9]), np.array([1.0, 1.0]), familiar=half)
+    half = float(state.disagreement.max()) / 2
+    curve = Trust(np.array([0.0, 1e9]), np.array([1.0, 1.0]), max_disagreement=half)
     known = World(world.manifest, world.model, world.starts, Calibration(curve))
     _, step = known.step(world.start(3, seed=0), acts(3))
-    assert step.trust == pytest.approx(np.minimum(1, half / state.novelty.numpy()), rel=1e-5)
+    assert step.trust == pytest.approx(np.minimum(1, half / state.disagreement.numpy()), rel=1e-5)
     assert step.trust.min() == pytest.approx(0.5, rel=1e-5)
 
 

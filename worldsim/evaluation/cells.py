@@ -1,4 +1,7 @@
-"""A cell: one agent under one fault at one severity in one world. Finished cells are kept, so that a run can go on."""
+"""A cell of the result matrix: one agent under one fault at one severity in one of both worlds, on all seeds.
+
+Finished cells are kept as files, so that a stopped run goes on.
+"""
 
 import hashlib
 import json

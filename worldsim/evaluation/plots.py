@@ -58,6 +58,7 @@ def severity_plot(
         for where, style, shift in (("real", "-", -0.5), ("world", "--", 0.5)):
             points = [r for r in rows if r["agent"] == agent and r["where"] == where and r["fault"] in (CLEAN, fault)]
             points.sort(key=lambda row: row["severity"])
+            # Beside each other: at the same severity one interval would hide the other.
             offset = (index - (len(agents) - 1) / 2 + shift * 0.6) * width / 2
             xs = [row["severity"] + offset for row in points]
             _line(axes, xs, points, measure, style, colour(index))
@@ -85,6 +86,7 @@ def agreement_plot(rows: Sequence[Row], agents: Sequence[str], title: str) -> st
         clean = row["fault"] == CLEAN
         fill = tint if clean else "none"
         axes.errorbar(x, y, up, across, fmt="o", color=tint, markerfacecolor=fill, markersize=6, elinewidth=0.8)
+    # The same limits on both axes, so that the diagonal is where both worlds agree.
     low = min(axes.get_xlim()[0], axes.get_ylim()[0])
     high = max(axes.get_xlim()[1], axes.get_ylim()[1])
     axes.plot([low, high], [low, high], color=GRID, linewidth=1, zorder=0)
@@ -114,6 +116,7 @@ def curves_plot(
         ends[name] = next((y for y in reversed(heights) if not math.isnan(y)), math.nan)
     if limits is not None:
         axes.set_ylim(limits[0] - 0.03 * (limits[1] - limits[0]), limits[1] + 0.03 * (limits[1] - limits[0]))
+    # Names stand where curves end, because a legend would lie on top of them; ends that are close are moved apart.
     low, high = axes.get_ylim()
     beside = [name for name in ends if not math.isnan(ends[name])]
     for name, place in zip(beside, _apart([ends[name] for name in beside], (high - low) * 0.06), strict=True):
@@ -134,14 +137,14 @@ def curves_plot(
 
 
 def reliability_plot(bins: Sequence[Mapping[str, float]], title: str) -> str:
-    """What came against what was said, a dot a bin, larger where it was said more often; honest: the diagonal."""
+    """Observed frequency against predicted probability, a dot a bin, larger for more predictions; best: diagonal."""
     figure, axes = _figure(width=3.2, height=3.1, ylabel=True)
     axes.plot([0, 1], [0, 1], color=GRID, linewidth=1, zorder=0)
     most = max((each["count"] for each in bins), default=1)
-    said, came = [each["said"] for each in bins], [each["came"] for each in bins]
-    axes.plot(said, came, color=colour(0), linewidth=1.2)
-    axes.scatter(said, came, [8 + 110 * each["count"] / most for each in bins], color=colour(0))
-    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xlabel="probability that was said", ylabel="share that came true")
+    predicted, observed = ([each[key] for each in bins] for key in ("predicted", "observed"))
+    axes.plot(predicted, observed, color=colour(0), linewidth=1.2)
+    axes.scatter(predicted, observed, [8 + 110 * each["count"] / most for each in bins], color=colour(0))
+    axes.set(xlim=(-0.05, 1.05), ylim=(-0.05, 1.05), xlabel="predicted probability", ylabel="observed frequency")
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     return _svg(figure, title)
 

@@ -71,25 +71,26 @@ def _trained(config: PPOConfig, progress: bool) -> bytes:
     except ImportError as error:
         raise MissingExtraError("a PPO agent needs Stable-Baselines3: pip install 'worldsim[sb3]'") from error
 
-    class Tell(BaseCallback):
+    class ShowProgress(BaseCallback):
         def _on_step(self) -> bool:
             bar.at(self.num_timesteps)
             return True
 
     envs = DummyVecEnv([lambda: Monitor(_one_level(config.env))] * config.num_envs)
     space = envs.observation_space
+    # Images alone go through convolutions; MultiInputPolicy finds the images among other leaves by itself.
     policy = "MultiInputPolicy" if isinstance(space, gym.spaces.Dict) else "MlpPolicy"
     policy = "CnnPolicy" if is_image_space(space) else policy
     try:
         with _global_generators_kept(), torch.random.fork_rng(devices=[]), Bar("ppo", config.steps, progress) as bar:
             sizes = (ROLLOUT, BATCH, EPOCHS)
             model = PPO(policy, envs, 3e-4, *sizes, seed=config.seed, device="cpu")
-            model.learn(config.steps, callback=Tell())
+            model.learn(config.steps, callback=ShowProgress())
             saved = io.BytesIO()
             model.save(saved)
-    except EnvError:
+    except EnvError:  # is a ValueError, too, and names its line already
         raise
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, ValueError) as error:  # as which Stable-Baselines3 refuses a space
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"PPO cannot be trained in env '{config.env.id}': {reason}") from error
     finally:
@@ -126,8 +127,8 @@ class _ZeroBased(gym.Wrapper[Any, Any, Any, Any]):
         return self._counted(observation), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        own = recounted(self.action_space, self.env.action_space, action)
-        observation, *rest, info = self.env.step(own)
+        recounted_action = recounted(self.action_space, self.env.action_space, action)
+        observation, *rest, info = self.env.step(recounted_action)
         return self._counted(observation), *rest, info
 
     def _counted(self, observation: Any) -> Any:

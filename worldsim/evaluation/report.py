@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from worldsim.evaluation import plots, words
+from worldsim.evaluation import narrative, plots
 from worldsim.evaluation.animations import animate, data_uri
 from worldsim.evaluation.cells import CLEAN, Cell
 from worldsim.evaluation.runs import Episode
@@ -48,7 +48,7 @@ def assemble(
     that had no end, and the calls after which those were cut.
     """
     summary = Summary(outcomes, config["seed"], config["confidence"])
-    data: Row = {"format": 1, "config": dict(config), "world": world, "versions": versions(), "seeds": list(seeds)}
+    data: Row = {"format": 2, "config": dict(config), "world": world, "versions": versions(), "seeds": list(seeds)}
     data["idle"] = {name: list(reasons) for name, reasons in idle.items()}
     data["endless"] = list(endless)
     data["results"] = summary.results()
@@ -58,9 +58,9 @@ def assemble(
         "worlds": summary.world_gaps(),
     }
     data["ranking"] = summary.rankings()
-    data["worst"] = [_told(each, outcomes, replays) for each in worst]
-    data["verdict"] = words.verdict(data)
-    data["warnings"] = words.warnings(data)
+    data["worst"] = [_worst_row(each, outcomes, replays) for each in worst]
+    data["verdict"] = narrative.verdict(data)
+    data["warnings"] = narrative.warnings(data)
     return data
 
 
@@ -99,7 +99,15 @@ class Report:
         page = jinja2.Environment(
             loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
-        shown = (words.figure, words.signed, words.percent, words.bounds, words.condition, words.order, words.place)
+        shown = (
+            narrative.figure,
+            narrative.signed,
+            narrative.percent,
+            narrative.bounds,
+            narrative.condition,
+            narrative.order,
+            narrative.place,
+        )
         page.filters.update({function.__name__: function for function in shown})
         return page.get_template("report.html.j2").render(**self._view())
 
@@ -118,8 +126,8 @@ class Report:
         view["effects"] = grouped(data["comparisons"]["faults"])
         view["plots"] = _severity_plots(data["results"], agents, faults)
         view["about_faults"] = {fault: _about(self.plans[fault]) for fault in faults if fault in self.plans}
-        view["unjudged"] = words.unjudged(data["results"])
-        view["quiet"] = words.quiet(data)
+        view["unjudged"] = narrative.unjudged(data["results"])
+        view["quiet"] = narrative.quiet(data)
         view["agreement_plot"] = plots.agreement_plot(data["results"], agents, "Mean returns") if view["both"] else ""
         view["animations"] = [self._animation(worst) for worst in data["worst"]]
         view["certificate"] = certificate_view(self.certificate)
@@ -129,7 +137,7 @@ class Report:
         episodes = {}
         for where in worst["where"]:
             cell = Cell(worst["agent"], worst["fault"], worst["severity"], where)
-            episodes[words.place(where)] = self.replays[cell, worst["seed"]]
+            episodes[narrative.place(where)] = self.replays[cell, worst["seed"]]
         return {**worst, "uri": data_uri(animate(episodes, self.action_names), "image/webp")}
 
 
@@ -171,19 +179,19 @@ def _plain_figures(certificate: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _told(worst: Worst, outcomes: Outcomes, replays: Replays) -> Row:
+def _worst_row(worst: Worst, outcomes: Outcomes, replays: Replays) -> Row:
     """A worst episode as report.json has it. `replayed`: whether running it again gave the very same result."""
     cell = worst.cells[0]
-    told: Row = {"agent": cell.agent, "fault": cell.fault, "severity": cell.severity, "seed": worst.seed}
-    told |= {"where": [each.where for each in worst.cells]}
-    told |= {"return_drop": worst.return_drop, "more_violations": worst.more_violations, "episodes": []}
-    told["replayed"] = True
+    row: Row = {"agent": cell.agent, "fault": cell.fault, "severity": cell.severity, "seed": worst.seed}
+    row |= {"where": [each.where for each in worst.cells]}
+    row |= {"return_drop": worst.return_drop, "more_violations": worst.more_violations, "episodes": []}
+    row["replayed"] = True
     for each in worst.cells:
         result = next(episode for episode in outcomes[each] if episode.seed == worst.seed)
-        told["replayed"] &= result == replays[each, worst.seed].result
+        row["replayed"] &= result == replays[each, worst.seed].result
         figures = {"return": result.episode_return, "steps": result.steps, "violations": result.violations}
-        told["episodes"].append({"where": each.where, **figures, "faults": result.faults, "crash": result.crash})
-    return told
+        row["episodes"].append({"where": each.where, **figures, "faults": result.faults, "crash": result.crash})
+    return row
 
 
 def _severity_plots(rows: Sequence[Row], agents: Sequence[str], faults: Sequence[str]) -> list[Row]:

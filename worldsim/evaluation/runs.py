@@ -1,8 +1,8 @@
-"""One episode, or one cell of episodes on given seeds, of an agent in an environment, real or learned alike."""
+"""One episode of an agent in an environment, real or learned alike, and what it comes to."""
 
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +17,11 @@ from worldsim.faults import Record
 from worldsim.simulator.drawing import draw
 from worldsim.spaces import flatten, leaves
 
-Observer = Callable[[], None]
-SEEN_BY_AGENTS = ("reply", "action_mask")  # the keys of info that an agent is given
+SHOWN_TO_AGENTS = ("reply", "action_mask")  # the keys of info that an agent is given
 MOST_CALLS = 10_000  # of an episode that has no limit: one whose every call is refused would never end
 
 
-class Yardstick(NamedTuple):
+class SuccessCriteria(NamedTuple):
     """What counts as success and as a violation, by rewards alone, so that both worlds are measured alike."""
 
     success_return: float | None  # an episode succeeds when its return is at least this; None: not judged
@@ -80,7 +79,7 @@ class _Tally:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether an info's value is what a World or a desk tells there: others may call something else so."""
+    """Whether an info's value is what a World or a desk puts there: others may call something else so."""
     return isinstance(value, int | float | np.number)
 
 
@@ -112,7 +111,7 @@ def run_episode(
     agent: Agent,
     env: gym.Env[Any, Any],
     seed: int,
-    yardstick: Yardstick,
+    criteria: SuccessCriteria,
     max_steps: int = MOST_CALLS,
     start: Any = None,
     trace: bool = False,
@@ -126,7 +125,7 @@ def run_episode(
     `start` is an observation that the World starts from (None: whatever reset gives). Of `info` the agent sees only
     `reply`, what it may know of its last call, and `action_mask`, which actions there are now, where the environment
     says so: the rest is ground truth and differs between the worlds. What the agent
-    raises ends the episode and is told in `crash`; what the environment raises goes on to the caller.
+    raises ends the episode and is reported in `crash`; what the environment raises goes on to the caller.
     """
     options = None if start is None else {"observation": start}
     observation, info = env.reset(seed=seed, options=options)
@@ -138,20 +137,21 @@ def run_episode(
         pictures.append(_picture(env, observation))
     while not (terminated or truncated):
         try:
-            action = agent.act(observation, {key: info[key] for key in SEEN_BY_AGENTS if key in info})
+            action = agent.act(observation, {key: info[key] for key in SHOWN_TO_AGENTS if key in info})
             _check_action(env.action_space, action)
         except Exception as error:  # a crash under faults is a finding, not the end of the run
             crash = _crash(error)
             break
         observation, reward, terminated, truncated, info = env.step(action)
         tally.add(info, float(reward))
+        # By calls, not by steps of the environment: where all calls are refused that never moves, nor meets its limit.
         truncated = bool(truncated) or (len(tally.rewards) >= max_steps and not terminated)
         if trace or frames:
             rows.append(_row(env, len(rows), action, float(reward), bool(terminated), truncated, info))
         if frames:
             picture = _picture(env, observation)  # what stays the same, call after call, is kept once
             pictures.append(pictures[-1] if np.array_equal(picture, pictures[-1]) else picture)
-    return Episode(_result(seed, tally, yardstick, bool(terminated), truncated, crash), rows, pictures)
+    return Episode(_result(seed, tally, criteria, bool(terminated), truncated, crash), rows, pictures)
 
 
 def _check_action(space: gym.Space[Any], action: Any) -> None:
@@ -176,34 +176,6 @@ def _is_action(space: gym.Space[Any], action: Any) -> bool:
     numbers = np.asarray(action)
     kinds = "buif" if np.issubdtype(space.dtype, np.floating) else "bui"
     return numbers.shape == space.shape and numbers.dtype.kind in kinds and bool(np.isfinite(numbers).all())
-
-
-def run_cell(
-    make_agent: Callable[[gym.Env[Any, Any]], Agent],
-    make_env: Callable[[], gym.Env[Any, Any]],
-    seeds: Sequence[int],
-    yardstick: Yardstick,
-    max_steps: int = MOST_CALLS,
-    starts: Mapping[int, Any] | None = None,
-    trace: bool = False,
-    film: int | None = None,
-    after_each: Observer = lambda: None,
-) -> list[Episode]:
-    """One episode for each seed, in one environment with one agent, both made here.
-
-    `starts` maps seeds to what the World starts from; `film` is the seed whose episode keeps its frames.
-    """
-    env = make_env()
-    try:
-        agent = make_agent(env)
-        episodes = []
-        for seed in seeds:
-            start = None if starts is None else starts[seed]
-            episodes.append(run_episode(agent, env, seed, yardstick, max_steps, start, trace, seed == film))
-            after_each()
-        return episodes
-    finally:
-        env.close()
 
 
 def first_observations(env: gym.Env[Any, Any], seeds: Iterable[int]) -> dict[int, Any]:
@@ -232,7 +204,7 @@ def _row(
 ) -> dict[str, Any]:
     row = {"step": step, "action": plain(env.action_space, action), "reward": reward}
     row |= {"terminated": terminated, "truncated": truncated}
-    # Copies: the environment may tell the next reply in the same dict.
+    # Copies: the environment may put the next reply into the same dict.
     row |= {key: deepcopy(info[key]) for key in ("trust", "reply", "violations") if key in info}
     return row | {"faults": [record.to_json() for record in info.get("faults", ())], "fired": fault_kinds(info)}
 
@@ -251,11 +223,12 @@ def _crash(error: Exception) -> str:
 
 
 def _result(
-    seed: int, tally: _Tally, yardstick: Yardstick, terminated: bool, truncated: bool, crash: str | None
+    seed: int, tally: _Tally, criteria: SuccessCriteria, terminated: bool, truncated: bool, crash: str | None
 ) -> EpisodeResult:
     total = float(np.sum(tally.rewards, dtype=np.float64))
-    reached = None if yardstick.success_return is None else total >= yardstick.success_return and crash is None
-    limit = yardstick.violation_reward
+    # What crashed may have earned enough by then, but its episode was not played to the end: that is no success.
+    reached = None if criteria.success_return is None else total >= criteria.success_return and crash is None
+    limit = criteria.violation_reward
     violations = None if limit is None else sum(reward <= limit for reward in tally.earned)
     trusts = tally.trusts
     return EpisodeResult(

@@ -1,6 +1,6 @@
 """Interval estimates and rankings that do not claim more than the episodes show.
 
-All intervals are two-sided and each holds at its own level (95 % unless told): nothing is corrected for looking at many
+All intervals are two-sided and each holds at its own level (95 % by default): nothing is corrected for looking at many
 of them. Bootstrap intervals of a mean are BCa (Efron 1987) with the small-sample levels of Hesterberg (2014: t instead
 of z, and the factor sqrt(n / (n - 1))), because plain percentiles are too narrow below some 30 episodes.
 """
@@ -35,7 +35,7 @@ class Difference(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """+1 or -1 when the interval excludes zero, else 0: not told apart."""
+        """+1 or -1 when the interval excludes zero: a clear difference. Else 0."""
         return int(self.low > 0) - int(self.high < 0)
 
 
@@ -77,12 +77,16 @@ def bootstrap_mean(
         return UNKNOWN
     centred = x - x.mean()
     spread = float((centred**2).sum())
+    # Equal but for the rounding of their sums: there is nothing to resample, and an acceleration would divide by zero.
     if spread <= (1e-12 * max(1.0, float(np.abs(x).max()))) ** 2:
         return Interval(float(x.mean()), float(x.mean()))
     means = x[rng.integers(0, len(x), (resamples, len(x)))].mean(axis=1)
+    # Half of the ties count as below: means of few or whole values often meet the mean itself, which is no bias.
     below = (np.sum(means < x.mean()) + 0.5 * np.sum(means == x.mean())) / resamples
+    # Clipped, because no resampled mean on one side would be a bias without end.
     bias = float(stats.norm.ppf(np.clip(below, 1 / resamples, 1 - 1 / resamples)))
     acceleration = float((centred**3).sum()) / (6 * spread**1.5)
+    # Percentiles of few values are too narrow by these two factors (Hesterberg 2014): at n = 12 by 4 % and by 12 %.
     z = math.sqrt(len(x) / (len(x) - 1)) * float(stats.t.ppf((1 + confidence) / 2, len(x) - 1))
     shifted = np.array([bias - z, bias + z])
     levels = stats.norm.cdf(bias + shifted / (1 - acceleration * shifted))

@@ -1,8 +1,14 @@
-"""The stress test: agents × faults × severities on paired seeds, in the real environment and in the World."""
+"""The stress test: agents × faults × severities on paired seeds, in the real environment and in the World.
+
+Read from top to bottom: `stress` fills a result matrix, cell by cell; `StressTest.results` looks whether a cell was
+finished before, and else runs it; `StressTest.run` plays its episodes, in the real environment one after another, in
+the World side by side; `runs.run_episode` is what an episode is. A cell of the matrix is one agent under one fault at
+one severity in one of both worlds, and all cells play the same seeds.
+"""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import copy
 from functools import cached_property, partial
 from itertools import count
@@ -27,11 +33,18 @@ from worldsim.evaluation.cells import (
     code_digest,
     files_digest,
 )
-from worldsim.evaluation.lockstep import in_lockstep
-from worldsim.evaluation.report import PAGE, REPORT, Report, assemble, is_report
-from worldsim.evaluation.runs import MOST_CALLS, Episode, EpisodeResult, Yardstick, first_observations, run_cell
+from worldsim.evaluation.lockstep import Advance, LockstepEnv, in_lockstep
+from worldsim.evaluation.report import PAGE, REPORT, Replays, Report, assemble, is_report
+from worldsim.evaluation.runs import (
+    MOST_CALLS,
+    Episode,
+    EpisodeResult,
+    SuccessCriteria,
+    first_observations,
+    run_episode,
+)
 from worldsim.evaluation.summary import Outcomes
-from worldsim.evaluation.worst import pick_worst
+from worldsim.evaluation.worst import Worst, pick_worst
 from worldsim.faults import Plan
 from worldsim.faults.trees import leaves_of
 from worldsim.files import alone_in, refuse_foreign, write_atomically
@@ -110,29 +123,139 @@ class StressConfig(Settings):
                 plan.at(severity)
 
 
-class Bench:
-    """Everything that one stress test needs to run its cells: environments, agents, seeds, where results are kept."""
+def stress(config: StressConfig, progress: bool = True) -> Report:
+    """Runs the stress test, writes report.json and report.html to `config.out`, and returns the report.
+
+    Cells that were finished before, by an interrupted run of the same configuration, are not run again. Equal
+    configurations give equal reports, byte for byte.
+
+    Raises a WorldsimError for what a user can mend: an unknown fault, agent or environment, a world that does not fit,
+    files in `config.out` that are not worldsim's.
+    """
+    test = StressTest(config)
+    test.check_names()
+    with alone_in(config.out, "cells", "traces"):
+        if not test.store.has_any() and not is_report(config.out / REPORT):
+            refuse_foreign((config.out / name for name in (REPORT, PAGE)), "stress")
+        return _run_all(test, progress)
+
+
+def _run_all(test: "StressTest", progress: bool) -> Report:
+    """Every cell, then the worst episodes again, with pictures; written and returned."""
+    outcomes: dict[Cell, list[EpisodeResult]] = {}
+    total, done = len(test.cells) * len(test.seeds), count(1)
+    with one_thread(), Bar("stress", total, progress) as bar:
+
+        def advance(cell: Cell) -> None:
+            bar.at(next(done), str(cell))
+
+        bar.at(0)
+        for cell in test.cells:
+            outcomes[cell] = test.results(cell, partial(advance, cell))
+        bar.at(total, "the worst again, filmed")
+        worst = pick_worst(outcomes, test.config.worst)
+        replays = {(cell, each.seed): test.replay(cell, each.seed) for each in worst for cell in each.cells}
+    report = _report(test, outcomes, worst, replays)
+    report.write(test.config.out)
+    return report
+
+
+class StressTest:
+    """What one stress test runs, and where its results are kept. Raises ConfigError for values that do not fit."""
 
     def __init__(self, config: StressConfig) -> None:
         config.check()
         self.config = config
         self.seeds = config.seeds()
-        self.yardstick = Yardstick(config.env.success_return, config.env.violation_reward)
+        self.criteria = SuccessCriteria(config.env.success_return, config.env.violation_reward)
         self.store = CellStore(config.out / "cells")
-        self._loaded: dict[str, Agent] = {}
         self.plans = config.plans()
         self.cells = all_cells(config.agent_specs(), list(self.plans), config.severities, config.where)
         self.idle: dict[str, list[str]] = {}  # plans that can never do anything here, by name, and why not
+        self._loaded: dict[str, Agent] = {}
 
     def check_names(self) -> None:
-        """Makes every agent and lays every plan on once, so that a wrong name is told before anything runs."""
+        """Makes every agent and lays every plan on once, so that a wrong name is reported before anything runs."""
         env = make_env(self.config.env)
         for plan in self.plans.values():
             InjectFaults(env, plan)
         self.idle = self._idle_in(env)
         for spec in self.config.agent_specs():
-            self._agent(spec, env)
+            self.make_agent(spec, env)
         env.close()
+
+    def results(self, cell: Cell, on_episode: Callable[[], None]) -> list[EpisodeResult]:
+        """The cell's results: stored ones where the same cell was finished before, else run now and stored."""
+        path = self.store.path(cell, self._defined_by(cell))
+        trace = self.config.out / "traces" / path.with_suffix(".jsonl").name
+        wanted = not self.config.fresh and (trace.is_file() or not self.config.trace)
+        found = self.store.load(path) if wanted else None
+        if found is not None:
+            for _ in found:
+                on_episode()
+            return found
+        episodes = self.run(cell, on_episode=on_episode)
+        if self.config.trace:
+            write_atomically(trace, "".join(_trace_lines(episodes)))
+        results = [episode.result for episode in episodes]
+        self.store.save(path, cell, results)
+        return results
+
+    def replay(self, cell: Cell, seed: int) -> Episode:
+        """One of the cell's episodes again, with frames."""
+        return next(episode for episode in self.run(cell, film=seed) if episode.result.seed == seed)
+
+    def run(self, cell: Cell, film: int | None = None, on_episode: Callable[[], None] = lambda: None) -> list[Episode]:
+        """Plays the cell's episodes, in the order of the seeds; `on_episode` is called after each.
+
+        film: a seed; only what its episode needs is run, and that one keeps frames.
+        """
+        play = partial(self._play, cell, film, on_episode)
+        if cell.where == "real":
+            return play(self.seeds if film is None else [film], None)
+        batches = [self.seeds[begin : begin + BATCH] for begin in range(0, len(self.seeds), BATCH)]
+        # An episode is filmed within its batch: the network's rounding may depend on how many it steps at once.
+        wanted = [batch for batch in batches if film is None or film in batch]
+        played = [in_lockstep(self.world, [partial(play, [seed]) for seed in batch]) for batch in wanted]
+        return [episode for batch in played for episodes in batch for episode in episodes]
+
+    def _play(
+        self,
+        cell: Cell,
+        film: int | None,
+        on_episode: Callable[[], None],
+        seeds: Sequence[int],
+        step: Advance | None,
+    ) -> list[Episode]:
+        """One episode a seed, one after another, by one agent in one environment."""
+        starts = self.starts if cell.where == "world" else None
+        with closing(self.make_env(cell, step)) as env:
+            agent, episodes = self.make_agent(cell.agent, env), list[Episode]()
+            for seed in seeds:
+                start = None if starts is None else starts[seed]
+                limit, kept = self.max_calls or MOST_CALLS, {"trace": self.config.trace, "frames": seed == film}
+                episodes.append(run_episode(agent, env, seed, self.criteria, limit, start, **kept))
+                on_episode()
+            return episodes
+
+    def make_env(self, cell: Cell, step: Advance | None = None) -> Env:
+        """The cell's environment, with its faults around it. step: how the World is stepped; None: by itself."""
+        if cell.where == "real":
+            env: Env = make_env(self.config.env)
+        else:
+            horizon = self.config.max_steps or self.config.env.max_episode_steps
+            env = LockstepEnv(self.world, step or self.world.step, horizon)
+        plan = Plan(faults=[]) if cell.fault == CLEAN else self.plans[cell.fault].at(cell.severity)
+        return InjectFaults(env, plan, seed=self.config.seed)  # without faults, too: an agent always gets its reply
+
+    def make_agent(self, spec: str, env: Env) -> Agent:
+        """A new agent by its name. Raises ConfigError where there is none."""
+        known = self.config.env.agents
+        if not known.get(spec, spec).endswith(".zip"):
+            return make_agent(spec, env.observation_space, env.action_space, known)
+        if spec not in self._loaded:  # a file is read once; copies share its network and draw for themselves
+            self._loaded[spec] = make_agent(spec, env.observation_space, env.action_space, known)
+        return copy(self._loaded[spec])
 
     @cached_property
     def world(self) -> "World":
@@ -156,11 +279,8 @@ class Bench:
         """Where the World starts for each seed; None: from starts recorded with it."""
         if self.config.starts == "recorded":
             return None
-        env = make_env(self.config.env)
-        try:
+        with closing(make_env(self.config.env)) as env:
             return first_observations(env, self.seeds)
-        finally:
-            env.close()
 
     @cached_property
     def max_calls(self) -> int | None:
@@ -171,119 +291,12 @@ class Bench:
         env.close()
         return None if env.spec is None else env.spec.max_episode_steps
 
-    @cached_property
-    def env_made_of(self) -> dict[str, Any]:
-        """The code behind the environment, what its arguments name, and the packages of everything that runs."""
-        return {**sources(env_modules(self.config.env)).as_json(), "files": files_named(self.config.env.kwargs)}
-
     def definition(self) -> str:
         """Everything that decides the figures of all cells, as JSON."""
         return json.dumps([[cell, self._defined_by(cell)] for cell in self.cells], sort_keys=True)
 
-    @cached_property
-    def world_digest(self) -> str | None:
-        """SHA-256 of the world's manifest, which holds the hashes of its weights and starts, and of its trust."""
-        folder = self.config.world
-        if "world" not in self.config.where or folder is None:
-            return None
-        return files_digest([folder / name for name in WORLD_FILES if (folder / name).is_file()], folder)
-
-    def make_env(self, cell: Cell, world: Any = None) -> Env:
-        """The cell's environment, with its faults around it; `world` stands for the World where one is given."""
-        env: Env = make_env(self.config.env) if cell.where == "real" else self._world_env(world or self.world)
-        plan = Plan(faults=[]) if cell.fault == CLEAN else self.plans[cell.fault].at(cell.severity)
-        return InjectFaults(env, plan, seed=self.config.seed)  # without faults, too: an agent always gets its reply
-
-    def run(
-        self, cell: Cell, trace: bool = False, film: int | None = None, after_each: Callable[[], None] = lambda: None
-    ) -> list[Episode]:
-        """Runs the cell's episodes. `film`: a seed; only what its episode needs is run, and that one keeps frames."""
-        if cell.where == "real":
-            seeds = self.seeds if film is None else [film]
-            return self._run(cell, None, seeds, trace, film, after_each)
-        episodes = []
-        for begin in range(0, len(self.seeds), BATCH):
-            batch = self.seeds[begin : begin + BATCH]
-            # An episode is filmed within its batch: the network's rounding may depend on how many it steps at once.
-            if film is None or film in batch:
-                programs = [partial(self._one, cell, seed, trace, film, after_each) for seed in batch]
-                episodes += in_lockstep(self.world, programs)
-        return episodes
-
-    def replay(self, cell: Cell, seed: int) -> Episode:
-        """One of the cell's episodes again, with frames."""
-        return next(episode for episode in self.run(cell, film=seed) if episode.result.seed == seed)
-
-    def _one(
-        self, cell: Cell, seed: int, trace: bool, film: int | None, after_each: Callable[[], None], world: Any
-    ) -> Episode:
-        return self._run(cell, world, [seed], trace, film, after_each)[0]
-
-    def _run(
-        self,
-        cell: Cell,
-        world: Any,
-        seeds: Sequence[int],
-        trace: bool,
-        film: int | None,
-        after_each: Callable[[], None],
-    ) -> list[Episode]:
-        starts = self.starts if cell.where == "world" else None
-        return run_cell(
-            partial(self._agent, cell.agent),
-            partial(self.make_env, cell, world),
-            seeds,
-            self.yardstick,
-            self.max_calls or MOST_CALLS,
-            starts,
-            trace,
-            film,
-            after_each,
-        )
-
-    def _idle_in(self, env: Env) -> dict[str, list[str]]:
-        """The plans none of whose faults can ever do anything, at any of the severities above 0, and why not."""
-        tools, leaves = action_tools(env.metadata, env.action_space).names, leaves_of(env.observation_space)
-        seen = None if isinstance(env.observation_space, gym.spaces.Text) else leaves
-        severities = [severity for severity in self.config.severities if severity]
-        found = {}
-        for name, plan in self.plans.items():
-            reasons = [plan.at(severity).idle_in(tools, seen) for severity in severities]
-            if reasons and all(len(each) == len(plan.faults) for each in reasons):
-                found[name] = reasons[-1]
-        return found
-
-    def _agent(self, spec: str, env: Env) -> Agent:
-        known = self.config.env.agents
-        if not known.get(spec, spec).endswith(".zip"):
-            return make_agent(spec, env.observation_space, env.action_space, known)
-        if spec not in self._loaded:  # a file is read once; copies share its network and draw for themselves
-            self._loaded[spec] = make_agent(spec, env.observation_space, env.action_space, known)
-        return copy(self._loaded[spec])
-
-    def results(self, cell: Cell, after_each: Callable[[], None]) -> list[EpisodeResult]:
-        """The cell's results: stored ones where the same cell was finished before, else run now and stored."""
-        path = self.store.path(cell, self._defined_by(cell))
-        trace = self.config.out / "traces" / path.with_suffix(".jsonl").name
-        found = None if self.config.fresh or (self.config.trace and not trace.is_file()) else self.store.load(path)
-        if found is not None:
-            for _ in found:
-                after_each()
-            return found
-        episodes = self.run(cell, trace=self.config.trace, after_each=after_each)
-        if self.config.trace:
-            write_atomically(trace, "".join(_trace_lines(episodes)))
-        results = [episode.result for episode in episodes]
-        self.store.save(path, cell, results)
-        return results
-
-    def _world_env(self, world: Any) -> Env:
-        from worldsim.simulator.env import WorldEnv
-
-        return WorldEnv(world, horizon=self.config.max_steps or self.config.env.max_episode_steps)
-
     def _defined_by(self, cell: Cell) -> dict[str, Any]:
-        """Everything that decides a cell's figures."""
+        """Everything that decides a cell's figures: where any of it has changed, stored results are stale."""
         config = self.config
         in_world, plan = cell.where == "world", self.plans.get(cell.fault)
         return {
@@ -301,66 +314,51 @@ class Bench:
             "device": device_of(config.device).type if in_world else None,  # which rounds in its own way
         }
 
+    @cached_property
+    def env_made_of(self) -> dict[str, Any]:
+        """The code behind the environment, what its arguments name, and the packages of everything that runs."""
+        return {**sources(env_modules(self.config.env)).as_json(), "files": files_named(self.config.env.kwargs)}
 
-def stress(config: StressConfig, progress: bool = True) -> Report:
-    """Runs the stress test, writes report.json and report.html to `config.out`, and returns the report.
+    @cached_property
+    def world_digest(self) -> str | None:
+        """SHA-256 of the world's manifest, which holds the hashes of its weights and starts, and of its trust."""
+        folder = self.config.world
+        if "world" not in self.config.where or folder is None:
+            return None
+        return files_digest([folder / name for name in WORLD_FILES if (folder / name).is_file()], folder)
 
-    Cells that were finished before, by an interrupted run of the same configuration, are not run again. Equal
-    configurations give equal reports, byte for byte.
-
-    Raises a WorldsimError for what a user can mend: an unknown fault, agent or environment, a world that does not fit,
-    files in `config.out` that are not worldsim's.
-    """
-    bench = Bench(config)
-    bench.check_names()
-    with alone_in(config.out, "cells", "traces"):
-        if not bench.store.has_any() and not is_report(config.out / REPORT):
-            refuse_foreign((config.out / name for name in (REPORT, PAGE)), "stress")
-        return _tested(bench, progress)
-
-
-def _tested(bench: Bench, progress: bool) -> Report:
-    config = bench.config
-    outcomes: dict[Cell, list[EpisodeResult]] = {}
-    total, done = len(bench.cells) * config.episodes, count(1)
-    with one_thread(), Bar("stress", total, progress) as bar:
-
-        def advance(cell: Cell) -> None:
-            bar.at(next(done), str(cell))
-
-        bar.at(0)
-        for cell in bench.cells:
-            outcomes[cell] = bench.results(cell, partial(advance, cell))
-        bar.at(total, "the worst again, filmed")
-        report = _report(bench, outcomes)
-    report.write(config.out)
-    return report
+    def _idle_in(self, env: Env) -> dict[str, list[str]]:
+        """The plans none of whose faults can ever do anything, at any of the severities above 0, and why not."""
+        tools, leaves = action_tools(env.metadata, env.action_space).names, leaves_of(env.observation_space)
+        observed = None if isinstance(env.observation_space, gym.spaces.Text) else leaves
+        severities = [severity for severity in self.config.severities if severity]
+        found = {}
+        for name, plan in self.plans.items():
+            reasons = [plan.at(severity).idle_in(tools, observed) for severity in severities]
+            if reasons and all(len(each) == len(plan.faults) for each in reasons):
+                found[name] = reasons[-1]
+        return found
 
 
-def _report(bench: Bench, outcomes: Outcomes) -> Report:
-    config = bench.config
+def _report(test: StressTest, outcomes: Outcomes, worst: Sequence[Worst], replays: Replays) -> Report:
+    config = test.config
     # Paths are left out: the report is the same wherever the world lies and the report goes.
     shown = config.model_dump(mode="json", exclude={"out", "world", "fresh", "trace", "device"}) | {
         "agents": config.agent_specs(),
-        "faults": list(bench.plans),
+        "faults": list(test.plans),
     }
     world = None
-    if bench.world_digest is not None:
-        world = {"name": config.world.name if config.world else "", "sha256": bench.world_digest}
+    if test.world_digest is not None:
+        world = {"name": config.world.name if config.world else "", "sha256": test.world_digest}
         world["device"] = device_of(config.device).type
-    worst = pick_worst(outcomes, config.worst)
-    replays = {}
-    for picked in worst:
-        for cell in picked.cells:
-            replays[cell, picked.seed] = bench.replay(cell, picked.seed)
-    data = assemble(outcomes, shown, bench.seeds, world, worst, replays, bench.idle, _endless(bench, outcomes))
+    data = assemble(outcomes, shown, test.seeds, world, worst, replays, test.idle, _endless(test, outcomes))
     certificate = certificate_of(config.world) if config.world else None
-    return Report(data, replays, certificate, _action_names(config.env), bench.plans)
+    return Report(data, replays, certificate, _action_names(config.env), test.plans)
 
 
-def _endless(bench: Bench, outcomes: Outcomes) -> list[dict[str, Any]]:
+def _endless(test: StressTest, outcomes: Outcomes) -> list[dict[str, Any]]:
     """The cells of which episodes were cut although nobody has set a limit, with how many."""
-    if bench.max_calls is not None:
+    if test.max_calls is not None:
         return []
     cut = {cell: sum(e.truncated and e.steps >= MOST_CALLS for e in episodes) for cell, episodes in outcomes.items()}
     return [{**cell._asdict(), "episodes": count, "calls": MOST_CALLS} for cell, count in cut.items() if count]

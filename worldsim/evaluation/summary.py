@@ -81,6 +81,7 @@ class Summary:
     def _row(self, cell: Cell, episodes: Sequence[EpisodeResult]) -> Row:
         n = len(episodes)
         returns, violations = self._values("return", cell), self._values("violations", cell)
+        # Three kinds of interval: Wilson's of a rate, the bootstrap's of a mean; of a count one above 0 where it was 0.
         successes = None if episodes[0].success is None else sum(bool(episode.success) for episode in episodes)
         wilson = None if successes is None else st.wilson(successes, n, self.confidence)
         kinds = sum((Counter(episode.faults) for episode in episodes), Counter[str]())
@@ -109,12 +110,12 @@ class Summary:
         return {measure: self._difference(measure, a, b) for measure in MEASURES}
 
     def _difference(self, measure: str, a: Cell, b: Cell) -> Row | None:
-        """`a` minus `b` in one measure; `told_apart` is +1 or -1 when the interval excludes zero, else 0."""
+        """`a` minus `b` in one measure; `sign` is +1 or -1 when the interval excludes zero, else 0."""
         x, y = self._values(measure, a), self._values(measure, b)
         if not x or not y:
             return None
         found = st.paired_difference(x, y, self._rng(measure, a, b), self.confidence)
-        return {"mean": found.mean, "interval": interval(st.Interval(found.low, found.high)), "told_apart": found.sign}
+        return {"mean": found.mean, "interval": interval(st.Interval(found.low, found.high)), "sign": found.sign}
 
     def _ranks(self, cells: Sequence[Cell]) -> dict[str, float]:
         ranks = st.ranks([self._mean_return(cell) for cell in cells])
@@ -124,8 +125,8 @@ class Summary:
         names = [cell.agent for cell in real]
         found = {}
         means = [st.mean_signs([self._mean_return(cell) for cell in cells]) for cells in (real, world)]
-        told_apart = [self._interval_signs(cells) for cells in (real, world)]
-        for key, (a, b) in {"by_means": means, "by_intervals": told_apart}.items():
+        intervals = [self._interval_signs(cells) for cells in (real, world)]
+        for key, (a, b) in {"by_means": means, "by_intervals": intervals}.items():
             agreed = st.agreement(a, b)
             against = [[names[i], names[j]] for i, j in agreed.contradictions]
             found[key] = {"tau_b": agreed.tau_b, "same_ranking": agreed.same_ranking, "contradictions": against}
@@ -135,7 +136,7 @@ class Summary:
         signs = np.zeros((len(cells), len(cells)), dtype=np.int64)
         for i, j in combinations(range(len(cells)), 2):
             difference = self._difference("return", cells[i], cells[j])
-            signs[i, j] = difference["told_apart"] if difference else 0
+            signs[i, j] = difference["sign"] if difference else 0
             signs[j, i] = -signs[i, j]
         return signs
 

@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from worldsim.evaluation import words
+from worldsim.evaluation import narrative
 from worldsim.evaluation.cells import CLEAN
 from worldsim.printing import printable
 
@@ -39,12 +39,12 @@ class Results:
         found = [_plain("agent", self._agents()), _plain("in", [place[row["where"]] for row in self.rows])]
         for heading, key, show, inside in MEASURES:
             if any(row[key] is not None for row in self.rows):
-                ends = [words.bounds(row[f"{key}_interval"], inside) for row in self.rows]
+                ends = [narrative.bounds(row[f"{key}_interval"], inside) for row in self.rows]
                 pairs = zip(self.rows, ends, strict=True)
                 figures = [Text.assemble(show(row[key]), (end and joint + end, "dim")) for row, end in pairs]
                 found.append([Text(heading), *figures])
         if any(row["fault"] != CLEAN for row in self.rows):
-            fired = ["" if row["fault"] == CLEAN else words.figure(row["faults_fired"], 1) for row in self.rows]
+            fired = ["" if row["fault"] == CLEAN else narrative.figure(row["faults_fired"], 1) for row in self.rows]
             found.append(_plain("fired", fired))
         return found
 
@@ -58,11 +58,11 @@ class Results:
         widths = [_widest(column) for column in columns]
         widths[0] = max(min(widths[0], NARROWEST), min(widths[0], widths[0] + most - _width(widths)))
         lines = list(zip(*columns, strict=True))
-        yield Text(f"Stress test, {self.rows[0]['episodes']} episodes a cell", style="bold")
+        yield Text(f"Stress test, {self.rows[0]['episodes']} episodes for each row", style="bold")
         yield _grid(widths, lines[:1], "bold")
         numbered = enumerate(self.rows, 1)
         for condition, rows in groupby(numbered, lambda each: (each[1]["fault"], each[1]["severity"])):
-            yield Text(printable(words.condition(*condition)), style="bold cyan")
+            yield Text(printable(narrative.condition(*condition)), style="bold cyan")
             yield _grid(widths, [lines[number] for number, _ in rows])
 
 
@@ -71,9 +71,9 @@ def _whole(share: float) -> str:
 
 
 MEASURES: tuple[tuple[str, str, Any, Any], ...] = (  # heading, key of the row, how it is shown, and in its interval
-    ("return", "return_mean", words.figure, words.figure),
-    ("success", "success_rate", words.percent, _whole),
-    ("violations", "violations_mean", words.figure, words.figure),
+    ("return", "return_mean", narrative.figure, narrative.figure),
+    ("success", "success_rate", narrative.percent, _whole),
+    ("violations", "violations_mean", narrative.figure, narrative.figure),
 )
 
 

@@ -5,7 +5,7 @@ Axes: B worlds.
 
 import copy
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -16,7 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from worldsim.models.world_model import State, WorldModel
+from worldsim.models.world_model import WorldModel
+from worldsim.simulator.noise import places
+from worldsim.simulator.world import WorldState, tick
 from worldsim.spaces import leaves
 
 BATCHES = (1, 64, 1024)
@@ -26,7 +28,7 @@ class Cost(NamedTuple):
     """Of one step of B worlds, decoded, with reward, termination and ensemble."""
 
     flops: int  # of matrix products and convolutions; a multiplication and an addition are two
-    bytes: int  # read and written at least: every parameter once, states, noise and actions in, states and frames out
+    bytes: int  # read and written at least: every parameter once, states and actions in, all that a tick gives out
     memory: int  # bytes alive at once at most, parameters and states among them
 
 
@@ -60,31 +62,23 @@ class _Peak(TorchDispatchMode):
 
 @torch.no_grad()
 def cost(model: WorldModel, action_space: gym.Space[Any], batch: int) -> Cost:
-    """Of a model on `batch` states; nothing is computed."""
-    action = _nothing_done(action_space, batch)
-    model = copy.deepcopy(model).to("meta")
-    state = model.initial(batch)
-    noise = torch.zeros(batch, model.noise_size, device="meta")
+    """Of a model on `batch` states, under the very `tick` that a World steps by; nothing is computed."""
+    model, device = copy.deepcopy(model).to("meta"), torch.device("meta")
+    nothing, whole = torch.zeros(batch, device=device), torch.zeros(batch, dtype=torch.long, device=device)
+    state = WorldState(model.initial(batch), whole, whole.clone(), nothing, nothing.clone(), {})
+    chance = places(model.noise_size + 2, device)
+    action = {
+        leaf.name: torch.from_numpy(np.zeros((batch, *leaf.shape), leaf.dtype)).to(device)
+        for leaf in leaves(action_space)
+    }
+    # Once for each meter: together each would count what the other makes.
     flops, peak = FlopCounterMode(display=False), _Peak()
     with flops:
-        outputs = _step(model, state, action, noise)
-    moved = [*model.parameters(), *state.values(), *action.values(), noise, *tree_leaves(outputs)]
+        outputs = tick(model, state, action, "frame", chance, (1.0, 1.0))
+    moved = [*model.parameters(), *tree_leaves((state, action, outputs))]
     size = sum(tensor.numel() * tensor.element_size() for tensor in moved)
     del outputs, moved
     with peak:
-        peak.meet([*model.parameters(), *model.buffers(), *state.values(), *action.values(), noise])
-        _step(model, state, action, noise)
+        peak.meet([*model.parameters(), *model.buffers(), *tree_leaves((state, action, chance))])
+        tick(model, state, action, "frame", chance, (1.0, 1.0))
     return Cost(flops.get_total_flops(), size, peak.peak)
-
-
-def _nothing_done(space: gym.Space[Any], batch: int) -> dict[str, Tensor]:
-    """Actions (B, ...) that hold no data."""
-    return {
-        leaf.name: torch.from_numpy(np.zeros((batch, *leaf.shape), leaf.dtype)).to("meta") for leaf in leaves(space)
-    }
-
-
-def _step(model: WorldModel, state: State, action: Mapping[str, Tensor], noise: Tensor) -> tuple[Any, ...]:
-    following, predicted = model.step(state, action, noise)
-    heads = model.reward.mean(predicted.features), model.termination(predicted.features)
-    return following, predicted, model.decode(following), heads

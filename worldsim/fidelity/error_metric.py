@@ -72,6 +72,7 @@ class ErrorMetric:
             else:
                 metric.mean[leaf.name] = mean = values.mean(0, dtype=np.float64)
                 spread = np.square(values - mean).mean(0 if leaf.kind == "vector" else None)
+                # What never changes has no variance to be measured in: its errors stay in its own unit.
                 metric.scale[leaf.name] = np.sqrt(np.where(spread > 0, spread, 1.0))
             guess = np.broadcast_to(metric.mean[leaf.name], values.shape)
             blind = metric.error(leaf, guess[:, None], values[:, None]).mean()

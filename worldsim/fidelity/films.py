@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from worldsim.fidelity.open_loop import Draw
+from worldsim.fidelity.open_loop import WindowDraw
 from worldsim.play import frames
 from worldsim.play.frames import AMBER, GREEN, GREY, RED, WHITE, Picture
-from worldsim.play.look import Imagined, imagine
 from worldsim.simulator.drawing import draw, side_by_side
+from worldsim.simulator.rollout import Rollout, open_loop
 from worldsim.simulator.world import World
 from worldsim.spaces import leaves
 
@@ -29,22 +29,23 @@ class Films(NamedTuple):
     chosen: dict[str, int]  # name -> which window
 
 
-def films(world: World, draw: Draw, errors: NDArray[np.float64]) -> Films:
+def films(world: World, windows: WindowDraw, errors: NDArray[np.float64]) -> Films:
     """errors: (B,) by which windows are ranked. `world` is calibrated: its trust is shown."""
     order = np.argsort(errors, kind="stable")
     chosen = {"best": int(order[0]), "median": int(order[len(order) // 2]), "worst": int(order[-1])}
     rows = np.array(list(chosen.values()))
-    window, context = draw.windows(rows), draw.context
-    own = imagine(world, window, context, [draw.seeds[row] for row in rows])
-    strip, film = _strip(world, window, own, context, list(chosen)), _film(world, window, own, context, list(chosen))
+    window, context = windows.windows(rows), windows.context
+    imagined = open_loop(world, window, context, [windows.seeds[row] for row in rows])
+    shown = world, window, imagined, context, list(chosen)
+    strip, film = _strip(*shown), _film(*shown)
     return Films(_png(strip), frames.animation(film, FPS, "gif", MAX_BYTES), chosen)
 
 
-def _strip(world: World, window: dict[str, Any], own: Imagined, context: int, names: list[str]) -> Picture:
-    """Rows of frames: the last that was seen, and some steps ahead."""
+def _strip(world: World, window: dict[str, Any], imagined: Rollout, context: int, names: list[str]) -> Picture:
+    """Rows of frames: the last of the context, and some steps ahead."""
     length = window["mask"].shape[1]
     shown = [step for step in COLUMNS if context + step <= length]
-    header = [("", WHITE), ("seen", GREY), *((f"+{step}", WHITE) for step in shown)]
+    header = [("", WHITE), ("context", GREY), *((f"+{step}", WHITE) for step in shown)]
     rows = [side_by_side([frames.text([each], CELL if i else LABEL) for i, each in enumerate(header)], GAP)]
     for index, name in enumerate(names):
         places = [context - 1, *(context + step - 1 for step in shown)]
@@ -52,28 +53,30 @@ def _strip(world: World, window: dict[str, Any], own: Imagined, context: int, na
         real = [
             _cell(world, window["observation"], index, t, CELL, there) for t, there in zip(places, inside, strict=True)
         ]
-        drawn = [_cell(world, own.observation, index, t, CELL, there) for t, there in zip(places, inside, strict=True)]
-        sure = [_sure(float(own.trust[index, t]), CELL, there) for t, there in zip(places, inside, strict=True)]
+        drawn = [
+            _cell(world, imagined.observation, index, t, CELL, there) for t, there in zip(places, inside, strict=True)
+        ]
+        trust = [_trust(float(imagined.trust[index, t]), CELL, there) for t, there in zip(places, inside, strict=True)]
         rows.append(side_by_side([frames.text([(name, WHITE), ("real", GREY)], LABEL), *real], GAP))
         rows.append(side_by_side([frames.text([("learned", AMBER)], LABEL), *drawn], GAP))
-        rows.append(side_by_side([frames.text([("trust", GREY)], LABEL), *sure], GAP))
+        rows.append(side_by_side([frames.text([("trust", GREY)], LABEL), *trust], GAP))
     return frames.stack(rows, GAP)
 
 
-def _film(world: World, window: dict[str, Any], own: Imagined, context: int, names: list[str]) -> list[Picture]:
+def _film(world: World, window: dict[str, Any], imagined: Rollout, context: int, names: list[str]) -> list[Picture]:
     """The windows side by side, the last frame held for a moment; each stops where its episode ends."""
     film = []
     for t in range(window["mask"].shape[1]):
         columns = []
         for index, name in enumerate(names):
             last = min(t, int(window["mask"][index].sum()) - 1)
-            seen = last < context
-            where = "context" if seen else f"step {last - context + 1}"
+            recorded = last < context
+            where = "context" if recorded else f"step {last - context + 1}"
             real = _cell(world, window["observation"], index, last, PICTURE, True)
-            drawn = _cell(world, own.observation, index, last, PICTURE, True)
-            sure = _sure(float(own.trust[index, last]), PICTURE, not seen, "trust ")
-            words = frames.text([(f"{name}, {where}", WHITE), ("real", GREY)], PICTURE)
-            columns.append(frames.stack([words, real, frames.text([("learned", AMBER)], PICTURE), drawn, sure], GAP))
+            drawn = _cell(world, imagined.observation, index, last, PICTURE, True)
+            trust = _trust(float(imagined.trust[index, last]), PICTURE, not recorded, "trust ")
+            title = frames.text([(f"{name}, {where}", WHITE), ("real", GREY)], PICTURE)
+            columns.append(frames.stack([title, real, frames.text([("learned", AMBER)], PICTURE), drawn, trust], GAP))
         film.append(side_by_side(columns, 2 * GAP))
     return film + film[-1:] * HOLD
 
@@ -86,10 +89,10 @@ def _cell(world: World, observation: dict[str, NDArray[Any]], index: int, t: int
     return frames.fit(picture, width, height) if there else frames.blank(width, height)
 
 
-def _sure(trust: float, width: int, there: bool, name: str = "") -> Picture:
-    """Trust in words and as a bar."""
-    words = frames.text([(f"{name}{trust:.2f}" if there else "", WHITE)], width)
-    return frames.stack([words, frames.bar(width, trust if there else 0, GREEN if trust >= 0.5 else RED)], 0)
+def _trust(trust: float, width: int, there: bool, name: str = "") -> Picture:
+    """Trust as a number and as a bar."""
+    number = frames.text([(f"{name}{trust:.2f}" if there else "", WHITE)], width)
+    return frames.stack([number, frames.bar(width, trust if there else 0, GREEN if trust >= 0.5 else RED)], 0)
 
 
 def _png(picture: Picture) -> bytes:

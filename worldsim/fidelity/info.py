@@ -33,7 +33,7 @@ def info(config: InfoConfig) -> Table | str:
     certificate = summary(world.certificate) if world.certificate else {"certificate": "none; run worldsim validate"}
     spaces = {"observation": world.observation_space, "action": world.action_space}
     leaf_by_leaf = {name: "; ".join(map(_in_words, leaves(space))) for name, space in spaces.items()}
-    for section in (*told(found | leaf_by_leaf), certificate):
+    for section in (*as_text(found | leaf_by_leaf), certificate):
         for name, value in section.items():
             table.add_row(name, in_lines(value))
         table.add_section()
@@ -61,7 +61,7 @@ def facts(world: World) -> dict[str, Any]:
     }
 
 
-def told(found: dict[str, Any]) -> tuple[dict[str, str], ...]:
+def as_text(found: dict[str, Any]) -> tuple[dict[str, str], ...]:
     """The facts in words: parts and costs, spaces, provenance."""
     sizes, steps = dict(found["parameters"]), found["step"]
     parts = {"parameters": f"{sizes.pop('all'):,}"} | {f"  {name}": f"{size:,}" for name, size in sizes.items()}
@@ -82,10 +82,10 @@ def told(found: dict[str, Any]) -> tuple[dict[str, str], ...]:
 
 
 def _in_words(leaf: Leaf) -> str:
-    said, shape = str(leaf.space), leaf.space.shape or ()
+    text, shape = str(leaf.space), leaf.space.shape or ()
     if isinstance(leaf.space, MultiDiscrete) and len(shape) > 1:  # which would be written out, number by number
-        said = f"MultiDiscrete{shape} of {leaf.nvec.min()} to {leaf.nvec.max()} classes"
-    return f"{leaf.name} {said}" if leaf.path else said
+        text = f"MultiDiscrete{shape} of {leaf.nvec.min()} to {leaf.nvec.max()} classes"
+    return f"{leaf.name} {text}" if leaf.path else text
 
 
 def _short(value: float) -> str:

@@ -41,8 +41,8 @@ def _squares(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
     return difference
 
 
-class Sum(NamedTuple):
-    """Over windows, each (T,): what a mean is made of, which further windows can be added to."""
+class WeightedSum(NamedTuple):
+    """Of a measure over windows, each (T,): what its mean is made of, so that further windows can be added."""
 
     values: Floats  # weighted
     weight: Floats
@@ -61,28 +61,28 @@ class Sum(NamedTuple):
         return [float(v / w) if w else None for v, w in zip(*self, strict=True)]
 
 
-def decibels(mean: Curve) -> Curve:
-    """Peak signal-to-noise ratio in dB of mean squared errors; 100 where there is no error."""
-    return [None if x is None else float(-10 * np.log10(max(x, 1e-10))) for x in mean]
+def psnr(mean_squared_error: Curve) -> Curve:
+    """Peak signal-to-noise ratio in dB, of errors in units of full scale; 100 where there is no error."""
+    return [None if x is None else float(-10 * np.log10(max(x, 1e-10))) for x in mean_squared_error]
 
 
 class Detection(NamedTuple):
-    """How well events are foreseen, each at its very step."""
+    """How well events are predicted, each at exactly its step."""
 
-    precision: float | None  # None where nothing was foretold, or nothing happened
+    precision: float | None  # None where nothing was predicted, or nothing happened
     recall: float | None  # None where nothing happened
     f1: float | None  # None where nothing happened
-    events: int
-    foretold: int  # rightly or not: where nothing happened, all that is known
+    events: int  # that happened
+    predicted: int  # rightly or not: where nothing happened, all that is known
 
 
 def detection(predicted: Bools, actual: Bools) -> Detection:
-    """Of what was foretold and what happened, both (N,). Without an event nothing is well or badly foreseen."""
-    hits, foretold, events = (int(each.sum()) for each in (predicted & actual, predicted, actual))
+    """Of what was predicted and what happened, both (N,). Without an event no prediction of one is good or bad."""
+    hits, positives, events = (int(each.sum()) for each in (predicted & actual, predicted, actual))
     if not events:
-        return Detection(None, None, None, 0, foretold)
-    precision = hits / foretold if foretold else None
-    return Detection(precision, hits / events, 2 * hits / (foretold + events), events, foretold)
+        return Detection(None, None, None, 0, positives)
+    precision = hits / positives if positives else None
+    return Detection(precision, hits / events, 2 * hits / (positives + events), events, positives)
 
 
 def auroc(scores: Floats, truth: Bools) -> float | None:
@@ -96,11 +96,14 @@ def auroc(scores: Floats, truth: Bools) -> float | None:
 
 
 def reliability(probability: Floats, truth: Bools) -> list[dict[str, float]]:
-    """A reliability diagram: what was said and what came, in BINS bins of equal width, empty ones left out."""
+    """A reliability diagram: mean predicted probability and observed frequency, in BINS bins of equal width.
+
+    Empty bins are left out.
+    """
     place = np.minimum((probability * BINS).astype(int), BINS - 1)
     groups = [place == index for index in range(BINS)]
     return [
-        {"said": float(probability[g].mean()), "came": float(truth[g].mean()), "count": int(g.sum())}
+        {"predicted": float(probability[g].mean()), "observed": float(truth[g].mean()), "count": int(g.sum())}
         for g in groups
         if g.any()
     ]
@@ -109,29 +112,29 @@ def reliability(probability: Floats, truth: Bools) -> list[dict[str, float]]:
 def calibration_error(bins: list[dict[str, float]]) -> float:
     """Expected calibration error (Guo et al. 2017, eq. 3) of a reliability diagram."""
     total = sum(each["count"] for each in bins)
-    return float(sum(each["count"] * abs(each["said"] - each["came"]) for each in bins) / max(1, total))
+    return float(sum(each["count"] * abs(each["predicted"] - each["observed"]) for each in bins) / max(1, total))
 
 
-def temperature(surprise: Callable[[float], float]) -> float:
-    """The temperature in [1/20, 20] with the least `surprise`: total negative log-likelihood in nats at a temperature.
+def fit_temperature(negative_log_likelihood: Callable[[float], float]) -> float:
+    """The temperature in [1/20, 20] with the least negative log-likelihood, in nats over all the data.
 
     A standard normal prior on its logarithm keeps it near 1 where there is little to learn from.
     """
 
     def cost(log_temperature: float) -> float:
-        return surprise(float(np.exp(log_temperature))) + 0.5 * log_temperature**2
+        return negative_log_likelihood(float(np.exp(log_temperature))) + 0.5 * log_temperature**2
 
     return float(np.exp(minimize_scalar(cost, bounds=(-np.log(20), np.log(20)), method="bounded").x))
 
 
-def trust_curve(doubt: Floats, within: Bools, bins: int = 40) -> tuple[Floats, Floats]:
-    """Probability of being within tolerance as a falling function of doubt: isotonic regression over quantile bins.
+def trust_curve(entropy: Floats, within: Bools, bins: int = 40) -> tuple[Floats, Floats]:
+    """Probability of being within tolerance as a falling function of cumulative entropy.
 
-    The doubt in the middle of each bin, and the probability there.
+    Isotonic regression over quantile bins; returns the mean entropy of each bin and the probability there.
     """
-    order = np.argsort(doubt, kind="stable")
+    order = np.argsort(entropy, kind="stable")
     groups = np.array_split(order, min(bins, len(order)))
-    middle = np.array([doubt[group].mean() for group in groups])
+    middle = np.array([entropy[group].mean() for group in groups])
     share = np.array([within[group].mean() for group in groups])
     weights = np.array([len(group) for group in groups], float)
     fitted = isotonic_regression(share, weights=weights, increasing=False).x

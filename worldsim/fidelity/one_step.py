@@ -1,4 +1,4 @@
-"""Teacher-forced: every recorded row is foreseen from all rows before it in its episode.
+"""Teacher-forced: every recorded row is predicted from all rows before it in its episode.
 
 Episodes are cut into pieces of `length` rows. What a world knows at the beginning of each comes from observing the rows
 before in parallel; then all pieces go through their rows together, one tick at a time. Axes: P pieces, T steps,
@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.fidelity.curves import Curves, Sums, added, measured, told
+from worldsim.fidelity.curves import Curves, Sums, add_up, measure_beside_baselines, to_curves
 from worldsim.fidelity.error_metric import ErrorMetric
 from worldsim.fidelity.measures import Bools, Floats
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.sampling import gather
+from worldsim.simulator.rollout import predictions
 from worldsim.simulator.world import World, WorldState
 from worldsim.training.statistics import rows_of
 
@@ -35,8 +36,8 @@ class Pieces(NamedTuple):
     end: Ints  # (P,) row number of the episode's last row
 
 
-class Foreseen(NamedTuple):
-    """What was said of every transition, and what came: each flat, (N,) or (N, R)."""
+class HeadPredictions(NamedTuple):
+    """Reward and end of every transition, predicted and actual: each flat, (N,) or (N, R)."""
 
     reward: Tensor  # (N, R) log-probabilities of the bins, at temperature 1
     end: Floats  # (N,) logits of termination, at temperature 1
@@ -44,11 +45,11 @@ class Foreseen(NamedTuple):
     ended: Bools
     reported: Bools  # False: of an episode that calibrates
 
-    def where(self, chosen: Bools) -> "Foreseen":
+    def where(self, chosen: Bools) -> "HeadPredictions":
         """The chosen transitions alone."""
         reward = self.reward[torch.from_numpy(chosen)]
         heads = self.end[chosen], self.actual_reward[chosen], self.ended[chosen], self.reported[chosen]
-        return Foreseen(reward, *heads)
+        return HeadPredictions(reward, *heads)
 
 
 def pieces(world: World, arrays: Arrays, episodes: Ints, length: int) -> Pieces:
@@ -83,24 +84,24 @@ def _pieces(world: World, arrays: Arrays, episodes: Ints, length: int) -> list[P
 @torch.inference_mode()
 def _observed(world: World, arrays: Arrays, rows: Ints, latent: dict[str, Tensor] | None) -> dict[str, Tensor]:
     batch = gather(arrays, rows)
-    seen, done = (_tensors(world, batch[key]) for key in ("observation", "action"))
-    return world.model.observe(seen, done, torch.from_numpy(batch["first"]).to(world.device), latent).state
+    observation, action = (_tensors(world, batch[key]) for key in ("observation", "action"))
+    return world.model.observe(observation, action, torch.from_numpy(batch["first"]).to(world.device), latent).state
 
 
 def _tensors(world: World, rows: dict[str, NDArray[Any]]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(values).to(world.device) for name, values in rows.items()}
 
 
-class Followed(NamedTuple):
+class OneStep(NamedTuple):
     """What passes over all pieces give."""
 
-    foreseen: Foreseen
+    heads: HeadPredictions
     sums: list[Sums]  # (T,) of the reported pieces, by steps since a piece began; empty where there are none
     counts: list[int]  # (T,) transitions that are behind them
 
     def curves(self) -> dict[str, Curves]:
         """The steps strung together."""
-        steps = [told(each) for each in self.sums]
+        steps = [to_curves(each) for each in self.sums]
         some = next(step for step in steps if step)
         return {
             measure: {
@@ -111,22 +112,22 @@ class Followed(NamedTuple):
         }
 
 
-def follow_all(
+def predict_all(
     world: World, arrays: Arrays, halves: Sequence[Ints], length: int, metric: ErrorMetric, seed: int
-) -> Followed:
-    """Foresee every row of the episodes that calibrate and of those that are reported, some pieces at a time."""
+) -> OneStep:
+    """Predict every row of the episodes that calibrate and of those that are reported, some pieces at a time."""
     rng, parts = np.random.default_rng(seed), []
     others = exchanged(arrays, halves[1], np.random.default_rng([seed, 1]))
     for reported, episodes in zip((False, True), halves, strict=True):
         for group in _groups(arrays, episodes, length):
             cut = pieces(world, arrays, group, length)
             counted = np.full(len(cut.begin), reported)
-            parts.append(follow(world, arrays, cut, counted, length, metric, others, rng))
+            parts.append(predict(world, arrays, cut, counted, length, metric, others, rng))
             arrays.release()
-    foreseen = Foreseen(*(_end_to_end(each) for each in zip(*(part.foreseen for part in parts), strict=True)))
+    heads = HeadPredictions(*(_end_to_end(each) for each in zip(*(part.heads for part in parts), strict=True)))
     steps = zip(*(part.sums for part in parts), strict=True)
-    summed = [added(some) if (some := [each for each in step if each]) else {} for step in steps]
-    return Followed(foreseen, summed, np.sum([part.counts for part in parts], 0).tolist())
+    summed = [add_up(some) if (some := [each for each in step if each]) else {} for step in steps]
+    return OneStep(heads, summed, np.sum([part.counts for part in parts], 0).tolist())
 
 
 def exchanged(arrays: Arrays, episodes: Ints, rng: np.random.Generator) -> Ints:
@@ -149,7 +150,7 @@ def _end_to_end(parts: Sequence[Any]) -> Any:
 
 
 @torch.inference_mode()
-def follow(
+def predict(
     world: World,
     arrays: Arrays,
     cut: Pieces,
@@ -158,8 +159,8 @@ def follow(
     metric: ErrorMetric,
     others: Ints,
     rng: np.random.Generator,
-) -> Followed:
-    """Foresee every row of the pieces. reported: (P,), which of them the sums are of; the others calibrate.
+) -> OneStep:
+    """Predict every row of the pieces. reported: (P,), which of them the sums are of; the others calibrate.
 
     others: (N,), for each row the one whose action it has where actions are shuffled, as `exchanged` gives it.
     """
@@ -167,29 +168,32 @@ def follow(
     nothing = torch.zeros(len(seeds), device=world.device)
     last = _tensors(world, gather(arrays, cut.begin)["observation"])
     state = WorldState(cut.latent, seeds, torch.zeros_like(seeds), nothing, nothing, last)
-    foreseen, steps, counts = [], list[Sums](), []
-    for step in range(1, length + 1):
-        inside = cut.begin + step <= cut.end
-        rows = np.minimum(cut.begin + step, cut.end)
-        now = gather(arrays, rows)
-        following, features, *_ = world.foresee(state, now["action"])
-        heads = (world.model.reward(features), world.model.termination(features))
-        reward, end = (head.cpu()[torch.from_numpy(inside)] for head in heads)
-        came = now["reward"][inside].astype(np.float64), now["terminated"][inside]
-        foreseen.append(Foreseen(reward, end.double().numpy(), *came, reported[inside]))
+    heads, sums, counts = [], list[Sums](), []
+    # Pieces are of different lengths and go through the same steps: where one is over, its last row is predicted again
+    # and counted no more, so that the batch keeps its shape, which a compiled step needs.
+    rows = [np.minimum(cut.begin + step, cut.end) for step in range(1, length + 1)]
+    recorded = (gather(arrays, each) for each in rows)
+    for step, (before, actual, tick) in enumerate(predictions(world, state, recorded, teacher_forced=True)):
+        inside = cut.begin + step < cut.end
+        logits = (world.model.reward(tick.features), world.model.termination(tick.features))
+        reward, end = (head.cpu()[torch.from_numpy(inside)] for head in logits)
+        outcome = actual["reward"][inside].astype(np.float64), actual["terminated"][inside]
+        heads.append(HeadPredictions(reward, end.double().numpy(), *outcome, reported[inside]))
         counted = inside & reported
         counts.append(int(counted.sum()))
-        steps.append({})
-        if counts[-1]:
-            action = {name: values.take(others[rows], axis=0) for name, values in arrays.action.items()}
-            worlds = state, following, world.foresee(state, action).state
-            steps[-1] = _beside(metric, (now["observation"], *map(world.observation, worlds)), counted)
-        state = world.follow(state, now["observation"], now["action"])
-    flat = Foreseen(*(_end_to_end(column) for column in zip(*foreseen, strict=True)))
-    return Followed(flat, steps, counts)
+        sums.append({})
+        if counts[-1]:  # a second prediction of the same row, to see whether the action makes a difference
+            action = {name: values.take(others[rows[step]], axis=0) for name, values in arrays.action.items()}
+            states = before, tick.state, world.predict(before, action).state
+            sums[-1] = _measure(metric, (actual["observation"], *map(world.observation, states)), counted)
+    flat = HeadPredictions(*(_end_to_end(column) for column in zip(*heads, strict=True)))
+    return OneStep(flat, sums, counts)
 
 
-def _beside(metric: ErrorMetric, shown: Sequence[Rows], mask: Bools) -> Sums:
-    """Of the pieces in `mask` (P,). shown: what came, what was seen before, what was foreseen, and so with `others`."""
-    came, before, own, shuffled = ({name: rows[mask][:, None] for name, rows in part.items()} for part in shown)
-    return measured(metric, came, before, own, shuffled, np.ones((int(mask.sum()), 1), np.bool_))
+def _measure(metric: ErrorMetric, shown: Sequence[Rows], counted: Bools) -> Sums:
+    """Of the pieces that are `counted` (P,), as windows of one step.
+
+    shown: the actual row, the one before it, the prediction, and that under another action.
+    """
+    actual, before, model, shuffled = ({name: rows[counted][:, None] for name, rows in each.items()} for each in shown)
+    return measure_beside_baselines(metric, actual, before, model, shuffled, np.ones((int(counted.sum()), 1), np.bool_))

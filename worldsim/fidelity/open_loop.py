@@ -1,7 +1,7 @@
-"""Open loop: a world sees some recorded rows and then imagines on under actions. Axes: B windows, T steps."""
+"""Open loop: which recorded windows a world continues, and under which actions. Axes: B windows, T steps."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Self
 
 import gymnasium as gym
@@ -9,39 +9,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import DatasetError
-from worldsim.fidelity.curves import Sums, sums, told
+from worldsim.fidelity.curves import Sums, measure, to_curves
 from worldsim.fidelity.error_metric import ErrorMetric
-from worldsim.fidelity.measures import Bools, Floats
+from worldsim.fidelity.measures import Bools
 from worldsim.rollouts import sampling
 from worldsim.rollouts.arrays import Arrays
+from worldsim.simulator.rollout import imagine, observe_context
 from worldsim.simulator.world import World, WorldState
 from worldsim.spaces import flatten
 
 Leaves = dict[str, NDArray[Any]]  # leaf -> (B, T, ...)
 TOGETHER = 128  # windows that are imagined at once, and in memory
-CONTROL = 4  # step at which controllability is told (Genie, arXiv:2402.15391, section 4)
+CONTROL = 4  # step at which controllability is measured (Genie, arXiv:2402.15391, section 4)
 
 
 class Windows(NamedTuple):
     """Recorded windows and worlds that have seen their context."""
 
     state: WorldState  # after the context
-    observation: Leaves  # what came then, (B, T, ...)
+    observation: Leaves  # what was recorded after it, (B, T, ...)
     action: Leaves
     others: Leaves  # the actions of another window: as likely as its own, but not what led to what was recorded
     before: Leaves  # the last row of the context, (B, 1, ...)
     mask: Bools  # (B, T): inside the episode
 
 
-class Rolled(NamedTuple):
-    """What a world imagined."""
-
-    observation: Leaves
-    doubt: Floats  # (B, T)
-    novelty: Floats  # (B, T)
-
-
-class Draw(NamedTuple):
+class WindowDraw(NamedTuple):
     """Which windows of which episodes are imagined. Only some of them are ever in memory together."""
 
     arrays: Arrays
@@ -66,34 +59,21 @@ class Draw(NamedTuple):
         return sampling.window_at(self.arrays, self.episodes, self.context + self.horizon, self.places[rows])
 
 
-def batches(world: World, draw: Draw) -> Iterator[Windows]:
+def batches(world: World, draw: WindowDraw) -> Iterator[Windows]:
     """All windows drawn, at most TOGETHER at a time."""
     for at in range(0, len(draw.places), TOGETHER):
         rows = np.arange(at, min(at + TOGETHER, len(draw.places)))
         whole, context = draw.windows(rows), draw.context
-        seen, done = (_between(whole[key], 0, context) for key in ("observation", "action"))
-        state = world.observe(seen, done, whole["first"][:, :context], [draw.seeds[row] for row in rows])
-        came, action = (_between(whole[key], context, None) for key in ("observation", "action"))
+        state = observe_context(world, whole, context, [draw.seeds[row] for row in rows])
+        actual, action = (_between(whole[key], context, None) for key in ("observation", "action"))
         others = _between(draw.windows(rows - 1)["action"], context, None)
         before = _between(whole["observation"], context - 1, context)
-        yield Windows(state, came, action, others, before, whole["mask"][:, context:])
+        yield Windows(state, actual, action, others, before, whole["mask"][:, context:])
         draw.arrays.release()
 
 
 def _between(rows: Leaves, begin: int, end: int | None) -> Leaves:
     return {name: values[:, begin:end] for name, values in rows.items()}
-
-
-def roll(world: World, state: WorldState, action: Mapping[str, NDArray[Any]], horizon: int) -> Rolled:
-    """What the worlds foresee under the first `horizon` of the actions (B, T, ...) a leaf."""
-    seen, doubt, novelty = [], [], []
-    for t in range(horizon):
-        state = world.foresee(state, {name: rows[:, t] for name, rows in action.items()}).state
-        seen.append(world.observation(state))
-        doubt.append(state.doubt.cpu().numpy())
-        novelty.append(state.novelty.cpu().numpy())
-    observation = {name: np.stack([each[name] for each in seen], 1) for name in seen[0]}
-    return Rolled(observation, np.stack(doubt, 1).astype(np.float64), np.stack(novelty, 1).astype(np.float64))
 
 
 def uniform_actions(world: World, seed: int) -> gym.Space[Any]:
@@ -114,26 +94,26 @@ def _drawn(space: gym.Space[Any], count: int, steps: int) -> Leaves:
 def under_random_actions(
     world: World, metric: ErrorMetric, cut: Windows, model: Leaves, actions: gym.Space[Any]
 ) -> Sums:
-    """How like the record the step CONTROL, or the last one, is under the recorded actions and under random ones."""
+    """How well step CONTROL, or the last, is predicted under the recorded actions (`model`) and under random ones."""
     steps = min(CONTROL, cut.mask.shape[1])
-    alike = roll(world, cut.state, _drawn(actions, len(cut.mask), steps), steps).observation
+    at_random = imagine(world, cut.state, _drawn(actions, len(cut.mask), steps)).observation
     last = slice(steps - 1, steps)
-    parts = [{name: rows[:, last] for name, rows in each.items()} for each in (cut.observation, model, alike)]
+    parts = [{name: rows[:, last] for name, rows in each.items()} for each in (cut.observation, model, at_random)]
     actual, recorded, random = parts
-    return sums(metric, actual, cut.before, {"recorded": recorded, "random": random}, cut.mask[:, last])
+    return measure(metric, actual, cut.before, {"recorded": recorded, "random": random}, cut.mask[:, last])
 
 
 def controllability(found: Sums, horizon: int) -> dict[str, Any]:
     """How much worse the prediction is under random actions: delta PSNR at step 4 (Genie, arXiv:2402.15391).
 
-    Of categorical leaves the difference in accuracy, of vectors in normalised error. A world that does not listen to
-    its actions has 0.
+    Of categorical leaves the difference in accuracy, of vectors in normalised error. A world whose predictions do not
+    depend on the actions has 0.
     """
-    curves, said = told(found), dict[str, Any](step=min(CONTROL, horizon))
-    for measure in ("psnr", "psnr_changed", "accuracy", "nrmse"):
-        for leaf, each in curves.get(measure, {}).items():
+    curves, figures = to_curves(found), dict[str, Any](step=min(CONTROL, horizon))
+    for key in ("psnr", "psnr_changed", "accuracy", "nrmse"):
+        for leaf, each in curves.get(key, {}).items():
             values = {name: curve[0] for name, curve in each.items()}
             a, b = values["recorded"], values["random"]
             values["delta"] = None if a is None or b is None else a - b
-            said.setdefault(measure, {})[leaf] = values
-    return said
+            figures.setdefault(key, {})[leaf] = values
+    return figures

@@ -22,7 +22,7 @@ MEASURES = (  # key of the certificate, title, unit
 AT = (1, 2, 3, 5, 10, 15, 20, 30, 50, 75, 100)  # horizons of the tables
 
 
-def page(certificate: Mapping[str, Any], shown: Films) -> str:
+def page(certificate: Mapping[str, Any], made: Films) -> str:
     """The whole page. Depends on its arguments only."""
     loader = jinja2.ChoiceLoader([jinja2.PackageLoader(f"worldsim.{room}", ".") for room in ("fidelity", "evaluation")])
     environment = jinja2.Environment(
@@ -32,9 +32,9 @@ def page(certificate: Mapping[str, Any], shown: Films) -> str:
     facts = {name: value for name, value in summary(certificate).items() if name != "verdict"}
     view: dict[str, Any] = {"data": certificate, "facts": facts}
     view |= {"imagined": _shown(certificate, certificate, "steps ahead")}
-    view |= {"foreseen": _shown(certificate, certificate["teacher_forced"], "step of the stretch")}
-    view |= {"honesty": _honesty(certificate), "chosen": shown.chosen, "steps": _columns(certificate)}
-    pictures = (("strip", shown.strip, "png"), ("film", shown.film, "gif"))
+    view |= {"teacher_forced": _shown(certificate, certificate["teacher_forced"], "step of the stretch")}
+    view |= {"calibration": _calibration(certificate), "chosen": made.chosen, "steps": _columns(certificate)}
+    pictures = (("strip", made.strip, "png"), ("film", made.film, "gif"))
     view |= {name: f"data:image/{form};base64,{base64.b64encode(data).decode()}" for name, data, form in pictures}
     return environment.get_template("fidelity.html.j2").render(**view)
 
@@ -80,7 +80,7 @@ def _rows(certificate: Mapping[str, Any], curves: Mapping[str, Any], unit: str) 
     ]
 
 
-def _honesty(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _calibration(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Reliability diagrams, each with its calibration error, before and after where there are both."""
     heads = certificate["one_step"]
     found = (

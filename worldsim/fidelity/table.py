@@ -6,12 +6,12 @@ from typing import Any
 
 from rich.table import Table
 
-SHOWN = (1, 5, 15, 30)  # horizons that a summary tells of
+SHOWN = (1, 5, 15, 30)  # horizons that a summary shows
 
 
 def certificate_table(certificate: Mapping[str, Any]) -> Table:
     """The summary of a certificate as `worldsim validate` writes it."""
-    table = Table(title="Fidelity, on rollouts that the world has not seen", show_header=False, title_justify="left")
+    table = Table(title="Fidelity, on held-out rollouts", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in summary(certificate).items():
@@ -44,24 +44,25 @@ def summary(certificate: Mapping[str, Any]) -> dict[str, str]:
         found[f"{leaf}, error / deviation"] = _beside(curves, places, ".2f", "")
     step = certificate["one_step"]
     if step["accuracy"]:
-        found["right, one step ahead"] = "; ".join(f"{leaf} {value:.0%}" for leaf, value in step["accuracy"].items())
+        found["accuracy, one step ahead"] = "; ".join(f"{leaf} {value:.0%}" for leaf, value in step["accuracy"].items())
     for leaf, curves in certificate.get("edit_distance_by_leaf", {}).items():
         found[f"{leaf}, edits a character"] = _beside(curves, places, ".2f", "")
-    found["ends of episodes"] = f"{_detected(step['termination'])}; off by {step['termination']['ece']:.3f} on average"
+    found["ends of episodes"] = f"{_detected(step['termination'])}; calibration error {step['termination']['ece']:.3f}"
     signs = [f"{name} {_detected(each)}" for name, each in step["reward"]["signs"].items() if each["events"]]
-    found["sign of the reward"] = f"{'; '.join(signs)}; off by {step['reward']['ece']:.3f} on average"
-    found["reward"] = f"off by {step['reward_error']:.3g} on average, one step ahead"
+    found["sign of the reward"] = f"{'; '.join(signs)}; calibration error {step['reward']['ece']:.3f}"
+    found["reward"] = f"mean absolute error {step['reward_error']:.3g}, one step ahead"
     for leaf, each in certificate["controllability"].get("psnr", {}).items():
         if each["delta"] is not None:
             found[f"{leaf}, random actions"] = (
                 f"{worse(each['delta'])} at step {certificate['controllability']['step']}"
             )
-    loops = certificate["loop_closure"]
-    if loops["closed"] is not None:
-        found["loops"] = f"{loops['closed']:.0%} closed, of {loops['revisits']} revisits in the record"
+    places = certificate["loop_closure"]
+    if places["return_rate"] is not None:
+        found["revisited places"] = f"shown as before in {places['returned']} of {places['left']} returns to them"
     trust = certificate["trust"]
-    area = "cannot be judged: all predictions are alike" if trust["auroc"] is None else f"AUROC {trust['auroc']:.2f}"
-    found["trust"] = f"{area}; off by {trust['ece']:.3f} on average; {trust['share']:.0%} were within tolerance"
+    area = "cannot be judged: all right or all wrong" if trust["auroc"] is None else f"AUROC {trust['auroc']:.2f}"
+    share_within = f"{trust['share']:.0%} of predictions within tolerance"
+    found["trust"] = f"{area}; calibration error {trust['ece']:.3f}; {share_within}"
     return found
 
 
@@ -71,7 +72,7 @@ def _beside(curves: Mapping[str, Any], places: list[int], form: str, unit: str) 
 
 def _detected(each: Mapping[str, Any]) -> str:
     f1, precision, recall = (share(each[name]) for name in ("f1", "precision", "recall"))
-    return f"F1 {f1} (precision {precision}, recall {recall}, {each['events']} seen)"
+    return f"F1 {f1} (precision {precision}, recall {recall}, {each['events']} events)"
 
 
 def share(value: float | None) -> str:

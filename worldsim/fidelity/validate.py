@@ -1,7 +1,7 @@
-"""`worldsim validate`: measures a world on rollouts it has not seen, calibrates it, writes the certificate.
+"""`worldsim validate`: measures a world on held-out rollouts, calibrates it, writes the certificate.
 
 Held-out episodes are dealt in two: even ones calibrate, odd ones are what the certificate reports. Open loop: the world
-sees `context` recorded rows and then imagines `horizon` steps. Teacher-forced: all rows are foreseen from those before.
+sees `context` recorded rows and then imagines `horizon` steps. Teacher-forced: it predicts each row from all before it.
 """
 
 import copy
@@ -17,13 +17,13 @@ from pydantic import Field
 
 from worldsim.devices import Device, device_of
 from worldsim.fidelity import heads, one_step, open_loop
-from worldsim.fidelity.curves import Sums, added, measured, scales, told
+from worldsim.fidelity.curves import Sums, add_up, measure_beside_baselines, scales, to_curves
 from worldsim.fidelity.error_metric import ErrorMetric
 from worldsim.fidelity.films import films
-from worldsim.fidelity.loops import Loops, loop_closure
-from worldsim.fidelity.measures import Bools, Sum, auroc, calibration_error, reliability, trust_curve
+from worldsim.fidelity.held_out import halves
+from worldsim.fidelity.measures import Bools, WeightedSum, auroc, calibration_error, reliability, trust_curve
 from worldsim.fidelity.page import page
-from worldsim.fidelity.unseen import halves
+from worldsim.fidelity.revisits import Revisits, loop_closure
 from worldsim.fidelity.verdict import verdict
 from worldsim.files import alone_in, refuse_foreign, sealed, write_atomically
 from worldsim.models.checkpoint import FOUND_OUT, looks_like_a_world, open_world
@@ -31,7 +31,8 @@ from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.progress import Bar
 from worldsim.settings import Context, Seed, Settings
-from worldsim.simulator.calibration import CERTIFICATE, FILE, Calibration, Trust
+from worldsim.simulator.calibration import CERTIFICATE, CERTIFICATE_FORMAT, FILE, Calibration, Trust
+from worldsim.simulator.rollout import imagine
 from worldsim.simulator.world import World
 from worldsim.training.memory import enough_memory, keep_freed_memory
 
@@ -68,7 +69,7 @@ class Job(NamedTuple):
 def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
     """The certificate, also written to fidelity.json and .html, with film strip, film and calibration.json beside it.
 
-    Where no reported episode goes on for `config.horizon` steps after the context, as many as the longest has are told.
+    Where no reported episode goes on for `config.horizon` steps after the context, it is of as many as the longest has.
     Raises DatasetError where nothing was held out or the world has learned from the data, SpaceMismatchError where data
     and world have other spaces, ConfigError where memory runs out or files are in the way that are not worldsim's.
     """
@@ -96,31 +97,38 @@ def _validated(config: ValidateConfig, progress: bool) -> dict[str, Any]:
     asked, config = config.horizon, config.model_copy(update={"horizon": min(config.horizon, max(1, longest))})
     metric = ErrorMetric.of(world, arrays, episodes[0], config.tolerance_db, config.seed)
     job = Job(config, world, arrays, *episodes, metric)
-    certificate: dict[str, Any] = {"kind": "fidelity", "worldsim": world.manifest.worldsim, "env": _env(world)}
+    certificate: dict[str, Any] = {
+        "kind": "fidelity",
+        "format": CERTIFICATE_FORMAT,
+        "worldsim": world.manifest.worldsim,
+        "env": _env(world),
+    }
     certificate |= {"data": data.content_hash, **({"parts": data.hashes} if len(data.hashes) > 1 else {})}
     certificate |= {"context": config.context}
     certificate |= {"episodes_calibrating": len(episodes[0]), "episodes_reported": len(episodes[1])}
     certificate |= {"horizon": asked, "horizons": list(range(1, config.horizon + 1))}
     certificate |= {"tolerance_db": config.tolerance_db}
+    # A seed for each half: with one for both, windows of the same number would share what the world draws.
     draws = [
-        open_loop.Draw.of(arrays, half, config.context, config.horizon, count, config.seed + number)
+        open_loop.WindowDraw.of(arrays, half, config.context, config.horizon, count, config.seed + number)
         for number, (half, count) in enumerate(
             zip(episodes, (CALIBRATING * config.windows, config.windows), strict=True)
         )
     ]
     certificate["windows"] = len(draws[1].places)
-    appetite = f"horizon={config.horizon}; lower it"
-    with Bar("validate", 5, progress) as bar, enough_memory(appetite):
-        forced, warm = _teacher_forced(job)
+    remedy = f"horizon={config.horizon}; lower it"
+    with Bar("validate", 5, progress) as bar, enough_memory(remedy):
+        forced, temperatures = _teacher_forced(job)
         certificate |= forced
         bar.at(1)
         trust = _calibrated(job, draws[0])
         bar.at(2)
-        imagined, errors = _open_loop(job, draws[1], trust)
-        certificate |= imagined
+        figures, errors = _open_loop(job, draws[1], trust)
+        certificate |= figures
         certificate["verdict"] = verdict(certificate)
         bar.at(4)
-        calibration = Calibration(trust, *warm)
+        calibration = Calibration(trust, *temperatures)
+        # Only the films need it: all figures come from the logits and entropies of the world as it was learned.
         calibrated = World(world.manifest, world.model, world.starts, calibration)
         shown = films(calibrated, draws[1], errors)
     out, certificate = config.out or config.world, sealed(certificate)
@@ -141,84 +149,88 @@ def _teacher_forced(job: Job) -> tuple[dict[str, Any], tuple[float, float]]:
     config, world = job.config, job.world
     limit, length = PIECES * config.windows, config.horizon
     chosen = [_some(job.arrays, each, length, limit, config.seed) for each in (job.calibrating, job.reporting)]
-    followed = one_step.follow_all(world, job.arrays, chosen, length, job.metric, config.seed)
-    taught, seen = (followed.foreseen.where(followed.foreseen.reported == which) for which in (False, True))
-    head = copy.deepcopy(world.model.reward).cpu()  # what was foreseen lies there
-    warm = (
-        heads.reward_temperature(head, taught.reward, taught.actual_reward),
-        heads.end_temperature(taught.end, taught.ended),
+    found = one_step.predict_all(world, job.arrays, chosen, length, job.metric, config.seed)
+    calibrating, reported = (found.heads.where(found.heads.reported == which) for which in (False, True))
+    head = copy.deepcopy(world.model.reward).cpu()  # where the predictions are by now
+    temperatures = (
+        heads.reward_temperature(head, calibrating.reward, calibrating.actual_reward),
+        heads.end_temperature(calibrating.end, calibrating.ended),
     )
-    reward = heads.reward_figures(head, seen, warm[0])
-    curves = followed.curves()
-    accuracy = {leaf: _overall(each["model"], followed.counts) for leaf, each in curves.get("accuracy", {}).items()}
-    figures = {"transitions": len(seen.ended), "accuracy": accuracy, "reward_error": reward["error"]}
-    figures |= {"termination": heads.end_figures(seen, warm[1]), "reward": reward}
-    return {"one_step": figures, "teacher_forced": _by_leaf(curves)}, warm
+    reward = heads.reward_figures(head, reported, temperatures[0])
+    curves = found.curves()
+    accuracy = {leaf: _overall(each["model"], found.counts) for leaf, each in curves.get("accuracy", {}).items()}
+    figures = {"transitions": len(reported.ended), "accuracy": accuracy, "reward_error": reward["error"]}
+    figures |= {"termination": heads.end_figures(reported, temperatures[1]), "reward": reward}
+    return {"one_step": figures, "teacher_forced": _by_leaf(curves)}, temperatures
 
 
-def _calibrated(job: Job, draw: open_loop.Draw) -> Trust:
-    """Doubt and trust on windows of the calibrating half."""
-    doubt, right, novelty = [], [], []
+def _calibrated(job: Job, draw: open_loop.WindowDraw) -> Trust:
+    """Trust as a function of cumulative entropy, from the windows of the calibrating half."""
+    entropy, right, disagreement = [], [], []
     for cut in open_loop.batches(job.world, draw):
-        rolled = open_loop.roll(job.world, cut.state, cut.action, draw.horizon)
-        right.append(job.metric.within(rolled.observation, cut.observation)[cut.mask])
-        doubt.append(rolled.doubt[cut.mask])
-        novelty.append(float(rolled.novelty[cut.mask].max()))
-    return Trust(*trust_curve(np.concatenate(doubt), np.concatenate(right)), familiar=max(novelty))
+        imagined = imagine(job.world, cut.state, cut.action)
+        right.append(job.metric.within(imagined.observation, cut.observation)[cut.mask])
+        entropy.append(imagined.cumulative_entropy[cut.mask].astype(np.float64))
+        disagreement.append(float(imagined.disagreement[cut.mask].max()))
+    return Trust(*trust_curve(np.concatenate(entropy), np.concatenate(right)), max_disagreement=max(disagreement))
 
 
-class Imagined(NamedTuple):
+class WindowFigures(NamedTuple):
     """What is kept of some windows once they have been imagined. Axes: B windows, T steps, N steps inside them."""
 
     curves: Sums
     random: Sums  # under random actions
-    loops: Loops
-    whole: Sum  # whether every leaf is within tolerance
+    revisits: Revisits
+    whole: WeightedSum  # whether every leaf is within tolerance
     trusted: NDArray[np.float64]  # (N,)
     within: dict[str, Bools]  # leaf -> (N,)
-    off: NDArray[np.float64]  # (B,)
+    distance: NDArray[np.float64]  # (B,) in [0, 1), between record and imagination
 
 
-def _imagined(job: Job, cut: open_loop.Windows, trust: Trust, actions: gym.Space[Any]) -> Imagined:
-    world, metric, horizon = job.world, job.metric, job.config.horizon
-    model = open_loop.roll(world, cut.state, cut.action, horizon)
-    shuffled = open_loop.roll(world, cut.state, cut.others, horizon)
-    curves = measured(metric, cut.observation, cut.before, model.observation, shuffled.observation, cut.mask)
+def _measured(job: Job, cut: open_loop.Windows, trust: Trust, actions: gym.Space[Any]) -> WindowFigures:
+    world, metric = job.world, job.metric
+    model, shuffled = imagine(world, cut.state, cut.action), imagine(world, cut.state, cut.others)
+    curves = measure_beside_baselines(
+        metric, cut.observation, cut.before, model.observation, shuffled.observation, cut.mask
+    )
     random = open_loop.under_random_actions(world, metric, cut, model.observation, actions)
-    real, own = (
+    real, imagined = (
         {name: np.concatenate([cut.before[name], rows], 1) for name, rows in each.items()}
         for each in (cut.observation, model.observation)
     )
-    loops = loop_closure(metric, real, own, np.pad(cut.mask, ((0, 0), (1, 0)), constant_values=True))
-    trusted = trust.of(model.doubt, model.novelty)[cut.mask].astype(np.float64)
+    # A window may also come back to the last row of its context, so that one counts as its first moment.
+    revisits = loop_closure(metric, real, imagined, np.pad(cut.mask, ((0, 0), (1, 0)), constant_values=True))
+    uncertainty = (each.astype(np.float64) for each in (model.cumulative_entropy, model.disagreement))
+    trusted = trust.of(*uncertainty)[cut.mask].astype(np.float64)
     within = metric.within_by_leaf(model.observation, cut.observation)
-    whole = Sum.of(np.logical_and.reduce(list(within.values())), cut.mask)
-    off = metric.distance(model.observation, cut.observation, cut.mask)
-    return Imagined(curves, random, loops, whole, trusted, {leaf: each[cut.mask] for leaf, each in within.items()}, off)
+    whole = WeightedSum.of(np.logical_and.reduce(list(within.values())), cut.mask)
+    distance = metric.distance(model.observation, cut.observation, cut.mask)
+    inside = {leaf: each[cut.mask] for leaf, each in within.items()}
+    return WindowFigures(curves, random, revisits, whole, trusted, inside, distance)
 
 
-def _open_loop(job: Job, draw: open_loop.Draw, trust: Trust) -> tuple[dict[str, Any], NDArray[np.float64]]:
-    """Figures of the reporting half's windows, and how far off each of them was."""
+def _open_loop(job: Job, draw: open_loop.WindowDraw, trust: Trust) -> tuple[dict[str, Any], NDArray[np.float64]]:
+    """Figures of the reporting half's windows, and how far off each of them was, (B,)."""
     actions = open_loop.uniform_actions(job.world, job.config.seed)
-    parts = [_imagined(job, cut, trust, actions) for cut in open_loop.batches(job.world, draw)]
-    found = _by_leaf(told(added([part.curves for part in parts])))
+    parts = [_measured(job, cut, trust, actions) for cut in open_loop.batches(job.world, draw)]
+    found = _by_leaf(to_curves(add_up([part.curves for part in parts])))
     for first in list(found.get("psnr_by_leaf", {}).values())[:1]:
         found["psnr"] = first
     found["ssim"] = {leaf: each["model"] for leaf, each in found.get("ssim_by_leaf", {}).items()}
     found["ms_ssim_scales"] = scales(job.metric)
-    found["controllability"] = open_loop.controllability(added([part.random for part in parts]), draw.horizon)
-    found["loop_closure"] = reduce(Loops.plus, (part.loops for part in parts)).told()
-    whole = added([part.whole for part in parts])
+    found["controllability"] = open_loop.controllability(add_up([part.random for part in parts]), draw.horizon)
+    found["loop_closure"] = reduce(Revisits.plus, (part.revisits for part in parts)).as_json()
+    whole = add_up([part.whole for part in parts])
     found["within"], found["windows_at"] = whole.mean(), whole.weight.astype(int).tolist()
     trusted = np.concatenate([part.trusted for part in parts])
     within = {leaf: np.concatenate([part.within[leaf] for part in parts]) for leaf in parts[0].within}
-    found["trust"] = _judged(trusted, np.logical_and.reduce(list(within.values())))
+    found["trust"] = _trust_figures(trusted, np.logical_and.reduce(list(within.values())))
     found["trust"]["auroc_by_leaf"] = {leaf: auroc(trusted, each) for leaf, each in within.items()}
-    return found, np.concatenate([part.off for part in parts])
+    return found, np.concatenate([part.distance for part in parts])
 
 
-def _judged(trust: NDArray[np.float64], within: Bools) -> dict[str, Any]:
-    """How well trust tells right from wrong predictions, and how honest it is."""
+def _trust_figures(trust: NDArray[np.float64], within: Bools) -> dict[str, Any]:
+    """How well trust separates right from wrong predictions, and how calibrated it is."""
     bins = reliability(trust, within)
     share = float(within.mean())
     return {"auroc": auroc(trust, within), "ece": calibration_error(bins), "share": share, "reliability": bins}

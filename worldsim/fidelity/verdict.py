@@ -9,21 +9,22 @@ from scipy.optimize import isotonic_regression
 
 from worldsim.fidelity.measures import Curve
 
-BELIEVED = 0.8  # share of windows that must be within tolerance; F1 that foreseen events must have
-ENOUGH = 10  # events below which nothing is said about them; episodes below which it is said how few they are
-BLIND = (
-    "copy",
-    "mean",
-)  # guesses that know nothing: the last row that was seen, the data's mean or most frequent class
-TELLING = ((0.8, "tells right from wrong"), (0.65, "hints at what is right"), (0.0, "tells little"))  # least AUROC
-HEARD = {"psnr": 1.0, "accuracy": 0.05, "nrmse": -0.05}  # how much worse random actions must be: dB, share, deviations
+BELIEVED = 0.8  # share of windows that must be within tolerance; F1 that predicted events must have
+ENOUGH = 10  # events needed for a judgement on them; episodes below which their number is pointed out
+BASELINES = ("copy", "mean")  # the last row that was seen; the data's mean, or most frequent class
+SEPARATION = (  # least AUROC of trust, and what to call it
+    (0.8, "separates right predictions from wrong ones"),
+    (0.65, "hints at which predictions are right"),
+    (0.0, "says little about which predictions are right"),
+)
+LEAST_EFFECT = {"psnr": 1.0, "accuracy": 0.05, "nrmse": -0.05}  # of random actions: dB, share, deviations
 
 
 def verdict(certificate: Mapping[str, Any]) -> list[str]:
     """Sentences about the observation, endings, rewards, actions and trust, from these figures alone."""
     step = certificate["one_step"]
     signs = step["reward"]["signs"].items()
-    rewards = [(name, each) for name, each in signs if name != "none" and (each["events"] or each["foretold"])]
+    rewards = [(name, each) for name, each in signs if name != "none" and (each["events"] or each["predicted"])]
     return [
         *_few(certificate["episodes_reported"]),
         *_observation(certificate),
@@ -36,14 +37,14 @@ def verdict(certificate: Mapping[str, Any]) -> list[str]:
 
 def _few(episodes: int) -> Iterable[str]:
     if episodes < ENOUGH:
-        yield f"Only {episodes} episode{'s were' if episodes > 1 else ' was'} looked at: others may go otherwise."
+        yield f"Only {episodes} episode{'s were' if episodes > 1 else ' was'} measured: others may give other figures."
 
 
 def believable(share: Curve, windows: list[int]) -> int:
     """Steps ahead up to which at least BELIEVED of the windows are within tolerance; 0: not even one.
 
     share: of the windows at each step, windows: how many there are. Chance makes such a curve rise here and there,
-    which foresight does not: it is the falling curve nearest to it that counts.
+    which a prediction's quality does not: it is the falling curve nearest to it that counts.
     """
     there = [i for i, value in enumerate(share) if value is not None and windows[i]]
     falling = isotonic_regression([share[i] for i in there], weights=[windows[i] for i in there], increasing=False).x
@@ -57,8 +58,9 @@ def _observation(certificate: Mapping[str, Any]) -> Iterable[str]:
     guessed = [
         leaf
         for leaf, steps in until.items()
-        if steps and steps <= max(_guessed(shares[leaf], name, windows) for name in BLIND)
+        if steps and steps <= max(_guessed(shares[leaf], name, windows) for name in BASELINES)
     ]
+    # Leaves that hold equally long share a clause, the longest first.
     order = sorted(until, key=lambda leaf: -until[leaf])
     groups = {steps: _listed(list(names)) for steps, names in groupby(order, key=lambda leaf: until[leaf])}
     whole = believable(certificate["within"], windows)
@@ -67,13 +69,13 @@ def _observation(certificate: Mapping[str, Any]) -> Iterable[str]:
     if believed := [f"{names} up to step {steps}" for steps, names in groups.items() if steps]:
         yield f"Believe {', '.join(believed)}."
     if guessed:
-        yield f"For {_listed(guessed)} that proves nothing: a blind guess is right as far ahead."
+        yield f"For {_listed(guessed)} that proves nothing: a guess that knows nothing is right as far ahead."
     if 0 in groups:
         yield _far(groups[0], 0)
 
 
 def _guessed(shares: Mapping[str, Curve], name: str, windows: list[int]) -> int:
-    """`believable` of a blind guess."""
+    """`believable` of a baseline."""
     return believable(shares[name], windows) if name in shares else 0
 
 
@@ -82,35 +84,35 @@ def _far(what: str, steps: int) -> str:
 
 
 def _events(what: str, each: Mapping[str, Any]) -> str:
-    seen = each["events"]
-    if not seen:
-        wrongly = f", though it foretold {each['foretold']}" if each["foretold"] else ""
-        return f"Its {what} cannot be judged: none was seen{wrongly}."
-    came = f"it foresaw {round(each['recall'] * seen)} of {seen} at their very step"
-    came += f", and {each['precision']:.0%} of those that it foretold came" if each["precision"] else ""
-    if seen < ENOUGH:
-        return f"Do not count on its {what}: only {seen} {'were' if seen > 1 else 'was'} seen, and {came}."
-    return f"{'Believe' if each['f1'] >= BELIEVED else 'Do not believe'} its {what}: {came}."
+    events, predicted = each["events"], each["predicted"]
+    if not events:
+        wrongly = f", though it predicted {predicted}" if predicted else ""
+        return f"Its {what} cannot be judged: the data has none{wrongly}."
+    hits = f"it predicted {round(each['recall'] * events)} of {events} at exactly their step"
+    hits += f", and {each['precision']:.0%} of those that it predicted happened" if each["precision"] else ""
+    if events < ENOUGH:
+        return f"Do not count on its {what}: the data has only {events}, and {hits}."
+    return f"{'Believe' if each['f1'] >= BELIEVED else 'Do not believe'} its {what}: {hits}."
 
 
 def _actions(found: Mapping[str, Any]) -> str:
     deltas = [
         each["delta"] / enough
-        for measure, enough in HEARD.items()
+        for measure, enough in LEAST_EFFECT.items()
         for each in found.get(measure, {}).values()
         if each["delta"] is not None
     ]
     if max(deltas, default=0) < 1:
-        return "It hardly listens to its actions: under random ones it shows what it shows under the recorded ones."
-    return "It listens to its actions: under random ones it shows something else."
+        return "Its predictions hardly depend on the actions: they are as good under random as under the recorded ones."
+    return "Its predictions depend on the actions: they are worse under random than under the recorded ones."
 
 
 def _trust(found: Mapping[str, Any]) -> str:
     area, error = found["auroc"], found["ece"]
     if area is None:
-        return "Its trust cannot be judged: all predictions were alike."
-    said = next(text for least, text in TELLING if area >= least)
-    return f"Its trust {said} (AUROC {area:.2f}) and is off by {error:.2f} on average."
+        return "Its trust cannot be judged: all predictions were right, or all were wrong."
+    how_well = next(text for least, text in SEPARATION if area >= least)
+    return f"Its trust {how_well} (AUROC {area:.2f}); as a probability it is off by {error:.2f} on average."
 
 
 def _listed(names: list[str]) -> str:

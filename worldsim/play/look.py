@@ -4,7 +4,7 @@ A few recorded steps are context; from there on the learned world sees nothing b
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,9 @@ from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.sampling import windows
 from worldsim.settings import Context, Seed, Settings
 from worldsim.simulator.drawing import draw, side_by_side
+from worldsim.simulator.rollout import Rollout, open_loop
+from worldsim.simulator.world import World, load
 from worldsim.spaces import leaves
-
-if TYPE_CHECKING:
-    from worldsim.simulator.world import World
 
 PICTURE, COLUMN = 256, 140  # widths of a picture and of the words beside it, in pixels
 GAP = 4
@@ -45,15 +44,6 @@ class LookConfig(Settings):
     fps: int = Field(8, ge=1, le=50)
     seed: Seed = 0
     device: Device = "auto"
-
-
-class Imagined(NamedTuple):
-    """What a world made of recorded windows (B, T): rows before `context` are the record, those after are its own."""
-
-    observation: dict[str, NDArray[Any]]  # leaf -> (B, T, ...)
-    reward: NDArray[np.float32]  # (B, T)
-    terminated: NDArray[np.bool_]  # (B, T)
-    trust: NDArray[np.float32]  # (B, T), in [0, 1]; 1 in the context
 
 
 class Side(NamedTuple):
@@ -82,8 +72,6 @@ def show(config: LookConfig) -> Path:
 
 
 def _shown(config: LookConfig) -> Path:
-    from worldsim.simulator.world import load
-
     world, data = load(config.world, config.device), Mix(config.data)
     if (world.observation_space, world.action_space) != (data.observation_space, data.action_space):
         raise SpaceMismatchError(
@@ -97,33 +85,8 @@ def _shown(config: LookConfig) -> Path:
     return look(world, data.arrays, episodes, config.out, **settings)
 
 
-def imagine(world: "World", window: dict[str, Any], context: int, seeds: list[int]) -> Imagined:
-    """Open-loop predictions for recorded windows (as `windows` gives them), one seed each.
-
-    The world sees the first `context` rows, then only the actions that led to each further row.
-    """
-    length = window["reward"].shape[1]
-    assert 0 < context < length, (context, length)
-    seen = [{name: array[:, :context] for name, array in window[key].items()} for key in ("observation", "action")]
-    state = world.observe(seen[0], seen[1], window["first"][:, :context], seeds)
-    steps = []
-    for t in range(context, length):
-        state, step = world.step(state, {name: array[:, t] for name, array in window["action"].items()})
-        steps.append(step)
-
-    def joined(recorded: NDArray[Any], own: list[NDArray[Any]]) -> NDArray[Any]:
-        return np.concatenate([recorded[:, :context], np.stack(own, axis=1)], axis=1)
-
-    return Imagined(
-        {k: joined(v, [step.observation[k] for step in steps]) for k, v in window["observation"].items()},
-        joined(window["reward"], [step.reward for step in steps]),
-        joined(window["terminated"], [step.terminated for step in steps]),
-        joined(np.ones_like(window["reward"]), [step.trust for step in steps]),
-    )
-
-
 def look(
-    world: "World",
+    world: World,
     arrays: Arrays,
     episodes: NDArray[np.int64],
     out: Path,
@@ -145,19 +108,20 @@ def look(
     if not len(long):
         raise DatasetError(f"none of {len(episodes)} episodes is longer than context={context}: give less context")
     rows = min(context + length, int(np.diff(arrays.start)[long].max()))
+    # Windows no longer than the longest episode: beyond it a film would stand still.
     if count * rows > MOST_FRAMES:
         frames_asked = f"count={count} windows of {rows} frames"
         raise ConfigError(f"{frames_asked} are more than the {MOST_FRAMES} of a film; give a lower count or length")
     rng = np.random.default_rng(seed)
     window = windows(arrays, long, rows, count, rng)
-    imagined = imagine(world, window, context, rng.integers(2**63, size=count).tolist())
+    imagined = open_loop(world, window, context, rng.integers(2**63, size=count).tolist())
     film = []
     for index in range(count):
         film += film_window(world, window, imagined, index, context)
     return frames.write_animation(Path(out), film, fps, MAX_BYTES)
 
 
-def film_window(world: "World", window: dict[str, Any], imagined: Imagined, index: int, context: int) -> list[Picture]:
+def film_window(world: World, window: dict[str, Any], imagined: Rollout, index: int, context: int) -> list[Picture]:
     """The frames of one window, the last one held for a moment. They end where the recorded episode does."""
     length, count = int(window["mask"][index].sum()), len(window["mask"])
     film = []
@@ -171,7 +135,7 @@ def film_window(world: "World", window: dict[str, Any], imagined: Imagined, inde
     return film + film[-1:] * HOLD
 
 
-def real_side(world: "World", window: dict[str, Any], index: int, t: int, context: int) -> Side:
+def real_side(world: World, window: dict[str, Any], index: int, t: int, context: int) -> Side:
     """What was recorded in row t of a window, with the rewards since the context ended."""
     lines = [("real", WHITE)]
     if not window["first"][index, t]:
@@ -182,7 +146,7 @@ def real_side(world: "World", window: dict[str, Any], index: int, t: int, contex
     return Side(_at(window["observation"], index, t), lines, None)
 
 
-def learned_side(world: "World", window: dict[str, Any], imagined: Imagined, index: int, t: int, context: int) -> Side:
+def learned_side(world: World, window: dict[str, Any], imagined: Rollout, index: int, t: int, context: int) -> Side:
     """What the learned world says of row t; where it has ended the episode, its end stays on show."""
     if t < context:
         return Side(_at(window["observation"], index, t), [("learned", AMBER), ("watches", GREY)], None)
@@ -197,7 +161,7 @@ def learned_side(world: "World", window: dict[str, Any], imagined: Imagined, ind
     return Side(_at(imagined.observation, index, last), lines, trust)
 
 
-def side_picture(world: "World", side: Side) -> Picture:
+def side_picture(world: World, side: Side) -> Picture:
     """A side's picture with its words to the right, WIDTH pixels wide."""
     picture = draw(leaves(world.observation_space), side.observation, height=1, width=PICTURE)
     height = int(np.clip(round(PICTURE * picture.shape[0] / picture.shape[1]), PICTURE // 2, PICTURE * 5 // 4))
@@ -208,7 +172,7 @@ def side_picture(world: "World", side: Side) -> Picture:
     return side_by_side([frames.fit(picture, PICTURE, height), frames.stack(column)], GAP)
 
 
-def action_name(world: "World", action: dict[str, NDArray[Any]]) -> str:
+def action_name(world: World, action: dict[str, NDArray[Any]]) -> str:
     """A flat action (leaf -> (n,)) in words: the environment's own (`metadata["action_names"]`) or its numbers."""
     names = world.metadata.get("action_names")
     (first, *others) = action.values()

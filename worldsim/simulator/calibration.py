@@ -13,23 +13,24 @@ from worldsim.files import SEAL, read_sealed, sealed
 
 FILE = "calibration.json"
 CERTIFICATE = "fidelity.json"
+CERTIFICATE_FORMAT = 2  # one of before it has other names for the same figures
 
 
 class Trust(NamedTuple):
-    """How doubt translates into trust: a falling curve through these points, which holds where the world knows its way.
+    """Trust as a function of cumulative entropy: a falling curve through these points, measured on held-out rollouts.
 
-    Where the ensemble disagrees more than it ever did on held-out rollouts, nothing was measured: trust falls as the
-    disagreement grows beyond that.
+    Where the ensemble disagrees more than it ever did on those, nothing was measured: trust falls as the disagreement
+    grows beyond that.
     """
 
-    doubt: NDArray[np.float64]  # nats, increasing
+    entropy: NDArray[np.float64]  # nats, increasing
     probability: NDArray[np.float64]  # in [0, 1], falling
-    familiar: float = float("inf")  # the greatest disagreement that the curve was measured at
+    max_disagreement: float = float("inf")  # the greatest that the curve was measured at
 
-    def of(self, doubt: NDArray[Any], novelty: NDArray[Any]) -> NDArray[np.float32]:
+    def of(self, entropy: NDArray[Any], disagreement: NDArray[Any]) -> NDArray[np.float32]:
         """Trust in [0, 1], of the shape of both: entropy summed since the start, greatest disagreement since then."""
-        known = np.minimum(1.0, self.familiar / np.maximum(novelty, 1e-12))
-        return np.asarray(np.interp(doubt, self.doubt, self.probability) * known, np.float32)
+        measured = np.minimum(1.0, self.max_disagreement / np.maximum(disagreement, 1e-12))
+        return np.asarray(np.interp(entropy, self.entropy, self.probability) * measured, np.float32)
 
 
 class Calibration(NamedTuple):
@@ -44,9 +45,9 @@ class Calibration(NamedTuple):
     termination: float = 1.0
 
     def to_json(self) -> str:
-        trust = {"doubt": self.trust.doubt.tolist(), "probability": self.trust.probability.tolist()}
+        trust = {"entropy": self.trust.entropy.tolist(), "probability": self.trust.probability.tolist()}
         heads = {"reward": self.reward, "termination": self.termination}
-        written = {"trust": trust | {"familiar": self.trust.familiar}, "temperature": heads}
+        written = {"trust": trust | {"max_disagreement": self.trust.max_disagreement}, "temperature": heads}
         return json.dumps(sealed(written), indent=1)
 
     @classmethod
@@ -58,11 +59,13 @@ class Calibration(NamedTuple):
         try:
             found = read_sealed(file)
             trust, heads = found["trust"], found["temperature"]
-            doubt, probability = (np.asarray(trust[key], np.float64) for key in ("doubt", "probability"))
-            curve = Trust(doubt, probability, float(trust["familiar"]))
+            entropy, probability = (np.asarray(trust[key], np.float64) for key in ("entropy", "probability"))
+            curve = Trust(entropy, probability, float(trust["max_disagreement"]))
             return cls(curve, float(heads["reward"]), float(heads["termination"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{file} is damaged ({type(error).__name__}); run worldsim validate again") from error
+            raise CheckpointError(
+                f"{file} is damaged, or of an older worldsim ({type(error).__name__}); run worldsim validate again"
+            ) from error
 
 
 def certificate_of(world: Path) -> dict[str, Any] | None:
@@ -77,7 +80,7 @@ def certificate_of(world: Path) -> dict[str, Any] | None:
         found = read_sealed(file)
     except (OSError, ValueError):
         found = {}
-    if SEAL in found:
+    if SEAL in found and found.get("format") == CERTIFICATE_FORMAT:
         return found
     warnings.warn(f"{file} is damaged, or of an older worldsim; run worldsim validate again", stacklevel=3)
     return None

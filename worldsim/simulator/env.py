@@ -11,7 +11,7 @@ from worldsim.simulator.drawing import draw
 from worldsim.spaces import Arrays, flatten, leaves, unflatten
 
 if TYPE_CHECKING:
-    from worldsim.simulator.world import World, WorldState
+    from worldsim.simulator.world import Step, World, WorldState
 
 RENDER_MODES = ("rgb_array",)
 SEED_LIMIT = 2**63  # exclusive; every episode seed is one draw below it, so it fits an int64
@@ -135,11 +135,15 @@ class WorldEnv(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         actions = _row(flatten(self.action_space, action))
         check_classes(self.action_space, actions)
-        self._state, step = self.world.step(self._here(), actions)
+        self._state, step = self._advance(self._here(), actions)
         self._elapsed += 1
         trust, terminated = float(step.trust[0]), bool(step.terminated[0])
         truncated = bool(self.rules.truncates(self._elapsed, trust, terminated))
         return self._emit(step.observation), float(step.reward[0]), terminated, truncated, {"trust": trust}
+
+    def _advance(self, state: "WorldState", actions: Arrays) -> "tuple[WorldState, Step]":
+        """One step of this world alone; who steps many of them at once says it in another way."""
+        return self.world.step(state, actions)
 
     def render(self) -> Any:
         """The last observation as a picture, (H, W, 3) uint8; None where no render_mode was given."""

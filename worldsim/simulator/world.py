@@ -23,7 +23,7 @@ from worldsim.spaces import leaves, space_from_json
 
 Arrays = dict[str, NDArray[Any]]
 Observe = Literal["frame", "latent"]
-Heats = tuple[float, float]  # temperatures of the heads for reward and termination
+Temperatures = tuple[float, float]  # temperatures of the heads for reward and termination
 
 
 class WorldState(NamedTuple):
@@ -32,8 +32,8 @@ class WorldState(NamedTuple):
     latent: dict[str, Tensor]  # of the dynamics, (B, ...)
     seed: Tensor  # (B,) int64
     tick: Tensor  # (B,) int64, steps since the start
-    doubt: Tensor  # (B,) fp32 nats, the entropy of what was drawn, summed over the imagined steps
-    novelty: Tensor  # (B,) fp32, the ensemble's greatest disagreement in the imagined steps
+    cumulative_entropy: Tensor  # (B,) fp32 nats, of what was drawn, summed over the imagined steps
+    disagreement: Tensor  # (B,) fp32, the ensemble's greatest in the imagined steps
     observation: dict[str, Tensor]  # what was last seen, flat leaves (B, ...); empty after a step that drew nothing
 
 
@@ -61,7 +61,7 @@ def tick(
     actions: Mapping[str, Tensor],
     observe: Observe,
     chance: Tensor | None,
-    heats: Heats,
+    temperatures: Temperatures,
 ) -> Tick:
     """One tick of every world as tensors alone, which is what `torch.compile` captures.
 
@@ -71,10 +71,13 @@ def tick(
     ending, inner, paying = (None,) * 3 if noise is None else (noise[:, 0], noise[:, 1:-1], noise[:, -1])
     latent, now = model.step(state.latent, actions, inner)
     observation = model.decode(latent) if observe == "frame" else {}
-    sure = state.doubt + now.entropy, torch.maximum(state.novelty, now.disagreement)
-    reward = model.reward.draw(now.features, paying, model.config.min_p, heats[0])
-    terminated = model.termination.draw(now.features, ending, heats[1])
-    return Tick(WorldState(latent, state.seed, state.tick + 1, *sure, observation), now.features, reward, terminated)
+    disagreement = torch.maximum(state.disagreement, now.disagreement)
+    uncertainty = state.cumulative_entropy + now.entropy, disagreement
+    reward = model.reward.draw(now.features, paying, model.config.min_p, temperatures[0])
+    terminated = model.termination.draw(now.features, ending, temperatures[1])
+    return Tick(
+        WorldState(latent, state.seed, state.tick + 1, *uncertainty, observation), now.features, reward, terminated
+    )
 
 
 class World:
@@ -169,7 +172,7 @@ class World:
         first = torch.zeros(len(state.seed), 1, dtype=torch.bool, device=self.device)
         latent = _own(self.model.observe(seen, done, first, state.latent).state)
         last = {name: value[:, -1] for name, value in seen.items()}
-        return WorldState(latent, state.seed, state.tick + 1, *self._sure(len(state.seed)), last)
+        return WorldState(latent, state.seed, state.tick + 1, *self._certain(len(state.seed)), last)
 
     def observation(self, state: WorldState) -> Arrays:
         """What was last seen: recorded for a start, decoded after a step. Flat leaves (B, ...)."""
@@ -184,20 +187,20 @@ class World:
 
         observe: "latent" draws no observation, for planners that read rewards and endings alone; the future is as ever.
         """
-        now = self.foresee(state, actions, observe)
+        now = self.predict(state, actions, observe)
         state, seen = now.state, now.state.observation
-        told = (now.reward, now.terminated, state.doubt, state.novelty)
-        reward, terminated, doubt, novelty, *drawn = _given([*told, *seen.values()])
-        trust = np.zeros_like(doubt) if self.trust is None else self.trust.of(doubt, novelty)
+        scalars = (now.reward, now.terminated, state.cumulative_entropy, state.disagreement)
+        reward, terminated, entropy, disagreement, *drawn = _given([*scalars, *seen.values()])
+        trust = np.zeros_like(entropy) if self.trust is None else self.trust.of(entropy, disagreement)
         return state, Step(dict(zip(seen, drawn, strict=True)), reward, terminated, trust)
 
     @torch.inference_mode()
-    def foresee(self, state: WorldState, actions: Mapping[str, NDArray[Any]], observe: Observe = "frame") -> Tick:
-        """What `step` is told by: everything but trust, still on the device."""
-        heats = (self.calibration.reward, self.calibration.termination) if self.calibration else (1.0, 1.0)
+    def predict(self, state: WorldState, actions: Mapping[str, NDArray[Any]], observe: Observe = "frame") -> Tick:
+        """What `step` gives, but for trust, still on the device."""
+        temperatures = (self.calibration.reward, self.calibration.termination) if self.calibration else (1.0, 1.0)
         given = {name: self._tensor(value) for name, value in actions.items()}
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._rounded is not None):
-            return self._tick(self._rounded or self.model, state, given, observe, self._chance, heats)
+            return self._tick(self._rounded or self.model, state, given, observe, self._chance, temperatures)
 
     def take(self, mask: NDArray[np.bool_], state: WorldState) -> WorldState:
         """The worlds where `mask` (B,) is true."""
@@ -229,10 +232,10 @@ class World:
         taken = action if action is not None else self._no_action(shape)
         latent = _own(self.model.observe(observation, taken, first).state)
         last = {name: value[:, -1] for name, value in observation.items()}
-        return WorldState(latent, seed, torch.zeros_like(seed), *self._sure(len(seed)), last)
+        return WorldState(latent, seed, torch.zeros_like(seed), *self._certain(len(seed)), last)
 
-    def _sure(self, count: int) -> tuple[Tensor, Tensor]:
-        """No doubt and no novelty yet."""
+    def _certain(self, count: int) -> tuple[Tensor, Tensor]:
+        """Entropy and disagreement of worlds that have imagined nothing yet: zero."""
         return torch.zeros(count, device=self.device), torch.zeros(count, device=self.device)
 
     def _no_action(self, shape: torch.Size) -> dict[str, Tensor]:

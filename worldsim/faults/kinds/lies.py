@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from gymnasium import spaces
@@ -23,11 +23,26 @@ from worldsim.faults.replies import Replies
 from worldsim.faults.trees import leaves_of
 from worldsim.spaces import Arrays, Leaf, leaves
 
-if TYPE_CHECKING:
-    from worldsim.simulator.world import World
-
 _OBSERVATIONS = Need("observations of a world", lambda leaves: True, in_plain=False)
 GIVE_ITS_OWN = "give the world that was learned from this environment"
+
+
+@runtime_checkable
+class Dreamer(Protocol):
+    """What a lie asks of a learned World, on flat leaves (B, ...); `worldsim.World` is one."""
+
+    observation_space: spaces.Space[Any]
+    action_space: spaces.Space[Any]
+
+    def start_seeds(self, seeds: Sequence[int]) -> Any: ...
+
+    def encode(self, observation: Arrays, seeds: Sequence[int]) -> Any: ...
+
+    def observation(self, state: Any) -> Arrays: ...
+
+    def step(self, state: Any, actions: Arrays) -> tuple[Any, Any]: ...
+
+    def codes(self, observation: Arrays) -> NDArray[np.float32]: ...
 
 
 @fault("plausible_lie", "plausible lies")
@@ -79,7 +94,7 @@ class PlausibleLie(Fault):
         for start in range(0, len(batch), at_once):
             self._lie(world, batch[start : start + at_once], replies)
 
-    def _lie(self, world: "World", batch: Batch, replies: Replies) -> None:
+    def _lie(self, world: Dreamer, batch: Batch, replies: Replies) -> None:
         true = {leaf.name: _flat(leaf, replies, batch.rows) for leaf in leaves(world.observation_space)}
         candidates = self._candidates(world, true, batch.random)
         distances = _distances(world, true, candidates)
@@ -106,19 +121,17 @@ class PlausibleLie(Fault):
             replies.write(leaf, batch.rows[here], list(values) if isinstance(values, tuple) else values)
         return lied
 
-    def opened(self) -> "World":
+    def opened(self) -> Dreamer:
         """The World. Raises ConfigError where none is given."""
         if not self.world:
             raise ConfigError(f"{self.kind}: world must be the folder of a trained world, got nothing")
         if isinstance(self.world, str | Path):
             return _load(str(self.world))
-        from worldsim.simulator.world import World
-
-        if not isinstance(self.world, World):
+        if not isinstance(self.world, Dreamer):
             raise ConfigError(f"{self.kind}: world must be the folder of a trained world, got {self.world!r}")
         return self.world
 
-    def _candidates(self, world: "World", true: Arrays, random: CallRandom) -> Arrays:
+    def _candidates(self, world: Dreamer, true: Arrays, random: CallRandom) -> Arrays:
         """Flat observations (n, (ticks + 1) * dreams, ...): recorded starts, and futures from the n true ones."""
         seeds = below(random.uniform(_SEEDS, self.dreams), 2**62).ravel().tolist()
         state = world.encode({name: np.repeat(rows, self.dreams, 0) for name, rows in true.items()}, seeds)
@@ -156,7 +169,7 @@ def _flat(leaf: Leaf, replies: Replies, rows: Rows) -> NDArray[Any]:
     return leaf.flatten(replies.values(leaf, rows), (len(rows),))
 
 
-def _known(world: "World", replies: Replies, rows: Rows) -> Mask:
+def _known(world: Dreamer, replies: Replies, rows: Rows) -> Mask:
     """Which payloads are observations of this world."""
     found = [within(leaf.space, replies.values(leaf, rows)) for leaf in leaves_of(world.observation_space)]
     return np.asarray(np.all(found, 0))
@@ -191,7 +204,7 @@ def _evenly(space: spaces.Box, random: CallRandom, count: int) -> NDArray[Any]:
         return np.where(np.isfinite(high - low), low + chance * (high - low), one_bound)
 
 
-def _distances(world: "World", true: Arrays, candidates: Arrays) -> NDArray[np.float64]:
+def _distances(world: Dreamer, true: Arrays, candidates: Arrays) -> NDArray[np.float64]:
     """Root mean square between the codes of candidates and those of the true observations, (n, candidates)."""
     count, among = next(iter(candidates.values())).shape[:2]
     both = {
@@ -214,7 +227,7 @@ def _by_rank(distances: NDArray[np.float64], quantile: float) -> tuple[NDArray[n
 
 
 @lru_cache(maxsize=4)
-def _load(folder: str) -> "World":
-    from worldsim.simulator.world import load
+def _load(folder: str) -> Dreamer:
+    import worldsim  # its own door: faults know nothing of the simulator
 
-    return load(folder)
+    return worldsim.load(folder)

@@ -13,8 +13,8 @@ from worldsim.rollouts.fingerprints import fingerprints
 Ints = NDArray[np.int64]
 
 
-def unseen(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> Ints:
-    """Indices of the episodes that were held out; of another data set all of them.
+def held_out(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> Ints:
+    """Indices of the episodes that were held out of the training; of another data set all of them.
 
     Raises SpaceMismatchError where the data is of other spaces, DatasetError where the world learned from it: where
     nothing was held out, or another data set holds an episode of the training.
@@ -29,6 +29,7 @@ def unseen(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> Ints:
                 f"the world has learned from all of {rollouts.path} (trainer.holdout=0); give rollouts of other seeds"
             )
         return mix.unseen(rollouts, about)
+    # Another hash does not mean other episodes: a longer recording with the same seed begins with the same ones.
     every = np.arange(arrays.episodes)
     learned = set(about.get("episodes", []))
     known = len(learned.intersection(fingerprints(arrays, every))) if learned else 0
@@ -41,8 +42,8 @@ def unseen(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> Ints:
 
 
 def halves(manifest: WorldManifest, data: mix.Mix) -> tuple[Ints, Ints]:
-    """Unseen episodes of all data sets to calibrate with and, disjoint, to report on. Raises as `unseen` does."""
-    episodes = data.numbered([unseen(manifest, part, part.arrays()) for part in data.parts])
+    """Held-out episodes of all data sets to calibrate with and, disjoint, to report on. Raises as `held_out` does."""
+    episodes = data.numbered([held_out(manifest, part, part.arrays()) for part in data.parts])
     if len(data.parts) > 1:  # what two of them hold would both calibrate and be reported
         _, first = np.unique(fingerprints(data.arrays, episodes), return_index=True)
         episodes = episodes[np.sort(first)]

@@ -13,9 +13,10 @@ from worldsim.errors import ConfigError, DatasetError
 from worldsim.files import read_sealed, sealed, write_atomically
 from worldsim.models.checkpoint import WorldManifest
 from worldsim.models.world_model import WorldModel
-from worldsim.play.look import imagine, look
+from worldsim.play.look import look
 from worldsim.rollouts.mix import Mix
 from worldsim.rollouts.sampling import windows
+from worldsim.simulator.rollout import open_loop
 from worldsim.simulator.world import World
 from worldsim.training.config import TrainConfig
 from worldsim.training.loop import Watch
@@ -95,7 +96,7 @@ class _Watcher:
     def _psnr(self, world: World) -> dict[str, float]:
         rng = np.random.default_rng(self.config.seed)
         window = windows(self.arrays, self.episodes, CONTEXT + max(HORIZONS), WINDOWS, rng)
-        imagined = imagine(world, window, CONTEXT, list(range(WINDOWS)))
+        imagined = open_loop(world, window, CONTEXT, list(range(WINDOWS)))
         found = {}
         for name, real in window["observation"].items():
             if real.dtype != np.uint8:

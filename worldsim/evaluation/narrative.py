@@ -1,4 +1,4 @@
-"""What a report says in words. Every sentence is made from figures of the report and shows them."""
+"""A report in sentences: verdict and warnings. Each is made from figures of the report and shows them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -152,7 +152,7 @@ def _unsure(data: Row, where: str, rows: Sequence[Row]) -> str:
     pair = {rows[0]["agent"], rows[1]["agent"]}
     for each in data["comparisons"]["agents"]:
         if each["where"] == where and each["fault"] == CLEAN and {each["a"], each["b"]} == pair:
-            return "" if each["return"]["told_apart"] else f" (not told apart from {rows[1]['agent']})"
+            return "" if each["return"]["sign"] else f" (no clear difference from {rows[1]['agent']})"
     raise AssertionError(f"no comparison of {pair}")
 
 
@@ -165,9 +165,10 @@ def _costliest(data: Row, where: str) -> str:
     effects = [row for row in data["comparisons"]["faults"] if row["where"] == where]
     if not effects:
         return "No faults were tried."
-    hurt = [row for row in effects if row["return"]["told_apart"] < 0]
+    # Of many differences the lowest is low by luck alone: only those whose interval excludes zero may be named.
+    hurt = [row for row in effects if row["return"]["sign"] < 0]
     if not hurt and not any(_known(row["return"]["interval"]) for row in effects):
-        return "Too few episodes to tell what a fault costs."
+        return "Too few episodes to say what a fault costs."
     if not hurt:
         return f"No fault lowered any agent's return in the {place(where)} by more than chance explains."
     row = min(hurt, key=lambda each: each["return"]["mean"])
@@ -177,12 +178,12 @@ def _costliest(data: Row, where: str) -> str:
         f"(change {bounds(row['return']['interval'], signed)})"
     )
     more = row["violations"]
-    if more is not None and more["told_apart"] > 0:
+    if more is not None and more["sign"] > 0:
         text += f" and adds {figure(more['mean'])} violations an episode"
     spared = sorted({each["agent"] for each in effects} - {each["agent"] for each in hurt})
     if not spared:
         return f"{text}."
-    return f"{text}; {_list(spared)} {'loses' if len(spared) == 1 else 'lose'} nothing that can be told from chance."
+    return f"{text}; {_list(spared)} {'loses' if len(spared) == 1 else 'lose'} no more than chance explains."
 
 
 def _belief(data: Row) -> str:
@@ -192,14 +193,17 @@ def _belief(data: Row) -> str:
     gaps = data["comparisons"]["worlds"]
     largest = max(gaps, key=lambda row: abs(row["return"]["mean"]))
     mean = sum(abs(row["return"]["mean"]) for row in gaps) / len(gaps)
-    pairs = "no pair of agents" if not against else f"{against} pair{'s' if against > 1 else ''} of agents"
+    pairs = "no pair is" if not against else f"{against} pair{'s are' if against > 1 else ' is'}"
     where = f"{largest['agent']}, {condition(largest['fault'], largest['severity'])}"
-    told = f"it tells exactly the same pairs apart in {clearly}, and puts {pairs} clearly the other way round."
-    if not any(row["return"]["told_apart"] for row in data["comparisons"]["agents"]):
-        told = "but no two agents can be told apart, in either of them."
+    apart = (
+        f"the pairs of agents that differ by more than chance are the same in {clearly} of them, and {pairs} in "
+        "clearly opposite order."
+    )
+    if not any(row["return"]["sign"] for row in data["comparisons"]["agents"]):
+        apart = "but no two agents differ by more than chance, in either of them."
     return (
         f"By mean return the World ranks the agents as the real environment does in {same} of {len(ranked)} "
-        f"conditions; {told} Its mean returns are off by {figure(mean)} on average, at most by "
+        f"conditions; {apart} Its mean returns are off by {figure(mean)} on average, at most by "
         f"{figure(abs(largest['return']['mean']))} ({where})."
     )
 
@@ -208,10 +212,11 @@ def _about_runs(data: Row) -> Iterable[str]:
     rows = data["results"]
     episodes = rows[0]["episodes"]
     if episodes < FEW:
-        lacking = "too few for intervals, so nothing is told from chance,"
+        lacking = "too few for intervals, so no difference is certain,"
         if _known(rows[0]["return_mean_interval"]):
             lacking = "the intervals are wide"
-        yield f"Only {episodes} episode{'s' if episodes > 1 else ''} a cell: {lacking} and rankings may be luck."
+        many = f"{episodes} episode{'s' if episodes > 1 else ''} for each agent and condition"
+        yield f"Only {many}: {lacking} and rankings may be luck."
     yield from unjudged(rows)
     yield from quiet(data)
     yield from _crashed(rows)
@@ -242,25 +247,26 @@ def _about_worlds(data: Row) -> list[str]:
     found = []
     found += _contradictions(data["ranking"])
     found += _unseen(data["comparisons"]["agents"])
-    apart = [row for row in data["comparisons"]["worlds"] if row["return"]["told_apart"]]
+    apart = [row for row in data["comparisons"]["worlds"] if row["return"]["sign"]]
     if apart:
-        high = sum(row["return"]["told_apart"] > 0 for row in apart)
+        high = sum(row["return"]["sign"] > 0 for row in apart)
         found.append(
-            f"In {len(apart)} of {len(data['comparisons']['worlds'])} cells the World's mean return differs from the "
+            f"In {_of(len(apart), len(data['comparisons']['worlds']))} the World's mean return differs from the "
             f"real one by more than chance ({high} too high, {len(apart) - high} too low)."
         )
     found += _different_effects(data["comparisons"]["faults"])
+    # A trust of 0 everywhere gets a sentence of its own: its cure is a calibration and not another World.
     trusted = [row for row in data["results"] if row["trust_mean"] is not None]
     low = [row for row in trusted if row["trust_mean"] < LOW_TRUST]
     if trusted and not any(row["trust_mean"] for row in trusted):
         found.append(
-            "The World's trust is 0 throughout: as it was calibrated, none of its steps can be believed; a World that "
-            "was never calibrated says the same (worldsim validate does that)."
+            "The World's trust is 0 throughout: by its calibration none of its steps can be believed, or it was never "
+            "calibrated (worldsim validate does that)."
         )
     elif low:
         least = min(low, key=lambda row: row["trust_mean"])
         found.append(
-            f"The World trusts its own steps little in {_of(len(low), len(trusted))} (mean trust below {LOW_TRUST:g}; "
+            f"The World's mean trust is below {LOW_TRUST:g} in {_of(len(low), len(trusted))} ("
             f"least with {least['agent']}, {condition(least['fault'], least['severity'])}: "
             f"{figure(least['trust_mean'])}). Trust is the probability that every part of what it shows is what the "
             "real environment would show; means over episodes can be right where single steps are not."
@@ -268,8 +274,9 @@ def _about_worlds(data: Row) -> list[str]:
     return found
 
 
-def _of(some: int, cells: int) -> str:
-    return f"all {cells} cells" if some == cells else f"{some} of {cells} cells"
+def _of(some: int, cases: int) -> str:
+    """Of an agent under a condition each."""
+    return f"all {cases} cases" if some == cases else f"{some} of {cases} cases"
 
 
 def _known(bounds: Sequence[float | None] | None) -> bool:
@@ -277,7 +284,7 @@ def _known(bounds: Sequence[float | None] | None) -> bool:
 
 
 def _contradictions(ranking: Sequence[Row]) -> list[str]:
-    """One sentence for all pairs that both worlds tell apart, in opposite orders."""
+    """One sentence for all pairs that clearly differ in both worlds, in opposite orders."""
     conditions: dict[str, list[str]] = {}
     for row in ranking:
         for pair in row.get("by_intervals", {}).get("contradictions", ()):
@@ -291,15 +298,14 @@ def _contradictions(ranking: Sequence[Row]) -> list[str]:
 def _unseen(pairs: Sequence[Row]) -> list[str]:
     """How many of the differences between agents the World does not show, where it does not show some."""
     real, world = (
-        {(r["a"], r["b"], r["fault"], r["severity"]): r["return"]["told_apart"] for r in pairs if r["where"] == where}
+        {(r["a"], r["b"], r["fault"], r["severity"]): r["return"]["sign"] for r in pairs if r["where"] == where}
         for where in ("real", "world")
     )
     there = [key for key in world if real.get(key)]
     missed = sum(not world[key] for key in there)
     if not missed:
         return []
-    pairs_there = f"{len(there)} pairs of agents that the real environment tells apart"
-    return [f"Of {pairs_there}, the World sees no difference in {missed}."]
+    return [f"Of {len(there)} clear differences between two agents in the real environment, the World misses {missed}."]
 
 
 def _different_effects(effects: Sequence[Row]) -> list[str]:
@@ -309,7 +315,7 @@ def _different_effects(effects: Sequence[Row]) -> list[str]:
         by_cell.setdefault((row["agent"], row["fault"], row["severity"]), {})[row["where"]] = row["return"]
     found = []
     for (agent, fault, severity), both in by_cell.items():
-        if len(both) == 2 and both["real"]["told_apart"] * both["world"]["told_apart"] < 0:
+        if len(both) == 2 and both["real"]["sign"] * both["world"]["sign"] < 0:
             found.append(
                 f"{fault} {severity:g} changes {agent}'s return by {signed(both['real']['mean'])} in the real "
                 f"environment and by {signed(both['world']['mean'])} in the World: the opposite."
