@@ -147,7 +147,7 @@ def write_minari(
                 raise OSError(errno.ENOSPC, "No space left on device")
             policies.append({"policy": str(raw["policy"])})
             yield EpisodeBuffer(
-                seed=int(raw["seed"]),
+                seed=int(raw["seed"]) if "seed" in raw else None,
                 observations=_nest(observation_space, raw, "observation", ()),
                 actions=_nest(action_space, raw, "action", ()),
                 rewards=raw["reward"],

@@ -65,6 +65,7 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
     for part in data.parts:
         if lies_in(config.out, part.folder):
             raise ConfigError(f"out={config.out} lies in the data set data={part.path}; choose another out=")
+    config = config.model_copy(update={"env": config.env or recorded_env(data)})
     _check_env(config, data)
     taught, _ = data.split(config.trainer.holdout, config.seed)
     manifest = describe(config, data, taught)
@@ -271,7 +272,7 @@ def describe(config: TrainConfig, data: Mix, taught: Any) -> WorldManifest:
         reward_range=reward_range(arrays, taught),
         horizon=int(lengths.max()),
         metadata=data.metadata,
-        env=config.env.model_dump(mode="json"),
+        env=config.env.model_dump(mode="json") if config.env else {},
         data={
             "hash": data.content_hash,
             **({"parts": data.hashes} if len(data.hashes) > 1 else {}),
@@ -296,17 +297,28 @@ def _check_env(config: TrainConfig, data: Mix) -> None:
 
     The environment is made to see these only where the data does not say that they are the same.
     """
+    if config.env is None:  # nobody has named one
+        return
     for part in data.parts:
         recorded = part.provenance.get("collect", {}).get("env", {})
         if recorded.get("id") is None:
-            _check_spaces(config, part, "give the env= of the data, or a name of your own where there is none")
+            _check_spaces(config.env, part, "give the env= of the data, or none where there is none")
         elif recorded["id"] != config.env.id:
             raise SpaceMismatchError(
                 f"data={part.path} was recorded from {recorded['id']}, but env is {config.env.id}; "
                 "give the env= of the data"
             )
         elif others := _recorded_with(recorded, config.env):
-            _check_spaces(config, part, f"it was recorded with {others}")
+            _check_spaces(config.env, part, f"it was recorded with {others}")
+
+
+def recorded_env(data: Mix) -> EnvConfig | None:
+    """The environment that the first of the data sets that says so was recorded from; None where none does."""
+    for part in data.parts:
+        recorded = part.provenance.get("env") or part.provenance.get("collect", {}).get("env", {})
+        if recorded.get("id") is not None:
+            return EnvConfig(**{key: recorded[key] for key in EnvConfig.model_fields.keys() & recorded.keys()})
+    return None
 
 
 def _recorded_with(recorded: Mapping[str, Any], env: EnvConfig) -> str:
@@ -316,15 +328,15 @@ def _recorded_with(recorded: Mapping[str, Any], env: EnvConfig) -> str:
     return ", ".join(f"env.{key}={kept[key]}" for key in ("resize", "images", "kwargs") if kept[key] != given[key])
 
 
-def _check_spaces(config: TrainConfig, part: Rollouts, hint: str) -> None:
+def _check_spaces(env_config: EnvConfig, part: Rollouts, hint: str) -> None:
     """Nothing can be compared where the environment cannot be made here: rollouts are then all that there is of it."""
     try:
-        env = make_env(config.env)
+        env = make_env(env_config)
     except (UnknownEnvError, MissingExtraError):
         return
     env.close()
     if apart := difference(part, env):
-        raise SpaceMismatchError(f"data={part.path} is not of env {config.env.id} as configured: {apart}; {hint}")
+        raise SpaceMismatchError(f"data={part.path} is not of env {env_config.id} as configured: {apart}; {hint}")
 
 
 def _tell_length(length: int, horizon: int) -> None:
