@@ -157,7 +157,7 @@ def test_arrays_as_others_write_them_are_read_as_they_were(write: Callable[[Path
     rollouts = read(write(tmp_path))
     same_episodes(rollouts, FRAMES, "image" if write is robomimic else "value")
     assert rollouts.action_space == gym.spaces.Discrete(4)
-    assert rollouts.minari.total_steps == sum(N_STEPS)
+    assert rollouts.storage.total_steps == sum(N_STEPS)
 
 
 @pytest.mark.parametrize("ends", ["terminals", "dones"])

@@ -70,6 +70,8 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
     taught, _ = data.split(config.trainer.holdout, config.seed)
     manifest = describe(config, data, taught)
     if progress and is_first():
+        for line in data.lossy:
+            print(f"note: {line}", flush=True)
         _tell_length(config.trainer.length, manifest.horizon)
     folder = config.out / "training"
     with alone_in(config.out, folder.name) if is_first() else nullcontext(), enough_memory(_appetite(config)):
