@@ -39,7 +39,7 @@ def write_data_set(
                 hashed.append(flat(observation_space, action_space, raw))
                 yield raw
 
-        write_minari(out / MINARI, each(), observation_space, action_space, spec, about)
+        write_minari(out / MINARI, each(), lengths, observation_space, action_space, spec, about)
         content_hash = hashed.finish()
     written = {
         "format": provenance.FORMAT,
