@@ -128,8 +128,7 @@ def write_minari(
 ) -> None:
     """A new Minari data set in `folder` (replaced if it exists), frames compressed without loss.
 
-    lengths: steps of each episode. Raises OSError well before the disk is full, because HDF5 takes the process down when
-    it is.
+    lengths: steps of each episode. Raises OSError well before the disk is full: HDF5 takes the process down when it is.
     """
     folder = folder.absolute()  # Minari loses its way from a relative one
     shutil.rmtree(folder, ignore_errors=True)
