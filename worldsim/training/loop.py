@@ -21,6 +21,7 @@ from worldsim.files import alone_in, lies_in, refuse_foreign
 from worldsim.models.checkpoint import FORMAT, OF_A_WORLD, WorldManifest, is_whole, looks_like_a_world, save_world
 from worldsim.models.share import SharedGenerator
 from worldsim.models.world_model import Batch, Losses, Part, WorldModel
+from worldsim.printing import printable
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.fingerprints import fingerprints
@@ -71,7 +72,7 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
     manifest = describe(config, data, taught)
     if progress and is_first():
         for line in data.lossy:
-            print(f"note: {line}", flush=True)
+            print(f"note: {printable(line)}", flush=True)
         _tell_length(config.trainer.length, manifest.horizon)
     folder = config.out / "training"
     with alone_in(config.out, folder.name) if is_first() else nullcontext(), enough_memory(_appetite(config)):
