@@ -31,7 +31,11 @@ EXACT = 2**53  # integers up to here are exact in float64
 @st.composite
 def boxes(draw: st.DrawFn) -> spaces.Box:
     dtype = draw(st.sampled_from([*FLOATS, *INTEGERS]))
-    shape = draw(st.sampled_from([(), (3,), (2, 2), (8, 9), (9, 8, 3), (8, 8, 1), (4, 8, 8), (8, 8, 5)]))
+    shape = draw(
+        st.sampled_from(
+            [(), (3,), (2, 2), (8, 9), (9, 8, 3), (8, 8, 1), (4, 8, 8), (8, 8, 5), (2, 8, 9, 3), (2, 3, 9, 8)]
+        )
+    )
     if dtype in FLOATS:
         numbers = st.floats(-1000, 1000, width=16)
         below, above = st.one_of(numbers, st.just(-np.inf)), st.one_of(numbers, st.just(np.inf))
@@ -198,6 +202,34 @@ def test_kinds_and_names_are_as_documented() -> None:
     }
     assert leaves(spaces.Discrete(2))[0].name == "value"
     assert leaves(space["reply"])[1].nvec.tolist() == [3, 3, 3, 3]  # two letters and the end
+
+
+@pytest.mark.parametrize(
+    ("shape", "flat", "channels"),
+    [
+        ((4, 10, 12, 3), (10, 12, 12), 3),  # Gymnasium's FrameStackObservation on colours
+        ((4, 3, 10, 12), (10, 12, 12), 3),  # the same with channels first
+        ((4, 10, 12, 1), (10, 12, 4), 1),
+        ((4, 10, 12), (10, 12, 4), 4),  # on grey frames: as channels first
+        ((10, 12, 4), (10, 12, 4), 4),
+    ],
+)
+def test_a_stack_of_frames_is_an_image_whose_last_channels_are_the_newest(
+    shape: tuple[int, ...], flat: tuple[int, ...], channels: int
+) -> None:
+    space = spaces.Box(0, 255, shape, np.uint8)
+    (leaf,) = leaves(space)
+    assert (leaf.kind, leaf.shape, leaf.channels) == ("image", flat, channels)
+    stack = samples(space, 0, 1)[0]
+    newest = stack[..., -1] if shape == (10, 12, 4) else stack[-1]
+    shown = leaf.flatten(stack)[..., -1] if newest.ndim == 2 else leaf.flatten(stack)[..., -channels:]
+    assert np.array_equal(shown, np.moveaxis(newest, 0, -1) if newest.shape[0] == 3 else newest)
+    assert np.array_equal(leaf.unflatten(leaf.flatten(stack)), stack)
+
+
+@pytest.mark.parametrize("shape", [(4, 10, 12, 6), (4, 6, 10, 12), (4, 5, 12, 3), (2, 4, 10, 12, 3)])
+def test_other_boxes_of_many_axes_are_vectors(shape: tuple[int, ...]) -> None:
+    assert leaves(spaces.Box(0, 255, shape, np.uint8))[0].kind == "vector"
 
 
 def test_a_text_ends_at_its_first_end() -> None:

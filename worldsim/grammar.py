@@ -187,7 +187,10 @@ def _words(verb: str, config: BaseModel, choices: Mapping[str, str]) -> list[str
     start = dict(dotted(_values(verb, prepare(verb, type(config), words))))
     for path, value in _leaves(asked):
         key = ".".join(path)
-        if key not in start or start[key] != value:
+        not_chosen = (
+            value is None and groups(verb).get(key, "") is None
+        )  # of a group that is null unless told otherwise
+        if not not_chosen and (key not in start or start[key] != value):
             words.append(_word(path, value))
     return words
 

@@ -5,12 +5,14 @@ space to `{leaf name: array}`, `unflatten` takes it back exactly; the rest of wo
 
 | kind        | spaces                                                  | array                                        |
 |-------------|---------------------------------------------------------|----------------------------------------------|
-| image       | Box of all uint8, a grid of at most 4 channels          | uint8 (H, W, C)                              |
+| image       | Box of all uint8, a grid of at most 4 channels          | uint8 (H, W, C), a stack (H, W, S*C)         |
 | field       | every other Box that is a grid: depth, heights, masks   | float32 (H, W, C), float64 for 64-bit spaces |
 | vector      | every other Box                                         | float32 (n,), float64 for 64-bit spaces      |
 | categorical | Discrete, MultiDiscrete, MultiBinary, Text              | int64 (k,), zero-based class indices         |
 
 A grid is (H, W), (H, W, C) or (C, H, W) with H and W at least 8; channels come first where there are fewer of them.
+With another axis before these, and at most 4 channels, it is a stack of S frames, the newest one last, as Gymnasium's
+FrameStackObservation has it; (4, H, W) is the same as a grid of 4 channels.
 """
 
 import json
@@ -27,8 +29,10 @@ from worldsim.errors import SpaceMismatchError
 
 Kind = Literal["image", "field", "vector", "categorical"]
 Arrays = dict[str, NDArray[Any]]
+FLAT = "HWSC"  # the order of a grid's axes in its flat array, where those of the stack and of the frame are one
 ROOT = "value"  # the name of the only leaf of a space that is not composite
 SMALLEST_GRID = 8  # height or width below which a box is a vector
+MOST_CHANNELS = 4  # of one frame: grey, colours, colours with a mask, or the last four in grey
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,23 +50,33 @@ class Leaf:
     def kind(self) -> Kind:
         if not isinstance(self.space, spaces.Box):
             return "categorical"
-        if self._grid is None:
+        if not self.layout:
             return "vector"
-        return "image" if self.space.dtype == np.uint8 and self.unbounded and self._grid[2] <= 4 else "field"
+        return (
+            "image" if self.space.dtype == np.uint8 and self.unbounded and self.channels <= MOST_CHANNELS else "field"
+        )
 
     @cached_property
-    def channels_first(self) -> bool:
+    def layout(self) -> str:
+        """The axes of a box that is a grid, in its own order: HW, HWC or CHW, of a stack SHWC or SCHW; else nothing."""
         shape = self.space.shape or ()
-        return len(shape) == 3 and shape[0] < shape[2]
+        if not isinstance(self.space, spaces.Box) or len(shape) not in (2, 3, 4):
+            return ""
+        frame = shape[1:] if len(shape) == 4 else shape
+        axes = "HW" if len(frame) == 2 else "CHW" if frame[0] < frame[2] else "HWC"
+        height, width, channels = (dict(zip(axes, frame, strict=True)).get(axis, 1) for axis in "HWC")
+        if min(height, width) < SMALLEST_GRID or (len(shape) == 4 and channels > MOST_CHANNELS):
+            return ""
+        return "S" * (len(shape) - len(frame)) + axes
 
     @cached_property
-    def _grid(self) -> tuple[int, int, int] | None:
-        """Height, width and channels of a box that is a grid."""
-        shape = self.space.shape or ()
-        if len(shape) not in (2, 3):
-            return None
-        height, width, channels = (*shape[1:], shape[0]) if self.channels_first else (*shape, 1)[:3]
-        return (height, width, channels) if min(height, width) >= SMALLEST_GRID else None
+    def channels(self) -> int:
+        """Of one frame of a grid: the last ones in the flat array, where there is a stack of frames."""
+        return self._sizes.get("C", 1)
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        return dict(zip(self.layout, self.space.shape or (), strict=True))
 
     @cached_property
     def nvec(self) -> NDArray[np.int64]:
@@ -87,8 +101,7 @@ class Leaf:
             return self.nvec.shape
         if self.kind == "vector":
             return (int(np.prod(self.space.shape or ())),)
-        assert self._grid is not None
-        return self._grid
+        return self._sizes["H"], self._sizes["W"], self._sizes.get("S", 1) * self.channels
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
@@ -126,8 +139,9 @@ class Leaf:
         array = np.asarray(value)
         if self.kind == "categorical" and isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
             return np.asarray(array.reshape(*batch, *self.shape).astype(np.int64) - self.start)
-        if self.kind in ("image", "field") and self.channels_first:
-            array = np.ascontiguousarray(np.moveaxis(array, -3, -1))
+        if self.layout:
+            grid = array.reshape(*batch, *(space.shape or ()))
+            array = np.ascontiguousarray(grid.transpose(_order(self.layout, FLAT, len(batch))))
         return array.reshape(*batch, *self.shape).astype(self.dtype, copy=False)
 
     def _codes(self, text: str) -> list[int]:
@@ -146,8 +160,10 @@ class Leaf:
             texts = tuple(_text(space, row) for row in array.reshape(-1, *self.shape).tolist())
             return texts if batch else texts[0]
         shape = (*batch, *(space.shape or ()))
-        if self.kind in ("image", "field") and self.channels_first:
-            array = np.moveaxis(array, -1, -3)
+        if self.layout:
+            axes = "".join(axis for axis in FLAT if axis in self.layout)
+            grid = array.reshape(*batch, *(self._sizes[axis] for axis in axes))
+            array = grid.transpose(_order(axes, self.layout, len(batch)))
         if isinstance(space, spaces.Box):
             if array.dtype == space.dtype == np.uint8 and self.unbounded:
                 return array.reshape(shape)
@@ -157,6 +173,11 @@ class Leaf:
         if isinstance(space, spaces.Discrete) and not batch:
             return space.dtype.type(array.item() + space.start)
         return (array + self.start).astype(space.dtype).reshape(shape)
+
+
+def _order(axes: str, wanted: str, batch: int) -> list[int]:
+    """How to transpose `batch` leading axes and named ones, so that the named ones stand in the wanted order."""
+    return [*range(batch), *(batch + axes.index(axis) for axis in wanted if axis in axes)]
 
 
 def _text(space: spaces.Text, codes: Sequence[int]) -> str:

@@ -12,6 +12,7 @@ from worldsim.envs.make import EnvConfig, config_names, make_env, make_vec
 from worldsim.envs.resize import ResizeImages, pictures
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError, UnknownEnvError
 from worldsim.rollouts.collect import CollectConfig, collect
+from worldsim.simulator.drawing import draw
 from worldsim.spaces import flatten, leaves, unflatten
 
 CONFIGS = Path(worldsim.__file__).parent / "configs" / "env"
@@ -227,6 +228,7 @@ ARE_PICTURES = {
     "colour": spaces.Box(0, 255, (3, 96, 96), np.uint8),
     "grey": spaces.Box(0, 255, (210, 160), np.uint8),
     "alpha": spaces.Box(0, 255, (48, 64, 4), np.uint8),
+    "stack": spaces.Box(0, 255, (4, 96, 96, 3), np.uint8),
 }
 
 
@@ -268,6 +270,39 @@ def test_that_something_is_resized_is_said(capsys, tmp_path):
     assert "CarRacing-v3: resized value from 96x96 to 48x64 pixels (env.resize=null" in capsys.readouterr().err
     collect(CollectConfig(env=EnvConfig(id="CartPole-v1", resize=64), steps=4, num_envs=1, out=tmp_path / "b"))
     assert "resized" not in capsys.readouterr().err
+
+
+def stacked_breakout(grey: bool):
+    """Breakout with its last four frames in each observation, oldest first."""
+    env = gym.make("ALE/Breakout-v5", obs_type="grayscale" if grey else "rgb", repeat_action_probability=0)
+    return gym.wrappers.FrameStackObservation(env, 4)
+
+
+gym.register("WorldsimTestStack-v0", lambda: stacked_breakout(grey=False))
+gym.register("WorldsimTestGreyStack-v0", lambda: stacked_breakout(grey=True))
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_frame_stacks_are_resized_frame_by_frame_and_the_newest_is_drawn(grey):
+    pytest.importorskip("ale_py")
+    name = f"tests.envs.test_make:WorldsimTest{'Grey' if grey else ''}Stack-v0"
+    whole = make_env(EnvConfig(id=name, requires="atari"))
+    small = make_env(EnvConfig(id=name, requires="atari", resize=[42, 40]))
+    assert small.metadata["resized"] == "value from 210x160 to 42x40 pixels"
+    for env in (whole, small):
+        env.reset(seed=0)
+    for action in (1, 2, 2, 2, 3):
+        frames, observation = whole.step(action)[0], small.step(action)[0]
+    channels = 1 if grey else 3
+    assert small.observation_space.contains(observation)
+    assert observation.shape == ((4, 42, 40) if grey else (4, 42, 40, 3))
+    means = frames.reshape(4, 42, 5, 40, 4, channels).mean((2, 4))
+    assert np.abs(observation.reshape(means.shape) - means).max() <= 0.5
+    (leaf,) = leaves(small.observation_space)
+    assert (leaf.kind, leaf.shape) == ("image", (42, 40, 4 * channels))
+    picture = draw([leaf], flatten(small.observation_space, observation), height=42)
+    newest = np.repeat(observation[-1][..., None], 3, -1) if grey else observation[-1]
+    assert np.array_equal(picture, newest) and not np.array_equal(observation[-1], observation[0])
 
 
 class Screen(gym.Env):

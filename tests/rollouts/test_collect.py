@@ -6,7 +6,7 @@ import sys
 import time
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -19,6 +19,7 @@ from pydantic import ValidationError
 import worldsim
 from tests.envs.others import other
 from worldsim.agents import make_policy
+from worldsim.cli import main
 from worldsim.errors import ConfigError, DatasetError, EnvError, WorldsimError
 from worldsim.rollouts import collect as module
 from worldsim.rollouts import recording
@@ -286,3 +287,34 @@ def test_boolean_grids_are_recorded_as_they_are(tmp_path: Path) -> None:
     rollouts = run(tmp_path / "data", env={"id": other("Board"), "resize": 64}, steps=30)
     boards = np.asarray(rollouts.arrays().observation["value"])
     assert boards.shape[1:] == (10, 10, 2) and (boards.sum((1, 2, 3)) == 1).all()
+
+
+class Commanding(gym.Env):
+    """Its keys, and the names of its actions, are commands to a terminal and to rich."""
+
+    metadata: ClassVar = {"action_names": ["\x1b]0;mine\x07", "[bold red]go[/]"]}
+    observation_space = gym.spaces.Dict({"\x1b[2J[link=x]": gym.spaces.Box(0, 255, (64, 48, 3), np.uint8)})
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
+        super().reset(seed=seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: int) -> tuple:
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+gym.register("WorldsimTestCommanding-v0", Commanding, max_episode_steps=5)
+
+
+def test_names_are_text_to_the_terminal_and_no_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The desk's own terminal would be cleared by the first key."""
+    env, data = "env=tests.rollouts.test_collect:WorldsimTestCommanding-v0", tmp_path / "data"
+    assert main(["collect", env, "env.resize=32", "steps=10", f"out={data}"]) == 0
+    said = capsys.readouterr()
+    assert "resized \\x1b[2J[link=x] from 64x48 to 32x32 pixels" in said.err
+    assert main(["train", f"data={data}", f"data={tmp_path}/\x1b[31m[red]"]) == 2
+    assert main(["collect", "env=\x1b[5m[blink]-v0", f"out={tmp_path / 'b'}"]) == 2
+    said_then = capsys.readouterr()
+    assert "\\x1b[31m[red]" in said_then.err and "\\x1b[5m[blink]-v0" in said_then.err
+    assert not any("\x1b" in text or "\x07" in text for text in (*said, *said_then))

@@ -8,15 +8,20 @@ import gymnasium as gym
 import minari
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from minari import MinariDataset
+from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_storage import MinariStorage
 
+import worldsim
 from worldsim import spaces
 from worldsim.agents import make_policy
 from worldsim.errors import DatasetError
 from worldsim.files import sealed
 from worldsim.rollouts.arrays import Arrays, write_arrays
+from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import MINARI, PROVENANCE, Rollouts
 from worldsim.rollouts.recorder import Recorder, episode_seeds
 from worldsim.rollouts.recording import Parts, flat, write_minari
@@ -92,7 +97,8 @@ def test_minari_reads_back_what_a_plain_loop_sees(
     policies = [make_policy("sticky", observation_space, action_space) for _ in range(num_envs)]
     parts = Parts(folder / "parts")
     count = Recorder(envs, policies, parts, seed=4, steps=9).run(lambda steps: None)
-    write_minari(folder / "minari", parts.read(count), observation_space, action_space, None, "sticky")
+    recorded = [parts.lengths[k] for k in range(count)]
+    write_minari(folder / "minari", parts.read(count), recorded, observation_space, action_space, None, "sticky")
 
     dataset = MinariDataset(folder / "minari")
     assert dataset.total_episodes == count and dataset.total_steps == sum(parts.lengths[k] for k in range(count))
@@ -211,6 +217,33 @@ def test_damaged_data_is_one_line(copied: Path, tmp_path: Path) -> None:
         fails("provenance.json is damaged .*; delete .* and collect again")
     (copied / PROVENANCE).write_text(json.dumps(sealed({k: v for k, v in facts.items() if k != "metadata"})))
     fails("metadata")
+
+
+def test_frames_are_stored_once_and_compressed(tmp_path: Path) -> None:
+    """What Minari itself writes of the same episodes takes more room than the frames do."""
+    ready = Path(worldsim.__file__).parent / "configs" / "env" / "refund_desk.yaml"
+    desk = CollectConfig(env=yaml.safe_load(ready.read_text()), steps=300, out=tmp_path / "desk")
+    rollouts = collect(desk, progress=False)
+    frames = 64 * 64 * 3 * (rollouts.steps + rollouts.episodes)
+    stored = sum(file.stat().st_size for file in rollouts.path.rglob("*") if file.is_file())
+    assert stored < frames / 4 and not (rollouts.path / "arrays").exists()
+    buffers = [
+        EpisodeBuffer(
+            observations=e.observations,
+            actions=e.actions,
+            rewards=e.rewards,
+            terminations=e.terminations,
+            truncations=e.truncations,
+            infos={},
+        )
+        for e in MinariDataset(rollouts.path / MINARI).iterate_episodes()
+    ]
+    plain = MinariStorage.new(
+        tmp_path / "plain", rollouts.observation_space, rollouts.action_space, jpeg_encoding=False
+    )
+    plain.update_episodes(buffers)
+    assert (tmp_path / "plain" / "main_data.hdf5").stat().st_size > frames
+    assert Rollouts(tmp_path / "plain").content_hash == rollouts.content_hash  # as earlier versions stored it
 
 
 def test_minari_says_what_it_needs(cartpole: Rollouts) -> None:

@@ -1,9 +1,12 @@
 """Several data sets as one, Minari's own, and data that cannot be learned from."""
 
+import json
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import h5py
@@ -136,6 +139,88 @@ def test_a_minari_data_set_is_read_by_id_and_by_folder(downloaded: minari.Minari
     assert minari.load_dataset("cartpole/random-v0").total_episodes == 3  # Minari is not in our way, nor we in its
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda told: told.pop("env_spec"),
+        lambda told: told.update(env_spec=told["env_spec"].replace("CartPole-v1", "nobody_has_it:Arm-v3")),
+        lambda told: told.update(env_spec='{"id": "Arm-v3", "from": "before"}'),
+        lambda told: told.pop("dataset_id"),
+        lambda told: told.update(minari_version=">=0.1,<0.2"),
+    ],
+)
+def test_no_environment_and_no_name_are_needed(
+    change: Callable[[dict], Any], downloaded: minari.MinariDataset, tmp_path: Path
+) -> None:
+    data = tmp_path / "store" / "cartpole" / "random-v0" / "data"
+    before = Rollouts(data).content_hash
+    told = json.loads((data / "metadata.json").read_text())
+    change(told)
+    (data / "metadata.json").write_text(json.dumps(told))
+    assert Rollouts(data).content_hash == before
+    short = ["trainer=quick", "trainer.steps=1", "trainer.codec_steps=1", "trainer.holdout=0.5", "model/size=xs"]
+    assert main(["train", f"data={data}", f"out={tmp_path / 'world'}", *short]) == 0
+
+
+def test_spaces_that_nothing_tells_are_a_line_and_the_arrays_can_still_be_read(
+    downloaded: minari.MinariDataset, tmp_path: Path
+) -> None:
+    data = tmp_path / "store" / "cartpole" / "random-v0" / "data"
+    before = Rollouts(data).arrays()
+    told = json.loads((data / "metadata.json").read_text())
+    for name in ("observation_space", "action_space"):
+        del told[name]
+    told["env_spec"] = told["env_spec"].replace("gymnasium.envs.classic_control", "nobody.has.it")
+    (data / "metadata.json").write_text(json.dumps(told))
+    with pytest.raises(
+        DatasetError, match=r"has no spaces, and its environment \(CartPole-v1\) cannot .* arrays="
+    ) as error:
+        Rollouts(data)
+    assert "\n" not in str(error.value)
+    assert main(["collect", f"arrays={data}", f"out={tmp_path / 'read'}"]) == 0
+    after = Rollouts(tmp_path / "read").arrays()
+    assert np.array_equal(after.observation["value"], before.observation["value"])
+    assert np.array_equal(after.action["value"], before.action["value"])
+
+
+def test_jpeg_is_named_before_the_training_and_in_the_certificate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    rng = np.random.default_rng(0)
+    buffers = [
+        EpisodeBuffer(
+            observations={
+                "screen": rng.integers(0, 256, (7, 40, 40, 3), np.uint8),
+                "map": np.zeros((7, 9, 9), np.uint8),
+            },
+            actions=np.ones(6, int),
+            rewards=np.ones(6),
+            terminations=np.arange(6) == 5,
+            truncations=np.zeros(6, bool),
+            infos={},
+        )
+        for _ in range(4)
+    ]
+    seen = spaces.Dict(screen=spaces.Box(0, 255, (40, 40, 3), np.uint8), map=spaces.Box(0, 255, (9, 9), np.uint8))
+    for name, jpeg in (("lossy", True), ("exact", False)):
+        minari.create_dataset_from_buffers(
+            f"mine/{name}-v0", buffers, observation_space=seen, action_space=spaces.Discrete(2), jpeg_encoding=jpeg
+        )
+    assert np.array_equal(
+        Rollouts("mine/exact-v0").arrays().observation["screen"][:7], buffers[0].observations["screen"]
+    )
+    short = ["trainer=quick", "trainer.steps=1", "trainer.codec_steps=1", "trainer.holdout=0.5", "model/size=xs"]
+    said = "observation 'screen' of data=mine/lossy-v0 was stored as JPEG"
+    for name in ("exact", "lossy"):
+        world = tmp_path / f"world-{name}"
+        assert main(["train", f"data=mine/{name}-v0", f"out={world}", *short]) == 0
+        assert (f"note: {said}" in capsys.readouterr().out) is (name == "lossy")
+        assert main(["validate", f"world={world}", f"data=mine/{name}-v0", "context=1", "horizon=2", "windows=2"]) == 0
+        certificate = json.loads((world / "fidelity.json").read_text())
+        assert any(said in line for line in certificate["verdict"]) is ("lossy" in certificate) is (name == "lossy")
+
+
 def test_an_empty_or_damaged_minari_data_set_is_a_line(downloaded: minari.MinariDataset, tmp_path: Path) -> None:
     folder = tmp_path / "store" / "cartpole" / "random-v0" / "data"
     empty = Path(shutil.copytree(folder, tmp_path / "empty"))
@@ -154,14 +239,24 @@ def test_an_empty_or_damaged_minari_data_set_is_a_line(downloaded: minari.Minari
         Rollouts("cartpole/nothing-v0")
 
 
-NOTED = spaces.Dict({"note": spaces.Text(5, charset="abc", min_length=0), "x": spaces.Box(-1, 1, (2,), np.float32)})
-GOOD = {"note": ["ab", "c", "", "a"], "x": np.zeros((4, 2), np.float32)}
+NOTED = spaces.Dict(
+    note=spaces.Text(5, charset="abc", min_length=0), x=spaces.Box(-1, 1, (2,), np.float32), turn=spaces.Discrete(2)
+)
+GOOD = {"note": ["ab", "c", "", "a"], "x": np.arange(8, dtype=np.float32).reshape(4, 2), "turn": np.array([0, 1, 0, 1])}
 
 
 def noted(name: str, *episodes: dict) -> None:
     """A Minari data set of episodes of three steps that no environment is known of."""
     judged = {"rewards": np.ones(3), "terminations": np.arange(3) == 2, "truncations": np.zeros(3, bool)}
-    buffers = [EpisodeBuffer(observations=each, actions=np.zeros(3, int), **judged, infos={}) for each in episodes]
+    judged |= {"actions": np.zeros(3, int)}
+    buffers = [
+        EpisodeBuffer(
+            observations={key: value for key, value in each.items() if key in NOTED.spaces},
+            **judged | {key: value for key, value in each.items() if key in judged},
+            infos={},
+        )
+        for each in episodes
+    ]
     minari.create_dataset_from_buffers(
         name, buffers, observation_space=NOTED, action_space=spaces.Discrete(2), data_format="hdf5"
     )
@@ -172,10 +267,11 @@ def noted(name: str, *episodes: dict) -> None:
     [
         ({"note": ["ab", "é", "", "a"]}, r"episode 1: 'note' is 'é', and 'é' is none of its characters"),
         ({"note": ["ab", "c", "aaaaaaa", "a"]}, r"episode 1: 'note' is 'aaaaaaa', longer than the 5"),
-        (
-            {"note": ["ab", "c", "a"], "x": np.zeros((3, 2), np.float32)},
-            r"episode 1: observation 'note' has 3 rows where 3 steps need 4; .* T\+1 observations",
-        ),
+        ({"note": ["ab", "c", "a"]}, r"episode 1: observation 'note' has 3 rows where 3 steps need 4; .* T\+1 observ"),
+        ({"x": np.zeros((4, 3), np.float32)}, r"episode 1: observation 'x' has rows of shape \(3,\), not of Box"),
+        ({"turn": np.array([0, 1, 7, 1])}, r"episode 1: observation 'turn' is 7 in step 2, not in Discrete\(2\)"),
+        ({"actions": np.array([0, -1, 0])}, r"episode 1: action 'value' is -1 in step 1, not in Discrete\(2\)"),
+        ({"rewards": np.ones((3, 2))}, r"episode 1: rewards are of shape \(3, 2\), not one number a step"),
         ({"x": np.zeros((3, 2), np.float32)}, r"episode 1: observation 'x' has 3 rows where 3 steps need 4"),
         ({"x": np.zeros((5, 2), np.float32)}, r"episode 1: observation 'x' has 5 rows where 3 steps need 4"),
     ],
@@ -191,6 +287,21 @@ def test_an_episode_that_cannot_be_used_is_told_with_its_key(
     with pytest.raises(DatasetError, match=said) as error:
         Rollouts("mine/wrong-v0")
     assert "wrong-v0" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_last_actions_are_kept_where_there_is_no_last_observation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    noted("mine/short-v0", GOOD, {key: value[:-1] for key, value in GOOD.items()})
+    arrays = Rollouts("mine/short-v0").arrays()
+    assert "1 of 2 episodes have no last observation: the one before stands twice" in capsys.readouterr().err
+    assert arrays.observation["x"][4:].tolist() == [*GOOD["x"][:3].tolist(), GOOD["x"][2].tolist()]
+    assert arrays.observation["note"][4:, 0].tolist() == [1, 3, 0, 0] and arrays.terminated.nonzero()[0].tolist() == [
+        3,
+        7,
+    ]
+    assert arrays.action["value"].shape == (8, 1)
 
 
 def test_a_data_set_that_was_written_again_is_read_again(downloaded: minari.MinariDataset, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ SMALLEST_PICTURE = 32  # height or width below which a grid of uint8 is taken fo
 def pictures(space: spaces.Space[Any], named: Sequence[str] | None = None) -> list[str]:
     """The leaves of an observation that are pictures: by default grids of uint8, 0 to 255, with 1, 3 or 4 channels.
 
+    A stack of frames is one, too, if its frames are.
+
     Averaging makes sense of colours alone: of classes, flags and features in a grid it makes others that do not exist.
     So smaller grids than SMALLEST_PICTURE, and whatever is no uint8, are pictures only where they are `named`.
 
@@ -36,8 +38,7 @@ def pictures(space: spaces.Space[Any], named: Sequence[str] | None = None) -> li
 
 
 def _looks_like_a_picture(leaf: Leaf) -> bool:
-    height, width, channels = leaf.shape
-    return leaf.kind == "image" and min(height, width) >= SMALLEST_PICTURE and channels in (1, 3, 4)
+    return leaf.kind == "image" and min(leaf.shape[:2]) >= SMALLEST_PICTURE and leaf.channels in (1, 3, 4)
 
 
 class ResizeImages(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstructorArgs):
@@ -74,8 +75,8 @@ class ResizeImages(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstr
         if leaf.name not in self._images:
             return space
         assert isinstance(space, spaces.Box)
-        channels = leaf.shape[2:] if len(space.shape) == 3 else ()
-        shape = (*channels, *self.size) if leaf.channels_first else (*self.size, *channels)
+        sizes = dict(zip("HW", self.size, strict=True))
+        shape = tuple(sizes.get(axis, size) for axis, size in zip(leaf.layout, space.shape, strict=True))
         return spaces.Box(space.low.min(), space.high.max(), shape, space.dtype.type)
 
     def _resized(self, space: spaces.Space[Any], to: spaces.Space[Any], value: Any) -> Any:

@@ -104,6 +104,7 @@ def _validated(config: ValidateConfig, progress: bool) -> dict[str, Any]:
         "env": _env(world),
     }
     certificate |= {"data": data.content_hash, **({"parts": data.hashes} if len(data.hashes) > 1 else {})}
+    certificate |= {"lossy": data.lossy} if data.lossy else {}
     certificate |= {"context": config.context}
     certificate |= {"episodes_calibrating": len(episodes[0]), "episodes_reported": len(episodes[1])}
     certificate |= {"horizon": asked, "horizons": list(range(1, config.horizon + 1))}

@@ -26,6 +26,7 @@ def verdict(certificate: Mapping[str, Any]) -> list[str]:
     signs = step["reward"]["signs"].items()
     rewards = [(name, each) for name, each in signs if name != "none" and (each["events"] or each["predicted"])]
     return [
+        *(f"The data is lossy: {line}." for line in certificate.get("lossy", [])),
         *_few(certificate["episodes_reported"]),
         *_observation(certificate),
         _events("endings", step["termination"]),

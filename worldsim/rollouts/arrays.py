@@ -8,7 +8,7 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -159,28 +159,54 @@ def flat_episode(
     return flat
 
 
-def write_arrays(folder: Path | None, episodes: Iterator[FlatEpisode], lengths: list[int]) -> str:
-    """Write episodes of `lengths` steps as .npy files, one episode in memory at a time; returns the content hash.
+def repeat_last(rows: NDArray[Any]) -> NDArray[Any]:
+    """T+1 rows from T: where the last observation was not recorded, the one before stands for it.
 
-    Without a folder only the hash is made.
+    So the last action, its reward and the ending are kept, which are what ends are learned from.
+    """
+    return np.concatenate([rows, rows[-1:]])
+
+
+class ArrayWriter:
+    """Writes episodes as .npy files, one episode in memory at a time; without a folder, only their hash is made.
+
     Files are written from front to back and not through a map, so that a full disk is an OSError and not a bus error.
     """
-    start = np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64) + 1)]).astype(np.int64)
-    columns: dict[str, _Column] = {}
-    with ExitStack() as stack:
+
+    def __init__(self, folder: Path | None, lengths: Sequence[int]):
+        """lengths: steps of each episode that will be appended."""
+        self._folder, self._columns, self._files = folder, dict[str, _Column](), ExitStack()
+        self._start = np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64) + 1)]).astype(np.int64)
+
+    def append(self, episode: FlatEpisode) -> None:
+        for name, array in episode.items():
+            if name not in self._columns:
+                self._add(name, (int(self._start[-1]), *array.shape[1:]), array.dtype)
+            self._columns[name].append(array)
+
+    def finish(self) -> str:
+        """The content hash, once all episodes are there."""
+        self._add("start", self._start.shape, self._start.dtype)
+        self._columns["start"].append(self._start)
+        return combine({name: column.digest.hexdigest() for name, column in self._columns.items()}, self._columns)
+
+    def _add(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        place = self._folder / file_name(name) if self._folder else Path(os.devnull)
+        self._columns[name] = _Column(self._files.enter_context(place.open("wb")), shape, dtype)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._files.close()
+
+
+def write_arrays(folder: Path | None, episodes: Iterable[FlatEpisode], lengths: Sequence[int]) -> str:
+    """All episodes by an `ArrayWriter`; returns the content hash."""
+    with ArrayWriter(folder, lengths) as writer:
         for episode in episodes:
-            for name, array in episode.items():
-                if name not in columns:
-                    file = stack.enter_context(_open(folder, name))
-                    columns[name] = _Column(file, (int(start[-1]), *array.shape[1:]), array.dtype)
-                columns[name].append(array)
-        columns["start"] = _Column(stack.enter_context(_open(folder, "start")), start.shape, start.dtype)
-        columns["start"].append(start)
-    return combine({name: column.digest.hexdigest() for name, column in columns.items()}, columns)
-
-
-def _open(folder: Path | None, name: str) -> IO[bytes]:
-    return (folder / file_name(name) if folder else Path(os.devnull)).open("wb")
+            writer.append(episode)
+        return writer.finish()
 
 
 class _Column:

@@ -13,28 +13,29 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from worldsim import spaces
 from worldsim.agents import make_policy, modules_of
 from worldsim.envs.make import EnvConfig, env_modules, make_env, make_vec
 from worldsim.errors import ConfigError, DatasetError, MissingExtraError, UnknownEnvError
 from worldsim.files import alone_in, hashes_of
 from worldsim.rollouts import provenance
-from worldsim.rollouts.arrays import write_arrays
+from worldsim.rollouts.conventions import ArrayKeys
 from worldsim.rollouts.dataset import MINARI, PROVENANCE, Rollouts
+from worldsim.rollouts.import_arrays import Import, sizes_of
 from worldsim.rollouts.progress import Bar, say
 from worldsim.rollouts.recorder import Recorder
-from worldsim.rollouts.recording import Parts, Raw, flat, write_minari
+from worldsim.rollouts.recording import Parts
+from worldsim.rollouts.writing import write_data_set
 from worldsim.settings import MOST_ENVS, Envs, Policy, Seed, Settings, Steps
 from worldsim.sources import own_code
 
 SETTINGS = "collecting.json"  # what an unfinished collection was begun with
 PARTS = "parts"
 CODE = "code"  # the key of what `_own_code` gave
+SOURCE = "source"  # the key of what `sizes_of` gave
 OF_WORKERS = r"(?s).*ERROR: (Received the following error|Traceback.*worldsim\.errors|Raising the last exception)"
 MOST_PROCESSES = 128
 NOT_IN_THE_DATA = {"requires", "agents", "policy", "epsilon", "success_return", "violation_reward"}  # keys of EnvConfig
@@ -44,6 +45,11 @@ class CollectConfig(Settings):
     """What to collect, and where to. `num_envs` and `workers` change the speed only, never the data."""
 
     env: EnvConfig
+    arrays: Path | None = None  # a file or folder of plain arrays, which are taken instead of recording anything
+    keys: ArrayKeys = ArrayKeys()  # names of those arrays
+    spaces: Literal["arrays", "env"] = (
+        "arrays"  # whose spaces the arrays get: told from what they hold, or those of env
+    )
     steps: Steps = 20_000  # at least so many; the last episode is kept whole
     policy: Policy | None = None  # spec or {spec: weight}; None: the env configuration's, else random
     epsilon: float | None = Field(None, ge=0, le=1)  # probability a step of a uniform action; None: the env's, else 0
@@ -52,8 +58,17 @@ class CollectConfig(Settings):
     seed: Seed = 0
     out: Path
 
+    @model_validator(mode="after")
+    def _keys_of_arrays(self) -> Self:
+        if self.arrays is None and (named := self.keys.model_dump(exclude_none=True)):
+            raise ValueError(f"keys.{next(iter(named))} names one of arrays=..., and there are none; give arrays= too")
+        return self
+
     def settings(self) -> dict[str, Any]:
         """All that the data depends on, with the defaults of the environment's configuration filled in."""
+        if self.arrays is not None:
+            env = self.env.model_dump(mode="json", exclude=NOT_IN_THE_DATA) if self.spaces == "env" else {}
+            return {"arrays": str(self.arrays), "keys": self.keys.model_dump(exclude_none=True), "env": env}
         policy = self.policy or self.env.policy or "random"
         specs = [policy] if isinstance(policy, str) else list(policy)
         return {
@@ -69,6 +84,8 @@ class CollectConfig(Settings):
 def collect(config: CollectConfig, progress: bool = True) -> Rollouts:
     """Collect, or go on with what was begun in `config.out`, or return what is complete there.
 
+    With `config.arrays`, those are read instead of recording anything.
+
     With `progress`, a bar with ETA is shown on a terminal. Raises DatasetError, with everything recorded kept, where
     `out` holds a data set of other settings or something else, or where the disk is full.
     """
@@ -78,7 +95,7 @@ def collect(config: CollectConfig, progress: bool = True) -> Rollouts:
     if not (out / SETTINGS).exists() and (found := _complete(config, progress)):
         return found  # also where nothing may be written
     with alone_in(out):
-        return _complete(config, progress) or _collected(config, progress)
+        return _complete(config, progress) or (_collected if config.arrays is None else _imported)(config, progress)
 
 
 def _complete(config: CollectConfig, progress: bool) -> Rollouts | None:
@@ -103,10 +120,61 @@ def _sound(config: CollectConfig) -> bool:
             raise  # nothing says that it is worldsim's
         return False
     _same(out, found.get("collect", {}), config.settings())
-    with suppress(UnknownEnvError, MissingExtraError):  # what was recorded elsewhere is complete here, too
-        _same_code(config, found.get(CODE))
+    if config.arrays is not None:
+        _same_source(config, found.get(SOURCE, {}))
+    else:
+        with suppress(UnknownEnvError, MissingExtraError):  # what was recorded elsewhere is complete here, too
+            _same_code(config, found.get(CODE))
     files = found.get("files")  # an older worldsim kept no hashes
     return files is None or files == hashes_of([out / MINARI], out)
+
+
+def _imported(config: CollectConfig, progress: bool) -> Rollouts:
+    """The data set of plain arrays. What a kill left of it is made again."""
+    out, settings, place = config.out, config.settings(), config.arrays
+    assert place is not None
+    if not (out / SETTINGS).is_file() and not (out / PROVENANCE).is_file():
+        _refuse_others(out)
+    env = make_env(config.env) if config.spaces == "env" else None
+    try:
+        source = sizes_of(place)
+        found = Import.of(place, config.keys, env, config.env.id, progress)
+        for note in found.notes:
+            say(f"{place}: {note}", progress, anywhere=True)
+        (out / PROVENANCE).unlink(missing_ok=True)  # of a damaged one
+        provenance.write_json(out / SETTINGS, settings)
+        known = {
+            "env": {} if env is None else config.env.model_dump(mode="json"),
+            "metadata": {} if env is None else provenance.plain(env.metadata),
+            "collect": settings,
+            SOURCE: source,
+            "notes": found.notes,
+        }
+        with _room_on_disk(out), Bar("write", len(found.lengths), progress) as bar:
+            spaces = found.observation_space, found.action_space
+            spec = None if env is None else env.spec
+            write_data_set(out, bar.each(found.episodes()), found.lengths, *spaces, spec, f"arrays={place}", known)
+    except DatasetError:  # a value that cannot be used; nothing of it is
+        shutil.rmtree(out / MINARI, ignore_errors=True)
+        raise
+    finally:
+        if env is not None:
+            env.close()
+        if not (out / MINARI).exists() or (out / PROVENANCE).exists():
+            _remove_working_files(out)
+    return Rollouts(out)
+
+
+def _same_source(config: CollectConfig, begun: Mapping[str, Any]) -> None:
+    """Raises DatasetError where a file of the arrays is another than it was."""
+    assert config.arrays is not None
+    if not config.arrays.exists():  # what was read once needs them no more
+        return
+    now = sizes_of(config.arrays)
+    if changed := sorted(name for name in now.keys() | begun.keys() if now.get(name) != begun.get(name)):
+        raise DatasetError(
+            f"{config.out} holds arrays of before: {changed[0]} has changed since; choose another out=, or delete it"
+        )
 
 
 def _collected(config: CollectConfig, progress: bool) -> Rollouts:
@@ -136,9 +204,15 @@ def _begin(config: CollectConfig) -> Parts:
         _same(out, settings, config.settings())
         _same_code(config, code)
         return Parts(out / PARTS)
-    if not begun.is_file() and out.exists() and any(not re.match(r"\..*|.*\.log$", p.name) for p in out.iterdir()):
-        raise DatasetError(f"{out} is not empty and holds no rollouts; choose another out=")
+    if not begun.is_file():
+        _refuse_others(out)
     return Parts(out / PARTS)
+
+
+def _refuse_others(out: Path) -> None:
+    """Raises DatasetError where something lies in `out` that is not worldsim's."""
+    if out.exists() and any(not re.match(r"\..*|.*\.log$", path.name) for path in out.iterdir()):
+        raise DatasetError(f"{out} is not empty and holds no rollouts; choose another out=")
 
 
 def _own_code(config: CollectConfig) -> list[str]:
@@ -242,61 +316,27 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 def _finish(config: CollectConfig, parts: Parts, count: int, bar: Bar) -> None:
-    """Make the Minari data set of the first `count` parts; the provenance is written last and makes it complete."""
-    out, settings, env_config = config.out, config.settings(), config.env
+    """Make the data set of the first `count` parts."""
+    settings, env_config = config.settings(), config.env
     env = make_env(env_config)
     try:
-        observed, acted = env.observation_space, env.action_space
-        about = f"policy={settings['policy']} epsilon={settings['epsilon']}"
-        write_minari(out / MINARI, bar.each(parts.read(count)), observed, acted, env.spec, about)
-        facts = _Facts()
         lengths = [parts.lengths[index] for index in range(count)]
-        episodes = (flat(observed, acted, facts.see(raw)) for raw in parts.read(count))
-        content_hash = write_arrays(None, episodes, lengths)
-        written = {
-            "format": provenance.FORMAT,
-            "created": provenance.now(),
+        about = f"policy={settings['policy']} epsilon={settings['epsilon']}"
+        policies = [settings["policy"]] if isinstance(settings["policy"], str) else list(settings["policy"])
+        known = {
             "env": env_config.model_dump(mode="json"),
             "wrappers": provenance.wrapper_stack(env),
             "metadata": provenance.plain(env.metadata),
-            "observation_space": spaces.space_to_json(observed),
-            "action_space": spaces.space_to_json(acted),
             "collect": settings,
             CODE: _own_code(config),
             "seeding": provenance.SEEDING,
-            "episodes": count,
-            "steps": sum(lengths),
-            "longest_episode": max(lengths),
-            **facts.summary(),
-            "versions": provenance.versions(env, [*facts.policies, *env_config.agents.values()]),
-            "git_sha": provenance.git_sha(),
-            "content_hash": content_hash,
-            "files": hashes_of([out / MINARI], out),
+            "versions": provenance.versions(env, [*policies, *env_config.agents.values()]),
         }
-        provenance.write_json(out / PROVENANCE, written)
+        spaces = env.observation_space, env.action_space
+        write_data_set(config.out, bar.each(parts.read(count)), lengths, *spaces, env.spec, about, known)
     finally:
         env.close()
-    _remove_working_files(out)
-
-
-class _Facts:
-    """What the provenance tells about the episodes, seen one at a time."""
-
-    def __init__(self) -> None:
-        self.policies: dict[str, int] = {}
-        self.returns: list[float] = []
-        self.low, self.high = np.inf, -np.inf
-
-    def see(self, raw: Raw) -> Raw:
-        reward, policy = raw["reward"], str(raw["policy"])
-        self.policies[policy] = self.policies.get(policy, 0) + 1
-        self.returns.append(float(reward.sum()))
-        self.low, self.high = min(self.low, float(reward.min())), max(self.high, float(reward.max()))
-        return raw
-
-    def summary(self) -> dict[str, Any]:
-        returns = {"return_mean": float(np.mean(self.returns))}
-        return {"policies": self.policies, "reward_range": [self.low, self.high], **returns}
+    _remove_working_files(config.out)
 
 
 def _remove_working_files(out: Path) -> None:

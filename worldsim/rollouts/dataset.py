@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from minari import MinariDataset
-
 from worldsim import spaces
 from worldsim.errors import DatasetError, MissingExtraError, WorldsimError
 from worldsim.rollouts import offline
@@ -52,25 +50,26 @@ class Rollouts:
             self.action_space = spaces.space_from_json(self.provenance["action_space"])
             self.content_hash: str = self.provenance["content_hash"]
             self.metadata: dict[str, Any] = self.provenance["metadata"]
-            self.minari = MinariDataset(self._stored)
-            last = self.minari.total_episodes - 1
+            self.lossy: list[str] = self.provenance.get("lossy", [])
+            self.storage = offline.storage_in(self._stored)
+            last = self.storage.total_episodes - 1
             if last < 0:
                 raise DatasetError(f"{self.path} has no episodes; collect it again")
-            self.minari.storage.get_episode_metadata([last])
+            next(iter(self.storage.get_episode_metadata([last])))  # which a file that was cut short has lost
 
     @property
     def episodes(self) -> int:
-        return int(self.minari.total_episodes)
+        return int(self.storage.total_episodes)
 
     @property
     def steps(self) -> int:
-        return int(self.minari.total_steps)
+        return int(self.storage.total_steps)
 
     @cached_property
     def lengths(self) -> list[int]:
         """Steps of each episode."""
         with _readable(self.path):
-            rows = self.minari.storage.get_episode_metadata(range(self.episodes))
+            rows = self.storage.get_episode_metadata(range(self.episodes))
             return [int(row["total_steps"]) for row in rows]
 
     @cached_property
@@ -123,7 +122,7 @@ class Rollouts:
 
     def _flat_episodes(self) -> Iterator[FlatEpisode]:
         with Bar("read", self.episodes) as bar:
-            yield from bar.each(flat_episodes(self.path, self.minari, self.observation_space, self.action_space))
+            yield from bar.each(flat_episodes(self.path, self.storage, self.observation_space, self.action_space))
 
 
 def _files(folder: Path) -> dict[str, list[int]]:

@@ -59,6 +59,16 @@ class Mix:
         self.hashes = [part.content_hash for part in self.parts]
 
     @property
+    def lossy(self) -> list[str]:
+        """A line for each part of an observation or an action that is not what was seen or done, but a JPEG of it."""
+        return [
+            f"{what} of data={part.path} was stored as JPEG: what that lost cannot be learned; record with "
+            "jpeg_encoding=False"
+            for part in self.parts
+            for what in part.lossy
+        ]
+
+    @property
     def content_hash(self) -> str:
         """That of the data set; of several, a hash of theirs and of the weights."""
         if len(self.hashes) == 1:

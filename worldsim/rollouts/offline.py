@@ -1,22 +1,27 @@
 """Minari data sets that somebody else recorded, by folder or by id: read where they lie, with a cache beside them.
 
 A folder `worldsim` inside the data set holds what training needs: a provenance made from the data, and flat arrays.
+Minari's storage is used and not its data set, which wants an id, a version and an environment that can be made.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-from minari import EpisodeData, MinariDataset
+import numpy as np
+from minari.dataset.minari_storage import MinariStorage, is_image_space
 from minari.storage.datasets_root_dir import get_dataset_path
 
 from worldsim import spaces
 from worldsim.errors import DatasetError, SpaceMismatchError
 from worldsim.rollouts import provenance
-from worldsim.rollouts.arrays import FlatEpisode, flat_episode, write_arrays
+from worldsim.rollouts.arrays import FlatEpisode, flat_episode, repeat_last, write_arrays
+from worldsim.rollouts.progress import say
 
+Space = gym.Space[Any]
 OWN = "worldsim"  # the folder of ours inside the data set
 STORED = "metadata.json"  # every Minari data set has it where its episodes are
 
@@ -35,37 +40,78 @@ def stored(place: Path) -> Path:
     return place if (place / STORED).is_file() else place / "data"
 
 
+def storage_in(folder: Path) -> MinariStorage:
+    """Minari's reader of the episodes. Raises DatasetError where their spaces are not known."""
+    metadata = MinariStorage.read_raw_metadata(folder)
+    if {"observation_space", "action_space"} <= metadata.keys():
+        return MinariStorage.read(folder)
+    try:
+        return MinariStorage.read(folder)  # it makes the environment to see its spaces
+    except Exception as error:  # whatever the code of somebody's environment raises
+        env, reason = _env_id(metadata) or "of no name", f": {error}" if str(error) else ""
+        raise DatasetError(
+            f"{folder} has no spaces, and its environment ({env}) cannot be made here to see them{reason}; "
+            f"install it, or read the arrays alone: worldsim collect arrays={folder} out=..."
+        ) from error
+
+
+def _env_id(metadata: dict[str, Any]) -> str | None:
+    """The id of the environment in a spec, however old the spec is."""
+    try:
+        spec = json.loads(metadata["env_spec"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return spec.get("id") if isinstance(spec, dict) else None
+
+
 def adopt(place: Path) -> None:
     """Write the provenance of a Minari data set, unless there is one that was made from the files as they are.
 
     A file that was written again has another size or time; what it holds is then read again, and its hash tells whether
     it is other data. Raises DatasetError for an episode that cannot be used.
     """
-    minari = MinariDataset(stored(place))
+    storage = storage_in(stored(place))
     file = place / OWN / "provenance.json"
-    counted = {"episodes": int(minari.total_episodes), "steps": int(minari.total_steps)}
-    made_of = {"files": _files(stored(place)), **counted}
+    counted = {"episodes": int(storage.total_episodes), "steps": int(storage.total_steps)}
+    observed, acted = storage.observation_space, storage.action_space
+    lossy = _lossy(storage)
+    made_of = {"files": _files(stored(place)), "lossy": lossy, **counted}
     if not counted["episodes"]:
         raise DatasetError(f"{place} has no episodes; choose another data=")
     with suppress(OSError, DatasetError):  # there is none yet, or it is damaged
         if made_of.items() <= provenance.read_json(file).items():
             return
-    observed, acted = minari.observation_space, minari.action_space
-    lengths = [int(row["total_steps"]) for row in minari.storage.get_episode_metadata(range(counted["episodes"]))]
-    spec = minari.spec.env_spec
+    lengths = [int(row["total_steps"]) for row in storage.get_episode_metadata(range(counted["episodes"]))]
+    short: list[int] = []
+    content_hash = write_arrays(None, flat_episodes(place, storage, observed, acted, short), lengths)
+    if short:
+        few = f"{len(short)} of {len(lengths)} episodes have no last observation"
+        say(f"data={place}: {few}: the one before stands twice", anywhere=True)
+    metadata = MinariStorage.read_raw_metadata(stored(place))
     written = {
         "format": provenance.FORMAT,
         "created": provenance.now(),
-        "minari": minari.id,
+        "minari": metadata.get("dataset_id"),
         "metadata": {},
         "observation_space": spaces.space_to_json(observed),
         "action_space": spaces.space_to_json(acted),
-        "collect": {"env": {"id": spec.id if spec else None}},
+        "collect": {"env": {"id": _env_id(metadata)}},
         **made_of,
         "longest_episode": max(lengths),
-        "content_hash": write_arrays(None, flat_episodes(place, minari, observed, acted), lengths),
+        "content_hash": content_hash,
     }
     provenance.write_json(file, written)
+
+
+def _lossy(storage: MinariStorage) -> list[str]:
+    """The parts that Minari stores as JPEG, which it does unless it was told not to: "observation 'screen'"."""
+    groups = {"observation": storage.observation_space, "action": storage.action_space}
+    return [
+        f"{group} '{leaf.name}'"
+        for group, space in groups.items()
+        for leaf in spaces.leaves(space)
+        if storage.jpeg_encoding and is_image_space(leaf.space)
+    ]
 
 
 def _files(folder: Path) -> dict[str, list[int]]:
@@ -76,29 +122,68 @@ def _files(folder: Path) -> dict[str, list[int]]:
 
 
 def flat_episodes(
-    path: Path, minari: MinariDataset, observation_space: gym.Space[Any], action_space: gym.Space[Any]
+    path: Path,
+    storage: MinariStorage,
+    observation_space: Space,
+    action_space: Space,
+    short: list[int] | None = None,
 ) -> Iterator[FlatEpisode]:
     """The flat rows of every episode of the data set that is known as `path`, one in memory at a time.
 
-    Raises DatasetError, naming episode and key, where there are too few or too many rows or a text is not of its space.
+    Where none of the observations after the last action was kept, the ones before stand twice; the numbers of such
+    episodes are added to `short`. Raises DatasetError, naming episode and key, where there are too few or too many
+    rows, or a value is none of its space.
     """
-    for e in minari.iterate_episodes():
-        _check_rows(path, e, observation_space, action_space)
-        parts = (e.observations, e.actions, e.rewards, e.terminations, e.truncations)
+    for episode in storage.get_episodes(range(storage.total_episodes)):
+        where = f"data={path}, episode {episode['id']}"
+        rewards, observations = episode["rewards"], episode["observations"]
+        steps = len(rewards)
+        rows = {name: len(part) for name, part in spaces.by_name(observation_space, observations).items()}
+        if set(rows.values()) == {steps}:
+            observations = _with_last(observations)
+            if short is not None:
+                short.append(int(episode["id"]))
+        _check_rows(where, "observation", observation_space, observations, steps + 1)
+        _check_rows(where, "action", action_space, episode["actions"], steps)
+        for name in ("terminations", "truncations"):
+            if len(episode[name]) != steps:
+                raise DatasetError(f"{where}: {name} has {len(episode[name])} rows where {steps} steps need {steps}")
+        if rewards.size != steps:
+            raise DatasetError(f"{where}: rewards are of shape {rewards.shape}, not one number a step; mend the data")
+        judged = (rewards.reshape(steps), episode["terminations"], episode["truncations"])
         try:
-            yield flat_episode(observation_space, action_space, *parts)
+            yield flat_episode(observation_space, action_space, observations, episode["actions"], *judged)
         except SpaceMismatchError as error:
-            raise DatasetError(f"data={path}, episode {e.id}: {error}; mend the data, or its space") from error
+            raise DatasetError(f"{where}: {error}; mend the data, or its space") from error
 
 
-def _check_rows(path: Path, episode: EpisodeData, observed: gym.Space[Any], acted: gym.Space[Any]) -> None:
-    steps = len(episode.rewards)
-    judged = {"terminations": (episode.terminations, steps), "truncations": (episode.truncations, steps)}
-    seen = {f"observation '{k}'": (v, steps + 1) for k, v in spaces.by_name(observed, episode.observations).items()}
-    done = {f"action '{k}'": (v, steps) for k, v in spaces.by_name(acted, episode.actions).items()}
-    for name, (rows, wanted) in (seen | done | judged).items():
+def _with_last(value: Any) -> Any:
+    """A batched value, its last row a second time."""
+    if isinstance(value, dict):
+        return {key: _with_last(inner) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_with_last, value))
+    return value + value[-1:] if isinstance(value, list) else repeat_last(value)
+
+
+def _check_rows(where: str, group: str, space: Space, value: Any, wanted: int) -> None:
+    """Whether there are as many rows as wanted, each of the size of its space, and classes that it has."""
+    for leaf in spaces.leaves(space):
+        rows = spaces.by_name(space, value)[leaf.name]
+        what = f"{where}: {group} '{leaf.name}'"
         if len(rows) != wanted:
+            steps = wanted - (group == "observation")
             raise DatasetError(
-                f"data={path}, episode {episode.id}: {name} has {len(rows)} rows where {steps} steps need {wanted}; "
-                "an episode of T steps has T+1 observations, the last one included, and T of everything else"
+                f"{what} has {len(rows)} rows where {steps} steps need {wanted}; "
+                "an episode of T steps has T+1 observations, or T without the last one, and T of everything else"
             )
+        if isinstance(leaf.space, gym.spaces.Text):
+            continue
+        if np.prod(rows.shape[1:]) != np.prod(leaf.space.shape or ()):
+            raise DatasetError(f"{what} has rows of shape {rows.shape[1:]}, not of {leaf.space}; mend the data")
+        if leaf.kind == "categorical":
+            classes = leaf.flatten(rows, (wanted,))
+            wrong = ((classes < 0) | (classes >= leaf.nvec)).any(1)
+            if wrong.any():
+                step = int(wrong.argmax())
+                raise DatasetError(f"{what} is {rows[step]} in step {step}, not in {leaf.space}; mend the data")

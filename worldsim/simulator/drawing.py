@@ -128,10 +128,11 @@ def _grid(leaf: Leaf) -> tuple[int, ...] | None:
 
 
 def _pixels(leaf: Leaf, values: np.ndarray) -> np.ndarray:
-    """An image, a field or a board as (H, W, 3) uint8."""
-    if leaf.kind == "image":
-        return to_rgb(values)
-    return to_rgb((255 * _places(leaf, values)).astype(np.uint8).reshape(_grid(leaf)))
+    """An image, a field or a board as (H, W, 3) uint8; of a stack of frames the newest one."""
+    if leaf.kind == "categorical":
+        return to_rgb((255 * _places(leaf, values)).astype(np.uint8).reshape(_grid(leaf)))
+    shown = values if leaf.kind == "image" else (255 * _places(leaf, values)).astype(np.uint8).reshape(leaf.shape)
+    return to_rgb(shown[..., -leaf.channels :])
 
 
 def _places(leaf: Leaf, values: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ class TrainConfig(Settings):
 
     model_config = ConfigDict(frozen=True)
 
-    env: EnvConfig
+    env: EnvConfig | None = None  # None: the one that the data was recorded from
     model: AnyModelConfig
     trainer: TrainerConfig
     logger: LoggerConfig = LoggerConfig()

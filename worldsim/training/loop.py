@@ -21,6 +21,7 @@ from worldsim.files import alone_in, lies_in, refuse_foreign
 from worldsim.models.checkpoint import FORMAT, OF_A_WORLD, WorldManifest, is_whole, looks_like_a_world, save_world
 from worldsim.models.generator import SharedGenerator
 from worldsim.models.world_model import Batch, Losses, Stage, WorldModel
+from worldsim.printing import printable
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.fingerprints import fingerprints
@@ -65,10 +66,13 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
     for part in data.parts:
         if lies_in(config.out, part.folder):
             raise ConfigError(f"out={config.out} lies in the data set data={part.path}; choose another out=")
+    config = config.model_copy(update={"env": config.env or recorded_env(data)})
     _check_env(config, data)
     train_episodes, _ = data.split(config.trainer.holdout, config.seed)
     manifest = describe(config, data, train_episodes)
     if progress and is_first():
+        for line in data.lossy:
+            print(f"note: {printable(line)}", flush=True)
         _note_length(config.trainer.length, manifest.horizon)
     folder = config.out / "training"
     with alone_in(config.out, folder.name) if is_first() else nullcontext(), enough_memory(_appetite(config)):
@@ -273,7 +277,7 @@ def describe(config: TrainConfig, data: Mix, train_episodes: Any) -> WorldManife
         reward_range=reward_range(arrays, train_episodes),
         horizon=int(lengths.max()),
         metadata=data.metadata,
-        env=config.env.model_dump(mode="json"),
+        env=config.env.model_dump(mode="json") if config.env else {},
         data={
             "hash": data.content_hash,
             **({"parts": data.hashes} if len(data.hashes) > 1 else {}),
@@ -298,17 +302,28 @@ def _check_env(config: TrainConfig, data: Mix) -> None:
 
     The environment is made to see these only where the data does not say that they are the same.
     """
+    if config.env is None:  # nobody has named one
+        return
     for part in data.parts:
         recorded = part.provenance.get("collect", {}).get("env", {})
         if recorded.get("id") is None:
-            _check_spaces(config, part, "give the env= of the data, or a name of your own where there is none")
+            _check_spaces(config.env, part, "give the env= of the data, or none where there is none")
         elif recorded["id"] != config.env.id:
             raise SpaceMismatchError(
                 f"data={part.path} was recorded from {recorded['id']}, but env is {config.env.id}; "
                 "give the env= of the data"
             )
         elif others := _recorded_with(recorded, config.env):
-            _check_spaces(config, part, f"it was recorded with {others}")
+            _check_spaces(config.env, part, f"it was recorded with {others}")
+
+
+def recorded_env(data: Mix) -> EnvConfig | None:
+    """The environment that the first of the data sets that says so was recorded from; None where none does."""
+    for part in data.parts:
+        recorded = part.provenance.get("env") or part.provenance.get("collect", {}).get("env", {})
+        if recorded.get("id") is not None:
+            return EnvConfig(**{key: recorded[key] for key in EnvConfig.model_fields.keys() & recorded.keys()})
+    return None
 
 
 def _recorded_with(recorded: Mapping[str, Any], env: EnvConfig) -> str:
@@ -318,15 +333,15 @@ def _recorded_with(recorded: Mapping[str, Any], env: EnvConfig) -> str:
     return ", ".join(f"env.{key}={kept[key]}" for key in ("resize", "images", "kwargs") if kept[key] != given[key])
 
 
-def _check_spaces(config: TrainConfig, part: Rollouts, hint: str) -> None:
+def _check_spaces(env_config: EnvConfig, part: Rollouts, hint: str) -> None:
     """Nothing can be compared where the environment cannot be made here: rollouts are then all that there is of it."""
     try:
-        env = make_env(config.env)
+        env = make_env(env_config)
     except (UnknownEnvError, MissingExtraError):
         return
     env.close()
     if apart := difference(part, env):
-        raise SpaceMismatchError(f"data={part.path} is not of env {config.env.id} as configured: {apart}; {hint}")
+        raise SpaceMismatchError(f"data={part.path} is not of env {env_config.id} as configured: {apart}; {hint}")
 
 
 def _note_length(length: int, horizon: int) -> None:
