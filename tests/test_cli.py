@@ -45,7 +45,7 @@ MISTAKES = {
     "train trainer.steps=-4": "trainer.steps=-4: must be greater than or equal to 1",
     "train seed=abc": "seed=abc: must be a valid integer",
     "collect policy={careful:often}": "policy.careful=often: must be a valid number",
-    "train trainer.precision=fp8": "trainer.precision=fp8: must be '32-true' or 'bf16-mixed'",
+    "train trainer.precision=fp8": "trainer.precision=fp8: must be '32-true', 'bf16-mixed' or 'auto'",
     "train model=rssm model.width=100 model.blocks=7": "width 100 is not a multiple of blocks 7",
     "train data=nowhere": "no data set at nowhere",
     "train oops": "'oops' is not key=value",

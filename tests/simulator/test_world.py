@@ -1,6 +1,9 @@
 """The World as pure functions: states are values, rows are alone, draws are as likely as the model says."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -427,3 +430,41 @@ def test_states_with_and_without_an_observation_are_not_merged(world: World) -> 
     for new, state in ((world.take(mask, blind), start), (world.take(mask, start), blind)):
         with pytest.raises(ConfigError, match="step both alike"):
             world.merge(mask, new, state)
+
+
+def test_many_worlds_are_stepped_in_pieces_and_live_as_in_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = world.start(7, seed=0)
+    whole, step = world.step(start, acts(7, 1))
+    monkeypatch.setattr("worldsim.simulator.world.PIECE", 3)
+    pieces, parts = world.step(start, acts(7, 1))
+    assert_close(pieces, whole, atol=1e-5, rtol=1e-4)
+    for one, other in zip(step[1:], parts[1:], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert_close(step.observation, parts.observation)
+
+
+def test_auto_takes_one_of_the_precisions(folder: Path) -> None:
+    world = worldsim.load(folder / "ssm", precision="auto")
+    assert world.precision in ("32-true", "bf16-mixed")
+    assert (world._rounded is None) == (world.precision == "32-true")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_process_that_has_stepped_can_be_forked(folder: Path) -> None:
+    """A hang would be a thread that the child waits for and only the parent has."""
+    script = f"""
+import numpy as np, torch, worldsim
+from gymnasium.vector import AsyncVectorEnv
+from worldsim.simulator import WorldEnv, WorldVectorEnv
+torch.set_num_threads(2)
+world = worldsim.load({str(folder / "ssm")!r})
+many = WorldVectorEnv(world, 64)
+many.reset(seed=0)
+torch.ones(4096, 4096).sum().item(), torch.ones(512, 512) @ torch.ones(512, 512)  # with both threads
+many.step(many.action_space.sample())
+both = AsyncVectorEnv([lambda: WorldEnv(world)] * 2, context="fork")
+both.reset(seed=0)
+both.step(both.action_space.sample())
+both.close()
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 0

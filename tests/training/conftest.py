@@ -16,7 +16,7 @@ MODELS = {
     "rssm": RSSMConfig(**SMALL, latents=3, latent_classes=4, slot_features=4),
 }
 SIZES = {"steps": 6, "codec_steps": 5, "codec_frames": 8, "batch": 3, "length": 5, "warmup": 2, "learning_rate": 1e-3}
-TRAINER = TrainerConfig(**SIZES, checkpoint_every=4, log_every=1, accelerator="cpu")
+TRAINER = TrainerConfig(**SIZES, checkpoint_every=4, log_every=1, accelerator="cpu", precision="32-true")
 Make = Callable[..., TrainConfig]
 
 

@@ -2,12 +2,14 @@
 
 import json
 import time
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.training.conftest import Make
@@ -73,6 +75,52 @@ def test_its_weights_are_those_of_a_run_with_as_many_updates(make: Make, clock: 
     train(counted, progress=False)
     assert equal(*(load_file(config.out / "weights.safetensors") for config in (timed, counted)))
     assert train(timed, lambda *_: pytest.fail("trained on"), progress=False) == manifest
+
+
+class Timed:
+    """A run whose updates move a clock by so many seconds, the first ones by much more."""
+
+    def __init__(self, clock: list[float], seconds: float):
+        self.clock, self.seconds, self.feed = clock, seconds, nullcontext()
+
+    def update(self, step: int) -> dict[str, Any]:
+        self.clock[0] += self.seconds if step >= pace.TRIAL_WARM else 100
+        return {"total": torch.zeros(())}
+
+
+@pytest.mark.parametrize(
+    ("fp32", "bf16", "expected"),
+    [
+        ((0.02, 0.01), (0.01, 0.01), ("bf16-mixed", 1.2 / 0.9)),  # 30 updates of the first phase, 60 of the second
+        ((0.01, 0.01), (0.0095, 0.0095), ("32-true", 0.95)),  # hardly matters
+        ((0.01, 0.01), (0.02, 0.05), ("32-true", 3.6 / 0.9)),
+    ],
+)
+def test_the_faster_precision_is_taken(
+    monkeypatch: pytest.MonkeyPatch, fp32: tuple[float, ...], bf16: tuple[float, ...], expected: tuple[str, float]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    trials: list[Any] = [
+        {"32-true": Timed(now, one), "bf16-mixed": Timed(now, two)} for one, two in zip(fp32, bf16, strict=True)
+    ]
+    precision, ratio = pace.faster_precision(trials, PLAN)
+    assert precision == expected[0] and ratio == pytest.approx(expected[1])
+
+
+def test_a_run_in_the_faster_precision_is_that_run(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its trials leave no trace, its folder says which one it was, and it goes on in that."""
+    auto = make("ssm", "auto", precision="auto")
+    with pytest.raises(Stop):
+        train(auto, stop_at(9))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("worldsim.training.loop.faster_precision", lambda *_: pytest.fail("tried anew"))
+        manifest = train(auto, progress=False)
+    taken = manifest.training["precision"]
+    assert f"note: trained in {taken}; " in capsys.readouterr().out
+    plain = make("ssm", "plain", precision=taken)
+    train(plain, progress=False)
+    assert equal(*(load_file(config.out / "weights.safetensors") for config in (auto, plain)))
 
 
 def test_another_time_in_the_same_folder_is_refused(make: Make) -> None:

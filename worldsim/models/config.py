@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast, get_args
 
 import gymnasium as gym
 from pydantic import ConfigDict, Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator, model_validator
@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # a configuration is checked without torch
 
 WIDEST = 1 << 14  # of a layer: its square alone is a GiB
 Precision = Literal["32-true", "bf16-mixed"]  # of products, in training and in stepping, as Lightning has it
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class ModelConfig(Settings):

@@ -2,20 +2,21 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from worldsim.devices import device_of
 from worldsim.errors import ConfigError
 from worldsim.models.checkpoint import WorldManifest, open_world
-from worldsim.models.config import Precision
+from worldsim.models.config import PRECISIONS, Precision
 from worldsim.models.world_model import WorldModel
 from worldsim.simulator.calibration import Calibration, Trust, certificate_of
 from worldsim.simulator.noise import places, uniforms
@@ -23,7 +24,13 @@ from worldsim.spaces import leaves, space_from_json
 
 Arrays = dict[str, NDArray[Any]]
 Observe = Literal["frame", "latent"]
-Temperatures = tuple[float, float]  # temperatures of the heads for reward and termination
+Temperatures = tuple[float, float]  # of the heads for reward and termination
+BATCH, ROUNDS, WORTH = 64, 8, 1.1  # worlds and steps that precisions are tried with, and what bf16 must be faster by
+PIECE = 512  # worlds that a CPU steps at once: the tensors of more are handed back and zeroed again at every step
+
+if hasattr(os, "register_at_fork"):
+    # A child of a process that has stepped would wait for threads of its parent, which it does not have.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class WorldState(NamedTuple):
@@ -86,8 +93,8 @@ class World:
     sample: draw each future from the predicted distribution; False takes the most probable one.
     fused: a tick is compiled (`torch.compile`) into few large operations, on CUDA into a captured graph. The first step
     of every batch size takes up to a minute for it. Raises ConfigError where there is no compiler.
-    precision: "bf16-mixed" steps with products in bf16. Where the processor has it 64 worlds step up to twice as often,
-    a single one more slowly. States, norms and draws stay in fp32, as does all that follows real observations.
+    precision: "bf16-mixed" steps with products in bf16, which some processors compute faster for batches, and others
+    more slowly. States, norms and draws stay in fp32, as does all that follows real observations.
     Without a calibration (`worldsim validate` writes one) trust is 0: nothing is known about it.
     """
 
@@ -102,9 +109,10 @@ class World:
         fused: bool = False,
         precision: Precision = "32-true",
     ):
-        if precision not in get_args(Precision):
-            raise ConfigError(f"precision={precision}: must be {' or '.join(map(repr, get_args(Precision)))}")
+        if precision not in PRECISIONS:
+            raise ConfigError(f"precision={precision}: must be {' or '.join(map(repr, PRECISIONS))}")
         self.manifest, self.model, self.starts = manifest, model.eval(), dict(starts)
+        self.precision = precision
         self._rounded = self.model.rounded() if precision == "bf16-mixed" else None
         self.calibration, self.certificate, self.sample = calibration, certificate, sample
         self.observation_space = space_from_json(manifest.observation_space)
@@ -199,8 +207,12 @@ class World:
         """What `step` gives, but for trust, still on the device."""
         temperatures = (self.calibration.reward, self.calibration.termination) if self.calibration else (1.0, 1.0)
         given = {name: self._tensor(value) for name, value in actions.items()}
+        size = PIECE if self.device.type == "cpu" else len(state.seed)
+        pieces = zip(_split(state, size), _split(given, size), strict=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._rounded is not None):
-            return self._tick(self._rounded or self.model, state, given, observe, self._chance, temperatures)
+            model = self._rounded or self.model
+            ticks = [self._tick(model, *piece, observe, self._chance, temperatures) for piece in pieces]
+        return ticks[0] if len(ticks) == 1 else tree_map(lambda *parts: torch.cat(parts), *ticks)
 
     def take(self, mask: NDArray[np.bool_], state: WorldState) -> WorldState:
         """The worlds where `mask` (B,) is true."""
@@ -259,6 +271,14 @@ def _given(tensors: Collection[Tensor]) -> list[NDArray[Any]]:
     return [copy.numpy() for copy in copies]
 
 
+def _split(values: Any, size: int) -> list[Any]:
+    """The same structure once for every `size` rows (B, ...) of its tensors."""
+    flat, structure = tree_flatten(values)
+    if len(flat[0]) <= size:
+        return [values]
+    return [tree_unflatten(rows, structure) for rows in zip(*(each.split(size) for each in flat), strict=True)]
+
+
 def _each(change: Callable[..., Tensor], *states: WorldState) -> WorldState:
     """A state of what `change` makes of every tensor of the states."""
 
@@ -302,12 +322,31 @@ def load(
     device: str | torch.device = "cpu",
     sample: bool = True,
     fused: bool = False,
-    precision: Precision = "32-true",
+    precision: Precision | Literal["auto"] = "32-true",
 ) -> World:
     """Opens a world's directory on a device: "auto" takes a GPU where there is one. See `World`.
 
+    precision: "auto" steps 64 worlds in each for a moment and takes the faster, which `World.precision` then says.
     Raises CheckpointError, in one line, where the world cannot be used, ConfigError where device or precision cannot.
     """
     opened = open_world(path, device_of(device))
     calibration, certificate = Calibration.read(Path(path)), certificate_of(Path(path))
-    return World(*opened, calibration, certificate, sample, fused, precision)
+
+    def world(precision: Precision) -> World:
+        return World(*opened, calibration, certificate, sample, fused, precision)
+
+    return _faster(world) if precision == "auto" else world(precision)
+
+
+def _faster(world: Callable[[Precision], World]) -> World:
+    """The world in the precision in which a batch of it steps faster; fp32 where that hardly matters."""
+    tried = {precision: world(precision) for precision in PRECISIONS}
+    took = dict.fromkeys(PRECISIONS, float("inf"))
+    start = next(iter(tried.values())).start(BATCH)
+    nothing = {leaf.name: np.zeros((BATCH, *leaf.shape), leaf.dtype) for leaf in leaves(tried["32-true"].action_space)}
+    for _ in range(ROUNDS):  # in turns, so that a busy machine slows both alike
+        for precision, each in tried.items():
+            begun = time.perf_counter()
+            each.step(start, nothing)
+            took[precision] = min(took[precision], time.perf_counter() - begun)
+    return tried["bf16-mixed" if WORTH * took["bf16-mixed"] < took["32-true"] else "32-true"]

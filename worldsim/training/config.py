@@ -34,7 +34,7 @@ class TrainerConfig(Settings):
     alpha: float = Field(0.6, ge=0, le=1)
     ends: float = Field(0.0, ge=0, lt=1)
     correction: float = Field(0.4, ge=0, le=1)
-    precision: Precision = "bf16-mixed"
+    precision: Precision | Literal["auto"] = "auto"
     cuda_graphs: bool = True
     accelerator: str = "auto"
     devices: int = Field(1, ge=1, le=1024)

@@ -19,6 +19,7 @@ from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError, UnknownEnvError
 from worldsim.files import alone_in, lies_in, refuse_foreign
 from worldsim.models.checkpoint import FORMAT, OF_A_WORLD, WorldManifest, is_whole, looks_like_a_world, save_world
+from worldsim.models.config import PRECISIONS, Precision
 from worldsim.models.generator import SharedGenerator
 from worldsim.models.world_model import Batch, Losses, Stage, WorldModel
 from worldsim.printing import printable
@@ -33,9 +34,18 @@ from worldsim.training.captured import Captured, Update, recorder
 from worldsim.training.config import TrainConfig, TrainerConfig
 from worldsim.training.feed import Feed
 from worldsim.training.memory import enough_memory, keep_freed_memory
-from worldsim.training.pace import TRIED, fitted, kept, paces
+from worldsim.training.pace import TRIED, faster_precision, fitted, kept, kept_precision, paces
 from worldsim.training.phases import Phase, at, learning_rate, phases
-from worldsim.training.processes import Objective, gathered, is_first, launch, mean_of, rank_shard, whole_batch
+from worldsim.training.processes import (
+    Objective,
+    gathered,
+    is_first,
+    launch,
+    make_fabric,
+    mean_of,
+    rank_shard,
+    whole_batch,
+)
 from worldsim.training.state import STATE, TrainingState, saved
 from worldsim.training.statistics import fit_statistics, reward_range
 
@@ -56,8 +66,9 @@ CHANGES_NO_WEIGHT = {
 def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True) -> WorldManifest:
     """Trains a world, or goes on with what was begun in `config.out`, and writes it there.
 
-    Same configuration, data and machine: same weights, also after any number of interruptions. Several processes give
-    the weights of one up to rounding. The first of them writes the files, calls `watch` and shows the progress.
+    Same configuration, data, machine and number of threads: same weights, also after any number of interruptions, where
+    trainer.precision=auto does not find the other one faster. Several processes give the weights of one up to rounding.
+    The first of them writes the files, calls `watch` and shows the progress.
     Raises DatasetError, SpaceMismatchError or CheckpointError where data, model and folder do not fit together, and
     ConfigError where `out` lies in the data, memory runs out or the loss diverges; the last good state is then kept.
     """
@@ -87,6 +98,13 @@ def _learn(
 ) -> None:
     model = initialised(manifest, data.arrays, train_episodes, config.seed)
     plan = phases(config.trainer, model)
+    if config.trainer.precision == "auto":
+        precision = kept_precision(config.out / "training")
+        if precision is None:
+            precision = _precision(config, data, train_episodes, manifest, model, progress)
+        trainer = config.trainer.model_copy(update={"precision": precision})
+        config = config.model_copy(update={"trainer": trainer})
+        manifest.training["precision"] = precision
     with launch(config, staged=len(plan) > 1) as fabric:
 
         def begin(trainer: TrainerConfig, model: WorldModel, plan: list[Phase]) -> Run:
@@ -102,6 +120,30 @@ def _learn(
         whole = _trained(run, watch, progress and fabric.is_global_zero)
         if whole is not None and fabric.is_global_zero:
             save_world(config.out, manifest, whole, recorded_starts(data.arrays, train_episodes))
+
+
+def _precision(
+    config: TrainConfig, data: Mix, episodes: Any, manifest: WorldManifest, model: WorldModel, progress: bool
+) -> Precision:
+    """The faster one on this machine, tried on the real model; where several processes train, what is usual there."""
+    trainer, plan = config.trainer, phases(config.trainer, model)
+    if trainer.devices * trainer.num_nodes > 1:
+        return "32-true" if trainer.accelerator == "cpu" else "bf16-mixed"
+
+    def trial(phase: Phase, precision: Precision) -> Run:
+        tried = config.model_copy(update={"trainer": trainer.model_copy(update={"precision": precision})})
+        fabric = make_fabric(tried.trainer)
+        feed = Feed(
+            [phase._replace(steps=TRIED)], samplers(config, data, episodes, [phase], RankShard()), fabric.device
+        )
+        return Run(tried, fabric, manifest, copy.deepcopy(model), feed)
+
+    trials = ({precision: trial(phase, precision) for precision in PRECISIONS} for phase in plan)
+    precision, ratio = faster_precision(list(trials), plan)
+    other = next(each for each in PRECISIONS if each != precision)
+    if progress:
+        print(f"note: trained in {precision}; {other} takes {ratio:.2f} times as long here", flush=True)
+    return precision
 
 
 def _trained(run: "Run", watch: Watch | None, progress: bool) -> WorldModel | None:

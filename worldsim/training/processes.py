@@ -62,12 +62,12 @@ def launch(config: TrainConfig, staged: bool = True) -> Iterator[Fabric]:
     """
     trainer = config.trainer
     if trainer.devices * trainer.num_nodes == 1:
-        yield _fabric(trainer, staged)
+        yield make_fabric(trainer, staged)
         return
     kept, threads = {name: os.environ.get(name) for name in ADDRESS}, torch.get_num_threads()
-    workers = [] if _started(_fabric(trainer, staged)) else _start(config)
+    workers = [] if _started(make_fabric(trainer, staged)) else _start(config)
     try:
-        fabric = _fabric(trainer, staged)
+        fabric = make_fabric(trainer, staged)
         if fabric.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, threads // trainer.devices))
         _give_sign()
@@ -132,14 +132,15 @@ def like(own: Tensor, whole: Tensor) -> Tensor:
     return distribute_tensor(there, own.device_mesh, own.placements) if isinstance(own, DTensor) else there
 
 
-def _fabric(trainer: TrainerConfig, staged: bool) -> Fabric:
+def make_fabric(trainer: TrainerConfig, staged: bool = True) -> Fabric:
+    """Raises ConfigError where there is no such accelerator."""
     try:
         return Fabric(
             accelerator=trainer.accelerator,
             devices=trainer.devices,
             num_nodes=trainer.num_nodes,
             strategy=_strategy(trainer, staged),
-            precision=trainer.precision,
+            precision="32-true" if trainer.precision == "auto" else trainer.precision,
         )
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = " ".join(str(error).split())
