@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from worldsim.evaluation.cells import CLEAN
+from worldsim.evaluation.cells import CLEAN, Row
 
-Row = Mapping[str, Any]
 FEW = 20  # episodes below which a report warns
 LOW_TRUST = 0.5
 

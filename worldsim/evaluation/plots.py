@@ -11,10 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from worldsim.evaluation.cells import CLEAN
+from worldsim.evaluation.cells import CLEAN, Row
 from worldsim.printing import printable
 
-Row = Mapping[str, Any]
 Interval = Sequence[float | None]
 
 INK, GRID = "#010203", "#010204"  # stand-ins that become CSS variables

@@ -12,7 +12,7 @@ import jinja2
 
 from worldsim.evaluation import narrative, plots
 from worldsim.evaluation.animations import animate, data_uri
-from worldsim.evaluation.cells import CLEAN, Cell
+from worldsim.evaluation.cells import CLEAN, Cell, Row
 from worldsim.evaluation.runs import Episode
 from worldsim.evaluation.summary import Outcomes, Summary
 from worldsim.evaluation.terminal import Results
@@ -20,7 +20,6 @@ from worldsim.evaluation.worst import Worst
 from worldsim.faults import Plan
 from worldsim.files import write_atomically
 
-Row = dict[str, Any]
 Replays = Mapping[tuple[Cell, int], Episode]  # episodes run again with frames, by cell and seed
 
 MEASURES = (  # key of the row, title of its plots

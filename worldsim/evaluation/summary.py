@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 
 from worldsim.evaluation import statistics as st
-from worldsim.evaluation.cells import CLEAN, Cell, Where
+from worldsim.evaluation.cells import CLEAN, Cell, Row, Where
 from worldsim.evaluation.runs import EpisodeResult
 
 Outcomes = Mapping[Cell, Sequence[EpisodeResult]]
-Row = dict[str, Any]
 
 MEASURES: dict[str, Callable[[EpisodeResult], float | None]] = {
     "return": lambda episode: episode.episode_return,

@@ -1,6 +1,6 @@
 """What a stress test found, for a terminal: figures by condition, the verdict, and what to know before believing it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -10,10 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from worldsim.evaluation import narrative
-from worldsim.evaluation.cells import CLEAN
+from worldsim.evaluation.cells import CLEAN, Row
 from worldsim.printing import printable
 
-Row = Mapping[str, Any]
 GAP = 2  # blanks between columns
 NARROWEST = 8  # of the agents' column, in which long names are folded
 

@@ -1,16 +1,14 @@
 """Which episodes a world may be measured on: those it has not learned from."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import DatasetError, SpaceMismatchError
+from worldsim.fidelity.measures import Ints
 from worldsim.models.checkpoint import WorldManifest
 from worldsim.rollouts import mix
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.fingerprints import fingerprints
-
-Ints = NDArray[np.int64]
 
 
 def held_out(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> Ints:

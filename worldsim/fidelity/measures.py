@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, minimize_scalar
 from scipy.stats import rankdata
 
+Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Curve = list[float | None]  # a value a horizon, None where nothing could be measured

@@ -15,15 +15,14 @@ from torch import Tensor
 
 from worldsim.fidelity.curves import Curves, Sums, add_up, measure_beside_baselines, to_curves
 from worldsim.fidelity.error_metric import ErrorMetric
-from worldsim.fidelity.measures import Bools, Floats
+from worldsim.fidelity.measures import Bools, Floats, Ints
+from worldsim.fidelity.open_loop import Leaves
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.sampling import gather
 from worldsim.simulator.rollout import predictions
 from worldsim.simulator.world import World, WorldState
 from worldsim.training.statistics import rows_of
 
-Ints = NDArray[np.int64]
-Rows = dict[str, NDArray[Any]]  # leaf -> (P, ...)
 TOGETHER = 32  # episodes that are observed at once
 PIECES = 512  # pieces that are followed at once, and in memory
 
@@ -190,7 +189,7 @@ def predict(
     return OneStep(flat, sums, counts)
 
 
-def _measure(metric: ErrorMetric, shown: Sequence[Rows], counted: Bools) -> Sums:
+def _measure(metric: ErrorMetric, shown: Sequence[Leaves], counted: Bools) -> Sums:
     """Of the pieces that are `counted` (P,), as windows of one step.
 
     shown: the actual row, the one before it, the prediction, and that under another action.

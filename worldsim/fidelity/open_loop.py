@@ -18,7 +18,7 @@ from worldsim.simulator.rollout import imagine, observe_context
 from worldsim.simulator.world import World, WorldState
 from worldsim.spaces import flatten
 
-Leaves = dict[str, NDArray[Any]]  # leaf -> (B, T, ...)
+Leaves = dict[str, NDArray[Any]]  # leaf -> (B, T, ...), of one moment (B, ...)
 TOGETHER = 128  # windows that are imagined at once, and in memory
 CONTROL = 4  # step at which controllability is measured (Genie, arXiv:2402.15391, section 4)
 

@@ -21,7 +21,7 @@ from worldsim.fidelity.curves import Sums, add_up, measure_beside_baselines, sca
 from worldsim.fidelity.error_metric import ErrorMetric
 from worldsim.fidelity.films import films
 from worldsim.fidelity.held_out import halves
-from worldsim.fidelity.measures import Bools, WeightedSum, auroc, calibration_error, reliability, trust_curve
+from worldsim.fidelity.measures import Bools, Ints, WeightedSum, auroc, calibration_error, reliability, trust_curve
 from worldsim.fidelity.page import page
 from worldsim.fidelity.revisits import Revisits, loop_closure
 from worldsim.fidelity.verdict import verdict
@@ -36,7 +36,6 @@ from worldsim.simulator.rollout import imagine
 from worldsim.simulator.world import World
 from worldsim.training.memory import enough_memory, keep_freed_memory
 
-Ints = NDArray[np.int64]
 CALIBRATING = 2  # windows that calibrate trust for each that is reported
 PIECES = 4  # of the teacher-forced episodes, for each window that is reported: enough of a large data set
 
