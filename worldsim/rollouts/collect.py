@@ -48,7 +48,7 @@ class CollectConfig(Settings):
     arrays: Path | None = None  # a file or folder of plain arrays, which are taken instead of recording anything
     keys: ArrayKeys = ArrayKeys()  # names of those arrays
     spaces: Literal["arrays", "env"] = (
-        "arrays"  # whose spaces the arrays get: told from what they hold, or those of env
+        "arrays"  # whose spaces the arrays get: as what they hold asks for, or those of env
     )
     steps: Steps = 20_000  # at least so many; the last episode is kept whole
     policy: Policy | None = None  # spec or {spec: weight}; None: the env configuration's, else random
@@ -296,7 +296,7 @@ def _record(config: CollectConfig, settings: Mapping[str, Any], parts: Parts, pr
 
 @contextmanager
 def _one_line_of_workers() -> Iterator[None]:
-    """Gymnasium shows the traceback of what a process raised: not where it is a line that the user is told anyway."""
+    """Gymnasium shows the traceback of what a process raised: not where it is a line that the user gets anyway."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", OF_WORKERS, UserWarning)
         yield

@@ -60,7 +60,7 @@ class Mix:
 
     @property
     def lossy(self) -> list[str]:
-        """A line for each part of an observation or an action that is not what was seen or done, but a JPEG of it."""
+        """A line for each leaf that holds a JPEG of what was observed or done."""
         return [
             f"{what} of data={part.path} was stored as JPEG: what that lost cannot be learned; record with "
             "jpeg_encoding=False"
@@ -85,8 +85,8 @@ class Mix:
 
     def split(self, holdout: float, seed: int) -> tuple[Ints, Ints]:
         """Episodes for training and held out; each data set is split as it would be alone."""
-        taught, held = zip(*(split(part.arrays(), holdout, seed) for part in self.parts), strict=True)
-        return self.numbered(taught), self.numbered(held)
+        training, held_out = zip(*(split(part.arrays(), holdout, seed) for part in self.parts), strict=True)
+        return self.numbered(training), self.numbered(held_out)
 
     def unseen(self, trained_on: Mapping[str, Any]) -> Ints:
         """Episodes that a world has not been trained on. trained_on: `data` of its manifest."""
@@ -109,14 +109,14 @@ class Mix:
 def unseen(rollouts: Rollouts, trained_on: Mapping[str, Any]) -> Ints:
     """Episodes that a world has not been trained on. trained_on: `data` of its manifest.
 
-    What one data set of a mix holds out, another may have taught.
+    What one data set of a mix holds out, another may have in its training part.
     """
     if rollouts.content_hash not in (trained_on["hash"], *trained_on.get("parts", ())):
         return np.arange(rollouts.episodes)
-    held = split(rollouts.arrays(), trained_on["holdout"], trained_on["seed"])[1]
+    held_out = split(rollouts.arrays(), trained_on["holdout"], trained_on["seed"])[1]
     if "parts" not in trained_on:
-        return held
-    return held[~np.isin(fingerprints(rollouts.arrays(), held), trained_on.get("episodes", []))]
+        return held_out
+    return held_out[~np.isin(fingerprints(rollouts.arrays(), held_out), trained_on.get("episodes", []))]
 
 
 def _same_spaces(a: Rollouts, b: Rollouts) -> None:
@@ -129,13 +129,13 @@ def _same_spaces(a: Rollouts, b: Rollouts) -> None:
 def difference(a: HasSpaces, b: HasSpaces) -> str | None:
     """The first leaf in which the spaces of `a` are not those of `b`, in words; None where they are the same."""
     for kind in ("observation", "action"):
-        own, others = (
+        found, wanted = (
             {leaf.name: leaf.space for leaf in spaces.leaves(getattr(each, f"{kind}_space"))} for each in (a, b)
         )
-        for name in [*others, *own]:
-            if own.get(name) != others.get(name):
-                found, wanted = own.get(name, "absent"), others.get(name, "absent")
-                return " ".join(f"{kind} '{name}' is {found}, not {wanted}".split())
+        for name in [*wanted, *found]:
+            if found.get(name) != wanted.get(name):
+                is_, should = found.get(name, "absent"), wanted.get(name, "absent")
+                return " ".join(f"{kind} '{name}' is {is_}, not {should}".split())
     return None
 
 

@@ -67,7 +67,7 @@ def _env_id(metadata: dict[str, Any]) -> str | None:
 def adopt(place: Path) -> None:
     """Write the provenance of a Minari data set, unless there is one that was made from the files as they are.
 
-    A file that was written again has another size or time; what it holds is then read again, and its hash tells whether
+    A file that was written again has another size or time; what it holds is then read again, and its hash says whether
     it is other data. Raises DatasetError for an episode that cannot be used.
     """
     storage = storage_in(stored(place))
@@ -104,7 +104,7 @@ def adopt(place: Path) -> None:
 
 
 def _lossy(storage: MinariStorage) -> list[str]:
-    """The parts that Minari stores as JPEG, which it does unless it was told not to: "observation 'screen'"."""
+    """The parts that Minari stores as JPEG, which it does unless jpeg_encoding=False: "observation 'screen'"."""
     groups = {"observation": storage.observation_space, "action": storage.action_space}
     return [
         f"{group} '{leaf.name}'"

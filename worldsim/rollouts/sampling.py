@@ -11,7 +11,7 @@ from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.segments import Segments
 
 Ints = NDArray[np.int64]
-Batch = dict[str, Any]
+RowBatch = dict[str, Any]  # what a trainer draws: see `gather`
 
 
 class Share(NamedTuple):
@@ -46,12 +46,12 @@ def split(arrays: Arrays, holdout: float = 0.1, seed: int = 0) -> tuple[Ints, In
     count = arrays.episodes
     if holdout > 0 and count < 2:
         raise DatasetError(f"{count} episode is too few to hold one out; collect more steps, or set holdout to 0")
-    held = int(np.clip(round(holdout * count), 1, count - 1)) if holdout > 0 else 0
+    count_out = int(np.clip(round(holdout * count), 1, count - 1)) if holdout > 0 else 0
     order = np.random.default_rng(seed).permutation(count)
-    return np.sort(order[held:]), np.sort(order[:held])
+    return np.sort(order[count_out:]), np.sort(order[:count_out])
 
 
-def gather(arrays: Arrays, rows: Ints, mask: NDArray[np.bool_] | None = None) -> Batch:
+def gather(arrays: Arrays, rows: Ints, mask: NDArray[np.bool_] | None = None) -> RowBatch:
     """The given rows of every array, (B, T, ...), contiguous and of the stored types.
 
     `first` marks an episode's first row: the action and the reward there are zeros, and a recurrent state must be reset
@@ -71,7 +71,7 @@ class SequenceSampler:
     """Endless sequences from `episodes`, started uniformly over all their rows, or as `segments` have it.
 
     A sequence that reaches an episode's end goes on with the first row of another, drawn uniformly, and `first` is True
-    there: no row is padding, and ends are seen as often as everything else. `mask` is therefore True throughout.
+    there: no row is padding, and ends are drawn as often as everything else. `mask` is therefore True throughout.
     Where several processes share a batch, each draws the rows of the whole one and reads its own.
     """
 
@@ -93,7 +93,7 @@ class SequenceSampler:
         self._begin, self._end = arrays.start[episodes], arrays.start[np.asarray(episodes) + 1]
         self._total = np.cumsum(self._end - self._begin)  # rows in all episodes up to and including each
 
-    def sample(self) -> Batch:
+    def sample(self) -> RowBatch:
         """The next batch: observation and action {leaf: (B, T, ...)}, reward, terminated, first and mask (B, T).
 
         With segments also `weight` (B,), and `segment`: those of the whole batch. Where processes share a batch, B is
@@ -139,7 +139,7 @@ class SequenceSampler:
             self.segments.load_state_dict(state["segments"])
 
 
-def windows(arrays: Arrays, episodes: Ints, length: int, count: int, rng: np.random.Generator) -> Batch:
+def windows(arrays: Arrays, episodes: Ints, length: int, count: int, rng: np.random.Generator) -> RowBatch:
     """`count` windows of `length` rows, each inside ONE episode, uniform over all places where one fits.
 
     An episode shorter than `length` has one place, its beginning; there the last row is repeated and `mask` is False.
@@ -155,7 +155,7 @@ def places(arrays: Arrays, episodes: Ints, length: int) -> Ints:
     return np.asarray(np.maximum(1, np.diff(arrays.start)[episodes] - length + 1))
 
 
-def window_at(arrays: Arrays, episodes: Ints, length: int, chosen: Ints) -> Batch:
+def window_at(arrays: Arrays, episodes: Ints, length: int, chosen: Ints) -> RowBatch:
     """The windows at the given places, which are numbered through from one episode to the next."""
     begin, end = arrays.start[episodes], arrays.start[np.asarray(episodes) + 1]
     total = np.cumsum(places(arrays, episodes, length))
