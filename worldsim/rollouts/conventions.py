@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from worldsim.errors import DatasetError
 from worldsim.rollouts.array_files import NUMBERS, ArrayColumn, ArrayGroup
@@ -43,18 +44,30 @@ UNSORTED = 0.5  # share of rows that do not go on in the next one, from which on
 
 
 class ArrayKeys(Settings):
-    """Names of the arrays, where they are not to be found by themselves. null: as `NAMES` has them."""
+    """Names of the arrays, where they are not to be found by themselves; null: as `NAMES` has them.
 
-    observation: str | list[str] | None = None
-    next_observation: str | None = None
-    action: str | list[str] | None = None
-    reward: str | None = None
-    terminated: str | None = None
-    truncated: str | None = None
-    ends: str | None = None
-    first: str | None = None
-    lengths: str | None = None
-    timing: Timing | None = None
+    Groups in HDF5 are written with /, as in obs/image.
+    """
+
+    observation: str | list[str] | None = Field(None, description="one name, or several: [obs/image,obs/joints]")
+    next_observation: str | None = Field(
+        None, description="what each row led to; in each episode's last row it is the last observation"
+    )
+    action: str | list[str] | None = Field(None, description="one name, or several")
+    reward: str | None = Field(None, description="a number a row; where there are none, all are 0")
+    terminated: str | None = Field(None, description="true where an episode ended in the environment")
+    truncated: str | None = Field(None, description="true where it was cut, e.g. by a time limit")
+    ends: str | None = Field(
+        None, description="true where it ended, however it did; or, in numbers, the row after each episode"
+    )
+    first: str | None = Field(None, description="true where an episode begins")
+    lengths: str | None = Field(None, description="rows of each episode")
+    timing: Timing | None = Field(
+        None,
+        description="after: action and reward of row t follow observation t (D4RL); before: they led to it (DreamerV3's "
+        "episodes); mixed: the action follows, the reward came with it (DreamerV3's replay); null: by is_first and the "
+        "first actions",
+    )
 
 
 class EpisodeSpan(NamedTuple):
