@@ -47,13 +47,13 @@ class CollectConfig(Settings):
     env: EnvConfig
     arrays: Path | None = Field(
         None,
-        description="plain arrays that there are already, instead of recording: a .npz, .npy or HDF5 file or a folder of "
-        "them, with observations, actions, rewards and ends as D4RL, DreamerV3, robomimic and replay buffers have them; "
-        "steps, policy and seed are then theirs",
+        description="plain arrays that there are already, instead of recording: a .npz, .npy or HDF5 file or a folder "
+        "of them, with observations, actions, rewards and ends as D4RL, DreamerV3, robomimic and replay buffers have "
+        "them; steps, policy and seed are then theirs",
     )
     spaces: Literal["arrays", "env"] = Field(
         "arrays",
-        description="of the arrays: arrays, as they look; env: those of env=, which they must fit: only stress needs that",
+        description="of the arrays: arrays, as they look; env: those of env=, which they must fit: stress needs that",
     )
     keys: ArrayKeys = Field(ArrayKeys(), description="names of those arrays, where they are not found by themselves")
     steps: Steps = 20_000  # at least so many; the last episode is kept whole

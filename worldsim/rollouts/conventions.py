@@ -64,9 +64,9 @@ class ArrayKeys(Settings):
     lengths: str | None = Field(None, description="rows of each episode")
     timing: Timing | None = Field(
         None,
-        description="after: action and reward of row t follow observation t (D4RL); before: they led to it (DreamerV3's "
-        "episodes); mixed: the action follows, the reward came with it (DreamerV3's replay); null: by is_first and the "
-        "first actions",
+        description="after: action and reward of row t follow observation t (D4RL); before: they led to it "
+        "(DreamerV3's episodes); mixed: the action follows, the reward came with it (DreamerV3's replay); null: by "
+        "is_first and the first actions",
     )
 
 
