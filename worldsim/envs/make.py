@@ -46,9 +46,9 @@ class EnvConfig(Settings):
     resize: Side | tuple[Side, Side] | None = None  # pictures get so many pixels in height and width; None: as they are
     images: list[str] | None = None  # the parts of an observation that are pictures; None: uint8 of 32 pixels or more
     max_episode_steps: Steps | None = None  # steps until truncation; None: the environment's own limit
-    requires: Literal["atari", "vizdoom", "box2d", "minigrid"] | None = None  # extra to install; None: by the id
+    requires: Literal["atari", "vizdoom", "box2d", "minigrid"] | None = None  # extra to install; None: told from the id
     agents: dict[str, str] = {}  # reference agents: name -> "package.module:factory"
-    policy: Policy | None = None  # what collects rollouts unless policy= says otherwise; None: random
+    policy: Policy | None = None  # what collects rollouts unless told otherwise; None: random
     epsilon: float = Field(0.0, ge=0, le=1)  # probability, per step of collection, of a uniform action instead
     success_return: float | None = None  # an episode succeeds when its return is at least this; None: not judged
     violation_reward: float | None = None  # a step whose reward is at most this is a violation; None: not judged
