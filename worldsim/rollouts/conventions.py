@@ -215,11 +215,13 @@ class _Ends:
         terminated, truncated, first = (self._flags(role) for role in ("terminated", "truncated", "first"))
         ends, places = self._ends()
         places = self._sums() if self.column["lengths"] is not None else places
+        # Whatever says so ends an episode: a flag too many would cut one, a flag ignored would join two.
         for each in (terminated, truncated, ends):
             if each is not None:
                 self.cuts |= each
         if first is not None:
             self.cuts[:-1] |= first[1:]
+        # An ending that is no termination must not be learned as one: it says nothing about the environment.
         if terminated is not None:
             self.terminated = terminated
         elif ends is not None:
@@ -306,6 +308,7 @@ def _torn(observation: Mapping[KeyPath, ArrayColumn], following: Mapping[KeyPath
             if begin < end:
                 following_rows, next_rows = after.rows(begin, end), observation[path].rows(begin + 1, end + 1)
                 torn[begin:end] |= (following_rows != next_rows).reshape(end - begin, -1).any(1)
+    # Frames that stand still tear nothing: two such episodes become one, which only a flag could tell apart.
     torn &= ~cuts
     if torn.sum() > UNSORTED * max(1, len(cuts)):
         first = next(iter(following.values()))

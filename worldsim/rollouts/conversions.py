@@ -115,6 +115,7 @@ def action_conversion(found: ColumnStatistics) -> Conversion:
         return Conversion(
             spaces.Discrete(size), lambda rows: rows.argmax(-1), f"one-hot rows became one of {size} choices"
         )
+    # Floats are amounts even where all are whole, unless they stand alone: buffers keep everything in float32.
     positive = bool((found.low >= 0).all())
     if found.dtype.kind == "b" or (found.dtype.kind in "iu" and positive and (found.high < MOST_CLASSES).all()):
         counts = found.high.astype(np.int64).reshape(-1) + 1

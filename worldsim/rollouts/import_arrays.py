@@ -64,6 +64,7 @@ class Import:
                 empty += len(found.spans) - len(kept)
         if not self.lengths:
             raise DatasetError(f"arrays={place} has no episode of a step or more; give rows of actions")
+        # One timing for all files: a single one whose first action happens to be 0 would be read the other way round.
         self.timing = keys.timing or ("after" if not arriving else "mixed" if acting else "before")
         self.observation_space = self.observation.space(env.observation_space if env else None, name)
         self.action_space = self.action.space(env.action_space if env else None, name)

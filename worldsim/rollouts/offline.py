@@ -75,6 +75,7 @@ def adopt(place: Path) -> None:
     counted = {"episodes": int(storage.total_episodes), "steps": int(storage.total_steps)}
     observed, acted = storage.observation_space, storage.action_space
     lossy = _lossy(storage)
+    # What the provenance hangs on: with another of these, it is made anew.
     made_of = {"files": _files(stored(place)), "lossy": lossy, **counted}
     if not counted["episodes"]:
         raise DatasetError(f"{place} has no episodes; choose another data=")
@@ -139,6 +140,7 @@ def flat_episodes(
         rewards, observations = episode["rewards"], episode["observations"]
         steps = len(rewards)
         rows = {name: len(part) for name, part in spaces.by_name(observation_space, observations).items()}
+        # All parts together or none: where only some are short, rows were lost somewhere, and nobody knows which.
         if set(rows.values()) == {steps}:
             observations = _with_last(observations)
             if short is not None:

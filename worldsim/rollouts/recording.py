@@ -142,7 +142,7 @@ def write_minari(
             "algorithm_name": about,
         }
     )
-    policies: list[dict[str, str]] = []
+    policies: list[dict[str, str]] = []  # added at the end: Minari keeps no other word about an episode
     large = _large_rows(observation_space, action_space)
 
     def buffers() -> Iterator[EpisodeBuffer]:

@@ -109,11 +109,12 @@ class SequenceSampler:
             start = starts.row
             more |= {"weight": starts.weight[mine], "segment": starts.segment}
             episode = np.searchsorted(self._begin, start, side="right") - 1
+        # All rows are drawn in every process, from the same generator: only so does each know what the others have.
         rows = self._rows(start, episode)
         if self.share.ranks > 1:
             more["moments"] = np.asarray((~self.arrays.first[rows]).sum() / self.share.ranks, np.float32)
         found = gather(self.arrays, rows[mine]) | more
-        self.arrays.release()
+        self.arrays.release()  # else the resident memory grows until the whole data set is in it
         return found
 
     def _rows(self, start: Ints, episode: Ints) -> Ints:

@@ -153,6 +153,7 @@ class Database:
         run("BEGIN")
         for table in ("orders", "tickets", "calls", "refunds", "replacements", "approvals", "declines"):
             run(f"DELETE FROM {table}")
+        # All is drawn at once and in this order, whatever the tickets turn out to be: a seed names one shift for good.
         paid = rng.random(tickets) < PAID_PROBABILITY
         shipping = rng.choice(list(SHIPPING_PROBABILITIES), tickets, p=list(SHIPPING_PROBABILITIES.values()))
         in_time = rng.random(tickets) < IN_TIME_PROBABILITY
@@ -223,6 +224,7 @@ def _form(
     declines: int,
 ) -> TicketForm:
     looked_up = looked_up_at is not None
+    # A look-up shows what was so before the shift; what this shift did is known without one.
     unless_done = YesNo.NO if looked_up else YesNo.UNKNOWN
     was_refunded = refunds or (looked_up and refunded_before)
     return TicketForm(
