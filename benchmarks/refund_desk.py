@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import chi2_contingency
 
-from worldsim.envs.refund_desk.fields import Tool
+from worldsim.envs.refund_desk.fields import DeskTool
 from worldsim.fidelity.held_out import held_out
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.sampling import gather
@@ -36,7 +36,7 @@ def undetermined(past: list[dict[str, int]], now: dict[str, int]) -> set[str]:
     """Fields of `now` that no reply in `past` could tell."""
     about = [reply for reply in past if reply["ticket"] == now["ticket"] and now["ticket"]]
     fresh = {name for name in FACTS if now[name] and not any(reply[name] for reply in about)}
-    if now["tool"] == Tool.REFUND and not any(reply["amount"] for reply in about):
+    if now["tool"] == DeskTool.REFUND and not any(reply["amount"] for reply in about):
         fresh.add("ledger")
     return fresh
 

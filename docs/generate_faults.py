@@ -18,7 +18,16 @@ from PIL import Image
 
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.envs.refund_desk.env import RefundDeskEnv
-from worldsim.envs.refund_desk.fields import ACTIONS, DAYS_PER_AGE_STEP, PRICES, Known, Request, Shipping, Status, Tool
+from worldsim.envs.refund_desk.fields import (
+    ACTIONS,
+    DAYS_PER_AGE_STEP,
+    PRICES,
+    DeskTool,
+    Request,
+    Shipping,
+    Status,
+    YesNo,
+)
 from worldsim.faults import (
     FAMILIES,
     LOST,
@@ -95,14 +104,14 @@ def as_json(reply: dict[str, Any]) -> dict[str, Any]:
     """What a reply of the desk says, as a tool would say it: words for classes, euros, days and times."""
     value = {name: int(each) for name, each in reply.items()}
     order = {
-        "paid": Known(value["paid"]).name.lower(),
+        "paid": YesNo(value["paid"]).name.lower(),
         "shipping": Shipping(value["shipping"]).name.lower(),
-        "refunded": Known(value["refunded"]).name.lower(),
+        "refunded": YesNo(value["refunded"]).name.lower(),
         "amount_eur": float(PRICES[value["amount"] - 1]) if value["amount"] else None,
         "placed_at": (PLACED - timedelta(days=DAYS_PER_AGE_STEP * value["age"])).isoformat() if value["age"] else None,
     }
     return {
-        "tool": Tool(value["tool"]).name.lower(),
+        "tool": DeskTool(value["tool"]).name.lower(),
         "status": Status(value["status"]).name.lower(),
         "ticket": value["ticket"],
         "request": Request(value["request"]).name.lower(),

@@ -133,7 +133,7 @@ def test_factories_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("randm", "Did you mean 'random'"),
         ("carefull", "Did you mean 'careful'"),
@@ -150,8 +150,8 @@ def test_factories_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.Monke
         ({"random": -1}, "negative"),
     ],
 )
-def test_mistakes_are_one_line(spec: object, said: str) -> None:
-    with pytest.raises(ConfigError, match=said) as caught:
+def test_mistakes_are_one_line(spec: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         make_policy(spec, SEEN, FOUR, known={"careful": f"{__name__}:Constant"})
     assert "\n" not in str(caught.value)
 

@@ -67,13 +67,13 @@ def classes_of(said: dict[str, Any]) -> dict[str, int]:
     order, (calls, refunded) = said["order"], said["shift"]
     placed = order["placed_at"]
     days = 0 if placed is None else (generate.PLACED - datetime.fromisoformat(placed)).days
-    known = {key: fields.Known[order[key].upper()] for key in ("paid", "refunded")}
+    known = {key: fields.YesNo[order[key].upper()] for key in ("paid", "refunded")}
     return {
         **known,
         "shipping": fields.Shipping[order["shipping"].upper()],
         "amount": 0 if order["amount_eur"] is None else 1 + fields.PRICES.index(order["amount_eur"]),
         "age": days // fields.DAYS_PER_AGE_STEP,
-        "tool": fields.Tool[said["tool"].upper()],
+        "tool": fields.DeskTool[said["tool"].upper()],
         "status": fields.Status[said["status"].upper()],
         "request": fields.Request[said["request"].upper()],
         "ticket": said["ticket"],

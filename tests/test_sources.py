@@ -138,12 +138,13 @@ def test_quickstart_looks_at_the_code_behind_every_step(project: Path) -> None:
 
 def test_what_is_followed(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(project)
+    before = set(sys.modules)
     found = sources(["my_env", "my_agent"])
     code = ["my_env", "my_world", "my_rewards", "my_agent", "my_parts/__init__", "my_parts/choice", "my_parts/inner"]
     assert set(found.code) == {str(project / f"{name}.py") for name in code}
     assert [Path(path).name for path in found.data] == ["table.json"]
     assert found.packages == {"gymnasium", "numpy"}
-    assert not {name for name in sys.modules if name.startswith("my_")}, "nothing was imported"
+    assert not {name for name in sys.modules.keys() - before if name.startswith("my_")}, "nothing was imported"
     assert own_code(["gymnasium.envs.classic_control", "worldsim.envs", "json", "nowhere", ""]) == []
     (project / "my_broken.py").write_text("def (")
     assert len(own_code(["my_broken"])) == 1

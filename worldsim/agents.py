@@ -155,6 +155,7 @@ def make_agent(
         from worldsim.stable_baselines import StableBaselines
 
         return StableBaselines(known.get(spec, spec), observation_space, action_space)
+    # The environment's own names come before ours: its configuration may well call an agent "sticky".
     if spec in known:
         return _from_factory(known[spec], observation_space, action_space)
     name, _, argument = spec.partition(":")
@@ -166,7 +167,7 @@ def make_agent(
     if name == "biased":
         pairs = [pair.partition("=") for pair in argument.split(",")]
         probabilities = {_action(action, spec): _number(value, spec) for action, _, value in pairs}
-        if len(probabilities) < len(pairs):
+        if len(probabilities) < len(pairs):  # the last one would win in silence
             raise ConfigError(f"agent '{spec}' names an action twice; name each once")
         return BiasedRandom(observation_space, action_space, probabilities)
     if argument:

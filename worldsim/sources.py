@@ -20,7 +20,7 @@ from worldsim.files import hash_of
 MODULE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?::[\w.]+)?")  # "package.module", "package.module:name"
 LONGEST = 200  # characters of a text that may name a module or a file
 NOT_READ = {".log", ".py"}  # endings of files that are written, and of those that are looked at as modules
-OWN = "worldsim"  # whose code is seen to by itself (`evaluation.cells.code_digest`)
+OWN = "worldsim"  # whose code is hashed by itself (`evaluation.cells.code_digest`)
 
 _read: dict[Path, tuple[ModuleSpec, str]] = {}  # what was hashed of modules that are loaded, by file
 
@@ -45,13 +45,13 @@ def sources(modules: Iterable[str]) -> Sources:
     `import_module` take such. A module that is loaded counts as what it was when it was first looked at.
     """
     code, data, packages = dict[str, str](), dict[str, str](), set[str]()
-    waiting, seen = list(modules), {""}
+    waiting, visited = list(modules), {""}
     while waiting:
         name = waiting.pop()
         top = name.partition(".")[0]
-        if name in seen or top == OWN:
+        if name in visited or top == OWN:
             continue
-        seen.add(name)
+        visited.add(name)
         spec = _spec(name)
         file = Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
         if file is None or spec is None or not file.is_file():
@@ -82,7 +82,7 @@ def _by_name(files: Mapping[str, str]) -> list[str]:
 def versions(packages: frozenset[str]) -> dict[str, str]:
     """Python, and what is installed of worldsim's packages, of these, and of all that they require.
 
-    By name: the version, and a hash of what was installed, which tells two builds of one version apart.
+    By name: the version, and a hash of what was installed, by which two builds of one version differ.
     """
     owners = metadata.packages_distributions() if packages else {}
     waiting = [OWN, *(owner for package in packages for owner in owners.get(package, ()))]

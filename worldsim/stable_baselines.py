@@ -50,16 +50,16 @@ class StableBaselines:
         if acted not in (action_space, zero_based(action_space)):
             raise SpaceMismatchError(f"{path} acts in {acted}, the environment takes {action_space}")
         self.observation_space, self.action_space = observation_space, action_space
-        self.seen = observation_space
+        self.observed = observation_space
         if is_nested(observation_space):
-            self.seen = gym.spaces.Dict({leaf.name: leaf.space for leaf in leaves(observation_space)})
+            self.observed = gym.spaces.Dict({leaf.name: leaf.space for leaf in leaves(observation_space)})
         self.statistics = _statistics(path, self.model)
         try:
             self.model.policy.obs_to_tensor(self._seen(observation_space.sample()))
         except Exception as error:
-            seen = self.model.observation_space
+            trained_on = self.model.observation_space
             raise SpaceMismatchError(
-                f"{path} was trained on {seen}, the environment gives {observation_space}"
+                f"{path} was trained on {trained_on}, the environment gives {observation_space}"
             ) from error
         self.torch = torch
         self.greedy = isinstance(self.model, DQN)
@@ -83,7 +83,7 @@ class StableBaselines:
     def _seen(self, observation: Any) -> Any:
         """An observation as it was learned from: one level of keys (FlattenDict), classes from 0, normalised."""
         named = by_name(self.observation_space, observation) if is_nested(self.observation_space) else observation
-        counted = recounted(self.seen, self.model.observation_space, named)
+        counted = recounted(self.observed, self.model.observation_space, named)
         return counted if self.statistics is None else self.statistics.normalize_obs(counted)
 
 
@@ -178,7 +178,7 @@ def _read(found: Path, path: str) -> Any:
 
 
 def _was_normalised(model: Any) -> bool | None:
-    """Whether the file tells that a VecNormalize stood before its agent; None: it does not tell.
+    """Whether the file says that a VecNormalize stood before its agent; None: it does not say.
 
     A model keeps the last observations that it saw, (N, ...), and some of before they were normalised.
     """

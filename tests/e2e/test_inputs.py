@@ -69,3 +69,30 @@ def test_minigrid_works_by_name_without_code(tmp_path: Path) -> None:
     assert main(["look", f"world={world}", f"data={data}", f"out={film}", "context=2", "length=3", "count=1"]) == 0
     asked = ["episodes=2", "max_steps=4", "faults=[missing_data]", "worst=0", f"out={tmp_path / 'stress'}"]
     assert main(["stress", grid, f"world={world}", *asked]) == 0
+
+
+class Stacked(gym.Wrapper):
+    """The last four frames in each observation, as agents for pictures have it."""
+
+    def __init__(self) -> None:
+        super().__init__(gym.wrappers.FrameStackObservation(gym.make("CarRacing-v3", continuous=False), 4))
+
+
+gym.register("WorldsimTestStackedCar-v0", Stacked)
+
+
+def test_frame_stacks_are_recorded_learned_measured_drawn_and_served(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env, data, world = "env=tests.e2e.test_inputs:WorldsimTestStackedCar-v0", tmp_path / "rollouts", tmp_path / "world"
+    assert main(["collect", env, "env.max_episode_steps=12", "env.resize=32", "steps=48", f"out={data}"]) == 0
+    assert "resized value from 96x96 to 32x32 pixels" in capsys.readouterr().err
+    assert main(["train", *SMALL, *SHORT, "trainer.holdout=0.5", f"data={data}", f"out={world}"]) == 0
+    assert main(["validate", f"world={world}", f"data={data}", "context=2", "horizon=3", "windows=4"]) == 0
+    certificate = json.loads((world / "fidelity.json").read_text())
+    assert set(certificate["psnr_by_leaf"]) == set(certificate["ssim"]) == {"value"}
+    film = tmp_path / "look.gif"
+    assert main(["look", f"world={world}", f"data={data}", f"out={film}", "context=2", "length=3", "count=1"]) == 0
+    served = WorldEnv(worldsim.load(world))
+    assert served.observation_space == gym.spaces.Box(0, 255, (4, 32, 32, 3), "uint8")
+    check_env(served, skip_render_check=True)

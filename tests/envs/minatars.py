@@ -1,4 +1,4 @@
-"""MinAtar registers its environments when it is told to."""
+"""MinAtar registers its environments when it is asked to."""
 
 from minatar.gym import register_envs
 

@@ -24,21 +24,21 @@ class Walk(gym.Env):
     def earned(self) -> Any:
         return float(self.np_random.normal())
 
-    def told(self) -> Any:
+    def info(self) -> Any:
         return {"step": self.steps}
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.steps = 0
-        return self.seen(), self.told()
+        return self.seen(), self.info()
 
     def step(self, action):
         self.steps += 1
-        return self.seen(), self.earned(), self.steps == LENGTH, False, self.told()
+        return self.seen(), self.earned(), self.steps == LENGTH, False, self.info()
 
 
 class OneArray(Walk):
-    """Writes into one array, nested in one dict, and tells its replies in one dict."""
+    """Writes into one array, nested in one dict, and gives its replies in one dict."""
 
     observation_space = spaces.Dict(state=VECTOR)
 
@@ -49,7 +49,7 @@ class OneArray(Walk):
         self.shown["state"][:] = super().seen()
         return self.shown
 
-    def told(self):
+    def info(self):
         self.reply["reply"]["step"] = self.steps
         return self.reply
 
@@ -60,12 +60,12 @@ class NewArrays(OneArray):
     def seen(self):
         return {"state": super().seen()["state"].copy()}
 
-    def told(self):
+    def info(self):
         return {"reply": {"step": self.steps}}
 
 
 class Shows(Walk):
-    """Shows what it is told to."""
+    """Shows what it is asked to."""
 
     def __init__(self, space, value):
         self.observation_space, self.value = space, value
@@ -75,7 +75,7 @@ class Shows(Walk):
 
 
 class Pays(Walk):
-    """Pays what it is told to in its third step."""
+    """Pays what it is asked to in its third step."""
 
     def __init__(self, reward):
         self.reward = reward
@@ -112,7 +112,7 @@ class NaNReward(Walk):
 class Infos(Walk):
     """Arrays of changing size, numbers of changing type, a key with an underscore, None, text and a list."""
 
-    def told(self):
+    def info(self):
         many = int(self.np_random.integers(1, 6))
         odd = bool(many % 2)
         return {

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from tests.envs.others import FRAME, LENGTH, VECTOR, Walk, other
 from tests.test_spaces import nested, same, samples
-from worldsim.envs.checked import Place, fitted, info_of
+from worldsim.envs.checked import ValueLocation, fitted, info_of
 from worldsim.envs.make import EnvConfig, make_env, make_vec
 from worldsim.errors import EnvError
 from worldsim.spaces import leaves
 
-HERE = Place("env 'X', reset: observation")
+HERE = ValueLocation("env 'X', reset: observation")
 
 
 def made(name, **changes):
@@ -76,7 +76,7 @@ RECORD = spaces.Dict(where=spaces.Discrete(4), at=VECTOR)
 
 
 @pytest.mark.parametrize(
-    ("space", "value", "said"),
+    ("space", "value", "message"),
     [
         (FRAME, np.full((16, 16, 3), 0.5, np.float32), r"has 0.5 at \[0, 0, 0\], a float32 of 0 to 1 in .*times 255"),
         (FRAME, np.eye(16)[:, :, None].repeat(3, 2), "has 1.0 at .*, a float64 of 0 to 1 in .*times 255"),
@@ -107,8 +107,8 @@ RECORD = spaces.Dict(where=spaces.Discrete(4), at=VECTOR)
         (spaces.Text(3, charset="ab"), 7, "is 7, not in Text"),
     ],
 )
-def test_what_is_not_in_its_space_is_a_line_at_the_first_step(space, value, said):
-    with pytest.raises(EnvError, match=said) as error:
+def test_what_is_not_in_its_space_is_a_line_at_the_first_step(space, value, message):
+    with pytest.raises(EnvError, match=message) as error:
         shows(space, value).reset(seed=0)
     line = str(error.value)
     assert line.startswith(f"env '{other('Shows')}', reset: observation") and "; " in line and "\n" not in line
@@ -161,7 +161,7 @@ def test_float_frames_are_refused_also_where_they_would_be_resized():
 
 
 @pytest.mark.parametrize(
-    ("space", "said"),
+    ("space", "message"),
     [
         (spaces.Dict({}), "observation_space is Dict(), which holds nothing"),
         (spaces.Dict(a=VECTOR, b=spaces.Dict({})), "observation_space 'b' is Dict(), which holds nothing"),
@@ -171,10 +171,10 @@ def test_float_frames_are_refused_also_where_they_would_be_resized():
         (None, "observation_space is None; set it to a space of gymnasium.spaces"),
     ],
 )
-def test_spaces_in_which_there_is_nothing_are_a_line(space, said):
+def test_spaces_in_which_there_is_nothing_are_a_line(space, message):
     with pytest.raises(EnvError) as error:
         shows(space, 0)
-    assert str(error.value).startswith(f"env '{other('Shows')}': {said}") and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"env '{other('Shows')}': {message}") and "\n" not in str(error.value)
 
 
 def test_what_is_no_environment_is_a_line():

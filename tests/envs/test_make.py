@@ -327,7 +327,7 @@ def test_vizdoom_ends_on_the_last_frame_that_the_player_saw():
         before = {name: value.copy() for name, value in observation.items()}
         observation, _, terminated, truncated, _ = env.step(0)  # who does nothing is killed
         over = terminated or truncated
-    assert env.unwrapped.state is None, "ViZDoom now tells what an episode ends on: the adapter can go"
+    assert env.unwrapped.state is None, "ViZDoom now shows what an episode ends on: the adapter can go"
     assert before["screen"].std() > 10
     np.testing.assert_array_equal(observation["screen"], before["screen"])
     np.testing.assert_array_equal(observation["gamevariables"], before["gamevariables"])

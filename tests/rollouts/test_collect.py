@@ -241,7 +241,7 @@ def test_an_environment_that_writes_into_one_array_is_recorded_as_one_that_does_
 
 
 class Reads:
-    """Acts by what infos tell it, and remembers them."""
+    """Acts by what infos hold, and remembers them."""
 
     infos: list[dict[str, Any]] = []
 
@@ -311,10 +311,10 @@ def test_names_are_text_to_the_terminal_and_no_commands(tmp_path: Path, capsys: 
     """The desk's own terminal would be cleared by the first key."""
     env, data = "env=tests.rollouts.test_collect:WorldsimTestCommanding-v0", tmp_path / "data"
     assert main(["collect", env, "env.resize=32", "steps=10", f"out={data}"]) == 0
-    said = capsys.readouterr()
-    assert "resized \\x1b[2J[link=x] from 64x48 to 32x32 pixels" in said.err
+    printed = capsys.readouterr()
+    assert "resized \\x1b[2J[link=x] from 64x48 to 32x32 pixels" in printed.err
     assert main(["train", f"data={data}", f"data={tmp_path}/\x1b[31m[red]"]) == 2
     assert main(["collect", "env=\x1b[5m[blink]-v0", f"out={tmp_path / 'b'}"]) == 2
-    said_then = capsys.readouterr()
-    assert "\\x1b[31m[red]" in said_then.err and "\\x1b[5m[blink]-v0" in said_then.err
-    assert not any("\x1b" in text or "\x07" in text for text in (*said, *said_then))
+    refused = capsys.readouterr()
+    assert "\\x1b[31m[red]" in refused.err and "\\x1b[5m[blink]-v0" in refused.err
+    assert not any("\x1b" in text or "\x07" in text for text in (*printed, *refused))

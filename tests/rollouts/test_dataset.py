@@ -191,8 +191,8 @@ def test_episodes_are_enough_once_the_first_ones_are_there(order: list[int], len
 
 
 def test_damaged_data_is_one_line(copied: Path, tmp_path: Path) -> None:
-    def fails(said: str, path: Path = copied) -> None:
-        with pytest.raises(DatasetError, match=said) as caught:
+    def fails(message: str, path: Path = copied) -> None:
+        with pytest.raises(DatasetError, match=message) as caught:
             Rollouts(path).arrays()
         assert "\n" not in str(caught.value) and str(path.name) in str(caught.value)
 

@@ -76,7 +76,7 @@ def d4rl(folder: Path) -> Path:
 
 
 def torn(folder: Path) -> Path:
-    """No time limits are told: only that the observation which followed is not the next row's."""
+    """Nothing says where time limits were: only that the observation which followed is not the next row's."""
     following = {"next_observations": np.concatenate([e.observations[1:] for e in FRAMES])}
     return hdf5(folder / "torn.h5", after(FRAMES) | {"terminals": flags(FRAMES, True)} | following)
 
@@ -165,10 +165,10 @@ def test_without_last_observations_the_last_actions_and_endings_are_kept(
     ends: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arrays = after(FRAMES)
-    told = {"terminals": flags(FRAMES, True), "timeouts": flags(FRAMES, False)}
+    ends_of = {"terminals": flags(FRAMES, True), "timeouts": flags(FRAMES, False)}
     if ends == "dones":
-        told = {"dones": told["terminals"] | told["timeouts"], "timeouts": told["timeouts"]}
-    np.savez(tmp_path / "a.npz", **arrays, **told)
+        ends_of = {"dones": ends_of["terminals"] | ends_of["timeouts"], "timeouts": ends_of["timeouts"]}
+    np.savez(tmp_path / "a.npz", **arrays, **ends_of)
     rollouts = collect(CollectConfig(env=NO_ENV, arrays=tmp_path / "a.npz", out=tmp_path / "out"))
     twice = [e._replace(observations=np.concatenate([e.observations[:-1], e.observations[-2:-1]])) for e in FRAMES]
     same_episodes(rollouts, twice)
@@ -218,9 +218,9 @@ def test_floats_between_the_levels_are_rounded_and_depth_stays_as_it_is(
     seen = rollouts.arrays().observation
     assert np.abs(seen["rgb"][:3] / 255 - arrays["observations/rgb"][:3]).max() <= 0.5 / 255 + 1e-9
     assert np.array_equal(seen["depth"][:3], arrays["observations/depth"][:3])
-    said = capsys.readouterr().err
-    assert "to the nearest of 256 levels" in said and "every end in 'dones' is taken for a termination" in said
-    assert not any(line for line in said.splitlines() if not line.startswith(str(file)))
+    message = capsys.readouterr().err
+    assert "to the nearest of 256 levels" in message and "every end in 'dones' is taken for a termination" in message
+    assert not any(line for line in message.splitlines() if not line.startswith(str(file)))
 
 
 def without(name: str) -> Callable[[dict], dict]:
@@ -259,9 +259,9 @@ WRONG = {
 def test_what_does_not_fit_together_is_one_line_with_file_key_and_index(
     what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change, said = WRONG[what]
+    change, message = WRONG[what]
     np.savez(tmp_path / "a.npz", **change(after(FRAMES) | {"terminals": flags(FRAMES, True)}))
-    with pytest.raises(DatasetError, match=said) as error:
+    with pytest.raises(DatasetError, match=message) as error:
         read(tmp_path / "a.npz")
     assert str(error.value).startswith(str(tmp_path / "a.npz")) and "\n" not in str(error.value)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").glob("[!.]*"))
@@ -286,9 +286,9 @@ def test_shuffled_rows_other_files_and_damage_are_lines(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="2026-9.npz cannot be read"):
         read(place)
     np.save(tmp_path / "one.npy", np.array([{}], object))
-    for name, said in (("one.npy", "cannot be read"), ("nothing", "no file or folder"), ("x.csv", "none of")):
+    for name, message in (("one.npy", "cannot be read"), ("nothing", "no file or folder"), ("x.csv", "none of")):
         (tmp_path / "x.csv").touch()
-        with pytest.raises(DatasetError, match=said):
+        with pytest.raises(DatasetError, match=message):
             read(tmp_path / name)
     with pytest.raises(DatasetError, match="no array 'frames' for keys.observation; there are image, action"):
         read(place, keys={"observation": "frames"})

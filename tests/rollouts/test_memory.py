@@ -28,7 +28,7 @@ def resident() -> int:
     return int(status[status.index("VmRSS:") + 1]) << 10
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="told by /proc")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="read from /proc")
 @pytest.mark.parametrize("copies", [1, 2])
 def test_sampling_and_verifying_hold_no_more_than_a_batch(tmp_path: Path, copies: int) -> None:
     arrays = joined([sparse(tmp_path)] * copies)

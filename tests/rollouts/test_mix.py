@@ -48,8 +48,8 @@ def test_a_mix_is_its_parts_one_after_another(cartpole: Rollouts, other: Rollout
 
 
 def test_each_data_set_is_split_as_it_would_be_alone(cartpole: Rollouts, other: Rollouts) -> None:
-    taught, held = Mix([cartpole.path, other.path]).split(0.3, seed=5)
-    for here, alone in ((taught, 0), (held, 1)):
+    training, held_out = Mix([cartpole.path, other.path]).split(0.3, seed=5)
+    for here, alone in ((training, 0), (held_out, 1)):
         mine = here[here < cartpole.episodes], here[here >= cartpole.episodes] - cartpole.episodes
         for part, rollouts in zip(mine, (cartpole, other), strict=True):
             assert np.array_equal(part, split(rollouts.arrays(), 0.3, 5)[alone])
@@ -67,11 +67,11 @@ def test_weights_say_how_often_each_data_set_is_drawn_from(cartpole: Rollouts, o
     from worldsim.rollouts.segments import Segments
 
     mix = Mix([cartpole.path, other.path], [1.0, 3.0])
-    taught, _ = mix.split(0.0, 0)
-    segments = Segments(mix.arrays, taught, 8, weights=mix.row_weights(taught))
+    training, _ = mix.split(0.0, 0)
+    segments = Segments(mix.arrays, training, 8, weights=mix.row_weights(training))
     starts = segments.draw(20_000, np.random.default_rng(0))
     assert (starts.row >= cartpole.arrays().rows).mean() == pytest.approx(0.75, abs=0.02)
-    assert Mix([cartpole.path, other.path]).row_weights(taught) is None
+    assert Mix([cartpole.path, other.path]).row_weights(training) is None
 
 
 def test_mixed_spaces_are_named(cartpole: Rollouts, tmp_path: Path) -> None:
@@ -142,11 +142,11 @@ def test_a_minari_data_set_is_read_by_id_and_by_folder(downloaded: minari.Minari
 @pytest.mark.parametrize(
     "change",
     [
-        lambda told: told.pop("env_spec"),
-        lambda told: told.update(env_spec=told["env_spec"].replace("CartPole-v1", "nobody_has_it:Arm-v3")),
-        lambda told: told.update(env_spec='{"id": "Arm-v3", "from": "before"}'),
-        lambda told: told.pop("dataset_id"),
-        lambda told: told.update(minari_version=">=0.1,<0.2"),
+        lambda metadata: metadata.pop("env_spec"),
+        lambda metadata: metadata.update(env_spec=metadata["env_spec"].replace("CartPole-v1", "nobody_has_it:Arm-v3")),
+        lambda metadata: metadata.update(env_spec='{"id": "Arm-v3", "from": "before"}'),
+        lambda metadata: metadata.pop("dataset_id"),
+        lambda metadata: metadata.update(minari_version=">=0.1,<0.2"),
     ],
 )
 def test_no_environment_and_no_name_are_needed(
@@ -154,9 +154,9 @@ def test_no_environment_and_no_name_are_needed(
 ) -> None:
     data = tmp_path / "store" / "cartpole" / "random-v0" / "data"
     before = Rollouts(data).content_hash
-    told = json.loads((data / "metadata.json").read_text())
-    change(told)
-    (data / "metadata.json").write_text(json.dumps(told))
+    metadata = json.loads((data / "metadata.json").read_text())
+    change(metadata)
+    (data / "metadata.json").write_text(json.dumps(metadata))
     assert Rollouts(data).content_hash == before
     short = ["trainer=quick", "trainer.steps=1", "trainer.codec_steps=1", "trainer.holdout=0.5", "model/size=xs"]
     assert main(["train", f"data={data}", f"out={tmp_path / 'world'}", *short]) == 0
@@ -167,11 +167,11 @@ def test_spaces_that_nothing_tells_are_a_line_and_the_arrays_can_still_be_read(
 ) -> None:
     data = tmp_path / "store" / "cartpole" / "random-v0" / "data"
     before = Rollouts(data).arrays()
-    told = json.loads((data / "metadata.json").read_text())
+    metadata = json.loads((data / "metadata.json").read_text())
     for name in ("observation_space", "action_space"):
-        del told[name]
-    told["env_spec"] = told["env_spec"].replace("gymnasium.envs.classic_control", "nobody.has.it")
-    (data / "metadata.json").write_text(json.dumps(told))
+        del metadata[name]
+    metadata["env_spec"] = metadata["env_spec"].replace("gymnasium.envs.classic_control", "nobody.has.it")
+    (data / "metadata.json").write_text(json.dumps(metadata))
     with pytest.raises(
         DatasetError, match=r"has no spaces, and its environment \(CartPole-v1\) cannot .* arrays="
     ) as error:
@@ -211,14 +211,14 @@ def test_jpeg_is_named_before_the_training_and_in_the_certificate(
         Rollouts("mine/exact-v0").arrays().observation["screen"][:7], buffers[0].observations["screen"]
     )
     short = ["trainer=quick", "trainer.steps=1", "trainer.codec_steps=1", "trainer.holdout=0.5", "model/size=xs"]
-    said = "observation 'screen' of data=mine/lossy-v0 was stored as JPEG"
+    message = "observation 'screen' of data=mine/lossy-v0 was stored as JPEG"
     for name in ("exact", "lossy"):
         world = tmp_path / f"world-{name}"
         assert main(["train", f"data=mine/{name}-v0", f"out={world}", *short]) == 0
-        assert (f"note: {said}" in capsys.readouterr().out) is (name == "lossy")
+        assert (f"note: {message}" in capsys.readouterr().out) is (name == "lossy")
         assert main(["validate", f"world={world}", f"data=mine/{name}-v0", "context=1", "horizon=2", "windows=2"]) == 0
         certificate = json.loads((world / "fidelity.json").read_text())
-        assert any(said in line for line in certificate["verdict"]) is ("lossy" in certificate) is (name == "lossy")
+        assert any(message in line for line in certificate["verdict"]) is ("lossy" in certificate) is (name == "lossy")
 
 
 def test_an_empty_or_damaged_minari_data_set_is_a_line(downloaded: minari.MinariDataset, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def noted(name: str, *episodes: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"note": ["ab", "é", "", "a"]}, r"episode 1: 'note' is 'é', and 'é' is none of its characters"),
         ({"note": ["ab", "c", "aaaaaaa", "a"]}, r"episode 1: 'note' is 'aaaaaaa', longer than the 5"),
@@ -277,14 +277,14 @@ def noted(name: str, *episodes: dict) -> None:
     ],
 )
 def test_an_episode_that_cannot_be_used_is_told_with_its_key(
-    wrong: dict, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    wrong: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     noted("mine/good-v0", GOOD, GOOD)
     arrays = Rollouts("mine/good-v0").arrays()
     assert arrays.observation["note"][:2].tolist() == [[1, 2, 0, 0, 0], [3, 0, 0, 0, 0]]
     noted("mine/wrong-v0", GOOD, GOOD | wrong)
-    with pytest.raises(DatasetError, match=said) as error:
+    with pytest.raises(DatasetError, match=message) as error:
         Rollouts("mine/wrong-v0")
     assert "wrong-v0" in str(error.value) and "\n" not in str(error.value)
 

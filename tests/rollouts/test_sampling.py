@@ -27,11 +27,11 @@ def numbered(lengths: list[int]) -> Arrays:
 
 def test_split_is_disjoint_complete_and_repeatable() -> None:
     arrays = numbered([3] * 23)
-    train, held = split(arrays, holdout=0.1, seed=5)
-    assert len(held) == 2
-    assert sorted([*train, *held]) == list(range(23))
-    assert np.array_equal(split(arrays, 0.1, 5)[1], held)
-    assert not np.array_equal(split(arrays, 0.1, 6)[1], held)
+    train, held_out = split(arrays, holdout=0.1, seed=5)
+    assert len(held_out) == 2
+    assert sorted([*train, *held_out]) == list(range(23))
+    assert np.array_equal(split(arrays, 0.1, 5)[1], held_out)
+    assert not np.array_equal(split(arrays, 0.1, 6)[1], held_out)
     assert len(split(numbered([3, 3]), holdout=0.01)[1]) == 1
     assert len(split(arrays, holdout=0)[1]) == 0
     with pytest.raises(DatasetError, match="too few"):

@@ -1,6 +1,6 @@
 """Environments of others: Gymnasium's interface where they have an older one, and what they give checked at each step.
 
-What is not in its space would be recorded by casting, certified as it came and served clipped: three different values.
+What is not in its space would be recorded by casting, certified as it was and served clipped: three different values.
 So it stops the first step that gives it, in one line; what is clear (a list, a float64, a reward of shape (1,)) becomes
 what the space asks for.
 """
@@ -64,9 +64,9 @@ class CurrentAPI(gym.Wrapper[Any, Any, Any, Any]):
         return observation, reward, done and not cut, cut, info
 
     def _seed(self, seed: int) -> None:
-        own = getattr(self.env, "seed", None)
-        if callable(own):
-            own(seed)
+        old_seed = getattr(self.env, "seed", None)  # of Gym before 0.26
+        if callable(old_seed):
+            old_seed(seed)
             return
         gym.Env.reset(self.env, seed=seed)  # seeds np_random, and does nothing else
         gym.logger.warn(
@@ -110,7 +110,7 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         return self._observation(observation), self._reward(reward), *ends, self._info(info)
 
     def _observation(self, value: Any) -> Any:
-        return fitted(self.env.observation_space, value, Place(f"{self._here}: observation"))
+        return fitted(self.env.observation_space, value, ValueLocation(f"{self._here}: observation"))
 
     def _reward(self, value: Any) -> float:
         number = _single(value)
@@ -136,27 +136,27 @@ class Checked(gym.Wrapper[Any, Any, Any, Any]):
         return f"env '{self.name}', " + (f"step {self._step}" if self._step else "reset")
 
 
-class Place(NamedTuple):
+class ValueLocation(NamedTuple):
     """What an error is about: a value of an environment, or a part of one."""
 
     where: str  # "env 'Name-v0', step 3: observation"
     path: tuple[str | int, ...] = ()
 
-    def below(self, step: str | int) -> "Place":
-        return Place(self.where, (*self.path, step))
+    def below(self, step: str | int) -> "ValueLocation":
+        return ValueLocation(self.where, (*self.path, step))
 
-    def refuse(self, said: str, fix: str) -> NoReturn:
+    def refuse(self, wrong: str, fix: str) -> NoReturn:
         key = f" '{'/'.join(map(str, self.path))}'" if self.path else ""
-        raise EnvError(" ".join(f"{self.where}{key} {said}; {fix}".split()))
+        raise EnvError(" ".join(f"{self.where}{key} {wrong}; {fix}".split()))
 
-    def check_all(self, holds: NDArray[np.bool_], array: NDArray[Any], said: str, fix: str) -> None:
+    def check_all(self, holds: NDArray[np.bool_], array: NDArray[Any], wrong: str, fix: str) -> None:
         """Raises EnvError with the first number for which something does not hold, and where in the array it is."""
         if not np.all(holds):
             first = tuple(int(i) for i in np.argwhere(~holds)[0])
-            self.refuse(f"has {array[first]} at {list(first)}, {said}" if first else f"is {array}, {said}", fix)
+            self.refuse(f"has {array[first]} at {list(first)}, {wrong}" if first else f"is {array}, {wrong}", fix)
 
 
-def fitted(space: Space, value: Any, place: Place) -> Any:
+def fitted(space: Space, value: Any, place: ValueLocation) -> Any:
     """The value as a member of its space, in memory of its own.
 
     Raises EnvError unless it is one or clearly stands for one: a list for an array, another type of the same numbers,
@@ -178,7 +178,7 @@ def fitted(space: Space, value: Any, place: Place) -> Any:
     return deepcopy(value)  # spaces that are not learned; agents may still be tested in them
 
 
-def _fitted_dict(space: spaces.Dict, value: Any, place: Place) -> Info:
+def _fitted_dict(space: spaces.Dict, value: Any, place: ValueLocation) -> Info:
     if not isinstance(value, Mapping):
         place.refuse(f"is {_shown(value)}", f"return a dict with the keys {', '.join(map(str, space))}")
     for key in space:
@@ -191,7 +191,7 @@ def _fitted_dict(space: spaces.Dict, value: Any, place: Place) -> Info:
 
 
 def _is_member(space: Space, value: Any) -> bool:
-    """Whether a value is one as it stands, which nearly all are: all that is told of others takes ten times as long."""
+    """Whether a value is one as it stands, which nearly all are: the message about others takes ten times as long."""
     low, high = _bounds(space)
     if isinstance(space, spaces.Discrete):
         return isinstance(value, int | np.integer) and type(value) is not bool and bool(low <= value <= high)
@@ -201,7 +201,7 @@ def _is_member(space: Space, value: Any) -> bool:
     return inside and (value.dtype.kind != "f" or bool(np.isfinite(value).all()))
 
 
-def _fitted_numbers(space: Space, value: Any, place: Place) -> Any:
+def _fitted_numbers(space: Space, value: Any, place: ValueLocation) -> Any:
     array, shape, to = _array(value), space.shape or (), np.dtype(space.dtype)
     if array is None:
         place.refuse(f"is {_shown(value)}, not in {space}", "return an array of numbers")
@@ -213,7 +213,7 @@ def _fitted_numbers(space: Space, value: Any, place: Place) -> Any:
     if to.kind != "f" and array.dtype.kind == "f":
         _check_whole(space, array, place)
     low, high = _bounds(space)
-    with np.errstate(over="ignore"):  # told below
+    with np.errstate(over="ignore"):  # refused below
         kept = array.astype(to) if to.kind == "f" else array
     inside = (kept >= low) & (kept <= high)
     if to.kind == "f" and not inside.all():
@@ -227,7 +227,7 @@ def _fitted_numbers(space: Space, value: Any, place: Place) -> Any:
     return kept[()] if isinstance(space, spaces.Discrete) else kept
 
 
-def _check_whole(space: Space, array: NDArray[Any], place: Place) -> None:
+def _check_whole(space: Space, array: NDArray[Any], place: ValueLocation) -> None:
     """Frames of 0 to 1 where 0 to 255 are asked for would all be black, and 0.0 and 1.0 alone are such frames, too."""
     leaf = Leaf(place.path, space)
     fix = f"return {space.dtype}, or declare a Box of floats"
@@ -313,14 +313,14 @@ class WholeInfo(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Any, Info]:
         observation, info = self.env.reset(seed=seed, options=options)
-        return observation, {"whole": _Held(info)}
+        return observation, {"whole": _BoxedInfo(info)}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, Info]:
         *given, info = self.env.step(action)
-        return *given, {"whole": _Held(info)}
+        return *given, {"whole": _BoxedInfo(info)}
 
 
-class _Held:
+class _BoxedInfo:
     """An info that is no dict, which Gymnasium would take apart."""
 
     def __init__(self, info: Info):
@@ -329,5 +329,5 @@ class _Held:
 
 def info_of(infos: Mapping[str, Any], i: int) -> Info:
     """The info of environment `i` from what a vector environment makes of `WholeInfo`'s."""
-    held = infos["whole"][i] if "whole" in infos else None
-    return held.info if held is not None else {}
+    boxed = infos["whole"][i] if "whole" in infos else None
+    return boxed.info if boxed is not None else {}

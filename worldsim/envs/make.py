@@ -174,12 +174,15 @@ def _explained(error: Exception, config: EnvConfig) -> Exception:
 def _hint(env_id: str) -> str:
     """The ids that may have been meant, as they are typed: with the user's module where there is one."""
     module, colon, name = env_id.rpartition(":")
-    own = [each for each, spec in sorted(gym.registry.items()) if colon and _comes_from(spec, module)]
-    own.sort(key=lambda each: _written_in(gym.registry[each]) != module)  # others of its package come after its own
+    registered = [each for each, spec in sorted(gym.registry.items()) if colon and _comes_from(spec, module)]
+    registered.sort(key=lambda each: _written_in(gym.registry[each]) != module)  # its package's others last
     _import_providers()
-    names = {each.lower(): each for each in own or (*sorted(gym.registry), *config_names())}
+    names = {each.lower(): each for each in registered or (*sorted(gym.registry), *config_names())}
     likeness = 0.8 if colon else 0.6  # whoever names a module seldom means an environment of somebody else's
-    near = [names[each] for each in difflib.get_close_matches(name.lower(), names, n=3, cutoff=likeness)] or own[:3]
+    near = [names[each] for each in difflib.get_close_matches(name.lower(), names, n=3, cutoff=likeness)] or registered[
+        :3
+    ]
+    near = near or registered[:3]
     if near:
         return f". Did you mean {' or '.join(repr(module + colon + each) for each in near)}?"
     if colon:

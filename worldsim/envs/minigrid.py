@@ -19,7 +19,7 @@ def has_missions(space: spaces.Space[Any] | None) -> bool:
 
 
 class NameSpaces(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Observations are what they were; their spaces, and the names of the actions, are told.
+    """Observations are what they were; their spaces, and the names of the actions, are added.
 
     "mission" is a Text that holds every mission of the environment. "image" is the agent's view, three classes a cell,
     and no picture; where a wrapper has made it one, it stays as it is.
@@ -31,10 +31,10 @@ class NameSpaces(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         given, level = env.observation_space, env.unwrapped
         assert has_missions(given) and isinstance(given, spaces.Dict) and isinstance(env.action_space, spaces.Discrete)
         side = level.agent_view_size  # type: ignore[attr-defined]
-        told = {**given.spaces, "mission": text_of(cast(MissionSpace, given["mission"]))}
+        parts = {**given.spaces, "mission": text_of(cast(MissionSpace, given["mission"]))}
         if given["image"].shape == (side, side, 3):
-            told["image"] = spaces.MultiDiscrete(np.tile(CLASSES, (side, side, 1)), dtype=np.uint8)
-        self.observation_space = spaces.Dict(list(told.items()))
+            parts["image"] = spaces.MultiDiscrete(np.tile(CLASSES, (side, side, 1)), dtype=np.uint8)
+        self.observation_space = spaces.Dict(list(parts.items()))
         names = [action.name for action in level.actions]  # type: ignore[attr-defined]
         self.metadata = {**env.metadata, "action_names": names[: int(env.action_space.n)]}
 

@@ -1,6 +1,6 @@
-"""Plain arrays in files of others: .npz, .npy and HDF5, opened part by part and read by rows.
+"""Plain arrays in files of others: .npz, .npy and HDF5, opened group by group and read by rows.
 
-A part is what belongs together: one .npz file, the .npy files of one folder, an HDF5 file, or a group in it that holds
+A group is what belongs together: one .npz file, the .npy files of one folder, an HDF5 file, or a group in it that holds
 actions of its own (as robomimic and Minari store each episode). Its arrays are named by their path: "obs/image".
 """
 
@@ -25,8 +25,8 @@ ACTIONS = ("actions", "action", "acts", "act")
 
 
 @dataclass
-class Column:
-    """One array of a part. What is read of it is in memory; HDF5 and .npy are read by rows, .npz as a whole."""
+class ArrayColumn:
+    """One array of a group. What is read of it is in memory; HDF5 and .npy are read by rows, .npz as a whole."""
 
     where: str  # "demo.hdf5: 'obs/image'", for messages
     shape: tuple[int, ...]
@@ -41,18 +41,18 @@ class Column:
         try:
             return self._read(slice(begin, end))
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DatasetError(f"{self.where} cannot be read ({_said(error)}); it is damaged or cut short") from error
+            raise DatasetError(f"{self.where} cannot be read ({_reason(error)}); it is damaged or cut short") from error
 
-    def refuse(self, said: str, fix: str) -> DatasetError:
-        return DatasetError(f"{self.where} {said}; {fix}")
+    def refuse(self, wrong: str, fix: str) -> DatasetError:
+        return DatasetError(f"{self.where} {wrong}; {fix}")
 
 
 @dataclass(frozen=True)
-class Part:
+class ArrayGroup:
     """Arrays that belong together, by name."""
 
     where: str  # the file, and the group in it
-    columns: Mapping[str, Column]
+    columns: Mapping[str, ArrayColumn]
 
 
 def array_files(place: Path) -> list[Path]:
@@ -75,32 +75,32 @@ def array_files(place: Path) -> list[Path]:
 
 
 @contextmanager
-def opened(file: Path) -> Iterator[list[Part]]:
-    """The parts of one file, or of a folder of .npy files, for as long as it is open."""
+def opened(file: Path) -> Iterator[list[ArrayGroup]]:
+    """The groups of one file, or of a folder of .npy files, for as long as it is open."""
     with ExitStack() as stack:
         try:
-            parts = _parts(file, stack)
+            groups = _groups(file, stack)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DatasetError(f"{file} cannot be read ({_said(error)}); it is damaged or no such file") from error
-        yield parts
+            raise DatasetError(f"{file} cannot be read ({_reason(error)}); it is damaged or no such file") from error
+        yield groups
 
 
-def _parts(file: Path, stack: ExitStack) -> list[Part]:
+def _groups(file: Path, stack: ExitStack) -> list[ArrayGroup]:
     if file.is_dir() or file.suffix == ".npy":
         files = sorted(file.glob("*.npy")) if file.is_dir() else [file]
-        return [Part(str(file), {each.stem: _npy(each) for each in files})]
+        return [ArrayGroup(str(file), {each.stem: _npy(each) for each in files})]
     if file.suffix.lower() == ".npz":
         archive = stack.enter_context(np.load(file, allow_pickle=False))
-        return [Part(str(file), {name: _npz(file, archive, name) for name in archive.files})]
-    return list(_groups(file, stack.enter_context(h5py.File(file, "r"))))
+        return [ArrayGroup(str(file), {name: _npz(file, archive, name) for name in archive.files})]
+    return list(_hdf5_groups(file, stack.enter_context(h5py.File(file, "r"))))
 
 
-def _npy(file: Path) -> Column:
+def _npy(file: Path) -> ArrayColumn:
     array = np.load(file, mmap_mode="r", allow_pickle=False)
-    return Column(f"{file}", array.shape, array.dtype, lambda rows: np.array(array[rows]))
+    return ArrayColumn(f"{file}", array.shape, array.dtype, lambda rows: np.array(array[rows]))
 
 
-def _npz(file: Path, archive: Any, name: str) -> Column:
+def _npz(file: Path, archive: Any, name: str) -> ArrayColumn:
     """Its shape and type stand in the header; the array is unpacked once, when rows are first read."""
     with archive.zip.open(f"{name}.npy") as member:
         version = np.lib.format.read_magic(member)
@@ -113,10 +113,10 @@ def _npz(file: Path, archive: Any, name: str) -> Column:
             kept.append(archive[name])
         return kept[0][which]
 
-    return Column(f"{file}: '{name}'", shape, dtype, rows)
+    return ArrayColumn(f"{file}: '{name}'", shape, dtype, rows)
 
 
-def _groups(file: Path, root: h5py.File) -> Iterator[Part]:
+def _hdf5_groups(file: Path, root: h5py.File) -> Iterator[ArrayGroup]:
     """The file as a whole where it holds actions; else each group that does, in natural order."""
     found: list[h5py.Group] = []
 
@@ -131,16 +131,16 @@ def _groups(file: Path, root: h5py.File) -> Iterator[Part]:
     look(root)
     for group in found or [root]:
         where = f"{file}" + (f", group {group.name}" if group.name != "/" else "")
-        yield Part(where, dict(_datasets(where, group)))
+        yield ArrayGroup(where, dict(_datasets(where, group)))
 
 
-def _datasets(where: str, group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, Column]]:
+def _datasets(where: str, group: h5py.Group, prefix: str = "") -> Iterator[tuple[str, ArrayColumn]]:
     for name, inner in group.items():
         path = f"{prefix}{name}"
         if isinstance(inner, h5py.Group):
             yield from _datasets(where, inner, f"{path}/")
         elif isinstance(inner, h5py.Dataset):
-            yield path, Column(f"{where}: '{path}'", inner.shape or (), inner.dtype, inner.__getitem__)
+            yield path, ArrayColumn(f"{where}: '{path}'", inner.shape or (), inner.dtype, inner.__getitem__)
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
@@ -148,5 +148,5 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(piece)) if piece.isdigit() else (1, piece) for piece in re.split(r"(\d+)", name)]
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -45,11 +45,17 @@ class CollectConfig(Settings):
     """What to collect, and where to. `num_envs` and `workers` change the speed only, never the data."""
 
     env: EnvConfig
-    arrays: Path | None = None  # a file or folder of plain arrays, which are taken instead of recording anything
-    keys: ArrayKeys = ArrayKeys()  # names of those arrays
-    spaces: Literal["arrays", "env"] = (
-        "arrays"  # whose spaces the arrays get: told from what they hold, or those of env
+    arrays: Path | None = Field(
+        None,
+        description="plain arrays that there are already, instead of recording: a .npz, .npy or HDF5 file or a folder "
+        "of them, with observations, actions, rewards and ends as D4RL, DreamerV3, robomimic and replay buffers have "
+        "them; steps, policy and seed are then theirs",
     )
+    spaces: Literal["arrays", "env"] = Field(
+        "arrays",
+        description="of the arrays: arrays, as they look; env: those of env=, which they must fit: stress needs that",
+    )
+    keys: ArrayKeys = Field(ArrayKeys(), description="names of those arrays, where they are not found by themselves")
     steps: Steps = 20_000  # at least so many; the last episode is kept whole
     policy: Policy | None = None  # spec or {spec: weight}; None: the env configuration's, else random
     epsilon: float | None = Field(None, ge=0, le=1)  # probability a step of a uniform action; None: the env's, else 0
@@ -296,7 +302,7 @@ def _record(config: CollectConfig, settings: Mapping[str, Any], parts: Parts, pr
 
 @contextmanager
 def _one_line_of_workers() -> Iterator[None]:
-    """Gymnasium shows the traceback of what a process raised: not where it is a line that the user is told anyway."""
+    """Gymnasium shows the traceback of what a process raised: not where it is a line that the user gets anyway."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", OF_WORKERS, UserWarning)
         yield

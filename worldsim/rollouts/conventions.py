@@ -8,7 +8,7 @@
 | robomimic, Minari             | a group an episode: obs/... or observations, actions, rewards | o_t, a_t, r_t+1|
 | imitation, Stable-Baselines   | obs, actions, rewards, episode_starts                         | o_t, a_t, r_t+1|
 
-a_t is what was done in o_t, r_t the reward that came with o_t.
+a_t is what was done in o_t, r_t the reward that arrived with o_t.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,14 +17,16 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from worldsim.errors import DatasetError
-from worldsim.rollouts.array_files import NUMBERS, Column, Part
+from worldsim.rollouts.array_files import NUMBERS, ArrayColumn, ArrayGroup
 from worldsim.settings import Settings
 
 Bools = NDArray[np.bool_]
-Path = tuple[str, ...]
+KeyPath = tuple[str, ...]
 Timing = Literal["after", "before", "mixed"]
+LastObservation = Literal["there", "next", "missing"]  # among the observations, in `next_observation`, nowhere
 NAMES = {  # of arrays, or of groups of them, by what they are; the first that is there is taken
     "observation": ("observations", "observation", "obs", "images", "image", "frames", "states", "state"),
     "next_observation": ("next_observations", "next_observation", "next_obs"),
@@ -42,141 +44,153 @@ UNSORTED = 0.5  # share of rows that do not go on in the next one, from which on
 
 
 class ArrayKeys(Settings):
-    """Names of the arrays, where they are not to be found by themselves. null: as `NAMES` has them."""
+    """Names of the arrays, where they are not to be found by themselves; null: as `NAMES` has them.
 
-    observation: str | list[str] | None = None
-    next_observation: str | None = None
-    action: str | list[str] | None = None
-    reward: str | None = None
-    terminated: str | None = None
-    truncated: str | None = None
-    ends: str | None = None
-    first: str | None = None
-    lengths: str | None = None
-    timing: Timing | None = None
+    Groups in HDF5 are written with /, as in obs/image.
+    """
+
+    observation: str | list[str] | None = Field(None, description="one name, or several: [obs/image,obs/joints]")
+    next_observation: str | None = Field(
+        None, description="what each row led to; in each episode's last row it is the last observation"
+    )
+    action: str | list[str] | None = Field(None, description="one name, or several")
+    reward: str | None = Field(None, description="a number a row; where there are none, all are 0")
+    terminated: str | None = Field(None, description="true where an episode ended in the environment")
+    truncated: str | None = Field(None, description="true where it was cut, e.g. by a time limit")
+    ends: str | None = Field(
+        None, description="true where it ended, however it did; or, in numbers, the row after each episode"
+    )
+    first: str | None = Field(None, description="true where an episode begins")
+    lengths: str | None = Field(None, description="rows of each episode")
+    timing: Timing | None = Field(
+        None,
+        description="after: action and reward of row t follow observation t (D4RL); before: they led to it "
+        "(DreamerV3's episodes); mixed: the action follows, the reward came with it (DreamerV3's replay); null: by "
+        "is_first and the first actions",
+    )
 
 
-class Span(NamedTuple):
-    """One episode of a part: T steps."""
+class EpisodeSpan(NamedTuple):
+    """One episode of a group of arrays: T steps."""
 
     begin: int  # the first of its rows
     steps: int
-    number: int  # among the episodes of the part
+    number: int  # among the episodes of the group
     terminated: bool
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The arrays of a part by what they are, and its episodes."""
+    """The arrays of a group by what they are, and its episodes."""
 
-    where: str
-    observation: Mapping[Path, Column]
-    next_observation: Mapping[Path, Column] | None
-    action: Mapping[Path, Column]
-    reward: Column | None
-    spans: list[Span]
-    arriving: bool  # rewards and ends of row t came with observation t
-    last_observation: Literal["there", "next", "missing"]
+    observation: Mapping[KeyPath, ArrayColumn]
+    next_observation: Mapping[KeyPath, ArrayColumn]  # empty where there is none
+    action: Mapping[KeyPath, ArrayColumn]
+    reward: ArrayColumn | None
+    spans: list[EpisodeSpan]
+    arriving: bool  # rewards and ends of row t arrived with observation t
+    last_observation: LastObservation
     edges: Bools  # (N,) rows of Dreamer's that begin or end an episode: one of both has an action of zeros
     acting_first: bool  # some action in an episode's first row is not zero
     aside: list[str]  # arrays that were not taken
     notes: list[str]
 
-    def rows(self, span: Span, timing: Timing) -> tuple[slice, slice, slice]:
+    def rows(self, span: EpisodeSpan, timing: Timing) -> tuple[slice, slice, slice]:
         """Where the episode's observations, T+1 or T of them, its actions and its rewards stand."""
         extra = span.number if self.last_observation == "there" and not self.arriving else 0
         begin = span.begin + extra
-        seen = span.steps + (self.last_observation == "there")
+        observed = span.steps + (self.last_observation == "there")
         moved = span.begin + 1
         acted = moved if timing == "before" else span.begin
         rewarded = moved if self.arriving else span.begin
-        return slice(begin, begin + seen), slice(acted, acted + span.steps), slice(rewarded, rewarded + span.steps)
+        return slice(begin, begin + observed), slice(acted, acted + span.steps), slice(rewarded, rewarded + span.steps)
 
 
-def layout(part: Part, keys: ArrayKeys, alone: bool) -> Layout:
-    """The part, understood. alone: it is all there is, so that it is no single episode unless it says so.
+def layout(group: ArrayGroup, keys: ArrayKeys, alone: bool) -> Layout:
+    """The group, understood. alone: it is all there is, so that it is no single episode unless it says so.
 
     Raises DatasetError, naming file, key and index, where arrays are missing, of different lengths or contradict each
     other.
     """
-    found = {role: _named(part, role, getattr(keys, role)) for role in NAMES}
-    dreamer = any(name in part.columns for name in DREAMER)
-    action = found["action"]
-    if not action:
-        raise DatasetError(f"{part.where} has no actions, only {_listed(part)}; name them: keys.action=...")
+    found = _arrays_by_role(group, keys)
+    observation, following, action = (found[role] for role in ("observation", "next_observation", "action"))
+    reward = next(iter(found["reward"].values()), None)
     rows = len(next(iter(action.values())))
-    observation = found["observation"]
-    if dreamer and keys.observation is None:
-        taken = {id(column) for role, columns in found.items() if role != "observation" for column in columns.values()}
-        observation = _all_that_is_left(part, taken, rows) or observation
-    if not observation:
-        raise DatasetError(f"{part.where} has no observations, only {_listed(part)}; name them: keys.observation=...")
-    arriving = keys.timing != "after" if keys.timing else dreamer
-    single = {role: next(iter(found[role].values()), None) for role in ("reward", "lengths")}
-    reward = single["reward"]
-    for column in (*action.values(), *([reward] if reward else [])):
+    for column in (*action.values(), *found["reward"].values(), *following.values()):
         _check_rows(column, rows, f"there are {rows} actions")
-    ends = _Ends(part, found, rows, arriving)
-    single_file = alone and all(len(column) == rows for column in observation.values())
-    cuts, notes = ends.cuts(single["lengths"], single_file)
-    following = found["next_observation"] or None
-    if following and not ends.complete:
-        cuts |= _torn(observation, following, cuts)
-    stops = np.flatnonzero(cuts)
+    for path in following.keys() & observation.keys():
+        shapes = [columns[path].shape[1:] for columns in (following, observation)]
+        if shapes[0] != shapes[1]:
+            raise following[path].refuse(f"has rows of {shapes[0]}", f"the observations have {shapes[1]}")
+    # Only Dreamer's names say that rewards and ends stand beside the observation that they came with.
+    arriving = keys.timing != "after" if keys.timing else any(name in group.columns for name in DREAMER)
+    as_many = all(len(column) == rows for column in observation.values())
+    ends = _Ends(group, found, rows, alone and as_many)
+    if following and as_many and not ends.complete:
+        ends.cuts |= _torn(observation, following, ends.cuts)
+    stops = np.flatnonzero(ends.cuts)
     begins = np.concatenate([[0], stops[:-1] + 1])
-    seen = {len(column) for column in observation.values()}
-    if arriving or seen == {rows + len(stops)}:
-        last: Literal["there", "next", "missing"] = "there"
-    else:
-        last = "next" if following else "missing"
+    last: LastObservation = "next" if following else "missing"
+    if arriving or all(len(column) == rows + len(stops) for column in observation.values()):
+        last = "there"
     wanted = rows + len(stops) if last == "there" and not arriving else rows
     for column in observation.values():
         _check_rows(column, wanted, f"{rows} actions in {len(stops)} episodes need {rows}, or {rows + len(stops)}")
-    for column in (following or {}).values():
-        _check_rows(column, rows, f"there are {rows} actions")
     spans = [
-        Span(int(begin), int(stop - begin + (not arriving)), number, bool(ends.terminated[stop]))
+        EpisodeSpan(int(begin), int(stop - begin + (not arriving)), number, bool(ends.terminated[stop]))
         for number, (begin, stop) in enumerate(zip(begins, stops, strict=True))
     ]
     edges = np.zeros(rows, np.bool_)
     if arriving:
         edges[begins] = edges[stops] = True
-    one = next(iter(action.values()))
-    acting = arriving and any(np.any(one.rows(int(begin), int(begin) + 1)) for begin in begins)
-    used = {id(column) for group in (*found.values(), observation) for column in group.values()}
-    aside = [name for name, column in part.columns.items() if id(column) not in used]
-    return Layout(
-        part.where, observation, following, action, reward, spans, arriving, last, edges, acting, aside, notes
-    )
+    # Dreamer's episodes begin with an action of zeros, which led there; in its replay that row has the first action.
+    first = next(iter(action.values()))
+    acting = arriving and any(np.any(first.rows(int(begin), int(begin) + 1)) for begin in begins)
+    used = {id(column) for columns in found.values() for column in columns.values()}
+    aside = [name for name, column in group.columns.items() if id(column) not in used]
+    return Layout(observation, following, action, reward, spans, arriving, last, edges, acting, aside, ends.notes)
 
 
-def _named(part: Part, role: str, key: str | list[str] | None) -> dict[Path, Column]:
+def _arrays_by_role(group: ArrayGroup, keys: ArrayKeys) -> dict[str, dict[KeyPath, ArrayColumn]]:
+    """Raises DatasetError where there are no observations or no actions."""
+    found = {role: _named(group, role, getattr(keys, role)) for role in NAMES}
+    if found["action"] and keys.observation is None and any(name in group.columns for name in DREAMER):
+        taken = {id(column) for role in found.keys() - {"observation"} for column in found[role].values()}
+        rows = len(next(iter(found["action"].values())))
+        found["observation"] = _all_that_is_left(group, taken, rows) or found["observation"]
+    for role in ("action", "observation"):
+        if not found[role]:
+            raise DatasetError(f"{group.where} has no {role}s, only {_listed(group)}; name them: keys.{role}=...")
+    return found
+
+
+def _named(group: ArrayGroup, role: str, key: str | list[str] | None) -> dict[KeyPath, ArrayColumn]:
     """The arrays of a role by their place in it: {(): array}, or several where a group or several names are meant."""
     if isinstance(key, list):
-        several = {name: _named(part, role, name) for name in key}
+        several = {name: _named(group, role, name) for name in key}
         return {(*_place(name, key), *path): column for name, each in several.items() for path, column in each.items()}
     for name in (key,) if key else NAMES[role]:
-        if name in part.columns:
-            return {(): part.columns[name]}
-        inside = {n.removeprefix(f"{name}/"): c for n, c in part.columns.items() if n.startswith(f"{name}/")}
+        if name in group.columns:
+            return {(): group.columns[name]}
+        inside = {n.removeprefix(f"{name}/"): c for n, c in group.columns.items() if n.startswith(f"{name}/")}
         if inside:
             return {tuple(path.split("/")): column for path, column in inside.items()}
     if key:
-        raise DatasetError(f"{part.where} has no array '{key}' for keys.{role}; there are {_listed(part)}")
+        raise DatasetError(f"{group.where} has no array '{key}' for keys.{role}; there are {_listed(group)}")
     return {}
 
 
-def _place(name: str, names: list[str]) -> Path:
+def _place(name: str, names: list[str]) -> KeyPath:
     """Where one of several arrays stands in the observation: by the end of its name, if no other ends so."""
     ends = [each.rpartition("/")[2] for each in names]
     return (ends[names.index(name)],) if len(set(ends)) == len(ends) else tuple(name.split("/"))
 
 
-def _all_that_is_left(part: Part, taken: set[int], rows: int) -> dict[Path, Column]:
+def _all_that_is_left(group: ArrayGroup, taken: set[int], rows: int) -> dict[KeyPath, ArrayColumn]:
     """Dreamer's observations have any names: what is no bookkeeping and has a row a step."""
     left = {
         name: column
-        for name, column in part.columns.items()
+        for name, column in group.columns.items()
         if id(column) not in taken and len(column) == rows and column.dtype.kind in NUMBERS
         if "/" not in name and not name.startswith("log_") and name not in BOOKKEEPING
     }
@@ -184,51 +198,55 @@ def _all_that_is_left(part: Part, taken: set[int], rows: int) -> dict[Path, Colu
 
 
 class _Ends:
-    """Where episodes end, from whatever says so."""
+    """Where episodes end, from whatever says so.
 
-    def __init__(self, part: Part, found: Mapping[str, Mapping[Path, Column]], rows: int, arriving: bool):
-        self.part, self.count, self.arriving = part, rows, arriving
+    cuts, (N,): True in the last row of each episode. terminated, (N,): where it ended in the environment. complete: a
+    time limit would be known. notes: what a reader of the data should know.
+    """
+
+    def __init__(
+        self, group: ArrayGroup, found: Mapping[str, Mapping[KeyPath, ArrayColumn]], rows: int, must_say: bool
+    ):
+        """must_say: that nothing says where episodes end is an error, and not a single episode."""
+        self.group, self.count = group, rows
         self.column = {role: next(iter(found[role].values()), None) for role in NAMES}
-        self.complete = False  # whether a time limit would be known
-        self.terminated: Bools = np.zeros(rows, np.bool_)
-
-    def cuts(self, lengths: Column | None, alone: bool) -> tuple[Bools, list[str]]:
-        """(N,) True in the last row of each episode, and what a reader of the data should know of them."""
-        flags = {role: self._flags(role) for role in ("terminated", "truncated", "first")}
+        self.cuts, self.terminated = (np.zeros(rows, np.bool_) for _ in range(2))
+        self.notes: list[str] = []
+        terminated, truncated, first = (self._flags(role) for role in ("terminated", "truncated", "first"))
         ends, places = self._ends()
-        places = places if lengths is None else self._sums(lengths)
-        notes: list[str] = []
-        cut: Bools = np.zeros(self.count, np.bool_)
-        for each in (flags["terminated"], flags["truncated"], ends):
+        places = self._sums() if self.column["lengths"] is not None else places
+        # Whatever says so ends an episode: a flag too many would cut one, a flag ignored would join two.
+        for each in (terminated, truncated, ends):
             if each is not None:
-                cut |= each
-        if flags["first"] is not None:
-            cut[:-1] |= flags["first"][1:]
-        if flags["terminated"] is not None:
-            self.terminated = flags["terminated"]
+                self.cuts |= each
+        if first is not None:
+            self.cuts[:-1] |= first[1:]
+        # An ending that is no termination must not be learned as one: it says nothing about the environment.
+        if terminated is not None:
+            self.terminated = terminated
         elif ends is not None:
-            self.terminated = ends if flags["truncated"] is None else ends & ~flags["truncated"]
-            if flags["truncated"] is None:
+            self.terminated = ends if truncated is None else ends & ~truncated
+            if truncated is None:
                 name = self._name("ends")
-                notes.append(f"every end in '{name}' is taken for a termination; keys.truncated=... names time limits")
-        elif flags["first"] is not None:
-            notes.append("nothing says that an episode terminated: every end is taken for a time limit")
-        self.complete = any(flags[role] is not None for role in ("truncated", "first")) or places is not None
+                self.notes.append(
+                    f"every end in '{name}' is taken for a termination; keys.truncated=... names time limits"
+                )
+        elif first is not None:
+            self.notes.append("nothing says that an episode terminated: every end is taken for a time limit")
+        self.complete = truncated is not None or first is not None or places is not None
         if places is not None:
-            self._check_inside(cut, places)
-            cut[:] = False
-            cut[places] = True
-        elif not self.complete and ends is None and flags["terminated"] is None and alone:
+            self._check_inside(places)
+            self.cuts[:] = False
+            self.cuts[places] = True
+        elif must_say and not self.complete and ends is None and terminated is None:
             raise DatasetError(
-                f"{self.part.where} does not say where episodes end: there are {_listed(self.part)}; name what does: "
+                f"{group.where} does not say where episodes end: there are {_listed(group)}; name what does: "
                 "keys.terminated=, keys.truncated=, keys.ends=, keys.first= or keys.lengths="
             )
-        if self.count:
-            cut[-1] = True
-        return cut, notes
+        self.cuts[-1:] = True
 
     def _name(self, role: str) -> str:
-        return next(name for name, column in self.part.columns.items() if column is self.column[role])
+        return next(name for name, column in self.group.columns.items() if column is self.column[role])
 
     def _flags(self, role: str) -> Bools | None:
         column = self.column[role]
@@ -252,14 +270,18 @@ class _Ends:
             )
         return None, after - 1
 
-    def _sums(self, lengths: Column) -> NDArray[np.int64]:
+    def _sums(self) -> NDArray[np.int64]:
+        """The last row of each episode from the lengths."""
+        lengths = self.column["lengths"]
+        assert lengths is not None
         steps = _whole(lengths)
         if (steps < 1).any() or steps.sum() != self.count:
             raise lengths.refuse(f"sums up to {steps.sum()} rows, not {self.count}", "give each episode's, 1 or more")
         return np.asarray(np.cumsum(steps) - 1)
 
-    def _check_inside(self, cut: Bools, places: NDArray[np.int64]) -> None:
-        inside = cut.copy()
+    def _check_inside(self, places: NDArray[np.int64]) -> None:
+        """Lengths and flags must agree: an episode that ended inside another would teach that ends do not matter."""
+        inside = self.cuts.copy()
         inside[places] = False
         if inside.any():
             row = int(inside.argmax())
@@ -272,7 +294,7 @@ class _Ends:
             )
 
 
-def _torn(observation: Mapping[Path, Column], following: Mapping[Path, Column], cuts: Bools) -> Bools:
+def _torn(observation: Mapping[KeyPath, ArrayColumn], following: Mapping[KeyPath, ArrayColumn], cuts: Bools) -> Bools:
     """Rows after which another episode begins, because the observation that followed is not that of the next row.
 
     Data without time limits has its episodes cut there. Raises DatasetError where hardly any row goes on in the next.
@@ -284,8 +306,9 @@ def _torn(observation: Mapping[Path, Column], following: Mapping[Path, Column], 
         for begin, end in chunks(after):
             end = min(end, len(cuts) - 1)
             if begin < end:
-                own, others = after.rows(begin, end), observation[path].rows(begin + 1, end + 1)
-                torn[begin:end] |= (own != others).reshape(end - begin, -1).any(1)
+                following_rows, next_rows = after.rows(begin, end), observation[path].rows(begin + 1, end + 1)
+                torn[begin:end] |= (following_rows != next_rows).reshape(end - begin, -1).any(1)
+    # Frames that stand still tear nothing: two such episodes become one, which only a flag could tell apart.
     torn &= ~cuts
     if torn.sum() > UNSORTED * max(1, len(cuts)):
         first = next(iter(following.values()))
@@ -296,23 +319,23 @@ def _torn(observation: Mapping[Path, Column], following: Mapping[Path, Column], 
     return torn
 
 
-def chunks(column: Column, size: int = 32 << 20) -> Iterator[tuple[int, int]]:
+def chunks(column: ArrayColumn, size: int = 32 << 20) -> Iterator[tuple[int, int]]:
     """Stretches of rows of about `size` bytes."""
     rows = max(1, size // max(1, int(np.prod(column.shape[1:])) * column.dtype.itemsize))
     for begin in range(0, len(column), rows):
         yield begin, min(begin + rows, len(column))
 
 
-def _check_rows(column: Column, wanted: int, why: str) -> None:
+def _check_rows(column: ArrayColumn, wanted: int, why: str) -> None:
     if len(column) != wanted:
         raise column.refuse(f"has {len(column)} rows", f"{why}: give as many")
 
 
-def _is_flags(column: Column) -> bool:
+def _is_flags(column: ArrayColumn) -> bool:
     return bool(np.isin(column.rows(0, len(column)), (0, 1)).all())
 
 
-def _as_flags(column: Column) -> Bools:
+def _as_flags(column: ArrayColumn) -> Bools:
     values = column.rows(0, len(column))
     if values.dtype.kind not in NUMBERS or values.size != len(values):
         raise column.refuse(f"has {values.dtype} of shape {values.shape}", "give true or false for each row")
@@ -324,13 +347,13 @@ def _as_flags(column: Column) -> Bools:
     return np.asarray(values, np.bool_)
 
 
-def _whole(column: Column) -> NDArray[np.int64]:
+def _whole(column: ArrayColumn) -> NDArray[np.int64]:
     values = column.rows(0, len(column)).reshape(-1)
     if values.dtype.kind not in NUMBERS or (values != np.rint(values)).any():
         raise column.refuse("has values that are no whole numbers", "give rows or lengths of episodes")
     return np.asarray(values, np.int64)
 
 
-def _listed(part: Part) -> str:
-    names = list(part.columns)
+def _listed(group: ArrayGroup) -> str:
+    names = list(group.columns)
     return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") if names else "nothing"

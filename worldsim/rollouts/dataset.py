@@ -126,7 +126,7 @@ class Rollouts:
 
 
 def _files(folder: Path) -> dict[str, list[int]]:
-    """Size and time of change of each array's file: what tells, without reading it, that it is as it was."""
+    """Size and time of change of each array's file: whether it is as it was, without reading it."""
     found = {path.name: path.stat() for path in sorted(folder.glob("*.npy"))}
     return {name: [about.st_size, about.st_mtime_ns] for name, about in found.items()}
 

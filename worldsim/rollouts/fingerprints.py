@@ -17,10 +17,10 @@ def fingerprints(arrays: Arrays, episodes: Iterable[int]) -> list[str]:
 
 def _fingerprint(arrays: Arrays, begin: int, end: int) -> str:
     digest = hashlib.sha256(str(end - begin).encode())
-    rows, seen = np.arange(begin, end), np.array([begin, (begin + end) // 2, end - 1])
+    rows, looked_at = np.arange(begin, end), np.array([begin, (begin + end) // 2, end - 1])
     for name in sorted(arrays.action):
         digest.update(np.ascontiguousarray(arrays.action[name].take(rows, axis=0)).data)
     digest.update(np.ascontiguousarray(arrays.reward.take(rows)).data)
     for name in sorted(arrays.observation):
-        digest.update(np.ascontiguousarray(arrays.observation[name].take(seen, axis=0)).data)
+        digest.update(np.ascontiguousarray(arrays.observation[name].take(looked_at, axis=0)).data)
     return digest.hexdigest()[:DIGITS]

@@ -60,7 +60,7 @@ class Mix:
 
     @property
     def lossy(self) -> list[str]:
-        """A line for each part of an observation or an action that is not what was seen or done, but a JPEG of it."""
+        """A line for each leaf that holds a JPEG of what was observed or done."""
         return [
             f"{what} of data={part.path} was stored as JPEG: what that lost cannot be learned; record with "
             "jpeg_encoding=False"
@@ -129,13 +129,13 @@ def _same_spaces(a: Rollouts, b: Rollouts) -> None:
 def difference(a: HasSpaces, b: HasSpaces) -> str | None:
     """The first leaf in which the spaces of `a` are not those of `b`, in words; None where they are the same."""
     for kind in ("observation", "action"):
-        own, others = (
+        found, wanted = (
             {leaf.name: leaf.space for leaf in spaces.leaves(getattr(each, f"{kind}_space"))} for each in (a, b)
         )
-        for name in [*others, *own]:
-            if own.get(name) != others.get(name):
-                found, wanted = own.get(name, "absent"), others.get(name, "absent")
-                return " ".join(f"{kind} '{name}' is {found}, not {wanted}".split())
+        for name in [*wanted, *found]:
+            if found.get(name) != wanted.get(name):
+                is_, should = found.get(name, "absent"), wanted.get(name, "absent")
+                return " ".join(f"{kind} '{name}' is {is_}, not {should}".split())
     return None
 
 

@@ -67,7 +67,7 @@ def _env_id(metadata: dict[str, Any]) -> str | None:
 def adopt(place: Path) -> None:
     """Write the provenance of a Minari data set, unless there is one that was made from the files as they are.
 
-    A file that was written again has another size or time; what it holds is then read again, and its hash tells whether
+    A file that was written again has another size or time; what it holds is then read again, and its hash says whether
     it is other data. Raises DatasetError for an episode that cannot be used.
     """
     storage = storage_in(stored(place))
@@ -75,6 +75,7 @@ def adopt(place: Path) -> None:
     counted = {"episodes": int(storage.total_episodes), "steps": int(storage.total_steps)}
     observed, acted = storage.observation_space, storage.action_space
     lossy = _lossy(storage)
+    # What the provenance hangs on: with another of these, it is made anew.
     made_of = {"files": _files(stored(place)), "lossy": lossy, **counted}
     if not counted["episodes"]:
         raise DatasetError(f"{place} has no episodes; choose another data=")
@@ -104,7 +105,7 @@ def adopt(place: Path) -> None:
 
 
 def _lossy(storage: MinariStorage) -> list[str]:
-    """The parts that Minari stores as JPEG, which it does unless it was told not to: "observation 'screen'"."""
+    """The parts that Minari stores as JPEG, which it does unless jpeg_encoding=False: "observation 'screen'"."""
     groups = {"observation": storage.observation_space, "action": storage.action_space}
     return [
         f"{group} '{leaf.name}'"
@@ -139,6 +140,7 @@ def flat_episodes(
         rewards, observations = episode["rewards"], episode["observations"]
         steps = len(rewards)
         rows = {name: len(part) for name, part in spaces.by_name(observation_space, observations).items()}
+        # All parts together or none: where only some are short, rows were lost somewhere, and nobody knows which.
         if set(rows.values()) == {steps}:
             observations = _with_last(observations)
             if short is not None:

@@ -26,22 +26,22 @@ class Bar:
         self._console = Terminal(stderr=True)
         self._name, self._total, self._patience_s, self._every_s = name, total, patience_s, every_s
         self._shown = shown
-        self._begun = self._told = time.monotonic()
+        self._begun = self._printed = time.monotonic()
         self._first: int | None = None  # what was done before this began: none of its speed
         self._note = ""
         self._progress: Progress | None = None
         self._task = TaskID(0)
 
     def at(self, done: int, note: str | None = None) -> None:
-        """So much of the total is done. note: what else to tell, e.g. the loss; None: what was told last."""
+        """So much of the total is done. note: what else to show, e.g. the loss; None: what was shown last."""
         self._first = done if self._first is None else self._first
         self._note = self._note if note is None else note
         if not self._shown:
             return
         now = time.monotonic()
         if not self._console.is_terminal:
-            if now - self._told >= self._every_s:
-                self._told = now
+            if now - self._printed >= self._every_s:
+                self._printed = now
                 print(printable(self._line(done, now - self._begun)), file=sys.stderr, flush=True)
             return
         if self._progress is None and now - self._begun > self._patience_s:
@@ -66,11 +66,11 @@ class Bar:
 
     def _line(self, done: int, elapsed_s: float) -> str:
         """E.g. "train: 1200 of 3600, loss 3.21, 12.3/s, 0:03:15 left"."""
-        speed, said = self._speed(done, elapsed_s), [f"{self._name}: {done} of {self._total}", self._note]
+        speed, parts = self._speed(done, elapsed_s), [f"{self._name}: {done} of {self._total}", self._note]
         if speed:
             left = timedelta(seconds=round(max(0, self._total - done) / speed))
-            said += [f"{speed:.3g}/s", f"{left} left"]
-        return ", ".join(part for part in said if part)
+            parts += [f"{speed:.3g}/s", f"{left} left"]
+        return ", ".join(part for part in parts if part)
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +83,7 @@ class Bar:
 
 
 def _bar(console: Terminal) -> Progress:
-    """One line, however narrow the terminal: figures stay whole, what is told is cut, the bar itself is short."""
+    """One line, however narrow the terminal: figures stay whole, the note is cut, the bar itself is short."""
     cut = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     what = TextColumn("{task.description}", markup=False, table_column=cut)
     speed = TextColumn("{task.fields[speed]}")

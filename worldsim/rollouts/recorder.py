@@ -13,7 +13,7 @@ from worldsim import spaces
 from worldsim.agents import Mixture
 from worldsim.envs.checked import info_of
 from worldsim.errors import ConfigError, DatasetError
-from worldsim.rollouts.recording import Parts, Recording
+from worldsim.rollouts.recording import EpisodeBuilder, Parts
 
 
 @dataclass
@@ -22,7 +22,7 @@ class _Slot:
 
     policy: Mixture
     index: int = -1
-    recording: Recording | None = None
+    episode: EpisodeBuilder | None = None
     observation: Any = None
     info: Mapping[str, Any] = field(default_factory=dict)
 
@@ -45,14 +45,14 @@ class Recorder:
         self.slots = [_Slot(policy) for policy in policies]
         self.next = 0
 
-    def run(self, tell: Callable[[int], None]) -> int:
-        """Record until enough; returns how many of the first episodes are needed. `tell` gets the steps done so far."""
+    def run(self, report: Callable[[int], None]) -> int:
+        """Record until enough; returns how many of the first episodes are needed. `report` gets the steps done."""
         free = np.ones(len(self.slots), np.bool_)
         while (count := self.parts.kept(self.steps)) is None:
             saved = self.parts.steps
             self._start_episodes(free)
             while not (free := self._step()).any():
-                tell(saved + sum(len(slot.recording or ()) for slot in self.slots))
+                report(saved + sum(len(slot.episode or ()) for slot in self.slots))
         return count
 
     def _start_episodes(self, free: NDArray[np.bool_]) -> None:
@@ -69,7 +69,7 @@ class Recorder:
             if free[i]:
                 slot = self.slots[i]
                 slot.observation, slot.info = observation, info_of(infos, i)
-                slot.recording = Recording(
+                slot.episode = EpisodeBuilder(
                     self.observed, self.acted, cast(int, seeds[i]), slot.policy.drawn, observation
                 )
 
@@ -82,12 +82,12 @@ class Recorder:
         for i, observation in enumerate(iterate(self.envs.observation_space, observations)):
             slot = self.slots[i]
             slot.observation, slot.info = observation, info_of(infos, i)
-            assert slot.recording is not None
-            cut = len(slot.recording) + 1 >= self.steps and not terminated[i]  # an episode without end ends here
-            slot.recording.add(actions[i], observation, rewards[i], terminated[i], truncated[i] or cut)
+            assert slot.episode is not None
+            cut = len(slot.episode) + 1 >= self.steps and not terminated[i]  # an episode without end ends here
+            slot.episode.add(actions[i], observation, rewards[i], terminated[i], truncated[i] or cut)
             if terminated[i] or truncated[i] or cut:
-                self.parts.save(slot.index, slot.recording.raw())
-                slot.recording, ended[i] = None, True
+                self.parts.save(slot.index, slot.episode.raw())
+                slot.episode, ended[i] = None, True
         return ended
 
     def _act(self, slot: _Slot) -> Any:

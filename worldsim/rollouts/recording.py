@@ -32,7 +32,7 @@ CHUNK = 1 << 16  # bytes of rows that are compressed together: 4 frames of 64x64
 Raw = dict[str, NDArray[Any]]  # one episode as the env gave it: "observation/<leaf>" (T+1, ...), the rest (T, ...)
 
 
-class Recording:
+class EpisodeBuilder:
     """One episode while it runs. Values are kept as the environment gives them, not as the flat arrays of `spaces`."""
 
     def __init__(self, observation_space: Space, action_space: Space, seed: int, policy: str, observation: Any):
@@ -59,7 +59,7 @@ class Recording:
                 part = part[step]
             is_text = isinstance(leaf.space, gym.spaces.Text)
             if is_text:
-                leaf.flatten(part)  # one that is not of its space is told now, not when all is recorded
+                leaf.flatten(part)  # one that is not of its space is an error now, not when all is recorded
             self._columns.setdefault(f"{group}/{leaf.name}", []).append(
                 part if is_text else np.array(part, leaf.space.dtype)  # a copy: vector envs reuse their buffers
             )
@@ -142,7 +142,7 @@ def write_minari(
             "algorithm_name": about,
         }
     )
-    policies: list[dict[str, str]] = []
+    policies: list[dict[str, str]] = []  # added at the end: Minari keeps no other word about an episode
     large = _large_rows(observation_space, action_space)
 
     def buffers() -> Iterator[EpisodeBuffer]:

@@ -11,7 +11,7 @@ from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.segments import Segments
 
 Ints = NDArray[np.int64]
-Batch = dict[str, Any]
+RowBatch = dict[str, Any]  # what a trainer draws: see `gather`
 
 
 class RankShard(NamedTuple):
@@ -51,7 +51,7 @@ def split(arrays: Arrays, holdout: float = 0.1, seed: int = 0) -> tuple[Ints, In
     return np.sort(order[count_held_out:]), np.sort(order[:count_held_out])
 
 
-def gather(arrays: Arrays, rows: Ints, mask: NDArray[np.bool_] | None = None) -> Batch:
+def gather(arrays: Arrays, rows: Ints, mask: NDArray[np.bool_] | None = None) -> RowBatch:
     """The given rows of every array, (B, T, ...), contiguous and of the stored types.
 
     `first` marks an episode's first row: the action and the reward there are zeros, and a recurrent state must be reset
@@ -71,7 +71,7 @@ class SequenceSampler:
     """Endless sequences from `episodes`, started uniformly over all their rows, or as `segments` have it.
 
     A sequence that reaches an episode's end goes on with the first row of another, drawn uniformly, and `first` is True
-    there: no row is padding, and ends are seen as often as everything else. `mask` is therefore True throughout.
+    there: no row is padding, and ends are drawn as often as everything else. `mask` is therefore True throughout.
     Where several processes share a batch, each draws the rows of the whole one and reads its own.
     """
 
@@ -93,7 +93,7 @@ class SequenceSampler:
         self._begin, self._end = arrays.start[episodes], arrays.start[np.asarray(episodes) + 1]
         self._total = np.cumsum(self._end - self._begin)  # rows in all episodes up to and including each
 
-    def sample(self) -> Batch:
+    def sample(self) -> RowBatch:
         """The next batch: observation and action {leaf: (B, T, ...)}, reward, terminated, first and mask (B, T).
 
         With segments also `weight` (B,), and `segment`: those of the whole batch. Where processes share a batch, B is
@@ -109,11 +109,12 @@ class SequenceSampler:
             start = starts.row
             more |= {"weight": starts.weight[mine], "segment": starts.segment}
             episode = np.searchsorted(self._begin, start, side="right") - 1
+        # All rows are drawn in every process, from the same generator: only so does each know what the others have.
         rows = self._rows(start, episode)
         if self.shard.ranks > 1:
             more["moments"] = np.asarray((~self.arrays.first[rows]).sum() / self.shard.ranks, np.float32)
         found = gather(self.arrays, rows[mine]) | more
-        self.arrays.release()
+        self.arrays.release()  # else the resident memory grows until the whole data set is in it
         return found
 
     def _rows(self, start: Ints, episode: Ints) -> Ints:
@@ -139,7 +140,7 @@ class SequenceSampler:
             self.segments.load_state_dict(state["segments"])
 
 
-def windows(arrays: Arrays, episodes: Ints, length: int, count: int, rng: np.random.Generator) -> Batch:
+def windows(arrays: Arrays, episodes: Ints, length: int, count: int, rng: np.random.Generator) -> RowBatch:
     """`count` windows of `length` rows, each inside ONE episode, uniform over all places where one fits.
 
     An episode shorter than `length` has one place, its beginning; there the last row is repeated and `mask` is False.
@@ -155,7 +156,7 @@ def places(arrays: Arrays, episodes: Ints, length: int) -> Ints:
     return np.asarray(np.maximum(1, np.diff(arrays.start)[episodes] - length + 1))
 
 
-def window_at(arrays: Arrays, episodes: Ints, length: int, chosen: Ints) -> Batch:
+def window_at(arrays: Arrays, episodes: Ints, length: int, chosen: Ints) -> RowBatch:
     """The windows at the given places, which are numbered through from one episode to the next."""
     begin, end = arrays.start[episodes], arrays.start[np.asarray(episodes) + 1]
     total = np.cumsum(places(arrays, episodes, length))

@@ -31,6 +31,7 @@ def write_data_set(
     Raises OSError where the disk is full.
     """
     facts = _Facts()
+    # Hashed while they pass on their way to the file: a second reading would take as long as the first.
     with ArrayWriter(None, lengths) as hashed:
 
         def each() -> Iterator[Raw]:

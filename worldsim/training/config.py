@@ -61,7 +61,11 @@ class TrainConfig(Settings):
 
     model_config = ConfigDict(frozen=True)
 
-    env: EnvConfig | None = None  # None: the one that the data was recorded from
+    env: EnvConfig | None = Field(
+        None,
+        description="where the rollouts come from, to be sure that they do: the env= that they were collected with; "
+        "null: what they say",
+    )
     model: AnyModelConfig
     trainer: TrainerConfig
     logger: LoggerConfig = LoggerConfig()

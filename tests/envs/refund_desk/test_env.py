@@ -8,7 +8,7 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldsim.envs.refund_desk import ACTIONS, Known, RefundDeskEnv, Shipping, Status, Tool
+from worldsim.envs.refund_desk import ACTIONS, DeskTool, RefundDeskEnv, Shipping, Status, YesNo
 from worldsim.envs.refund_desk.fields import REPLY_FIELDS
 from worldsim.errors import ConfigError
 from worldsim.spaces import flatten, leaves
@@ -33,7 +33,7 @@ def find_shift(env, ticket_sql):
 
 
 def judge(query):
-    """The shift's return and violations, told from the plain tables by a reading of the policy in Python."""
+    """The shift's return and violations, counted in the plain tables by a reading of the policy in Python."""
     orders = {i: (paid, shipping, days, amount) for i, paid, shipping, days, amount in query("SELECT * FROM orders")}
     refunds, parcels = query("SELECT order_id, clock FROM refunds"), query("SELECT order_id, clock FROM replacements")
     approvals, declines = query("SELECT ticket_id, clock FROM approvals"), query("SELECT ticket_id FROM declines")
@@ -157,7 +157,7 @@ def test_large_refund_needs_approval_first(env):
     assert run(env, "escalate", "close")[1] == pytest.approx(-0.02)  # too late
     find_shift(env, "eligible AND request = 'refund' AND amount > 200")
     observation = run(env, "open_0", "escalate")[0]
-    assert observation["reply"]["approved"] == Known.YES
+    assert observation["reply"]["approved"] == YesNo.YES
     assert run(env, "refund", "close")[1] == pytest.approx(0.98)
 
 
@@ -272,4 +272,4 @@ def test_failed_calls_look_fits_the_space(env):
         assert set(look) == names
         assert look["reply/status"] == Status[error.upper()]
         assert not any(value for name, value in look.items() if name != "reply/status")
-    assert Tool(int(ACT["open_4"]) - 3) is Tool.OPEN
+    assert DeskTool(int(ACT["open_4"]) - 3) is DeskTool.OPEN

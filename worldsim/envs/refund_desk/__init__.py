@@ -2,18 +2,18 @@
 
 from worldsim.envs.refund_desk.database import Counts, Database
 from worldsim.envs.refund_desk.env import REWARDS, RefundDeskEnv, Rewards
-from worldsim.envs.refund_desk.fields import ACTIONS, Known, Request, Shipping, Status, Tool
+from worldsim.envs.refund_desk.fields import ACTIONS, DeskTool, Request, Shipping, Status, YesNo
 
 __all__ = [
     "ACTIONS",
     "REWARDS",
     "Counts",
     "Database",
-    "Known",
+    "DeskTool",
     "RefundDeskEnv",
     "Request",
     "Rewards",
     "Shipping",
     "Status",
-    "Tool",
+    "YesNo",
 ]

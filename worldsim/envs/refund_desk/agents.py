@@ -21,25 +21,27 @@ from worldsim.envs.refund_desk.fields import (
     PRICES,
     REPLY_FIELDS,
     RETURN_DAYS,
-    Known,
+    DeskTool,
     Request,
     Shipping,
     Status,
-    Tool,
+    YesNo,
 )
-from worldsim.envs.refund_desk.replies import Reply, read_reply
+from worldsim.envs.refund_desk.replies import DeskReply, read_reply
 
 T = TypeVar("T")
-Program = Generator[int, Reply, T]
+Program = Generator[int, DeskReply, T]
 
-LOOK_UP, REFUND, REPLACE, REPLY, ESCALATE, CLOSE, WAIT = (int(tool) - 1 for tool in Tool if 0 < tool < Tool.OPEN)
+LOOK_UP, REFUND, REPLACE, REPLY, ESCALATE, CLOSE, WAIT = (
+    int(tool) - 1 for tool in DeskTool if 0 < tool < DeskTool.OPEN
+)
 MAX_AGE = RETURN_DAYS // DAYS_PER_AGE_STEP
 FIRST_DEAR = next(k for k, price in enumerate(PRICES, 1) if price > APPROVAL_ABOVE)  # first amount class to be approved
 
 
 def open_(ticket: int) -> int:
     """The action that opens ticket 1, 2, ..."""
-    return int(Tool.OPEN) - 2 + ticket
+    return int(DeskTool.OPEN) - 2 + ticket
 
 
 class Clerk(ABC):
@@ -50,7 +52,7 @@ class Clerk(ABC):
         reply = observation_space["reply"]
         assert isinstance(reply, gym.spaces.Dict)
         self._sizes = {name: int(reply[name].n) for name in REPLY_FIELDS}  # type: ignore[attr-defined]
-        self._tickets = range(1, int(action_space.n) - int(Tool.OPEN) + 2)
+        self._tickets = range(1, int(action_space.n) - int(DeskTool.OPEN) + 2)
         self.reset(0)
 
     def reset(self, seed: int) -> None:
@@ -119,18 +121,18 @@ class Blind(Clerk):
         while True:
             yield WAIT
 
-    def _insist(self, call: int) -> Program[Reply]:
+    def _insist(self, call: int) -> Program[DeskReply]:
         for _ in range(1 + self.RETRIES):
             reply = yield call
             if not reply.failed:
                 break
         return reply
 
-    def _settle(self, form: Reply) -> Program[None]:
+    def _settle(self, form: DeskReply) -> Program[None]:
         objection = (
-            form.paid == Known.NO
+            form.paid == YesNo.NO
             or form.shipping == Shipping.IN_TRANSIT
-            or form.refunded == Known.YES
+            or form.refunded == YesNo.YES
             or (form.age or 0) > MAX_AGE
         )
         if objection:
@@ -138,7 +140,7 @@ class Blind(Clerk):
         elif form.request == Request.REPLACEMENT:
             yield from self._insist(REPLACE)
         else:
-            if (form.amount or 0) >= FIRST_DEAR and form.approved != Known.YES:
+            if (form.amount or 0) >= FIRST_DEAR and form.approved != YesNo.YES:
                 yield from self._insist(ESCALATE)
             yield from self._insist(REFUND)
 
@@ -161,7 +163,7 @@ class Careful(Clerk):
         self._served: set[int] = set()  # tickets that only need closing
         self._suspicious = False
         self._clock, self._calls_since = 0, 0  # the desk's clock when it last made sense, and calls since then
-        self._ledger, self._refunds_since = 0, 0  # the ledger when it last made sense, and refunds told since then
+        self._ledger, self._refunds_since = 0, 0  # the ledger when it last made sense, and refunds ordered since then
         self._surprise = 0  # the last ledger that made none
         super().reset(seed)
 
@@ -197,7 +199,9 @@ class Careful(Clerk):
             refusals += reply.refused
             if refusals > 1:
                 return "closed"
-            named = reply.ticket == ticket or (not self._suspicious and not reply.ticket and reply.tool == Tool.OPEN)
+            named = reply.ticket == ticket or (
+                not self._suspicious and not reply.ticket and reply.tool == DeskTool.OPEN
+            )
             if reply.ok and named:
                 return "open"
         return "unsure"
@@ -211,7 +215,7 @@ class Careful(Clerk):
 
     def _serve(self, ticket: int) -> Program[bool]:
         """Give the customer what is due. Returns whether that surely happened."""
-        for call, field, value in ((REFUND, "refunded", Known.YES), (REPLACE, "shipping", Shipping.IN_TRANSIT)):
+        for call, field, value in ((REFUND, "refunded", YesNo.YES), (REPLACE, "shipping", Shipping.IN_TRANSIT)):
             if (ticket, call) in self._tried:  # left unclear the last time
                 return (yield from self._once(ticket, call, field, value))
         yield from self._look_up(ticket)
@@ -224,12 +228,12 @@ class Careful(Clerk):
             return (yield from self._once(ticket, REPLACE, "shipping", Shipping.IN_TRANSIT))
         if self._believed(ticket, "amount") >= FIRST_DEAR and not (yield from self._approve(ticket)):
             return False
-        return (yield from self._once(ticket, REFUND, "refunded", Known.YES))
+        return (yield from self._once(ticket, REFUND, "refunded", YesNo.YES))
 
     def _due(self, ticket: int) -> int | None:
         """The call that settles the ticket; None while the form has a hole that matters."""
         form = {name: self._believed(ticket, name) for name in FORM_FIELDS}
-        bad = form["paid"] == Known.NO or form["shipping"] == Shipping.IN_TRANSIT or form["refunded"] == Known.YES
+        bad = form["paid"] == YesNo.NO or form["shipping"] == Shipping.IN_TRANSIT or form["refunded"] == YesNo.YES
         if bad or form["age"] > MAX_AGE:
             return REPLY
         if not all(form[name] for name in ("paid", "shipping", "refunded", "age", "request")):
@@ -246,12 +250,12 @@ class Careful(Clerk):
 
     def _approve(self, ticket: int) -> Program[bool]:
         for _ in range(self.TRIES):
-            if self._believed(ticket, "approved") == Known.YES:
+            if self._believed(ticket, "approved") == YesNo.YES:
                 return True
             if (yield from self._ask(ESCALATE, ticket)).ok:
                 return True
-            yield from self._verify(ticket, "approved", Known.YES)
-        return self._believed(ticket, "approved") == Known.YES
+            yield from self._verify(ticket, "approved", YesNo.YES)
+        return self._believed(ticket, "approved") == YesNo.YES
 
     def _once(self, ticket: int, call: int, field: str, done: int) -> Program[bool]:
         """Pay or send once: after an unclear answer, only again when the form shows that nothing happened."""
@@ -268,7 +272,7 @@ class Careful(Clerk):
         return False
 
     def _verify(self, ticket: int, field: str, done: int) -> Program[bool | None]:
-        """Ask the desk afresh whether `field` is `done`; None if it will not say. A grown ledger tells of a refund."""
+        """Ask the desk afresh whether `field` is `done`; None if it will not say. A grown ledger shows a refund."""
         ledger = self._ledger
         self._votes[ticket][field].clear()
         yield from self._look_up(ticket, only=field)
@@ -284,7 +288,7 @@ class Careful(Clerk):
                 return
             yield from self._ask(LOOK_UP, ticket)
 
-    def _ask(self, call: int, ticket: int) -> Program[Reply]:
+    def _ask(self, call: int, ticket: int) -> Program[DeskReply]:
         """Make a call. A reply that contradicts itself or what is known counts as none; a good one is remembered."""
         reply = yield call
         self._calls_since += 1
@@ -292,10 +296,10 @@ class Careful(Clerk):
         if reply.garbled or reply.status == Status.MALFORMED:
             self._suspicious = True
         if reply.garbled or reply.failed:
-            return Reply()
+            return DeskReply()
         if not self._plausible(reply, call, ticket):
             self._suspicious = True
-            return Reply()
+            return DeskReply()
         if reply.clock:
             self._clock, self._calls_since = reply.clock, 0
         if reply.ledger:
@@ -306,8 +310,8 @@ class Careful(Clerk):
                     self._votes[ticket][name][value] += 1
         return reply
 
-    def _plausible(self, reply: Reply, call: int, ticket: int) -> bool:
-        of_this_call = reply.tool in (None, 0, min(call + 1, Tool.OPEN)) and reply.ticket in (None, 0, ticket)
+    def _plausible(self, reply: DeskReply, call: int, ticket: int) -> bool:
+        of_this_call = reply.tool in (None, 0, min(call + 1, DeskTool.OPEN)) and reply.ticket in (None, 0, ticket)
         new = not reply.clock or self._clock < reply.clock <= self._clock + self._calls_since + 2
         return of_this_call and new and self._ledger_plausible(reply.ledger)
 

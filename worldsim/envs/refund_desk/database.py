@@ -13,11 +13,11 @@ from worldsim.envs.refund_desk.fields import (
     DAYS_PER_AGE_STEP,
     PRICES,
     RETURN_DAYS,
-    Form,
-    Known,
     Request,
     Shipping,
-    Stage,
+    TicketForm,
+    TicketStage,
+    YesNo,
 )
 from worldsim.errors import ConfigError
 
@@ -101,7 +101,7 @@ IN_TIME_PROBABILITY = 0.75  # that an order is at most RETURN_DAYS old
 
 
 class Counts(NamedTuple):
-    """What happened in the shift so far, as the database tells it."""
+    """What happened in the shift so far, as the database has it."""
 
     closed: int = 0
     closed_rightly: int = 0
@@ -153,6 +153,7 @@ class Database:
         run("BEGIN")
         for table in ("orders", "tickets", "calls", "refunds", "replacements", "approvals", "declines"):
             run(f"DELETE FROM {table}")
+        # All is drawn at once and in this order, whatever the tickets turn out to be: a seed names one shift for good.
         paid = rng.random(tickets) < PAID_PROBABILITY
         shipping = rng.choice(list(SHIPPING_PROBABILITIES), tickets, p=list(SHIPPING_PROBABILITIES.values()))
         in_time = rng.random(tickets) < IN_TIME_PROBABILITY
@@ -201,7 +202,7 @@ class Database:
     def counts(self) -> Counts:
         return Counts(*self._connection.execute(COUNT).fetchone())
 
-    def forms(self) -> list[Form]:
+    def forms(self) -> list[TicketForm]:
         """What the desk shows of every ticket, in order."""
         return [_form(*row) for row in self._connection.execute("SELECT * FROM desk ORDER BY id")]
 
@@ -221,18 +222,19 @@ def _form(
     replacements: int,
     approvals: int,
     declines: int,
-) -> Form:
+) -> TicketForm:
     looked_up = looked_up_at is not None
-    unless_done = Known.NO if looked_up else Known.UNKNOWN
+    # A look-up shows what was so before the shift; what this shift did is known without one.
+    unless_done = YesNo.NO if looked_up else YesNo.UNKNOWN
     was_refunded = refunds or (looked_up and refunded_before)
-    return Form(
+    return TicketForm(
         request=Request[request.upper()] if opened_at is not None else Request.UNKNOWN,
-        paid=(Known.YES if paid else Known.NO) if looked_up else Known.UNKNOWN,
+        paid=(YesNo.YES if paid else YesNo.NO) if looked_up else YesNo.UNKNOWN,
         shipping=_shipping_shown(shipping, looked_up, replacements),
-        refunded=Known.YES if was_refunded else unless_done,
+        refunded=YesNo.YES if was_refunded else unless_done,
         age=-(-age_days // DAYS_PER_AGE_STEP) if looked_up else 0,
         amount=PRICES.index(amount) + 1 if looked_up else 0,
-        approved=Known.YES if approvals else unless_done,
+        approved=YesNo.YES if approvals else unless_done,
         stage=_stage(opened_at is not None, looked_up, refunds, replacements, approvals, declines),
         closed=closed_at is not None,
     )
@@ -244,17 +246,19 @@ def _shipping_shown(shipping: str, looked_up: bool, replacements: int) -> Shippi
     return Shipping[shipping.upper()] if looked_up else Shipping.UNKNOWN
 
 
-def _stage(opened: bool, looked_up: bool, refunds: int, replacements: int, approvals: int, declines: int) -> Stage:
+def _stage(
+    opened: bool, looked_up: bool, refunds: int, replacements: int, approvals: int, declines: int
+) -> TicketStage:
     if refunds + replacements > 1:
-        return Stage.PAID_TWICE
+        return TicketStage.PAID_TWICE
     for stage, reached in (
-        (Stage.REFUNDED, refunds),
-        (Stage.REPLACED, replacements),
-        (Stage.DECLINED, declines),
-        (Stage.APPROVED, approvals),
-        (Stage.LOOKED_UP, looked_up),
-        (Stage.OPENED, opened),
+        (TicketStage.REFUNDED, refunds),
+        (TicketStage.REPLACED, replacements),
+        (TicketStage.DECLINED, declines),
+        (TicketStage.APPROVED, approvals),
+        (TicketStage.LOOKED_UP, looked_up),
+        (TicketStage.OPENED, opened),
     ):
         if reached:
             return stage
-    return Stage.WAITING
+    return TicketStage.WAITING

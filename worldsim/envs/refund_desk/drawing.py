@@ -20,17 +20,17 @@ from worldsim.envs.refund_desk.fields import (
     MAX_TICKETS,
     PRICES,
     RETURN_DAYS,
-    Form,
-    Known,
+    DeskTool,
     Request,
     Shipping,
-    Stage,
     Status,
-    Tool,
+    TicketForm,
+    TicketStage,
+    YesNo,
 )
 
 Pixels = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
+RGB = tuple[int, int, int]
 
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 HEADER, CLOCK, LEDGER = (40, 40, 48), (0, 220, 255), (255, 0, 200)
@@ -38,34 +38,34 @@ WAITING_ROW, OPEN_ROW, CLOSED_ROW = (52, 60, 92), (255, 255, 255), (0, 0, 0)
 UNKNOWN_LAMP, GOOD, BAD = (120, 120, 120), (0, 200, 0), (230, 0, 0)
 CLOSED_CHIP, APPROVED = (96, 96, 96), (170, 0, 255)
 REQUESTS = {Request.REFUND: (255, 190, 0), Request.REPLACEMENT: (0, 120, 255)}
-YES_IS_GOOD: Mapping[int, Colour] = {Known.UNKNOWN: UNKNOWN_LAMP, Known.NO: BAD, Known.YES: GOOD}
-YES_IS_BAD: Mapping[int, Colour] = {Known.UNKNOWN: UNKNOWN_LAMP, Known.NO: GOOD, Known.YES: BAD}
-SHIPPING: Mapping[int, Colour] = {
+YES_IS_GOOD: Mapping[int, RGB] = {YesNo.UNKNOWN: UNKNOWN_LAMP, YesNo.NO: BAD, YesNo.YES: GOOD}
+YES_IS_BAD: Mapping[int, RGB] = {YesNo.UNKNOWN: UNKNOWN_LAMP, YesNo.NO: GOOD, YesNo.YES: BAD}
+SHIPPING: Mapping[int, RGB] = {
     Shipping.UNKNOWN: UNKNOWN_LAMP,
     Shipping.IN_TRANSIT: BAD,
     Shipping.DELIVERED: GOOD,
     Shipping.LOST: (0, 160, 255),
 }
 STAGES = {
-    Stage.WAITING: (80, 90, 130),
-    Stage.OPENED: (0, 90, 200),
-    Stage.LOOKED_UP: (255, 230, 0),
-    Stage.APPROVED: APPROVED,
-    Stage.DECLINED: (255, 120, 0),
-    Stage.REPLACED: (0, 200, 220),
-    Stage.REFUNDED: (0, 180, 0),
-    Stage.PAID_TWICE: (255, 0, 0),
+    TicketStage.WAITING: (80, 90, 130),
+    TicketStage.OPENED: (0, 90, 200),
+    TicketStage.LOOKED_UP: (255, 230, 0),
+    TicketStage.APPROVED: APPROVED,
+    TicketStage.DECLINED: (255, 120, 0),
+    TicketStage.REPLACED: (0, 200, 220),
+    TicketStage.REFUNDED: (0, 180, 0),
+    TicketStage.PAID_TWICE: (255, 0, 0),
 }
 TOOLS = {
-    Tool.NONE: (30, 30, 30),
-    Tool.LOOK_UP: STAGES[Stage.LOOKED_UP],
-    Tool.REFUND: STAGES[Stage.REFUNDED],
-    Tool.REPLACE: STAGES[Stage.REPLACED],
-    Tool.REPLY: STAGES[Stage.DECLINED],
-    Tool.ESCALATE: APPROVED,
-    Tool.CLOSE: (150, 150, 150),
-    Tool.WAIT: (110, 60, 20),
-    Tool.OPEN: STAGES[Stage.OPENED],
+    DeskTool.NONE: (30, 30, 30),
+    DeskTool.LOOK_UP: STAGES[TicketStage.LOOKED_UP],
+    DeskTool.REFUND: STAGES[TicketStage.REFUNDED],
+    DeskTool.REPLACE: STAGES[TicketStage.REPLACED],
+    DeskTool.REPLY: STAGES[TicketStage.DECLINED],
+    DeskTool.ESCALATE: APPROVED,
+    DeskTool.CLOSE: (150, 150, 150),
+    DeskTool.WAIT: (110, 60, 20),
+    DeskTool.OPEN: STAGES[TicketStage.OPENED],
 }
 STATUSES = {
     Status.NONE: (30, 30, 30),
@@ -82,11 +82,11 @@ CHEAP, DEAR = (0, 120, 255), (255, 0, 200)  # below and above the amount that ne
 class Desk(NamedTuple):
     """All that is drawn: tickets' forms, the open one's number (0: none), clock in [0, 1], ledger class, last reply."""
 
-    forms: Sequence[Form]
+    forms: Sequence[TicketForm]
     open_ticket: int
     clock: float
     ledger: int
-    tool: Tool
+    tool: DeskTool
     status: Status
     reply_ticket: int
 
@@ -108,21 +108,21 @@ def screen(desk: Desk) -> Pixels:
     return pixels
 
 
-def _draw_row(row: Pixels, form: Form, is_open: bool) -> None:
+def _draw_row(row: Pixels, form: TicketForm, is_open: bool) -> None:
     row[:] = OPEN_ROW if is_open else CLOSED_ROW if form.closed else WAITING_ROW
     stage = STAGES[form.stage]
     row[:, 0:8] = CLOSED_CHIP if form.closed else stage
     if form.closed:
         row[2:6, 2:6] = stage
-    if form.approved == Known.YES:
+    if form.approved == YesNo.YES:
         row[0:2, 0:8] = APPROVED
     if form.request:
         row[1:7, 9:15] = REQUESTS[Request(form.request)]
         if form.request == Request.REPLACEMENT:
             row[3:5, 11:13] = BLACK
-    row[1:7, 17:23] = YES_IS_GOOD[Known(form.paid)]
+    row[1:7, 17:23] = YES_IS_GOOD[YesNo(form.paid)]
     row[1:7, 25:31] = SHIPPING[Shipping(form.shipping)]
-    row[1:7, 33:39] = YES_IS_BAD[Known(form.refunded)]
+    row[1:7, 33:39] = YES_IS_BAD[YesNo(form.refunded)]
     if form.age:
         row[0:4, 40:64] = BLACK
         row[0:3, 40 : 40 + 2 * form.age] = GOOD if form.age <= IN_TIME_STEPS else BAD
@@ -135,16 +135,16 @@ def _draw_row(row: Pixels, form: Form, is_open: bool) -> None:
 # The picture for people. Everything below is in its pixels.
 
 SIZE, HEADER_HEIGHT, ROW_HEIGHT = 480, 66, 62
-LAMPS: dict[str, Mapping[int, Colour]] = {"paid": YES_IS_GOOD, "shipping": SHIPPING, "refunded": YES_IS_BAD}
+LAMPS: dict[str, Mapping[int, RGB]] = {"paid": YES_IS_GOOD, "shipping": SHIPPING, "refunded": YES_IS_BAD}
 LAMP_WORDS: dict[str, Mapping[int, str]] = {
-    "paid": {Known.UNKNOWN: "paid?", Known.NO: "not paid", Known.YES: "paid"},
+    "paid": {YesNo.UNKNOWN: "paid?", YesNo.NO: "not paid", YesNo.YES: "paid"},
     "shipping": {s: "shipped?" if s is Shipping.UNKNOWN else s.name.lower().replace("_", " ") for s in Shipping},
-    "refunded": {Known.UNKNOWN: "refunded?", Known.NO: "no refund", Known.YES: "refunded"},
+    "refunded": {YesNo.UNKNOWN: "refunded?", YesNo.NO: "no refund", YesNo.YES: "refunded"},
 }
 
 
 def picture(desk: Desk, clock: int, calls: int) -> Pixels:
-    """The desk with words, uint8 (480, 480, 3). It tells what the screen tells and nothing more."""
+    """The desk with words, uint8 (480, 480, 3). It shows what the screen shows and nothing more."""
     image = Image.new("RGB", (SIZE, SIZE), HEADER)
     draw = ImageDraw.Draw(image)
     draw.fontmode = "L"
@@ -155,7 +155,7 @@ def picture(desk: Desk, clock: int, calls: int) -> Pixels:
     return np.asarray(image, np.uint8).copy()
 
 
-def _text(draw: ImageDraw.ImageDraw, at: tuple[float, float], words: str, colour: Colour, size: int = 14) -> None:
+def _text(draw: ImageDraw.ImageDraw, at: tuple[float, float], words: str, colour: RGB, size: int = 14) -> None:
     draw.text(at, words, fill=colour, font=ImageFont.load_default(size), anchor="lm")
 
 
@@ -172,7 +172,7 @@ def _draw_header(draw: ImageDraw.ImageDraw, desk: Desk, clock: int, calls: int) 
         _text(draw, (10, top + 10), words, WHITE, 16)
 
 
-def _draw_ticket(draw: ImageDraw.ImageDraw, number: int, form: Form, is_open: bool) -> None:
+def _draw_ticket(draw: ImageDraw.ImageDraw, number: int, form: TicketForm, is_open: bool) -> None:
     top = HEADER_HEIGHT + ROW_HEIGHT * (number - 1)
     ground = OPEN_ROW if is_open else CLOSED_ROW if form.closed else WAITING_ROW
     ink = BLACK if is_open else (170, 170, 170) if form.closed else WHITE
@@ -189,13 +189,13 @@ def _draw_ticket(draw: ImageDraw.ImageDraw, number: int, form: Form, is_open: bo
     _draw_bars(draw, top, form, ink)
 
 
-def _progress(form: Form) -> str:
+def _progress(form: TicketForm) -> str:
     words = form.stage.name.lower().replace("_", " ")
-    approved = ", approved" if form.approved == Known.YES and form.stage is not Stage.APPROVED else ""
+    approved = ", approved" if form.approved == YesNo.YES and form.stage is not TicketStage.APPROVED else ""
     return f"{'closed: ' if form.closed else ''}{words}{approved}"
 
 
-def _draw_bars(draw: ImageDraw.ImageDraw, top: int, form: Form, ink: Colour) -> None:
+def _draw_bars(draw: ImageDraw.ImageDraw, top: int, form: TicketForm, ink: RGB) -> None:
     if not form.age:
         return
     draw.rectangle((402, top + 6, 474, top + 13), fill=BLACK, outline=ink)

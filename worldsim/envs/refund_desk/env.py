@@ -15,14 +15,14 @@ from worldsim.envs.refund_desk.fields import (
     LEDGER_STEP,
     MAX_TICKETS,
     REPLY_FIELDS,
+    DeskTool,
     Status,
-    Tool,
     action_names,
     reply_space,
 )
 from worldsim.errors import ConfigError
 
-Observation = dict[str, Any]
+DeskObservation = dict[str, Any]
 
 WAIT_S = 5.0  # of the call `wait`: as long as the longest Retry-After in the ready plans, so that one call heeds it
 
@@ -40,16 +40,16 @@ REWARDS = Rewards()
 
 
 def _lost_reply(status: Status) -> dict[str, int]:
-    """A failed call's reply tells its status and nothing else; the screen stays as it last was."""
+    """A failed call's reply has its status and nothing else; the screen stays as it last was."""
     return {f"reply/{name}": int(status) if name == "status" else 0 for name in REPLY_FIELDS}
 
 
-class RefundDeskEnv(gym.Env[Observation, np.int64]):
+class RefundDeskEnv(gym.Env[DeskObservation, np.int64]):
     """Five tickets wait at a refund desk; each has an order that must be looked up before it is decided.
 
     Policy: an order is due what the customer asks for if it is paid, delivered or lost, at most 30 days old and not
     refunded yet. A due refund above EUR 200 needs approval (`escalate`) first. What is not due is declined (`reply`).
-    Then the ticket is closed. The payment API and the warehouse execute what they are told, twice if told twice:
+    Then the ticket is closed. The payment API and the warehouse carry out every order, twice if ordered twice:
     violations are counted from the database.
 
     Action: Discrete(7 + tickets), named by `worldsim.envs.refund_desk.ACTIONS`; all but `open_*` and `wait` act on the
@@ -57,7 +57,7 @@ class RefundDeskEnv(gym.Env[Observation, np.int64]):
 
     Observation: Dict of `screen`, uint8 (64, 64, 3), and `reply`, what the last call returned: a Dict of Discrete
     fields, class 0 meaning none or unknown (`worldsim.envs.refund_desk.fields` documents the classes). A reply to
-    `wait` and a refused one tell nothing of a ticket; all others show the ticket's form, on which an order appears once
+    `wait` and a refused one show nothing of a ticket; all others show the ticket's form, on which an order appears once
     it has been looked up and then stays. A refund, a replacement and an approval that were made show without a look-up.
 
     Faults in front of the desk see time pass: `wait` takes 5 seconds (`metadata["wait_s"]`), so an agent that heeds a
@@ -89,7 +89,7 @@ class RefundDeskEnv(gym.Env[Observation, np.int64]):
             "unavailable": _lost_reply(Status.UNAVAILABLE),
         },
     }
-    _TOOLS: ClassVar[dict[Tool, str]] = {tool: tool.name.lower() for tool in Tool}
+    _TOOLS: ClassVar[dict[DeskTool, str]] = {tool: tool.name.lower() for tool in DeskTool}
 
     def __init__(
         self, tickets: int = 5, calls: int = 48, database: str = ":memory:", render_mode: str | None = None
@@ -109,36 +109,36 @@ class RefundDeskEnv(gym.Env[Observation, np.int64]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[DeskObservation, dict[str, Any]]:
         super().reset(seed=seed)
         self.database.begin_shift(self.tickets, self.np_random)
         self._clock = 0
         self._open = 0  # number of the open ticket, 0 for none
         self._counts = Counts()
         self._forms = self.database.forms()
-        self._reply = self._tell(Tool.NONE, Status.NONE, 0)
+        self._reply = self._reply_of(DeskTool.NONE, Status.NONE, 0)
         return self._observation(), self._info()
 
-    def step(self, action: np.int64) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[DeskObservation, float, bool, bool, dict[str, Any]]:
         if self._over():
             raise gym.error.ResetNeeded("the shift is over; call reset")
-        tool = Tool(min(int(action) + 1, Tool.OPEN))
+        tool = DeskTool(min(int(action) + 1, DeskTool.OPEN))
         self._clock += 1
         before = self._counts
-        status, ticket = self._call(tool, int(action) + 2 - Tool.OPEN)
+        status, ticket = self._call(tool, int(action) + 2 - DeskTool.OPEN)
         self.database.log(self._clock, self._TOOLS[tool], ticket, status.name.lower())
-        self._reply = self._tell(tool, status, ticket)
+        self._reply = self._reply_of(tool, status, ticket)
         reward = REWARDS.call + _worth(self._counts) - _worth(before)
         return self._observation(), reward, self._over(), False, self._info()
 
     def _over(self) -> bool:
         return self._clock >= self.calls or self._counts.closed == self.tickets
 
-    def _call(self, tool: Tool, to_open: int) -> tuple[Status, int]:
+    def _call(self, tool: DeskTool, to_open: int) -> tuple[Status, int]:
         """Carry a call out. Returns its status and the ticket that its reply is about (0: none)."""
-        if tool is Tool.WAIT:
+        if tool is DeskTool.WAIT:
             return Status.OK, 0
-        if tool is Tool.OPEN:
+        if tool is DeskTool.OPEN:
             if self._forms[to_open - 1].closed:
                 return Status.REFUSED, 0
             self._open = to_open
@@ -146,26 +146,28 @@ class RefundDeskEnv(gym.Env[Observation, np.int64]):
         if not ticket:
             return Status.REFUSED, 0
         carry_out = {
-            Tool.OPEN: self.database.open,
-            Tool.LOOK_UP: self.database.look_up,
-            Tool.REFUND: self.database.refund,
-            Tool.REPLACE: self.database.replace,
-            Tool.REPLY: self.database.decline,
-            Tool.ESCALATE: self.database.approve,
-            Tool.CLOSE: self.database.close_ticket,
+            DeskTool.OPEN: self.database.open,
+            DeskTool.LOOK_UP: self.database.look_up,
+            DeskTool.REFUND: self.database.refund,
+            DeskTool.REPLACE: self.database.replace,
+            DeskTool.REPLY: self.database.decline,
+            DeskTool.ESCALATE: self.database.approve,
+            DeskTool.CLOSE: self.database.close_ticket,
         }
         carry_out[tool](ticket, self._clock)
-        if tool is Tool.CLOSE:
+        if tool is DeskTool.CLOSE:
             self._open = 0
+        # Read back rather than kept in step here, so that no reply says anything that the tables do not hold. Only these
+        # three calls are judged, and counting takes longer than the call.
         self._forms = self.database.forms()
-        if tool in (Tool.REFUND, Tool.REPLACE, Tool.CLOSE):
+        if tool in (DeskTool.REFUND, DeskTool.REPLACE, DeskTool.CLOSE):
             self._counts = self.database.counts()
         return Status.OK, ticket
 
     def _ledger(self) -> int:
         return min(self._counts.refunded_eur // LEDGER_STEP, LEDGER_CAP)
 
-    def _tell(self, tool: Tool, status: Status, ticket: int) -> dict[str, np.int64]:
+    def _reply_of(self, tool: DeskTool, status: Status, ticket: int) -> dict[str, np.int64]:
         form = self._forms[ticket - 1] if ticket else None
         values = {name: getattr(form, name) if form else 0 for name in FORM_FIELDS}
         values |= {"tool": tool, "status": status, "ticket": ticket, "ledger": self._ledger(), "clock": self._clock}
@@ -174,9 +176,9 @@ class RefundDeskEnv(gym.Env[Observation, np.int64]):
     def _desk(self) -> drawing.Desk:
         tool, status, ticket = (int(self._reply[name]) for name in ("tool", "status", "ticket"))
         clock = self._clock / self.calls
-        return drawing.Desk(self._forms, self._open, clock, self._ledger(), Tool(tool), Status(status), ticket)
+        return drawing.Desk(self._forms, self._open, clock, self._ledger(), DeskTool(tool), Status(status), ticket)
 
-    def _observation(self) -> Observation:
+    def _observation(self) -> DeskObservation:
         return {"reply": dict(self._reply), "screen": drawing.screen(self._desk())}
 
     def _info(self) -> dict[str, Any]:

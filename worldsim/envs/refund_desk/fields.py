@@ -15,13 +15,13 @@ LEDGER_STEP = 50  # EUR per class of the ledger field
 LEDGER_CAP = 24  # the ledger field stays here once 24 * EUR 50 have been refunded
 
 
-class Tool(IntEnum):
+class DeskTool(IntEnum):
     """Which tool a reply answers. Action `a` calls tool `min(a + 1, OPEN)`."""
 
     NONE = 0  # no call made yet, or the reply was lost
     LOOK_UP = 1  # fetch the open ticket's order into its form
-    REFUND = 2  # the payment API: pays the order's amount out, every time it is told to
-    REPLACE = 3  # the warehouse: sends a new parcel, every time it is told to
+    REFUND = 2  # the payment API: pays the order's amount out, every time it is called
+    REPLACE = 3  # the warehouse: sends a new parcel, every time it is called
     REPLY = 4  # tell the customer that the request is declined
     ESCALATE = 5  # get a supervisor's approval for the open ticket
     CLOSE = 6  # close the open ticket; it cannot be opened again
@@ -48,7 +48,7 @@ class Request(IntEnum):
     REPLACEMENT = 2
 
 
-class Known(IntEnum):
+class YesNo(IntEnum):
     """A yes-or-no field of the form (paid, refunded, approved)."""
 
     UNKNOWN = 0  # not looked up
@@ -65,7 +65,7 @@ class Shipping(IntEnum):
     LOST = 3
 
 
-class Stage(IntEnum):
+class TicketStage(IntEnum):
     """The last thing that was done for a ticket: the colour of its chip on the screen."""
 
     WAITING = 0  # never opened
@@ -78,7 +78,7 @@ class Stage(IntEnum):
     PAID_TWICE = 7  # more than one refund or replacement went out
 
 
-class Form(NamedTuple):
+class TicketForm(NamedTuple):
     """What the desk shows of a ticket: classes as in the reply, 0 for what has not been looked up."""
 
     request: int
@@ -88,7 +88,7 @@ class Form(NamedTuple):
     age: int
     amount: int
     approved: int
-    stage: Stage
+    stage: TicketStage
     closed: bool
 
 
@@ -98,7 +98,7 @@ REPLY_FIELDS = ("tool", "status", "ticket", *FORM_FIELDS, "ledger", "clock")
 
 def action_names(tickets: int) -> tuple[str, ...]:
     """Name of every action, in order, of a desk with this many tickets."""
-    return tuple(tool.name.lower() for tool in Tool if 0 < tool < Tool.OPEN) + tuple(
+    return tuple(tool.name.lower() for tool in DeskTool if 0 < tool < DeskTool.OPEN) + tuple(
         f"open_{index}" for index in range(tickets)
     )
 
@@ -109,16 +109,16 @@ ACTIONS = action_names(MAX_TICKETS)
 def reply_space(tickets: int, calls: int) -> spaces.Dict:
     """Space of a reply: one Discrete leaf per field of `REPLY_FIELDS`, class 0 meaning none or unknown."""
     sizes = {
-        "tool": len(Tool),
+        "tool": len(DeskTool),
         "status": len(Status),
         "ticket": tickets + 1,
         "request": len(Request),
-        "paid": len(Known),
+        "paid": len(YesNo),
         "shipping": len(Shipping),
-        "refunded": len(Known),
+        "refunded": len(YesNo),
         "age": AGE_STEPS + 1,
         "amount": len(PRICES) + 1,
-        "approved": len(Known),
+        "approved": len(YesNo),
         "ledger": LEDGER_CAP + 1,
         "clock": calls + 1,
     }

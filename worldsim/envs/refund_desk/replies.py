@@ -10,7 +10,7 @@ import numpy as np
 from worldsim.envs.refund_desk.fields import REPLY_FIELDS, Status
 
 
-class Reply(NamedTuple):
+class DeskReply(NamedTuple):
     """A reply as read: a field's class, or None where it is missing or nothing that the field can hold."""
 
     tool: int | None = None
@@ -37,7 +37,7 @@ class Reply(NamedTuple):
         return not self.failed and self.status == Status.REFUSED
 
 
-def read_reply(observation: Any, info: Mapping[str, Any], sizes: Mapping[str, int]) -> Reply:
+def read_reply(observation: Any, info: Mapping[str, Any], sizes: Mapping[str, int]) -> DeskReply:
     """Read `observation["reply"]` (the `REPLY_FIELDS`, with `sizes[name]` classes each) and `info["reply"]["ok"]`.
 
     Never raises, whatever stands in the observation.
@@ -49,7 +49,7 @@ def read_reply(observation: Any, info: Mapping[str, Any], sizes: Mapping[str, in
     transport = info.get("reply")
     lost = isinstance(transport, Mapping) and transport.get("ok") is False
     failed = lost or values["status"] not in (Status.OK, Status.REFUSED)
-    return Reply(**values, failed=failed, garbled=any(garbled for _, garbled in read.values()))
+    return DeskReply(**values, failed=failed, garbled=any(garbled for _, garbled in read.values()))
 
 
 def _read_class(value: Any, size: int) -> tuple[int | None, bool]:

@@ -1,4 +1,4 @@
-"""How an array of others becomes values of a Gymnasium space: told from its shape, its type and what it holds."""
+"""How an array of others becomes values of a Gymnasium space: by its shape, its type and what it holds."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,8 +19,8 @@ LEVEL = 1e-3  # how near to a whole number a float is that was one
 
 
 @dataclass
-class Statistics:
-    """What the rows of an array hold, seen some rows at a time."""
+class ColumnStatistics:
+    """What the rows of an array hold, read some rows at a time."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -46,7 +46,7 @@ class Statistics:
         self.one_hot = self.one_hot and bool(((flat == 1).sum(1) == 1).all() and ((flat != 0).sum(1) == 1).all())
 
 
-class Form(NamedTuple):
+class Conversion(NamedTuple):
     """A space, and how rows of the array (n, *shape) become values of it."""
 
     space: Space
@@ -59,90 +59,93 @@ def may_be_picture(shape: tuple[int, ...]) -> bool:
     return bool(pictures(spaces.Box(0, 255, shape, np.uint8)))
 
 
-def observation_form(found: Statistics) -> Form:
-    """`found` need only have seen rows where the values matter: floats that may be pictures, single whole numbers."""
+def observation_conversion(found: ColumnStatistics) -> Conversion:
+    """`found` needs rows only where values matter: floats that may be pictures, single whole numbers."""
     shape, dtype = found.shape, found.dtype
     if dtype.kind in "iu" and not shape and found.low >= 0 and found.high < MOST_CLASSES:
-        return Form(spaces.Discrete(int(found.high) + 1), lambda rows: rows.astype(np.int64))
+        return Conversion(spaces.Discrete(int(found.high) + 1), lambda rows: rows.astype(np.int64))
     if dtype.kind == "f":
         picture = _picture_of_floats(found) if may_be_picture(shape) else None
         if picture is None:
-            return Form(spaces.Box(-np.inf, np.inf, shape, dtype.type), _same)
+            return Conversion(spaces.Box(-np.inf, np.inf, shape, dtype.type), _same)
     elif dtype.kind == "b":
-        return Form(spaces.Box(0, 1, shape, np.bool_), _same)
+        return Conversion(spaces.Box(0, 1, shape, np.bool_), _same)
     else:
         bounds = np.iinfo(dtype)
-        picture = Form(spaces.Box(bounds.min, bounds.max, shape, dtype.type), _same)
+        picture = Conversion(spaces.Box(bounds.min, bounds.max, shape, dtype.type), _same)
     return _channels_last(picture)
 
 
-def _picture_of_floats(found: Statistics) -> Form | None:
+def _picture_of_floats(found: ColumnStatistics) -> Conversion | None:
     """Frames of 0 to 1, or of whole numbers from 0 to 255, kept in floats. A single channel of others is a depth."""
     low, high = float(found.low.min()), float(found.high.max())
     space = spaces.Box(0, 255, found.shape, np.uint8)
     if found.whole and low >= 0 and 1 < high <= 255:
-        return Form(space, _rounded, "whole numbers in floats became uint8")
+        return Conversion(space, _rounded, "whole numbers in floats became uint8")
     if 0 <= low < high <= 1 and (found.levels or Leaf((), space).channels >= 3):
         loss = "" if found.levels else ", to the nearest of 256 levels"
-        return Form(space, lambda rows: _rounded(255 * rows), f"floats of 0 to 1 became uint8 of 0 to 255{loss}")
+        return Conversion(space, lambda rows: _rounded(255 * rows), f"floats of 0 to 1 became uint8 of 0 to 255{loss}")
     return None
 
 
-def _channels_last(form: Form) -> Form:
+def _channels_last(conversion: Conversion) -> Conversion:
     """Pictures with channels first, (C, H, W), become (H, W, C); so do those in stacks."""
-    space = form.space
+    space = conversion.space
     if not pictures(space):
-        return form
+        return conversion
     assert isinstance(space, spaces.Box)
     layout = Leaf((), space).layout
     if not layout.endswith("CHW"):
-        return form
+        return conversion
     to = layout.replace("CHW", "HWC")
     order = [layout.index(axis) for axis in to]
     shape = tuple(space.shape[axis] for axis in order)
     turned = f"channels first became last, {space.shape} is now {shape}"
 
     def change(rows: Array) -> Array:
-        return np.ascontiguousarray(form.change(rows).transpose(0, *(1 + axis for axis in order)))
+        return np.ascontiguousarray(conversion.change(rows).transpose(0, *(1 + axis for axis in order)))
 
-    return Form(spaces.Box(0, 255, shape, np.uint8), change, "; ".join(filter(None, (form.note, turned))))
+    return Conversion(spaces.Box(0, 255, shape, np.uint8), change, "; ".join(filter(None, (conversion.note, turned))))
 
 
-def action_form(found: Statistics) -> Form:
+def action_conversion(found: ColumnStatistics) -> Conversion:
     """One-hot rows and single whole numbers are choices, several whole numbers several choices; all else is a Box."""
     size = int(np.prod(found.shape))
     if found.one_hot and len(found.shape) == 1 and size > 1:
-        return Form(spaces.Discrete(size), lambda rows: rows.argmax(-1), f"one-hot rows became one of {size} choices")
+        return Conversion(
+            spaces.Discrete(size), lambda rows: rows.argmax(-1), f"one-hot rows became one of {size} choices"
+        )
+    # Floats are amounts even where all are whole, unless they stand alone: buffers keep everything in float32.
     positive = bool((found.low >= 0).all())
     if found.dtype.kind == "b" or (found.dtype.kind in "iu" and positive and (found.high < MOST_CLASSES).all()):
         counts = found.high.astype(np.int64).reshape(-1) + 1
         counts = np.maximum(counts, 2) if found.dtype.kind == "b" else counts
         if size == 1:
-            return Form(spaces.Discrete(int(counts[0])), lambda rows: rows.reshape(len(rows)).astype(np.int64))
-        return Form(spaces.MultiDiscrete(counts), lambda rows: rows.reshape(len(rows), -1).astype(np.int64))
+            return Conversion(spaces.Discrete(int(counts[0])), lambda rows: rows.reshape(len(rows)).astype(np.int64))
+        return Conversion(spaces.MultiDiscrete(counts), lambda rows: rows.reshape(len(rows), -1).astype(np.int64))
     if found.dtype.kind == "f" and not found.shape and found.whole and positive and found.high < MOST_CLASSES:
         note = f"whole numbers in floats became one of {int(found.high) + 1} choices"
-        return Form(spaces.Discrete(int(found.high) + 1), lambda rows: rows.astype(np.int64), note)
+        return Conversion(spaces.Discrete(int(found.high) + 1), lambda rows: rows.astype(np.int64), note)
     shape = found.shape or (1,)
     low, high = (each.reshape(shape) for each in (found.low, found.high))
     if found.dtype.kind == "f" and (np.abs((low, high)) <= 1).all():
         low, high = np.full_like(low, -1), np.full_like(high, 1)
-    return Form(spaces.Box(low, high, shape, found.dtype.type), lambda rows: rows.reshape(len(rows), *shape))
+    return Conversion(spaces.Box(low, high, shape, found.dtype.type), lambda rows: rows.reshape(len(rows), *shape))
 
 
-def form_for(space: Space, own: Form, found: Statistics) -> Form | None:
+def conversion_to(space: Space, inferred: Conversion, found: ColumnStatistics) -> Conversion | None:
     """The rows as values of a space that is given; None where they are none."""
-    if isinstance(space, spaces.Discrete) and isinstance(own.space, spaces.Discrete):
-        return own._replace(space=space)
+    if isinstance(space, spaces.Discrete) and isinstance(inferred.space, spaces.Discrete):
+        return inferred._replace(space=space)
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary) and found.whole and found.shape == space.shape:
-        return Form(space, lambda rows: rows.astype(space.dtype))
+        return Conversion(space, lambda rows: rows.astype(space.dtype))
     if not isinstance(space, spaces.Box):
         return None
     to = space.dtype
     if found.shape == space.shape and (found.dtype == to or (to.kind == "f" and found.dtype.kind != "b")):
-        return Form(space, lambda rows: rows.astype(to))
-    if own.space.shape == space.shape and isinstance(own.space, spaces.Box) and own.space.dtype == to:
-        return own._replace(space=space)
+        return Conversion(space, lambda rows: rows.astype(to))
+    if inferred.space.shape == space.shape and isinstance(inferred.space, spaces.Box) and inferred.space.dtype == to:
+        return inferred._replace(space=space)
     return None
 
 
