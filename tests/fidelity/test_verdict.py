@@ -157,7 +157,7 @@ def test_every_leaf_alone_can_put_a_prediction_out_of_tolerance(
     for leaf in metric.leaves:
         wrong = {name: rows.copy() for name, rows in actual.items()}
         wrong[leaf.name][1, 2] = metric.mean[leaf.name]
-        if leaf.kind == "categorical":
+        if leaf.is_discrete:
             wrong[leaf.name][1, 2] = actual[leaf.name][1, 2] + 1
         expected = np.ones((2, 3), bool)
         expected[1, 2] = False

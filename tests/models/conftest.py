@@ -61,7 +61,7 @@ def random_batch(rows: int, length: int, seed: int = 0, first: bool = False) -> 
         made = {}
         for leaf in leaves(space):
             shape = (rows, length, *leaf.shape)
-            if leaf.kind == "categorical":
+            if leaf.is_discrete:
                 made[leaf.name] = rng.integers(leaf.nvec, size=shape)
             elif leaf.kind == "image":
                 made[leaf.name] = rng.integers(256, size=shape, dtype=np.uint8)

@@ -29,6 +29,7 @@ ARM = spaces.Dict(
     joints=spaces.Box(-np.inf, np.inf, (7,), np.float64),
     ticket=spaces.Dict(record=spaces.Box(-1, 1, (2,), np.float32), status=spaces.Discrete(4), note=spaces.Text(6)),
     lamps=spaces.MultiBinary(300),
+    story=spaces.Text(40, min_length=20),
     grid=spaces.MultiDiscrete([[2, 3], [4, 5]]),
 )
 ACTS = spaces.Dict(

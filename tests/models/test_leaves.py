@@ -110,7 +110,7 @@ def test_imagination_stays_in_the_space(family: str) -> None:
         arrays = {name: value[row].numpy() for name, value in flat.items()}
         assert [arrays[leaf.name].dtype for leaf in leaves(NESTED)] == [leaf.dtype for leaf in leaves(NESTED)]
         for leaf in leaves(NESTED):
-            assert leaf.kind != "categorical" or (arrays[leaf.name] < leaf.nvec).all()
+            assert not leaf.is_discrete or (arrays[leaf.name] < leaf.nvec).all()
         assert NESTED.contains(unflatten(NESTED, arrays))
 
 

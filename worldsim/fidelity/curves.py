@@ -61,7 +61,7 @@ def sums(metric: ErrorMetric, actual: Observed, before: Observed, shown: Mapping
             measured = {"within": Sum.of(error <= metric.allowed[leaf.name], mask)}
             if leaf.kind == "image":
                 measured |= {"psnr": Sum.of(error, mask)} | _image(*parts, before[leaf.name], mask)
-            elif leaf.kind == "categorical":
+            elif leaf.is_discrete:
                 measured["accuracy"] = Sum.of(error == 0, mask)
                 if is_text(leaf):
                     measured["edit_distance"] = Sum.of(metric.edit_distance(leaf, *parts), mask)

@@ -30,7 +30,7 @@ class ActionEncoder(nn.Module):
     def __init__(self, action_leaves: tuple[Leaf, ...]):
         super().__init__()
         self.leaves = action_leaves
-        self.classes = [leaf.nvec.tolist() if leaf.kind == "categorical" else None for leaf in action_leaves]
+        self.classes = [leaf.nvec.tolist() if leaf.is_discrete else None for leaf in action_leaves]
         widths = zip(action_leaves, self.classes, strict=True)
         self.width = sum(int(np.prod(leaf.shape)) if classes is None else sum(classes) for leaf, classes in widths)
 
@@ -164,7 +164,8 @@ class WorldModel(nn.Module):
         flat = {name: value.flatten(0, 1) for name, value in batch.observation.items()}
         if part == "codec":
             drawn = self.dynamics.recode(self.codec.encode(flat), self.codec.categorical.indices(flat), generator)
-            return _summed({f"draw/{name}": loss.mean() for name, loss in self.codec.loss(drawn, flat).items()})
+            errors = self.codec.loss(drawn, flat, generator)
+            return _summed({f"draw/{name}": loss.mean() for name, loss in errors.items()})
         if part == "all":
             embeds = self.codec.encode(flat)
         else:
@@ -184,8 +185,8 @@ class WorldModel(nn.Module):
         parts = {name: _mean(loss, counted, count) for name, loss in seen.losses.items()}
         if part == "all":
             drawn_from = Slots(*(slot.flatten(0, 1) for slot in slots))
-            errors = {name: loss.view(follows.shape) for name, loss in self.codec.loss(drawn_from, flat).items()}
-            parts |= {f"draw/{name}": _weighted(loss, batch.weight).mean() for name, loss in errors.items()}
+            for name, loss in self.codec.loss(drawn_from, flat, generator).items():
+                parts[f"draw/{name}"] = _weighted(loss.view(follows.shape), batch.weight).mean()
         parts |= {name: _mean(loss, counted, count) for name, loss in heads.items()}
         return _summed(parts)._replace(surprise=surprise)
 

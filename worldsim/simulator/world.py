@@ -243,7 +243,7 @@ class World:
 
     def _no_action(self, shape: torch.Size) -> dict[str, Tensor]:
         found = self.model.act.leaves
-        types = [torch.long if leaf.kind == "categorical" else torch.float32 for leaf in found]
+        types = [torch.long if leaf.is_discrete else torch.float32 for leaf in found]
         return {
             leaf.name: torch.zeros((*shape, *leaf.shape), dtype=kind, device=self.device)
             for leaf, kind in zip(found, types, strict=True)

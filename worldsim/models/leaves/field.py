@@ -6,7 +6,7 @@ Axes: N rows, S slots, F width of a slot that is decoded, H W C height, width an
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from worldsim.models.config import ModelConfig
 from worldsim.models.layers import symexp, symlog
@@ -49,5 +49,5 @@ class FieldCodec(ImageCodec):
         place = (self.mean + self.frames(self.residual(slots).float())).clamp(0, 1)
         return symexp(self.low + place * (self.high - self.low)).to(self.dtype)
 
-    def loss(self, slots: Tensor, value: Tensor) -> Tensor:
+    def loss(self, slots: Tensor, value: Tensor, generator: Generator | None = None) -> Tensor:
         return super().loss(slots, self.pixels(value))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from worldsim.models.config import ModelConfig
 from worldsim.models.layers import mlp, symexp, symlog
@@ -47,7 +47,7 @@ class VectorCodec(LeafCodec):
         """(N, 1, F) to (N, n)."""
         return symexp(self.out_proj(slots.squeeze(-2)).float() * self.std + self.mean).to(self.dtype)
 
-    def loss(self, slots: Tensor, value: Tensor) -> Tensor:
+    def loss(self, slots: Tensor, value: Tensor, generator: Generator | None = None) -> Tensor:
         """Ten times the squared error of the standardised vector, as pixels that matter: (N,)."""
         predicted: Tensor = self.out_proj(slots.squeeze(-2))
         return 10 * (predicted.float() - self.scaled(value)).square().sum(-1)
