@@ -153,7 +153,7 @@ def test_every_leaf_alone_can_put_a_prediction_out_of_tolerance(
     """One leaf at one step is replaced by the mean of the data, which is what it takes to be wrong."""
     actual = window(recorded)
     assert metric.within(actual, actual).all() and (metric.distance(actual, actual, np.ones((2, 3))) == 0).all()
-    assert {leaf.kind for leaf in metric.leaves} == {"image", "field", "vector", "categorical"}
+    assert {leaf.kind for leaf in metric.leaves} == {"image", "field", "vector", "categorical", "text"}
     for leaf in metric.leaves:
         wrong = {name: rows.copy() for name, rows in actual.items()}
         wrong[leaf.name][1, 2] = metric.mean[leaf.name]

@@ -11,9 +11,10 @@ from torch.testing import assert_close
 from tests.models.conftest import FAMILIES, NESTED, built, part, random_batch
 from worldsim.models.config import ModelConfig
 from worldsim.models.leaves import Slots
+from worldsim.models.leaves.action import ActionEncoder
 from worldsim.models.leaves.categorical import CategoricalCodec
 from worldsim.models.leaves.image import ImageCodec
-from worldsim.models.world_model import ActionEncoder, WorldModel
+from worldsim.models.world_model import WorldModel
 from worldsim.spaces import Leaf, leaves, unflatten
 
 
@@ -142,7 +143,7 @@ def test_a_codec_learns_to_give_back_what_it_was_shown() -> None:
 
 def test_actions_are_onehots_and_symlogs() -> None:
     space = spaces.Dict(a=spaces.MultiDiscrete([2, 3]), b=spaces.Box(-9, 9, (2,), np.float32))
-    encode = ActionEncoder(leaves(space))
+    encode = ActionEncoder(leaves(space), ModelConfig())
     encoded = encode({"a": torch.tensor([[1, 2]]), "b": torch.tensor([[-1.0, 0.0]])})
     assert_close(encoded, torch.tensor([[0, 1, 0, 0, 1, -np.log(2), 0]], dtype=torch.float32))
     assert encode.width == 7

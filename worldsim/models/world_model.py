@@ -1,6 +1,6 @@
 """How encoder, dynamics, decoder and heads are put together, and what they are trained for.
 
-Axes: B batch, T time, N = B*T, S slots, A width of an encoded action.
+Axes: B batch, T time, N = B*T, S slots.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,42 +8,18 @@ from copy import deepcopy
 from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
 from worldsim.models.config import ModelConfig
 from worldsim.models.dynamics import Latent, Observed, State, make_dynamics
 from worldsim.models.heads import Ensemble, RewardHead, TerminationHead
-from worldsim.models.layers import onehot, symlog
-from worldsim.models.leaves import ObservationCodec, Slots, slot_layout
+from worldsim.models.leaves import ActionEncoder, ObservationCodec, Slots, slot_layout
 from worldsim.models.share import uniform
-from worldsim.spaces import Leaf, leaves
+from worldsim.spaces import leaves
 
 Part = Literal["all", "codec", "rest"]
 WEIGHTS = {"reward": 2.0, "termination": 5.0}  # of losses that matter more than their size in nats says
-
-
-class ActionEncoder(nn.Module):
-    """Flat actions as one vector: one-hots of every categorical variable, symlog of every continuous one."""
-
-    def __init__(self, action_leaves: tuple[Leaf, ...]):
-        super().__init__()
-        self.leaves = action_leaves
-        self.classes = [leaf.nvec.tolist() if leaf.is_discrete else None for leaf in action_leaves]
-        widths = zip(action_leaves, self.classes, strict=True)
-        self.width = sum(int(np.prod(leaf.shape)) if classes is None else sum(classes) for leaf, classes in widths)
-
-    def forward(self, actions: Mapping[str, Tensor]) -> Tensor:
-        """(..., *leaf.shape) a leaf to (..., A) fp32."""
-        parts = []
-        for leaf, classes in zip(self.leaves, self.classes, strict=True):
-            value = actions[leaf.name]
-            if classes is None:
-                parts.append(symlog(value.flatten(-len(leaf.shape)).float()))
-            else:
-                parts += [onehot(value[..., i], n).float() for i, n in enumerate(classes)]
-        return torch.cat(parts, -1)
 
 
 class Batch(NamedTuple):
@@ -109,7 +85,7 @@ class WorldModel(nn.Module):
     ):
         super().__init__()
         self.config = config
-        self.act = ActionEncoder(leaves(action_space))
+        self.act = ActionEncoder(leaves(action_space), config)
         found = leaves(observation_space)
         layout = slot_layout(found, config)
         self.dynamics = make_dynamics(config, layout.nvec, layout.dense, self.act.width)

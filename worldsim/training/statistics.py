@@ -28,11 +28,14 @@ def reward_range(arrays: Arrays, episodes: NDArray[np.int64]) -> tuple[float, fl
 
 
 def fit_statistics(model: WorldModel, arrays: Arrays, episodes: NDArray[np.int64], rng: np.random.Generator) -> None:
-    """Lets every leaf codec measure the given episodes."""
+    """Lets every leaf codec, and every encoder of an action's leaf, measure the given episodes."""
     rows = rows_of(arrays, episodes)
     rows = np.sort(rng.choice(rows, min(SAMPLED, len(rows)), replace=False))
     for leaf, codec in model.codec.dense_codecs():
         codec.measure(Parts(arrays.observation[leaf.name], rows))
+    acted = np.setdiff1d(rows, arrays.start)  # nothing was done before an episode's first row
+    for leaf, encoder in model.act.leaf_encoders():
+        encoder.measure(Parts(arrays.action[leaf.name], acted if len(acted) else rows))
 
 
 @dataclass(frozen=True)
