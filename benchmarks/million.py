@@ -26,7 +26,6 @@ from rich.console import Console
 from rich.table import Table
 
 from worldsim.models.config import SSMConfig
-from worldsim.models.world_model import WorldModel
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import ARRAYS, MINARI
@@ -127,7 +126,7 @@ def sampled(watch: Watch, what: str, arrays: Arrays, episodes: Any, segments: Se
 
 def measure(watch: Watch, out: Path, frames: int) -> None:
     """Everything, on rollouts in `out`."""
-    model = WorldModel(SSMConfig(), Noise.observation_space, Noise.action_space, (0.0, 1.0))
+    model = SSMConfig().build(Noise.observation_space, Noise.action_space, (0.0, 1.0))
     watch.before = anonymous()
     config = CollectConfig(env={"id": "WorldsimNoise-v0", "resize": None}, steps=frames, out=out)  # type: ignore[arg-type]
     with watch.row("collect", lambda took: f"{frames / took:,.0f} frames/s"):

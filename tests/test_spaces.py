@@ -109,7 +109,7 @@ def test_flatten_and_unflatten_are_inverse(space: spaces.Space[Any], seed: int) 
         for leaf in leaves(space):
             array = arrays[leaf.name]
             assert (array.shape, array.dtype) == (leaf.shape, leaf.dtype)
-            if leaf.kind == "categorical":
+            if leaf.is_discrete:
                 assert ((array >= 0) & (array < leaf.nvec)).all()
         back = unflatten(space, arrays)
         assert space.contains(back)
@@ -177,7 +177,7 @@ def test_the_schema_refuses_what_is_not_in_the_space(space: spaces.Space[Any], w
 def test_whatever_a_model_predicts_becomes_a_member(space: spaces.Space[Any], data: st.DataObject) -> None:
     arrays = {}
     for leaf in leaves(space):
-        if leaf.kind == "categorical":
+        if leaf.is_discrete:
             share = data.draw(hnp.arrays(np.float64, leaf.shape, elements=st.floats(0, 0.99)))
             arrays[leaf.name] = (share * leaf.nvec).astype(np.int64)
         else:
@@ -196,7 +196,7 @@ def test_kinds_and_names_are_as_documented() -> None:
     assert found == {
         "screen": ("image", (16, 12, 1)),
         "reply/status": ("categorical", (1,)),
-        "reply/text": ("categorical", (4,)),
+        "reply/text": ("text", (4,)),
         "joints/0": ("vector", (6,)),
         "joints/1": ("categorical", (4,)),
     }

@@ -8,7 +8,8 @@ space to `{leaf name: array}`, `unflatten` takes it back exactly; the rest of wo
 | image       | Box of all uint8, a grid of at most 4 channels          | uint8 (H, W, C), a stack (H, W, S*C)         |
 | field       | every other Box that is a grid: depth, heights, masks   | float32 (H, W, C), float64 for 64-bit spaces |
 | vector      | every other Box                                         | float32 (n,), float64 for 64-bit spaces      |
-| categorical | Discrete, MultiDiscrete, MultiBinary, Text              | int64 (k,), zero-based class indices         |
+| categorical | Discrete, MultiDiscrete, MultiBinary                    | int64 (k,), zero-based class indices         |
+| text        | Text                                                    | int64 (k,), characters from 1 on, 0: the end |
 
 A grid is (H, W), (H, W, C) or (C, H, W) with H and W at least 8; channels come first where there are fewer of them.
 With another axis before these, and at most 4 channels, it is a stack of S frames, the newest one last, as Gymnasium's
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 
 from worldsim.errors import SpaceMismatchError
 
-Kind = Literal["image", "field", "vector", "categorical"]
+Kind = Literal["image", "field", "vector", "categorical", "text"]
 Arrays = dict[str, NDArray[Any]]
 FLAT = "HWSC"  # the order of a grid's axes in its flat array, where those of the stack and of the frame are one
 ROOT = "value"  # the name of the only leaf of a space that is not composite
@@ -48,6 +49,8 @@ class Leaf:
 
     @cached_property
     def kind(self) -> Kind:
+        if isinstance(self.space, spaces.Text):
+            return "text"
         if not isinstance(self.space, spaces.Box):
             return "categorical"
         if not self.layout:
@@ -55,6 +58,11 @@ class Leaf:
         return (
             "image" if self.space.dtype == np.uint8 and self.unbounded and self.channels <= MOST_CHANNELS else "field"
         )
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether its array holds class indices, as those of categorical leaves and texts do."""
+        return self.kind in ("categorical", "text")
 
     @cached_property
     def layout(self) -> str:
@@ -80,7 +88,7 @@ class Leaf:
 
     @cached_property
     def nvec(self) -> NDArray[np.int64]:
-        """(k,) class counts of a categorical leaf; a Text has one more class than characters, 0 being its end."""
+        """(k,) class counts of a discrete leaf; a Text has one more class than characters, 0 being its end."""
         space = self.space
         if isinstance(space, spaces.Discrete):
             counts: Any = [space.n]
@@ -97,7 +105,7 @@ class Leaf:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Shape of the flat array."""
-        if self.kind == "categorical":
+        if self.is_discrete:
             return self.nvec.shape
         if self.kind == "vector":
             return (int(np.prod(self.space.shape or ())),)
@@ -106,7 +114,7 @@ class Leaf:
     @cached_property
     def dtype(self) -> np.dtype[Any]:
         """Type of the flat array: takes every value of the space back exactly, integers if they are below 2**53."""
-        if self.kind == "categorical":
+        if self.is_discrete:
             return np.dtype(np.int64)
         if self.kind == "image":
             return np.dtype(np.uint8)

@@ -137,8 +137,7 @@ def _batched(space: spaces.Space, values: list[Any]) -> Any:
 def metric(recorded: dict[str, np.ndarray]) -> ErrorMetric:
     """Of an arm with two cameras, depth, a mask, a stack of maps, joints, a ticket with a text, lamps and a grid."""
     model = SSMConfig(embed=16, hidden=16, width=32).build(ARM, spaces.Discrete(2), (0.0, 1.0))
-    for name, rows in recorded.items():
-        model.measure(name, [torch.from_numpy(rows)])
+    model.measure({name: [torch.from_numpy(rows)] for name, rows in recorded.items()}, {"value": []})
     world: Any = SimpleNamespace(model=model, observation_space=ARM)
     none = np.zeros(ROWS, np.bool_)
     action = {"value": np.zeros((ROWS, 1), np.int64)}
@@ -156,11 +155,11 @@ def test_every_leaf_alone_can_put_a_prediction_out_of_tolerance(
     """One leaf at one step is replaced by the mean of the data, which is what it takes to be wrong."""
     actual = window(recorded)
     assert metric.within(actual, actual).all() and (metric.distance(actual, actual, np.ones((2, 3))) == 0).all()
-    assert {leaf.kind for leaf in metric.leaves} == {"image", "field", "vector", "categorical"}
+    assert {leaf.kind for leaf in metric.leaves} == {"image", "field", "vector", "categorical", "text"}
     for leaf in metric.leaves:
         wrong = {name: rows.copy() for name, rows in actual.items()}
         wrong[leaf.name][1, 2] = metric.mean[leaf.name]
-        if leaf.kind == "categorical":
+        if leaf.is_discrete:
             wrong[leaf.name][1, 2] = actual[leaf.name][1, 2] + 1
         expected = np.ones((2, 3), bool)
         expected[1, 2] = False

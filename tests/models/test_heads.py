@@ -31,7 +31,7 @@ def test_the_best_two_bins_tell_the_reward(low: float, span: float, place: float
     (grad,) = torch.autograd.grad(head.loss(logits, reward).sum(), logits)
     target = 1 / 255 - grad[0]
     assert (target > 1e-9).sum() in (1, 2) and target.sum().item() == pytest.approx(1)
-    assert symexp((target * head.bins).sum()).item() == pytest.approx(reward.item(), rel=1e-4, abs=1e-4)
+    assert head.unit * symexp((target * head.bins).sum()).item() == pytest.approx(reward.item(), rel=1e-4, abs=1e-4)
 
 
 def test_rewards_of_the_data_are_recovered() -> None:

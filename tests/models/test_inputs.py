@@ -29,6 +29,7 @@ ARM = spaces.Dict(
     joints=spaces.Box(-np.inf, np.inf, (7,), np.float64),
     ticket=spaces.Dict(record=spaces.Box(-1, 1, (2,), np.float32), status=spaces.Discrete(4), note=spaces.Text(6)),
     lamps=spaces.MultiBinary(300),
+    story=spaces.Text(40, min_length=20),
     grid=spaces.MultiDiscrete([[2, 3], [4, 5]]),
 )
 ACTS = spaces.Dict(
@@ -72,8 +73,8 @@ def imagined_in_the_space(config: ModelConfig, observed: Space, acted: Space, se
 
 
 def measure(model: WorldModel, batch: Batch) -> None:
-    for name, values in batch.observation.items():
-        model.measure(name, [values.flatten(0, 1)])
+    samples = [{name: [values.flatten(0, 1)] for name, values in part.items()} for part in batch[:2]]
+    model.measure(*samples)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

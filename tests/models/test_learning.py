@@ -10,7 +10,9 @@ import torch
 from tests.models.toy import Ring, ring_arrays
 from worldsim.models.config import DiffusionConfig, ModelConfig, RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.models.world_model import Batch, WorldModel
+from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.sampling import SequenceSampler, windows
+from worldsim.training.statistics import fit_statistics
 
 SEEN, HORIZON = 4, 10
 LEAST = {"width": 64, "ensemble": 2, "head_hidden": 32}
@@ -43,7 +45,12 @@ def learned(recipe: Recipe) -> WorldModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = recipe.config.build(env.observation_space, env.action_space, (0.0, 1.0))
-    model.measure("frame", [torch.from_numpy(arrays.observation["frame"])])
+    return trained(model, arrays, recipe)
+
+
+def trained(model: WorldModel, arrays: Arrays, recipe: Recipe) -> WorldModel:
+    """The model after the recipe's updates on 64 episodes."""
+    fit_statistics(model, arrays, np.arange(64), np.random.default_rng(0))
     sampler = SequenceSampler(arrays, np.arange(64), 16, recipe.length, np.random.default_rng(0))
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), fused=True)

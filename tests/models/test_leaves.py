@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from tests.models.conftest import FAMILIES, NESTED, built, random_batch
-from worldsim.models.actions import ActionEncoder
 from worldsim.models.config import SSMConfig
 from worldsim.models.conformance import part
 from worldsim.models.leaves import Slots
+from worldsim.models.leaves.action import ActionEncoder
 from worldsim.models.leaves.categorical import CategoricalCodec
 from worldsim.models.leaves.image import ImageCodec
 from worldsim.spaces import Leaf, leaves, unflatten
@@ -110,7 +110,7 @@ def test_imagination_stays_in_the_space(family: str) -> None:
         arrays = {name: value[row].numpy() for name, value in flat.items()}
         assert [arrays[leaf.name].dtype for leaf in leaves(NESTED)] == [leaf.dtype for leaf in leaves(NESTED)]
         for leaf in leaves(NESTED):
-            assert leaf.kind != "categorical" or (arrays[leaf.name] < leaf.nvec).all()
+            assert not leaf.is_discrete or (arrays[leaf.name] < leaf.nvec).all()
         assert NESTED.contains(unflatten(NESTED, arrays))
 
 
@@ -142,7 +142,7 @@ def test_a_codec_learns_to_give_back_what_it_was_shown() -> None:
 
 def test_actions_are_onehots_and_symlogs() -> None:
     space = spaces.Dict(a=spaces.MultiDiscrete([2, 3]), b=spaces.Box(-9, 9, (2,), np.float32))
-    encode = ActionEncoder(leaves(space))
+    encode = ActionEncoder(leaves(space), width=8)
     encoded = encode({"a": torch.tensor([[1, 2]]), "b": torch.tensor([[-1.0, 0.0]])})
     assert_close(encoded, torch.tensor([[0, 1, 0, 0, 1, -np.log(2), 0]], dtype=torch.float32))
     assert encode.width == 7

@@ -93,7 +93,7 @@ class StubWorld:
 
     @staticmethod
     def _leaf(leaf: Any, generator: np.random.Generator) -> np.ndarray:
-        if leaf.kind == "categorical":
+        if leaf.is_discrete:
             return generator.integers(0, leaf.nvec)
         if leaf.kind == "image":
             return generator.integers(0, 256, leaf.shape, dtype=np.uint8)

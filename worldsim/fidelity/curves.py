@@ -56,7 +56,7 @@ def measure(
             measured = {"within": WeightedSum.of(error <= metric.allowed[leaf.name], mask)}
             if leaf.kind == "image":
                 measured |= {"psnr": WeightedSum.of(error, mask)} | _image(*parts, before[leaf.name], mask)
-            elif leaf.kind == "categorical":
+            elif leaf.is_discrete:
                 measured["accuracy"] = WeightedSum.of(error == 0, mask)
                 if is_text(leaf):  # right or wrong as a whole says nothing of how near a wrong text is
                     measured["edit_distance"] = WeightedSum.of(metric.edit_distance(leaf, *parts), mask)

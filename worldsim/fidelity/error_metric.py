@@ -67,7 +67,7 @@ class ErrorMetric:
             values = arrays.observation[leaf.name].take(rows, axis=0)
             if leaf.kind == "image":
                 metric.mean[leaf.name] = (images[leaf.name].cpu().numpy() * 255).round().astype(np.uint8)
-            elif leaf.kind == "categorical":
+            elif leaf.is_discrete:
                 metric.mean[leaf.name] = np.array([np.bincount(column).argmax() for column in values.T])
             else:
                 metric.mean[leaf.name] = mean = values.mean(0, dtype=np.float64)
@@ -85,7 +85,7 @@ class ErrorMetric:
             return squared_error(a, b)
         if is_text(leaf):
             return np.asarray((until_end(a) != until_end(b)).any(-1), np.float64)
-        apart = a != b if leaf.kind == "categorical" else np.square((a.astype(np.float64) - b) / self.scale[leaf.name])
+        apart = a != b if leaf.is_discrete else np.square((a.astype(np.float64) - b) / self.scale[leaf.name])
         return np.asarray(apart.mean(tuple(range(2, apart.ndim))))
 
     def edit_distance(self, leaf: Leaf, a: NDArray[Any], b: NDArray[Any]) -> Floats:

@@ -77,9 +77,9 @@ def random_batch(
         shape = (rows, length, *leaf.shape)
         if leaf.kind == "image":
             return rng.integers(256, size=shape, dtype=np.uint8)
-        if leaf.kind in ("field", "vector"):
-            return rng.normal(size=shape).astype(leaf.dtype)
-        return rng.integers(leaf.nvec, size=shape)
+        if leaf.is_discrete:
+            return rng.integers(leaf.nvec, size=shape)
+        return rng.normal(size=shape).astype(leaf.dtype)
 
     spaces = {"observation": observation_space, "action": action_space}
     arrays: dict[str, Any] = {

@@ -15,7 +15,8 @@ NEAR = 4  # bins to either side that stand for the same reward
 class RewardHead(nn.Module):
     """A distribution over reward bins, evenly spaced in symlog, trained with two-hot targets (DreamerV3, "Critic").
 
-    The bins cover the rewards of the data, so that a reward seen in training is predicted exactly.
+    The bins cover the rewards of the data, so that a reward seen in training is predicted exactly. Where none is as
+    large as 1, the greatest is the unit: rewards of 1e-4 are as far from nothing as those of 1 are.
     """
 
     def __init__(self, features: int, hidden: int, low: float, high: float, bins: int = 255):
@@ -24,11 +25,12 @@ class RewardHead(nn.Module):
         last = self.net[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
-        edges = symlog(torch.tensor([min(low, 0.0) - 0.1, max(high, 0.0) + 0.1]))
+        self.unit = min(1.0, max(-low, high)) if max(-low, high) > 0 else 1.0
+        edges = symlog(torch.tensor([min(low, 0.0) / self.unit - 0.1, max(high, 0.0) / self.unit + 0.1]))
         self.bins: Tensor
         self.register_buffer("bins", torch.linspace(float(edges[0]), float(edges[1]), bins))
         self.values: Tensor  # of the bins, in the environment's units
-        self.register_buffer("values", symexp(self.bins), persistent=False)
+        self.register_buffer("values", self.unit * symexp(self.bins), persistent=False)
         self.near: Tensor
         self.register_buffer("near", torch.arange(-NEAR, NEAR + 1), persistent=False)
 
@@ -55,7 +57,7 @@ class RewardHead(nn.Module):
 
     def sign(self, reward: Tensor) -> Tensor:
         """0 negative, 1 none, 2 positive, (N,): what is closer to zero than a bin to the next is none."""
-        step, place = self.bins[1] - self.bins[0], symlog(reward)
+        step, place = self.bins[1] - self.bins[0], symlog(reward / self.unit)
         return 1 + (place >= step).long() - (place <= -step).long()
 
     def signs(self, log_probs: Tensor) -> Tensor:
@@ -69,7 +71,7 @@ class RewardHead(nn.Module):
 
     def nll(self, log_probs: Tensor, reward: Tensor) -> Tensor:
         """Cross-entropy (N,) of log-probabilities (N, R) with the two bins around the reward."""
-        place = (symlog(reward) - self.bins[0]) / (self.bins[1] - self.bins[0])
+        place = (symlog(reward / self.unit) - self.bins[0]) / (self.bins[1] - self.bins[0])
         place = place.clamp(0, len(self.bins) - 1)
         below = place.floor().long().clamp_max(len(self.bins) - 2)
         share = place - below

@@ -3,19 +3,17 @@
 Axes: B batch, T time, N = B*T, V categorical variables, S other slots, A width of an encoded action.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 import gymnasium as gym
 import torch
 from torch import Generator, Tensor
 
-from worldsim.models.actions import ActionEncoder
 from worldsim.models.config import LatentConfig
 from worldsim.models.dynamics import Followed, make_dynamics
 from worldsim.models.generator import uniform
 from worldsim.models.heads import Ensemble, RewardHead, TerminationHead
-from worldsim.models.leaves import ObservationCodec, Slots, slot_layout
+from worldsim.models.leaves import ActionEncoder, ObservationCodec, Slots, slot_layout
 from worldsim.models.leaves.image import ImageCodec
 from worldsim.models.world_model import (
     Batch,
@@ -23,6 +21,7 @@ from worldsim.models.world_model import (
     Losses,
     Observed,
     Predicted,
+    Samples,
     Stage,
     State,
     WorldModel,
@@ -52,7 +51,7 @@ class LatentWorldModel(WorldModel):
     ):
         super().__init__()
         self.config = config
-        self.act = ActionEncoder(leaves(action_space))
+        self.act = ActionEncoder(leaves(action_space), config.embed)
         found = leaves(observation_space)
         layout = slot_layout(found, config)
         self.dynamics = make_dynamics(config, layout.nvec, layout.dense, self.act.width)
@@ -65,10 +64,10 @@ class LatentWorldModel(WorldModel):
         self.noise_size = self.dynamics.noise_size
         self.stages = (CODEC, DYNAMICS) if self.dynamics.two_stage else (WHOLE,)
 
-    def measure(self, name: str, parts: Iterable[Tensor]) -> None:
+    def measure(self, observation: Samples, action: Samples) -> None:
         for leaf, codec in self.codec.dense_codecs():
-            if leaf.name == name:
-                codec.measure(parts)
+            codec.measure(observation[leaf.name])
+        self.act.measure(action)
 
     def mean_images(self) -> dict[str, Tensor]:
         return {
@@ -121,7 +120,8 @@ class LatentWorldModel(WorldModel):
         flat = {name: value.flatten(0, 1) for name, value in batch.observation.items()}
         if stage == CODEC:
             drawn = self.dynamics.recode(self.codec.encode(flat), self.codec.categorical.indices(flat), generator)
-            return Losses.of({f"draw/{name}": loss.mean() for name, loss in self.codec.loss(drawn, flat).items()})
+            errors = self.codec.loss(drawn, flat, generator)
+            return Losses.of({f"draw/{name}": loss.mean() for name, loss in errors.items()})
         if stage == WHOLE:
             embeds = self.codec.encode(flat)
         else:
@@ -141,8 +141,8 @@ class LatentWorldModel(WorldModel):
         parts = {name: mean_of(loss, counted, count) for name, loss in followed.losses.items()}
         if stage == WHOLE:
             drawn_from = Slots(*(slot.flatten(0, 1) for slot in slots))
-            errors = {name: loss.view(follows.shape) for name, loss in self.codec.loss(drawn_from, flat).items()}
-            parts |= {f"draw/{name}": weighted(loss, batch.weight).mean() for name, loss in errors.items()}
+            for name, loss in self.codec.loss(drawn_from, flat, generator).items():
+                parts[f"draw/{name}"] = weighted(loss.view(follows.shape), batch.weight).mean()
         parts |= {name: mean_of(loss, counted, count) for name, loss in heads.items()}
         return Losses.of(parts, surprise)
 

@@ -19,6 +19,7 @@ from worldsim.models.heads import RewardHead, TerminationHead
 
 State = dict[str, Tensor]  # every tensor has the batch as its first axis
 Flat = Mapping[str, Tensor]  # flat leaves of a space by name (`worldsim.spaces`)
+Samples = Mapping[str, Iterable[Tensor]]  # leaves of a space by name: rows of the data, (N, ...) a part
 WEIGHTS = {"reward": 2.0, "termination": 5.0}  # of losses that matter more than their size in nats says
 
 
@@ -111,8 +112,8 @@ class WorldModel(nn.Module, ABC):
     noise_size: int  # how many uniform numbers one step of one world consumes
 
     @abstractmethod
-    def measure(self, name: str, parts: Iterable[Tensor]) -> None:
-        """Takes what must be known of an observation's leaf before training from samples of it, (N, ...) each."""
+    def measure(self, observation: Samples, action: Samples) -> None:
+        """Takes what must be known of the data before training: scales, means, frequencies."""
 
     @abstractmethod
     def mean_images(self) -> dict[str, Tensor]:

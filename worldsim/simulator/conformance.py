@@ -179,6 +179,6 @@ def _deviating(world: World, mine: Any, theirs: Any, mask: Any) -> float:
     shares = []
     for leaf in leaves(world.observation_space):
         one, other = (each[leaf.name][mask].astype(np.float64) for each in flat)
-        slack = 1 if leaf.kind == "image" else 0 if leaf.kind == "categorical" else 1e-3 * (1 + abs(other))
+        slack = 1 if leaf.kind == "image" else 0 if leaf.is_discrete else 1e-3 * (1 + abs(other))
         shares.append(float((abs(one - other) > slack).mean()))
     return max(shares)

@@ -121,7 +121,7 @@ def elided(text: str, width: float, font: Font) -> str:
 
 def _grid(leaf: Leaf) -> tuple[int, ...] | None:
     """(H, W, C) of a leaf that is seen as a picture: an image, a field, or a board of classes, one or three a cell."""
-    if leaf.kind != "categorical":
+    if not leaf.is_discrete:
         return leaf.shape if len(leaf.shape) == 3 else None
     shape = (*(leaf.space.shape or ()), 1)[:3] if isinstance(leaf.space, spaces.MultiDiscrete) else ()
     return shape if len(shape) == 3 and min(shape[:2]) >= SMALLEST_BOARD and shape[2] in (1, 3) else None
@@ -138,7 +138,7 @@ def _pixels(leaf: Leaf, values: np.ndarray) -> np.ndarray:
 def _places(leaf: Leaf, values: np.ndarray) -> np.ndarray:
     """Where each value lies in its range, in [0, 1]; unbounded ones are squashed with 0 in the middle."""
     values = np.asarray(values, dtype=np.float64).ravel()
-    if leaf.kind == "categorical":
+    if leaf.is_discrete:
         assert leaf.nvec is not None
         return values / np.maximum(np.asarray(leaf.nvec).ravel() - 1, 1)
     assert isinstance(leaf.space, spaces.Box)

@@ -76,7 +76,7 @@ def check_member(space: gym.Space[Any], observation: Any) -> None:
 def check_classes(space: gym.Space[Any], actions: Arrays) -> None:
     """Raises SpaceMismatchError for an action that does not exist; numbers out of a Box are the world's to take."""
     for leaf in leaves(space):
-        if leaf.kind == "categorical" and not ((actions[leaf.name] >= 0) & (actions[leaf.name] < leaf.nvec)).all():
+        if leaf.is_discrete and not ((actions[leaf.name] >= 0) & (actions[leaf.name] < leaf.nvec)).all():
             got = (actions[leaf.name] + leaf.start).squeeze().tolist()
             raise SpaceMismatchError(f"action '{leaf.name}' is {got}, which is not in {leaf.space}")
 

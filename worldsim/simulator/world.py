@@ -252,7 +252,7 @@ class World:
 
     def _no_action(self, shape: torch.Size) -> dict[str, Tensor]:
         found = leaves(self.action_space)
-        types = [torch.long if leaf.kind == "categorical" else torch.float32 for leaf in found]
+        types = [torch.long if leaf.is_discrete else torch.float32 for leaf in found]
         return {
             leaf.name: torch.zeros((*shape, *leaf.shape), dtype=kind, device=self.device)
             for leaf, kind in zip(found, types, strict=True)

@@ -28,11 +28,13 @@ def reward_range(arrays: Arrays, episodes: NDArray[np.int64]) -> tuple[float, fl
 
 
 def fit_statistics(model: WorldModel, arrays: Arrays, episodes: NDArray[np.int64], rng: np.random.Generator) -> None:
-    """Lets the model measure every leaf in some rows of the given episodes."""
+    """Lets the model measure some rows of the given episodes."""
     rows = rows_of(arrays, episodes)
     rows = np.sort(rng.choice(rows, min(SAMPLED, len(rows)), replace=False))
-    for name, values in arrays.observation.items():
-        model.measure(name, Parts(values, rows))
+    acted = np.setdiff1d(rows, arrays.start)  # nothing was done before an episode's first row
+    acted = acted if len(acted) else rows
+    seen = {name: Parts(values, rows) for name, values in arrays.observation.items()}
+    model.measure(seen, {name: Parts(values, acted) for name, values in arrays.action.items()})
 
 
 @dataclass(frozen=True)

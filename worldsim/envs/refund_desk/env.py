@@ -157,7 +157,7 @@ class RefundDeskEnv(gym.Env[DeskObservation, np.int64]):
         carry_out[tool](ticket, self._clock)
         if tool is DeskTool.CLOSE:
             self._open = 0
-        # Read back rather than kept in step here, so that no reply says anything that the tables do not hold. Only these
+        # Read back rather than kept in step here, so that no reply says what the tables do not hold. Only these
         # three calls are judged, and counting takes longer than the call.
         self._forms = self.database.forms()
         if tool in (DeskTool.REFUND, DeskTool.REPLACE, DeskTool.CLOSE):

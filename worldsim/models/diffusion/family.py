@@ -11,28 +11,29 @@ Axes: B batch, T time, K moments of context, A width of an encoded action, W wid
 sequence, N any number of moments.
 """
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import torch
 from torch import Generator, Tensor, nn
 
-from worldsim.models.actions import ActionEncoder
 from worldsim.models.config import DiffusionConfig
-from worldsim.models.diffusion.canvas import Canvas, Drawing, torch_type
+from worldsim.models.diffusion.canvas import Canvas, Drawing
 from worldsim.models.diffusion.denoiser import Denoiser, Scaling, along, trained_levels
 from worldsim.models.diffusion.encoder import FrameEncoder
 from worldsim.models.diffusion.uncertainty import Uncertainty
 from worldsim.models.dynamics.ssm import LinearRecurrence
 from worldsim.models.generator import uniform
 from worldsim.models.heads import RewardHead, TerminationHead
+from worldsim.models.leaves import ActionEncoder
+from worldsim.models.leaves.base import torch_type
 from worldsim.models.world_model import (
     Batch,
     Flat,
     Losses,
     Observed,
     Predicted,
+    Samples,
     Stage,
     State,
     WorldModel,
@@ -73,7 +74,7 @@ class DiffusionWorldModel(WorldModel):
         super().__init__()
         self.config, self.stages, width = config, (DENOISE,), config.width
         self.leaves = leaves(observation_space)
-        self.act = ActionEncoder(leaves(action_space))
+        self.act = ActionEncoder(leaves(action_space), width)
         self.canvas = Canvas(self.leaves, config.patch)
         self.denoiser = Denoiser(self.canvas, self.act.width, config)
         self.encoder = FrameEncoder(self.canvas, 1, width, config.patch)
@@ -84,12 +85,12 @@ class DiffusionWorldModel(WorldModel):
         self.uncertainty = Uncertainty(3 * width, self.canvas, config.head_hidden, config.ensemble)
         self.noise_size = self.canvas.count
 
-    def measure(self, name: str, parts: Iterable[Tensor]) -> None:
-        if scale := self.canvas.scale_of(name):
-            scale.measure(parts)
+    def measure(self, observation: Samples, action: Samples) -> None:
+        self.canvas.measure(observation)
+        self.act.measure(action)
 
     def mean_images(self) -> dict[str, Tensor]:
-        return {scale.leaf.name: scale.mean / 255 for scale in self.canvas.grids if scale.leaf.kind == "image"}
+        return {grid.leaf.name: grid.mean / 255 for grid in self.canvas.grids if grid.leaf.kind == "image"}
 
     def initial(self, batch: int) -> State:
         like, context = self.action_proj.weight, self.config.context

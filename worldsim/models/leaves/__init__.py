@@ -3,6 +3,7 @@
 What all of them do is in `base`, what puts them together in `observation`.
 """
 
+from worldsim.models.leaves.action import ActionEncoder
 from worldsim.models.leaves.observation import ObservationCodec, SlotLayout, Slots, slot_layout
 
-__all__ = ["ObservationCodec", "SlotLayout", "Slots", "slot_layout"]
+__all__ = ["ActionEncoder", "ObservationCodec", "SlotLayout", "Slots", "slot_layout"]

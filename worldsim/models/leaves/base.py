@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from worldsim.models.config import LatentConfig
 from worldsim.spaces import Leaf
@@ -41,8 +41,11 @@ class LeafCodec(nn.Module, ABC):
         """(N, S, F) to (N, *leaf.shape) of the leaf's type, in the data's units."""
 
     @abstractmethod
-    def loss(self, slots: Tensor, value: Tensor) -> Tensor:
-        """(N,): how far what `decode` would make of (N, S, F) is from (N, *leaf.shape)."""
+    def loss(self, slots: Tensor, value: Tensor, generator: Generator | None = None) -> Tensor:
+        """(N,): how far what `decode` would make of (N, S, F) is from (N, *leaf.shape).
+
+        generator: a codec may estimate a costly loss from a part of the leaf, which this draws; None: of all of it.
+        """
 
 
 def torch_type(leaf: Leaf) -> torch.dtype:

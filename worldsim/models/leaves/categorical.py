@@ -15,9 +15,63 @@ from torch import Tensor, nn
 from worldsim.models.layers import SlotLinear, onehot
 from worldsim.spaces import Leaf
 
+LARGEST = 256  # classes of a variable; of one that has more, each digit is a variable
+
+
+class Digits(nn.Module):
+    """Variables of many classes as several of few, so that memory does not follow the number of classes.
+
+    A class index is written in the least base that needs no more digits than base LARGEST does: of 50,000 classes two
+    digits of 224. Nothing is lost, and what was never seen has a code, too. nvec: (V,) class counts.
+    """
+
+    def __init__(self, nvec: np.ndarray):
+        super().__init__()
+        digits = [_digits(int(count)) for count in nvec]
+        variable = [v for v, each in enumerate(digits) for _ in each]
+        self.nvec: Tensor  # class counts of the digits
+        self.place: Tensor  # what a digit counts
+        self.variable: Tensor  # that a digit belongs to
+        self.last: Tensor  # class of each variable
+        self.register_buffer("nvec", _integers([count for each in digits for count, _ in each]), persistent=False)
+        self.register_buffer("place", _integers([place for each in digits for _, place in each]), persistent=False)
+        self.register_buffer("variable", _integers(variable), persistent=False)
+        self.register_buffer("last", torch.from_numpy(nvec) - 1, persistent=False)
+        self.trivial = len(variable) == len(nvec)
+
+    def split(self, indices: Tensor) -> Tensor:
+        """Class indices (..., V) to digits."""
+        return indices if self.trivial else indices[..., self.variable] // self.place % self.nvec
+
+    def join(self, digits: Tensor) -> Tensor:
+        """The inverse of `split`; digits that no class has become the last one."""
+        if self.trivial:
+            return digits
+        whole = digits.new_zeros(*digits.shape[:-1], len(self.last)).index_add_(-1, self.variable, digits * self.place)
+        return whole.minimum(self.last)
+
+
+def _digits(classes: int) -> list[tuple[int, int]]:
+    """Count and place value of each digit of an index, the first one first."""
+    length = 1
+    while LARGEST**length < classes:
+        length += 1
+    base = next(base for base in range(1, LARGEST + 1) if base**length >= classes)
+    places = [base**power for power in reversed(range(length))]
+    return [(-(-classes // places[0]), places[0]), *((base, place) for place in places[1:])]
+
+
+def _integers(values: list[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.long)
+
+
+def digits_of(leaves: tuple[Leaf, ...]) -> Digits:
+    """The variables of discrete leaves, one after another."""
+    return Digits(np.concatenate([leaf.nvec for leaf in leaves] or [np.zeros(0, np.int64)]))
+
 
 class CategoricalCodec(nn.Module):
-    """Every categorical variable of an observation in a slot of its own.
+    """Every categorical variable of an observation in a slot of its own, every digit of one with very many classes.
 
     features: F; None where the slot of a variable is the one-hot of its class.
     """
@@ -25,10 +79,9 @@ class CategoricalCodec(nn.Module):
     def __init__(self, leaves: tuple[Leaf, ...], embed: int, features: int | None):
         super().__init__()
         self.leaves = leaves
-        nvec = class_counts(leaves)
-        self.slots, self.classes = len(nvec), int(nvec.max(initial=1))
-        self.nvec: Tensor
-        self.register_buffer("nvec", torch.from_numpy(nvec), persistent=False)
+        self.digits = digits_of(leaves)
+        self.slots = len(self.digits.nvec)
+        self.classes = int(self.digits.nvec.max()) if self.slots else 1
         self.features = features or self.classes
         one_hots = features is None  # which dynamics take as they are: only others read an encoded variable
         self.in_proj = None if one_hots else SlotLinear(self.slots, self.classes, embed, scale=self.classes**0.5)
@@ -41,7 +94,7 @@ class CategoricalCodec(nn.Module):
         if not self.leaves:
             first = next(iter(observation.values()))
             return torch.zeros(first.shape[0], 0, dtype=torch.long, device=first.device)
-        return torch.cat([observation[leaf.name] for leaf in self.leaves], -1)
+        return self.digits.split(torch.cat([observation[leaf.name] for leaf in self.leaves], -1))
 
     def encode(self, indices: Tensor) -> Tensor:
         """(N, V) class indices to (N, V, D); to one-hots (N, V, classes) where these are what a slot holds."""
@@ -53,19 +106,15 @@ class CategoricalCodec(nn.Module):
 
     def possible(self, scores: Tensor) -> Tensor:
         """Log-probabilities (N, V, classes) in which classes that a variable does not have are impossible."""
-        impossible = torch.arange(self.classes, device=scores.device) >= self.nvec.unsqueeze(-1)
+        impossible = torch.arange(self.classes, device=scores.device) >= self.digits.nvec.unsqueeze(-1)
         return F.log_softmax(scores.float().masked_fill(impossible, -1e9), -1)
 
     def decode(self, slots: Tensor) -> dict[str, Tensor]:
         """(N, V, F) to flat leaves: the most probable class of every variable."""
-        chosen = self.possible(self.out_proj(slots)).argmax(-1).split([leaf.shape[0] for leaf in self.leaves], -1)
-        return {leaf.name: part for leaf, part in zip(self.leaves, chosen, strict=True)}
+        chosen = self.possible(self.out_proj(slots)).argmax(-1)
+        parts = self.digits.join(chosen).split([leaf.shape[0] for leaf in self.leaves], -1)
+        return {leaf.name: part for leaf, part in zip(self.leaves, parts, strict=True)}
 
     def loss(self, slots: Tensor, indices: Tensor) -> Tensor:
         """Negative log-likelihood (N,) in nats."""
         return -self.possible(self.out_proj(slots)).gather(-1, indices.unsqueeze(-1)).sum((-1, -2))
-
-
-def class_counts(leaves: tuple[Leaf, ...]) -> np.ndarray:
-    """(V,) int64: how many classes each variable of categorical leaves has."""
-    return np.concatenate([leaf.nvec for leaf in leaves] or [np.zeros(0, np.int64)])

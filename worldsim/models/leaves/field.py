@@ -6,21 +6,20 @@ Axes: N rows, S slots, F width of a slot that is decoded, H W C height, width an
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from worldsim.models.config import LatentConfig
-from worldsim.models.layers import symexp, symlog
-from worldsim.models.leaves.base import torch_type
 from worldsim.models.leaves.image import ImageCodec
+from worldsim.models.leaves.scale import Scale
 from worldsim.spaces import Leaf
 
 
 class FieldCodec(ImageCodec):
-    """A grid of any numbers as an image: in symlog, on a scale from the least to the greatest of the data."""
+    """A grid of any numbers as an image, on a scale from the least to the greatest of the data (see `Scale`)."""
 
     def __init__(self, leaf: Leaf, config: LatentConfig, features: int):
         super().__init__(leaf, config, features)
-        self.dtype = torch_type(leaf)
+        self.scale = Scale(leaf, None)
         self.low: Tensor
         self.high: Tensor
         self.register_buffer("low", torch.tensor(0.0))
@@ -28,17 +27,18 @@ class FieldCodec(ImageCodec):
 
     def measure(self, parts: Iterable[Tensor]) -> None:
         """Sets the scale and the mean image; what is not finite counts for nothing in the scale."""
-        finite = [part[part.isfinite()] for part in parts]
-        ends = [torch.stack(part.aminmax()).float() for part in finite if part.numel()]
+        self.scale.measure(parts)
+        scaled = [self.scale(part[part.isfinite()]) for part in parts]
+        ends = [torch.stack(part.aminmax()) for part in scaled if part.numel()]
         if ends:
             low, high = torch.stack(ends).unbind(1)
-            self.low.copy_(symlog(low.min()))
-            self.high.copy_(symlog(high.max()))
+            self.low.copy_(low.min())
+            self.high.copy_(high.max())
         super().measure(parts)
 
     def pixels(self, frames: Tensor) -> Tensor:
         """(N, H, W, C) in the data's units to fp32 in [0, 255]; what the data never had is cut off."""
-        place = (symlog(frames.float()) - self.low) / (self.high - self.low).clamp_min(1e-6)
+        place: Tensor = (self.scale(frames) - self.low) / (self.high - self.low).clamp_min(1e-6)
         return 255 * place.clamp(0, 1)
 
     def encode(self, value: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class FieldCodec(ImageCodec):
     def decode(self, slots: Tensor) -> Tensor:
         """(N, S, F) to frames (N, H, W, C) in the data's units."""
         place = (self.mean + self.frames(self.residual(slots).float())).clamp(0, 1)
-        return symexp(self.low + place * (self.high - self.low)).to(self.dtype)
+        return self.scale.inverse(self.low + place * (self.high - self.low))
 
-    def loss(self, slots: Tensor, value: Tensor) -> Tensor:
+    def loss(self, slots: Tensor, value: Tensor, generator: Generator | None = None) -> Tensor:
         return super().loss(slots, self.pixels(value))

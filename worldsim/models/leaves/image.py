@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from worldsim.models.config import LatentConfig
 from worldsim.models.layers import SlotsFirst
@@ -93,7 +93,7 @@ class ImageCodec(LeafCodec):
         pixels = self.residual(slots).float().mul_(255).add_(self.mean_patches() * 255)
         return self.frames(pixels.round_().clamp_(0, 255).to(torch.uint8))  # a byte a pixel is moved, not four
 
-    def loss(self, slots: Tensor, value: Tensor) -> Tensor:
+    def loss(self, slots: Tensor, value: Tensor, generator: Generator | None = None) -> Tensor:
         """Squared error (N,), ten times weighted where a pixel differs from the mean image by more than 5 %."""
         compared = self.residual(slots), self.patches(value), self.mean_patches()
         error: Tensor = _WeightedSquare.apply(*compared)  # type: ignore[no-untyped-call]

@@ -7,19 +7,25 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from worldsim.models.config import LatentConfig
 from worldsim.models.leaves.base import LeafCodec
-from worldsim.models.leaves.categorical import CategoricalCodec, class_counts
+from worldsim.models.leaves.categorical import CategoricalCodec, digits_of
 from worldsim.models.leaves.field import FieldCodec
 from worldsim.models.leaves.image import ImageCodec
+from worldsim.models.leaves.text import TextCodec, is_short
 from worldsim.models.leaves.vector import VectorCodec
 from worldsim.spaces import Kind, Leaf
 
 Observation = Mapping[str, Tensor]  # flat leaves (N, ...)
 
-CODECS: dict[Kind, type[LeafCodec]] = {"image": ImageCodec, "field": FieldCodec, "vector": VectorCodec}
+CODECS: dict[Kind, type[LeafCodec]] = {
+    "image": ImageCodec,
+    "field": FieldCodec,
+    "vector": VectorCodec,
+    "text": TextCodec,
+}
 
 
 class Slots(NamedTuple):
@@ -40,12 +46,12 @@ def slot_layout(leaves: tuple[Leaf, ...], config: LatentConfig) -> SlotLayout:
     """Of the leaves of an observation space."""
     categorical, dense = _parted(leaves)
     counts = [CODECS[leaf.kind].slots_of(leaf, config) for leaf in dense]
-    return SlotLayout(torch.from_numpy(class_counts(categorical)), sum(counts))
+    return SlotLayout(digits_of(categorical).nvec, sum(counts))
 
 
 def _parted(leaves: tuple[Leaf, ...]) -> tuple[tuple[Leaf, ...], tuple[Leaf, ...]]:
     """Leaves whose variables have slots of their own, and leaves in dense slots."""
-    dense = tuple(leaf for leaf in leaves if leaf.kind in CODECS)
+    dense = tuple(leaf for leaf in leaves if leaf.kind in CODECS and not (leaf.kind == "text" and is_short(leaf)))
     return tuple(leaf for leaf in leaves if leaf not in dense), dense
 
 
@@ -83,13 +89,13 @@ class ObservationCodec(nn.Module):
         each = zip(self.dense_codecs(), parts, strict=True)
         return out | {leaf.name: codec.decode(part) for (leaf, codec), part in each}
 
-    def loss(self, slots: Slots, observation: Observation) -> dict[str, Tensor]:
-        """Reconstruction losses (N,) a leaf; categorical leaves together, as "categorical"."""
+    def loss(self, slots: Slots, observation: Observation, generator: Generator | None = None) -> dict[str, Tensor]:
+        """Reconstruction losses (N,) a leaf; categorical leaves together, as "categorical". See `LeafCodec.loss`."""
         out = {}
         if self.categorical.leaves:
             out["categorical"] = self.categorical.loss(slots.categorical, self.categorical.indices(observation))
         parts = slots.dense.split(self.sizes, -2)
         for (leaf, codec), part in zip(self.dense_codecs(), parts, strict=True):
-            loss = codec.loss(part, observation[leaf.name])
+            loss = codec.loss(part, observation[leaf.name], generator)
             out[leaf.name] = out[leaf.name] + loss if leaf.name in out else loss  # a leaf may have that very name
         return out
