@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ import worldsim
 from worldsim.errors import ConfigError, WorldsimError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
     from pydantic import BaseModel
 
     from worldsim.grammar import Composed
@@ -295,18 +293,12 @@ def _run(words: Sequence[str]) -> int:
     name, rest = _verb(words)
     if VERBS[name].first and rest and not re.match(r"[+~-]|[^/]*=", rest[0]):
         rest[0] = f"{VERBS[name].first}={rest[0]}"
-    flags = {word for word in rest if word.startswith("-")}
-    overrides = [word for word in rest if word not in flags]
-    strange = sorted(flags - {"--help", "-h", "--multirun", "-m"})
-    if strange:
-        key = strange[0].lstrip("-").partition("=")[0]
-        raise ConfigError(f"'{strange[0]}' is no flag; write {key}=... (flags are --help and --multirun)")
-    if flags & {"--help", "-h"}:
-        print(_help(name, overrides))
-    elif flags:
-        _sweep(name, overrides)
-    else:
-        _once(name, overrides)
+    if "--version" in rest:
+        print(f"worldsim {worldsim.__version__}")
+        return 0
+    from worldsim.hydra_app import HydraApp
+
+    HydraApp(name, _schema(name), VERBS[name].keeps, _do).run(rest, VERBS[name].summary, VERBS[name].examples)
     return 0
 
 
@@ -329,18 +321,6 @@ def _verb(words: Sequence[str]) -> tuple[str, list[str]]:
 def _families() -> set[str]:
     """First words of the verbs that have two."""
     return {name.split()[0] for name in VERBS if " " in name}
-
-
-def _once(name: str, overrides: Sequence[str]) -> None:
-    from worldsim import grammar
-
-    several = grammar.swept(overrides)
-    if several:
-        raise ConfigError(
-            f"{several[0]} is given several values; add --multirun to run them one after another, "
-            f"or write one list of them, {several[0]}=[a,b]"
-        )
-    _do(name, grammar.compose(name, _schema(name), overrides))
 
 
 def _do(name: str, composed: "Composed[Any]") -> None:
@@ -374,70 +354,6 @@ def _check_place(out: Path, is_folder: bool) -> None:
         raise ConfigError(f"out={out} cannot be made, {place} {said}; give another file or folder")
 
 
-def _sweep(name: str, overrides: Sequence[str]) -> None:
-    """Hydra's own multirun: every job is composed by Hydra and writes to out/<its swept overrides>.
-
-    A job that a user's mistake ends does not end the others. Jobs may run in other processes (hydra/launcher=joblib or
-    submitit): what each leaves behind is a file in a folder of this sweep.
-    """
-    import tempfile
-
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from worldsim import grammar
-
-    schema = _schema(name)
-    prepared = grammar.prepare(name, schema, overrides)
-    keys = grammar.swept(prepared)
-    fixed = {word.lstrip("+~").partition("=")[0] for word in prepared} - set(keys)
-    apart = "out" in schema.model_fields and "out" not in keys  # each job needs a folder of its own
-
-    def job(values: "DictConfig") -> None:
-        settings = HydraConfig.get()
-        label = grammar.label(settings.overrides.task, fixed)
-        print(f"[{settings.job.num + 1}] {label.replace(',', ' ')}", flush=True)
-        try:
-            config = grammar.check(schema, grammar.plain(values))
-            if apart and label:
-                config = config.model_copy(update={"out": Path(str(values.out)) / label})
-            _do(name, grammar.Composed(config, grammar.chosen(settings)))
-        except WorldsimError as error:
-            (Path(failures) / str(settings.job.num)).write_text(f"{label} ({error})")
-            _fail(f"{label}: {error}")
-
-    quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null"]
-    folder = "${out}" if apart else "multirun"
-    places = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=."]
-    run = hydra.main(version_base="1.3", config_path=str(grammar.CONFIGS), config_name=grammar.file_of(name).stem)(job)
-    words = ["worldsim", "--multirun", *prepared, *quiet, *places]
-    with tempfile.TemporaryDirectory(prefix=".worldsim-sweep-", dir=Path.cwd()) as failures, _command_line(words):
-        try:
-            run()
-        except (HydraException, OmegaConfBaseException) as error:
-            raise grammar.explained(error, name, prepared) from error
-        failed = [path.read_text() for path in sorted(Path(failures).iterdir(), key=lambda path: int(path.name))]
-    if failed:
-        raise ConfigError(f"{len(failed)} of the runs failed: {'; '.join(failed)}")
-
-
-@contextmanager
-def _command_line(words: list[str]) -> Iterator[None]:
-    """hydra.main reads sys.argv, and leaves errors alone only where the environment says so."""
-    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = words, "1"
-    try:
-        yield
-    finally:
-        sys.argv = before
-        if full is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full
-
-
 def _schema(name: str) -> "type[BaseModel]":
     module, _, attribute = VERBS[name].schema.partition(":")
     schema: type[BaseModel] = getattr(importlib.import_module(module), attribute)
@@ -453,24 +369,6 @@ def _overview(family: str = "") -> str:
     return "\n".join(
         [*lines, "config=<folder of a run>/config-<verb>.yaml types the same again; other keys change it."]
     )
-
-
-def _help(name: str, overrides: Sequence[str]) -> str:
-    """The verb's configuration as it is written, comments and all, with the chosen option of each group below it."""
-    from worldsim import grammar
-
-    chosen = grammar.groups(name)
-    chosen |= {group: value for group, _, value in (word.partition("=") for word in overrides) if group in chosen}
-    parts = [f"worldsim {name}: {VERBS[name].summary}", grammar.file_of(name).read_text().strip()]
-    for group, option in chosen.items():
-        known = grammar.options(group)
-        others = ", ".join(known) + (", or any Gymnasium id" if group == "env" else "")
-        heading = f"# {group}={option} (one of: {others})" if option in known else f"# {group}= (one of: {others})"
-        body = (grammar.CONFIGS / group / f"{option}.yaml").read_text().strip() if option in known else ""
-        below = body and not body.startswith("# @package")
-        parts.append(f"{heading}\n{group}:\n{textwrap.indent(body, '  ')}" if below else f"{heading}\n{body}")
-    examples = [f"  worldsim {name} {example}".rstrip() for example in VERBS[name].examples]
-    return "\n\n".join([*parts, "\n".join(["Examples:", *examples])])
 
 
 def _fail(message: str) -> int:

@@ -41,17 +41,36 @@ PIECES = 4  # of the teacher-forced episodes, for each window that is reported: 
 
 
 class ValidateConfig(Settings):
-    """What is measured. `configs/validate.yaml` explains every key."""
+    """What is measured, and on which rollouts."""
 
-    world: Path
-    data: DataSets
-    context: Context = 5
-    horizon: int = Field(30, ge=1, le=10_000)
-    windows: int = Field(64, ge=2, le=10_000)
-    tolerance_db: float = Field(10.0, gt=0, le=1000)
-    seed: Seed = 0
-    device: Device = "auto"
-    out: Path | None = None
+    world: Path = Field(Path("runs/world"), description="folder of the world")
+    data: DataSets = Field(
+        Path("runs/rollouts"),
+        description="what it was trained on, of which the held-out episodes are used, or other rollouts: one data set, "
+        "or several: [a,b]",
+    )
+    context: Context = Field(5, description="recorded steps that the world sees first")
+    horizon: int = Field(
+        30, ge=1, le=10_000, description="steps that it then imagines; 100 shows more where episodes are that long"
+    )
+    windows: int = Field(
+        64,
+        ge=2,
+        le=10_000,
+        description="stretches of held-out episodes that are imagined, at most all there are, and twice as many to "
+        "calibrate",
+    )
+    tolerance_db: float = Field(
+        10.0,
+        gt=0,
+        le=1000,
+        description="a prediction is within tolerance, of which trust is the probability, if every leaf is: images, "
+        "fields and vectors if their squared error is so many dB below that of their mean, records' variables if they "
+        "are right (of several in a leaf, nine in ten)",
+    )
+    seed: Seed = Field(0, description="of the choice of windows and of what the world draws")
+    device: Device = Field("auto", description="where the world runs; auto: a GPU where torch sees one")
+    out: Path | None = Field(None, description="folder of what is written; null: the world's")
 
 
 class Job(NamedTuple):
