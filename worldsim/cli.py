@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from worldsim.grammar import Composed
 
+RECORDED = "provenance.json", "main_data.hdf5", "data/main_data.hdf5"  # files that a data set has, ours or Minari's own
 STOPPED = 130  # exit code after Ctrl-C, as shells have it
 OF_A_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
@@ -41,7 +42,7 @@ def _quickstart(composed: "Composed[Any]") -> None:
     from worldsim.quickstart import quickstart
 
     def run(verb: str, config: "BaseModel") -> None:
-        _do(verb, type(composed)(config, composed.choices))
+        do(verb, type(composed)(config, composed.choices))
 
     quickstart(composed.config, composed.choices, run)
 
@@ -242,9 +243,15 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns its exit code. Errors that are not the user's keep their traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return answered(lambda: _run(words), words)
+
+
+def answered(run: Callable[[], None], words: Sequence[str]) -> int:
+    """The exit code of what `words` ask for; what a user can get wrong ends in one line."""
     try:
         with _warnings_in_a_line():
-            return _run(words)
+            run()
+        return 0
     except WorldsimError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -280,26 +287,25 @@ def _warnings_in_a_line() -> Iterator[None]:
         yield
 
 
-def _run(words: Sequence[str]) -> int:
+def _run(words: Sequence[str]) -> None:
     if not words or words[0] in ("--help", "-h", "help"):
         print(_overview())
-        return 0
+        return
     if words[0] == "--version":
         print(f"worldsim {worldsim.__version__}")
-        return 0
+        return
     if words[0] in _families() and words[1:] in ([], ["--help"], ["-h"]):
         print(_overview(words[0]))
-        return 0
+        return
     name, rest = _verb(words)
     if VERBS[name].first and rest and not re.match(r"[+~-]|[^/]*=", rest[0]):
         rest[0] = f"{VERBS[name].first}={rest[0]}"
     if "--version" in rest:
         print(f"worldsim {worldsim.__version__}")
-        return 0
+        return
     from worldsim.hydra_app import HydraApp
 
-    HydraApp(name, _schema(name), VERBS[name].keeps, _do).run(rest, VERBS[name].summary, VERBS[name].examples)
-    return 0
+    HydraApp(name, _schema(name), VERBS[name].keeps, do).run(rest, VERBS[name].summary, VERBS[name].examples)
 
 
 def _verb(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -323,7 +329,7 @@ def _families() -> set[str]:
     return {name.split()[0] for name in VERBS if " " in name}
 
 
-def _do(name: str, composed: "Composed[Any]") -> None:
+def do(name: str, composed: "Composed[Any]") -> None:
     """Runs the verb and keeps its resolved configuration in the folder that it wrote, as config-<verb>.yaml."""
     import yaml
 
@@ -331,7 +337,7 @@ def _do(name: str, composed: "Composed[Any]") -> None:
 
     config = composed.config
     if getattr(config, "out", None) is not None:
-        _check_place(config.out, VERBS[name].keeps)
+        _check_place(name, config.out)
     if not VERBS[name].keeps:
         VERBS[name].run(composed)
         return
@@ -343,8 +349,12 @@ def _do(name: str, composed: "Composed[Any]") -> None:
     write_atomically(kept, f"# worldsim {worldsim.__version__}: worldsim {name}\n{text}")
 
 
-def _check_place(out: Path, is_folder: bool) -> None:
-    """Raises ConfigError, before the work and not after it, where `out` cannot be written."""
+def _check_place(name: str, out: Path) -> None:
+    """Raises ConfigError, before the work and not after it, where `out` cannot be written, or lies in a data set."""
+    is_folder = VERBS[name].keeps
+    for place in (out, *out.absolute().parents):
+        if name != "collect" and any((place / file).is_file() for file in RECORDED):
+            raise ConfigError(f"out={out} lies in the data set {place}; choose another out=")
     if out.exists() and out.is_dir() != is_folder:
         said = "is a file, and a folder is needed" if is_folder else "is a folder, and a file is needed"
         raise ConfigError(f"out={out} {said}; give another file or folder")

@@ -94,17 +94,22 @@ class Loader(ConfigLoaderImpl):
         super().__init__(search_path)
         self.repository = Repository(search_path)
         self.verb, self.schema, self.folder = verb, schema, folder
+        self._files: dict[tuple[str | None, ...], IConfigRepository] = {}  # what was read, for the time of one command
         name = verb.replace(" ", "-")
         self.config_name = name if self.repository.config_exists(name) else None  # its own file, where it needs one
 
     def files(self, overrides: Sequence[str] = (), config_name: str | None = None) -> IConfigRepository:
         """What the search path holds, also in the folders of hydra.searchpath=[...], which must be there."""
         searched = [text for text in overrides if text.lstrip("+").startswith("hydra.searchpath=")]
+        asked = (config_name or self.config_name, *searched)
+        if asked in self._files:
+            return self._files[asked]
         with warnings.catch_warnings(action="ignore"):  # Hydra only warns of a folder that is none
-            repository = self._parse_overrides_and_create_caching_repo(config_name or self.config_name, searched)[1]
+            repository = self._parse_overrides_and_create_caching_repo(asked[0], searched)[1]
         for source in repository.get_sources():
             if not source.available():
                 raise ConfigError(f"hydra.searchpath has {source.full_path()}, which is not there")
+        self._files[asked] = repository
         return repository
 
     def groups(self, repository: IConfigRepository | None = None, config_name: str | None = None) -> dict[str, Any]:

@@ -89,10 +89,13 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
 
     Where no reported episode goes on for `config.horizon` steps after the context, as many as the longest has are told.
     Raises DatasetError where nothing was held out or the world has learned from the data, SpaceMismatchError where data
-    and world have other spaces, ConfigError where memory runs out or files are in the way that are not worldsim's.
+    and world have other spaces, ConfigError where `out` lies in the data, memory runs out or files are in the way that
+    are not worldsim's.
     """
     keep_freed_memory()
     out = config.out or config.world
+    if config.out is not None:
+        Mix(config.data).keep_out(out)
     with alone_in(out):
         if not looks_like_a_world(out) and not _is_certificate(out / CERTIFICATE):
             refuse_foreign((out / name for name in FOUND_OUT), "validate")
