@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,13 +57,18 @@ def _collect(composed: "Composed[Any]") -> None:
 def _train(composed: "Composed[Any]") -> None:
     from worldsim.training.loop import train
     from worldsim.training.processes import is_first
-    from worldsim.training.wandb_log import watching
 
+    config = composed.config
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    with watching(composed.config) if is_first() else nullcontext() as watch:
-        manifest = train(composed.config, watch)
+    if config.logger.mode == "disabled" or not is_first():
+        manifest = train(config)
+    else:
+        from worldsim.tracking import watching
+
+        with watching(config) as watch:
+            manifest = train(config, watch)
     if is_first():
-        print(f"a world after {manifest.training['steps']} updates in {composed.config.out}")
+        print(f"a world after {manifest.training['steps']} updates in {config.out}")
 
 
 def _validate(composed: "Composed[Any]") -> None:
@@ -71,17 +76,24 @@ def _validate(composed: "Composed[Any]") -> None:
     from worldsim.fidelity.validate import validate
     from worldsim.printing import Terminal
 
-    certificate = validate(composed.config)
+    config = composed.config
+    folder = config.out or config.world
+    if config.logger.mode == "disabled":
+        certificate = validate(config)
+    else:
+        from worldsim.tracking import log_certificate, tracked
+
+        with tracked("validate", config, config.logger, folder, config.world) as run:
+            certificate = validate(config)
+            log_certificate(run, certificate)
     Terminal().print(certificate_table(certificate))
-    asked, told = certificate["horizon"], certificate["horizons"][-1]
-    if told < asked:
-        print(f"note: no episode goes on for horizon={asked} steps after its context; {told} are told of")
-    if certificate["windows"] < composed.config.windows:
-        asked, told = composed.config.windows, certificate["windows"]
-        print(
-            f"note: the episodes that are reported have {told} windows, not windows={asked}; all of them were imagined"
-        )
-    folder = composed.config.out or composed.config.world
+    asked, most = certificate["horizon"], certificate["horizons"][-1]
+    if most < asked:
+        print(f"note: no episode goes on for horizon={asked} steps after its context; {most} are reported")
+    if certificate["windows"] < config.windows:
+        have = certificate["windows"]
+        asked = config.windows
+        print(f"note: the reported episodes have {have} windows, not windows={asked}; all of them were imagined")
     print(f"certificate: {folder / 'fidelity.html'}, with fidelity.json, .png, .gif and calibration.json beside it")
 
 
@@ -95,8 +107,17 @@ def _stress(composed: "Composed[Any]") -> None:
     from worldsim.evaluation.stress import stress
     from worldsim.printing import Terminal
 
-    Terminal().print(stress(composed.config).table())
-    print(f"report: {composed.config.out / 'report.html'}")
+    config = composed.config
+    if config.logger.mode == "disabled":
+        report = stress(config)
+    else:
+        from worldsim.tracking import log_report, tracked
+
+        with tracked("stress", config, config.logger, config.out, config.world) as run:
+            report = stress(config)
+            log_report(run, report.data)
+    Terminal().print(report.table())
+    print(f"report: {config.out / 'report.html'}")
 
 
 def _ppo(composed: "Composed[Any]") -> None:

@@ -39,7 +39,7 @@ from worldsim.rollouts.collect import CollectConfig
 from worldsim.rollouts.dataset import MINARI, PROVENANCE
 from worldsim.settings import Seed, Settings
 from worldsim.sources import files_named, sources
-from worldsim.training.config import LoggerConfig, TrainConfig, TrainerConfig
+from worldsim.training.config import TrainConfig, TrainerConfig, TrainLoggerConfig
 
 
 class QuickstartConfig(Settings):
@@ -48,7 +48,7 @@ class QuickstartConfig(Settings):
     env: EnvConfig = Field(description="the real environment")
     model: AnyModelConfig = Field(description="how the world is learned: its family, and how large it is")
     trainer: TrainerConfig = Field(TrainerConfig(), description="how long and how fast")
-    logger: LoggerConfig = Field(LoggerConfig(), description="Weights & Biases")
+    logger: TrainLoggerConfig = Field(TrainLoggerConfig(), description="Weights & Biases")
     seed: Seed = Field(0, description="of everything: same seed and settings, same figures")
     device: Device = Field(
         "auto",

@@ -4,7 +4,7 @@ import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, LiteralString
+from typing import Annotated, Any, Literal, LiteralString
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -43,6 +43,19 @@ class Settings(BaseModel):
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
         return values
+
+
+class LoggerConfig(Settings):
+    """Weights & Biases. `worldsim/configs/logger` holds the modes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mode: Literal["disabled", "offline", "online"] = Field("disabled", description="chosen by logger=")
+    project: str = Field("worldsim", description="name of the project there")
+    name: str | None = Field(None, description="name of the run; null: made up")
+    group: str | None = Field(
+        None, description="name that runs share; null: the folder of a sweep, or else of the world that they are about"
+    )
 
 
 def _nonsense(wanted: set[Any], given: Sequence[Any]) -> LiteralString | None:

@@ -10,7 +10,7 @@ from PIL import Image
 import worldsim
 from worldsim.cli import main
 from worldsim.models.checkpoint import hash_of
-from worldsim.training.wandb_log import psnr
+from worldsim.tracking import psnr
 
 SMALL = ["model.embed=16", "model.hidden=16", "model.width=32", "model.head_hidden=16", "model.ensemble=2"]
 SHORT = ["trainer.steps=4", "trainer.codec_steps=4", "trainer.codec_frames=8", "trainer.batch=2", "trainer.length=8"]

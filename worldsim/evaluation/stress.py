@@ -36,7 +36,7 @@ from worldsim.faults import Plan
 from worldsim.faults.trees import leaves_of
 from worldsim.files import alone_in, refuse_foreign, write_atomically
 from worldsim.rollouts.progress import Bar
-from worldsim.settings import Seed, Settings, Steps
+from worldsim.settings import LoggerConfig, Seed, Settings, Steps
 from worldsim.simulator.calibration import certificate_of
 from worldsim.sources import files_named, sources
 from worldsim.wrappers import InjectFaults
@@ -97,6 +97,7 @@ class StressConfig(Settings):
         "changed)",
     )
     device: Device = Field("auto", description="where the world runs; auto: a GPU where torch sees one")
+    logger: LoggerConfig = Field(LoggerConfig(), description="Weights & Biases: the results and the verdict")
     out: Path = Field(Path("runs/stress"), description="folder of the report")
 
     def agent_specs(self) -> list[str]:
@@ -369,7 +370,7 @@ def _tested(bench: Bench, progress: bool) -> Report:
 def _report(bench: Bench, outcomes: Outcomes) -> Report:
     config = bench.config
     # Paths are left out: the report is the same wherever the world lies and the report goes.
-    shown = config.model_dump(mode="json", exclude={"out", "world", "fresh", "trace", "device"}) | {
+    shown = config.model_dump(mode="json", exclude={"out", "world", "fresh", "trace", "device", "logger"}) | {
         "agents": config.agent_specs(),
         "faults": list(bench.plans),
     }

@@ -30,7 +30,7 @@ from worldsim.models.checkpoint import FOUND_OUT, looks_like_a_world, open_world
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.progress import Bar
-from worldsim.settings import Context, Seed, Settings
+from worldsim.settings import Context, LoggerConfig, Seed, Settings
 from worldsim.simulator.calibration import CERTIFICATE, FILE, Calibration, Trust
 from worldsim.simulator.world import World
 from worldsim.training.memory import enough_memory, keep_freed_memory
@@ -70,6 +70,7 @@ class ValidateConfig(Settings):
     )
     seed: Seed = Field(0, description="of the choice of windows and of what the world draws")
     device: Device = Field("auto", description="where the world runs; auto: a GPU where torch sees one")
+    logger: LoggerConfig = Field(LoggerConfig(), description="Weights & Biases: the curves over the horizon")
     out: Path | None = Field(None, description="folder of what is written; null: the world's")
 
 

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 from worldsim.envs.make import EnvConfig
 from worldsim.models.config import AnyModelConfig, Precision
 from worldsim.rollouts.mix import DataSets
-from worldsim.settings import Seed, Settings
+from worldsim.settings import LoggerConfig, Seed, Settings
 
 MOST_UPDATES = 10**8
 MOST_ROWS = 1 << 18  # in an update: of 64x64 frames 3 GiB, before a network has seen them
@@ -95,16 +95,10 @@ class TrainerConfig(Settings):
     log_every: int = Field(20, ge=1, description="updates between two logged losses")
 
 
-class LoggerConfig(Settings):
-    """Weights & Biases."""
+class TrainLoggerConfig(LoggerConfig):
+    """What is logged of a training, and how often."""
 
-    model_config = ConfigDict(frozen=True)
-
-    mode: Literal["disabled", "offline", "online"] = Field(
-        "disabled", description="chosen by logger=; offline: into out/wandb, until you run wandb sync"
-    )
-    project: str = Field("worldsim", description="name of the project there")
-    name: str | None = Field(None, description="name of the run; null: made up")
+    validate_every: int = Field(100, ge=1, description="updates between two losses on sequences that are held out")
     video_every: int = Field(500, ge=1, description="updates between two open-loop videos with their PSNR")
 
 
@@ -116,7 +110,7 @@ class TrainConfig(Settings):
     env: EnvConfig = Field(description="where the rollouts come from: the env= that they were collected with")
     model: AnyModelConfig = Field(description="how the world is learned: its family, and how large it is")
     trainer: TrainerConfig = Field(TrainerConfig(), description="how long and how fast")
-    logger: LoggerConfig = Field(LoggerConfig(), description="Weights & Biases")
+    logger: TrainLoggerConfig = Field(TrainLoggerConfig(), description="Weights & Biases")
     data: DataSets = Field(
         Path("runs/rollouts"),
         description="what it learns from: a folder that worldsim collect wrote, a Minari data set by its folder or id, "
