@@ -96,9 +96,9 @@ MISTAKES = {
 @pytest.mark.parametrize("typed", MISTAKES)
 def test_a_mistake_is_answered_by_one_line_and_exit_code_2(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(shlex.split(typed)) == 2
-    said = capsys.readouterr()
-    assert MISTAKES[typed] in said.err
-    assert said.err.startswith("worldsim: ") and said.err.count("\n") == 1
+    message = capsys.readouterr()
+    assert MISTAKES[typed] in message.err
+    assert message.err.startswith("worldsim: ") and message.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("reason", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O: os error 28")])
@@ -159,15 +159,15 @@ def test_the_first_of_two_words_lists_the_second_ones(typed: str, capsys: pytest
 def test_a_place_that_cannot_be_written_is_a_line(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("")  # whoever runs the tests may write everywhere; below a file nobody can
     assert main(typed.format("file/below").split()) == 2
-    said = capsys.readouterr().err
-    assert "file" in said and "give another file or folder" in said and said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "file" in message and "give another file or folder" in message and message.count("\n") == 1
 
 
 @pytest.mark.parametrize("typed", ["env=CartPol-v1", "stress.agents=[random,carefull]", "stress.faults=[slow_apo]"])
-def test_a_wrong_name_is_told_before_the_whole_job_begins(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_name_is_reported_before_the_whole_job_begins(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quickstart", typed]) == 2
-    said = capsys.readouterr()
-    assert "Did you mean" in said.err and not said.out
+    message = capsys.readouterr()
+    assert "Did you mean" in message.err and not message.out
     assert not Path("runs").exists()
 
 
@@ -234,8 +234,8 @@ def test_help_of_a_verb_shows_every_key_with_what_its_model_says(
         if key.startswith("model.") or any(f".{name}." in key for name in shared):
             continue  # of the families one is shown; of what a whole job's parts share only where it comes from
         (at,) = [number for number, line in enumerate(lines) if line.startswith(f"  {key}=")]
-        said = " ".join(line.strip() for line in lines[at + 1 : at + 12])
-        assert field.description and said.startswith(field.description), key
+        message = " ".join(line.strip() for line in lines[at + 1 : at + 12])
+        assert field.description and message.startswith(field.description), key
 
 
 def test_help_shows_what_a_value_may_be(capsys: pytest.CaptureFixture[str]) -> None:
@@ -318,9 +318,9 @@ def test_multirun_gives_each_run_its_folder_and_outlives_one_that_fails(capsys: 
         "policy=random,seed=3",
         "policy=random,seed=4",
     ]
-    said = capsys.readouterr()
-    assert "2 of the runs failed" in said.err and "no agent 'nobody'" in said.err
-    assert "Traceback" not in said.err
+    message = capsys.readouterr()
+    assert "2 of the runs failed" in message.err and "no agent 'nobody'" in message.err
+    assert "Traceback" not in message.err
 
 
 def test_folders_of_a_multirun_open_again_by_what_was_typed(capsys: pytest.CaptureFixture[str]) -> None:

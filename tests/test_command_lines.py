@@ -203,10 +203,12 @@ def refused(run: Callable[[], int], typed: str, capsys: pytest.CaptureFixture[st
     """What is said of a command line, one line of it."""
     capsys.readouterr()
     assert run() == 2, f"taken: {typed}"
-    said = capsys.readouterr().err
-    assert said.startswith("worldsim: ") and said.count("\n") == 1, said
-    assert not any(word in said for word in ("Traceback", "<class", "Input should", "List should", "pathlib")), said
-    return said
+    message = capsys.readouterr().err
+    assert message.startswith("worldsim: ") and message.count("\n") == 1, message
+    assert not any(word in message for word in ("Traceback", "<class", "Input should", "List should", "pathlib")), (
+        message
+    )
+    return message
 
 
 class Line:
@@ -237,7 +239,7 @@ class Line:
 
 
 @pytest.mark.parametrize(("line", "key", "values"), LINES, ids=[f"{each[0].split(' ')[0]} {each[1]}" for each in LINES])
-def test_a_wrong_value_is_told_in_a_line_and_nothing_is_lost(
+def test_a_wrong_value_is_a_line_and_nothing_is_lost(
     line: str,
     key: str,
     values: str,
@@ -254,15 +256,15 @@ def test_a_wrong_value_is_told_in_a_line_and_nothing_is_lost(
     first = key == next(iter(WRONG[line]))
     for number, value in enumerate(shlex.split(values, posix=False)):
         word = f"{key}={value}"
-        said = ""
+        message = ""
         if composed.recomposes(key) or (first and number < 2):
-            said = refused(lambda: main([*others, word]), f"{line} {word}", capsys)  # noqa: B023
+            message = refused(lambda: main([*others, word]), f"{line} {word}", capsys)  # noqa: B023
         if not composed.recomposes(key):
             alone = refused(lambda: answered(lambda: composed.run(word), words), f"{line} {word}", capsys)  # noqa: B023
-            assert alone == said or not said or others != words, "the same as of the whole line"
-            said = alone
+            assert alone == message or not message or others != words, "the same as of the whole line"
+            message = alone
         named = {key.rpartition(".")[2], value, *re.findall(r"\w+", value)}
-        assert any(name in said for name in named), f"{key}={value}: {said}"
+        assert any(name in message for name in named), f"{key}={value}: {message}"
         after = contents(workplace)
         assert before.items() <= after.items(), f"{key}={value} lost {before.keys() - after.keys()}"
         for made in {path.split("/")[0] for path in after.keys() - before.keys()}:
@@ -271,7 +273,7 @@ def test_a_wrong_value_is_told_in_a_line_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("typed", SEVERAL)
-def test_values_that_do_not_go_together_are_told_in_a_line(
+def test_values_that_do_not_go_together_are_a_line(
     typed: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(workplace)

@@ -74,7 +74,7 @@ def fields_of(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, st
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_key_is_described_in_its_model(verb: str) -> None:
-    assert [key for key, said in fields_of(_schema(verb)) if not said] == []
+    assert [key for key, message in fields_of(_schema(verb)) if not message] == []
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -131,16 +131,16 @@ def test_sizes_are_the_size_that_they_say_and_about_the_same_in_every_family() -
                 warnings.filterwarnings("ignore", "Initializing zero-element tensors")
                 model = WorldModel(config.model, *spaces, (0.0, 1.0))
             counts.append(sum(parameter.numel() for parameter in model.parameters()) / 1e6)
-            said = (CONFIGS / f"model/sized/{family}/{size}.yaml").read_text().splitlines()[1]
-            assert f": {counts[-1]:.2f} million parameters" in said
+            message = (CONFIGS / f"model/sized/{family}/{size}.yaml").read_text().splitlines()[1]
+            assert f": {counts[-1]:.2f} million parameters" in message
         assert max(counts) < 1.15 * min(counts)
 
 
 def test_a_size_says_what_it_is_for_and_the_command_names_it() -> None:
     composed = grammar.compose("train", _schema("train"), ["model=rssm", "model/size=l", "model.units=64"])
     assert (composed.config.model.blocks, composed.config.model.units, composed.config.model.hidden) == (8, 64, 512)
-    said = grammar.command("train", composed.config, composed.choices)
-    assert said == "worldsim train model=rssm model/size=l model.units=64"
+    message = grammar.command("train", composed.config, composed.choices)
+    assert message == "worldsim train model=rssm model/size=l model.units=64"
     with pytest.raises(ConfigError, match="there is no model/size=xxl. Did you mean xl"):
         grammar.compose("train", _schema("train"), ["model/size=xxl"])
     plain = grammar.compose("train", _schema("train"))

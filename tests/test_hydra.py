@@ -103,8 +103,8 @@ def test_info_is_hydras(what: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_part_is_shown_by_its_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "-c", "job", "--package", "model", "model=rssm"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith("# @package model\n") and yaml.safe_load(said)["latents"] == 24
+    message = capsys.readouterr().out
+    assert message.startswith("# @package model\n") and yaml.safe_load(message)["latents"] == 24
 
 
 def test_what_a_job_is_made_of_is_shown_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +209,7 @@ MISTAKES = {
 @pytest.mark.parametrize("typed", MISTAKES)
 def test_a_mistake_is_a_line(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(shlex.split(typed)) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("worldsim: ") and said.count("\n") == 1, said
-    assert MISTAKES[typed] in said
+    message = capsys.readouterr().err
+    assert message.startswith("worldsim: ") and message.count("\n") == 1, message
+    assert MISTAKES[typed] in message
     assert {path.name for path in Path().iterdir()} == {"conf"}

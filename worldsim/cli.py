@@ -225,7 +225,7 @@ VERBS = {
         keeps=False,
     ),
     "info": Verb(
-        "tell what a world is and how far it can be believed",
+        "show what a world is and how far it can be believed",
         "worldsim.fidelity.info:InfoConfig",
         _info,
         ("", "world=runs/quickstart/world", "world=runs/world form=json"),
@@ -377,12 +377,12 @@ def _check_place(name: str, out: Path) -> None:
         if name != "collect" and any((place / file).is_file() for file in RECORDED):
             raise ConfigError(f"out={out} lies in the data set {place}; choose another out=")
     if out.exists() and out.is_dir() != is_folder:
-        said = "is a file, and a folder is needed" if is_folder else "is a folder, and a file is needed"
-        raise ConfigError(f"out={out} {said}; give another file or folder")
+        problem = "is a file, and a folder is needed" if is_folder else "is a folder, and a file is needed"
+        raise ConfigError(f"out={out} {problem}; give another file or folder")
     place = next(each for each in (out if is_folder else out.parent, *out.absolute().parents) if each.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        said = "may not be written" if place.is_dir() else "is a file"
-        raise ConfigError(f"out={out} cannot be made, {place} {said}; give another file or folder")
+        problem = "may not be written" if place.is_dir() else "is a file"
+        raise ConfigError(f"out={out} cannot be made, {place} {problem}; give another file or folder")
 
 
 def _schema(name: str) -> "type[BaseModel]":
@@ -417,9 +417,9 @@ def _typed(words: Sequence[str]) -> str:
 
 def _disk_is_full(error: BaseException | None) -> bool:
     """Also where a library wraps it: safetensors, HDF5 and torch only say so in their message."""
-    said = re.compile(r"No space left|os error 28|errno = 28")
+    full = re.compile(r"No space left|os error 28|errno = 28")
     while error is not None:
-        if getattr(error, "errno", None) == errno.ENOSPC or said.search(str(error)):
+        if getattr(error, "errno", None) == errno.ENOSPC or full.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

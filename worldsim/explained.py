@@ -72,11 +72,11 @@ def validating(error: ValidationError, values: Mapping[str, Any]) -> str:
         return f"there is no key '{key}'{nearest(key, known)}"
     if first["type"] == "missing":
         return f"{key} is not set; add {key}=..."
-    said = IN_OUR_WORDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
-    said = said.replace("Input should", "must")
+    problem = IN_OUR_WORDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    problem = problem.replace("Input should", "must")
     if isinstance(place, Mapping) and place:  # what is wrong with several keys together names them itself
-        return f"{key}: {said}" if key else said
-    return f"{key}={written(place)}: {said}"
+        return f"{key}: {problem}" if key else problem
+    return f"{key}={written(place)}: {problem}"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
@@ -112,7 +112,7 @@ def _missing(file: str, loader: Loader, config_name: str | None, overrides: Sequ
 
 
 def _described(group: str, word: str, options: Sequence[str]) -> str:
-    """The words ". Did you mean ...?" with the one option whose file begins by naming it: dreamer is said of rssm."""
+    """The words ". Did you mean ...?" with the one option whose file begins by naming it: dreamer of rssm."""
     ours = {option: CONFIGS / group / f"{option}.yaml" for option in options}
     about = {option: file.read_text().partition("\n")[0] for option, file in ours.items() if file.is_file()}
     named = [option for option, line in about.items() if len(word) > 3 and word.lower() in line.lower()]

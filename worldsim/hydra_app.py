@@ -127,12 +127,12 @@ def _flags(words: Sequence[str]) -> argparse.Namespace:
         with redirect_stderr(complaint):
             flags: argparse.Namespace = parser.parse_intermixed_args(list(words))
     except SystemExit as left:
-        said = complaint.getvalue().strip().rpartition("error: ")[2]
-        strange = said.removeprefix("unrecognized arguments: ").split()[0]
+        problem = complaint.getvalue().strip().rpartition("error: ")[2]
+        strange = problem.removeprefix("unrecognized arguments: ").split()[0]
         key = strange.lstrip("-").partition("=")[0]
-        if said.startswith("unrecognized"):
+        if problem.startswith("unrecognized"):
             raise ConfigError(f"'{strange}' is no flag; write {key}=... (flags are {FLAGS})") from left
-        raise ConfigError(f"{said} (flags are {FLAGS})") from left
+        raise ConfigError(f"{problem} (flags are {FLAGS})") from left
     for flag in UNUSED:
         if getattr(flags, flag):
             raise ConfigError(f"--{flag.replace('_', '-')} is not for worldsim; config=<file> types a run again")

@@ -33,13 +33,13 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    @model_validator(mode="before")  # of the model: pydantic lets no field that tells kinds apart have one
+    @model_validator(mode="before")  # of the model: pydantic allows none on the discriminator of a union
     @classmethod
     def _no_nonsense(cls, values: Any) -> Any:
         wrong = list[InitErrorDetails]()
         for name in cls.model_fields.keys() & values.keys() if isinstance(values, Mapping) else ():
-            if said := _nonsense(set(_types(cls.model_fields[name].annotation)), list(_entries(values[name]))):
-                wrong.append({"type": PydanticCustomError("nonsense", said), "loc": (name,), "input": values[name]})
+            if problem := _nonsense(set(_types(cls.model_fields[name].annotation)), list(_entries(values[name]))):
+                wrong.append({"type": PydanticCustomError("nonsense", problem), "loc": (name,), "input": values[name]})
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
         return values
