@@ -71,7 +71,7 @@ def tracked(
             name=logger.name,
             group=logger.group or (str(about) if about else None),
             job_type=verb,
-            dir=str(out),
+            dir=str(out.absolute()),  # its service, one for all runs of a process, keeps the folder that it began in
             id=identity,
             resume="allow" if identity and logger.mode == "online" else None,
             config=config.model_dump(mode="json"),
@@ -85,7 +85,7 @@ def tracked(
         yield run
         finished = True
     finally:
-        folder, url = Path(run.dir).parent, run.url if logger.mode == "online" else None
+        folder, url = out / "wandb" / Path(run.dir).parent.name, run.url if logger.mode == "online" else None
         run.finish(exit_code=0 if finished else 1)
         print(f"wandb: {url}" if url else f"wandb: {folder}; to send it: wandb sync {folder}", flush=True)
 
