@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import runpy
 import shlex
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 import worldsim
 from worldsim import grammar
@@ -18,6 +21,7 @@ from worldsim.cli import STOPPED, VERBS, _schema, main
 from worldsim.errors import ConfigError
 from worldsim.faults import FAMILIES, ready_plans
 from worldsim.rollouts.collect import CollectConfig
+from worldsim.schemas import models_in
 
 TINY = ["collect", "env=CartPole-v1", "steps=20", "num_envs=1"]
 
@@ -92,9 +96,9 @@ MISTAKES = {
 @pytest.mark.parametrize("typed", MISTAKES)
 def test_a_mistake_is_answered_by_one_line_and_exit_code_2(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(shlex.split(typed)) == 2
-    said = capsys.readouterr()
-    assert MISTAKES[typed] in said.err
-    assert said.err.startswith("worldsim: ") and said.err.count("\n") == 1
+    message = capsys.readouterr()
+    assert MISTAKES[typed] in message.err
+    assert message.err.startswith("worldsim: ") and message.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("reason", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O: os error 28")])
@@ -155,15 +159,15 @@ def test_the_first_of_two_words_lists_the_second_ones(typed: str, capsys: pytest
 def test_a_place_that_cannot_be_written_is_a_line(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("")  # whoever runs the tests may write everywhere; below a file nobody can
     assert main(typed.format("file/below").split()) == 2
-    said = capsys.readouterr().err
-    assert "file" in said and "give another file or folder" in said and said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "file" in message and "give another file or folder" in message and message.count("\n") == 1
 
 
 @pytest.mark.parametrize("typed", ["env=CartPol-v1", "stress.agents=[random,carefull]", "stress.faults=[slow_apo]"])
-def test_a_wrong_name_is_told_before_the_whole_job_begins(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_name_is_reported_before_the_whole_job_begins(typed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["quickstart", typed]) == 2
-    said = capsys.readouterr()
-    assert "Did you mean" in said.err and not said.out
+    message = capsys.readouterr()
+    assert "Did you mean" in message.err and not message.out
     assert not Path("runs").exists()
 
 
@@ -203,17 +207,42 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"worldsim {worldsim.__version__}\n"
 
 
+def leaves_of(model: type[BaseModel], above: str = "") -> dict[str, FieldInfo]:
+    """The fields of a model by their keys, those of its parts with dots; all kinds of a part that has several."""
+    found = {}
+    for name, field in model.model_fields.items():
+        parts = models_in(field.annotation)
+        for part in parts:
+            found |= leaves_of(part, f"{above}{name}.")
+        if not parts:
+            found[f"{above}{name}"] = field
+    return found
+
+
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_of_a_verb_shows_every_key_with_its_comment(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_a_verb_shows_every_key_with_what_its_model_says(
+    verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     assert main([verb, "--help"]) == 0
     shown = capsys.readouterr().out
-    files = [
-        grammar.file_of(verb).name,
-        *(f"{group}/{option}.yaml" for group, option in grammar.groups(verb).items() if option),
-    ]
-    lines = [line.strip() for file in files for line in (grammar.CONFIGS / file).read_text().splitlines()]
-    assert not [line for line in lines if line and line not in shown]
     assert shown.count(f"\n  worldsim {verb}") == 3
+    lines, schema = shown.splitlines(), _schema(verb)
+    assert [line for line in lines if len(line) > 80 and not re.match(r"  (\S+=|worldsim )", line)] == []  # to be typed
+    shared = [name for name in schema.model_fields if f"=${{{name}}}" in shown]
+    for key, field in leaves_of(schema).items():
+        if key.startswith("model.") or any(f".{name}." in key for name in shared):
+            continue  # of the families one is shown; of what a whole job's parts share only where it comes from
+        (at,) = [number for number, line in enumerate(lines) if line.startswith(f"  {key}=")]
+        message = " ".join(line.strip() for line in lines[at + 1 : at + 12])
+        assert field.description and message.startswith(field.description), key
+
+
+def test_help_shows_what_a_value_may_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "windows=64 stretches" in shown and "calibrate; 2 to 10000" in shown
+    assert "auto, cpu or cuda" in shown and "above 0, at most 1000" in shown
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -289,9 +318,9 @@ def test_multirun_gives_each_run_its_folder_and_outlives_one_that_fails(capsys: 
         "policy=random,seed=3",
         "policy=random,seed=4",
     ]
-    said = capsys.readouterr()
-    assert "2 of the runs failed" in said.err and "no agent 'nobody'" in said.err
-    assert "Traceback" not in said.err
+    message = capsys.readouterr()
+    assert "2 of the runs failed" in message.err and "no agent 'nobody'" in message.err
+    assert "Traceback" not in message.err
 
 
 def test_folders_of_a_multirun_open_again_by_what_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -326,8 +355,8 @@ def test_composing_inside_a_hydra_job_leaves_it_alone() -> None:
     from hydra import compose, initialize_config_dir
 
     with initialize_config_dir(str(grammar.CONFIGS), version_base="1.3"):
-        assert collecting("seed=3").seed == 3
-        assert compose("collect").seed == 0
+        assert collecting("seed=3", "env=atari/breakout").seed == 3
+        assert compose("collect").env.id == "worldsim/RefundDesk-v0"
 
 
 def test_what_is_checked_later_is_checked_the_same_way() -> None:

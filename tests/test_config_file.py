@@ -58,7 +58,7 @@ def test_a_run_is_typed_back_from_its_folder(tmp_path: Path, monkeypatch: pytest
 
 def test_a_file_that_is_none_is_a_line(tmp_path: Path) -> None:
     schema, file = _schema("collect"), tmp_path / "c.yaml"
-    for content, said in (
+    for content, message in (
         (None, "cannot be read; give the config-<verb>.yaml"),
         ("a: [", "is not YAML"),
         ("", "holds no keys"),
@@ -66,7 +66,7 @@ def test_a_file_that_is_none_is_a_line(tmp_path: Path) -> None:
     ):
         if content is not None:
             file.write_text(content)
-        with pytest.raises(ConfigError, match=said) as error:
+        with pytest.raises(ConfigError, match=message) as error:
             grammar.compose("collect", schema, [f"config={file}"])
         assert "\n" not in str(error.value)
     with pytest.raises(ConfigError, match="give one file"):

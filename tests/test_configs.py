@@ -1,6 +1,7 @@
-"""Every key of every YAML is a field of its model and the other way round; each is explained; defaults agree."""
+"""The models of the verbs say everything; files hold what differs, in keys that there are; all options compose."""
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,83 +10,111 @@ import pytest
 import yaml
 from gymnasium.spaces import Box, Discrete
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from worldsim import grammar
 from worldsim.cli import VERBS, _schema
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError
+from worldsim.loader import CONFIGS, Loader
 from worldsim.models.config import DiffusionConfig, RSSMConfig, SSMConfig, TransformerConfig
+from worldsim.quickstart import QuickstartConfig
+from worldsim.schemas import dotted, filled, models_in, unknown
 from worldsim.training.config import LoggerConfig, TrainerConfig
 
-GROUPS = {"env": EnvConfig, "logger": LoggerConfig}
-WHOLE = {
-    "model/ssm": SSMConfig,
-    "model/transformer": TransformerConfig,
-    "model/rssm": RSSMConfig,
-    "model/diffusion": DiffusionConfig,
-    "trainer/default": TrainerConfig,
-}
-FILES = sorted(str(path.relative_to(grammar.CONFIGS)) for path in grammar.CONFIGS.rglob("*.yaml"))
+FAMILIES = {"ssm": SSMConfig, "transformer": TransformerConfig, "rssm": RSSMConfig, "diffusion": DiffusionConfig}
+GROUPS: dict[str, type[BaseModel]] = {"env": EnvConfig, "trainer": TrainerConfig, "logger": LoggerConfig}
+FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+SETTINGS = [name for name in FILES if not name.startswith("fault/")]  # plans are no configurations of a verb
 
 
 def read(name: str) -> dict[str, Any]:
-    values: dict[str, Any] = yaml.safe_load((grammar.CONFIGS / name).read_text())
+    values: dict[str, Any] = yaml.safe_load((CONFIGS / name).read_text()) or {}
     return {key: value for key, value in values.items() if key != "defaults"}
 
 
-def agree(values: dict[str, Any], model: type[BaseModel], groups: set[str] = frozenset()) -> None:
-    """Keys are the model's fields; a value is the field's default where it has one."""
-    assert set(values) | groups == set(model.model_fields)
-    for key, value in values.items():
-        field = model.model_fields[key]
-        default = field.default
-        if isinstance(default, BaseModel):
-            agree(value, type(default))
-        elif default is not PydanticUndefined and field.default_factory is None:
-            default = str(default) if isinstance(default, Path) else default
-            assert default == (type(default)(value) if isinstance(default, float) else value), key
+def models_of(name: str) -> list[type[BaseModel]]:
+    """The models whose keys a file has: one, or for the sizes of all families several."""
+    first, *rest = name.removesuffix(".yaml").split("/")
+    if first in GROUPS:
+        return [GROUPS[first]]
+    if first == "model":
+        return [*FAMILIES.values()] if rest[0] == "size" else [FAMILIES[rest[1] if rest[0] == "sized" else rest[0]]]
+    return [QuickstartConfig if first in ("budget", "experiment", "quickstart") else _schema(first)]
+
+
+def below(name: str, model: type[BaseModel]) -> dict[str, Any]:
+    """What a file's values are laid on: the model's defaults; for the parts of a whole job, what that gives them."""
+    job = name.startswith(("budget/", "experiment/"))
+    return filled(model, read("quickstart.yaml") if job else {}) | ({"model": filled(SSMConfig, {})} if job else {})
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_file_has_keys_that_there_are_and_repeats_no_default(name: str) -> None:
+    for model in models_of(name):
+        values = read(name)
+        assert (
+            list(unknown(model, {"model": {"family": "ssm"} | values["model"]} if "model" in values else values)) == []
+        )
+        defaults = dict(dotted(below(name, model)))
+        same = [key for key, value in dotted(values) if key in defaults and defaults[key] == value and key != "family"]
+        assert same == [] or name.startswith("model/size/"), "one of the families has it otherwise"
+    if name.startswith("model/size/"):
+        assert all(any(dict(dotted(filled(m, {})))[k] != v for m in models_of(name)) for k, v in dotted(read(name)))
+
+
+def fields_of(model: type[BaseModel], above: str = "") -> Iterator[tuple[str, str | None]]:
+    for name, field in model.model_fields.items():
+        parts = models_in(field.annotation)
+        for part in parts:
+            yield from fields_of(part, f"{above}{name}.")
+        if not parts:
+            yield f"{above}{name}", field.description
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_verbs_file_has_the_keys_and_the_defaults_of_its_model(verb: str) -> None:
-    groups = {group for group in grammar.groups(verb) if group != "experiment" and "/" not in group}
-    agree(read(grammar.file_of(verb).name), _schema(verb), groups)
-
-
-@pytest.mark.parametrize("name", WHOLE)
-def test_a_groups_first_file_has_the_keys_and_the_defaults_of_its_model(name: str) -> None:
-    agree(read(f"{name}.yaml"), WHOLE[name])
-
-
-@pytest.mark.parametrize("name", [name for name in FILES if name.partition("/")[0] in GROUPS])
-def test_files_of_a_group_have_all_keys(name: str) -> None:
-    assert set(read(name)) == set(GROUPS[name.partition("/")[0]].model_fields)
-
-
-def test_the_defaults_of_the_logger_are_the_disabled_one() -> None:
-    assert LoggerConfig(**read("logger/disabled.yaml")) == LoggerConfig()
+def test_every_key_is_described_in_its_model(verb: str) -> None:
+    assert [key for key, message in fields_of(_schema(verb)) if not message] == []
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_key_is_explained(name: str) -> None:
-    lines = (grammar.CONFIGS / name).read_text().splitlines()
-    assert lines[0].startswith("#"), "a file says first what it is for"
-    unexplained = []
-    for before, line in zip(lines, lines[1:], strict=False):
-        bare = line.strip()
-        if not bare or bare.startswith("#") or bare in ("defaults:", "- _self_", "- default"):
-            continue
-        if "#" not in bare and not before.strip().startswith("#"):
-            unexplained.append(line)
-    assert not unexplained or name in ("trainer/quick.yaml", "experiment/debug.yaml") or "budget/" in name, unexplained
+def test_a_file_says_first_what_it_is_for(name: str) -> None:
+    lines = [line for line in (CONFIGS / name).read_text().splitlines() if "@package" not in line]
+    assert lines[0].startswith("# ") and len(lines[0]) > 30
+
+
+def test_what_no_file_says_is_the_models_default() -> None:
+    """The whole of a composed configuration, for a verb without a file and for one with groups."""
+    assert grammar.compose("validate", _schema("validate")).config == _schema("validate")()
+    train = grammar.compose("train", _schema("train")).config
+    assert (train.trainer, train.logger, train.model) == (TrainerConfig(), LoggerConfig(), SSMConfig())
+
+
+def test_the_parts_of_a_whole_job_are_the_verbs_own_models() -> None:
+    """So there is one place for each bound and each default."""
+    parts = {
+        "collect": "collect",
+        "train": "train",
+        "fidelity": "validate",
+        "look": "look",
+        "ppo": "ppo",
+        "stress": "stress",
+    }
+    assert {name: QuickstartConfig.model_fields[name].annotation for name in parts} == {
+        name: _schema(verb) for name, verb in parts.items()
+    }
+    with pytest.raises(ConfigError, match="^fidelity.windows=1: must be greater than or equal to 2"):
+        grammar.compose("quickstart", QuickstartConfig, ["fidelity.windows=1"])
+    config = grammar.compose("quickstart", QuickstartConfig, ["seed=7", "out=x", "stress.confidence=0.9"]).config
+    assert {part.seed for part in (config.collect, config.train, config.fidelity, config.stress, config.ppo)} == {7}
+    assert config.stress.confidence == 0.9 and config.fidelity.data == config.collect.out == Path("x/rollouts")
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_combination_of_options_composes(verb: str) -> None:
     schema = _schema(verb)
-    for group in grammar.groups(verb):
-        for option in grammar.options(group):
+    loader = Loader(verb, schema)
+    for group in loader.groups():
+        for option in loader.options(group):
             extra = ["env.id=CartPole-v1"] if option == "gymnasium" else []
             assert isinstance(grammar.compose(verb, schema, [f"{group}={option}", *extra]).config, schema)
 
@@ -101,16 +130,16 @@ def test_sizes_are_the_size_that_they_say_and_about_the_same_in_every_family() -
                 warnings.filterwarnings("ignore", "Initializing zero-element tensors")
                 model = config.model.build(*spaces, (0.0, 1.0))
             counts.append(sum(parameter.numel() for parameter in model.parameters()) / 1e6)
-            said = (grammar.CONFIGS / f"model/sized/{family}/{size}.yaml").read_text().splitlines()[1]
-            assert f": {counts[-1]:.2f} million parameters" in said
+            message = (CONFIGS / f"model/sized/{family}/{size}.yaml").read_text().splitlines()[1]
+            assert f": {counts[-1]:.2f} million parameters" in message
         assert max(counts) < 1.15 * min(counts)
 
 
 def test_a_size_says_what_it_is_for_and_the_command_names_it() -> None:
     composed = grammar.compose("train", _schema("train"), ["model=rssm", "model/size=l", "model.units=64"])
     assert (composed.config.model.blocks, composed.config.model.units, composed.config.model.hidden) == (8, 64, 512)
-    said = grammar.command("train", composed.config, composed.choices)
-    assert said == "worldsim train model=rssm model/size=l model.units=64"
+    message = grammar.command("train", composed.config, composed.choices)
+    assert message == "worldsim train model=rssm model/size=l model.units=64"
     with pytest.raises(ConfigError, match="there is no model/size=xxl. Did you mean xl"):
         grammar.compose("train", _schema("train"), ["model/size=xxl"])
     plain = grammar.compose("train", _schema("train"))
@@ -120,11 +149,13 @@ def test_a_size_says_what_it_is_for_and_the_command_names_it() -> None:
 def test_an_environments_budget_comes_with_it() -> None:
     schema = _schema("quickstart")
     breakout = grammar.compose("quickstart", schema, ["env=atari/breakout"]).config
-    assert breakout.stress.agents == ["random", "sticky", "ppo"] and breakout.ppo.steps > 0
+    assert breakout.stress.agents == ["random", "sticky", "ppo"] and breakout.trains_ppo
     desk = grammar.compose("quickstart", schema).config
-    assert desk.stress.agents is None and desk.ppo.steps == 0
+    assert desk.stress.agents is None and not desk.trains_ppo
     assert grammar.compose("quickstart", schema, ["env=atari/breakout", "ppo.steps=5"]).config.ppo.steps == 5
-    assert grammar.compose("quickstart", schema, ["env=CartPole-v1"]).config.ppo.steps == 0
+    assert not grammar.compose("quickstart", schema, ["env=CartPole-v1"]).config.trains_ppo
+    own = ["env=CartPole-v1", "env.agents={ppo:mine.zip}", "stress.agents=[ppo]"]
+    assert not grammar.compose("quickstart", schema, own).config.trains_ppo, "somebody else is called so"
 
 
 RACES = ("breakout_race", "vizdoom_race", "car_racing_race", "refund_desk_race")
@@ -156,6 +187,6 @@ def test_racers_have_about_as_many_parameters_and_nothing_else_is_different(
         model = config.model.build(env.observation_space, env.action_space, (0.0, 1.0))
         env.close()
         counts.append(sum(parameter.numel() for parameter in model.parameters()))
-        rest.append(config.model_dump(exclude={"model"}))
+        rest.append(config.model_dump(exclude={"model": True, "train": {"model"}}))
     assert max(counts) < 4e6 and max(counts) < 1.1 * min(counts)
     assert all(each == rest[0] for each in rest)

@@ -28,15 +28,15 @@ def test_jobs_of_the_joblib_launcher_report_what_failed(capfd: pytest.CaptureFix
     assert main([*TYPED, "hydra.launcher.n_jobs=2", "seed=3,4"]) == 2
     made = sorted(path.parent.name for path in Path("m").glob("*/provenance.json"))
     assert made == ["policy=random,seed=3", "policy=random,seed=4"]
-    said = capfd.readouterr().err
-    last = said.splitlines()[-1]
+    message = capfd.readouterr().err
+    last = message.splitlines()[-1]
     assert last.startswith("worldsim: 2 of the runs failed: policy=nobody,seed=3 (there is no agent 'nobody'")
-    assert "; policy=nobody,seed=4 (there is no agent 'nobody'" in last and "Traceback" not in said
+    assert "; policy=nobody,seed=4 (there is no agent 'nobody'" in last and "Traceback" not in message
     assert [path.name for path in Path().iterdir()] == ["m"]
 
 
 def test_jobs_of_the_submitit_launcher_on_this_machine_do_too(capfd: pytest.CaptureFixture[str]) -> None:
-    """What its jobs print is in files: the reason must be told at the end."""
+    """What its jobs print is in files: the reason must be reported at the end."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     assert main([*[word.replace("joblib", "submitit_local") for word in TYPED], "hydra.launcher.timeout_min=5"]) == 2
     assert [path.parent.name for path in Path("m").glob("*/provenance.json")] == ["policy=random"]

@@ -7,9 +7,8 @@ import logging
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,11 @@ import worldsim
 from worldsim.errors import ConfigError, WorldsimError
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
     from pydantic import BaseModel
 
     from worldsim.grammar import Composed
 
+RECORDED = "provenance.json", "main_data.hdf5", "data/main_data.hdf5"  # files that a data set has, ours or Minari's own
 STOPPED = 130  # exit code after Ctrl-C, as shells have it
 OF_A_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
@@ -43,7 +42,7 @@ def _quickstart(composed: "Composed[Any]") -> None:
     from worldsim.quickstart import quickstart
 
     def run(verb: str, config: "BaseModel") -> None:
-        _do(verb, type(composed)(config, composed.choices))
+        do(verb, type(composed)(config, composed.choices))
 
     quickstart(composed.config, composed.choices, run)
 
@@ -58,13 +57,18 @@ def _collect(composed: "Composed[Any]") -> None:
 def _train(composed: "Composed[Any]") -> None:
     from worldsim.training.loop import train
     from worldsim.training.processes import is_first
-    from worldsim.wandb_log import watching
 
+    config = composed.config
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    with watching(composed.config) if is_first() else nullcontext() as watch:
-        manifest = train(composed.config, watch)
+    if config.logger.mode == "disabled" or not is_first():
+        manifest = train(config)
+    else:
+        from worldsim.tracking import watching
+
+        with watching(config) as watch:
+            manifest = train(config, watch)
     if is_first():
-        print(f"a world after {manifest.training['steps']} updates in {composed.config.out}")
+        print(f"a world after {manifest.training['steps']} updates in {config.out}")
 
 
 def _validate(composed: "Composed[Any]") -> None:
@@ -72,17 +76,24 @@ def _validate(composed: "Composed[Any]") -> None:
     from worldsim.fidelity.validate import validate
     from worldsim.printing import Terminal
 
-    certificate = validate(composed.config)
+    config = composed.config
+    folder = config.out or config.world
+    if config.logger.mode == "disabled":
+        certificate = validate(config)
+    else:
+        from worldsim.tracking import log_certificate, tracked
+
+        with tracked("validate", config, config.logger, folder, config.world) as run:
+            certificate = validate(config)
+            log_certificate(run, certificate)
     Terminal().print(certificate_table(certificate))
-    asked, told = certificate["horizon"], certificate["horizons"][-1]
-    if told < asked:
-        print(f"note: no episode goes on for horizon={asked} steps after its context; {told} are told of")
-    if certificate["windows"] < composed.config.windows:
-        asked, told = composed.config.windows, certificate["windows"]
-        print(
-            f"note: the episodes that are reported have {told} windows, not windows={asked}; all of them were imagined"
-        )
-    folder = composed.config.out or composed.config.world
+    asked, most = certificate["horizon"], certificate["horizons"][-1]
+    if most < asked:
+        print(f"note: no episode goes on for horizon={asked} steps after its context; {most} are reported")
+    if certificate["windows"] < config.windows:
+        have = certificate["windows"]
+        asked = config.windows
+        print(f"note: the reported episodes have {have} windows, not windows={asked}; all of them were imagined")
     print(f"certificate: {folder / 'fidelity.html'}, with fidelity.json, .png, .gif and calibration.json beside it")
 
 
@@ -96,8 +107,17 @@ def _stress(composed: "Composed[Any]") -> None:
     from worldsim.evaluation.stress import stress
     from worldsim.printing import Terminal
 
-    Terminal().print(stress(composed.config).table())
-    print(f"report: {composed.config.out / 'report.html'}")
+    config = composed.config
+    if config.logger.mode == "disabled":
+        report = stress(config)
+    else:
+        from worldsim.tracking import log_report, tracked
+
+        with tracked("stress", config, config.logger, config.out, config.world) as run:
+            report = stress(config)
+            log_report(run, report.data)
+    Terminal().print(report.table())
+    print(f"report: {config.out / 'report.html'}")
 
 
 def _ppo(composed: "Composed[Any]") -> None:
@@ -205,7 +225,7 @@ VERBS = {
         keeps=False,
     ),
     "info": Verb(
-        "tell what a world is and how far it can be believed",
+        "show what a world is and how far it can be believed",
         "worldsim.fidelity.info:InfoConfig",
         _info,
         ("", "world=runs/quickstart/world", "world=runs/world form=json"),
@@ -244,9 +264,15 @@ VERBS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line; returns its exit code. Errors that are not the user's keep their traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    return answered(lambda: _run(words), words)
+
+
+def answered(run: Callable[[], None], words: Sequence[str]) -> int:
+    """The exit code of what `words` ask for; what a user can get wrong ends in one line."""
     try:
         with _warnings_in_a_line():
-            return _run(words)
+            run()
+        return 0
     except WorldsimError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -282,32 +308,25 @@ def _warnings_in_a_line() -> Iterator[None]:
         yield
 
 
-def _run(words: Sequence[str]) -> int:
+def _run(words: Sequence[str]) -> None:
     if not words or words[0] in ("--help", "-h", "help"):
         print(_overview())
-        return 0
+        return
     if words[0] == "--version":
         print(f"worldsim {worldsim.__version__}")
-        return 0
+        return
     if words[0] in _families() and words[1:] in ([], ["--help"], ["-h"]):
         print(_overview(words[0]))
-        return 0
+        return
     name, rest = _verb(words)
     if VERBS[name].first and rest and not re.match(r"[+~-]|[^/]*=", rest[0]):
         rest[0] = f"{VERBS[name].first}={rest[0]}"
-    flags = {word for word in rest if word.startswith("-")}
-    overrides = [word for word in rest if word not in flags]
-    strange = sorted(flags - {"--help", "-h", "--multirun", "-m"})
-    if strange:
-        key = strange[0].lstrip("-").partition("=")[0]
-        raise ConfigError(f"'{strange[0]}' is no flag; write {key}=... (flags are --help and --multirun)")
-    if flags & {"--help", "-h"}:
-        print(_help(name, overrides))
-    elif flags:
-        _sweep(name, overrides)
-    else:
-        _once(name, overrides)
-    return 0
+    if "--version" in rest:
+        print(f"worldsim {worldsim.__version__}")
+        return
+    from worldsim.hydra_app import HydraApp
+
+    HydraApp(name, _schema(name), VERBS[name].keeps, do).run(rest, VERBS[name].summary, VERBS[name].examples)
 
 
 def _verb(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -331,19 +350,7 @@ def _families() -> set[str]:
     return {name.split()[0] for name in VERBS if " " in name}
 
 
-def _once(name: str, overrides: Sequence[str]) -> None:
-    from worldsim import grammar
-
-    several = grammar.swept(overrides)
-    if several:
-        raise ConfigError(
-            f"{several[0]} is given several values; add --multirun to run them one after another, "
-            f"or write one list of them, {several[0]}=[a,b]"
-        )
-    _do(name, grammar.compose(name, _schema(name), overrides))
-
-
-def _do(name: str, composed: "Composed[Any]") -> None:
+def do(name: str, composed: "Composed[Any]") -> None:
     """Runs the verb and keeps its resolved configuration in the folder that it wrote, as config-<verb>.yaml."""
     import yaml
 
@@ -351,7 +358,7 @@ def _do(name: str, composed: "Composed[Any]") -> None:
 
     config = composed.config
     if getattr(config, "out", None) is not None:
-        _check_place(config.out, VERBS[name].keeps)
+        _check_place(name, config.out)
     if not VERBS[name].keeps:
         VERBS[name].run(composed)
         return
@@ -363,79 +370,19 @@ def _do(name: str, composed: "Composed[Any]") -> None:
     write_atomically(kept, f"# worldsim {worldsim.__version__}: worldsim {name}\n{text}")
 
 
-def _check_place(out: Path, is_folder: bool) -> None:
-    """Raises ConfigError, before the work and not after it, where `out` cannot be written."""
+def _check_place(name: str, out: Path) -> None:
+    """Raises ConfigError, before the work and not after it, where `out` cannot be written, or lies in a data set."""
+    is_folder = VERBS[name].keeps
+    for place in (out, *out.absolute().parents):
+        if name != "collect" and any((place / file).is_file() for file in RECORDED):
+            raise ConfigError(f"out={out} lies in the data set {place}; choose another out=")
     if out.exists() and out.is_dir() != is_folder:
-        said = "is a file, and a folder is needed" if is_folder else "is a folder, and a file is needed"
-        raise ConfigError(f"out={out} {said}; give another file or folder")
+        problem = "is a file, and a folder is needed" if is_folder else "is a folder, and a file is needed"
+        raise ConfigError(f"out={out} {problem}; give another file or folder")
     place = next(each for each in (out if is_folder else out.parent, *out.absolute().parents) if each.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        said = "may not be written" if place.is_dir() else "is a file"
-        raise ConfigError(f"out={out} cannot be made, {place} {said}; give another file or folder")
-
-
-def _sweep(name: str, overrides: Sequence[str]) -> None:
-    """Hydra's own multirun: every job is composed by Hydra and writes to out/<its swept overrides>.
-
-    A job that a user's mistake ends does not end the others. Jobs may run in other processes (hydra/launcher=joblib or
-    submitit): what each leaves behind is a file in a folder of this sweep.
-    """
-    import tempfile
-
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from worldsim import grammar
-
-    schema = _schema(name)
-    prepared = grammar.prepare(name, schema, overrides)
-    keys = grammar.swept(prepared)
-    fixed = {word.lstrip("+~").partition("=")[0] for word in prepared} - set(keys)
-    apart = "out" in schema.model_fields and "out" not in keys  # each job needs a folder of its own
-
-    def job(values: "DictConfig") -> None:
-        settings = HydraConfig.get()
-        label = grammar.label(settings.overrides.task, fixed)
-        print(f"[{settings.job.num + 1}] {label.replace(',', ' ')}", flush=True)
-        try:
-            config = grammar.check(schema, grammar.plain(values))
-            if apart and label:
-                config = config.model_copy(update={"out": Path(str(values.out)) / label})
-            _do(name, grammar.Composed(config, grammar.chosen(settings)))
-        except WorldsimError as error:
-            (Path(failures) / str(settings.job.num)).write_text(f"{label} ({error})")
-            _fail(f"{label}: {error}")
-
-    quiet = ["hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.output_subdir=null"]
-    folder = "${out}" if apart else "multirun"
-    places = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=."]
-    run = hydra.main(version_base="1.3", config_path=str(grammar.CONFIGS), config_name=grammar.file_of(name).stem)(job)
-    words = ["worldsim", "--multirun", *prepared, *quiet, *places]
-    with tempfile.TemporaryDirectory(prefix=".worldsim-sweep-", dir=Path.cwd()) as failures, _command_line(words):
-        try:
-            run()
-        except (HydraException, OmegaConfBaseException) as error:
-            raise grammar.explained(error, name, prepared) from error
-        failed = [path.read_text() for path in sorted(Path(failures).iterdir(), key=lambda path: int(path.name))]
-    if failed:
-        raise ConfigError(f"{len(failed)} of the runs failed: {'; '.join(failed)}")
-
-
-@contextmanager
-def _command_line(words: list[str]) -> Iterator[None]:
-    """hydra.main reads sys.argv, and leaves errors alone only where the environment says so."""
-    before, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = words, "1"
-    try:
-        yield
-    finally:
-        sys.argv = before
-        if full is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full
+        problem = "may not be written" if place.is_dir() else "is a file"
+        raise ConfigError(f"out={out} cannot be made, {place} {problem}; give another file or folder")
 
 
 def _schema(name: str) -> "type[BaseModel]":
@@ -455,24 +402,6 @@ def _overview(family: str = "") -> str:
     )
 
 
-def _help(name: str, overrides: Sequence[str]) -> str:
-    """The verb's configuration as it is written, comments and all, with the chosen option of each group below it."""
-    from worldsim import grammar
-
-    chosen = grammar.groups(name)
-    chosen |= {group: value for group, _, value in (word.partition("=") for word in overrides) if group in chosen}
-    parts = [f"worldsim {name}: {VERBS[name].summary}", grammar.file_of(name).read_text().strip()]
-    for group, option in chosen.items():
-        known = grammar.options(group)
-        others = ", ".join(known) + (", or any Gymnasium id" if group == "env" else "")
-        heading = f"# {group}={option} (one of: {others})" if option in known else f"# {group}= (one of: {others})"
-        body = (grammar.CONFIGS / group / f"{option}.yaml").read_text().strip() if option in known else ""
-        below = body and not body.startswith("# @package")
-        parts.append(f"{heading}\n{group}:\n{textwrap.indent(body, '  ')}" if below else f"{heading}\n{body}")
-    examples = [f"  worldsim {name} {example}".rstrip() for example in VERBS[name].examples]
-    return "\n\n".join([*parts, "\n".join(["Examples:", *examples])])
-
-
 def _fail(message: str) -> int:
     from worldsim.printing import printable
 
@@ -488,9 +417,9 @@ def _typed(words: Sequence[str]) -> str:
 
 def _disk_is_full(error: BaseException | None) -> bool:
     """Also where a library wraps it: safetensors, HDF5 and torch only say so in their message."""
-    said = re.compile(r"No space left|os error 28|errno = 28")
+    full = re.compile(r"No space left|os error 28|errno = 28")
     while error is not None:
-        if getattr(error, "errno", None) == errno.ENOSPC or said.search(str(error)):
+        if getattr(error, "errno", None) == errno.ENOSPC or full.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -17,82 +17,68 @@ from worldsim import grammar
 from worldsim.agents import modules_of
 from worldsim.devices import Device
 from worldsim.envs.make import EnvConfig, env_modules
+from worldsim.errors import ConfigError
 from worldsim.evaluation.cells import code_digest, digest
 from worldsim.evaluation.ppo import PPOConfig
 from worldsim.evaluation.stress import StressConfig, StressTest
 from worldsim.fidelity.validate import ValidateConfig
-from worldsim.files import alone_in, hash_of, hashes_of, read_sealed, refuse_foreign, sealed, write_atomically
+from worldsim.files import (
+    alone_in,
+    hash_of,
+    hashes_of,
+    lies_in,
+    read_sealed,
+    refuse_foreign,
+    sealed,
+    write_atomically,
+)
 from worldsim.models.checkpoint import FOUND_OUT, MANIFEST, STARTS, WEIGHTS
 from worldsim.models.config import AnyModelConfig
 from worldsim.play.look import LookConfig
 from worldsim.rollouts.collect import CollectConfig
 from worldsim.rollouts.dataset import MINARI, PROVENANCE
-from worldsim.settings import MOST_ENVS, Context, Envs, Seed, Settings, Steps
+from worldsim.settings import Seed, Settings
 from worldsim.sources import files_named, sources
-from worldsim.training.config import LoggerConfig, TrainConfig, TrainerConfig
-
-
-class Collecting(Settings):
-    """How much is recorded."""
-
-    steps: Steps = 80_000
-    num_envs: Envs = 4
-    workers: int = Field(0, ge=0, le=MOST_ENVS)
-
-
-class Learning(Settings):
-    """The agent that is trained for the stress test."""
-
-    steps: int = Field(0, ge=0, le=10**9)
-    at_most: Steps | None = None
-
-
-class Looking(Settings):
-    """The GIF."""
-
-    context: Context = 5
-    length: int = Field(40, ge=1, le=10_000)
-    count: int = Field(4, ge=1, le=1000)
-
-
-class Measuring(Settings):
-    """What validation imagines."""
-
-    context: Context = 5
-    horizon: int = Field(30, ge=1, le=10_000)
-    windows: int = Field(64, ge=2, le=10_000)
-
-
-class Stressing(Settings):
-    """What the stress test runs."""
-
-    agents: list[str] | None = None
-    faults: list[str] = ["slow_api", "malformed_output", "missing_data"]
-    severities: list[float] = [0.5]
-    episodes: int = Field(48, ge=1, le=100_000)
-    max_steps: Steps | None = None
-    worst: int = Field(4, ge=0, le=100)
+from worldsim.training.config import TrainConfig, TrainerConfig, TrainLoggerConfig
 
 
 class QuickstartConfig(Settings):
-    """The whole job. Every key is explained in configs/quickstart.yaml."""
+    """The whole job: what all verbs share, and the configuration of each, made from it in configs/quickstart.yaml."""
 
-    env: EnvConfig
-    model: AnyModelConfig
-    trainer: TrainerConfig
-    logger: LoggerConfig = LoggerConfig()
-    collect: Collecting = Collecting()
-    ppo: Learning = Learning()
-    look: Looking = Looking()
-    fidelity: Measuring = Measuring()
-    stress: Stressing = Stressing()
-    seed: Seed = 0
-    device: Device = "auto"
-    out: Path = Path("runs/quickstart")
+    env: EnvConfig = Field(description="the real environment")
+    model: AnyModelConfig = Field(description="how the world is learned: its family, and how large it is")
+    trainer: TrainerConfig = Field(TrainerConfig(), description="how long and how fast")
+    logger: TrainLoggerConfig = Field(TrainLoggerConfig(), description="Weights & Biases")
+    seed: Seed = Field(0, description="of everything: same seed and settings, same figures")
+    device: Device = Field(
+        "auto",
+        description="where the world runs once it is trained; auto: a GPU where torch sees one. trainer.accelerator is "
+        "for the training",
+    )
+    out: Path = Field(
+        Path("runs/quickstart"),
+        description="folder of rollouts/, world/, real_vs_world.gif, fidelity.json, report.json and report.html",
+    )
+    collect: CollectConfig
+    train: TrainConfig
+    fidelity: ValidateConfig
+    look: LookConfig
+    ppo: PPOConfig  # trained where stress.agents names ppo, and nobody else is called so
+    stress: StressConfig
+
+    @property
+    def certified(self) -> Path:
+        """The folder that validate writes to."""
+        return self.fidelity.out or self.fidelity.world
+
+    @property
+    def trains_ppo(self) -> bool:
+        """Whether an agent is trained in the real environment for the stress test: the one that it calls ppo."""
+        return PPO in (self.stress.agents or []) and PPO not in self.stress.env.agents
 
 
-class Step(NamedTuple):
-    """One step of the job."""
+class JobStep(NamedTuple):
+    """One step of the job: a verb."""
 
     verb: str
     what: str  # what it does, in a few words
@@ -100,6 +86,7 @@ class Step(NamedTuple):
     makes: tuple[Path, ...]  # files, and folders of files, as which it is done
 
 
+PPO = "ppo"  # the agent that is trained on the way
 BY_THEMSELVES = "look", "ppo"  # verbs whose file lies alone, and says by a mark of its own whose it is
 CERTIFICATE = "fidelity.json", "fidelity.html"  # copied to where the report is
 Run = Callable[[str, BaseModel], None]  # a verb with its configuration; prints what came of it
@@ -115,9 +102,9 @@ def quickstart(config: QuickstartConfig, choices: Mapping[str, str], run: Run) -
         _do_all(config, steps, choices, run)
 
 
-def _do_all(config: QuickstartConfig, steps: list[Step], choices: Mapping[str, str], run: Run) -> None:
+def _do_all(config: QuickstartConfig, steps: list[JobStep], choices: Mapping[str, str], run: Run) -> None:
     begun = time.monotonic()
-    told = False  # whether the report has just been shown
+    shown = False  # whether the report has just been printed
     made_from = digest(code_digest(), json.dumps(_made_of(config)))
     for number, step in enumerate(steps, 1):
         alone = grammar.command(step.verb, step.config, choices)
@@ -127,7 +114,7 @@ def _do_all(config: QuickstartConfig, steps: list[Step], choices: Mapping[str, s
             made_from = digest(made_from, StressTest(step.config).definition())
         record = config.out / "steps" / f"{step.verb}.json"
         took = _finished(record, made_from, step.makes, config.out)
-        told = took is None
+        shown = took is None
         if took is None:
             since = time.monotonic()
             _make_way(record, step, config.out)
@@ -139,59 +126,52 @@ def _do_all(config: QuickstartConfig, steps: list[Step], choices: Mapping[str, s
             print(f"    done in {took:.0f} s", flush=True)
         else:
             print(f"    was done before, in {took:.0f} s", flush=True)
-    _conclude(config.out, time.monotonic() - begun, told)
+    _conclude(config, time.monotonic() - begun, shown)
 
 
 def _made_of(config: QuickstartConfig) -> dict[str, Any]:
     """The code behind the environment and what plays in it to be recorded, what they name, and the packages below."""
-    env = config.env
-    policy = env.policy or "random"
+    env = config.collect.env
+    policy = config.collect.policy or env.policy or "random"
     specs = [policy] if isinstance(policy, str) else list(policy)
     modules = [*env_modules(env), *modules_of(specs, env.agents)]
     named = [env.kwargs, [env.agents.get(spec, spec) for spec in specs]]
     return {**sources(modules).as_json(), "files": files_named(named)}
 
 
-def plan(config: QuickstartConfig) -> list[Step]:
-    """The steps, in order, each with the configuration that its verb takes."""
-    out, env, seed = config.out, config.env, config.seed
-    rollouts, world, gif, agent = out / "rollouts", out / "world", out / "real_vs_world.gif", out / "ppo.zip"
-    collecting = CollectConfig(env=env, seed=seed, out=rollouts, **config.collect.model_dump())
-    kept = {key: getattr(config, key) for key in ("env", "model", "trainer", "logger", "seed")}
-    training = grammar.check(TrainConfig, {"data": rollouts, "out": world, **kept})
-    learned = {"world": world, "device": config.device, "seed": seed}
-    looking = LookConfig(**learned, data=rollouts, out=gif, **config.look.model_dump())
-    measuring = ValidateConfig(**learned, data=rollouts, **config.fidelity.model_dump())
-    certified = tuple(world / name for name in FOUND_OUT)
+def plan(config: QuickstartConfig) -> list[JobStep]:
+    """The steps, in order, each with the configuration of its verb. Raises ConfigError where these do not fit."""
+    rollouts, world, testing = config.collect.out, config.train.out, config.stress
+    for part in ("collect", "train", "fidelity", "look", "ppo", "stress"):
+        out = getattr(config, part).out
+        if out is not None and not lies_in(out, config.out):
+            raise ConfigError(f"{part}.out={out} must lie in out={config.out}, where the whole job is kept")
+    made = tuple(world / name for name in (MANIFEST, WEIGHTS, STARTS))
+    certified = tuple(config.certified / name for name in FOUND_OUT)
+    collecting = f"record {config.collect.env.id}"
     steps = [
-        Step("collect", f"record {env.id}", collecting, (rollouts / PROVENANCE, rollouts / MINARI)),
-        Step(
-            "train",
-            "learn a world from what was recorded",
-            training,
-            tuple(world / n for n in (MANIFEST, WEIGHTS, STARTS)),
-        ),
-        Step("validate", "measure how true the world is", measuring, certified),
-        Step("look", "draw real above, learned below, same actions", looking, (gif,)),
+        JobStep("collect", collecting, config.collect, (rollouts / PROVENANCE, rollouts / MINARI)),
+        JobStep("train", "learn a world from what was recorded", config.train, made),
+        JobStep("validate", "measure how true the world is", config.fidelity, certified),
+        JobStep("look", "draw real above, learned below, same actions", config.look, (config.look.out,)),
     ]
-    if config.ppo.steps:
-        enough = min(config.ppo.steps, config.ppo.at_most or config.ppo.steps)
-        learning = PPOConfig(env=env, steps=enough, seed=seed, out=agent)
-        steps.append(Step("ppo", "train a small agent in the real environment", learning, (agent,)))
-        env = env.model_copy(update={"agents": {**env.agents, "ppo": str(agent)}})
-    testing = StressConfig(**learned, env=env, out=out, **config.stress.model_dump())
+    if config.trains_ppo:
+        what = "train a small agent in the real environment"
+        steps.append(JobStep("ppo", what, config.ppo, (config.ppo.out,)))
+        agents = {**testing.env.agents, PPO: str(config.ppo.out)}
+        testing = testing.model_copy(update={"env": testing.env.model_copy(update={"agents": agents})})
     testing.check()
-    report = (out / "report.json", out / "report.html")
-    return [*steps, Step("stress", "break agents in both worlds, on the same seeds", testing, report)]
+    report = (testing.out / "report.json", testing.out / "report.html")
+    return [*steps, JobStep("stress", "break agents in both worlds, on the same seeds", testing, report)]
 
 
 def _check_names(config: QuickstartConfig) -> None:
-    """Makes the environment and the agents to be tested once: a wrong name is told now, not after the training."""
+    """Makes the environment and the agents to be tested once: a wrong name is reported now, not after the training."""
     agents = config.stress.agents
-    made_here = {"ppo"} if config.ppo.steps else set()
-    stress = config.stress.model_copy(update={"agents": agents and [a for a in agents if a not in made_here]})
-    if agents is None or stress.agents:
-        StressTest(StressConfig(env=config.env, world=config.out / "world", **stress.model_dump())).check_names()
+    if agents is not None and config.trains_ppo:
+        agents = [each for each in agents if each != PPO]
+    if agents is None or agents:
+        StressTest(config.stress.model_copy(update={"agents": agents})).check_names()
 
 
 def _finished(record: Path, made_from: str, makes: tuple[Path, ...], out: Path) -> float | None:
@@ -204,7 +184,7 @@ def _finished(record: Path, made_from: str, makes: tuple[Path, ...], out: Path) 
         return None
 
 
-def _make_way(record: Path, step: Step, out: Path) -> None:
+def _make_way(record: Path, step: JobStep, out: Path) -> None:
     """Renames a file that this job wrote, and that was changed since, where its verb would take it for a stranger's."""
     if step.verb not in BY_THEMSELVES:
         return
@@ -219,12 +199,14 @@ def _make_way(record: Path, step: Step, out: Path) -> None:
             print(f"    {out / name} is not as it was made: it is made again, and kept as {aside.name}", flush=True)
 
 
-def _conclude(out: Path, seconds: float, told: bool) -> None:
-    """The certificate beside the report; the last lines: the verdict unless just told, and where everything is."""
+def _conclude(config: QuickstartConfig, seconds: float, shown: bool) -> None:
+    """The certificate beside the report; the last lines: the verdict unless just printed, and where everything is."""
+    out = config.out
     with alone_in(out):
         for name in CERTIFICATE:
-            write_atomically(out / name, (out / "world" / name).read_bytes())
+            write_atomically(out / name, (config.certified / name).read_bytes())
     print(f"\nfinished in {seconds:.0f} s")
-    for sentence in [] if told else json.loads((out / "report.json").read_text())["verdict"]:
+    for sentence in [] if shown else json.loads((config.stress.out / "report.json").read_text())["verdict"]:
         print(f"  {sentence}")
-    print(f"film: {out / 'real_vs_world.gif'}   certificate: {out / 'fidelity.html'}   report: {out / 'report.html'}")
+    report = config.stress.out / "report.html"
+    print(f"film: {config.look.out}   certificate: {out / 'fidelity.html'}   report: {report}")

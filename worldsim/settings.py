@@ -4,7 +4,7 @@ import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, LiteralString
+from typing import Annotated, Any, Literal, LiteralString
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -33,16 +33,29 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    @model_validator(mode="before")  # of the model: pydantic lets no field that tells kinds apart have one
+    @model_validator(mode="before")  # of the model: pydantic allows none on the discriminator of a union
     @classmethod
     def _no_nonsense(cls, values: Any) -> Any:
         wrong = list[InitErrorDetails]()
         for name in cls.model_fields.keys() & values.keys() if isinstance(values, Mapping) else ():
-            if said := _nonsense(set(_types(cls.model_fields[name].annotation)), list(_entries(values[name]))):
-                wrong.append({"type": PydanticCustomError("nonsense", said), "loc": (name,), "input": values[name]})
+            if problem := _nonsense(set(_types(cls.model_fields[name].annotation)), list(_entries(values[name]))):
+                wrong.append({"type": PydanticCustomError("nonsense", problem), "loc": (name,), "input": values[name]})
         if wrong:
             raise ValidationError.from_exception_data(cls.__name__, wrong)
         return values
+
+
+class LoggerConfig(Settings):
+    """Weights & Biases. `worldsim/configs/logger` holds the modes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mode: Literal["disabled", "offline", "online"] = Field("disabled", description="chosen by logger=")
+    project: str = Field("worldsim", description="name of the project there")
+    name: str | None = Field(None, description="name of the run; null: made up")
+    group: str | None = Field(
+        None, description="name that runs share; null: the folder of a sweep, or else of the world that they are about"
+    )
 
 
 def _nonsense(wanted: set[Any], given: Sequence[Any]) -> LiteralString | None:

@@ -10,7 +10,6 @@ from PIL import Image
 import worldsim
 from worldsim.cli import main
 from worldsim.models.checkpoint import hash_of
-from worldsim.wandb_log import psnr
 
 SMALL = ["model.embed=16", "model.hidden=16", "model.width=32", "model.head_hidden=16", "model.ensemble=2"]
 SHORT = ["trainer.steps=4", "trainer.codec_steps=4", "trainer.codec_frames=8", "trainer.batch=2", "trainer.length=8"]
@@ -106,9 +105,3 @@ def test_vectors_and_continuous_actions_in_both_families(
     assert (tmp_path / "look.gif").stat().st_size > 0
     assert main(["info", f"world={out}"]) == 0
     assert "Pendulum-v1" in capsys.readouterr().out
-
-
-def test_psnr_is_what_it_is_called() -> None:
-    black, grey = np.zeros((1, 4, 4, 3), np.uint8), np.full((1, 4, 4, 3), 51, np.uint8)
-    assert psnr(black, grey) == pytest.approx(20 * np.log10(255 / 51))
-    assert psnr(black, black) == 100

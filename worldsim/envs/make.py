@@ -41,17 +41,33 @@ Side = Annotated[int, Field(ge=8, le=1024)]
 class EnvConfig(Settings):
     """A source environment, and how its episodes are judged. `worldsim/configs/env` holds ready ones."""
 
-    id: str  # Gymnasium id; "module:Name-v0" imports the module first, from the current folder, too
-    kwargs: dict[str, Any] = {}  # the environment's own arguments
-    resize: Side | tuple[Side, Side] | None = None  # pictures get so many pixels in height and width; None: as they are
-    images: list[str] | None = None  # the parts of an observation that are pictures; None: uint8 of 32 pixels or more
-    max_episode_steps: Steps | None = None  # steps until truncation; None: the environment's own limit
-    requires: Literal["atari", "vizdoom", "box2d", "minigrid"] | None = None  # extra to install; None: told from the id
-    agents: dict[str, str] = {}  # reference agents: name -> "package.module:factory"
-    policy: Policy | None = None  # what collects rollouts unless told otherwise; None: random
-    epsilon: float = Field(0.0, ge=0, le=1)  # probability, per step of collection, of a uniform action instead
-    success_return: float | None = None  # an episode succeeds when its return is at least this; None: not judged
-    violation_reward: float | None = None  # a step whose reward is at most this is a violation; None: not judged
+    id: str = Field(description='Gymnasium id; "module:Name-v0" imports the module first, from the current folder, too')
+    kwargs: dict[str, Any] = Field({}, description="the environment's own arguments, e.g. env.kwargs.continuous=false")
+    resize: Side | tuple[Side, Side] | None = Field(
+        None, description="pictures get so many pixels: 64, or [96,128] for height and width; null: as they are"
+    )
+    images: list[str] | None = Field(
+        None, description="parts of the observation that are pictures, [screen]; null: uint8 of 32 pixels or more"
+    )
+    max_episode_steps: Steps | None = Field(
+        None, description="steps until truncation; null: the environment's own limit"
+    )
+    requires: Literal["atari", "vizdoom", "box2d", "minigrid"] | None = Field(
+        None, description="extra that installs it; null: known from the id"
+    )
+    agents: dict[str, str] = Field({}, description="reference agents: name to package.module:factory")
+    policy: Policy | None = Field(
+        None, description="what collects rollouts: an agent, or {agent: weight}, drawn for each episode; null: random"
+    )
+    epsilon: float = Field(
+        0.0, ge=0, le=1, description="probability, per step of collection, of a uniform action instead"
+    )
+    success_return: float | None = Field(
+        None, description="an episode succeeds when its return is at least this; null: not judged"
+    )
+    violation_reward: float | None = Field(
+        None, description="a step whose reward is at most this is a violation; null: not judged"
+    )
 
 
 def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:

@@ -26,13 +26,16 @@ MARK = b"worldsim ppo"  # the comment of the file: other agents of Stable-Baseli
 
 
 class PPOConfig(Settings):
-    """Where the agent learns and for how long. Every key is explained in configs/ppo.yaml."""
+    """Where the agent learns and for how long."""
 
-    env: EnvConfig
-    steps: Steps = 8192
-    num_envs: int = Field(4, ge=1, le=128)  # a rollout of 128 steps in each is learned from as a whole
-    seed: Seed = 0
-    out: Path = Path("runs/ppo.zip")
+    env: EnvConfig = Field(description="where it learns")
+    steps: Steps = Field(8192, description="environment steps that it learns from, at least")
+    # a rollout of 128 steps in each is learned from as a whole
+    num_envs: int = Field(4, ge=1, le=128, description="environments side by side; part of what the agent becomes")
+    seed: Seed = Field(0, description="of everything: same seed and settings, same agent")
+    out: Path = Field(
+        Path("runs/ppo.zip"), description="file of the agent; load only files that you trust, it is a pickle"
+    )
 
 
 def train_ppo(config: PPOConfig, progress: bool = True) -> Path:

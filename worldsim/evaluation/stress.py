@@ -49,7 +49,7 @@ from worldsim.faults import Plan
 from worldsim.faults.trees import leaves_of
 from worldsim.files import alone_in, refuse_foreign, write_atomically
 from worldsim.rollouts.progress import Bar
-from worldsim.settings import Seed, Settings, Steps
+from worldsim.settings import LoggerConfig, Seed, Settings, Steps
 from worldsim.simulator.calibration import certificate_of
 from worldsim.sources import files_named, sources
 from worldsim.wrappers import InjectFaults
@@ -64,24 +64,54 @@ BATCH = 32  # episodes of a World that are stepped at once
 
 
 class StressConfig(Settings):
-    """What a stress test runs. `configs/stress.yaml` explains every key."""
+    """What a stress test runs: agents × faults × severities on the same seeds."""
 
-    env: EnvConfig
-    world: Path | None = None
-    agents: list[str] | None = None
-    faults: list[str] = ["slow_api", "malformed_output", "missing_data"]
-    severities: list[float] = [0.5]
-    episodes: int = Field(32, ge=1, le=100_000)
-    seed: Seed = 0
-    where: list[Where] = Field(["real", "world"], min_length=1)
-    starts: Literal["real", "recorded"] = "real"
-    max_steps: Steps | None = None
-    confidence: float = Field(0.95, gt=0, lt=1)
-    worst: int = Field(4, ge=0, le=100)
-    trace: bool = False
-    fresh: bool = False
-    device: Device = "auto"
-    out: Path = Path("runs/stress")
+    env: EnvConfig = Field(description="the real environment")
+    world: Path | None = Field(
+        None, description="folder of the World learned from that environment; needed where `where` has world"
+    )
+    agents: list[str] | None = Field(
+        None,
+        description="who is tested: names of the env's agents, random, sticky, pkg.module:factory, Stable-Baselines3 "
+        "files, path/to/agent.zip, with what VecNormalize has learned beside them, path/to/agent_vecnormalize.pkl; "
+        "null: all that the env's configuration names, and random",
+    )
+    faults: list[str] = Field(
+        ["slow_api", "malformed_output", "missing_data"],
+        description="what goes wrong: ready plans, or files of plans, plan.yaml; each by itself",
+    )
+    severities: list[float] = Field(
+        [0.5], description="how badly, in [0, 1]; every agent runs once without faults besides"
+    )
+    episodes: int = Field(32, ge=1, le=100_000, description="in each condition; below 20 the intervals are wide")
+    seed: Seed = Field(0, description="of everything: same seed and settings, same report")
+    where: list[Where] = Field(
+        ["real", "world"],
+        min_length=1,
+        description="real: the environment itself; world: the learned one",
+    )
+    starts: Literal["real", "recorded"] = Field(
+        "real",
+        description="where the World starts. real: from what the real environment shows first on the same seed, so "
+        "that both worlds are paired; recorded: from starts kept with the World",
+    )
+    max_steps: Steps | None = Field(
+        None,
+        description="cut episodes after so many steps, in both worlds. A step is a call, and one that is refused "
+        "counts, too, though it steps nothing. null: env.max_episode_steps, else the environment's own limit, "
+        "else 10000",
+    )
+    confidence: float = Field(0.95, gt=0, lt=1, description="level of all intervals; each interval holds at it alone")
+    worst: int = Field(4, ge=0, le=100, description="animations: of so many episodes in which a fault cost the most")
+    trace: bool = Field(False, description="true: keep every step of every episode as JSON lines in out/traces")
+    fresh: bool = Field(
+        False,
+        description="true: run finished conditions again, too (they also are when code, world, agents or settings "
+        "changed)",
+    )
+    device: Device = Field("auto", description="where the world runs; auto: a GPU where torch sees one")
+    logger: LoggerConfig = Field(LoggerConfig(), description="Weights & Biases: the results and the verdict")
+    out: Path = Field(Path("runs/stress"), description="folder of the report")
 
     def agent_specs(self) -> list[str]:
         """The agents asked for, or else all that the environment's configuration names, with `random` to compare."""
@@ -343,7 +373,7 @@ class StressTest:
 def _report(test: StressTest, outcomes: Outcomes, worst: Sequence[Worst], replays: Replays) -> Report:
     config = test.config
     # Paths are left out: the report is the same wherever the world lies and the report goes.
-    shown = config.model_dump(mode="json", exclude={"out", "world", "fresh", "trace", "device"}) | {
+    shown = config.model_dump(mode="json", exclude={"out", "world", "fresh", "trace", "device", "logger"}) | {
         "agents": config.agent_specs(),
         "faults": list(test.plans),
     }

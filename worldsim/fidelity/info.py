@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gymnasium.spaces import MultiDiscrete
+from pydantic import Field
 from rich.table import Table
 
 from worldsim.fidelity.costs import BATCHES, cost
@@ -15,10 +16,13 @@ from worldsim.spaces import Leaf, leaves
 
 
 class InfoConfig(Settings):
-    """Which world. The keys are explained in configs/info.yaml."""
+    """Which world, and how it is shown."""
 
-    world: Path = Path("runs/world")
-    form: Literal["table", "json"] = "table"
+    world: Path = Field(Path("runs/world"), description="folder of the world")
+    form: Literal["table", "json"] = Field(
+        "table",
+        description="table, for people, or json, for machines: exact numbers and the whole certificate",
+    )
 
 
 def info(config: InfoConfig) -> Table | str:

@@ -73,7 +73,7 @@ def same_place(metric: ErrorMetric, rows: dict[str, NDArray[Any]]) -> Bools:
 
 
 def _same(metric: ErrorMetric, leaf: Leaf, values: NDArray[Any]) -> Bools:
-    if leaf.kind == "categorical":
+    if leaf.is_discrete:
         error = metric.error(leaf, values[:, None], values[None])
     else:
         scale = 255.0 if leaf.kind == "image" else metric.scale[leaf.name]

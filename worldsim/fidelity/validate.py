@@ -30,7 +30,7 @@ from worldsim.models.checkpoint import FOUND_OUT, looks_like_a_world, open_world
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.progress import Bar
-from worldsim.settings import Context, Seed, Settings
+from worldsim.settings import Context, LoggerConfig, Seed, Settings
 from worldsim.simulator.calibration import CERTIFICATE, CERTIFICATE_FORMAT, FILE, Calibration, Trust
 from worldsim.simulator.rollout import imagine
 from worldsim.simulator.world import World
@@ -41,17 +41,37 @@ PIECES = 4  # of the teacher-forced episodes, for each window that is reported: 
 
 
 class ValidateConfig(Settings):
-    """What is measured. `configs/validate.yaml` explains every key."""
+    """What is measured, and on which rollouts."""
 
-    world: Path
-    data: DataSets
-    context: Context = 5
-    horizon: int = Field(30, ge=1, le=10_000)
-    windows: int = Field(64, ge=2, le=10_000)
-    tolerance_db: float = Field(10.0, gt=0, le=1000)
-    seed: Seed = 0
-    device: Device = "auto"
-    out: Path | None = None
+    world: Path = Field(Path("runs/world"), description="folder of the world")
+    data: DataSets = Field(
+        Path("runs/rollouts"),
+        description="what it was trained on, of which the held-out episodes are used, or other rollouts: one data set, "
+        "or several: [a,b]",
+    )
+    context: Context = Field(5, description="recorded steps that the world sees first")
+    horizon: int = Field(
+        30, ge=1, le=10_000, description="steps that it then imagines; 100 shows more where episodes are that long"
+    )
+    windows: int = Field(
+        64,
+        ge=2,
+        le=10_000,
+        description="stretches of held-out episodes that are imagined, at most all there are, and twice as many to "
+        "calibrate",
+    )
+    tolerance_db: float = Field(
+        10.0,
+        gt=0,
+        le=1000,
+        description="a prediction is within tolerance, of which trust is the probability, if every leaf is: images, "
+        "fields and vectors if their squared error is so many dB below that of their mean, records' variables if they "
+        "are right (of several in a leaf, nine in ten)",
+    )
+    seed: Seed = Field(0, description="of the choice of windows and of what the world draws")
+    device: Device = Field("auto", description="where the world runs; auto: a GPU where torch sees one")
+    logger: LoggerConfig = Field(LoggerConfig(), description="Weights & Biases: the curves over the horizon")
+    out: Path | None = Field(None, description="folder of what is written; null: the world's")
 
 
 class Job(NamedTuple):
@@ -70,10 +90,13 @@ def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
 
     Where no reported episode goes on for `config.horizon` steps after the context, it is of as many as the longest has.
     Raises DatasetError where nothing was held out or the world has learned from the data, SpaceMismatchError where data
-    and world have other spaces, ConfigError where memory runs out or files are in the way that are not worldsim's.
+    and world have other spaces, ConfigError where `out` lies in the data, memory runs out or files are in the way that
+    are not worldsim's.
     """
     keep_freed_memory()
     out = config.out or config.world
+    if config.out is not None:
+        Mix(config.data).keep_out(out)
     with alone_in(out):
         if not looks_like_a_world(out) and not _is_certificate(out / CERTIFICATE):
             refuse_foreign((out / name for name in FOUND_OUT), "validate")

@@ -33,17 +33,21 @@ MAX_BYTES = 3_000_000
 
 
 class LookConfig(Settings):
-    """What to look at. Every key is explained in configs/look.yaml."""
+    """What to look at: the recorded rollout above, the learned world below, the same actions in both."""
 
-    world: Path = Path("runs/world")
-    data: DataSets = Path("runs/rollouts")
-    out: Path = Path("runs/real_vs_world.gif")
-    context: Context = 5
-    length: int = Field(40, ge=1, le=10_000)
-    count: int = Field(4, ge=1, le=1000)
-    fps: int = Field(8, ge=1, le=50)
-    seed: Seed = 0
-    device: Device = "auto"
+    world: Path = Field(Path("runs/world"), description="folder of the world")
+    data: DataSets = Field(
+        Path("runs/rollouts"),
+        description="rollouts, one data set or several: [a,b]; of those that the world was trained on, only the "
+        "held-out ones are shown",
+    )
+    out: Path = Field(Path("runs/real_vs_world.gif"), description=".gif, at most 3 MB, or .png for an animated PNG")
+    context: Context = Field(5, description="recorded steps that the world sees first")
+    length: int = Field(40, ge=1, le=10_000, description="steps that it then imagines, fewer where an episode ends")
+    count: int = Field(4, ge=1, le=1000, description="windows, one after another")
+    fps: int = Field(8, ge=1, le=50, description="frames a second")
+    seed: Seed = Field(0, description="of the choice of windows and of what the world draws")
+    device: Device = Field("auto", description="where the world runs; auto: a GPU where torch sees one")
 
 
 class Side(NamedTuple):

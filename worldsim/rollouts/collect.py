@@ -44,7 +44,7 @@ NOT_IN_THE_DATA = {"requires", "agents", "policy", "epsilon", "success_return", 
 class CollectConfig(Settings):
     """What to collect, and where to. `num_envs` and `workers` change the speed only, never the data."""
 
-    env: EnvConfig
+    env: EnvConfig = Field(description="what is recorded")
     arrays: Path | None = Field(
         None,
         description="plain arrays that there are already, instead of recording: a .npz, .npy or HDF5 file or a folder "
@@ -56,13 +56,31 @@ class CollectConfig(Settings):
         description="of the arrays: arrays, as they look; env: those of env=, which they must fit: stress needs that",
     )
     keys: ArrayKeys = Field(ArrayKeys(), description="names of those arrays, where they are not found by themselves")
-    steps: Steps = 20_000  # at least so many; the last episode is kept whole
-    policy: Policy | None = None  # spec or {spec: weight}; None: the env configuration's, else random
-    epsilon: float | None = Field(None, ge=0, le=1)  # probability a step of a uniform action; None: the env's, else 0
-    num_envs: Envs = 4
-    workers: int = Field(0, ge=0, le=MOST_ENVS)  # above 1: each environment in a process of its own
-    seed: Seed = 0
-    out: Path
+    steps: Steps = Field(
+        20_000, description="record at least so many environment steps; the last episode is kept whole"
+    )
+    policy: Policy | None = Field(
+        None,
+        description="who acts: an agent's name (one of the env's agents, random, sticky, sticky:0.9, biased:1=0.3), "
+        "pkg.module:factory, the path of a Stable-Baselines3 .zip, or several with weights, drawn anew for each "
+        "episode: {random:0.3,careful:0.7}; null: the mixture that the env's configuration recommends, else random",
+    )
+    epsilon: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="probability that a step takes a uniform action instead; null: the env's recommendation, else 0",
+    )
+    num_envs: Envs = Field(4, description="environments side by side; changes the speed only, not the data")
+    workers: int = Field(
+        0,
+        ge=0,
+        le=MOST_ENVS,
+        description="0 or 1: all of them in this process, which is fastest for quick ones; more: each in a process of "
+        "its own",
+    )
+    seed: Seed = Field(0, description="same seed and settings, same data")
+    out: Path = Field(Path("runs/rollouts"), description="folder of the data set")
 
     @model_validator(mode="after")
     def _keys_of_arrays(self) -> Self:

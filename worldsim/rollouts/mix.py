@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator
 
 from worldsim import spaces
-from worldsim.errors import DatasetError, SpaceMismatchError
+from worldsim.errors import ConfigError, DatasetError, SpaceMismatchError
+from worldsim.files import lies_in
 from worldsim.rollouts.arrays import Arrays, joined
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.fingerprints import fingerprints
@@ -74,6 +75,12 @@ class Mix:
         if len(self.hashes) == 1:
             return self.hashes[0]
         return hashlib.sha256(json.dumps([self.hashes, self.weights and list(self.weights)]).encode()).hexdigest()
+
+    def keep_out(self, out: Path) -> None:
+        """Raises ConfigError where what is written to `out` would lie in one of the data sets."""
+        for part in self.parts:
+            if lies_in(out, part.folder):
+                raise ConfigError(f"out={out} lies in the data set data={part.path}; choose another out=")
 
     @cached_property
     def arrays(self) -> Arrays:

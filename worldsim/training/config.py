@@ -1,4 +1,4 @@
-"""What a training run is made of. Every key is explained in configs/train.yaml and configs/trainer/*.yaml."""
+"""What a training run is made of. The files in configs hold what differs from these defaults."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 from worldsim.envs.make import EnvConfig
 from worldsim.models.config import AnyModelConfig, Precision
 from worldsim.rollouts.mix import DataSets
-from worldsim.settings import Seed, Settings
+from worldsim.settings import LoggerConfig, Seed, Settings
 
 MOST_UPDATES = 10**8
 MOST_ROWS = 1 << 18  # in an update: of 64x64 frames 3 GiB, before a network has seen them
@@ -19,41 +19,89 @@ class TrainerConfig(Settings):
 
     model_config = ConfigDict(frozen=True)
 
-    steps: int = Field(3600, ge=1, le=MOST_UPDATES)
-    seconds: float | None = Field(None, gt=0, le=1e7)
-    batch: int = Field(4, ge=1, le=MOST_ROWS)
-    length: int = Field(32, ge=2, le=MOST_ROWS)
-    learning_rate: float = Field(4e-3, gt=0)
-    warmup: int = Field(50, ge=0)
-    weight_decay: float = Field(0.01, ge=0)
-    codec_steps: int = Field(1200, ge=1, le=MOST_UPDATES)
-    codec_frames: int = Field(64, ge=1, le=MOST_ROWS)
-    codec_learning_rate: float = Field(1e-2, gt=0)
-    clip: float = Field(1000.0, gt=0)
-    sampling: Literal["uniform", "prioritised"] = "uniform"
-    alpha: float = Field(0.6, ge=0, le=1)
-    ends: float = Field(0.0, ge=0, lt=1)
-    correction: float = Field(0.4, ge=0, le=1)
-    precision: Precision | Literal["auto"] = "auto"
-    cuda_graphs: bool = True
-    accelerator: str = "auto"
-    devices: int = Field(1, ge=1, le=1024)
-    num_nodes: int = Field(1, ge=1, le=1024)
-    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    holdout: float = Field(0.1, ge=0, lt=1)
-    checkpoint_every: int = Field(200, ge=1)
-    log_every: int = Field(20, ge=1)
+    steps: int = Field(3600, ge=1, le=MOST_UPDATES, description="updates that learn what happens next")
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        le=1e7,
+        description="train for so many seconds, set-up not counted; null: for as long as the updates take. With a "
+        "time, steps and codec_steps only say how the updates are shared out: how many there are follows from the pace "
+        "of a few, measured before the first",
+    )
+    batch: int = Field(4, ge=1, le=MOST_ROWS, description="sequences in an update")
+    length: int = Field(32, ge=2, le=MOST_ROWS, description="rows in a sequence")
+    learning_rate: float = Field(4e-3, gt=0, description="of AdamW, after the warm-up; then it falls as half a cosine")
+    warmup: int = Field(50, ge=0, description="updates in which the learning rate rises from 0")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    codec_steps: int = Field(
+        1200,
+        ge=1,
+        le=MOST_UPDATES,
+        description="updates on single frames, which only learn to draw, before the others; of families in two stages",
+    )
+    codec_frames: int = Field(64, ge=1, le=MOST_ROWS, description="frames in such an update")
+    codec_learning_rate: float = Field(
+        1e-2, gt=0, description="of such updates, after the warm-up; then it falls as half a cosine"
+    )
+    clip: float = Field(1000.0, gt=0, description="largest norm of the gradients of each part of the model")
+    sampling: Literal["uniform", "prioritised"] = Field(
+        "uniform",
+        description="uniform: over all rows; prioritised: sequences that were predicted badly are drawn more often",
+    )
+    alpha: float = Field(0.6, ge=0, le=1, description="how much more often: by the loss to this power; 0: not at all")
+    ends: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the sequences drawn so that an episode terminates in them; 0: as often as it does",
+    )
+    correction: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="weight of the losses of what is drawn too often: 0 leaves them alone, 1 as if drawn uniformly",
+    )
+    precision: Precision | Literal["auto"] = Field(
+        "auto", description="of products; auto: both are tried for a moment, and the faster one is taken"
+    )
+    cuda_graphs: bool = Field(
+        True,
+        description="on one CUDA device an update is recorded once and then replayed; false: launched piece by piece",
+    )
+    accelerator: str = Field("auto", description="auto, cpu or cuda")
+    devices: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="processes on this machine, one for each device; they share the batch, and the weights are those "
+        "of one",
+    )
+    num_nodes: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="machines; the command is typed on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set, or by "
+        "torchrun",
+    )
+    strategy: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto",
+        description="of several processes: auto or ddp, each holds the whole model; fsdp: each holds a shard of it",
+    )
+    holdout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of the episodes never trained on: worldsim validate measures with these",
+    )
+    checkpoint_every: int = Field(200, ge=1, description="updates between two states that training goes on from")
+    log_every: int = Field(20, ge=1, description="updates between two logged losses")
 
 
-class LoggerConfig(Settings):
-    """Weights & Biases."""
+class TrainLoggerConfig(LoggerConfig):
+    """What is logged of a training, and how often."""
 
-    model_config = ConfigDict(frozen=True)
-
-    mode: Literal["disabled", "offline", "online"] = "disabled"
-    project: str = "worldsim"
-    name: str | None = None
-    video_every: int = Field(default=500, ge=1)
+    validate_every: int = Field(100, ge=1, description="updates between two losses on sequences that are held out")
+    video_every: int = Field(500, ge=1, description="updates between two open-loop videos with their PSNR")
 
 
 class TrainConfig(Settings):
@@ -66,13 +114,25 @@ class TrainConfig(Settings):
         description="where the rollouts come from, to be sure that they do: the env= that they were collected with; "
         "null: what they say",
     )
-    model: AnyModelConfig
-    trainer: TrainerConfig
-    logger: LoggerConfig = LoggerConfig()
-    data: DataSets
-    weights: list[float] | None = None
-    out: Path
-    seed: Seed = 0
+    model: AnyModelConfig = Field(description="how the world is learned: its family, and how large it is")
+    trainer: TrainerConfig = Field(TrainerConfig(), description="how long and how fast")
+    logger: TrainLoggerConfig = Field(TrainLoggerConfig(), description="Weights & Biases")
+    data: DataSets = Field(
+        Path("runs/rollouts"),
+        description="what it learns from: a folder that worldsim collect wrote, a Minari data set by its folder or id, "
+        "or several: [a,b]",
+    )
+    weights: list[float] | None = Field(
+        None,
+        description="share of the sequences from each of several data sets, in any unit, e.g. [3,1]; null: rows count "
+        "the same",
+    )
+    out: Path = Field(
+        Path("runs/world"), description="folder of the world; unfinished training is kept in out/training"
+    )
+    seed: Seed = Field(
+        0, description="of the weights, of the batches and of what is held out: same seed and settings, same world"
+    )
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:

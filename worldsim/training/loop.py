@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 import worldsim
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError, UnknownEnvError
-from worldsim.files import alone_in, lies_in, refuse_foreign
+from worldsim.files import alone_in, refuse_foreign
 from worldsim.models.checkpoint import FORMAT, OF_A_WORLD, WorldManifest, is_whole, looks_like_a_world, save_world
 from worldsim.models.config import PRECISIONS, Precision
 from worldsim.models.generator import SharedGenerator
@@ -74,9 +74,7 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
     """
     keep_freed_memory()
     data = Mix(config.data, config.weights)
-    for part in data.parts:
-        if lies_in(config.out, part.folder):
-            raise ConfigError(f"out={config.out} lies in the data set data={part.path}; choose another out=")
+    data.keep_out(config.out)
     config = config.model_copy(update={"env": config.env or recorded_env(data)})
     _check_env(config, data)
     train_episodes, _ = data.split(config.trainer.holdout, config.seed)

@@ -39,14 +39,30 @@ UNTOLD = ("connection", "server_error", "bad_gateway", "unavailable")
 
 
 class FitConfig(Settings):
-    """What to learn a plan from. The keys are explained in configs/faults-fit.yaml."""
+    """What to learn a plan from."""
 
-    traces: Path
-    out: Path = Path("plan.yaml")
-    fewest: int = Field(20, ge=2)
-    tolerance: float = Field(0.1, gt=0, le=1)
-    lose_answer: float = Field(0.5, ge=0, le=1)
-    seed: Seed = 0
+    traces: Path = Field(
+        description="JSON lines, one call a line, or spans as OpenTelemetry, Jaeger, Tempo, Langfuse, Phoenix, "
+        "Vercel's AI SDK, OpenLLMetry or Harbor (ATIF) export them; a file, or a folder of them; docs/faults.md says "
+        "what they hold"
+    )
+    out: Path = Field(Path("plan.yaml"), description="the plan")
+    fewest: int = Field(20, ge=2, description="tools with fewer calls than this are left out")
+    tolerance: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="the greatest Kolmogorov-Smirnov distance at which a distribution is believed; where none is, 100 "
+        "measured latencies are written instead",
+    )
+    lose_answer: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the time-outs, broken connections and answers 500, 502 and 503 that are taken to have "
+        "been carried out all the same, which no trace can tell; of those that say no (401, 403, 429) nothing was",
+    )
+    seed: Seed = Field(0, description="of the simulated p-values")
 
 
 class ToolFit(NamedTuple):

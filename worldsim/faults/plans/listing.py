@@ -18,10 +18,10 @@ COMMON = ("severity", "probability", "tools", "schedule", "seed", "targets", "ou
 
 
 class ListConfig(Settings):
-    """Which faults. The keys are explained in configs/faults-list.yaml."""
+    """Which faults are listed."""
 
-    family: str | None = None
-    kinds: list[str] = Field(["*"], min_length=1)
+    family: str | None = Field(None, description="only this family, e.g. slow; null: all")
+    kinds: list[str] = Field(["*"], min_length=1, description="globs over the kinds, e.g. [*_latency]")
 
 
 def table(config: ListConfig) -> Table:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from worldsim.faults.definition import Fault
 from worldsim.faults.parameters import is_scaled
@@ -18,9 +18,9 @@ Json = dict[str, Any]
 
 
 class SchemaConfig(Settings):
-    """Where the schema goes. The key is explained in configs/schema-faults.yaml."""
+    """Where the schema goes."""
 
-    out: Path | None = None
+    out: Path | None = Field(None, description="file to write it to; null: print it")
 
 
 def is_schema(file: Path) -> bool:
