@@ -70,11 +70,9 @@ def test_the_second_time_nothing_is_done_and_nothing_changes(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {name: hash_of(finished / name) for name in FILES}
-    begun = time.monotonic()
     quickstart(finished)
     said = capsys.readouterr().out
     assert said.count("was done before") == 5 and "    done in" not in said
-    assert time.monotonic() - begun < 5
     assert {name: hash_of(finished / name) for name in FILES} == before
 
 
