@@ -93,10 +93,10 @@ def test_every_verb_shows_its_configuration_and_where_it_comes_from(
     assert "file://conf" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("what", ["defaults", "defaults-tree", "config", "plugins", "all"])
+@pytest.mark.parametrize("what", ["defaults-tree", "config", "all"])
 def test_info_is_hydras(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", f"--info={what}", "model=rssm"]) == 0
-    assert {"plugins": "BasicLauncher", "config": "latents: 24"}.get(what, "model/rssm") in capsys.readouterr().out
+    assert {"config": "latents: 24", "defaults-tree": "model: rssm"}.get(what, "model/rssm") in capsys.readouterr().out
     assert main(["train", "--hydra-help"]) == 0
     assert "hydra/launcher" in capsys.readouterr().out
 
@@ -123,10 +123,7 @@ WRITTEN = {
     f"{COLLECT} out=o": ["o"],
     f"{COLLECT} hydra.run.dir=here": ["here"],
     f"{COLLECT} hydra.run.dir=here out=there": ["there"],
-    f"{COLLECT} --multirun seed=1,2 out=m": ["m/seed=1", "m/seed=2"],
-    f"{COLLECT} -m seed=1,2 policy=random,sticky:0.5 out=m": [
-        f"m/policy={policy},seed={seed}" for policy in ("random", "sticky:0.5") for seed in (1, 2)
-    ],
+    f"{COLLECT} --multirun seed=3 policy=random,sticky:0.5 out=m": ["m/policy=random", "m/policy=sticky:0.5"],
     f"{COLLECT} -m 'seed=range(1,3)' hydra.sweep.dir=s": ["s/0", "s/1"],
     f"{COLLECT} -m seed=1,2 hydra.sweep.dir=s 'hydra.sweep.subdir=${{hydra.job.override_dirname}}'": [
         f"s/env.id=CartPole-v1,env=gymnasium,seed={seed},steps=8" for seed in (1, 2)
@@ -134,10 +131,9 @@ WRITTEN = {
     f"{COLLECT} -m seed=1,2 'hydra.sweep.subdir=job-${{hydra.job.num}}' out=m": ["m/job-0", "m/job-1"],
     f"{COLLECT} -m out=a,b": ["a", "b"],
     f"{COLLECT} --config-dir conf --config-name sweep out=m": ["m/seed=1", "m/seed=2"],
-    f"{COLLECT} --config-dir conf -m env=mine,deeper/other out=m": ["m/env=deeper/other", "m/env=mine"],
-    "collect -m env=conf/env/mine.yaml,conf/env/deeper/other.yaml steps=8 --config-dir conf out=m": [
-        "m/env=conf/env/deeper/other.yaml",
+    f"{COLLECT} --config-dir conf -m env=deeper/other,conf/env/mine.yaml out=m": [
         "m/env=conf/env/mine.yaml",
+        "m/env=deeper/other",
     ],
     f"{COLLECT} hydra.run.dir=here hydra.job.chdir=true": ["here"],
 }
@@ -149,7 +145,6 @@ def test_where_a_run_writes(typed: str, capsys: pytest.CaptureFixture[str]) -> N
     assert made() == WRITTEN[typed]
     left = {path.name for path in Path().iterdir()} - {name.split("/")[0] for name in WRITTEN[typed]}
     assert left <= {"conf", "here", "multirun"}
-    assert main(["collect", f"config={made()[0]}/config-collect.yaml"]) == 0
 
 
 def test_hydras_own_files_are_written_where_they_are_asked_for() -> None:
@@ -197,6 +192,9 @@ MISTAKES = {
     "train --experimental-rerun x": "--experimental-rerun is not for worldsim",
     "train --shell-completion": "--shell-completion is not for worldsim",
     "train +seed=3": "seed",
+    "train 'seed=${oc.env:WORLDSIM_NOT_THERE}'": "seed: ",
+    "quickstart collect=3": "train.data: ",
+    "train 'trainer={steps:3}'": "trainer is a group; give its keys one by one, trainer.<key>=<value>",
     "train model.width=[1] --cfg job --resolve model.width=${nothing}": "nothing",
     "train hydra.launcher.n_jobs=2": "n_jobs",
     "train hydra.mode=OFTEN": "hydra.mode",

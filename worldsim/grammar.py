@@ -54,14 +54,15 @@ def chosen(settings: Any) -> dict[str, str]:
 def plain(composed: DictConfig) -> dict[str, Any]:
     """The composed configuration as plain values, without Hydra's own part. Raises ConfigError for what is not set."""
     kept = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    missing = OmegaConf.missing_keys(kept)
-    if missing:
-        key = min(missing)
-        raise ConfigError(f"{key} is not set; add {key}=...")
     try:
+        missing = OmegaConf.missing_keys(kept)
+        if missing:
+            key = min(missing)
+            raise ConfigError(f"{key} is not set; add {key}=...")
         values = OmegaConf.to_container(kept, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(explained.first_line(str(error))) from error
+        where = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(where + explained.first_line(str(error))) from error
     return typing.cast(dict[str, Any], values)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
 from hydra._internal.config_repository import IConfigRepository
 from omegaconf import DictConfig
 from pydantic import BaseModel
@@ -16,7 +15,7 @@ from worldsim.loader import Loader, own_values
 from worldsim.overrides import written
 from worldsim.schemas import MISSING, members, model_of
 
-LIMITS = {Ge: "at least", Gt: "above", Le: "at most", Lt: "below"}
+LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}  # as pydantic's metadata call them
 YOUR_OWN = (
     "Groups are files of settings. One of your own is chosen by its path, {group}=path/to/my.yaml, or by its name, "
     "where --config-dir or hydra.searchpath names the folder that holds {group}/<name>.yaml."
@@ -77,9 +76,9 @@ def allowed(field: FieldInfo) -> str:
     """Which values a field may have, in words: "1 to 1024", "at least 0, below 1", "auto, cpu or cuda"."""
     parts = [field.annotation, *members(field.annotation)]
     metadata = [*field.metadata, *(each for part in parts if isinstance(part, FieldInfo) for each in part.metadata)]
-    limits = {type(each): getattr(each, type(each).__name__.lower()) for each in metadata if type(each) in LIMITS}
-    if limits.keys() == {Ge, Le}:
-        return f"{limits[Ge]} to {limits[Le]}"
+    limits = {name: getattr(each, name) for each in metadata for name in LIMITS if hasattr(each, name)}
+    if limits.keys() == {"ge", "le"}:
+        return f"{limits['ge']} to {limits['le']}"
     choices = [
         written(each) for part in members(field.annotation) if get_origin(part) is Literal for each in get_args(part)
     ]

@@ -226,6 +226,8 @@ class Loader(ConfigLoaderImpl):
         key = str(override.key_or_group)
         if override.value() is None and groups[key] is None:
             return True
+        if isinstance(override.value(), dict):
+            raise ConfigError(f"{key} is a group; give its keys one by one, {key}.<key>=<value>")
         known = ", ".join(self.options(key, repository)) + (", or any Gymnasium id" if key == "env" else "")
         raise ConfigError(f"there is no {key}={written(override.value())}; it is one of {known}")
 
