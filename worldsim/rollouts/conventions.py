@@ -308,7 +308,7 @@ def _torn(observation: Mapping[KeyPath, ArrayColumn], following: Mapping[KeyPath
             if begin < end:
                 following_rows, next_rows = after.rows(begin, end), observation[path].rows(begin + 1, end + 1)
                 torn[begin:end] |= (following_rows != next_rows).reshape(end - begin, -1).any(1)
-    # Frames that stand still tear nothing: two such episodes become one, which only a flag could tell apart.
+    # Frames that stand still tear nothing: two such episodes become one, which only a flag could part.
     torn &= ~cuts
     if torn.sum() > UNSORTED * max(1, len(cuts)):
         first = next(iter(following.values()))

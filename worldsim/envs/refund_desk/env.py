@@ -157,8 +157,8 @@ class RefundDeskEnv(gym.Env[DeskObservation, np.int64]):
         carry_out[tool](ticket, self._clock)
         if tool is DeskTool.CLOSE:
             self._open = 0
-        # Read back rather than kept in step here, so that no reply says what the tables do not hold. Only these
-        # three calls are judged, and counting takes longer than the call.
+        # Read back rather than kept up here, so that no reply says anything that the tables do not hold. Only three of
+        # the calls change what the shift is judged by.
         self._forms = self.database.forms()
         if tool in (DeskTool.REFUND, DeskTool.REPLACE, DeskTool.CLOSE):
             self._counts = self.database.counts()
