@@ -31,7 +31,14 @@ from worldsim.rollouts.segments import Segments
 from worldsim.training.captured import Captured, Update, recorder
 from worldsim.training.config import TrainConfig, TrainerConfig
 from worldsim.training.feed import Feed
-from worldsim.training.memory import enough_memory, keep_freed_memory
+from worldsim.training.memory import (
+    Within,
+    enough_memory,
+    free_memory,
+    keep_freed_memory,
+    need_of,
+    refuse_what_does_not_fit,
+)
 from worldsim.training.pace import TRIED, fitted, kept, paces
 from worldsim.training.phases import Phase, at, learning_rate, phases
 from worldsim.training.processes import Objective, gathered, is_first, mean_of, share, together, whole_batch
@@ -83,7 +90,9 @@ def _learn(
 ) -> None:
     model = initialised(manifest, data.arrays, taught, config.seed)
     plan = phases(config.trainer, model)
+    need = need_of(model, plan, config.trainer)
     with together(config, in_parts=len(plan) > 1) as fabric:
+        refuse_what_does_not_fit(need, plan, free_memory(fabric.device))
 
         def begin(trainer: TrainerConfig, model: WorldModel, plan: list[Phase]) -> Run:
             feed = Feed(plan, samplers(config, data, taught, plan, share(fabric)), fabric.device)
@@ -232,7 +241,8 @@ def initialised(manifest: WorldManifest, arrays: Arrays, taught: Any, seed: int)
     """An untrained model that knows the statistics of its data."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = manifest.build()
+        with Within(free_memory(torch.device("cpu"))):
+            model = manifest.build()
     fit_statistics(model, arrays, taught, np.random.default_rng([seed, 1]))
     return model
 
