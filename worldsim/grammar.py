@@ -125,12 +125,13 @@ def _words(loader: Loader, config: BaseModel, choices: Mapping[str, str]) -> lis
         for group, option in taken.items()
         if option != str(groups[group]) and loader.repository.config_exists(f"{group}/{option}")
     ]
-    if taken.get("env") is not None and not loader.repository.config_exists(f"env/{taken['env']}"):
-        words = ["env=gymnasium", *words]  # an option of somebody's own folder
-    words = [f"env={asked['env']['id']}" if text == "env=gymnasium" else text for text in words]
+    if asked.get("env") is not None:
+        if not loader.repository.config_exists(f"env/{taken.get('env')}"):
+            words = ["env=gymnasium", *words]  # an option of somebody's own folder
+        words = [f"env={asked['env']['id']}" if text == "env=gymnasium" else text for text in words]
     have = _plain_or_missing(loader, words)
     for key, value in asked.items():  # in order: what the later parts are made from comes first
-        differing = [word(path, each) for path, each in leaves_of(value, (key,)) if _at(have, path) != each]
+        differing = [word(path, each) for path, each in leaves_of(value, (key,)) if not _is(each, _at(have, path))]
         if differing:
             words += differing
             have = _plain_or_missing(loader, words)
@@ -149,6 +150,11 @@ def _at(values: Any, path: Sequence[str]) -> Any:
     for key in path:
         values = values.get(key, ...) if isinstance(values, Mapping) else ...
     return values
+
+
+def _is(asked: Any, there: Any) -> bool:
+    """Whether a value is there already; of a group that was not chosen nothing is, which is None."""
+    return bool(asked == there) or (asked is None and there is ...)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -30,10 +30,18 @@ from worldsim.rollouts.mix import Mix, difference
 from worldsim.rollouts.progress import Bar
 from worldsim.rollouts.sampling import RankShard, SequenceSampler
 from worldsim.rollouts.segments import Segments
+from worldsim.spaces import space_from_json
 from worldsim.training.captured import Captured, Update, recorder
 from worldsim.training.config import TrainConfig, TrainerConfig
 from worldsim.training.feed import Feed
-from worldsim.training.memory import enough_memory, keep_freed_memory
+from worldsim.training.memory import (
+    Within,
+    enough_memory,
+    free_memory,
+    keep_freed_memory,
+    need_of,
+    refuse_what_does_not_fit,
+)
 from worldsim.training.pace import TRIED, faster_precision, fitted, kept, kept_precision, paces
 from worldsim.training.phases import Phase, at, learning_rate, phases
 from worldsim.training.processes import (
@@ -96,6 +104,9 @@ def _learn(
 ) -> None:
     model = initialised(manifest, data.arrays, train_episodes, config.seed)
     plan = phases(config.trainer, model)
+    spaces = space_from_json(manifest.observation_space), space_from_json(manifest.action_space)
+    need = need_of(model, spaces, plan, config.trainer)
+    refuse_what_does_not_fit(need, plan, free_memory(make_fabric(config.trainer).device))
     if config.trainer.precision == "auto":
         precision = kept_precision(config.out / "training")
         if precision is None:
@@ -276,7 +287,8 @@ def initialised(manifest: WorldManifest, arrays: Arrays, train_episodes: Any, se
     """An untrained model that knows the statistics of its data."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = manifest.build()
+        with Within(free_memory(torch.device("cpu"))):
+            model = manifest.build()
     fit_statistics(model, arrays, train_episodes, np.random.default_rng([seed, 1]))
     return model
 
