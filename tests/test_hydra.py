@@ -171,7 +171,7 @@ def test_train_py_takes_them_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 MISTAKES = {
     "train ~model": "~model: worldsim train needs one; choose another, model=<option>",
-    "train ~env": "~env: worldsim train needs one",
+    "collect ~env": "~env: worldsim collect needs one",
     "train ~colour": "~colour: worldsim train has nothing of that name to delete",
     "train --config-dir nowhere": "--config-dir nowhere is no folder",
     "train --config-path nowhere": "--config-path nowhere is no folder",

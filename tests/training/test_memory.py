@@ -73,6 +73,6 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_made() -> None:
     """A prior of 100,000 lamps looks at all of them: 40 GB."""
     words = re.escape("and 1.0 GB are free; lower model.width, or leave out")
     with pytest.raises(ConfigError, match=words), Within(10**9):
-        WorldModel(SSMConfig(), spaces.MultiBinary(100_000), spaces.Discrete(3), (0.0, 1.0))
+        SSMConfig().build(spaces.MultiBinary(100_000), spaces.Discrete(3), (0.0, 1.0))
     with Within(10**9):
         SSMConfig().build(*SPACES, (0.0, 1.0))

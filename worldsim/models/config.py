@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # a configuration is checked without torch
 FAMILY = "ssm, transformer, rssm or diffusion: chosen by model="
 WIDEST = 1 << 14  # of a layer: its square alone is a GiB
 Precision = Literal["32-true", "bf16-mixed"]  # of products, in training and in stepping, as Lightning has it
+AnyPrecision = Literal["32-true", "bf16-mixed", "auto"]  # the last tries the others and takes the faster
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from worldsim.devices import device_of
 from worldsim.errors import ConfigError
 from worldsim.models.checkpoint import WorldManifest, open_world
-from worldsim.models.config import PRECISIONS, Precision
+from worldsim.models.config import PRECISIONS, AnyPrecision, Precision
 from worldsim.models.world_model import WorldModel
 from worldsim.simulator.calibration import Calibration, Trust, certificate_of
 from worldsim.simulator.noise import places, uniforms
@@ -322,7 +322,7 @@ def load(
     device: str | torch.device = "cpu",
     sample: bool = True,
     fused: bool = False,
-    precision: Precision | Literal["auto"] = "32-true",
+    precision: AnyPrecision = "32-true",
 ) -> World:
     """Opens a world's directory on a device: "auto" takes a GPU where there is one. See `World`.
 

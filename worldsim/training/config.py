@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from worldsim.envs.make import EnvConfig
-from worldsim.models.config import AnyModelConfig, Precision
+from worldsim.models.config import AnyModelConfig, AnyPrecision
 from worldsim.rollouts.mix import DataSets
 from worldsim.settings import LoggerConfig, Seed, Settings
 
@@ -61,7 +61,7 @@ class TrainerConfig(Settings):
         le=1,
         description="weight of the losses of what is drawn too often: 0 leaves them alone, 1 as if drawn uniformly",
     )
-    precision: Precision | Literal["auto"] = Field(
+    precision: AnyPrecision = Field(
         "auto", description="of products; auto: both are tried for a moment, and the faster one is taken"
     )
     cuda_graphs: bool = Field(
