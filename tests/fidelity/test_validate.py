@@ -304,7 +304,9 @@ def test_horizons_end_with_the_longest_episode_and_a_long_context_is_refused(
     longest = max(rollouts.lengths[episode] for episode in reported) + 1 - 2
     assert certificate["horizons"] == list(range(1, longest + 1)) and certificate["horizon"] == 100
     assert len(certificate["psnr"]["model"]) == longest and certificate["psnr"]["model"][0] is not None
-    assert f"no episode goes on for horizon=100 steps after its context; {longest} are told" in capsys.readouterr().out
+    assert (
+        f"no episode goes on for horizon=100 steps after its context; {longest} are reported" in capsys.readouterr().out
+    )
     assert f"{longest} steps under the recorded actions, which is all" in (tmp_path / "fidelity.html").read_text()
     with pytest.raises(DatasetError, match="context=50"):
         validate(config(folder, rollouts, tmp_path, context=50), progress=False)
