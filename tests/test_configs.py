@@ -20,10 +20,10 @@ from worldsim.models.config import RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.models.world_model import WorldModel
 from worldsim.quickstart import QuickstartConfig
 from worldsim.schemas import dotted, filled, models_in, unknown
-from worldsim.training.config import LoggerConfig, TrainerConfig
+from worldsim.training.config import TrainerConfig, TrainLoggerConfig
 
 FAMILIES = {"ssm": SSMConfig, "transformer": TransformerConfig, "rssm": RSSMConfig}
-GROUPS: dict[str, type[BaseModel]] = {"env": EnvConfig, "trainer": TrainerConfig, "logger": LoggerConfig}
+GROUPS: dict[str, type[BaseModel]] = {"env": EnvConfig, "trainer": TrainerConfig, "logger": TrainLoggerConfig}
 FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
 SETTINGS = [name for name in FILES if not name.startswith("fault/")]  # plans are no configurations of a verb
 
@@ -87,7 +87,7 @@ def test_what_no_file_says_is_the_models_default() -> None:
     """The whole of a composed configuration, for a verb without a file and for one with groups."""
     assert grammar.compose("validate", _schema("validate")).config == _schema("validate")()
     train = grammar.compose("train", _schema("train")).config
-    assert (train.trainer, train.logger, train.model) == (TrainerConfig(), LoggerConfig(), SSMConfig())
+    assert (train.trainer, train.logger, train.model) == (TrainerConfig(), TrainLoggerConfig(), SSMConfig())
 
 
 def test_the_parts_of_a_whole_job_are_the_verbs_own_models() -> None:
