@@ -19,10 +19,10 @@ from worldsim.loader import CONFIGS, Loader
 from worldsim.models.config import DiffusionConfig, RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.quickstart import QuickstartConfig
 from worldsim.schemas import dotted, filled, models_in, unknown
-from worldsim.training.config import LoggerConfig, TrainerConfig, TrainLoggerConfig
+from worldsim.training.config import TrainerConfig, TrainLoggerConfig
 
 FAMILIES = {"ssm": SSMConfig, "transformer": TransformerConfig, "rssm": RSSMConfig, "diffusion": DiffusionConfig}
-GROUPS: dict[str, type[BaseModel]] = {"env": EnvConfig, "trainer": TrainerConfig, "logger": LoggerConfig}
+GROUPS: dict[str, type[BaseModel]] = {"env": EnvConfig, "trainer": TrainerConfig, "logger": TrainLoggerConfig}
 FILES = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
 SETTINGS = [name for name in FILES if not name.startswith("fault/")]  # plans are no configurations of a verb
 

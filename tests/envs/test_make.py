@@ -29,11 +29,11 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # ViZDoom writes its settings into the current folder
 
 
-def test_ready_configurations_are_found_and_write_every_key_with_a_comment():
+def test_ready_configurations_are_found_and_say_why_of_every_key():
     assert config_names() == sorted([*READY, "gymnasium"])
     for name in config_names():
         text = (CONFIGS / f"{name}.yaml").read_text()
-        assert set(yaml.safe_load(text)) == set(EnvConfig.model_fields)
+        assert set(yaml.safe_load(text)) <= set(EnvConfig.model_fields)
         for line in text.splitlines():
             assert line.startswith("#") or " # " in line, line
 
