@@ -349,7 +349,7 @@ def test_minigrid_is_classes_and_a_text_with_nothing_lost(env_id):
     import minigrid  # noqa: F401
 
     env, bare = make_env(EnvConfig(id=env_id)), gym.make(env_id)
-    assert {leaf.kind for leaf in leaves(env.observation_space)} == {"categorical"}
+    assert {leaf.kind for leaf in leaves(env.observation_space)} == {"categorical", "text"}
     assert env.observation_space["image"].nvec.reshape(-1, 3).tolist() == [[11, 6, 3]] * 49
     missions = env.observation_space["mission"]
     bare.observation_space.seed(0)

@@ -90,7 +90,7 @@ class TextEncoder(nn.Module):
 
 
 class SegmentDecoder(nn.Module):
-    """A gated recurrent unit over the characters of a segment (Cho et al. 2014), told at each of them of the slots."""
+    """A gated recurrent unit over the characters of a segment (Cho et al. 2014), with the slots as an input to each."""
 
     def __init__(self, slots: int, segment: int, tokens: int, features: int, width: int):
         super().__init__()
@@ -105,10 +105,10 @@ class SegmentDecoder(nn.Module):
         for parameter in self.out_proj.parameters():  # begin with what stands at each place in the data
             nn.init.zeros_(parameter)
 
-    def context(self, slots: Tensor) -> Tensor:
-        """(N, S, F) to what the segments' decoders are told (N, S, 3 H)."""
-        known = self.own_slot(slots) + self.all_slots(slots.flatten(-2)).unsqueeze(-2)
-        context: Tensor = self.in_proj(F.silu(known))
+    def context(self, slots: Tensor, numbers: Tensor | None = None) -> Tensor:
+        """(N, S, F) to what segments are decoded from, (N, S, 3 H); numbers: (N, M) of those that are wanted."""
+        own = self.own_slot(slots) if numbers is None else _chosen(self.own_slot(slots), numbers)
+        context: Tensor = self.in_proj(F.silu(own + self.all_slots(slots.flatten(-2)).unsqueeze(-2)))
         return context
 
     def initial(self, context: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ class TextCodec(LeafCodec):
         generator: draws which segments are decoded where a batch has more than AT_ONCE, and the loss is then estimated
         from these, without bias; None decodes all of them.
         """
-        context, segments = self.decoder.context(slots), self.encoder.segments(value)
+        segments = self.encoder.segments(value)
         counted, weight = self.up_to_end(value), torch.ones(len(value), device=value.device)
         numbers = torch.arange(self.slots, device=value.device).expand(len(value), -1)
         drawn = max(1, AT_ONCE // len(value))
@@ -207,7 +207,10 @@ class TextCodec(LeafCodec):
             begun = counted[..., 0]  # a segment that begins after the end has nothing to teach
             numbers = (uniform(begun.shape, generator, begun.device) + begun).topk(drawn, -1).indices
             weight = begun.sum(-1) / begun.sum(-1).clamp_max(drawn)
-            context, segments, counted = (_chosen(part, numbers) for part in (context, segments, counted))
+            context = self.decoder.context(slots, numbers)
+            segments, counted = _chosen(segments, numbers), _chosen(counted, numbers)
+        else:
+            context = self.decoder.context(slots)
         scores = self.decoder(context.flatten(0, 1), segments.flatten(0, 1)).unflatten(0, numbers.shape)
         log_probs = F.log_softmax(scores + self.bias()[numbers], -1)
         nats: Tensor = -log_probs.gather(-1, segments.unsqueeze(-1)).squeeze(-1)
