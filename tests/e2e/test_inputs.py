@@ -36,7 +36,14 @@ class Arm(gym.Env):
 gym.register("WorldsimTestArm-v0", Arm)
 ENV = "env=tests.e2e.test_inputs:WorldsimTestArm-v0"
 SMALL = ["model.embed=16", "model.hidden=16", "model.width=32", "model.head_hidden=16", "model.ensemble=2"]
-SHORT = ["trainer.steps=2", "trainer.codec_steps=2", "trainer.codec_frames=4", "trainer.batch=2", "trainer.length=4"]
+SHORT = [
+    "trainer.precision=32-true",
+    "trainer.steps=2",
+    "trainer.codec_steps=2",
+    "trainer.codec_frames=4",
+    "trainer.batch=2",
+    "trainer.length=4",
+]
 
 
 def test_every_kind_of_leaf_is_recorded_learned_measured_drawn_and_served(

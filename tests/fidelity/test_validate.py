@@ -118,13 +118,13 @@ def test_one_step_stands_beside_the_row_before_the_mean_and_the_actions_of_other
     arrays, length = rollouts.arrays(), 4
     cut = one_step.pieces(world, arrays, np.arange(6), length)
     reported = np.arange(len(cut.begin)) % 3 > 0
-    given, foresee = [], world.foresee
+    given, predict = [], world.predict
 
     def watched(state: WorldState, action: dict[str, np.ndarray]) -> Tick:
         given.append(action["value"])
-        return foresee(state, action)
+        return predict(state, action)
 
-    monkeypatch.setattr(world, "foresee", watched)
+    monkeypatch.setattr(world, "predict", watched)
     others = one_step.exchanged(arrays, np.arange(6), np.random.default_rng(1))
     generator = np.random.default_rng(0)
     found = one_step.predict(world, arrays, cut, reported, length, metric, others, generator).curves()

@@ -95,7 +95,7 @@ def test_as_many_sequences_as_asked_hold_an_end() -> None:
         Segments(arrays, np.arange(20), 8, 0.5)
 
 
-def test_what_was_foreseen_badly_comes_more_often_and_what_was_not_seen_as_often_as_the_worst() -> None:
+def test_what_was_predicted_badly_comes_more_often_and_what_was_not_seen_as_often_as_the_worst() -> None:
     arrays = numbered([7, 7, 7, 7])
     segments = Segments(arrays, np.arange(4), 8, alpha=1.0)
     assert segments.probabilities() == pytest.approx(0.25)

@@ -171,7 +171,7 @@ def test_a_fused_world_needs_a_compiler(folder: Path, monkeypatch: pytest.Monkey
         _fused(torch.device("cuda"))
 
 
-def test_a_world_in_bf16_foresees_what_it_does_in_fp32(world: World) -> None:
+def test_a_world_in_bf16_predicts_what_it_does_in_fp32(world: World) -> None:
     rounded = World(world.manifest, world.model, world.starts, precision="bf16-mixed")
     state = world.start(64, seed=4)
     assert_close(tensors(state), tensors(rounded.start(64, seed=4)), atol=0, rtol=0)

@@ -151,7 +151,8 @@ def _precision(
     precision, ratio = faster_precision(list(trials), plan)
     other = next(each for each in PRECISIONS if each != precision)
     if progress:
-        print(f"note: trained in {precision}; {other} takes {ratio:.2f} times as long here", flush=True)
+        hardly = ", hardly worth its rounding" if ratio < 1 else ""
+        print(f"note: trained in {precision}; {other} takes {ratio:.2f} times as long here{hardly}", flush=True)
     return precision
 
 
