@@ -27,18 +27,28 @@ class Uncertainty(nn.Module):
 
     def entropy(self, past: Tensor) -> Tensor:
         """Nats (N,) in the predicted error, at least 0: that of a Gaussian, above one of deviation RESOLUTION."""
-        variance = self.log_variance(past).float().exp()
-        return 0.5 * torch.log1p(variance / RESOLUTION**2).sum(-1)
+        return 0.5 * torch.log1p(self._variance(_normalised(past)) / RESOLUTION**2).sum(-1)
 
     def disagreement(self, past: Tensor) -> Tensor:
         """Standard deviation between the members (N,)."""
-        return self.ensemble.disagreement(past)
+        return self.ensemble.disagreement(_normalised(past))
 
     def loss(self, past: Tensor, moment: Drawing, trained: Tensor) -> dict[str, Tensor]:
         """Losses (N,). trained: (M, N) in {0, 1}, which member learns from a row."""
         target = torch.cat([*(F.adaptive_avg_pool2d(grid, SIDE).flatten(1) for grid in moment.grids), moment.vector], 1)
-        log_variance = self.log_variance(past).float().clamp(-12, 12)
+        known = _normalised(past)
+        variance = self._variance(known) + RESOLUTION**2  # what is too small to matter must not blow up the loss
         with torch.no_grad():
-            error = self.ensemble(past).mean(0) - target.float() @ self.ensemble.project
-        nll = 0.5 * (log_variance + error.square() * (-log_variance).exp()).mean(-1)
-        return {"ensemble": self.ensemble.loss(past, target, trained), "variance": nll}
+            error = self.ensemble(known).mean(0) - target.float() @ self.ensemble.project
+        nll = 0.5 * (variance.log() + error.square() / variance).mean(-1)
+        return {"ensemble": self.ensemble.loss(known, target, trained), "variance": nll}
+
+    def _variance(self, known: Tensor) -> Tensor:
+        """(N, P) of the error."""
+        variance: Tensor = self.log_variance(known).float().clamp(-12, 12).exp()
+        return variance
+
+
+def _normalised(past: Tensor) -> Tensor:
+    """Features grow while they are learned; what is predicted from them must not."""
+    return F.layer_norm(past, past.shape[-1:])
