@@ -17,7 +17,7 @@ from worldsim.models.diffusion.canvas import SIGMA_DATA, Canvas, Drawing
 from worldsim.models.diffusion.encoder import FrameEncoder
 from worldsim.models.layers import mlp
 
-SIGMA_MIN, SIGMA_MAX, RHO = 2e-3, 5.0, 7.0  # of the noise levels that sampling goes through (DIAMOND, table 6)
+SIGMA_MIN, SIGMA_MAX, RHO = 2e-3, 5.0, 7.0  # of the noise levels that sampling goes through
 LOG_MEAN, LOG_STD, TRAINED_MAX = -0.4, 1.2, 20.0  # of the noise levels trained on, log-normal
 GROUP = 8  # channels that are normalised together
 
@@ -117,7 +117,7 @@ class UNet(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """The whole moment without noise: a `UNet` for each grid and a residual MLP for the vector, on one condition.
+    """The whole moment without noise: a `UNet` for each grid and an MLP for the vector, on one condition.
 
     The condition knows the noise level, the actions and, encoded, all that the moment and its context hold.
     """

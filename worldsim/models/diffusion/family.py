@@ -112,7 +112,8 @@ class DiffusionWorldModel(WorldModel):
         start = self.initial(len(first)) if state is None else state
         begins = _begins(first, start)
         actions = self.act(action) * (~begins).unsqueeze(-1)
-        features, memory = self._features(observation, actions, begins, start)
+        flat = {name: value.flatten(0, 1) for name, value in observation.items()}
+        features, memory = self._features(self.canvas(flat), actions, begins, start)
         # The past of a moment that would come next: the present one is the newest observation in it.
         context = self._context(begins, torch.full_like(begins[:, :1], begins.shape[1], dtype=torch.long))
         kept = {PAST + leaf.name: self._past(observation, start, leaf.name, context)[:, 0] for leaf in self.leaves}
@@ -134,7 +135,7 @@ class DiffusionWorldModel(WorldModel):
         memory, kept = self.memory.tick(embedded + following, state)
         features = torch.cat([memory, embedded], -1)
         before = torch.cat([state["cached_features"].to(following.dtype), following], -1)
-        predicted = Predicted(features, self.uncertainty.entropy(before), self.uncertainty.disagreement(before))
+        predicted = Predicted(features, *self.uncertainty(before))
         new = {PAST + name: torch.cat([past[name][:, 1:], value.unsqueeze(1)], 1) for name, value in seen.items()}
         new |= {"actions": actions[:, 1:], "cached_features": features.float(), "seen": torch.ones_like(state["seen"])}
         return new | kept, predicted
@@ -146,11 +147,12 @@ class DiffusionWorldModel(WorldModel):
         start = self.initial(len(batch.first))
         begins = _begins(batch.first, start)
         actions = self.act(batch.action) * (~begins).unsqueeze(-1)
-        features, _ = self._features(batch.observation, actions, begins, start)
+        moments = self.canvas({name: value.flatten(0, 1) for name, value in batch.observation.items()})
+        features, _ = self._features(moments, actions, begins, start)
         follows = (~begins).float()
         heads = {"reward": self.reward.loss(features, batch.reward)}
         heads["termination"] = self.termination.loss(features, batch.terminated)
-        heads |= self._uncertainty_losses(batch, features, actions, generator)
+        heads |= self._uncertainty_losses(moments, features, actions, generator)
         rows = self._targets(begins, generator)
         counted_rows = follows.gather(1, rows)
         drawn = self._denoising_losses(batch, actions, begins, rows, generator)
@@ -166,24 +168,22 @@ class DiffusionWorldModel(WorldModel):
         parts |= {name: mean_of(loss, counted, count) for name, loss in heads.items()}
         return Losses.of(parts, surprise)
 
-    def _features(self, observation: Flat, actions: Tensor, begins: Tensor, start: State) -> tuple[Tensor, State]:
-        """What the heads read, (B, T, 2W), and the memory after the last moment."""
-        flat = {name: value.flatten(0, 1) for name, value in observation.items()}
-        embedded = self.encoder(self.canvas(flat)).unflatten(0, begins.shape)
+    def _features(self, moments: Drawing, actions: Tensor, begins: Tensor, start: State) -> tuple[Tensor, State]:
+        """What the heads read of moments (B*T, ...), (B, T, 2W), and the memory after the last of them."""
+        embedded = self.encoder(moments).unflatten(0, begins.shape)
         memory, kept = self.memory.sequence(embedded + self.action_proj(actions), begins, start)
         return torch.cat([memory, embedded], -1), kept
 
     def _uncertainty_losses(
-        self, batch: Batch, features: Tensor, actions: Tensor, generator: Generator
+        self, moments: Drawing, features: Tensor, actions: Tensor, generator: Generator
     ) -> dict[str, Tensor]:
         """(B, T) each."""
-        lead = batch.first.shape
+        lead = features.shape[:2]
         before = torch.cat([torch.zeros_like(features[:, :1]), features[:, :-1]], 1)
         past = torch.cat([before, self.action_proj(actions)], -1).detach().flatten(0, 1)
-        moment = self.canvas({name: value.flatten(0, 1) for name, value in batch.observation.items()})
         chance = uniform((self.config.ensemble, lead[0], 1), generator, past.device, axis=1)
         trained = (chance < 0.5).expand(-1, -1, lead[1]).flatten(1).float()
-        return {name: loss.view(lead) for name, loss in self.uncertainty.loss(past, moment, trained).items()}
+        return {name: loss.view(lead) for name, loss in self.uncertainty.loss(past, moments, trained).items()}
 
     def _targets(self, begins: Tensor, generator: Generator) -> Tensor:
         """(B, J) rows to be denoised, none of them twice, those that follow on something before all others."""

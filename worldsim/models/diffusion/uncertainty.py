@@ -25,13 +25,14 @@ class Uncertainty(nn.Module):
         self.ensemble = Ensemble(features, size, hidden, members, PROJECTED)
         self.log_variance = mlp([features, hidden, PROJECTED])
 
-    def entropy(self, past: Tensor) -> Tensor:
-        """Nats (N,) in the predicted error, at least 0: that of a Gaussian, above one of deviation RESOLUTION."""
-        return 0.5 * torch.log1p(self._variance(_normalised(past)) / RESOLUTION**2).sum(-1)
+    def forward(self, past: Tensor) -> tuple[Tensor, Tensor]:
+        """Nats (N,) in the predicted error, and the standard deviation (N,) between the members.
 
-    def disagreement(self, past: Tensor) -> Tensor:
-        """Standard deviation between the members (N,)."""
-        return self.ensemble.disagreement(_normalised(past))
+        The nats are those of a Gaussian above those of one whose deviation is RESOLUTION, so at least 0.
+        """
+        known = _normalised(past)
+        nats = 0.5 * torch.log1p(self._variance(known) / RESOLUTION**2).sum(-1)
+        return nats, self.ensemble.disagreement(known)
 
     def loss(self, past: Tensor, moment: Drawing, trained: Tensor) -> dict[str, Tensor]:
         """Losses (N,). trained: (M, N) in {0, 1}, which member learns from a row."""
