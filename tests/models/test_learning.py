@@ -1,15 +1,17 @@
 """Each family learns a small deterministic world, of which every future is known."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.models.toy import Ring, ring_arrays
 from worldsim.models.config import DiffusionConfig, ModelConfig, RSSMConfig, SSMConfig, TransformerConfig
-from worldsim.models.world_model import Batch, WorldModel
+from worldsim.models.world_model import Batch, Predicted, WorldModel
 from worldsim.rollouts.arrays import Arrays
 from worldsim.rollouts.sampling import SequenceSampler, windows
 from worldsim.training.statistics import fit_statistics
@@ -65,19 +67,22 @@ def trained(model: WorldModel, arrays: Arrays, recipe: Recipe) -> WorldModel:
     return model.eval()
 
 
+def imagined(model: WorldModel, batch: Batch) -> Iterator[tuple[int, Predicted, dict[str, Tensor]]]:
+    """The most probable future after SEEN moments of a batch: row, what is predicted, what is seen."""
+    seen = batch.each(lambda value: value[:, :SEEN])
+    state = model.observe(seen.observation, seen.action, torch.arange(SEEN).expand(len(seen.first), -1) == 0).state
+    for t in range(SEEN, SEEN + HORIZON):
+        state, now = model.step(state, {name: value[:, t] for name, value in batch.action.items()}, None)
+        yield t, now, model.decode(state)
+
+
 @pytest.mark.parametrize("family", RECIPES)
 def test_learns_the_ring(family: str) -> None:
     model = learned(RECIPES[family])
     held = windows(ring_arrays(40, 20, seed=1), np.arange(40), SEEN + HORIZON, 40, np.random.default_rng(0))
     batch = Batch.from_numpy(held)
     with torch.inference_mode():
-        first = torch.zeros(40, SEEN, dtype=torch.bool)
-        first[:, 0] = True
-        cut = [{k: v[:, :SEEN] for k, v in part.items()} for part in batch[:2]]
-        state = model.observe(*cut, first).state
-        for t in range(SEEN, SEEN + HORIZON):
-            state, now = model.step(state, {name: value[:, t] for name, value in batch.action.items()}, None)
-            drawn = model.decode(state)
+        for t, now, drawn in imagined(model, batch):
             right = (drawn["count"] == batch.observation["count"][:, t]).float().mean()
             assert right == 1, (t, right)
             error = (drawn["frame"].float() - batch.observation["frame"][:, t].float()) / 255

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from tests.models.test_learning import RECIPES, trained
+from tests.models.test_learning import RECIPES, imagined, trained
 from tests.models.toy import ring_arrays
 from worldsim.models.config import SSMConfig
 from worldsim.models.leaves import slot_layout
@@ -166,12 +166,6 @@ def test_families_learn_what_is_going_to_be_written(family: str) -> None:
     held_out = windows(in_words(40, seed=1), np.arange(40), SEEN + HORIZON, 40, np.random.default_rng(0))
     batch = Batch.from_numpy(held_out)
     with torch.inference_mode():
-        first = torch.zeros(40, SEEN, dtype=torch.bool)
-        first[:, 0] = True
-        cut = [{k: v[:, :SEEN] for k, v in part.items()} for part in batch[:2]]
-        state = model.observe(*cut, first).state
-        for t in range(SEEN, SEEN + HORIZON):
-            state, _ = model.step(state, {name: value[:, t] for name, value in batch.action.items()}, None)
-            decoded = model.decode(state)["value"]
-            same = (decoded == batch.observation["value"][:, t]).all(-1).float().mean()
+        for t, _, decoded in imagined(model, batch):
+            same = (decoded["value"] == batch.observation["value"][:, t]).all(-1).float().mean()
             assert same > 0.9, (t, same)

@@ -117,7 +117,7 @@ def test_a_run_in_the_faster_precision_is_that_run(make: Make, capsys: pytest.Ca
         patch.setattr("worldsim.training.loop.faster_precision", lambda *_: pytest.fail("tried anew"))
         manifest = train(auto, progress=False)
     taken = manifest.training["precision"]
-    assert f"note: trained in {taken}; " in capsys.readouterr().out
+    assert f"note: training in {taken}; " in capsys.readouterr().out
     plain = make("ssm", "plain", precision=taken)
     train(plain, progress=False)
     assert equal(*(load_file(config.out / "weights.safetensors") for config in (auto, plain)))

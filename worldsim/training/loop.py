@@ -152,7 +152,7 @@ def _precision(
     other = next(each for each in PRECISIONS if each != precision)
     if progress:
         hardly = ", hardly worth its rounding" if ratio < 1 else ""
-        print(f"note: trained in {precision}; {other} takes {ratio:.2f} times as long here{hardly}", flush=True)
+        print(f"note: training in {precision}; {other} takes {ratio:.2f} times as long here{hardly}", flush=True)
     return precision
 
 

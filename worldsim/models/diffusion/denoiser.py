@@ -17,8 +17,8 @@ from worldsim.models.diffusion.canvas import SIGMA_DATA, Canvas, Drawing
 from worldsim.models.diffusion.encoder import FrameEncoder
 from worldsim.models.layers import mlp
 
-SIGMA_MIN, SIGMA_MAX, RHO = 2e-3, 5.0, 7.0  # of the noise levels that sampling goes through
-LOG_MEAN, LOG_STD, TRAINED_MAX = -0.4, 1.2, 20.0  # of the noise levels trained on, log-normal
+SIGMA_MIN, SIGMA_MAX, RHO = 2e-3, 5.0, 7.0  # of the noise levels that are sampled through, as DIAMOND has them
+LOG_MEAN, LOG_STD, TRAINED_MAX = -0.4, 1.2, 20.0  # of those trained on, log-normal, also DIAMOND's
 GROUP = 8  # channels that are normalised together
 
 

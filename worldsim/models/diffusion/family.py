@@ -5,7 +5,8 @@ given these. What no observation shows is lost once it is K moments old; a recur
 termination and uncertainty alone.
 
 Not DIAMOND's: any space and not only images (`canvas`), most work on patches in place of pixels (`denoiser.UNet`),
-pixels that differ from the mean image weigh more, and heads on a gated linear recurrence in place of an LSTM.
+pixels that differ from the mean image weigh more, no offset noise, and heads on a gated linear recurrence in place of
+an LSTM.
 
 Axes: B batch, T time, K moments of context, A width of an encoded action, W width of the memory, J targets of a
 sequence, N any number of moments.
