@@ -12,6 +12,7 @@ from rich.console import Console
 import worldsim
 from worldsim.fidelity.costs import _Peak, cost
 from worldsim.fidelity.info import InfoConfig, _in_words, info
+from worldsim.fidelity.table import in_lines
 from worldsim.fidelity.validate import ValidateConfig, validate
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.spaces import leaves
@@ -82,3 +83,8 @@ def test_a_board_of_classes_is_told_in_a_line() -> None:
     )
     said = ["cells MultiDiscrete(7, 7, 3) of 3 to 11 classes", "few MultiDiscrete([3 2])"]
     assert [_in_words(leaf) for leaf in leaves(board)] == said
+
+
+def test_a_sentence_is_one_line_whatever_stands_in_it() -> None:
+    sentence = "Its trust separates right from wrong (AUROC 0.90); as a probability it is off by 0.02."
+    assert in_lines([sentence, "none; a; b"]).splitlines() == [sentence, "none; a; b"]

@@ -1,6 +1,7 @@
 """What a world is: parts, costs, spaces, where it comes from, how far it is known to be true."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,8 @@ from worldsim.fidelity.table import in_lines, summary
 from worldsim.settings import Settings
 from worldsim.simulator.world import World, load
 from worldsim.spaces import Leaf, leaves
+
+NOT_VALIDATED = "none; run worldsim validate"
 
 
 class InfoConfig(Settings):
@@ -34,12 +37,13 @@ def info(config: InfoConfig) -> Table | str:
     table = Table(title=f"World in {config.world}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    certificate = summary(world.certificate) if world.certificate else {"certificate": "none; run worldsim validate"}
+    certificate = summary(world.certificate) if world.certificate else {"certificate": [NOT_VALIDATED]}
     spaces = {"observation": world.observation_space, "action": world.action_space}
-    leaf_by_leaf = {name: "; ".join(map(_in_words, leaves(space))) for name, space in spaces.items()}
-    for section in (*as_text(found | leaf_by_leaf), certificate):
-        for name, value in section.items():
-            table.add_row(name, in_lines(value))
+    leaf_by_leaf = {name: [_in_words(leaf) for leaf in leaves(space)] for name, space in spaces.items()}
+    sections: list[Mapping[str, str | list[str]]] = [*as_text(found | leaf_by_leaf), certificate]
+    for section in sections:
+        for name, clauses in section.items():
+            table.add_row(name, in_lines([clauses] if isinstance(clauses, str) else clauses))
         table.add_section()
     return table
 
@@ -65,8 +69,8 @@ def facts(world: World) -> dict[str, Any]:
     }
 
 
-def as_text(found: dict[str, Any]) -> tuple[dict[str, str], ...]:
-    """The facts in words: parts and costs, spaces, provenance."""
+def as_text(found: dict[str, Any]) -> tuple[Mapping[str, str | list[str]], ...]:
+    """The facts in words: parts and costs, spaces, which may be given clause by clause, provenance."""
     sizes, steps = dict(found["parameters"]), found["step"]
     parts = {"parameters": f"{sizes.pop('all'):,}"} | {f"  {name}": f"{size:,}" for name, size in sizes.items()}
     for batch, each in steps.items():
@@ -81,7 +85,7 @@ def as_text(found: dict[str, Any]) -> tuple[dict[str, str], ...]:
     settings = {name: short.get(name, found[name]).items() for name in ("data", "training", "model")}
     origin |= {name: ", ".join(f"{key}={value}" for key, value in each) for name, each in settings.items()}
     origin |= {"written by": found["written by"]}
-    origin |= {"calibration": "trust and heads" if found["calibrated"] else "none; run worldsim validate"}
+    origin |= {"calibration": "trust and heads" if found["calibrated"] else NOT_VALIDATED}
     return parts, spaces, origin
 
 

@@ -29,7 +29,7 @@ def page(certificate: Mapping[str, Any], made: Films) -> str:
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"share": share, "worse": worse}
-    facts = {name: value for name, value in summary(certificate).items() if name != "verdict"}
+    facts = {name: "; ".join(clauses) for name, clauses in summary(certificate).items() if name != "verdict"}
     view: dict[str, Any] = {"data": certificate, "facts": facts}
     view |= {"imagined": _shown(certificate, certificate, "steps ahead")}
     view |= {"teacher_forced": _shown(certificate, certificate["teacher_forced"], "step of the stretch")}

@@ -1,7 +1,7 @@
 """A certificate as people read it: a few rows of words and figures."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -14,14 +14,13 @@ def certificate_table(certificate: Mapping[str, Any]) -> Table:
     table = Table(title="Fidelity, on held-out rollouts", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, value in summary(certificate).items():
-        table.add_row(name, in_lines(value))
+    for name, clauses in summary(certificate).items():
+        table.add_row(name, in_lines(clauses))
     return table
 
 
-def in_lines(value: str) -> str:
+def in_lines(clauses: Sequence[str]) -> str:
     """One clause a line, as narrow terminals need it; names with nothing but figures have these below each other."""
-    clauses = value.split("; ")
     named = [re.fullmatch(r"(\S+) ((?:[-\d.–]+(?:, )?)+)(\D*)", clause) for clause in clauses]
     if len(clauses) == 1 or None in named:
         return "\n".join(clauses)
@@ -30,13 +29,13 @@ def in_lines(value: str) -> str:
     return "\n".join(f"{name:<{wide}}{''.join(f'{x:>7}' for x in figures)}{unit}" for name, figures, unit in each)
 
 
-def summary(certificate: Mapping[str, Any]) -> dict[str, str]:
-    """What is measured -> the figures in words."""
+def summary(certificate: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What is measured -> the figures in words, clause by clause."""
     horizons = certificate["horizons"]
     places = [horizons.index(h) for h in SHOWN if h in horizons] or [len(horizons) - 1]
-    found = {"verdict": "; ".join(certificate.get("verdict", []))}
-    found["episodes"] = f"{certificate['episodes_reported']}, and {certificate['episodes_calibrating']} to calibrate"
-    found["steps ahead"] = f"{', '.join(str(horizons[place]) for place in places)} in each of the following"
+    found = {"verdict": list(certificate.get("verdict", []))}
+    found["episodes"] = [f"{certificate['episodes_reported']}, and {certificate['episodes_calibrating']} to calibrate"]
+    found["steps ahead"] = [f"{', '.join(str(horizons[place]) for place in places)} in each of the following"]
     for key, of in (("psnr_by_leaf", ""), ("psnr_changed_by_leaf", ", changed pixels")):
         for leaf, curves in certificate.get(key, {}).items():
             found[f"{leaf}{of}"] = _beside(curves, places, ".1f", " dB")
@@ -44,30 +43,30 @@ def summary(certificate: Mapping[str, Any]) -> dict[str, str]:
         found[f"{leaf}, error / deviation"] = _beside(curves, places, ".2f", "")
     step = certificate["one_step"]
     if step["accuracy"]:
-        found["accuracy, one step ahead"] = "; ".join(f"{leaf} {value:.0%}" for leaf, value in step["accuracy"].items())
+        found["accuracy, one step ahead"] = [f"{leaf} {value:.0%}" for leaf, value in step["accuracy"].items()]
     for leaf, curves in certificate.get("edit_distance_by_leaf", {}).items():
         found[f"{leaf}, edits a character"] = _beside(curves, places, ".2f", "")
-    found["ends of episodes"] = f"{_detected(step['termination'])}; calibration error {step['termination']['ece']:.3f}"
+    ends = step["termination"]
+    found["ends of episodes"] = [_detected(ends), f"calibration error {ends['ece']:.3f}"]
     signs = [f"{name} {_detected(each)}" for name, each in step["reward"]["signs"].items() if each["events"]]
-    found["sign of the reward"] = f"{'; '.join(signs)}; calibration error {step['reward']['ece']:.3f}"
-    found["reward"] = f"mean absolute error {step['reward_error']:.3g}, one step ahead"
+    found["sign of the reward"] = [*signs, f"calibration error {step['reward']['ece']:.3f}"]
+    found["reward"] = [f"mean absolute error {step['reward_error']:.3g}, one step ahead"]
     for leaf, each in certificate["controllability"].get("psnr", {}).items():
         if each["delta"] is not None:
-            found[f"{leaf}, random actions"] = (
-                f"{worse(each['delta'])} at step {certificate['controllability']['step']}"
-            )
+            at = certificate["controllability"]["step"]
+            found[f"{leaf}, random actions"] = [f"{worse(each['delta'])} at step {at}"]
     places = certificate["loop_closure"]
     if places["return_rate"] is not None:
-        found["revisited places"] = f"shown as before in {places['returned']} of {places['left']} returns to them"
+        found["revisited places"] = [f"shown as before in {places['returned']} of {places['left']} returns to them"]
     trust = certificate["trust"]
     area = "cannot be judged: all right or all wrong" if trust["auroc"] is None else f"AUROC {trust['auroc']:.2f}"
     share_within = f"{trust['share']:.0%} of predictions within tolerance"
-    found["trust"] = f"{area}; calibration error {trust['ece']:.3f}; {share_within}"
+    found["trust"] = [area, f"calibration error {trust['ece']:.3f}", share_within]
     return found
 
 
-def _beside(curves: Mapping[str, Any], places: list[int], form: str, unit: str) -> str:
-    return "; ".join(f"{name} {_at(curve, places, form)}{unit}" for name, curve in curves.items())
+def _beside(curves: Mapping[str, Any], places: list[int], form: str, unit: str) -> list[str]:
+    return [f"{name} {_at(curve, places, form)}{unit}" for name, curve in curves.items()]
 
 
 def _detected(each: Mapping[str, Any]) -> str:
