@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
@@ -13,7 +14,7 @@ from torch.testing import assert_close
 
 from worldsim.models.dynamics.codes import MARGIN, Quantiser
 from worldsim.models.dynamics.ssm import scan
-from worldsim.models.layers import Categoricals, SlotLinear, draw, entropy, symexp, symlog
+from worldsim.models.layers import Categoricals, Outcomes, SlotEmbedding, SlotLinear, draw, entropy, symexp, symlog
 
 
 @settings(max_examples=40, deadline=None)
@@ -46,6 +47,39 @@ def test_slots_have_weights_of_their_own() -> None:
     layer, x = SlotLinear(3, 4, 5), torch.randn(2, 6, 3, 4)
     expected = torch.stack([x[:, :, s] @ layer.weight[s] + layer.bias[s] for s in range(3)], 2)
     assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 40])
+def test_slots_with_the_batch_last_are_the_same_slots(rows: int) -> None:
+    layer, x = SlotLinear(3, 4, 5), torch.randn(3, rows, 4)
+    assert_close(layer.batch_last(x), layer(x.transpose(0, 1)).permute(1, 2, 0))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("slots", "numbers", "classes"), [(3, 4, 5), (2, 1, 7), (0, 1, 3)])
+def test_slots_of_indices_are_slots_of_one_hots(slots: int, numbers: int, classes: int, kind: torch.dtype) -> None:
+    layer, plain = SlotEmbedding(slots, numbers, classes, 6), SlotLinear(slots, numbers * classes, 6)
+    plain.load_state_dict(layer.state_dict())
+    index = torch.randint(0, classes, (2, 9, slots, numbers), generator=torch.Generator().manual_seed(0))
+    one_hots, weight = F.one_hot(index, classes).flatten(-2).float(), torch.randn(2, 9, slots, 6)
+    with torch.autocast("cpu", torch.bfloat16, enabled=kind == torch.bfloat16):
+        found, expected = layer(index), plain(one_hots)
+    near = {} if kind == torch.float32 else {"atol": 0.05, "rtol": 0.02}  # what is looked up is rounded once
+    assert found.dtype == kind
+    assert_close(found.float(), expected.float(), **near)
+    for each, values in ((layer, found), (plain, expected)):
+        (values.float() * weight).sum().backward()
+        assert each.weight.grad is not None and each.weight.grad.dtype == torch.float32
+    assert_close(layer.weight.grad, plain.weight.grad, **near)
+    with torch.no_grad():
+        assert_close(layer(index), plain(one_hots))
+
+
+@pytest.mark.parametrize("classes", [2, 5, 16, 17, 40])
+def test_cumulative_weights_are_sums_whatever_the_number_of_classes(classes: int) -> None:
+    outcomes = Outcomes.of(torch.randn(3, classes, 7), 0.1, -2)
+    assert_close(outcomes.cumulative, outcomes.weights.double().cumsum(-2).float())
+    assert_close(outcomes.total, outcomes.weights.sum(-2))
 
 
 def test_entropy_is_that_of_what_is_drawn() -> None:

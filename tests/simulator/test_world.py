@@ -21,7 +21,7 @@ from tests.models.toy import COUNTS, ENV, PLACES, Ring, drawn, ring_rollouts
 from worldsim.errors import ConfigError
 from worldsim.models.config import Precision, RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.simulator.calibration import Calibration, Trust
-from worldsim.simulator.noise import places, uniforms
+from worldsim.simulator.noise import Chance, uniforms
 from worldsim.simulator.world import World, WorldState, _fused
 from worldsim.spaces import flatten
 from worldsim.training.config import TrainConfig, TrainerConfig
@@ -383,25 +383,46 @@ def test_uniform_numbers_are_uniform_along_every_axis() -> None:
     large = torch.from_numpy(np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 3000))
     one = torch.zeros(3000, dtype=torch.long)
     for numbers in (
-        uniforms(seeds, ticks, places(1))[:, 0],
-        uniforms(seeds, ticks, places(9))[:, 8],
-        uniforms(large, ticks, places(1))[:, 0],
-        uniforms(one, torch.arange(3000), places(1))[:, 0],
-        uniforms(keys(5), keys(7), places(3000))[0],
-        uniforms(keys(-5), keys(-1), places(3000))[0],
+        uniforms(seeds, ticks, Chance.of(1))[:, 0],
+        uniforms(seeds, ticks, Chance.of(9))[:, 8],
+        uniforms(large, ticks, Chance.of(1))[:, 0],
+        uniforms(one, torch.arange(3000), Chance.of(1))[:, 0],
+        uniforms(keys(5), keys(7), Chance.of(3000))[0],
+        uniforms(keys(-5), keys(-1), Chance.of(3000))[0],
     ):
         assert numbers.dtype == torch.float32 and (numbers >= 0).all() and (numbers < 1).all()
         assert kstest(numbers.numpy(), "uniform").pvalue > 0.001
 
 
+def test_uniform_numbers_are_those_of_the_published_hash() -> None:
+    """MurmurHash3's finaliser, written down in whole numbers without bounds."""
+
+    def mixed(x: int) -> int:
+        for factor, shift in ((0x85EBCA6B, 16), (0xC2B2AE35, 13)):
+            x = (x ^ (x >> shift)) * factor % 2**32
+        return x ^ (x >> 16)
+
+    seeds, ticks = [0, 1, -1, 2**62 + 12345, -(2**63)], [0, 7, -1, 2**40 + 3, 5]
+    found = uniforms(torch.tensor(seeds), torch.tensor(ticks), Chance.of(4))
+    for seed, tick, numbers in zip(seeds, ticks, found.tolist(), strict=True):
+        key = mixed((seed ^ (seed >> 32)) % 2**32 ^ 0x9E3779B9)
+        key = mixed((key + tick * 0x632BE5AB) % 2**32)
+        places = [mixed(place + 0x7F4A7C15) for place in range(4)]
+        assert numbers == [(mixed((key + place) % 2**32) >> 8) / 2**24 for place in places]
+
+
 def test_uniform_numbers_of_other_seeds_ticks_and_places_are_unrelated() -> None:
     seeds, zeros = torch.arange(4000), torch.zeros(4000, dtype=torch.long)
-    base = uniforms(seeds, zeros, places(3))
-    others = (base[:, 1], uniforms(seeds + 1, zeros, places(1))[:, 0], uniforms(seeds, zeros + 1, places(1))[:, 0])
+    base = uniforms(seeds, zeros, Chance.of(3))
+    others = (
+        base[:, 1],
+        uniforms(seeds + 1, zeros, Chance.of(1))[:, 0],
+        uniforms(seeds, zeros + 1, Chance.of(1))[:, 0],
+    )
     for other in (
         *others,
-        uniforms(seeds + (1 << 32), zeros, places(1))[:, 0],
-        uniforms(zeros, seeds, places(1))[:, 0],
+        uniforms(seeds + (1 << 32), zeros, Chance.of(1))[:, 0],
+        uniforms(zeros, seeds, Chance.of(1))[:, 0],
     ):
         assert abs(np.corrcoef(base[:, 0], other)[0, 1]) < 0.06  # four deviations of chance
         assert (base[:, 0] == other).float().mean() < 0.01
@@ -409,10 +430,10 @@ def test_uniform_numbers_of_other_seeds_ticks_and_places_are_unrelated() -> None
 
 def test_uniform_numbers_depend_on_seed_and_tick_alone() -> None:
     seeds, ticks = keys(3, -8, 2**62, 3), keys(0, 5, 9, 1)
-    together = uniforms(seeds, ticks, places(6))
+    together = uniforms(seeds, ticks, Chance.of(6))
     for row in range(4):
-        assert torch.equal(uniforms(seeds[[row]], ticks[[row]], places(6))[0], together[row])
-    assert torch.equal(uniforms(seeds, ticks, places(4)), together[:, :4])
+        assert torch.equal(uniforms(seeds[[row]], ticks[[row]], Chance.of(6))[0], together[row])
+    assert torch.equal(uniforms(seeds, ticks, Chance.of(4)), together[:, :4])
 
 
 def test_a_state_is_a_value_whatever_becomes_of_the_arrays_it_was_made_of(world: World) -> None:

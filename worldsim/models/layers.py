@@ -1,11 +1,16 @@
 """Small layers that the parts of a model share. Axes: B batch, T time, S slots, D width, K variables, C classes."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+LOG2_E = math.log2(math.e)
+FEW_CLASSES = 16
+FEW_ROWS = 16  # below it a product with both factors transposed takes up to six times as long as one with neither
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -44,8 +49,54 @@ class SlotLinear(nn.Module):
 
     def batch_last(self, x_SND: Tensor) -> Tensor:
         """(S, N, fan_in) to (S, fan_out, N): what is computed across fan_out next then runs along N."""
-        product = torch.bmm(self.weight.transpose(1, 2), x_SND.transpose(1, 2))
-        return product + self.bias.to(product.dtype).unsqueeze(2)
+        if x_SND.shape[1] < FEW_ROWS:
+            return self.slots_first(x_SND).transpose(1, 2).contiguous()
+        return torch.baddbmm(self.bias.unsqueeze(2), self.weight.transpose(1, 2), x_SND.transpose(1, 2))
+
+
+class SlotEmbedding(SlotLinear):
+    """A `SlotLinear` on K one-hots of C classes, side by side, which are given as indices."""
+
+    def __init__(self, slots: int, numbers: int, classes: int, width: int, scale: float = 1.0):
+        super().__init__(slots, numbers * classes, width, scale)
+        self.classes = classes
+        self.begin: Tensor  # the first row of each one-hot among all rows of the weights
+        begin = classes * torch.arange(slots * numbers).view(slots, numbers)
+        self.register_buffer("begin", begin, persistent=False)
+
+    def forward(self, index: Tensor) -> Tensor:
+        """Indices (..., S, K) below C to (..., S, width)."""
+        look_up = _SummedRows.apply if torch.is_grad_enabled() else _summed_rows
+        rows: Tensor = look_up(index.flatten(0, -3), self.begin, self.weight, self.classes)
+        return (rows + self.bias.to(rows.dtype)).view(*index.shape[:-1], rows.shape[-1])
+
+
+def _summed_rows(index: Tensor, begin: Tensor, weight: Tensor, classes: int) -> Tensor:
+    """Rows of weights (S, K*C, D) that indices (N, S, K) name, summed over K: (N, S, D)."""
+    rows, table = (index + begin).flatten(0, 1), weight.flatten(0, 1)
+    summed = F.embedding_bag(rows, table, mode="sum").view(*index.shape[:2], table.shape[-1])
+    device = index.device.type
+    return summed.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else summed
+
+
+class _SummedRows(torch.autograd.Function):
+    """`_summed_rows` with a gradient of the weights.
+
+    Looking rows up is many times as fast as a product with one-hots. The gradient is such a product all the same:
+    adding it up row by row takes twice as long.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, index: Tensor, begin: Tensor, weight: Tensor, classes: int) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.classes, ctx.kind = classes, weight.dtype
+        return _summed_rows(index, begin, weight, classes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, None]:
+        (index,), (gradient,) = ctx.saved_tensors, gradients
+        each = onehot(index.permute(1, 2, 0), ctx.classes, -2).to(gradient.dtype).flatten(1, 2)
+        return None, None, torch.bmm(each, gradient.transpose(0, 1)).to(ctx.kind), None
 
 
 class SlotsFirst(nn.Module):
@@ -92,31 +143,46 @@ class Outcomes(NamedTuple):
 
     gaps: Tensor  # log-probabilities relative to the most probable class, at most 0
     weights: Tensor  # probabilities in units of the most probable one; 0 what is below `min_p`
+    cumulative: Tensor  # weights of this and all earlier classes
     dim: int
 
     @staticmethod
     def of(scores: Tensor, min_p: float = 0.0, dim: int = -1) -> "Outcomes":
-        """scores: log-probabilities, up to a constant."""
+        """scores: log-probabilities, up to a constant, in fp32."""
         gaps = scores - scores.amax(dim, keepdim=True)
-        weights = gaps.exp()
-        return Outcomes(gaps, F.threshold(weights, min_p, 0.0) if min_p else weights, dim)
+        weights = torch.exp2(gaps * LOG2_E)  # three times as fast as exp on a CPU
+        weights = F.threshold(weights, min_p, 0.0) if min_p else weights
+        return Outcomes(gaps, weights, _cumulative(weights, dim), dim)
+
+    @property
+    def total(self) -> Tensor:
+        """Weights of all classes together."""
+        return self.cumulative.select(self.dim, -1)
 
     def draw(self, uniform: Tensor | None) -> Tensor:
         """Class indices through the inverse distribution function; modes if `uniform`, in [0, 1), is None."""
         if uniform is None:
             return self.gaps.argmax(self.dim)
-        cumulative = self.weights.cumsum(self.dim)
-        total = cumulative.narrow(self.dim, -1, 1)
-        passed = cumulative <= uniform.to(total.dtype).unsqueeze(self.dim) * total
-        return passed.sum(self.dim).clamp_max(self.gaps.shape[self.dim] - 1)
+        beyond = self.cumulative - (uniform * self.total).unsqueeze(self.dim)
+        # In place and counted as numbers: booleans and their sum, which is int64, take three times as long.
+        passed = beyond.le_(0).sum(self.dim)
+        return passed.long().clamp_max(self.gaps.shape[self.dim] - 1)
 
     def entropy(self) -> Tensor:
         """Nats in the draw of every variable."""
-        total = self.weights.sum(self.dim)
-        nats: Tensor = (
-            total.log() - (self.weights * self.gaps.clamp_min(-1e9)).sum(self.dim) / total
-        )  # 0 * inf is no number
+        known = self.gaps.clamp_min(-1e9)  # 0 * inf is no number
+        nats: Tensor = self.total.log() - (self.weights * known).sum(self.dim) / self.total
         return nats
+
+
+def _cumulative(weights: Tensor, dim: int) -> Tensor:
+    """`cumsum`; of few classes, one after another, which is twice as fast and which a compiler can fuse."""
+    if weights.shape[dim] > FEW_CLASSES:
+        return weights.cumsum(dim)
+    sums = weights.clone()
+    for here in range(1, sums.shape[dim]):
+        sums.select(dim, here).add_(sums.select(dim, here - 1))
+    return sums
 
 
 def draw(scores: Tensor, uniform: Tensor | None, min_p: float = 0.0) -> Tensor:

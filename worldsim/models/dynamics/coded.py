@@ -61,10 +61,16 @@ class SlotPrior(nn.Module):
     def forward(self, memory: Tensor, index: Tensor, last: Tensor, before: Tensor) -> Tensor:
         """memory (N, W), last codes (N, count, K), last and before (N, V + S, E); to scores (count, K, C, N)."""
         from_memory = self.memory_proj(memory).unflatten(-1, (self.count, self.inner)).transpose(0, 1)
-        around = [last[:, self.group], before[:, self.group], torch.matmul(self.global_proj.weight, last)]
+        around = [
+            last[:, self.group],
+            before[:, self.group],
+            torch.bmm(self.global_proj.weight.expand(len(last), -1, -1), last),
+        ]
         hidden = self.out(torch.baddbmm(from_memory, torch.cat(around, -1).transpose(0, 1), self.local_weight))
         scores = self.score.batch_last(hidden).float().unflatten(1, (self.numbers, self.classes))
-        return scores + 10 * self.stay * onehot(slots_first(index), self.classes, -2)  # type: ignore[no-any-return]
+        last_index = slots_first(index).unsqueeze(-2)
+        head_start = 10 * self.stay * (last_index < self.classes)  # nothing was seen, nothing can stay
+        return scores.scatter_add(-2, last_index.clamp_max(self.classes - 1), head_start)  # type: ignore[no-any-return]
 
 
 def slots_first(codes: Tensor) -> Tensor:
@@ -177,12 +183,13 @@ class CodedDynamics(Dynamics):
         memory, kept = self.backbone.tick(self._drive(state["cached_input"], action_BA), state)
         last, before = state["cached_embedding"], state["previous_embedding"]
         context = Context(memory, state["categorical"], state["dense"], last, before)
-        categorical, dense, entropy = context.categorical, context.dense, memory.new_zeros(len(memory))
+        categorical, dense = context.categorical, context.dense
+        now, entropy = last[:, :0], memory.new_zeros(len(memory))  # nothing is drawn yet
         noise = (None, None) if noise_BN is None else noise_BN.split([self.variables, self.slots * self.numbers], -1)
         if self.variables:
             drawn, entropy = _draw(self._categorical_scores(context), noise[0], min_p)
             categorical = drawn.squeeze(-1)
-        now = self.embed.of_categorical(categorical)
+            now = self.embed.of_categorical(categorical)
         if self.slots:
             dense, nats = _draw(self._dense_scores(context, now), noise[1], min_p)
             entropy = entropy + nats
@@ -202,8 +209,10 @@ class CodedDynamics(Dynamics):
 
         Rewards are mostly written in these: a score that changed, a field that was set.
         """
-        categorical = [embedded[..., : self.variables, :].flatten(-2) for embedded in (now, last)]
-        return torch.cat([memory, present, *categorical], -1)
+        parts = [memory, present]
+        if self.variables:
+            parts += [embedded[..., : self.variables, :].flatten(-2) for embedded in (now, last)]
+        return torch.cat(parts, -1)
 
     def _drive(self, codes: Tensor, action: Tensor) -> Tensor:
         """What the backbone reads (..., W): the codes, projected, and the action that followed them."""

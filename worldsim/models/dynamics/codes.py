@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from worldsim.models.generator import uniform
-from worldsim.models.layers import SlotLinear, onehot
+from worldsim.models.layers import SlotEmbedding, SlotLinear
 
 MARGIN = 0.3  # of a level
 
@@ -58,9 +58,8 @@ class CodeEmbedding(nn.Module):
 
     def __init__(self, variables: int, classes: int, slots: int, numbers: int, levels: int, width: int):
         super().__init__()
-        self.classes, self.levels = classes, levels
-        self.categorical = SlotLinear(variables, classes, width, scale=classes**0.5)
-        self.dense = SlotLinear(slots, numbers * levels, width, scale=levels**0.5)
+        self.categorical = SlotEmbedding(variables, 1, classes, width, scale=classes**0.5)
+        self.dense = SlotEmbedding(slots, numbers, levels, width, scale=levels**0.5)
 
     def nothing(self) -> Tensor:
         """(V + S, E): what stands for codes that were never seen."""
@@ -68,23 +67,14 @@ class CodeEmbedding(nn.Module):
 
     def of_categorical(self, categorical: Tensor) -> Tensor:
         """(..., V) indices to (..., V, E)."""
-        return _embedded(self.categorical, categorical.unsqueeze(-1), self.classes)
+        return self.categorical(categorical.unsqueeze(-1))  # type: ignore[no-any-return]
 
     def of_dense(self, dense: Tensor) -> Tensor:
         """(..., S, K) indices to (..., S, E)."""
-        return _embedded(self.dense, dense, self.levels)
+        return self.dense(dense)  # type: ignore[no-any-return]
 
     def forward(self, codes: Codes) -> Tensor:
         return torch.cat([self.of_categorical(codes.categorical), self.of_dense(codes.dense)], -2)
-
-
-def _embedded(layer: SlotLinear, index: Tensor, classes: int) -> Tensor:
-    """What a layer makes of one-hot codes, from indices (..., slots, K). One-hots are laid out for speed: N last."""
-    lead = index.shape[:-2]
-    slots_first = index.flatten(0, -3).permute(1, 2, 0)
-    each = onehot(slots_first, classes, -2).to(layer.weight.dtype).flatten(1, 2)
-    embedded: Tensor = layer.slots_first(each.transpose(1, 2)).transpose(0, 1).unflatten(0, lead)
-    return embedded
 
 
 def shifted(start: Tensor, x: Tensor) -> Tensor:
