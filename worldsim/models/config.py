@@ -146,7 +146,7 @@ class RSSMConfig(LatentConfig):
 
 
 class DiffusionConfig(ModelConfig):
-    """The next observation is denoised, given the last ones (DIAMOND, arXiv:2405.12399)."""
+    """The change to the next observation is denoised, given the last ones (DIAMOND, arXiv:2405.12399)."""
 
     family: Literal["diffusion"] = Field("diffusion", description=FAMILY)
     context: int = Field(
@@ -165,7 +165,10 @@ class DiffusionConfig(ModelConfig):
     channels: int = Field(64, ge=8, le=WIDEST, multiple_of=8, description="of the denoiser at its finest resolution")
     levels: int = Field(2, ge=1, le=8, description="resolutions of the denoiser, each half of the one before")
     blocks: int = Field(
-        1, ge=1, le=64, description="residual blocks at each resolution, on the way down and on the way up"
+        1,
+        ge=1,
+        le=64,
+        description="residual blocks at each resolution, on the way down and on the way up, and of what sees the noise",
     )
     condition: int = Field(
         192,

@@ -115,6 +115,10 @@ class WorldModel(nn.Module, ABC):
     def measure(self, observation: Samples, action: Samples) -> None:
         """Takes what must be known of the data before training: scales, means, frequencies."""
 
+    def measure_changes(self, before: Samples, after: Samples) -> None:
+        """Takes what must be known of how observations change: rows of the data, and those that followed on them."""
+        return None
+
     @abstractmethod
     def mean_images(self) -> dict[str, Tensor]:
         """The mean (H, W, C) fp32 in [0, 1] of each image leaf of the data."""

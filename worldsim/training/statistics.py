@@ -31,10 +31,15 @@ def fit_statistics(model: WorldModel, arrays: Arrays, episodes: NDArray[np.int64
     """Lets the model measure some rows of the given episodes."""
     rows = rows_of(arrays, episodes)
     rows = np.sort(rng.choice(rows, min(SAMPLED, len(rows)), replace=False))
-    acted = np.setdiff1d(rows, arrays.start)  # nothing was done before an episode's first row
-    acted = acted if len(acted) else rows
-    seen = {name: Parts(values, rows) for name, values in arrays.observation.items()}
-    model.measure(seen, {name: Parts(values, acted) for name, values in arrays.action.items()})
+    follows = np.setdiff1d(rows, arrays.start)  # nothing was done before an episode's first row
+    acted = follows if len(follows) else rows
+
+    def seen(rows: NDArray[np.int64]) -> dict[str, Parts]:
+        return {name: Parts(values, rows) for name, values in arrays.observation.items()}
+
+    model.measure(seen(rows), {name: Parts(values, acted) for name, values in arrays.action.items()})
+    if len(follows):
+        model.measure_changes(seen(follows - 1), seen(follows))
 
 
 @dataclass(frozen=True)

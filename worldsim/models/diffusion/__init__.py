@@ -1,4 +1,4 @@
-"""The `diffusion` family: the next observation is denoised from nothing, given the last ones and their actions."""
+"""The `diffusion` family: what changes in an observation is denoised, given the last ones and the actions."""
 
 from worldsim.models.diffusion.family import DiffusionWorldModel
 

@@ -18,6 +18,8 @@ from worldsim.models.leaves.scale import Scale
 from worldsim.spaces import Leaf
 
 SIGMA_DATA = 0.5  # standard deviation of the numbers, roughly (EDM, table 1)
+LEAST_CHANGE = 0.01  # standard deviation of changes that are hardly there, or of numbers that never change
+AROUND = 5  # pixels along the side of a square whose changes are taken to be of one size
 MOST_CLASSES = 4096  # of all categorical variables together, which are one-hots here
 
 
@@ -55,6 +57,8 @@ class GridScale(nn.Module):
         self.register_buffer("high", torch.tensor(255.0 if leaf.kind == "image" else 1.0))
         self.mean: Tensor  # (H, W, C) of the data, scaled
         self.register_buffer("mean", torch.zeros(leaf.shape))
+        self.deviation: Tensor  # (H', W') of the changes from one moment to the next, in [-1, 1]
+        self.register_buffer("deviation", torch.full(self.size, SIGMA_DATA))
 
     def scaled(self, values: Tensor) -> Tensor:
         return values.float() if self.scale is None else self.scale(values)
@@ -79,11 +83,6 @@ class GridScale(nn.Module):
         place = (self.scaled(values) - self.low) / (self.high - self.low).clamp_min(1e-6)
         return self._padded(2 * place.clamp(0, 1) - 1)
 
-    def of_mean(self) -> Tensor:
-        """The mean of the data, (C, H', W') in [-1, 1]."""
-        place = (self.mean - self.low) / (self.high - self.low).clamp_min(1e-6)
-        return self._padded(2 * place.unsqueeze(0) - 1)[0]
-
     def _padded(self, values: Tensor) -> Tensor:
         grid = values.permute(0, 3, 1, 2)
         return F.pad(grid, (0, self.size[1] - grid.shape[3], 0, self.size[0] - grid.shape[2]))
@@ -104,6 +103,7 @@ class Canvas(nn.Module):
 
     def __init__(self, leaves: tuple[Leaf, ...], patch: int):
         super().__init__()
+        self.leaves = leaves
         self.discrete = tuple(leaf for leaf in leaves if leaf.is_discrete)
         self.digits = digits_of(self.discrete)
         self.classes: list[int] = self.digits.nvec.tolist()
@@ -119,6 +119,8 @@ class Canvas(nn.Module):
         self.numbers = sum(self.classes) + sum(leaf.shape[0] for leaf in self.vectors)
         self.names = [scale.leaf.name for scale in self.grids]
         self.sizes = [(scale.channels, *scale.size) for scale in self.grids]
+        self.deviation: Tensor  # of the changes of the vector's numbers from one moment to the next
+        self.register_buffer("deviation", torch.full((self.numbers,), SIGMA_DATA))
         self.count = self.numbers + sum(int(np.prod(size)) for size in self.sizes)
 
     def measure(self, samples: Mapping[str, Iterable[Tensor]]) -> None:
@@ -127,6 +129,30 @@ class Canvas(nn.Module):
             grid.measure(samples[grid.leaf.name])
         for leaf, scale in self._vectors():
             scale.measure(samples[leaf.name])
+
+    def measure_changes(self, before: Mapping[str, Iterable[Tensor]], after: Mapping[str, Iterable[Tensor]]) -> None:
+        """Sets the deviations of changes, from rows and those that followed on them."""
+        moments = (zip(*(samples[leaf.name] for leaf in self.leaves), strict=True) for samples in (before, after))
+        squares, count = self.deviations().each(lambda x: torch.zeros_like(x, dtype=torch.float64)), 0
+        for pair in zip(*moments, strict=True):
+            one, two = (self({leaf.name: part for leaf, part in zip(self.leaves, rows, strict=True)}) for rows in pair)
+            changes = two.with_each(one, torch.sub).each(lambda x: x.double().nan_to_num(0.0, 0.0, 0.0).square())
+            vector, grids = changes.vector.sum(0), tuple(grid.mean(1).sum(0) for grid in changes.grids)
+            squares, count = squares.with_each(Drawing(grids, vector), torch.add), count + len(one.vector)
+        if not count:
+            return
+        found = squares.each(lambda x: (x / count).sqrt().clamp_min(LEAST_CHANGE))
+        for scale, square in zip(self.grids, squares.grids, strict=True):
+            around = F.avg_pool2d(square.unsqueeze(0) / count, AROUND, 1, AROUND // 2, count_include_pad=False)
+            scale.deviation.copy_(around[0].sqrt().clamp_min(LEAST_CHANGE))
+        self.deviation.copy_(found.vector)
+        kinds = sum(self.classes)
+        if kinds:  # of all classes together: a class that is never left must not look certain
+            self.deviation[:kinds] = found.vector[:kinds].square().mean().sqrt()
+
+    def deviations(self) -> Drawing:
+        """The standard deviations of changes: (H, W) of each grid, (n,) of the vector."""
+        return Drawing(tuple(grid.deviation for grid in self.grids), self.deviation)
 
     def _vectors(self) -> list[tuple[Leaf, Scale]]:
         return list(zip(self.vectors, self.scales, strict=True))  # type: ignore[arg-type]
@@ -151,10 +177,6 @@ class Canvas(nn.Module):
             out |= {leaf.name: part for leaf, part in zip(self.discrete, parts, strict=True)}
         each = zip(self._vectors(), vectors, strict=True)
         return out | {leaf.name: scale.inverse(part.float() / SIGMA_DATA) for (leaf, scale), part in each}
-
-    def mean(self) -> tuple[Tensor, ...]:
-        """The mean of each grid in the data, (C, H, W)."""
-        return tuple(scale.of_mean() for scale in self.grids)
 
     def noise(self, uniform: Tensor) -> Drawing:
         """Gaussian noise of unit variance from numbers (N, count) in [0, 1)."""

@@ -14,16 +14,14 @@ class GridEncoder(nn.Module):
 
     def __init__(self, channels: int, height: int, width: int, patch: int, features: int):
         super().__init__()
-        self.patch = patch
-        widths = [channels * patch**2, CHANNELS, 2 * CHANNELS, 2 * CHANNELS]
-        strides = [1, 2, 2]
-        layers = zip(widths[:-1], widths[1:], strides, strict=True)
-        self.layers = nn.ModuleList([nn.Conv2d(one, two, 3, stride, 1) for one, two, stride in layers])
+        widths = [CHANNELS, 2 * CHANNELS, 2 * CHANNELS]
+        self.layers = nn.ModuleList([nn.Conv2d(channels, CHANNELS, patch, patch)])
+        self.layers.extend(nn.Conv2d(one, two, 3, 2, 1) for one, two in zip(widths[:-1], widths[1:], strict=True))
         places = [-(-(side // patch) // 4) for side in (height, width)]
         self.out = nn.Linear(widths[-1] * places[0] * places[1], features)
 
     def forward(self, grid: Tensor) -> Tensor:
-        x = F.pixel_unshuffle(grid, self.patch)
+        x = grid
         for layer in self.layers:
             x = F.silu(layer(x))
         encoded: Tensor = self.out(x.flatten(1))

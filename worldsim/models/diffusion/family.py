@@ -1,17 +1,19 @@
 """The world model of the `diffusion` family (DIAMOND, arXiv:2405.12399).
 
-A state is made of what was seen: the last K observations and actions. The next observation is denoised from nothing,
-given these. What no observation shows is lost once it is K moments old; a recurrent memory beside it serves reward,
-termination and uncertainty alone.
+A state is made of what was seen: the last K observations and actions. What changes from the last one to the next is
+denoised from nothing, given these. What no observation shows is lost once it is K moments old; a recurrent memory
+beside it serves reward, termination and uncertainty alone.
 
-Not DIAMOND's: any space and not only images (`canvas`), most work on patches in place of pixels (`denoiser.UNet`),
-pixels that differ from the mean image weigh more, no offset noise, and heads on a gated linear recurrence in place of
-an LSTM.
+Not DIAMOND's: the change is denoised in place of the frame, scaled by how much changes in the data at each place; what
+the past says is worked out once a moment (`denoiser.GridPast`); any space and not only images (`canvas`); most work on
+patches in place of pixels; frames of the past are noisy in training; and heads on a gated linear recurrence in place
+of an LSTM.
 
 Axes: B batch, T time, K moments of context, A width of an encoded action, W width of the memory, J targets of a
 sequence, N any number of moments.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -44,7 +46,8 @@ from worldsim.models.world_model import (
 from worldsim.spaces import leaves
 
 DENOISE = Stage("denoise")
-NOTABLE, WEIGHT = 0.1, 10.0  # a number that is further from the mean image than that, in [-1, 1], weighs so much
+DRIFT = 1.0  # largest noise on the frames of the past in training, in deviations of what changes there
+DRAWS = 2  # noise levels at which each target is denoised: what its past says is worked out once
 PAST = "past/"  # before a leaf's name: the state's observations
 
 
@@ -90,6 +93,9 @@ class DiffusionWorldModel(WorldModel):
         self.canvas.measure(observation)
         self.act.measure(action)
 
+    def measure_changes(self, before: Samples, after: Samples) -> None:
+        self.canvas.measure_changes(before, after)
+
     def mean_images(self) -> dict[str, Tensor]:
         return {grid.leaf.name: grid.mean / 255 for grid in self.canvas.grids if grid.leaf.kind == "image"}
 
@@ -129,8 +135,8 @@ class DiffusionWorldModel(WorldModel):
         count = len(encoded)
         drawn = self.canvas.noise(encoded.new_full((count, self.noise_size), 0.5) if noise is None else noise)
         context = self._side_by_side(past, count)
-        moment = self.denoiser.sample(drawn, context, actions.flatten(1), config.steps, config.order)
-        seen = self.canvas.inverse(moment)
+        change = self.denoiser.sample(drawn, context, actions.flatten(1), config.steps, config.order)
+        seen = self.canvas.inverse(_newest(context, config.context).with_each(change, torch.add))
         embedded = self.encoder(self.canvas(seen))
         following = self.action_proj(encoded)
         memory, kept = self.memory.tick(embedded + following, state)
@@ -194,28 +200,55 @@ class DiffusionWorldModel(WorldModel):
     def _denoising_losses(
         self, batch: Batch, actions: Tensor, begins: Tensor, rows: Tensor, generator: Generator
     ) -> dict[str, Tensor]:
-        """Squared errors (B, J) of what the network gives, which has unit variance (EDM, eq. 8)."""
+        """Squared errors (B, J) of what the network gives, which has unit variance (EDM, eq. 8).
+
+        Those of grids weigh as much as changes there are large.
+        """
         start, lead = self.initial(len(begins)), rows.shape
         context = self._context(begins, rows)
         past = {leaf.name: self._past(batch.observation, start, leaf.name, context) for leaf in self.leaves}
         before = self._side_by_side({name: value.flatten(0, 1) for name, value in past.items()}, rows.numel())
+        before = self._drifted(before, lead, generator)
         following = self._followed_by(actions, start, context).flatten(0, 1).flatten(1)
-        clean = self.canvas({name: _at(value, rows).flatten(0, 1) for name, value in batch.observation.items()})
-        chance = uniform((lead[0], lead[1] * (1 + self.noise_size)), generator, rows.device).view(rows.numel(), -1)
+        moments = self.canvas({name: _at(value, rows).flatten(0, 1) for name, value in batch.observation.items()})
+        clean = moments.with_each(_newest(before, self.config.context), torch.sub)
+        clean = clean.each(lambda x: x.repeat_interleave(DRAWS, 0))
+        count = len(clean.vector)
+        chance = uniform((lead[0], count // lead[0] * (1 + self.noise_size)), generator, rows.device).view(count, -1)
         sigma, noise = trained_levels(chance[:, 0]), self.canvas.noise(chance[:, 1:])
         noisy = clean.with_each(noise, lambda x, e: x + e * along(sigma, e))
-        scaling = Scaling.at(sigma)
-        given = noisy.each(lambda x: x * along(scaling.input, x))
-        out = self.denoiser.network(given, scaling.level, before, following)
-        target = clean.with_each(noisy, lambda x, y: (x - along(scaling.skip, y) * y) / along(scaling.out, y))
+        scaling = Scaling.at(sigma, self.canvas.deviations(), noisy)
+        known = self.denoiser.know(before, following).repeated(DRAWS)
+        out = self.denoiser.network(noisy.with_each(scaling.input, torch.mul), sigma, known)
+        target = clean.with_each(noisy.with_each(scaling.skip, torch.mul), torch.sub)
+        target = target.with_each(scaling.out, torch.div)
         error = out.with_each(target, lambda one, other: (one.float() - other).square())
-        losses = {}
-        for leaf, mean, x, square in zip(self.canvas.names, self.canvas.mean(), clean.grids, error.grids, strict=True):
-            weight = 1 + (WEIGHT - 1) * ((x - mean).abs() > NOTABLE)
-            losses[f"denoise/{leaf}"] = (weight * square).mean((1, 2, 3)).view(lead)
+        weigh = self.canvas.deviations().each(lambda deviation: deviation / deviation.mean())
+        grids = error.with_each(weigh, torch.mul).grids
+        losses = {f"denoise/{name}": each.mean((1, 2, 3)) for name, each in zip(self.canvas.names, grids, strict=True)}
         if self.canvas.numbers:
-            losses["denoise/numbers"] = error.vector.mean(1).view(lead)
-        return losses
+            losses["denoise/numbers"] = error.vector.mean(1)
+        return {name: loss.view(*lead, DRAWS).mean(-1) for name, loss in losses.items()}
+
+    def _drifted(self, before: Drawing, lead: torch.Size, generator: Generator) -> Drawing:
+        """A context (N, ...) with the same noise on all frames of a row, and none in half of the rows.
+
+        What is imagined is a little off, and what comes next is imagined from it: so it is led back.
+        """
+        if not before.grids:
+            return before
+        sizes = [math.prod(size) for size in self.canvas.sizes]
+        chance = uniform((lead[0], lead[1] * (1 + sum(sizes))), generator, before.vector.device)
+        chance = chance.view(len(before.vector), -1) * 2 - 1
+        size = DRIFT * 3**0.5 * chance[:, :1].clamp_min(0)  # uniform noise, whose deviation is 1 / sqrt(3)
+        noises = (size * chance[:, 1:]).split(sizes, 1)
+
+        each = zip(before.grids, noises, self.canvas.deviations().grids, self.canvas.sizes, strict=True)
+        grids = []
+        for grid, noise, deviation, of in each:
+            drift = (noise.unflatten(1, of) * deviation).repeat(1, self.config.context, 1, 1)
+            grids.append((grid + drift).clamp(-1, 1))
+        return Drawing(tuple(grids), before.vector)
 
     def _context(self, begins: Tensor, rows: Tensor) -> Context:
         """Of rows (B, J) of a sequence of which `begins` (B, T) are the first of an episode."""
@@ -246,6 +279,11 @@ def _begins(first: Tensor, state: State) -> Tensor:
     begins = first.clone()
     begins[:, 0] |= ~state["seen"]
     return begins
+
+
+def _newest(context: Drawing, moments: int) -> Drawing:
+    """The last of the moments (N, K*C, H, W) and (N, K*n) of a context."""
+    return context.each(lambda x: x[:, -(x.shape[1] // moments) :])
 
 
 def _at(values: Tensor, rows: Tensor) -> Tensor:
