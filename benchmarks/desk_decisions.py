@@ -39,14 +39,14 @@ CALLS = {
 }
 
 
-class Outcome(NamedTuple):
+class ShiftOutcomes(NamedTuple):
     """Of every shift: return, and calls that violated something."""
 
     returns: NDArray[np.float64]  # (N,)
     violations: NDArray[np.float64]  # (N,)
 
 
-def really(env: gym.Env[Any, Any], calls: list[int]) -> Outcome:
+def really(env: gym.Env[Any, Any], calls: list[int]) -> ShiftOutcomes:
     rewards = []
     for seed in range(SHIFTS):
         env.reset(seed=seed)
@@ -60,13 +60,13 @@ def begun(world: World, env: gym.Env[Any, Any]) -> WorldState:
     return world.encode({name: np.stack([row[name] for row in first]) for name in first[0]}, list(range(SHIFTS)))
 
 
-def imagined(world: World, state: WorldState, calls: list[int]) -> Outcome:
+def imagined(world: World, state: WorldState, calls: list[int]) -> ShiftOutcomes:
     actions = {"value": np.tile(calls, (SHIFTS, 1))[..., None]}
     return outcome(imagine(world, state, actions).reward.astype(np.float64))
 
 
-def outcome(rewards: NDArray[np.float64]) -> Outcome:
-    return Outcome(rewards.sum(1), (rewards <= VIOLATED).sum(1).astype(np.float64))
+def outcome(rewards: NDArray[np.float64]) -> ShiftOutcomes:
+    return ShiftOutcomes(rewards.sum(1), (rewards <= VIOLATED).sum(1).astype(np.float64))
 
 
 def compared(real: NDArray[np.float64], learned: NDArray[np.float64]) -> tuple[str, str, str]:

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from worldsim.models.config import SSMConfig
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import ARRAYS, MINARI
 from worldsim.rollouts.fingerprints import fingerprints
@@ -68,7 +68,7 @@ def anonymous() -> float:
     return int(status[status.index("RssAnon:") + 1]) / 1024
 
 
-class Watch:
+class Measurements:
     """Rows of a table: what was done, in how many seconds, and the most memory that it took."""
 
     def __init__(self) -> None:
@@ -112,7 +112,9 @@ def forget(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def sampled(watch: Watch, what: str, arrays: Arrays, episodes: Any, segments: Segments | None, count: int) -> None:
+def sampled(
+    watch: Measurements, what: str, arrays: EpisodeArrays, episodes: Any, segments: Segments | None, count: int
+) -> None:
     """Batches as a trainer draws them: with the state that a checkpoint would need, and losses that come back."""
     rng = np.random.default_rng(1)
     sampler = SequenceSampler(arrays, episodes, BATCH, LENGTH, rng, segments)
@@ -124,7 +126,7 @@ def sampled(watch: Watch, what: str, arrays: Arrays, episodes: Any, segments: Se
                 segments.learn(found["segment"], rng.random(BATCH))
 
 
-def measure(watch: Watch, out: Path, frames: int) -> None:
+def measure(watch: Measurements, out: Path, frames: int) -> None:
     """Everything, on rollouts in `out`."""
     model = SSMConfig().build(Noise.observation_space, Noise.action_space, (0.0, 1.0))
     watch.before = anonymous()
@@ -167,7 +169,7 @@ def main() -> None:
     frames, folder = int(given.pop("frames", 1_000_000)), given.pop("folder", ".")
     if given:
         sys.exit(f"benchmarks/million.py has no key '{next(iter(given))}'; it takes frames and folder")
-    watch = Watch()
+    watch = Measurements()
     with tempfile.TemporaryDirectory(prefix="million-", dir=folder) as scratch:
         measure(watch, Path(scratch) / "rollouts", frames)
     watch.table.title = f"{frames:,} frames of 64x64x3, {frames * 12288 / 1e9:.1f} GB; B={BATCH}, T={LENGTH}"

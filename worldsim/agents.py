@@ -25,8 +25,8 @@ import numpy as np
 
 from worldsim.errors import ConfigError
 from worldsim.modules import load_module
+from worldsim.spaces import Space
 
-Space = gym.Space[Any]
 BUILT_IN = ("random", "sticky", "biased")
 
 

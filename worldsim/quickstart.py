@@ -89,10 +89,10 @@ class JobStep(NamedTuple):
 PPO = "ppo"  # the agent that is trained on the way
 BY_THEMSELVES = "look", "ppo"  # verbs whose file lies alone, and says by a mark of its own whose it is
 CERTIFICATE = "fidelity.json", "fidelity.html"  # copied to where the report is
-Run = Callable[[str, BaseModel], None]  # a verb with its configuration; prints what came of it
+RunVerb = Callable[[str, BaseModel], None]  # a verb with its configuration; prints what came of it
 
 
-def quickstart(config: QuickstartConfig, choices: Mapping[str, str], run: Run) -> None:
+def quickstart(config: QuickstartConfig, choices: Mapping[str, str], run: RunVerb) -> None:
     """Does all steps that are not done yet, and says of each which command does it alone."""
     steps = plan(config)
     _check_names(config)
@@ -102,7 +102,7 @@ def quickstart(config: QuickstartConfig, choices: Mapping[str, str], run: Run) -
         _do_all(config, steps, choices, run)
 
 
-def _do_all(config: QuickstartConfig, steps: list[JobStep], choices: Mapping[str, str], run: Run) -> None:
+def _do_all(config: QuickstartConfig, steps: list[JobStep], choices: Mapping[str, str], run: RunVerb) -> None:
     begun = time.monotonic()
     shown = False  # whether the report has just been printed
     made_from = digest(code_digest(), json.dumps(_made_of(config)))

@@ -12,8 +12,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 MOST_ENVS = 1024  # environments side by side: beyond it they only take memory
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Steps = Annotated[int, Field(ge=1, le=10**9)]  # of an environment
-Context = Annotated[int, Field(ge=1, le=10_000)]  # recorded steps that a world sees first
+StepCount = Annotated[int, Field(ge=1, le=10**9)]  # of an environment
+ContextSteps = Annotated[int, Field(ge=1, le=10_000)]  # recorded steps that a world sees first
 Envs = Annotated[int, Field(ge=1, le=MOST_ENVS)]  # side by side
 
 

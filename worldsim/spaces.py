@@ -29,7 +29,11 @@ from numpy.typing import NDArray
 from worldsim.errors import SpaceMismatchError
 
 Kind = Literal["image", "field", "vector", "categorical", "text"]
-Arrays = dict[str, NDArray[Any]]
+Space = spaces.Space[Any]
+Arrays = dict[str, NDArray[Any]]  # leaf name -> flat array, batched or not
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 FLAT = "HWSC"  # the order of a grid's axes in its flat array, where those of the stack and of the frame are one
 ROOT = "value"  # the name of the only leaf of a space that is not composite
 SMALLEST_GRID = 8  # height or width below which a box is a vector

@@ -10,9 +10,8 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError
-from worldsim.spaces import by_name, is_nested, leaves, recounted, zero_based
+from worldsim.spaces import Space, by_name, is_nested, leaves, recounted, zero_based
 
-Space = gym.Space[Any]
 ALGORITHMS = "PPO, A2C, DQN, SAC, TD3 and DDPG"
 NOT_NEEDED: dict[
     str, Any

@@ -29,18 +29,18 @@ from worldsim.settings import LoggerConfig
 from worldsim.simulator.rollout import open_loop
 from worldsim.simulator.world import World
 from worldsim.training.config import TrainConfig, TrainerConfig
-from worldsim.training.loop import Watch
+from worldsim.training.loop import TrainingCallback
 from worldsim.training.phases import at, learning_rate, phases
 
 CONTEXT, WINDOWS = 5, 8  # recorded rows seen first, and stretches imagined, for a logged PSNR
 HORIZONS = (1, 5, 15)  # steps after the context at which it is logged
 HELD_OUT = 4  # times the sequences of an update that a held-out loss is the mean of: four of them would be noise
 
-Run = Any  # wandb.Run; wandb has types for some of its parts only
+WandbRun = Any  # wandb.Run; wandb has types for some of its parts only
 
 
 @contextmanager
-def watching(config: TrainConfig) -> Iterator[Watch]:
+def watching(config: TrainConfig) -> Iterator[TrainingCallback]:
     """What `train` calls after each logged update. A resumed run keeps its log."""
     kept = config.out / "training" / "wandb.json"
     try:
@@ -55,7 +55,7 @@ def watching(config: TrainConfig) -> Iterator[Watch]:
 @contextmanager
 def tracked(
     verb: str, config: BaseModel, logger: LoggerConfig, out: Path, about: Path | None, identity: str | None = None
-) -> Iterator[Run]:
+) -> Iterator[WandbRun]:
     """A run of Weights & Biases with its files in `out`/wandb, which is printed at the end.
 
     about: the folder of the world, by which runs are grouped unless `logger` names a group. identity: of a run that
@@ -90,7 +90,7 @@ def tracked(
         print(f"wandb: {url}" if url else f"wandb: {folder}; to send it: wandb sync {folder}", flush=True)
 
 
-def log_certificate(run: Run, certificate: Mapping[str, Any]) -> None:
+def log_certificate(run: WandbRun, certificate: Mapping[str, Any]) -> None:
     """The curves over the horizon, one row for each number of steps imagined, and the verdict."""
     curves = dict(_curves(certificate, len(certificate["horizons"])))
     run.define_metric("horizon")
@@ -103,7 +103,7 @@ def log_certificate(run: Run, certificate: Mapping[str, Any]) -> None:
     run.summary.update({**trust, "verdict": _as_text(certificate["verdict"])})
 
 
-def log_report(run: Run, data: Mapping[str, Any]) -> None:
+def log_report(run: WandbRun, data: Mapping[str, Any]) -> None:
     """The results of a stress test, `data` as in report.json: a table, the mean returns, and the verdict."""
     import wandb
 
@@ -132,7 +132,7 @@ def _as_text(verdict: Any) -> str:
 class _Watcher:
     """Logs losses, learning rate and pace each time it is called; now and then held-out losses, and a film."""
 
-    def __init__(self, config: TrainConfig, run: Run):
+    def __init__(self, config: TrainConfig, run: WandbRun):
         self.config, self.run = config, run
         data = Mix(config.data)
         self.arrays = data.arrays

@@ -24,7 +24,7 @@ from worldsim.fidelity.revisits import loop_closure
 from worldsim.fidelity.table import share, worse
 from worldsim.fidelity.validate import ValidateConfig, validate
 from worldsim.models.checkpoint import read_manifest, save_world
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.mix import Mix
@@ -223,7 +223,7 @@ def mixed_world(parts: list[Rollouts], out: Path) -> Path:
     return out
 
 
-def contents(arrays: Arrays, episodes: Iterable[int]) -> list[bytes]:
+def contents(arrays: EpisodeArrays, episodes: Iterable[int]) -> list[bytes]:
     """Everything that was seen and done in each of the episodes."""
     leaves = [*arrays.observation.values(), *arrays.action.values(), arrays.reward]
     rows = [np.arange(arrays.start[episode], arrays.start[episode + 1]) for episode in episodes]

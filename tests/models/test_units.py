@@ -15,7 +15,7 @@ from worldsim.models.heads import RewardHead
 from worldsim.models.leaves.field import FieldCodec
 from worldsim.models.leaves.scale import Scale
 from worldsim.models.world_model import Batch, Losses
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.spaces import Leaf
 from worldsim.training.statistics import fit_statistics, reward_range
 
@@ -47,7 +47,7 @@ def losses(config: ModelConfig, dtype: Any, change: Change, action: Change, rewa
     acted = {"value": action(rng.normal(size=(ROWS, 2))).astype(np.float32)}
     paid = (reward * rng.integers(-1, 2, ROWS)).astype(np.float32)
     none = np.zeros(ROWS, np.bool_)
-    arrays = Arrays(observation, acted, paid, none, none, np.array([0, ROWS]))
+    arrays = EpisodeArrays(observation, acted, paid, none, none, np.array([0, ROWS]))
     torch.manual_seed(0)
     span = reward_range(arrays, np.array([0]))
     model = config.build(space, box((2,), np.float32), span)

@@ -106,9 +106,9 @@ def test_killed_and_continued_gives_the_same_data(whole: Rollouts, tmp_path: Pat
     with pytest.raises(DatasetError, match="no finished data set"):
         Rollouts(out)
     saved: list[int] = []
-    original = recording.Parts.save
+    original = recording.EpisodeFiles.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recording.Parts, "save", lambda self, k, raw: (saved.append(k), original(self, k, raw))[1])
+        patch.setattr(recording.EpisodeFiles, "save", lambda self, k, raw: (saved.append(k), original(self, k, raw))[1])
         assert run(out).content_hash == whole.content_hash
     assert not set(saved) & {int(Path(name).stem) for name in kept}, "recorded episodes are not recorded again"
 

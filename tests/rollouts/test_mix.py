@@ -19,7 +19,7 @@ from minari.data_collector import EpisodeBuffer
 from worldsim.cli import main
 from worldsim.errors import DatasetError, MissingExtraError, SpaceMismatchError
 from worldsim.rollouts import offline
-from worldsim.rollouts.arrays import Arrays, joined
+from worldsim.rollouts.arrays import EpisodeArrays, joined
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.mix import Mix, unseen
@@ -96,7 +96,7 @@ def test_nan_is_found_where_it_is(cartpole: Rollouts, group: str, name: str, mon
     spoilt[row] = np.nan
     fields = {k: getattr(arrays, k) for k in ("observation", "action", "reward", "terminated", "truncated", "start")}
     fields |= {"observation": {"value": spoilt}} if group else {"reward": spoilt}
-    monkeypatch.setattr(Rollouts, "arrays", lambda self: Arrays(**fields))
+    monkeypatch.setattr(Rollouts, "arrays", lambda self: EpisodeArrays(**fields))
     with pytest.raises(DatasetError, match=f"{group} ?{name} has NaN or an infinity in episode 2, step 4") as error:
         Mix(cartpole.path).arrays  # noqa: B018
     assert "\n" not in str(error.value)

@@ -14,7 +14,7 @@ import worldsim
 from tests.simulator.stub_world import IMAGE_SPACE
 from worldsim.models.config import Precision
 from worldsim.play.look import look
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.simulator import WorldEnv, WorldVectorEnv
 from worldsim.simulator.conformance import check_world
 
@@ -68,6 +68,8 @@ def test_can_be_looked_at(world_folder: Path, tmp_path: Path) -> None:
     recorded = {name: tensor[np.arange(rows) % 8].numpy() for name, tensor in world.starts.items()}
     ends = np.arange(rows) == rows - 1
     start = np.array([0, rows], np.int64)
-    arrays = Arrays(recorded, {"value": np.ones((rows, 1), np.int64)}, np.zeros(rows, np.float32), ends, ~ends, start)
+    arrays = EpisodeArrays(
+        recorded, {"value": np.ones((rows, 1), np.int64)}, np.zeros(rows, np.float32), ends, ~ends, start
+    )
     path = look(world, arrays, np.array([0]), tmp_path / "real_vs_world.gif", length=6, count=2)
     assert 0 < path.stat().st_size < 3_000_000

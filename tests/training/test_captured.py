@@ -16,11 +16,11 @@ from tests.training.test_resume import Stop, equal, stop_at, weights
 from worldsim.errors import ConfigError
 from worldsim.models.world_model import Losses
 from worldsim.training import loop
-from worldsim.training.captured import WARM, Captured, Recorded, as_cuda_graph
+from worldsim.training.captured import WARM, Captured, CapturedGraph, as_cuda_graph
 from worldsim.training.loop import train
 
 
-def again(update: Callable[[], Losses], generator: Generator) -> Recorded:
+def again(update: Callable[[], Losses], generator: Generator) -> CapturedGraph:
     """No record: a replay is the update itself, on the same batch and with the same places for its losses."""
     places: list[Losses] = []
 
@@ -31,7 +31,7 @@ def again(update: Callable[[], Losses], generator: Generator) -> Recorded:
         for place, value in zip(tensors(places[0]), tensors(losses), strict=True):
             place.copy_(value)
 
-    class Late(Recorded):
+    class Late(CapturedGraph):
         """Its losses are known after the first replay."""
 
         @property

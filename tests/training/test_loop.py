@@ -22,7 +22,7 @@ from tests.training.test_resume import Stop, equal, stop_at
 from worldsim.envs.make import EnvConfig
 from worldsim.errors import ConfigError, SpaceMismatchError
 from worldsim.models.latent import CODEC, DYNAMICS, WHOLE
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import MINARI, Rollouts
 from worldsim.rollouts.sampling import split
@@ -248,7 +248,7 @@ def test_vectors_are_symlogs_of_deviations_from_their_means() -> None:
     values = rng.normal([0, 50, -3], [1, 200, 0], (5000, 3)).astype(np.float32)
     none = np.zeros(5000, np.bool_)
     action = {"value": np.zeros((5000, 1), np.int64)}
-    arrays = Arrays({"value": values}, action, np.zeros(5000, np.float32), none, none, np.array([0, 5000]))
+    arrays = EpisodeArrays({"value": values}, action, np.zeros(5000, np.float32), none, none, np.array([0, 5000]))
     space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
     model = MODELS["ssm"].build(space, spaces.Discrete(2), (0.0, 0.0))
     fit_statistics(model, arrays, np.array([0]), rng)

@@ -16,9 +16,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.errors import EnvError
-from worldsim.spaces import Leaf
+from worldsim.spaces import Leaf, Space
 
-Space = gym.Space[Any]
 Info = dict[str, Any]
 NUMBERS = "biuf"  # kinds of NumPy types that are numbers
 ROUNDING = 1e-5  # of 1 + the bound: that far outside, a value is one of float32's roundings and becomes the bound

@@ -16,7 +16,7 @@ from pydantic import Field
 from worldsim.envs.checked import Checked, CurrentAPI, WholeInfo
 from worldsim.errors import ConfigError, EnvError, MissingExtraError, UnknownEnvError
 from worldsim.modules import load_module
-from worldsim.settings import Policy, Settings, Steps
+from worldsim.settings import Policy, Settings, StepCount
 from worldsim.spaces import leaves
 
 
@@ -35,7 +35,7 @@ PROVIDERS = {  # by the extra that installs it
 }
 
 
-Side = Annotated[int, Field(ge=8, le=1024)]
+ImageSize = Annotated[int, Field(ge=8, le=1024)]
 
 
 class EnvConfig(Settings):
@@ -43,13 +43,13 @@ class EnvConfig(Settings):
 
     id: str = Field(description='Gymnasium id; "module:Name-v0" imports the module first, from the current folder, too')
     kwargs: dict[str, Any] = Field({}, description="the environment's own arguments, e.g. env.kwargs.continuous=false")
-    resize: Side | tuple[Side, Side] | None = Field(
+    resize: ImageSize | tuple[ImageSize, ImageSize] | None = Field(
         None, description="pictures get so many pixels: 64, or [96,128] for height and width; null: as they are"
     )
     images: list[str] | None = Field(
         None, description="parts of the observation that are pictures, [screen]; null: uint8 of 32 pixels or more"
     )
-    max_episode_steps: Steps | None = Field(
+    max_episode_steps: StepCount | None = Field(
         None, description="steps until truncation; null: the environment's own limit"
     )
     requires: Literal["atari", "vizdoom", "box2d", "minigrid"] | None = Field(

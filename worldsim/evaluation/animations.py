@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from worldsim.evaluation.runs import Episode
-
-Frame = NDArray[np.uint8]
+from worldsim.play.frames import Picture
 
 SIDE = 256  # pixels that a picture is at least wide
 MAX_FRAMES = 80  # longer episodes are shown in even jumps
@@ -43,7 +41,7 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _panel(title: str, episode: Episode, t: int, action_names: Sequence[str] | None) -> Frame:
+def _panel(title: str, episode: Episode, t: int, action_names: Sequence[str] | None) -> Picture:
     """Frame `t` of an episode: title above, picture, and what led to it below."""
     picture = episode.frames[t]
     picture = picture.repeat(max(1, SIDE // picture.shape[1]), axis=1).repeat(max(1, SIDE // picture.shape[1]), axis=0)
@@ -87,13 +85,13 @@ def _action(action: Any, names: Sequence[str] | None) -> str:
     return str(action)[:36]
 
 
-def _in_a_row(panels: Sequence[Frame]) -> Frame:
+def _in_a_row(panels: Sequence[Picture]) -> Picture:
     """Panels side by side, tops aligned."""
     height = max(panel.shape[0] for panel in panels)
     gap = np.broadcast_to(np.array(GROUND, np.uint8), (height, 2 * PAD, 3))
-    parts: list[Frame] = []
+    parts: list[Picture] = []
     for panel in panels:
         below = np.broadcast_to(np.array(GROUND, np.uint8), (height - panel.shape[0], panel.shape[1], 3))
         parts += [np.concatenate([panel, below]), gap]
-    joined: Frame = np.concatenate(parts[:-1], axis=1)
+    joined: Picture = np.concatenate(parts[:-1], axis=1)
     return joined

@@ -20,7 +20,7 @@ from worldsim.sources import sources, versions
 from worldsim.stable_baselines import statistics_of
 
 Where = Literal["real", "world"]
-Row = dict[str, Any]  # of a report, as JSON has it: the figures of a cell, or of a comparison of cells
+ReportRow = dict[str, Any]  # of a report, as JSON has it: the figures of a cell, or of a comparison of cells
 CLEAN = "none"  # the fault's name in cells without one
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from worldsim.evaluation.cells import CLEAN, Row
+from worldsim.evaluation.cells import CLEAN, ReportRow
 
 FEW = 20  # episodes below which a report warns
 LOW_TRUST = 0.5
@@ -48,7 +48,7 @@ def order(ranks: Mapping[str, float]) -> str:
     return " > ".join(" = ".join(agents) for agents in groups.values())
 
 
-def verdict(data: Row) -> list[str]:
+def verdict(data: ReportRow) -> list[str]:
     """Two or three sentences that a hurried reader can act on."""
     primary = "real" if any(row["where"] == "real" for row in data["results"]) else "world"
     sentences = [*_crashes(data["results"]), _best_and_worst(data, primary), _costliest(data, primary)]
@@ -57,14 +57,14 @@ def verdict(data: Row) -> list[str]:
     return sentences
 
 
-def warnings(data: Row) -> list[str]:
+def warnings(data: ReportRow) -> list[str]:
     """Everything that a reader should know before believing the figures."""
     found = list(_about_runs(data))
     found += _about_worlds(data)
     return found
 
 
-def unjudged(rows: Sequence[Row]) -> list[str]:
+def unjudged(rows: Sequence[ReportRow]) -> list[str]:
     """One sentence for each measure that nobody has said what to make of, with the key that says it."""
     found = []
     if rows[0]["success_rate"] is None:
@@ -75,7 +75,7 @@ def unjudged(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def quiet(data: Row) -> list[str]:
+def quiet(data: ReportRow) -> list[str]:
     """One sentence for each plan that can never do anything here, and for each other that did nothing."""
     idle = data.get("idle", {})
     others = [row for row in data["results"] if row["fault"] not in idle]
@@ -89,7 +89,7 @@ def _idle(name: str, reasons: Sequence[str]) -> str:
     )
 
 
-def never_fired(rows: Iterable[Row]) -> list[str]:
+def never_fired(rows: Iterable[ReportRow]) -> list[str]:
     """One sentence for each fault, severity and world in which nothing happened, with the agents."""
     quiet: dict[tuple[str, float, str], list[str]] = {}
     for row in rows:
@@ -107,7 +107,7 @@ def place(where: str) -> str:
     return "real environment" if where == "real" else "World"
 
 
-def _crashes(rows: Sequence[Row]) -> list[str]:
+def _crashes(rows: Sequence[ReportRow]) -> list[str]:
     """One sentence where agents raised: what such an episode earned until then says nothing about how it would end."""
     crashed = [row for row in rows if row["crashes"]]
     if not crashed:
@@ -123,12 +123,12 @@ def _crashes(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _under(row: Row) -> str:
+def _under(row: ReportRow) -> str:
     where = "without faults" if row["fault"] == CLEAN else f"under {row['fault']} {row['severity']:g}"
     return f"{where} in the {place(row['where'])}"
 
 
-def _best_and_worst(data: Row, where: str) -> str:
+def _best_and_worst(data: ReportRow, where: str) -> str:
     rows = [row for row in data["results"] if row["where"] == where and row["fault"] == CLEAN]
     rows.sort(key=lambda row: -row["return_mean"])
     best, worst = rows[0], rows[-1]
@@ -144,7 +144,7 @@ def _best_and_worst(data: Row, where: str) -> str:
     )
 
 
-def _unsure(data: Row, where: str, rows: Sequence[Row]) -> str:
+def _unsure(data: ReportRow, where: str, rows: Sequence[ReportRow]) -> str:
     """What to add when the second best may be as good as the best."""
     if rows[0]["return_mean"] == rows[1]["return_mean"]:
         return ""
@@ -155,12 +155,12 @@ def _unsure(data: Row, where: str, rows: Sequence[Row]) -> str:
     raise AssertionError(f"no comparison of {pair}")
 
 
-def _reached(row: Row) -> str:
+def _reached(row: ReportRow) -> str:
     text = f"a mean return of {figure(row['return_mean'])} {bounds(row['return_mean_interval'])}".rstrip()
     return text if row["success_rate"] is None else f"{text} and {percent(row['success_rate'])} success"
 
 
-def _costliest(data: Row, where: str) -> str:
+def _costliest(data: ReportRow, where: str) -> str:
     effects = [row for row in data["comparisons"]["faults"] if row["where"] == where]
     if not effects:
         return "No faults were tried."
@@ -185,7 +185,7 @@ def _costliest(data: Row, where: str) -> str:
     return f"{text}; {_list(spared)} {'loses' if len(spared) == 1 else 'lose'} no more than chance explains."
 
 
-def _belief(data: Row) -> str:
+def _belief(data: ReportRow) -> str:
     ranked = [row for row in data["ranking"] if "by_means" in row]
     same, clearly = (sum(row[by]["same_ranking"] for row in ranked) for by in ("by_means", "by_intervals"))
     against = sum(len(row["by_intervals"]["contradictions"]) for row in ranked)
@@ -207,7 +207,7 @@ def _belief(data: Row) -> str:
     )
 
 
-def _about_runs(data: Row) -> Iterable[str]:
+def _about_runs(data: ReportRow) -> Iterable[str]:
     rows = data["results"]
     episodes = rows[0]["episodes"]
     if episodes < FEW:
@@ -222,7 +222,7 @@ def _about_runs(data: Row) -> Iterable[str]:
     yield from _endless(data)
 
 
-def _endless(data: Row) -> Iterable[str]:
+def _endless(data: ReportRow) -> Iterable[str]:
     """One sentence where episodes had no end of their own."""
     cells = data.get("endless", ())
     if cells:
@@ -233,7 +233,7 @@ def _endless(data: Row) -> Iterable[str]:
         )
 
 
-def _crashed(rows: Sequence[Row]) -> Iterable[str]:
+def _crashed(rows: Sequence[ReportRow]) -> Iterable[str]:
     """One sentence for each agent that raised, with every cell in which it did."""
     for agent in dict.fromkeys(row["agent"] for row in rows if row["crashes"]):
         cells = [row for row in rows if row["agent"] == agent and row["crashes"]]
@@ -242,7 +242,7 @@ def _crashed(rows: Sequence[Row]) -> Iterable[str]:
         yield f"{agent} crashed in {', '.join(shares)}: {worst['crash_example']}"
 
 
-def _about_worlds(data: Row) -> list[str]:
+def _about_worlds(data: ReportRow) -> list[str]:
     found = []
     found += _contradictions(data["ranking"])
     found += _unseen(data["comparisons"]["agents"])
@@ -282,7 +282,7 @@ def _known(bounds: Sequence[float | None] | None) -> bool:
     return bounds is not None and None not in bounds
 
 
-def _contradictions(ranking: Sequence[Row]) -> list[str]:
+def _contradictions(ranking: Sequence[ReportRow]) -> list[str]:
     """One sentence for all pairs that clearly differ in both worlds, in opposite orders."""
     conditions: dict[str, list[str]] = {}
     for row in ranking:
@@ -294,7 +294,7 @@ def _contradictions(ranking: Sequence[Row]) -> list[str]:
     return [f"Do not choose by the World between agents that it puts in the opposite order: {pairs}."]
 
 
-def _unseen(pairs: Sequence[Row]) -> list[str]:
+def _unseen(pairs: Sequence[ReportRow]) -> list[str]:
     """How many of the differences between agents the World does not show, where it does not show some."""
     real, world = (
         {(r["a"], r["b"], r["fault"], r["severity"]): r["return"]["sign"] for r in pairs if r["where"] == where}
@@ -307,9 +307,9 @@ def _unseen(pairs: Sequence[Row]) -> list[str]:
     return [f"Of {len(there)} clear differences between two agents in the real environment, the World misses {missed}."]
 
 
-def _different_effects(effects: Sequence[Row]) -> list[str]:
+def _different_effects(effects: Sequence[ReportRow]) -> list[str]:
     """Faults that clearly hurt in one world and not, or the other way, in the other."""
-    by_cell: dict[tuple[str, str, float], dict[str, Row]] = {}
+    by_cell: dict[tuple[str, str, float], dict[str, ReportRow]] = {}
     for row in effects:
         by_cell.setdefault((row["agent"], row["fault"], row["severity"]), {})[row["where"]] = row["return"]
     found = []

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from worldsim.evaluation.cells import CLEAN, Row
+from worldsim.evaluation.cells import CLEAN, ReportRow
 from worldsim.printing import printable
 
-Interval = Sequence[float | None]
+IntervalEnds = Sequence[float | None]
 
 INK, GRID = "#010203", "#010204"  # stand-ins that become CSS variables
 COLOURS = 8  # the page defines --c0 to --c7
@@ -41,7 +41,7 @@ def colour(index: int) -> str:
 
 
 def severity_plot(
-    rows: Sequence[Row],
+    rows: Sequence[ReportRow],
     agents: Sequence[str],
     fault: str,
     measure: str,
@@ -71,7 +71,7 @@ def severity_plot(
     return _svg(figure, title)
 
 
-def agreement_plot(rows: Sequence[Row], agents: Sequence[str], title: str) -> str:
+def agreement_plot(rows: Sequence[ReportRow], agents: Sequence[str], title: str) -> str:
     """Mean return in the World against the real one, a mark for each cell: filled without faults, hollow under one."""
     figure, axes = _figure(width=4.2, height=3.9, ylabel=True)
     real = {(row["agent"], row["fault"], row["severity"]): row for row in rows if row["where"] == "real"}
@@ -156,7 +156,7 @@ def _apart(places: Sequence[float], gap: float) -> list[float]:
     return moved
 
 
-def shared_limits(rows: Sequence[Row], measure: str) -> tuple[float, float]:
+def shared_limits(rows: Sequence[ReportRow], measure: str) -> tuple[float, float]:
     """Limits of the y axis that fit every interval of a measure, so that plots beside each other compare."""
     ends = [row[measure] for row in rows if row[measure] is not None]
     ends += [end for row in rows for end in row[f"{measure}_interval"] or () if end is not None]
@@ -175,7 +175,7 @@ def _figure(width: float = 3.4, height: float = 2.6, ylabel: bool = False) -> tu
     return figure, axes
 
 
-def _line(axes: Axes, xs: Sequence[float], rows: Sequence[Row], measure: str, style: str, tint: str) -> None:
+def _line(axes: Axes, xs: Sequence[float], rows: Sequence[ReportRow], measure: str, style: str, tint: str) -> None:
     there = [(x, row[measure], row[f"{measure}_interval"]) for x, row in zip(xs, rows, strict=True)]
     there = [each for each in there if each[1] is not None]
     if not there:
@@ -196,7 +196,7 @@ def _line(axes: Axes, xs: Sequence[float], rows: Sequence[Row], measure: str, st
         )
 
 
-def _error(value: float, ends: Interval | None) -> list[list[float]] | None:
+def _error(value: float, ends: IntervalEnds | None) -> list[list[float]] | None:
     """Lengths below and above a value, as matplotlib has it."""
     if ends is None or ends[0] is None or ends[1] is None:
         return None

@@ -16,7 +16,7 @@ from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, EnvError, MissingExtraError
 from worldsim.files import alone_at, refuse_foreign, write_atomically
 from worldsim.rollouts.progress import Bar
-from worldsim.settings import Seed, Settings, Steps
+from worldsim.settings import Seed, Settings, StepCount
 from worldsim.spaces import is_nested, leaves, recounted, zero_based
 from worldsim.wrappers import FlattenDict
 
@@ -29,7 +29,7 @@ class PPOConfig(Settings):
     """Where the agent learns and for how long."""
 
     env: EnvConfig = Field(description="where it learns")
-    steps: Steps = Field(8192, description="environment steps that it learns from, at least")
+    steps: StepCount = Field(8192, description="environment steps that it learns from, at least")
     # a rollout of 128 steps in each is learned from as a whole
     num_envs: int = Field(4, ge=1, le=128, description="environments side by side; part of what the agent becomes")
     seed: Seed = Field(0, description="of everything: same seed and settings, same agent")

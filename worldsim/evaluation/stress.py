@@ -43,13 +43,13 @@ from worldsim.evaluation.runs import (
     first_observations,
     run_episode,
 )
-from worldsim.evaluation.summary import Outcomes
+from worldsim.evaluation.summary import ResultsByCell
 from worldsim.evaluation.worst import Worst, pick_worst
 from worldsim.faults import Plan
 from worldsim.faults.trees import leaves_of
 from worldsim.files import alone_in, refuse_foreign, write_atomically
 from worldsim.rollouts.progress import Bar
-from worldsim.settings import LoggerConfig, Seed, Settings, Steps
+from worldsim.settings import LoggerConfig, Seed, Settings, StepCount
 from worldsim.simulator.calibration import certificate_of
 from worldsim.sources import files_named, sources
 from worldsim.wrappers import InjectFaults
@@ -58,7 +58,6 @@ from worldsim.wrappers.tools import action_tools
 if TYPE_CHECKING:
     from worldsim.simulator.world import World
 
-Env = gym.Env[Any, Any]
 WORLD_FILES = ("world.json", "calibration.json")
 BATCH = 32  # episodes of a World that are stepped at once
 
@@ -95,7 +94,7 @@ class StressConfig(Settings):
         description="where the World starts. real: from what the real environment shows first on the same seed, so "
         "that both worlds are paired; recorded: from starts kept with the World",
     )
-    max_steps: Steps | None = Field(
+    max_steps: StepCount | None = Field(
         None,
         description="cut episodes after so many steps, in both worlds. A step is a call, and one that is refused "
         "counts, too, though it steps nothing. null: env.max_episode_steps, else the environment's own limit, "
@@ -268,17 +267,17 @@ class StressTest:
                 on_episode()
             return episodes
 
-    def make_env(self, cell: Cell, step: Advance | None = None) -> Env:
+    def make_env(self, cell: Cell, step: Advance | None = None) -> gym.Env[Any, Any]:
         """The cell's environment, with its faults around it. step: how the World is stepped; None: by itself."""
         if cell.where == "real":
-            env: Env = make_env(self.config.env)
+            env: gym.Env[Any, Any] = make_env(self.config.env)
         else:
             horizon = self.config.max_steps or self.config.env.max_episode_steps
             env = LockstepEnv(self.world, step or self.world.step, horizon)
         plan = Plan(faults=[]) if cell.fault == CLEAN else self.plans[cell.fault].at(cell.severity)
         return InjectFaults(env, plan, seed=self.config.seed)  # without faults, too: an agent always gets its reply
 
-    def make_agent(self, spec: str, env: Env) -> Agent:
+    def make_agent(self, spec: str, env: gym.Env[Any, Any]) -> Agent:
         """A new agent by its name. Raises ConfigError where there is none."""
         known = self.config.env.agents
         if not known.get(spec, spec).endswith(".zip"):
@@ -357,7 +356,7 @@ class StressTest:
             return None
         return files_digest([folder / name for name in WORLD_FILES if (folder / name).is_file()], folder)
 
-    def _idle_in(self, env: Env) -> dict[str, list[str]]:
+    def _idle_in(self, env: gym.Env[Any, Any]) -> dict[str, list[str]]:
         """The plans none of whose faults can ever do anything, at any of the severities above 0, and why not."""
         tools, leaves = action_tools(env.metadata, env.action_space).names, leaves_of(env.observation_space)
         observed = None if isinstance(env.observation_space, gym.spaces.Text) else leaves
@@ -370,7 +369,7 @@ class StressTest:
         return found
 
 
-def _report(test: StressTest, outcomes: Outcomes, worst: Sequence[Worst], replays: Replays) -> Report:
+def _report(test: StressTest, outcomes: ResultsByCell, worst: Sequence[Worst], replays: Replays) -> Report:
     config = test.config
     # Paths are left out: the report is the same wherever the world lies and the report goes.
     shown = config.model_dump(mode="json", exclude={"out", "world", "fresh", "trace", "device", "logger"}) | {
@@ -386,7 +385,7 @@ def _report(test: StressTest, outcomes: Outcomes, worst: Sequence[Worst], replay
     return Report(data, replays, certificate, _action_names(config.env), test.plans)
 
 
-def _endless(test: StressTest, outcomes: Outcomes) -> list[dict[str, Any]]:
+def _endless(test: StressTest, outcomes: ResultsByCell) -> list[dict[str, Any]]:
     """The cells of which episodes were cut although nobody has set a limit, with how many."""
     if test.max_calls is not None:
         return []

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worldsim.evaluation import narrative
-from worldsim.evaluation.cells import CLEAN, Row
+from worldsim.evaluation.cells import CLEAN, ReportRow
 from worldsim.printing import printable
 
 GAP = 2  # blanks between columns
@@ -20,9 +20,9 @@ NARROWEST = 8  # of the agents' column, in which long names are folded
 class Results:
     """The report's figures, verdict and warnings. Where a terminal is too narrow, intervals go below the figures."""
 
-    def __init__(self, data: Row) -> None:
+    def __init__(self, data: ReportRow) -> None:
         self.data = data
-        self.rows: list[Row] = list(data["results"])
+        self.rows: list[ReportRow] = list(data["results"])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         columns = self._columns(" ")

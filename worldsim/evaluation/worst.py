@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from worldsim.evaluation.cells import CLEAN, Cell
 from worldsim.evaluation.runs import EpisodeResult
-from worldsim.evaluation.summary import Outcomes
+from worldsim.evaluation.summary import ResultsByCell
 
 
 class Worst(NamedTuple):
@@ -16,7 +16,7 @@ class Worst(NamedTuple):
     more_violations: int  # than in the clean run; 0 where violations are not judged
 
 
-def pick_worst(outcomes: Outcomes, count: int) -> list[Worst]:
+def pick_worst(outcomes: ResultsByCell, count: int) -> list[Worst]:
     """The `count` worst faulty episodes, at most one of an agent under a fault; each fault's own worst comes first.
 
     Worst is, against the clean run of the same agent and seed: the most violations more, then the largest drop in
@@ -37,7 +37,7 @@ def pick_worst(outcomes: Outcomes, count: int) -> list[Worst]:
     return (first + later)[:count]
 
 
-def _candidates(outcomes: Outcomes, primary: str) -> list[Worst]:
+def _candidates(outcomes: ResultsByCell, primary: str) -> list[Worst]:
     found = []
     for cell, episodes in outcomes.items():
         if cell.where != primary or cell.fault == CLEAN:

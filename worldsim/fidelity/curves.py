@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.fidelity.error_metric import ErrorMetric, Observed, is_text
-from worldsim.fidelity.measures import Bools, Curve, WeightedSum, changed_error, psnr
+from worldsim.fidelity.error_metric import ErrorMetric, is_text
+from worldsim.fidelity.measures import Curve, WeightedSum, changed_error, psnr
 from worldsim.fidelity.similarity import scales_of, similarity
+from worldsim.spaces import Arrays, Bools
 
 Curves = dict[str, dict[str, Curve]]  # leaf -> name of the predictor -> curve
 Sums = dict[str, dict[str, dict[str, WeightedSum]]]  # measure -> leaf -> name of the predictor
@@ -40,9 +41,7 @@ def add_up(parts: Sequence[Any]) -> Any:
     return {key: add_up([part[key] for part in parts]) for key in first}
 
 
-def measure(
-    metric: ErrorMetric, actual: Observed, before: Observed, predictors: Mapping[str, Observed], mask: Bools
-) -> Sums:
+def measure(metric: ErrorMetric, actual: Arrays, before: Arrays, predictors: Mapping[str, Arrays], mask: Bools) -> Sums:
     """Every measure of what several predictors (name -> leaf -> (B, T, ...)) predicted.
 
     before: (B, 1, ...) a leaf, the last row that was seen; `psnr_changed` counts pixels that differ from it alone.
@@ -67,7 +66,7 @@ def measure(
     return found
 
 
-def baselines(metric: ErrorMetric, before: Observed, actual: Observed) -> dict[str, Observed]:
+def baselines(metric: ErrorMetric, before: Arrays, actual: Arrays) -> dict[str, Arrays]:
     """Predictors that know nothing of the moment: a copy of the last row that was seen, and the data's mean."""
     copied = {name: np.broadcast_to(before[name], value.shape) for name, value in actual.items()}
     mean = {name: np.broadcast_to(metric.mean[name], value.shape) for name, value in actual.items()}
@@ -75,7 +74,7 @@ def baselines(metric: ErrorMetric, before: Observed, actual: Observed) -> dict[s
 
 
 def measure_beside_baselines(
-    metric: ErrorMetric, actual: Observed, before: Observed, model: Observed, shuffled: Observed, mask: Bools
+    metric: ErrorMetric, actual: Arrays, before: Arrays, model: Arrays, shuffled: Arrays, mask: Bools
 ) -> Sums:
     """Of the model beside copying, the mean, and the model under actions that are not those of the record."""
     predictors = {"model": model, **baselines(metric, before, actual), "shuffled": shuffled}

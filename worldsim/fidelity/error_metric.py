@@ -17,7 +17,6 @@ for the rest. Of texts only the same one will do. A prediction is within toleran
 Axes: B windows, T steps, N rows.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -25,13 +24,12 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.fidelity.measures import Bools, Floats, squared_error
-from worldsim.rollouts.arrays import Arrays
+from worldsim.fidelity.measures import squared_error
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.simulator.world import World
-from worldsim.spaces import Leaf, leaves
+from worldsim.spaces import Arrays, Bools, Floats, Leaf, leaves
 from worldsim.training.statistics import rows_of
 
-Observed = Mapping[str, NDArray[Any]]  # leaf -> (B, T, ...)
 SAMPLED = 1000  # rows that scales are taken from
 TINY = 1e-12  # tolerated of a leaf that never changes, so that an exact prediction of it is within tolerance
 
@@ -56,7 +54,7 @@ class ErrorMetric:
     allowed: dict[str, float]  # error of each leaf up to which it is within tolerance
 
     @classmethod
-    def of(cls, world: World, arrays: Arrays, episodes: NDArray[np.int64], gain_db: float, seed: int) -> Self:
+    def of(cls, world: World, arrays: EpisodeArrays, episodes: NDArray[np.int64], gain_db: float, seed: int) -> Self:
         """From some rows of `episodes`; mean images are those of the training data."""
         rows = rows_of(arrays, episodes)
         rows = np.sort(np.random.default_rng(seed).choice(rows, min(SAMPLED, len(rows)), replace=False))
@@ -99,17 +97,17 @@ class ErrorMetric:
         shares = [Levenshtein.normalized_distance(*([c for c in codes if c] for codes in pair)) for pair in pairs]
         return np.array(shares, np.float64).reshape(a.shape[:2])
 
-    def within_by_leaf(self, a: Observed, b: Observed) -> dict[str, Bools]:
+    def within_by_leaf(self, a: Arrays, b: Arrays) -> dict[str, Bools]:
         """(B, T) a leaf: it is within its tolerance."""
         return {
             leaf.name: self.error(leaf, a[leaf.name], b[leaf.name]) <= self.allowed[leaf.name] for leaf in self.leaves
         }
 
-    def within(self, a: Observed, b: Observed) -> Bools:
+    def within(self, a: Arrays, b: Arrays) -> Bools:
         """(B, T): every leaf is within its tolerance."""
         return np.asarray(np.logical_and.reduce(list(self.within_by_leaf(a, b).values())))
 
-    def distance(self, a: Observed, b: Observed, mask: Bools) -> Floats:
+    def distance(self, a: Arrays, b: Arrays, mask: Bools) -> Floats:
         """(B,) in [0, 1): how far a window is off on average, every leaf weighing the same.
 
         An error of e tolerances counts as e / (1 + e): nothing where it is exact, a half where it is just tolerated.

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.fidelity.measures import Bools, Floats, calibration_error, detection, fit_temperature, reliability
+from worldsim.fidelity.measures import calibration_error, detection, fit_temperature, reliability
 from worldsim.fidelity.one_step import HeadPredictions
 from worldsim.models.heads import RewardHead
+from worldsim.spaces import Bools, Floats
 
 SIGNS = ("negative", "none", "positive")
 

@@ -3,15 +3,15 @@
 import numpy as np
 
 from worldsim.errors import DatasetError, SpaceMismatchError
-from worldsim.fidelity.measures import Ints
 from worldsim.models.checkpoint import WorldManifest
 from worldsim.rollouts import mix
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.fingerprints import fingerprints
+from worldsim.spaces import Ints
 
 
-def held_out(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> Ints:
+def held_out(manifest: WorldManifest, rollouts: Rollouts, arrays: EpisodeArrays) -> Ints:
     """Indices of the episodes that were held out of the training; of another data set all of them.
 
     Raises SpaceMismatchError where the data is of other spaces, DatasetError where the world learned from it: where

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, minimize_scalar
 from scipy.stats import rankdata
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
+from worldsim.spaces import Bools, Floats, Ints
+
 Curve = list[float | None]  # a value a horizon, None where nothing could be measured
 
 BINS = 10  # of reliability diagrams
@@ -21,9 +20,7 @@ def squared_error(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Floats:
     return np.stack([_squares(a[:, t], b[:, t]).mean((1, 2, 3)) for t in range(a.shape[1])], 1).astype(np.float64)
 
 
-def changed_error(
-    a: NDArray[np.uint8], b: NDArray[np.uint8], before: NDArray[np.uint8]
-) -> tuple[Floats, NDArray[np.int64]]:
+def changed_error(a: NDArray[np.uint8], b: NDArray[np.uint8], before: NDArray[np.uint8]) -> tuple[Floats, Ints]:
     """Squared error (B, T) summed over the values of `b` whose pixel differs from `before` (B, 1, H, W, C), and their
     number (B, T). A pixel differs if any of its channels does.
     """

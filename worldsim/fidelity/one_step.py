@@ -15,12 +15,11 @@ from torch import Tensor
 
 from worldsim.fidelity.curves import Curves, Sums, add_up, measure_beside_baselines, to_curves
 from worldsim.fidelity.error_metric import ErrorMetric
-from worldsim.fidelity.measures import Bools, Floats, Ints
-from worldsim.fidelity.open_loop import Leaves
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.sampling import gather
 from worldsim.simulator.rollout import predictions
 from worldsim.simulator.world import World, WorldState
+from worldsim.spaces import Arrays, Bools, Floats, Ints
 from worldsim.training.statistics import rows_of
 
 TOGETHER = 32  # episodes that are observed at once
@@ -51,7 +50,7 @@ class HeadPredictions(NamedTuple):
         return HeadPredictions(reward, *heads)
 
 
-def pieces(world: World, arrays: Arrays, episodes: Ints, length: int) -> Pieces:
+def pieces(world: World, arrays: EpisodeArrays, episodes: Ints, length: int) -> Pieces:
     """All rows of the episodes, in pieces of `length` steps."""
     parts = [
         part
@@ -68,7 +67,7 @@ def joined(parts: Sequence[Pieces]) -> Pieces:
     return Pieces(latent, begin, end)
 
 
-def _pieces(world: World, arrays: Arrays, episodes: Ints, length: int) -> list[Pieces]:
+def _pieces(world: World, arrays: EpisodeArrays, episodes: Ints, length: int) -> list[Pieces]:
     first, last = arrays.start[episodes], arrays.start[episodes + 1] - 1
     latent, found = _observed(world, arrays, first[:, None], None), []
     for at in range(0, int((last - first).max()), length):
@@ -81,7 +80,7 @@ def _pieces(world: World, arrays: Arrays, episodes: Ints, length: int) -> list[P
 
 
 @torch.inference_mode()
-def _observed(world: World, arrays: Arrays, rows: Ints, latent: dict[str, Tensor] | None) -> dict[str, Tensor]:
+def _observed(world: World, arrays: EpisodeArrays, rows: Ints, latent: dict[str, Tensor] | None) -> dict[str, Tensor]:
     batch = gather(arrays, rows)
     observation, action = (_tensors(world, batch[key]) for key in ("observation", "action"))
     return world.model.observe(observation, action, torch.from_numpy(batch["first"]).to(world.device), latent).state
@@ -112,7 +111,7 @@ class OneStep(NamedTuple):
 
 
 def predict_all(
-    world: World, arrays: Arrays, halves: Sequence[Ints], length: int, metric: ErrorMetric, seed: int
+    world: World, arrays: EpisodeArrays, halves: Sequence[Ints], length: int, metric: ErrorMetric, seed: int
 ) -> OneStep:
     """Predict every row of the episodes that calibrate and of those that are reported, some pieces at a time."""
     rng, parts = np.random.default_rng(seed), []
@@ -129,7 +128,7 @@ def predict_all(
     return OneStep(heads, summed, np.sum([part.counts for part in parts], 0).tolist())
 
 
-def exchanged(arrays: Arrays, episodes: Ints, rng: np.random.Generator) -> Ints:
+def exchanged(arrays: EpisodeArrays, episodes: Ints, rng: np.random.Generator) -> Ints:
     """(N,): for each row of the episodes another, at random, whose action is as likely but did not lead to it."""
     rows = rows_of(arrays, episodes)
     order = rng.permutation(rows[~arrays.first[rows]])
@@ -138,7 +137,7 @@ def exchanged(arrays: Arrays, episodes: Ints, rng: np.random.Generator) -> Ints:
     return found
 
 
-def _groups(arrays: Arrays, episodes: Ints, length: int) -> list[Ints]:
+def _groups(arrays: EpisodeArrays, episodes: Ints, length: int) -> list[Ints]:
     """The episodes in order, in groups of some PIECES pieces."""
     many = -(-(np.diff(arrays.start)[episodes] - 1) // length)
     return np.split(episodes, np.flatnonzero(np.diff((np.cumsum(many) - 1) // PIECES)) + 1)
@@ -151,7 +150,7 @@ def _end_to_end(parts: Sequence[Any]) -> Any:
 @torch.inference_mode()
 def predict(
     world: World,
-    arrays: Arrays,
+    arrays: EpisodeArrays,
     cut: Pieces,
     reported: Bools,
     length: int,
@@ -189,7 +188,7 @@ def predict(
     return OneStep(flat, sums, counts)
 
 
-def _measure(metric: ErrorMetric, shown: Sequence[Leaves], counted: Bools) -> Sums:
+def _measure(metric: ErrorMetric, shown: Sequence[Arrays], counted: Bools) -> Sums:
     """Of the pieces that are `counted` (P,), as windows of one step.
 
     shown: the actual row, the one before it, the prediction, and that under another action.

@@ -6,19 +6,16 @@ from typing import Any, NamedTuple, Self
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import DatasetError
 from worldsim.fidelity.curves import Sums, measure, to_curves
 from worldsim.fidelity.error_metric import ErrorMetric
-from worldsim.fidelity.measures import Bools
 from worldsim.rollouts import sampling
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.simulator.rollout import imagine, observe_context
 from worldsim.simulator.world import World, WorldState
-from worldsim.spaces import flatten
+from worldsim.spaces import Arrays, Bools, Ints, flatten
 
-Leaves = dict[str, NDArray[Any]]  # leaf -> (B, T, ...), of one moment (B, ...)
 TOGETHER = 128  # windows that are imagined at once, and in memory
 CONTROL = 4  # step at which controllability is measured (Genie, arXiv:2402.15391, section 4)
 
@@ -27,25 +24,25 @@ class Windows(NamedTuple):
     """Recorded windows and worlds that have seen their context."""
 
     state: WorldState  # after the context
-    observation: Leaves  # what was recorded after it, (B, T, ...)
-    action: Leaves
-    others: Leaves  # the actions of another window: as likely as its own, but not what led to what was recorded
-    before: Leaves  # the last row of the context, (B, 1, ...)
+    observation: Arrays  # what was recorded after it, (B, T, ...)
+    action: Arrays
+    others: Arrays  # the actions of another window: as likely as its own, but not what led to what was recorded
+    before: Arrays  # the last row of the context, (B, 1, ...)
     mask: Bools  # (B, T): inside the episode
 
 
 class WindowDraw(NamedTuple):
     """Which windows of which episodes are imagined. Only some of them are ever in memory together."""
 
-    arrays: Arrays
-    episodes: NDArray[np.int64]  # those that are longer than the context
+    arrays: EpisodeArrays
+    episodes: Ints  # those that are longer than the context
     context: int
     horizon: int
-    places: NDArray[np.int64]  # (B,) as `sampling.window_at` numbers them
+    places: Ints  # (B,) as `sampling.window_at` numbers them
     seeds: list[int]  # (B,)
 
     @classmethod
-    def of(cls, arrays: Arrays, episodes: NDArray[np.int64], context: int, horizon: int, count: int, seed: int) -> Self:
+    def of(cls, arrays: EpisodeArrays, episodes: Ints, context: int, horizon: int, count: int, seed: int) -> Self:
         """`count` windows, or every one that there is where they are fewer; the longest that fit in short episodes."""
         long = episodes[np.diff(arrays.start)[episodes] > context]
         if not len(long):
@@ -72,7 +69,7 @@ def batches(world: World, draw: WindowDraw) -> Iterator[Windows]:
         draw.arrays.release()
 
 
-def _between(rows: Leaves, begin: int, end: int | None) -> Leaves:
+def _between(rows: Arrays, begin: int, end: int | None) -> Arrays:
     return {name: values[:, begin:end] for name, values in rows.items()}
 
 
@@ -83,7 +80,7 @@ def uniform_actions(world: World, seed: int) -> gym.Space[Any]:
     return space
 
 
-def _drawn(space: gym.Space[Any], count: int, steps: int) -> Leaves:
+def _drawn(space: gym.Space[Any], count: int, steps: int) -> Arrays:
     """Uniform over the action space, (count, steps, ...) a leaf."""
     drawn = [flatten(space, space.sample()) for _ in range(count * steps)]
     return {
@@ -92,7 +89,7 @@ def _drawn(space: gym.Space[Any], count: int, steps: int) -> Leaves:
 
 
 def under_random_actions(
-    world: World, metric: ErrorMetric, cut: Windows, model: Leaves, actions: gym.Space[Any]
+    world: World, metric: ErrorMetric, cut: Windows, model: Arrays, actions: gym.Space[Any]
 ) -> Sums:
     """How well step CONTROL, or the last, is predicted under the recorded actions (`model`) and under random ones."""
     steps = min(CONTROL, cut.mask.shape[1])

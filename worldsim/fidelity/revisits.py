@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.fidelity.error_metric import ErrorMetric
-from worldsim.fidelity.measures import Bools
-from worldsim.spaces import Leaf
+from worldsim.spaces import Bools, Leaf
 
 
 class Revisits(NamedTuple):

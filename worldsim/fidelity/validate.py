@@ -21,19 +21,20 @@ from worldsim.fidelity.curves import Sums, add_up, measure_beside_baselines, sca
 from worldsim.fidelity.error_metric import ErrorMetric
 from worldsim.fidelity.films import films
 from worldsim.fidelity.held_out import halves
-from worldsim.fidelity.measures import Bools, Ints, WeightedSum, auroc, calibration_error, reliability, trust_curve
+from worldsim.fidelity.measures import WeightedSum, auroc, calibration_error, reliability, trust_curve
 from worldsim.fidelity.page import page
 from worldsim.fidelity.revisits import Revisits, loop_closure
 from worldsim.fidelity.verdict import verdict
 from worldsim.files import alone_in, refuse_foreign, sealed, write_atomically
 from worldsim.models.checkpoint import FOUND_OUT, looks_like_a_world, open_world
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.progress import Bar
-from worldsim.settings import Context, LoggerConfig, Seed, Settings
+from worldsim.settings import ContextSteps, LoggerConfig, Seed, Settings
 from worldsim.simulator.calibration import CERTIFICATE, CERTIFICATE_FORMAT, FILE, Calibration, Trust
 from worldsim.simulator.rollout import imagine
 from worldsim.simulator.world import World
+from worldsim.spaces import Bools, Ints
 from worldsim.training.memory import enough_memory, keep_freed_memory
 
 CALIBRATING = 2  # windows that calibrate trust for each that is reported
@@ -49,7 +50,7 @@ class ValidateConfig(Settings):
         description="what it was trained on, of which the held-out episodes are used, or other rollouts: one data set, "
         "or several: [a,b]",
     )
-    context: Context = Field(5, description="recorded steps that the world sees first")
+    context: ContextSteps = Field(5, description="recorded steps that the world sees first")
     horizon: int = Field(
         30, ge=1, le=10_000, description="steps that it then imagines; 100 shows more where episodes are that long"
     )
@@ -79,7 +80,7 @@ class Job(NamedTuple):
 
     config: ValidateConfig
     world: World
-    arrays: Arrays
+    arrays: EpisodeArrays
     calibrating: Ints  # episodes
     reporting: Ints
     metric: ErrorMetric
@@ -259,7 +260,7 @@ def _trust_figures(trust: NDArray[np.float64], within: Bools) -> dict[str, Any]:
     return {"auroc": auroc(trust, within), "ece": calibration_error(bins), "share": share, "reliability": bins}
 
 
-def _some(arrays: Arrays, episodes: Ints, length: int, limit: int, seed: int) -> Ints:
+def _some(arrays: EpisodeArrays, episodes: Ints, length: int, limit: int, seed: int) -> Ints:
     """As many episodes, in random order, as make up `limit` pieces; at least one."""
     order = np.random.default_rng(seed).permutation(episodes)
     pieces = np.cumsum(-(-(np.diff(arrays.start)[order] - 1) // length))

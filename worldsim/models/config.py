@@ -208,5 +208,5 @@ def _of_its_family(values: Any, known: ValidatorFunctionWrapHandler) -> ModelCon
     return found.model_validate(values)
 
 
-Known = Annotated[SSMConfig | TransformerConfig | RSSMConfig | DiffusionConfig, Field(discriminator="family")]
-AnyModelConfig = Annotated[SerializeAsAny[Known], WrapValidator(_of_its_family)]
+BuiltInConfig = Annotated[SSMConfig | TransformerConfig | RSSMConfig | DiffusionConfig, Field(discriminator="family")]
+AnyModelConfig = Annotated[SerializeAsAny[BuiltInConfig], WrapValidator(_of_its_family)]

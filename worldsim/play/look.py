@@ -15,10 +15,10 @@ from worldsim.errors import ConfigError, DatasetError, SpaceMismatchError
 from worldsim.files import alone_at, refuse_foreign
 from worldsim.play import frames
 from worldsim.play.frames import AMBER, GREEN, GREY, RED, WHITE, Picture
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.sampling import windows
-from worldsim.settings import Context, Seed, Settings
+from worldsim.settings import ContextSteps, Seed, Settings
 from worldsim.simulator.drawing import draw, side_by_side
 from worldsim.simulator.rollout import Rollout, open_loop
 from worldsim.simulator.world import World, load
@@ -42,7 +42,7 @@ class LookConfig(Settings):
         "held-out ones are shown",
     )
     out: Path = Field(Path("runs/real_vs_world.gif"), description=".gif, at most 3 MB, or .png for an animated PNG")
-    context: Context = Field(5, description="recorded steps that the world sees first")
+    context: ContextSteps = Field(5, description="recorded steps that the world sees first")
     length: int = Field(40, ge=1, le=10_000, description="steps that it then imagines, fewer where an episode ends")
     count: int = Field(4, ge=1, le=1000, description="windows, one after another")
     fps: int = Field(8, ge=1, le=50, description="frames a second")
@@ -91,7 +91,7 @@ def _shown(config: LookConfig) -> Path:
 
 def look(
     world: World,
-    arrays: Arrays,
+    arrays: EpisodeArrays,
     episodes: NDArray[np.int64],
     out: Path,
     *,

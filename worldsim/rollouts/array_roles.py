@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -14,9 +13,7 @@ from worldsim.rollouts import conversions
 from worldsim.rollouts.array_files import NUMBERS, ArrayColumn
 from worldsim.rollouts.conventions import KeyPath, chunks
 from worldsim.rollouts.conversions import ColumnStatistics, Conversion
-from worldsim.spaces import leaves
-
-Space = gym.Space[Any]
+from worldsim.spaces import Space, leaves
 
 
 @dataclass

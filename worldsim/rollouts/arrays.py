@@ -53,7 +53,7 @@ class Joined:
         return found.reshape(*np.shape(rows), *self.shape[1:])
 
 
-def joined(several: Sequence["Arrays"]) -> "Arrays":
+def joined(several: Sequence["EpisodeArrays"]) -> "EpisodeArrays":
     """Several data sets of the same leaves as one, episodes in order. Observations and actions stay where they are."""
     if len(several) == 1:
         return several[0]
@@ -66,11 +66,11 @@ def joined(several: Sequence["Arrays"]) -> "Arrays":
     starts = [a.start[:-1] + offset for a, offset in zip(several, offsets, strict=False)]
     flags = {k: np.concatenate([getattr(a, k) for a in several]) for k in ("reward", "terminated", "truncated")}
     start = np.concatenate([*starts, offsets[-1:]])
-    return Arrays(together("observation"), together("action"), start=start, **flags)
+    return EpisodeArrays(together("observation"), together("action"), start=start, **flags)
 
 
 @dataclass(frozen=True)
-class Arrays:
+class EpisodeArrays:
     """All episodes of a data set, one after another, by leaf. The arrays are read-only maps of files."""
 
     observation: dict[str, NDArray[Any]]  # leaf name -> (N, *leaf.shape)

@@ -27,9 +27,9 @@ from worldsim.rollouts.dataset import MINARI, PROVENANCE, Rollouts
 from worldsim.rollouts.import_arrays import Import, sizes_of
 from worldsim.rollouts.progress import Bar, say
 from worldsim.rollouts.recorder import Recorder
-from worldsim.rollouts.recording import Parts
+from worldsim.rollouts.recording import EpisodeFiles
 from worldsim.rollouts.writing import write_data_set
-from worldsim.settings import MOST_ENVS, Envs, Policy, Seed, Settings, Steps
+from worldsim.settings import MOST_ENVS, Envs, Policy, Seed, Settings, StepCount
 from worldsim.sources import own_code
 
 SETTINGS = "collecting.json"  # what an unfinished collection was begun with
@@ -56,7 +56,7 @@ class CollectConfig(Settings):
         description="of the arrays: arrays, as they look; env: those of env=, which they must fit: stress needs that",
     )
     keys: ArrayKeys = Field(ArrayKeys(), description="names of those arrays, where they are not found by themselves")
-    steps: Steps = Field(
+    steps: StepCount = Field(
         20_000, description="record at least so many environment steps; the last episode is kept whole"
     )
     policy: Policy | None = Field(
@@ -220,17 +220,17 @@ def _collected(config: CollectConfig, progress: bool) -> Rollouts:
     return Rollouts(out)
 
 
-def _begin(config: CollectConfig) -> Parts:
+def _begin(config: CollectConfig) -> EpisodeFiles:
     out, begun = config.out, config.out / SETTINGS
     if begun.is_file() and any((out / PARTS).glob("*.npz")):
         settings = provenance.read_json(begun)
         code = settings.pop(CODE, None)
         _same(out, settings, config.settings())
         _same_code(config, code)
-        return Parts(out / PARTS)
+        return EpisodeFiles(out / PARTS)
     if not begun.is_file():
         _refuse_others(out)
-    return Parts(out / PARTS)
+    return EpisodeFiles(out / PARTS)
 
 
 def _refuse_others(out: Path) -> None:
@@ -274,7 +274,7 @@ def _dotted(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def _room_on_disk(out: Path, parts: Parts | None = None) -> Iterator[None]:
+def _room_on_disk(out: Path, parts: EpisodeFiles | None = None) -> Iterator[None]:
     """A full disk, and whatever HDF5 makes of it, becomes one line."""
     try:
         yield
@@ -288,11 +288,11 @@ def _room_on_disk(out: Path, parts: Parts | None = None) -> Iterator[None]:
         ) from error
 
 
-def _kept(parts: Parts) -> str:
+def _kept(parts: EpisodeFiles) -> str:
     return f"{len(parts.lengths)} episodes ({parts.steps} steps) are kept"
 
 
-def _record(config: CollectConfig, settings: Mapping[str, Any], parts: Parts, progress: bool) -> int:
+def _record(config: CollectConfig, settings: Mapping[str, Any], parts: EpisodeFiles, progress: bool) -> int:
     """Run environments side by side until the first episodes hold the requested steps; returns how many those are."""
     side_by_side = min(config.num_envs, config.steps)  # each records a step at least
     if config.workers > 1 and side_by_side > MOST_PROCESSES:
@@ -339,7 +339,7 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def _finish(config: CollectConfig, parts: Parts, count: int, bar: Bar) -> None:
+def _finish(config: CollectConfig, parts: EpisodeFiles, count: int, bar: Bar) -> None:
     """Make the data set of the first `count` parts."""
     settings, env_config = config.settings(), config.env
     env = make_env(env_config)

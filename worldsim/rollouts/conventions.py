@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from worldsim.errors import DatasetError
 from worldsim.rollouts.array_files import NUMBERS, ArrayColumn, ArrayGroup
 from worldsim.settings import Settings
+from worldsim.spaces import Bools, Ints
 
-Bools = NDArray[np.bool_]
 KeyPath = tuple[str, ...]
 Timing = Literal["after", "before", "mixed"]
 LastObservation = Literal["there", "next", "missing"]  # among the observations, in `next_observation`, nowhere
@@ -255,7 +254,7 @@ class _Ends:
         _check_rows(column, self.count, f"there are {self.count} actions")
         return _as_flags(column)
 
-    def _ends(self) -> tuple[Bools | None, NDArray[np.int64] | None]:
+    def _ends(self) -> tuple[Bools | None, Ints | None]:
         """Flags, one a row, or the last row of each episode from numbers that say where the next one begins."""
         column = self.column["ends"]
         if column is None:
@@ -270,7 +269,7 @@ class _Ends:
             )
         return None, after - 1
 
-    def _sums(self) -> NDArray[np.int64]:
+    def _sums(self) -> Ints:
         """The last row of each episode from the lengths."""
         lengths = self.column["lengths"]
         assert lengths is not None
@@ -279,7 +278,7 @@ class _Ends:
             raise lengths.refuse(f"sums up to {steps.sum()} rows, not {self.count}", "give each episode's, 1 or more")
         return np.asarray(np.cumsum(steps) - 1)
 
-    def _check_inside(self, places: NDArray[np.int64]) -> None:
+    def _check_inside(self, places: Ints) -> None:
         """Lengths and flags must agree: an episode that ended inside another would teach that ends do not matter."""
         inside = self.cuts.copy()
         inside[places] = False
@@ -347,7 +346,7 @@ def _as_flags(column: ArrayColumn) -> Bools:
     return np.asarray(values, np.bool_)
 
 
-def _whole(column: ArrayColumn) -> NDArray[np.int64]:
+def _whole(column: ArrayColumn) -> Ints:
     values = column.rows(0, len(column)).reshape(-1)
     if values.dtype.kind not in NUMBERS or (values != np.rint(values)).any():
         raise column.refuse("has values that are no whole numbers", "give rows or lengths of episodes")

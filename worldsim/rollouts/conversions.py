@@ -4,15 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.envs.resize import pictures
-from worldsim.spaces import Leaf
+from worldsim.spaces import Leaf, Space
 
-Space = gym.Space[Any]
 Array = NDArray[Any]
 MOST_CLASSES = 1 << 16  # of whole numbers that stand alone: beyond it they are amounts
 LEVEL = 1e-3  # how near to a whole number a float is that was one

@@ -13,12 +13,12 @@ from typing import Any
 from worldsim import spaces
 from worldsim.errors import DatasetError, MissingExtraError, WorldsimError
 from worldsim.rollouts import offline
-from worldsim.rollouts.arrays import Arrays, FlatEpisode, write_arrays
+from worldsim.rollouts.arrays import EpisodeArrays, FlatEpisode, write_arrays
 from worldsim.rollouts.offline import flat_episodes
 from worldsim.rollouts.progress import Bar
 from worldsim.rollouts.provenance import read_json, write_json
 
-__all__ = ["Arrays", "Rollouts"]
+__all__ = ["EpisodeArrays", "Rollouts"]
 
 MINARI = "minari-data"  # the Minari data set, readable by Minari itself
 PROVENANCE = "provenance.json"  # written last: a folder with it is complete
@@ -73,11 +73,11 @@ class Rollouts:
             return [int(row["total_steps"]) for row in rows]
 
     @cached_property
-    def _arrays(self) -> Arrays:
+    def _arrays(self) -> EpisodeArrays:
         folder = self._own / ARRAYS / self.content_hash[:16]
         return self._load(folder) or self._build(folder)
 
-    def arrays(self) -> Arrays:
+    def arrays(self) -> EpisodeArrays:
         """The flat arrays, from the cache where it is sound, else built from the Minari data.
 
         Their hash is made when they are written and whenever a file has changed since, not on every opening: a million
@@ -87,9 +87,9 @@ class Rollouts:
         """
         return self._arrays
 
-    def _load(self, folder: Path) -> Arrays | None:
+    def _load(self, folder: Path) -> EpisodeArrays | None:
         try:
-            arrays = Arrays.load(folder, self.observation_space, self.action_space)
+            arrays = EpisodeArrays.load(folder, self.observation_space, self.action_space)
         except (OSError, ValueError, EOFError):
             return None
         if _verified(folder) != (files := _files(folder)):
@@ -99,7 +99,7 @@ class Rollouts:
                 write_json(folder / VERIFIED, files)
         return arrays
 
-    def _build(self, folder: Path) -> Arrays:
+    def _build(self, folder: Path) -> EpisodeArrays:
         building = folder.parent / f".building-{uuid.uuid4().hex}"
         try:
             with _readable(self.path):
@@ -116,7 +116,7 @@ class Rollouts:
             with suppress(OSError):  # another process has just put the same arrays there
                 building.replace(folder)
             with _readable(self.path):
-                return Arrays.load(folder, self.observation_space, self.action_space)
+                return EpisodeArrays.load(folder, self.observation_space, self.action_space)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 

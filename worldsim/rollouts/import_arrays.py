@@ -20,8 +20,7 @@ from worldsim.rollouts.arrays import repeat_last
 from worldsim.rollouts.conventions import ArrayKeys, EpisodeSpan, KeyPath, Layout, Timing, layout
 from worldsim.rollouts.progress import Bar
 from worldsim.rollouts.recording import Raw
-
-Space = gym.Space[Any]
+from worldsim.spaces import Space
 
 
 @dataclass

@@ -15,10 +15,11 @@ from pydantic import AfterValidator
 from worldsim import spaces
 from worldsim.errors import ConfigError, DatasetError, SpaceMismatchError
 from worldsim.files import lies_in
-from worldsim.rollouts.arrays import Arrays, joined
+from worldsim.rollouts.arrays import EpisodeArrays, joined
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.fingerprints import fingerprints
-from worldsim.rollouts.sampling import Ints, split
+from worldsim.rollouts.sampling import split
+from worldsim.spaces import Ints
 
 
 def _some(data: Path | list[Path]) -> Path | list[Path]:
@@ -83,7 +84,7 @@ class Mix:
                 raise ConfigError(f"out={out} lies in the data set data={part.path}; choose another out=")
 
     @cached_property
-    def arrays(self) -> Arrays:
+    def arrays(self) -> EpisodeArrays:
         """The rows of all data sets, one set after another. Raises DatasetError where a number is not finite."""
         several = [part.arrays() for part in self.parts]
         for part, arrays in zip(self.parts, several, strict=True):
@@ -146,7 +147,7 @@ def difference(a: HasSpaces, b: HasSpaces) -> str | None:
     return None
 
 
-def check_numbers(path: Path, arrays: Arrays) -> None:
+def check_numbers(path: Path, arrays: EpisodeArrays) -> None:
     """Raises DatasetError, naming leaf, episode and step, where a number of the data set in `path` is not finite."""
     groups = {"observation": arrays.observation, "action": arrays.action, "": {"reward": arrays.reward}}
     for group, columns in groups.items():

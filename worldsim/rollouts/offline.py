@@ -20,8 +20,8 @@ from worldsim.errors import DatasetError, SpaceMismatchError
 from worldsim.rollouts import provenance
 from worldsim.rollouts.arrays import FlatEpisode, flat_episode, repeat_last, write_arrays
 from worldsim.rollouts.progress import say
+from worldsim.spaces import Space
 
-Space = gym.Space[Any]
 OWN = "worldsim"  # the folder of ours inside the data set
 STORED = "metadata.json"  # every Minari data set has it where its episodes are
 

@@ -13,7 +13,7 @@ from worldsim import spaces
 from worldsim.agents import Mixture
 from worldsim.envs.checked import info_of
 from worldsim.errors import ConfigError, DatasetError
-from worldsim.rollouts.recording import EpisodeBuilder, Parts
+from worldsim.rollouts.recording import EpisodeBuilder, EpisodeFiles
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Recorder:
         self,
         envs: gym.vector.VectorEnv[Any, Any, Any],
         policies: list[Mixture],
-        parts: Parts,
+        parts: EpisodeFiles,
         seed: int,
         steps: int,
     ):

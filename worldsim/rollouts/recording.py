@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from worldsim import spaces
 from worldsim.rollouts.arrays import FlatEpisode, flat_episode
+from worldsim.spaces import Space
 
-Space = gym.Space[Any]
 HDF5_MARGIN = 64 << 20  # bytes that stay free while an HDF5 file is written
 LARGE = 1 << 9  # bytes of a row from which on it is compressed: below, HDF5's own bookkeeping is what takes the room
 CHUNK = 1 << 16  # bytes of rows that are compressed together: 4 frames of 64x64, twice what deflate looks back
@@ -68,7 +68,7 @@ class EpisodeBuilder:
         return {name: np.stack([np.asarray(v) for v in column]) for name, column in self._columns.items()} | self._facts
 
 
-class Parts:
+class EpisodeFiles:
     """The episodes recorded so far, by index: one file each in `folder`. Lengths of damaged ones are forgotten."""
 
     def __init__(self, folder: Path):

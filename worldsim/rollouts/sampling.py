@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import DatasetError
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.segments import Segments
+from worldsim.spaces import Bools, Ints
 
-Ints = NDArray[np.int64]
 RowBatch = dict[str, Any]  # what a trainer draws: see `gather`
 
 
@@ -23,7 +22,7 @@ class RankShard(NamedTuple):
     rank: int = 0
     ranks: int = 1
 
-    def of(self, size: int) -> NDArray[np.int64]:
+    def of(self, size: int) -> Ints:
         """Row numbers of this process in a batch of `size` rows, a multiple of 2 * ranks where there are several."""
         if self.ranks == 1:
             return np.arange(size)
@@ -36,7 +35,7 @@ class RankShard(NamedTuple):
 WHOLE = RankShard()
 
 
-def split(arrays: Arrays, holdout: float = 0.1, seed: int = 0) -> tuple[Ints, Ints]:
+def split(arrays: EpisodeArrays, holdout: float = 0.1, seed: int = 0) -> tuple[Ints, Ints]:
     """Episode indices for training and held out, disjoint and sorted, the same for the same seed.
 
     `holdout` in [0, 1) is the share of episodes held out; above 0 it is at least one episode, and never all of them.
@@ -51,7 +50,7 @@ def split(arrays: Arrays, holdout: float = 0.1, seed: int = 0) -> tuple[Ints, In
     return np.sort(order[count_held_out:]), np.sort(order[:count_held_out])
 
 
-def gather(arrays: Arrays, rows: Ints, mask: NDArray[np.bool_] | None = None) -> RowBatch:
+def gather(arrays: EpisodeArrays, rows: Ints, mask: Bools | None = None) -> RowBatch:
     """The given rows of every array, (B, T, ...), contiguous and of the stored types.
 
     `first` marks an episode's first row: the action and the reward there are zeros, and a recurrent state must be reset
@@ -77,7 +76,7 @@ class SequenceSampler:
 
     def __init__(
         self,
-        arrays: Arrays,
+        arrays: EpisodeArrays,
         episodes: Ints,
         batch: int,
         length: int,
@@ -140,7 +139,7 @@ class SequenceSampler:
             self.segments.load_state_dict(state["segments"])
 
 
-def windows(arrays: Arrays, episodes: Ints, length: int, count: int, rng: np.random.Generator) -> RowBatch:
+def windows(arrays: EpisodeArrays, episodes: Ints, length: int, count: int, rng: np.random.Generator) -> RowBatch:
     """`count` windows of `length` rows, each inside ONE episode, uniform over all places where one fits.
 
     An episode shorter than `length` has one place, its beginning; there the last row is repeated and `mask` is False.
@@ -151,12 +150,12 @@ def windows(arrays: Arrays, episodes: Ints, length: int, count: int, rng: np.ran
     return window_at(arrays, episodes, length, rng.integers(total, size=count))
 
 
-def places(arrays: Arrays, episodes: Ints, length: int) -> Ints:
+def places(arrays: EpisodeArrays, episodes: Ints, length: int) -> Ints:
     """How many different windows of `length` rows each episode has, at least one."""
     return np.asarray(np.maximum(1, np.diff(arrays.start)[episodes] - length + 1))
 
 
-def window_at(arrays: Arrays, episodes: Ints, length: int, chosen: Ints) -> RowBatch:
+def window_at(arrays: EpisodeArrays, episodes: Ints, length: int, chosen: Ints) -> RowBatch:
     """The windows at the given places, which are numbered through from one episode to the next."""
     begin, end = arrays.start[episodes], arrays.start[np.asarray(episodes) + 1]
     total = np.cumsum(places(arrays, episodes, length))

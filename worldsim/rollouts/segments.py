@@ -16,10 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import DatasetError
-from worldsim.rollouts.arrays import Arrays
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from worldsim.rollouts.arrays import EpisodeArrays
+from worldsim.spaces import Floats, Ints
 
 
 class Starts(NamedTuple):
@@ -37,7 +35,7 @@ class Segments:
 
     def __init__(
         self,
-        arrays: Arrays,
+        arrays: EpisodeArrays,
         episodes: Ints,
         length: int,
         ends: float = 0.0,

@@ -12,7 +12,8 @@ from worldsim.files import hashes_of
 from worldsim.rollouts import provenance
 from worldsim.rollouts.arrays import ArrayWriter
 from worldsim.rollouts.dataset import MINARI, PROVENANCE
-from worldsim.rollouts.recording import Raw, Space, flat, write_minari
+from worldsim.rollouts.recording import Raw, flat, write_minari
+from worldsim.spaces import Space
 
 
 def write_data_set(

@@ -10,16 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.simulator.world import Arrays, Tick, World, WorldState
+from worldsim.simulator.world import Tick, World, WorldState
+from worldsim.spaces import Arrays
 
-Recorded = Mapping[str, Any]  # "observation" and "action" as leaf -> array, and what else belongs to these moments
+RecordedRows = Mapping[str, Any]  # "observation" and "action" as leaf -> array, and what else belongs to these moments
 
 
 class Prediction(NamedTuple):
     """One step ahead of B worlds."""
 
     before: WorldState  # where the step began
-    row: Recorded  # what was recorded of the moment that is predicted, (B, ...)
+    row: RecordedRows  # what was recorded of the moment that is predicted, (B, ...)
     tick: Tick  # what the World makes of the row's action, still on its device
 
 
@@ -35,7 +36,7 @@ class Rollout(NamedTuple):
 
 
 def predictions(
-    world: World, state: WorldState, rows: Iterable[Recorded], teacher_forced: bool = False
+    world: World, state: WorldState, rows: Iterable[RecordedRows], teacher_forced: bool = False
 ) -> Iterator[Prediction]:
     """One prediction for each row (B, ...), in turn, lazily: nothing but the current one is kept.
 
@@ -63,7 +64,7 @@ def imagine(world: World, state: WorldState, actions: Mapping[str, NDArray[Any]]
     return Rollout(observed, reward, terminated, entropy, disagreement, trust)
 
 
-def observe_context(world: World, window: Recorded, context: int, seeds: Sequence[int]) -> WorldState:
+def observe_context(world: World, window: RecordedRows, context: int, seeds: Sequence[int]) -> WorldState:
     """Worlds, one seed each, that have seen the first `context` rows of recorded windows (B, T)."""
     observation, action = (
         {name: rows[:, :context] for name, rows in window[key].items()} for key in ("observation", "action")
@@ -71,7 +72,7 @@ def observe_context(world: World, window: Recorded, context: int, seeds: Sequenc
     return world.observe(observation, action, window["first"][:, :context], seeds)
 
 
-def open_loop(world: World, window: Recorded, context: int, seeds: Sequence[int]) -> Rollout:
+def open_loop(world: World, window: RecordedRows, context: int, seeds: Sequence[int]) -> Rollout:
     """Recorded windows (B, T) as the World continues them: it sees `context` rows, then only the actions of the others.
 
     Of the same T rows as the windows: those before `context` are the record, with no entropy, no disagreement and a

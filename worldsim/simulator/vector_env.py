@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from worldsim.errors import ConfigError
 from worldsim.simulator.drawing import draw
 from worldsim.simulator.env import SEED_LIMIT, Rules, as_world, check_classes, check_member, make_metadata, make_rules
-from worldsim.spaces import Arrays, flatten, flatten_batch, leaves, unflatten_batch
+from worldsim.spaces import Arrays, Bools, flatten, flatten_batch, leaves, unflatten_batch
 
 if TYPE_CHECKING:
     from worldsim.simulator.world import World, WorldState
-
-Mask = NDArray[np.bool_]  # (N,)
 
 
 class VectorSnapshot(NamedTuple):
@@ -27,7 +25,7 @@ class VectorSnapshot(NamedTuple):
 
     state: "WorldState"
     elapsed: NDArray[np.int64]  # (N,) steps since each reset
-    ended: Mask  # whose next step is a reset
+    ended: Bools  # (N,) whose next step is a reset
     random: tuple[dict[str, Any], ...]  # one bit generator a world, which seeds the episodes to come
 
 
@@ -99,7 +97,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         return self.step_some(actions, np.ones(self.num_envs, np.bool_))
 
     def step_some(
-        self, actions: Any, mask: Mask
+        self, actions: Any, mask: Bools
     ) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """Like `step`, but only the worlds where mask (N,) is true move.
 
@@ -161,7 +159,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         other.restore(self.snapshot())
         return other
 
-    def _restart(self, mask: Mask, start: Any = None) -> Arrays:
+    def _restart(self, mask: Bools, start: Any = None) -> Arrays:
         """New episodes for the worlds where mask is true, from recorded starts or from `start`; the others stay.
 
         Returns what the new ones see. Only they are begun: where one world of a thousand ends, beginning all would cost
@@ -192,7 +190,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             raise ConfigError(f"{len(seed)} seeds do not fit num_envs={self.num_envs}: give as many, or one number")
         return [None if each is None else int(each) for each in seed]
 
-    def _reset_mask(self, options: dict[str, Any]) -> Mask:
+    def _reset_mask(self, options: dict[str, Any]) -> Bools:
         mask = options.get("reset_mask")
         if mask is None:
             return np.ones(self.num_envs, np.bool_)

@@ -19,22 +19,22 @@ WARM = 3  # updates before one is recorded: they make the optimizer's state, and
 Update = Callable[[Batch], Losses]
 
 
-class Recorded(NamedTuple):
+class CapturedGraph(NamedTuple):
     """An update that was recorded and not run, and the place that it writes its losses to."""
 
     replay: Callable[[], None]
     losses: Losses
 
 
-Record = Callable[[Callable[[], Losses], Generator], Recorded]  # of an update that draws from the generator
+CaptureGraph = Callable[[Callable[[], Losses], Generator], CapturedGraph]  # of an update that draws from the generator
 
 
-def recorder(fabric: Fabric, asked: bool) -> Record | None:
+def recorder(fabric: Fabric, asked: bool) -> CaptureGraph | None:
     """How updates are recorded; None where they are not: on a CPU, or where several processes share one."""
     return as_cuda_graph if asked and fabric.device.type == "cuda" and fabric.world_size == 1 else None
 
 
-def as_cuda_graph(update: Callable[[], Losses], generator: Generator) -> Recorded:
+def as_cuda_graph(update: Callable[[], Losses], generator: Generator) -> CapturedGraph:
     """Raises ConfigError where the update does what no graph can hold, such as waiting for the device."""
     gc.collect()  # a graph that hangs in a cycle must not go while another is recorded
     # a stream of its own: graphs of one stream share a workspace, which goes with the first of them
@@ -50,7 +50,7 @@ def as_cuda_graph(update: Callable[[], Losses], generator: Generator) -> Recorde
             raise cause from None
         reason = str(cause).partition("\n")[0]
         raise ConfigError(f"no CUDA graph of an update ({reason}); give trainer.cuda_graphs=false") from error
-    return Recorded(graph.replay, losses)
+    return CapturedGraph(graph.replay, losses)
 
 
 class Captured:
@@ -60,10 +60,10 @@ class Captured:
     on its generator, and on nothing else: a number that Python knows is recorded with the value that it had.
     """
 
-    def __init__(self, update: Update, generator: Generator, record: Record):
+    def __init__(self, update: Update, generator: Generator, record: CaptureGraph):
         self.update, self.generator, self.record = update, generator, record
         self.warm = WARM
-        self.kept: tuple[Batch, Recorded] | None = None  # the recorded update, and the batch that it reads
+        self.kept: tuple[Batch, CapturedGraph] | None = None  # the recorded update, and the batch that it reads
 
     def __call__(self, batch: Batch) -> Losses:
         if self.warm:

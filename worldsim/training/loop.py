@@ -23,7 +23,7 @@ from worldsim.models.config import PRECISIONS, Precision
 from worldsim.models.generator import SharedGenerator
 from worldsim.models.world_model import Batch, Losses, Stage, WorldModel
 from worldsim.printing import printable
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.fingerprints import fingerprints
 from worldsim.rollouts.mix import Mix, difference
@@ -57,7 +57,8 @@ from worldsim.training.processes import (
 from worldsim.training.state import STATE, TrainingState, saved
 from worldsim.training.statistics import fit_statistics, reward_range
 
-Watch = Callable[[int, dict[str, float], WorldModel, WorldManifest], None]  # step, losses, model: to log or to look
+# Gets the update's number, its losses, the model as it is then, and the manifest: to log, or to look at the model.
+TrainingCallback = Callable[[int, dict[str, float], WorldModel, WorldManifest], None]
 STARTS = 256  # recorded first observations that a world keeps
 FAR = 100.0  # times the loss that a phase began with: it diverges
 CHANGES_NO_WEIGHT = {
@@ -71,7 +72,7 @@ CHANGES_NO_WEIGHT = {
 }
 
 
-def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True) -> WorldManifest:
+def train(config: TrainConfig, watch: TrainingCallback | None = None, progress: bool = True) -> WorldManifest:
     """Trains a world, or goes on with what was begun in `config.out`, and writes it there.
 
     Same configuration, data, machine and number of threads: same weights, also after any number of interruptions, where
@@ -100,7 +101,12 @@ def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True
 
 
 def _learn(
-    config: TrainConfig, data: Mix, train_episodes: Any, manifest: WorldManifest, watch: Watch | None, progress: bool
+    config: TrainConfig,
+    data: Mix,
+    train_episodes: Any,
+    manifest: WorldManifest,
+    watch: TrainingCallback | None,
+    progress: bool,
 ) -> None:
     model = initialised(manifest, data.arrays, train_episodes, config.seed)
     plan = phases(config.trainer, model)
@@ -116,9 +122,9 @@ def _learn(
         manifest.training["precision"] = precision
     with launch(config, staged=len(plan) > 1) as fabric:
 
-        def begin(trainer: TrainerConfig, model: WorldModel, plan: list[Phase]) -> Run:
+        def begin(trainer: TrainerConfig, model: WorldModel, plan: list[Phase]) -> TrainingRun:
             feed = Feed(plan, samplers(config, data, train_episodes, plan, rank_shard(fabric)), fabric.device)
-            return Run(config.model_copy(update={"trainer": trainer}), fabric, manifest, model, feed)
+            return TrainingRun(config.model_copy(update={"trainer": trainer}), fabric, manifest, model, feed)
 
         trainer = config.trainer
         if trainer.seconds is not None:
@@ -139,13 +145,13 @@ def _precision(
     if trainer.devices * trainer.num_nodes > 1:
         return "32-true" if trainer.accelerator == "cpu" else "bf16-mixed"
 
-    def trial(phase: Phase, precision: Precision) -> Run:
+    def trial(phase: Phase, precision: Precision) -> TrainingRun:
         tried = config.model_copy(update={"trainer": trainer.model_copy(update={"precision": precision})})
         fabric = make_fabric(tried.trainer)
         feed = Feed(
             [phase._replace(steps=TRIED)], samplers(config, data, episodes, [phase], RankShard()), fabric.device
         )
-        return Run(tried, fabric, manifest, copy.deepcopy(model), feed)
+        return TrainingRun(tried, fabric, manifest, copy.deepcopy(model), feed)
 
     trials = ({precision: trial(phase, precision) for precision in PRECISIONS} for phase in plan)
     precision, ratio = faster_precision(list(trials), plan)
@@ -156,7 +162,7 @@ def _precision(
     return precision
 
 
-def _trained(run: "Run", watch: Watch | None, progress: bool) -> WorldModel | None:
+def _trained(run: "TrainingRun", watch: TrainingCallback | None, progress: bool) -> WorldModel | None:
     """The model, in one piece; None where a finished world is there already, which keeps its certificate.
 
     The run ends here: what hangs on the group of processes must be gone before the group is.
@@ -165,7 +171,7 @@ def _trained(run: "Run", watch: Watch | None, progress: bool) -> WorldModel | No
     return run.whole_model() if run.done or not is_whole(run.out, run.manifest) else None
 
 
-class Run:
+class TrainingRun:
     """One process of a training run."""
 
     def __init__(self, config: TrainConfig, fabric: Fabric, manifest: WorldManifest, model: WorldModel, feed: Feed):
@@ -187,7 +193,7 @@ class Run:
         self.phase: int | None = None
         self.began: Tensor | None = None  # the loss that this phase began with
 
-    def go(self, watch: Watch | None, progress: bool) -> None:
+    def go(self, watch: TrainingCallback | None, progress: bool) -> None:
         """From wherever it stands to the end. `watch` is called in the first process only."""
         done, total = self.state.restore(self.settings), self.feed.total
         self.done, begun = total - done, time.perf_counter() - self.state.seconds
@@ -241,7 +247,7 @@ class Run:
 
         return learn if self.record is None else Captured(learn, generator, self.record)
 
-    def log(self, step: int, parts: dict[str, Tensor], watch: Watch | None) -> float:
+    def log(self, step: int, parts: dict[str, Tensor], watch: TrainingCallback | None) -> float:
         """Gives `watch` the losses; returns their sum."""
         figures = self.check(step, parts)
         model = self.whole_model()
@@ -284,7 +290,7 @@ def _sum(parameter: Tensor) -> Tensor:
     return own.detach().sum()
 
 
-def initialised(manifest: WorldManifest, arrays: Arrays, train_episodes: Any, seed: int) -> WorldModel:
+def initialised(manifest: WorldManifest, arrays: EpisodeArrays, train_episodes: Any, seed: int) -> WorldModel:
     """An untrained model that knows the statistics of its data."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -343,7 +349,7 @@ def describe(config: TrainConfig, data: Mix, train_episodes: Any) -> WorldManife
     )
 
 
-def recorded_starts(arrays: Arrays, episodes: Any) -> dict[str, torch.Tensor]:
+def recorded_starts(arrays: EpisodeArrays, episodes: Any) -> dict[str, torch.Tensor]:
     """First observations of evenly chosen episodes: leaf -> (M, ...)."""
     chosen = episodes[np.unique(np.linspace(0, len(episodes) - 1, STARTS).round().astype(int))]
     rows = arrays.start[chosen]

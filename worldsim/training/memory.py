@@ -55,14 +55,14 @@ def enough_memory(what: str) -> Iterator[None]:
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]  # of observations and of actions
 
 
-class Need(NamedTuple):
+class MemoryNeed(NamedTuple):
     """Bytes that one process of a training run holds at least: what is freed on the way is not counted."""
 
     weights: int  # with their gradients and AdamW's two moments
     updates: dict[str, int]  # stage -> what an update of it keeps from forward to backward
 
 
-def need_of(model: WorldModel, spaces: Spaces, plan: Sequence[Phase], trainer: TrainerConfig) -> Need:
+def need_of(model: WorldModel, spaces: Spaces, plan: Sequence[Phase], trainer: TrainerConfig) -> MemoryNeed:
     """What training this model takes, measured on one sequence of each phase: all else grows with their number."""
     ranks = trainer.devices * trainer.num_nodes
     size = 2 if trainer.precision == "bf16-mixed" else 1  # measured in fp32: rounded weights do not grow with the batch
@@ -80,10 +80,10 @@ def need_of(model: WorldModel, spaces: Spaces, plan: Sequence[Phase], trainer: T
             losses = model.losses(_sequence(spaces, phase.length), torch.Generator().manual_seed(0), phase.stage)
         del losses  # and with it what was kept: until here no place in memory is used twice
         updates[phase.stage.name] = sum(kept.values()) * phase.batch // (ranks * size)
-    return Need(4 * sum(parameter.nbytes for parameter in model.parameters()), updates)
+    return MemoryNeed(4 * sum(parameter.nbytes for parameter in model.parameters()), updates)
 
 
-def refuse_what_does_not_fit(need: Need, plan: Sequence[Phase], free: int | None) -> None:
+def refuse_what_does_not_fit(need: MemoryNeed, plan: Sequence[Phase], free: int | None) -> None:
     """Raises ConfigError, with the key that helps, where a run needs more than the `free` bytes (None: not known)."""
     phase = max(plan, key=lambda phase: need.updates[phase.stage.name])
     update = need.updates[phase.stage.name]

@@ -10,35 +10,37 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.models.world_model import WorldModel
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 
 SAMPLED = 4000  # rows that the figures are taken from
 AT_ONCE = 256  # of them, in memory
 
 
-def rows_of(arrays: Arrays, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
+def rows_of(arrays: EpisodeArrays, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Row numbers of all rows of the given episodes."""
     return np.concatenate([np.arange(arrays.start[e], arrays.start[e + 1]) for e in episodes])
 
 
-def reward_range(arrays: Arrays, episodes: NDArray[np.int64]) -> tuple[float, float]:
+def reward_range(arrays: EpisodeArrays, episodes: NDArray[np.int64]) -> tuple[float, float]:
     """Least and greatest reward in the given episodes."""
     reward = arrays.reward[rows_of(arrays, episodes)]
     return float(reward.min()), float(reward.max())
 
 
-def fit_statistics(model: WorldModel, arrays: Arrays, episodes: NDArray[np.int64], rng: np.random.Generator) -> None:
+def fit_statistics(
+    model: WorldModel, arrays: EpisodeArrays, episodes: NDArray[np.int64], rng: np.random.Generator
+) -> None:
     """Lets the model measure some rows of the given episodes."""
     rows = rows_of(arrays, episodes)
     rows = np.sort(rng.choice(rows, min(SAMPLED, len(rows)), replace=False))
     acted = np.setdiff1d(rows, arrays.start)  # nothing was done before an episode's first row
     acted = acted if len(acted) else rows
-    seen = {name: Parts(values, rows) for name, values in arrays.observation.items()}
-    model.measure(seen, {name: Parts(values, acted) for name, values in arrays.action.items()})
+    seen = {name: RowChunks(values, rows) for name, values in arrays.observation.items()}
+    model.measure(seen, {name: RowChunks(values, acted) for name, values in arrays.action.items()})
 
 
 @dataclass(frozen=True)
-class Parts:
+class RowChunks:
     """Some rows of an array on disk, a part of them at a time, as often as they are iterated over."""
 
     values: NDArray[Any]

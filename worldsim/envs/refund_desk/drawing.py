@@ -79,7 +79,7 @@ IN_TIME_STEPS = RETURN_DAYS // DAYS_PER_AGE_STEP
 CHEAP, DEAR = (0, 120, 255), (255, 0, 200)  # below and above the amount that needs approval
 
 
-class Desk(NamedTuple):
+class DeskView(NamedTuple):
     """All that is drawn: tickets' forms, the open one's number (0: none), clock in [0, 1], ledger class, last reply."""
 
     forms: Sequence[TicketForm]
@@ -91,7 +91,7 @@ class Desk(NamedTuple):
     reply_ticket: int
 
 
-def screen(desk: Desk) -> Pixels:
+def screen(desk: DeskView) -> Pixels:
     """The observation, uint8 (64, 64, 3). Shows nothing of an order that has not been looked up."""
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:8] = HEADER
@@ -143,7 +143,7 @@ LAMP_WORDS: dict[str, Mapping[int, str]] = {
 }
 
 
-def picture(desk: Desk, clock: int, calls: int) -> Pixels:
+def picture(desk: DeskView, clock: int, calls: int) -> Pixels:
     """The desk with words, uint8 (480, 480, 3). It shows what the screen shows and nothing more."""
     image = Image.new("RGB", (SIZE, SIZE), HEADER)
     draw = ImageDraw.Draw(image)
@@ -159,7 +159,7 @@ def _text(draw: ImageDraw.ImageDraw, at: tuple[float, float], words: str, colour
     draw.text(at, words, fill=colour, font=ImageFont.load_default(size), anchor="lm")
 
 
-def _draw_header(draw: ImageDraw.ImageDraw, desk: Desk, clock: int, calls: int) -> None:
+def _draw_header(draw: ImageDraw.ImageDraw, desk: DeskView, clock: int, calls: int) -> None:
     spent = LEDGER_STEP * desk.ledger
     more = "+" if desk.ledger == LEDGER_CAP else ""
     for top, share, colour, words in (
@@ -210,7 +210,7 @@ def _draw_bars(draw: ImageDraw.ImageDraw, top: int, form: TicketForm, ink: RGB) 
     _text(draw, (402, top + 47), f"EUR {price}", ink, 11)
 
 
-def _draw_reply(draw: ImageDraw.ImageDraw, desk: Desk) -> None:
+def _draw_reply(draw: ImageDraw.ImageDraw, desk: DeskView) -> None:
     top = HEADER_HEIGHT + ROW_HEIGHT * MAX_TICKETS
     _text(draw, (10, top + 20), "last call", WHITE, 16)
     about = f" #{desk.reply_ticket}" if desk.reply_ticket else ""
