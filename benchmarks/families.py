@@ -40,7 +40,7 @@ from worldsim.simulator.world import World, load
 from worldsim.training.config import TrainConfig, TrainerConfig
 from worldsim.training.loop import train
 from worldsim.training.phases import phases
-from worldsim.training.state import saved, written
+from worldsim.training.state import read_state, saved_states
 
 RACES = {
     "refund_desk": "refund_desk_race",
@@ -148,7 +148,7 @@ def run(config: QuickstartConfig, data: Path) -> Result:
 
 def trained(out: Path, manifest: WorldManifest, world: World) -> Result:
     """Seconds, updates of each part, and frames a second."""
-    seconds = written(saved(out / "training")[-1])["seconds"]
+    seconds = read_state(saved_states(out / "training")[-1])["seconds"]
     values = {key: value for key, value in manifest.training.items() if key in TrainerConfig.model_fields}
     parts = phases(TrainerConfig.model_validate(values), world.model)
     frames = sum(part.steps * part.batch * part.length for part in parts)

@@ -123,7 +123,7 @@ def sampled(
             sampler.state_dict()
             found = sampler.sample()
             if segments is not None:
-                segments.learn(found["segment"], rng.random(BATCH))
+                segments.update_losses(found["segment"], rng.random(BATCH))
 
 
 def measure(watch: Measurements, out: Path, frames: int) -> None:

@@ -49,7 +49,7 @@ def test_a_second_process_is_told_in_a_line_and_a_killed_one_is_no_obstacle(how,
     place = tmp_path / "place"
     process = holder(place, how.__name__)
     try:
-        with pytest.raises(ConfigError, match="place is in use: .* choose another out=") as error, how(place):
+        with pytest.raises(ConfigError, match="place is in use by .* choose another out=") as error, how(place):
             pass
         assert "\n" not in str(error.value)
     finally:
@@ -228,7 +228,7 @@ def test_files_of_somebody_else_are_never_touched(
     before = {path: path.read_bytes() for path in (*other.rglob("*"), Path("traces.jsonl")) if path.is_file()}
     assert main(typed.split()) == 2
     said = capsys.readouterr().err
-    assert f"{named} is there and was not written by worldsim" in said and said.count("\n") == 1
+    assert f"{named} exists and was not written by worldsim" in said and said.count("\n") == 1
     after = {path: path.read_bytes() for path in (*other.rglob("*"), Path("traces.jsonl")) if path.is_file()}
     assert after == before
 
@@ -239,7 +239,7 @@ def test_each_file_of_a_report_is_looked_at(name: str, other: Path, capsys: pyte
         if path.name != name:
             path.unlink()
     assert main(f"{STRESS} out=other".split()) == 2
-    assert f"{name} is there and was not" in capsys.readouterr().err
+    assert f"{name} exists and was not" in capsys.readouterr().err
 
 
 def test_what_worldsim_wrote_is_written_again(other: Path) -> None:

@@ -33,8 +33,8 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # ViZDoom writes its settings into the current folder
     monkeypatch.setattr(validate, "page", lambda *_: "")
     for module in (loop, pace):
-        monkeypatch.setattr(module, "TRIED", 3)
-    monkeypatch.setattr(pace, "WARM", 1)
+        monkeypatch.setattr(module, "TRIAL_UPDATES", 3)
+    monkeypatch.setattr(pace, "WARMUP_UPDATES", 1)
     monkeypatch.setattr(families, "confined", lambda threads: 1)
 
 

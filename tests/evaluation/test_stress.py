@@ -197,8 +197,8 @@ def test_violations_and_success_follow_the_criteria(tmp_path: Path) -> None:
     [
         ({"faults": ["slow_apo"]}, "Did you mean 'slow_api'"),
         ({"severities": [-0.5]}, "between 0 and 1, got -0.5"),
-        ({"agents": ["push", "push"]}, "names one twice"),
-        ({"agents": []}, "leaves nobody"),
+        ({"agents": ["push", "push"]}, "has one entry twice"),
+        ({"agents": []}, "has no agent"),
         ({"where": ["real", "world"]}, "world is not set"),
         ({"agents": ["balence"]}, "balence"),
     ],

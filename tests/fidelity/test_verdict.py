@@ -68,7 +68,7 @@ def test_what_a_guess_without_knowledge_gets_right_proves_nothing() -> None:
     sentences = verdict(certificate(within_by_leaf={"flag": held, "door": known, "lamp": never}))
     assert sentences[1:4] == [
         "Believe flag up to step 10, door up to step 4.",
-        "For flag that proves nothing: a guess that knows nothing is right as far ahead.",
+        "For flag that proves nothing: copying or guessing the mean is right as far ahead.",
         "Do not believe lamp, not even one step ahead.",
     ]
 

@@ -186,8 +186,10 @@ def test_episodes_are_enough_once_the_first_ones_are_there(order: list[int], len
             there.add(index)
             first = next(i for i in range(7) if i not in there)
             enough = [n for n in range(1, first + 1) if sum(lengths[:n]) >= steps]
-            assert parts.kept(1000) is None and parts.kept(steps) == (enough[0] if enough else None)
-        assert parts.steps == sum(lengths) and EpisodeFiles(Path(folder)).kept(steps) == parts.kept(steps)
+            assert parts.count_holding(1000) is None and parts.count_holding(steps) == (enough[0] if enough else None)
+        assert parts.steps == sum(lengths) and EpisodeFiles(Path(folder)).count_holding(steps) == parts.count_holding(
+            steps
+        )
 
 
 def test_damaged_data_is_one_line(copied: Path, tmp_path: Path) -> None:

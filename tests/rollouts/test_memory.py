@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.lib.format import open_memmap
 
-from worldsim.rollouts.arrays import EpisodeArrays, joined
+from worldsim.rollouts.arrays import EpisodeArrays, concatenated
 from worldsim.rollouts.sampling import SequenceSampler
 
 FRAMES, LENGTH = 20_000, 100  # 246 MB of frames
@@ -31,7 +31,7 @@ def resident() -> int:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="read from /proc")
 @pytest.mark.parametrize("copies", [1, 2])
 def test_sampling_and_verifying_hold_no_more_than_a_batch(tmp_path: Path, copies: int) -> None:
-    arrays = joined([sparse(tmp_path)] * copies)
+    arrays = concatenated([sparse(tmp_path)] * copies)
     sampler = SequenceSampler(arrays, np.arange(arrays.episodes), 16, 64, np.random.default_rng(0))
     sampler.sample()  # 12.6 MB of frames
     before, most = resident(), 0

@@ -16,7 +16,7 @@ from tests.training.test_resume import Stop, equal, stop_at, weights
 from worldsim.errors import ConfigError
 from worldsim.models.world_model import Losses
 from worldsim.training import loop
-from worldsim.training.captured import WARM, Captured, CapturedGraph, as_cuda_graph
+from worldsim.training.captured import WARMUP_UPDATES, Captured, CapturedGraph, as_cuda_graph
 from worldsim.training.loop import train
 
 
@@ -52,8 +52,10 @@ def test_a_recorded_run_is_the_run(make: Make, monkeypatch: pytest.MonkeyPatch, 
     logged: dict[str, list[dict[str, float]]] = {"again": [], "tape": []}
     configs = {}
     for name, record in (("again", again), ("tape", on_tape)):
-        monkeypatch.setattr(loop, "recorder", lambda *_, record=record: record)
-        config = configs[name] = make(family, name, steps=3 * WARM, codec_steps=3 * WARM, sampling=sampling)
+        monkeypatch.setattr(loop, "graph_capture", lambda *_, record=record: record)
+        config = configs[name] = make(
+            family, name, steps=3 * WARMUP_UPDATES, codec_steps=3 * WARMUP_UPDATES, sampling=sampling
+        )
 
         def watch(step: int, losses: dict[str, float], *_: object, name: str = name) -> None:
             logged[name].append(losses)
@@ -61,10 +63,19 @@ def test_a_recorded_run_is_the_run(make: Make, monkeypatch: pytest.MonkeyPatch, 
         train(config, watch, progress=False)
     assert equal(weights(configs["again"]), weights(configs["tape"]))
     assert logged["again"] == logged["tape"]
-    assert len({losses["reward"] for losses in logged["tape"][-WARM:]}) == WARM  # each update has losses of its own
-    cut = make(family, "cut", steps=3 * WARM, codec_steps=3 * WARM, sampling=sampling, checkpoint_every=2 * WARM)
+    assert (
+        len({losses["reward"] for losses in logged["tape"][-WARMUP_UPDATES:]}) == WARMUP_UPDATES
+    )  # each update has losses of its own
+    cut = make(
+        family,
+        "cut",
+        steps=3 * WARMUP_UPDATES,
+        codec_steps=3 * WARMUP_UPDATES,
+        sampling=sampling,
+        checkpoint_every=2 * WARMUP_UPDATES,
+    )
     with pytest.raises(Stop):
-        train(cut, stop_at(2 * WARM + 1), progress=False)
+        train(cut, stop_at(2 * WARMUP_UPDATES + 1), progress=False)
     train(cut, progress=False)
     assert equal(weights(cut), weights(configs["tape"]))
 
@@ -78,12 +89,12 @@ def test_what_was_recorded_goes_with_its_run(make: Make, monkeypatch: pytest.Mon
         made.append(weakref.ref(captured))
         return captured
 
-    monkeypatch.setattr(loop, "recorder", lambda *_: on_tape)
+    monkeypatch.setattr(loop, "graph_capture", lambda *_: on_tape)
     monkeypatch.setattr(loop, "Captured", counted)
     gc.collect()
     gc.disable()
     try:
-        train(make(steps=2 * WARM, codec_steps=2 * WARM, seconds=0.2), progress=False)
+        train(make(steps=2 * WARMUP_UPDATES, codec_steps=2 * WARMUP_UPDATES, seconds=0.2), progress=False)
         alive = [captured() is not None for captured in made]
     finally:
         gc.enable()
@@ -108,10 +119,13 @@ class Spoilt:
     [
         (
             RuntimeError("operation not permitted\nwhen capturing"),
-            r"^no CUDA graph of an update \(operation not permitted",
+            r"^an update cannot be captured as a CUDA graph \(operation not permitted",
         ),
         (torch.OutOfMemoryError("CUDA out of memory"), "^CUDA out of memory$"),
-        (None, r"^no CUDA graph of an update \(capture was invalidated\); give trainer.cuda_graphs=false$"),
+        (
+            None,
+            r"^an update cannot be captured as a CUDA graph \(capture was invalidated\); give trainer.cuda_graphs",
+        ),
     ],
 )
 def test_what_cannot_be_recorded_is_a_line(monkeypatch: pytest.MonkeyPatch, wrong: Exception | None, said: str) -> None:

@@ -116,7 +116,10 @@ def test_a_process_that_is_killed_is_told_in_a_line_and_the_run_goes_on(
     [
         ("import os; os.kill(os.getpid(), 9)", r"process 1 of the run was killed \(signal 9\)"),
         ("import sys; sys.stdin.readline(); import os; os.kill(os.getpid(), 9)", r"process 1 .* killed \(signal 9\)"),
-        ("import nothing_of_that_name", r"process 1 of the run ended before it began \(exit code 1\); look above"),
+        (
+            "import nothing_of_that_name",
+            r"process 1 of the run exited before training \(exit code 1\); see its messages above",
+        ),
     ],
 )
 def test_a_process_that_never_joins_is_told_at_once(

@@ -1,4 +1,4 @@
-"""Episodes as small animations: what the agent received, scaled up, with what it did and what broke written below."""
+"""Animations of episodes: the observations that the agent got, with its actions, rewards and faults as text."""
 
 import base64
 import io
@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from worldsim.evaluation.runs import Episode
 from worldsim.play.frames import Picture
 
-SIDE = 256  # pixels that a picture is at least wide
-MAX_FRAMES = 80  # longer episodes are shown in even jumps
+SIDE = 256  # least width of a picture in pixels
+MAX_FRAMES = 80  # longer episodes are subsampled evenly
 FRAME_MS, LAST_MS = 450, 2000
 LINE, PAD = 17, 6  # pixels
 INK, MUTED, FAULT, GROUND = (235, 235, 240), (160, 164, 175), (255, 146, 92), (24, 26, 32)

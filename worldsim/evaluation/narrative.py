@@ -1,16 +1,16 @@
-"""A report in sentences: verdict and warnings. Each is made from figures of the report and shows them."""
+"""The sentences of a report: verdict and warnings, made from its figures."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from worldsim.evaluation.cells import CLEAN, ReportRow
 
-FEW = 20  # episodes below which a report warns
+FEW = 20  # a report warns of fewer episodes
 LOW_TRUST = 0.5
 
 
 def figure(value: float | None, digits: int = 2) -> str:
-    """A number as it is shown everywhere: a true minus, no negative zero, a dash where there is none."""
+    """A number as text: with a minus sign (−), no negative zero, and a dash for None."""
     if value is None:
         return "–"
     text = f"{value:.{digits}f}"
@@ -29,14 +29,14 @@ def percent(value: float | None) -> str:
 
 
 def bounds(ends: Sequence[float | None] | None, show: Any = figure) -> str:
-    """An interval as it is shown everywhere; empty where there is none."""
+    """An interval as text; empty where there is none."""
     if ends is None or None in ends:
         return ""
     return f"[{show(ends[0])}, {show(ends[1])}]"
 
 
 def condition(fault: str, severity: float) -> str:
-    """What the agents were under."""
+    """A condition as text: fault and severity."""
     return "without faults" if fault == CLEAN else f"{fault} {severity:g}"
 
 
@@ -49,11 +49,11 @@ def order(ranks: Mapping[str, float]) -> str:
 
 
 def verdict(data: ReportRow) -> list[str]:
-    """Two or three sentences that a hurried reader can act on."""
+    """Two to four sentences: crashes, best and worst agent, costliest fault, agreement of World and environment."""
     primary = "real" if any(row["where"] == "real" for row in data["results"]) else "world"
     sentences = [*_crashes(data["results"]), _best_and_worst(data, primary), _costliest(data, primary)]
     if any("by_means" in row for row in data["ranking"]):
-        sentences.append(_belief(data))
+        sentences.append(_agreement(data))
     return sentences
 
 
@@ -65,18 +65,18 @@ def warnings(data: ReportRow) -> list[str]:
 
 
 def unjudged(rows: Sequence[ReportRow]) -> list[str]:
-    """One sentence for each measure that nobody has said what to make of, with the key that says it."""
+    """One sentence for each measure without a criterion, with the key that sets it."""
     found = []
     if rows[0]["success_rate"] is None:
-        found.append("Success was not judged: say what it is, env.success_return=<least return of a success>.")
+        found.append("Success was not judged: set its criterion, env.success_return=<least return of a success>.")
     if rows[0]["violations_mean"] is None:
         key = "env.violation_reward=<greatest reward of a violation>"
-        found.append(f"Violations were not judged: say what they are, {key}.")
+        found.append(f"Violations were not judged: set their criterion, {key}.")
     return found
 
 
-def quiet(data: ReportRow) -> list[str]:
-    """One sentence for each plan that can never do anything here, and for each other that did nothing."""
+def without_effect(data: ReportRow) -> list[str]:
+    """One sentence for each plan that can have no effect in this environment, and for each other that had none."""
     idle = data.get("idle", {})
     others = [row for row in data["results"] if row["fault"] not in idle]
     return [*(_idle(name, reasons) for name, reasons in idle.items()), *never_fired(others)]
@@ -91,24 +91,24 @@ def _idle(name: str, reasons: Sequence[str]) -> str:
 
 def never_fired(rows: Iterable[ReportRow]) -> list[str]:
     """One sentence for each fault, severity and world in which nothing happened, with the agents."""
-    quiet: dict[tuple[str, float, str], list[str]] = {}
+    without_effect: dict[tuple[str, float, str], list[str]] = {}
     for row in rows:
         if row["fault"] != CLEAN and not row["episodes_with_faults"]:
-            quiet.setdefault((row["fault"], row["severity"], row["where"]), []).append(row["agent"])
+            without_effect.setdefault((row["fault"], row["severity"], row["where"]), []).append(row["agent"])
     return [
         f"{fault} at severity {severity:g} never fired for {_list(agents)} in the {place(where)}: "
         f"{'its' if len(agents) == 1 else 'their'} figures say nothing about that fault."
-        for (fault, severity, where), agents in quiet.items()
+        for (fault, severity, where), agents in without_effect.items()
     ]
 
 
 def place(where: str) -> str:
-    """The name of a world in a sentence."""
+    """The name of the real environment, or the World, in a sentence."""
     return "real environment" if where == "real" else "World"
 
 
 def _crashes(rows: Sequence[ReportRow]) -> list[str]:
-    """One sentence where agents raised: what such an episode earned until then says nothing about how it would end."""
+    """One sentence on agents that raised: the returns of such episodes cannot be compared."""
     crashed = [row for row in rows if row["crashes"]]
     if not crashed:
         return []
@@ -139,13 +139,13 @@ def _best_and_worst(data: ReportRow, where: str) -> str:
         return f"Without faults all agents are level in the {place(where)}, at {_reached(best)}."
     does = f"{_list(level)} are level and do" if len(level) > 1 else f"{best['agent']} does"
     return (
-        f"Without faults {does} best in the {place(where)}, with {_reached(best)}{_unsure(data, where, rows)}; "
+        f"Without faults {does} best in the {place(where)}, with {_reached(best)}{_no_clear_lead(data, where, rows)}; "
         f"{worst['agent']} does worst, with {_reached(worst)}."
     )
 
 
-def _unsure(data: ReportRow, where: str, rows: Sequence[ReportRow]) -> str:
-    """What to add when the second best may be as good as the best."""
+def _no_clear_lead(data: ReportRow, where: str, rows: Sequence[ReportRow]) -> str:
+    """Words to add when the second best may be as good as the best."""
     if rows[0]["return_mean"] == rows[1]["return_mean"]:
         return ""
     pair = {rows[0]["agent"], rows[1]["agent"]}
@@ -164,9 +164,9 @@ def _costliest(data: ReportRow, where: str) -> str:
     effects = [row for row in data["comparisons"]["faults"] if row["where"] == where]
     if not effects:
         return "No faults were tried."
-    # Of many differences the lowest is low by luck alone: only those whose interval excludes zero may be named.
+    # The lowest of many differences is low by chance: only those whose interval excludes zero are named.
     hurt = [row for row in effects if row["return"]["sign"] < 0]
-    if not hurt and not any(_known(row["return"]["interval"]) for row in effects):
+    if not hurt and not any(_is_known(row["return"]["interval"]) for row in effects):
         return "Too few episodes to say what a fault costs."
     if not hurt:
         return f"No fault lowered any agent's return in the {place(where)} by more than chance explains."
@@ -185,7 +185,7 @@ def _costliest(data: ReportRow, where: str) -> str:
     return f"{text}; {_list(spared)} {'loses' if len(spared) == 1 else 'lose'} no more than chance explains."
 
 
-def _belief(data: ReportRow) -> str:
+def _agreement(data: ReportRow) -> str:
     ranked = [row for row in data["ranking"] if "by_means" in row]
     same, clearly = (sum(row[by]["same_ranking"] for row in ranked) for by in ("by_means", "by_intervals"))
     against = sum(len(row["by_intervals"]["contradictions"]) for row in ranked)
@@ -212,29 +212,29 @@ def _about_runs(data: ReportRow) -> Iterable[str]:
     episodes = rows[0]["episodes"]
     if episodes < FEW:
         lacking = "too few for intervals, so no difference is certain,"
-        if _known(rows[0]["return_mean_interval"]):
+        if _is_known(rows[0]["return_mean_interval"]):
             lacking = "the intervals are wide"
         many = f"{episodes} episode{'s' if episodes > 1 else ''} for each agent and condition"
         yield f"Only {many}: {lacking} and rankings may be luck."
     yield from unjudged(rows)
-    yield from quiet(data)
+    yield from without_effect(data)
     yield from _crashed(rows)
     yield from _endless(data)
 
 
 def _endless(data: ReportRow) -> Iterable[str]:
-    """One sentence where episodes had no end of their own."""
+    """One sentence on episodes that were cut, because the environment sets no limit."""
     cells = data.get("endless", ())
     if cells:
         listed = [f"{cell['agent']} {_under(cell)} in {cell['episodes']}" for cell in cells]
         yield (
             f"Episodes that did not end were cut after {cells[0]['calls']:,} calls, carried out or not: "
-            f"{', '.join(listed)}. Say when they end: max_steps=<calls>."
+            f"{', '.join(listed)}. Set a limit: max_steps=<calls>."
         )
 
 
 def _crashed(rows: Sequence[ReportRow]) -> Iterable[str]:
-    """One sentence for each agent that raised, with every cell in which it did."""
+    """One sentence for each agent that raised, with the cells in which it did."""
     for agent in dict.fromkeys(row["agent"] for row in rows if row["crashes"]):
         cells = [row for row in rows if row["agent"] == agent and row["crashes"]]
         shares = [f"{row['crashes']} of {row['episodes']} episodes {_under(row)}" for row in cells]
@@ -254,7 +254,7 @@ def _about_worlds(data: ReportRow) -> list[str]:
             f"real one by more than chance ({high} too high, {len(apart) - high} too low)."
         )
     found += _different_effects(data["comparisons"]["faults"])
-    # A trust of 0 everywhere gets a sentence of its own: its cure is a calibration and not another World.
+    # A trust of 0 everywhere has a sentence of its own: it calls for calibration, not for another World.
     trusted = [row for row in data["results"] if row["trust_mean"] is not None]
     low = [row for row in trusted if row["trust_mean"] < LOW_TRUST]
     if trusted and not any(row["trust_mean"] for row in trusted):
@@ -274,11 +274,11 @@ def _about_worlds(data: ReportRow) -> list[str]:
 
 
 def _of(some: int, cases: int) -> str:
-    """Of an agent under a condition each."""
+    """A count of cases, each one agent under one condition."""
     return f"all {cases} cases" if some == cases else f"{some} of {cases} cases"
 
 
-def _known(bounds: Sequence[float | None] | None) -> bool:
+def _is_known(bounds: Sequence[float | None] | None) -> bool:
     return bounds is not None and None not in bounds
 
 
@@ -295,7 +295,7 @@ def _contradictions(ranking: Sequence[ReportRow]) -> list[str]:
 
 
 def _unseen(pairs: Sequence[ReportRow]) -> list[str]:
-    """How many of the differences between agents the World does not show, where it does not show some."""
+    """One sentence on how many differences between agents the World misses, if any."""
     real, world = (
         {(r["a"], r["b"], r["fault"], r["severity"]): r["return"]["sign"] for r in pairs if r["where"] == where}
         for where in ("real", "world")
@@ -308,7 +308,7 @@ def _unseen(pairs: Sequence[ReportRow]) -> list[str]:
 
 
 def _different_effects(effects: Sequence[ReportRow]) -> list[str]:
-    """Faults that clearly hurt in one world and not, or the other way, in the other."""
+    """One sentence for each fault with clear effects of opposite sign in the environment and in the World."""
     by_cell: dict[tuple[str, str, float], dict[str, ReportRow]] = {}
     for row in effects:
         by_cell.setdefault((row["agent"], row["fault"], row["severity"]), {})[row["where"]] = row["return"]

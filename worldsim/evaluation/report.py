@@ -41,10 +41,10 @@ def assemble(
     idle: Mapping[str, Sequence[str]],
     endless: Sequence[Mapping[str, Any]],
 ) -> ReportRow:
-    """All that report.json holds. Depends on its arguments and the installed versions only.
+    """The content of report.json, which depends only on the arguments and the installed versions.
 
-    idle: plans that can never do anything in this environment, by name, and why not. endless: cells with the episodes
-    that had no end, and the calls after which those were cut.
+    idle: plans that can have no effect in this environment, by name, with the reasons. endless: cells with episodes
+    that were cut because the environment sets no limit, with their number and length.
     """
     summary = Summary(outcomes, config["seed"], config["confidence"])
     data: ReportRow = {
@@ -80,7 +80,7 @@ def is_report(file: Path) -> bool:
 
 @dataclass(frozen=True)
 class Report:
-    """What a stress test found: `data` as in report.json, and what only the page shows."""
+    """The results of a stress test: `data` as in report.json, and what only the page shows."""
 
     data: ReportRow
     replays: Replays
@@ -132,7 +132,7 @@ class Report:
         view["plots"] = _severity_plots(data["results"], agents, faults)
         view["about_faults"] = {fault: _about(self.plans[fault]) for fault in faults if fault in self.plans}
         view["unjudged"] = narrative.unjudged(data["results"])
-        view["quiet"] = narrative.quiet(data)
+        view["quiet"] = narrative.without_effect(data)
         view["agreement_plot"] = plots.agreement_plot(data["results"], agents, "Mean returns") if view["both"] else ""
         view["animations"] = [self._animation(worst) for worst in data["worst"]]
         view["certificate"] = certificate_view(self.certificate)
@@ -147,7 +147,7 @@ class Report:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the figures."""
+    """Versions of the packages that figures depend on."""
     return {"python": platform.python_version(), **{package: metadata.version(package) for package in PACKAGES}}
 
 
@@ -161,7 +161,7 @@ def grouped(rows: Sequence[ReportRow]) -> list[ReportRow]:
 
 
 def certificate_view(certificate: Mapping[str, Any] | None) -> ReportRow | None:
-    """What the page shows of a fidelity certificate: its verdict and curves where there are any, and plain figures."""
+    """What the page shows of a fidelity certificate: its verdict, curves and plain figures, as far as there are any."""
     if certificate is None:
         return None
     horizons = certificate.get("horizons")
@@ -185,7 +185,7 @@ def _plain_figures(certificate: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _worst_row(worst: Worst, outcomes: ResultsByCell, replays: Replays) -> ReportRow:
-    """A worst episode as report.json has it. `replayed`: whether running it again gave the very same result."""
+    """One of the worst episodes, for report.json. `replayed`: whether running it again gave the same result."""
     cell = worst.cells[0]
     row: ReportRow = {"agent": cell.agent, "fault": cell.fault, "severity": cell.severity, "seed": worst.seed}
     row |= {"where": [each.where for each in worst.cells]}
@@ -214,6 +214,6 @@ def _severity_plots(rows: Sequence[ReportRow], agents: Sequence[str], faults: Se
 
 
 def _about(plan: Plan) -> str:
-    """What a plan does, in its own words, or else in those of its faults."""
+    """A plan's description, or else the docstrings of its faults."""
     docs = [(type(each).__doc__ or "").strip().partition("\n\n")[0] for each in plan.faults]
     return " ".join((plan.description or " ".join(docs)).replace("`", "").split())

@@ -1,4 +1,4 @@
-"""From episodes to figures: rows, paired comparisons, rankings. Plain JSON, the same for the same episodes."""
+"""Figures from episodes: means with intervals, paired comparisons, rankings; as plain JSON, and reproducible."""
 
 import math
 import zlib
@@ -25,14 +25,14 @@ MEASURES: dict[str, Callable[[EpisodeResult], float | None]] = {
 
 @dataclass(frozen=True)
 class Summary:
-    """Makes the parts of a report from `outcomes`. Bootstraps are seeded by `seed` and by what they are of."""
+    """Calculates the figures of a report from `outcomes`. Each bootstrap is seeded by `seed` and its label."""
 
     outcomes: ResultsByCell
     seed: int
     confidence: float = 0.95
 
     def results(self) -> list[ReportRow]:
-        """One row a cell: what it was, its figures with intervals, and what the fault really did."""
+        """One row for each cell: its figures with intervals, and how often its faults fired."""
         return [self._row(cell, episodes) for cell, episodes in self.outcomes.items()]
 
     def fault_effects(self) -> list[ReportRow]:
@@ -61,7 +61,7 @@ class Summary:
         return rows
 
     def rankings(self) -> list[ReportRow]:
-        """For each condition how the agents rank by mean return, and whether both worlds agree.
+        """For each condition the ranking of agents by mean return, and whether real environment and World agree.
 
         `by_means` orders strictly by the means; `by_intervals` counts only pairs whose paired interval excludes zero.
         """
@@ -80,7 +80,7 @@ class Summary:
     def _row(self, cell: Cell, episodes: Sequence[EpisodeResult]) -> ReportRow:
         n = len(episodes)
         returns, violations = self._values("return", cell), self._values("violations", cell)
-        # Three kinds of interval: Wilson's of a rate, the bootstrap's of a mean; of a count one above 0 where it was 0.
+        # Three kinds of interval: Wilson's for a rate, bootstrap for a mean, Poisson for a count that is always 0.
         successes = None if episodes[0].success is None else sum(bool(episode.success) for episode in episodes)
         wilson = None if successes is None else st.wilson(successes, n, self.confidence)
         kinds = sum((Counter(episode.faults) for episode in episodes), Counter[str]())
@@ -143,7 +143,7 @@ class Summary:
         return float(np.mean(self._values("return", cell)))
 
     def _values(self, measure: str, cell: Cell) -> list[float]:
-        """One value an episode; empty where the measure is not judged."""
+        """One value for each episode; empty where the measure is not judged."""
         values = [MEASURES[measure](episode) for episode in self.outcomes[cell]]
         return [] if None in values else [float(value) for value in values if value is not None]
 
@@ -161,11 +161,11 @@ class Summary:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of the values that are there; None where there are none."""
+    """Mean of the values that are not None; None where there are none."""
     there = [value for value in values if value is not None]
     return float(np.mean(there)) if there else None
 
 
 def interval(found: st.Interval | None) -> list[float | None] | None:
-    """An interval as JSON has it: [low, high], null for an unknown end, or null altogether."""
+    """An interval as plain JSON: [low, high], null for an unknown end, or null altogether."""
     return None if found is None else [None if math.isnan(end) else float(end) for end in found]

@@ -1,4 +1,4 @@
-"""What a stress test found, for a terminal: figures by condition, the verdict, and what to know before believing it."""
+"""The results of a stress test for the terminal: figures by condition, verdict and warnings."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -14,7 +14,7 @@ from worldsim.evaluation.cells import CLEAN, ReportRow
 from worldsim.printing import printable
 
 GAP = 2  # blanks between columns
-NARROWEST = 8  # of the agents' column, in which long names are folded
+NARROWEST = 8  # least width of the agents' column, in which long names are folded
 
 
 class Results:
@@ -33,7 +33,7 @@ class Results:
         yield from _paragraphs("Before you believe it", self.data["warnings"], "bold yellow")
 
     def _columns(self, joint: str) -> list[list[Text]]:
-        """Each column with its heading; `joint` stands between figure and interval. What was not judged has none."""
+        """Columns with their headings; `joint` separates figure and interval. Unjudged measures have none."""
         place = {"real": "real", "world": "World"}
         found = [_plain("agent", self._agents()), _plain("in", [place[row["where"]] for row in self.rows])]
         for heading, key, show, inside in MEASURES:

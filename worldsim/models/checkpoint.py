@@ -21,15 +21,21 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from worldsim.errors import CheckpointError
-from worldsim.files import SEAL, aside_of, hash_of, is_broken, sealed, write_atomically
+from worldsim.files import SEAL, hash_of, is_broken, sealed, temporary_path, write_atomically
 from worldsim.models.config import AnyModelConfig
 from worldsim.models.world_model import WorldModel
 from worldsim.spaces import space_from_json
 
 FORMAT = 2  # 2: parameters have the names of `models/leaves`
 MANIFEST, WEIGHTS, STARTS = "world.json", "weights.safetensors", "starts.safetensors"
-FOUND_OUT = ("calibration.json", "fidelity.json", "fidelity.html", "fidelity.png", "fidelity.gif")  # by validation
-OF_A_WORLD = (MANIFEST, WEIGHTS, STARTS, *FOUND_OUT)
+VALIDATION_FILES = (
+    "calibration.json",
+    "fidelity.json",
+    "fidelity.html",
+    "fidelity.png",
+    "fidelity.gif",
+)  # by validation
+WORLD_FILES = (MANIFEST, WEIGHTS, STARTS, *VALIDATION_FILES)
 
 
 class WorldManifest(BaseModel):
@@ -58,7 +64,7 @@ class WorldManifest(BaseModel):
             return self.model.build(observation, action, self.reward_range)
 
 
-class Opened(NamedTuple):
+class OpenedWorld(NamedTuple):
     """A world directory, read and checked."""
 
     manifest: WorldManifest
@@ -69,7 +75,7 @@ class Opened(NamedTuple):
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Writes a safetensors file atomically; returns its sha256."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = aside_of(path)
+    part = temporary_path(path)
     try:
         save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, part)
         digest = hash_of(part)
@@ -81,7 +87,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 def save_world(out: Path, manifest: WorldManifest, model: WorldModel, starts: Mapping[str, Tensor]) -> None:
     """Writes a world; anything that knew an older one (trust, certificate) goes."""
-    for stale in FOUND_OUT:
+    for stale in VALIDATION_FILES:
         (out / stale).unlink(missing_ok=True)
     files = {WEIGHTS: save_tensors(out / WEIGHTS, model.state_dict()), STARTS: save_tensors(out / STARTS, starts)}
     written = sealed(manifest.model_copy(update={"files": files}).model_dump(mode="json"))
@@ -135,7 +141,7 @@ def is_whole(path: Path, manifest: WorldManifest) -> bool:
     return sound and found.model_copy(update={"files": {}}) == manifest
 
 
-def open_world(path: str | Path, device: str | torch.device = "cpu") -> Opened:
+def open_world(path: str | Path, device: str | torch.device = "cpu") -> OpenedWorld:
     """Reads a world directory. Raises CheckpointError, in a line, if it is missing, cut short or of another version."""
     path = Path(path)
     manifest = read_manifest(path)
@@ -151,4 +157,4 @@ def open_world(path: str | Path, device: str | torch.device = "cpu") -> Opened:
     except Exception as error:  # whatever an older world.json, which has no hash of itself, makes the parts raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{path}: the weights do not fit the model ({reason}); train the world again") from error
-    return Opened(manifest, model.to(device).eval(), starts)
+    return OpenedWorld(manifest, model.to(device).eval(), starts)

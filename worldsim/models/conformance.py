@@ -108,12 +108,12 @@ def stepped(
     return following, predicted, model.decode(following)
 
 
-def _same(one: object, other: object, what: str) -> None:
+def _assert_same(one: object, other: object, what: str) -> None:
     """But for the rounding of sums in another order."""
     assert_close(one, other, atol=1e-4, rtol=1e-4, msg=lambda found: f"{what}: {found}")
 
 
-def _apart(one: Tensor, other: Tensor, what: str) -> None:
+def _assert_different(one: Tensor, other: Tensor, what: str) -> None:
     assert not torch.allclose(one, other), what
 
 
@@ -161,8 +161,8 @@ def check_pieces(sample: Sample) -> None:
         for cut in (1, CUT, LENGTH - 1):
             one = observed(sample.model, part(batch, slice(None), slice(0, cut)))
             two = observed(sample.model, part(batch, slice(None), slice(cut, LENGTH)), one.state)
-            _same(torch.cat([one.features, two.features], 1), whole.features, f"in two pieces, cut at {cut}")
-            _same(two.state, whole.state, f"the state after two pieces, cut at {cut}")
+            _assert_same(torch.cat([one.features, two.features], 1), whole.features, f"in two pieces, cut at {cut}")
+            _assert_same(two.state, whole.state, f"the state after two pieces, cut at {cut}")
 
 
 def check_beginnings(sample: Sample) -> None:
@@ -173,11 +173,13 @@ def check_beginnings(sample: Sample) -> None:
     whole, alone = observed(model, batch), observed(model, later)
     after_another = observed(model, later, observed(model, sample.batch(seed=5)).state)
     for seen in (whole, after_another):
-        _same(seen.features[:, -later.first.shape[1] :], alone.features, "after a beginning")
-        _same(seen.state, alone.state, "the state after a beginning")
+        _assert_same(seen.features[:, -later.first.shape[1] :], alone.features, "after a beginning")
+        _assert_same(seen.state, alone.state, "the state after a beginning")
     for name, other in sample.batch(seed=6).action.items():
         batch.action[name][:, CUT] = other[:, CUT]
-    _same(observed(model, batch).features, whole.features, "another action before an episode's first observation")
+    _assert_same(
+        observed(model, batch).features, whole.features, "another action before an episode's first observation"
+    )
 
 
 def check_past(sample: Sample) -> None:
@@ -185,12 +187,12 @@ def check_past(sample: Sample) -> None:
     model, batch = sample.model, sample.batch()
     before = observed(model, batch).features
     alone = observed(model, part(batch, slice(None), slice(CUT, LENGTH))).features
-    _apart(before[:, CUT:], alone, "the past does not matter")
+    _assert_different(before[:, CUT:], alone, "the past does not matter")
     for leaf, other in sample.batch(seed=9).observation.items():
         batch.observation[leaf][:, CUT] = other[:, CUT]
     after = observed(model, batch).features
-    _same(before[:, :CUT], after[:, :CUT], "another observation later")
-    _apart(before[:, CUT], after[:, CUT], "an observation does not matter")
+    _assert_same(before[:, :CUT], after[:, :CUT], "another observation later")
+    _assert_different(before[:, CUT], after[:, CUT], "an observation does not matter")
 
 
 def check_actions(sample: Sample) -> None:
@@ -200,10 +202,10 @@ def check_actions(sample: Sample) -> None:
     for name, other in sample.batch(seed=3).action.items():
         batch.action[name][:, CUT] = other[:, CUT]
     after = observed(model, batch)
-    _same(before.features[:, :CUT], after.features[:, :CUT], "another action later")
-    _apart(before.features[:, CUT:], after.features[:, CUT:], "an action does not matter in observe")
+    _assert_same(before.features[:, :CUT], after.features[:, :CUT], "another action later")
+    _assert_different(before.features[:, CUT:], after.features[:, CUT:], "an action does not matter in observe")
     one, other_step = (stepped(model, before.state, each, CUT, None)[1] for each in (sample.batch(), batch))
-    _apart(one.features, other_step.features, "an action does not matter in step")
+    _assert_different(one.features, other_step.features, "an action does not matter in step")
 
 
 def check_rows(sample: Sample) -> None:
@@ -214,12 +216,16 @@ def check_rows(sample: Sample) -> None:
     for row in range(ROWS):
         one = slice(row, row + 1)
         alone = observed(model, part(batch, one, slice(None)))
-        _same(together.features[one], alone.features, "a row alone")
-        _same({name: value[one] for name, value in together.state.items()}, alone.state, "the state of a row alone")
+        _assert_same(together.features[one], alone.features, "a row alone")
+        _assert_same(
+            {name: value[one] for name, value in together.state.items()}, alone.state, "the state of a row alone"
+        )
         state, predicted, seen = stepped(model, alone.state, part(batch, one, slice(None)), 1, noise[one])
-        _same(now.features[one], predicted.features, "a step of a row alone")
-        _same({name: value[one] for name, value in following.items()}, state, "the state after a step of a row alone")
-        _same({name: value[one] for name, value in drawn.items()}, seen, "what is seen of a row alone")
+        _assert_same(now.features[one], predicted.features, "a step of a row alone")
+        _assert_same(
+            {name: value[one] for name, value in following.items()}, state, "the state after a step of a row alone"
+        )
+        _assert_same({name: value[one] for name, value in drawn.items()}, seen, "what is seen of a row alone")
 
 
 def check_purity(sample: Sample) -> None:
@@ -266,7 +272,7 @@ def check_surprise(sample: Sample) -> None:
         batch.observation[leaf][2] = other[2]
     after = model.losses(batch, torch.Generator().manual_seed(0), stage).surprise
     assert before is not None and after is not None and before.shape == (4,), "the last stage gives no surprise (B,)"
-    _same(before[[0, 3]], after[[0, 3]], "the surprise of other sequences")
+    _assert_same(before[[0, 3]], after[[0, 3]], "the surprise of other sequences")
     assert before[2] != after[2], "the surprise does not depend on the sequence"
 
 

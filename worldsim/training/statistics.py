@@ -1,4 +1,4 @@
-"""What the networks must know of the data before they see it: mean images, scales of numbers, range of rewards."""
+"""Statistics of the data, taken before training: mean images, scales of numbers, range of rewards."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from torch import Tensor
 from worldsim.models.world_model import WorldModel
 from worldsim.rollouts.arrays import EpisodeArrays
 
-SAMPLED = 4000  # rows that the figures are taken from
-AT_ONCE = 256  # of them, in memory
+SAMPLED = 4000  # rows that the statistics are taken from
+AT_ONCE = 256  # of these rows, in memory
 
 
 def rows_of(arrays: EpisodeArrays, episodes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -30,7 +30,7 @@ def reward_range(arrays: EpisodeArrays, episodes: NDArray[np.int64]) -> tuple[fl
 def fit_statistics(
     model: WorldModel, arrays: EpisodeArrays, episodes: NDArray[np.int64], rng: np.random.Generator
 ) -> None:
-    """Lets the model measure some rows of the given episodes."""
+    """Sets the model's statistics (`WorldModel.measure`) from a random sample of rows of the given episodes."""
     rows = rows_of(arrays, episodes)
     rows = np.sort(rng.choice(rows, min(SAMPLED, len(rows)), replace=False))
     acted = np.setdiff1d(rows, arrays.start)  # nothing was done before an episode's first row
@@ -41,7 +41,7 @@ def fit_statistics(
 
 @dataclass(frozen=True)
 class RowChunks:
-    """Some rows of an array on disk, a part of them at a time, as often as they are iterated over."""
+    """Some rows of an array on disk as tensors of up to some AT_ONCE rows; may be iterated over repeatedly."""
 
     values: NDArray[Any]
     rows: NDArray[np.int64]

@@ -44,12 +44,12 @@ class SlotLayout(NamedTuple):
 
 def slot_layout(leaves: tuple[Leaf, ...], config: LatentConfig) -> SlotLayout:
     """Of the leaves of an observation space."""
-    categorical, dense = _parted(leaves)
+    categorical, dense = _split_by_slots(leaves)
     counts = [CODECS[leaf.kind].slots_of(leaf, config) for leaf in dense]
     return SlotLayout(digits_of(categorical).nvec, sum(counts))
 
 
-def _parted(leaves: tuple[Leaf, ...]) -> tuple[tuple[Leaf, ...], tuple[Leaf, ...]]:
+def _split_by_slots(leaves: tuple[Leaf, ...]) -> tuple[tuple[Leaf, ...], tuple[Leaf, ...]]:
     """Leaves whose variables have slots of their own, and leaves in dense slots."""
     dense = tuple(leaf for leaf in leaves if leaf.kind in CODECS and not (leaf.kind == "text" and is_short(leaf)))
     return tuple(leaf for leaf in leaves if leaf not in dense), dense
@@ -66,7 +66,7 @@ class ObservationCodec(nn.Module):
         self, leaves: tuple[Leaf, ...], config: LatentConfig, categorical_features: int | None, dense_features: int
     ):
         super().__init__()
-        categorical, self.dense_leaves = _parted(leaves)
+        categorical, self.dense_leaves = _split_by_slots(leaves)
         self.categorical = CategoricalCodec(categorical, config.embed, categorical_features)
         codecs = [CODECS[leaf.kind](leaf, config, dense_features) for leaf in self.dense_leaves]
         self.dense = nn.ModuleList(codecs)
