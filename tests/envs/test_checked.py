@@ -178,7 +178,7 @@ def test_spaces_in_which_there_is_nothing_are_a_line(space, message):
 
 
 def test_what_is_no_environment_is_a_line():
-    with pytest.raises(EnvError, match="is no gymnasium.Env; derive it from that class"):
+    with pytest.raises(EnvError, match="is not a gymnasium.Env; derive it from that class"):
         made("NoEnv")
 
 

@@ -108,7 +108,7 @@ def test_episode_limit_and_render_mode():
         ("a name of nothing", "one of atari/breakout, box2d/car_racing, gymnasium, minigrid/door_key"),
         ("tests.envs.test_make:WorldsimTestScren-v0", "mean 'tests.envs.test_make:WorldsimTestScreen-v0'"),
         ("tests.envs.test_make:Zzzz-v0", "'tests.envs.test_make:WorldsimTest"),
-        ("math:Thing-v0", "importing math registers none of that name"),
+        ("math:Thing-v0", "importing math does not register it"),
     ],
 )
 def test_unknown_ids_get_a_hint(wrong, meant):
@@ -237,7 +237,7 @@ def test_only_pictures_are_taken_for_pictures():
     assert set(pictures(space)) == set(ARE_PICTURES)
     assert pictures(space, ["features", "colour"]) == ["features", "colour"]
     assert pictures(space, []) == []
-    with pytest.raises(ConfigError, match="^env.images: 'depth' is no grid of numbers.*; there are .*grey"):
+    with pytest.raises(ConfigError, match="^env.images: 'depth' is not a grid of numbers.*; there are .*grey"):
         pictures(space, ["depth"])
     with pytest.raises(ConfigError, match="'counts' is no grid"):
         pictures(space, ["counts"])

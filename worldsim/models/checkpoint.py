@@ -1,12 +1,12 @@
-"""A world at rest: a directory of plain JSON and safetensors. No pickle, so opening one never runs code.
+"""A world on disk: a directory of plain JSON and safetensors. No pickle, so opening one does not run code from it.
 
     world.json            what the world is: format, model configuration, spaces, source environment, data, hashes
     weights.safetensors   the parameters
     starts.safetensors    recorded first observations, one row each
-    calibration.json      how far to trust it and how sure its heads may be, once validated
-    fidelity.*            the certificate, once validated: json, and for people html, png and gif
+    calibration.json      calibration of trust and heads, once validated
+    fidelity.*            the certificate, once validated: json, html, png and gif
 
-world.json is written last and holds the other files' hashes and its own: a directory with a sound world.json is whole.
+world.json is written last and holds the hashes of all files: a directory with an intact world.json is complete.
 """
 
 import json
@@ -39,7 +39,7 @@ WORLD_FILES = (MANIFEST, WEIGHTS, STARTS, *VALIDATION_FILES)
 
 
 class WorldManifest(BaseModel):
-    """What world.json holds."""
+    """The content of world.json."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -52,7 +52,7 @@ class WorldManifest(BaseModel):
     horizon: int  # steps after which an episode is truncated: the longest recorded
     metadata: dict[str, Any]  # of the source environment
     env: dict[str, Any]  # configuration of the source environment
-    data: dict[str, Any]  # content hash, holdout and seed of the split, fingerprints of the episodes learned from
+    data: dict[str, Any]  # content hash, holdout and seed of the split, fingerprints of the training episodes
     training: dict[str, Any]  # trainer configuration and steps
     files: dict[str, str] = {}  # name -> sha256
 
@@ -86,7 +86,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_world(out: Path, manifest: WorldManifest, model: WorldModel, starts: Mapping[str, Tensor]) -> None:
-    """Writes a world; anything that knew an older one (trust, certificate) goes."""
+    """Writes a world, and deletes calibration and certificate of an older one in the folder."""
     for stale in VALIDATION_FILES:
         (out / stale).unlink(missing_ok=True)
     files = {WEIGHTS: save_tensors(out / WEIGHTS, model.state_dict()), STARTS: save_tensors(out / STARTS, starts)}
@@ -109,9 +109,7 @@ def read_manifest(path: Path) -> WorldManifest:
             f"{file} has format {found}, this worldsim reads {FORMAT}; make it anew with: worldsim train out={path}"
         )
     if is_broken(data):
-        raise CheckpointError(
-            f"{file} was changed since it was written (its {SEAL} is not right); train the world again"
-        )
+        raise CheckpointError(f"{file} was changed since it was written (wrong {SEAL}); train the world again")
     data.pop(SEAL, None)
     try:
         return WorldManifest(**data)
@@ -122,7 +120,7 @@ def read_manifest(path: Path) -> WorldManifest:
 
 
 def looks_like_a_world(path: Path) -> bool:
-    """Whether a world.json of worldsim lies there, of any version and however its values were changed."""
+    """Whether the folder has a world.json of worldsim, of any version, intact or not."""
     try:
         data = json.loads((path / MANIFEST).read_text())
     except (ValueError, OSError):
@@ -131,7 +129,7 @@ def looks_like_a_world(path: Path) -> bool:
 
 
 def is_whole(path: Path, manifest: WorldManifest) -> bool:
-    """Whether a sound world of this very description lies there."""
+    """Whether the folder has a complete, intact world with this manifest."""
     try:
         found = read_manifest(path)
     except CheckpointError:
@@ -154,7 +152,7 @@ def open_world(path: str | Path, device: str | torch.device = "cpu") -> OpenedWo
         with torch.random.fork_rng(devices=[]):
             model = manifest.build()
         model.load_state_dict(weights)
-    except Exception as error:  # whatever an older world.json, which has no hash of itself, makes the parts raise
+    except Exception as error:  # without a hash of itself, an older world.json may hold anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{path}: the weights do not fit the model ({reason}); train the world again") from error
     return OpenedWorld(manifest, model.to(device).eval(), starts)

@@ -1,11 +1,11 @@
-"""What a family of world models must hold to, whatever it is inside, as checks to run on your own.
+"""Conformance checks for families of world models, to run on your own.
 
     from worldsim.models.conformance import CHECKS, check_family
 
     def test_my_family() -> None:
         check_family(MyConfig(width=32), observation_space, action_space)
 
-Each check raises AssertionError with what was broken. A model has fresh weights, the sequences are noise.
+Each check raises AssertionError with what is wrong. Models are untrained, sequences are noise.
 """
 
 import copy
@@ -49,7 +49,7 @@ def check_family(config: ModelConfig, observation_space: gym.Space[Any], action_
 
 
 def fresh(config: ModelConfig, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> WorldModel:
-    """A model whose weights that begin at zero are random, too, so that every part has a say."""
+    """An untrained model in which zero-initialised weights are random, too, so that every part has an effect."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
         torch.default_generator.manual_seed(0)
@@ -109,7 +109,7 @@ def stepped(
 
 
 def _assert_same(one: object, other: object, what: str) -> None:
-    """But for the rounding of sums in another order."""
+    """Asserts equality up to rounding."""
     assert_close(one, other, atol=1e-4, rtol=1e-4, msg=lambda found: f"{what}: {found}")
 
 
@@ -118,7 +118,7 @@ def _assert_different(one: Tensor, other: Tensor, what: str) -> None:
 
 
 def check_shapes(sample: Sample) -> None:
-    """States keep shapes and types, and everything has those that `WorldModel` says."""
+    """All tensors have the shapes and types that `WorldModel` documents, and states keep theirs."""
     model, batch = sample.model, sample.batch()
     seen = observed(model, batch)
     width = seen.features.shape[-1]
@@ -154,7 +154,7 @@ def check_space(sample: Sample) -> None:
 
 
 def check_pieces(sample: Sample) -> None:
-    """A sequence in one go is the same as in two pieces, on from the state after the first."""
+    """Observing a sequence at once equals observing it in two pieces, continuing from the state after the first."""
     for seed, begins in ((0, 0.0), (1, 0.2), (2, 0.4)):
         batch = sample.batch(seed, begins)
         whole = observed(sample.model, batch)
@@ -166,7 +166,7 @@ def check_pieces(sample: Sample) -> None:
 
 
 def check_beginnings(sample: Sample) -> None:
-    """Where an episode begins everything before it is forgotten, and the action that led there too."""
+    """Where `first` is True, everything before it and the action of that row have no effect."""
     model, batch = sample.model, sample.batch()
     batch.first[:, CUT] = True
     later = part(batch, slice(None), slice(CUT, LENGTH))
@@ -183,7 +183,7 @@ def check_beginnings(sample: Sample) -> None:
 
 
 def check_past(sample: Sample) -> None:
-    """The past matters where no episode begins, and nothing is known of the future."""
+    """Within an episode, features depend on the past and not on the future."""
     model, batch = sample.model, sample.batch()
     before = observed(model, batch).features
     alone = observed(model, part(batch, slice(None), slice(CUT, LENGTH))).features
@@ -196,7 +196,7 @@ def check_past(sample: Sample) -> None:
 
 
 def check_actions(sample: Sample) -> None:
-    """An action leads to its own moment: row t of the actions to row t of the features, and not to those before."""
+    """Row t of the actions affects features from row t on, and none before."""
     model, batch = sample.model, sample.batch()
     before = observed(model, batch)
     for name, other in sample.batch(seed=3).action.items():
@@ -209,7 +209,7 @@ def check_actions(sample: Sample) -> None:
 
 
 def check_rows(sample: Sample) -> None:
-    """Rows of a batch do not meet."""
+    """Rows of a batch are independent."""
     model, batch = sample.model, sample.batch(begins=0.2)
     together, noise = observed(model, batch), sample.uniform()
     following, now, drawn = stepped(model, together.state, batch, 1, noise)
@@ -229,7 +229,7 @@ def check_rows(sample: Sample) -> None:
 
 
 def check_purity(sample: Sample) -> None:
-    """A step is a function of state, action and noise, and changes none of them."""
+    """A step is a pure function of state, action and noise."""
     model, batch = sample.model, sample.batch()
     state = observed(model, batch).state
     kept = copy.deepcopy(state)
@@ -242,7 +242,7 @@ def check_purity(sample: Sample) -> None:
 
 
 def check_training(sample: Sample) -> None:
-    """Losses draw from the generator alone, are finite, and every parameter has a gradient in some stage."""
+    """Losses are random only by the generator, and finite; every parameter has a gradient in some stage."""
     model, batch = copy.deepcopy(sample.model), sample.batch(begins=0.2)
 
     def losses(ambient: int) -> list[dict[str, Tensor]]:
@@ -263,7 +263,7 @@ def check_training(sample: Sample) -> None:
 
 
 def check_surprise(sample: Sample) -> None:
-    """Surprise is of each sequence: rows far from one that is changed keep theirs (mates may be mixed in training)."""
+    """`surprise` depends on its own sequence, and not on others, except that rows i and -1-i may mix in training."""
     model, stage = sample.model, sample.model.stages[-1]
     batch = random_batch(sample.observation_space, sample.action_space, 4, LENGTH)
     before = model.losses(batch, torch.Generator().manual_seed(0), stage).surprise

@@ -1,4 +1,4 @@
-"""The desk's screen: 64x64 pixels on an 8-pixel grid for models, 480x480 with words for people.
+"""Draws the desk: the observation, 64x64 pixels on an 8-pixel grid, and the rendered picture, 480x480 with text.
 
 row 0      clock bar (upper half), ledger bar (lower half)
 rows 1-5   a ticket each: [chip][request][paid][shipping][refunded][age bar over amount bar, 3 cells]
@@ -80,7 +80,7 @@ CHEAP, DEAR = (0, 120, 255), (255, 0, 200)  # below and above the amount that ne
 
 
 class DeskView(NamedTuple):
-    """All that is drawn: tickets' forms, the open one's number (0: none), clock in [0, 1], ledger class, last reply."""
+    """What is drawn: tickets' forms, number of the open one (0: none), clock in [0, 1], ledger class, last reply."""
 
     forms: Sequence[TicketForm]
     open_ticket: int
@@ -132,7 +132,7 @@ def _draw_row(row: Pixels, form: TicketForm, is_open: bool) -> None:
         row[4:7, 40 : 40 + 4 * form.amount] = DEAR if dear else CHEAP
 
 
-# The picture for people. Everything below is in its pixels.
+# The rendered picture. Everything below is in its pixels.
 
 SIZE, HEADER_HEIGHT, ROW_HEIGHT = 480, 66, 62
 LAMPS: dict[str, Mapping[int, RGB]] = {"paid": YES_IS_GOOD, "shipping": SHIPPING, "refunded": YES_IS_BAD}
@@ -144,7 +144,7 @@ LAMP_WORDS: dict[str, Mapping[int, str]] = {
 
 
 def picture(desk: DeskView, clock: int, calls: int) -> Pixels:
-    """The desk with words, uint8 (480, 480, 3). It shows what the screen shows and nothing more."""
+    """The desk with text, uint8 (480, 480, 3), with the same information as the screen."""
     image = Image.new("RGB", (SIZE, SIZE), HEADER)
     draw = ImageDraw.Draw(image)
     draw.fontmode = "L"

@@ -36,21 +36,21 @@ class Slots(NamedTuple):
 
 
 class SlotLayout(NamedTuple):
-    """The slots that the leaves of an observation take: what dynamics are made for."""
+    """The slots that the leaves of an observation take, for which the dynamics are built."""
 
     nvec: Tensor  # (V,) int64 class counts of the categorical variables
     dense: int  # S
 
 
 def slot_layout(leaves: tuple[Leaf, ...], config: LatentConfig) -> SlotLayout:
-    """Of the leaves of an observation space."""
+    """The layout of the leaves of an observation space."""
     categorical, dense = _split_by_slots(leaves)
     counts = [CODECS[leaf.kind].slots_of(leaf, config) for leaf in dense]
     return SlotLayout(digits_of(categorical).nvec, sum(counts))
 
 
 def _split_by_slots(leaves: tuple[Leaf, ...]) -> tuple[tuple[Leaf, ...], tuple[Leaf, ...]]:
-    """Leaves whose variables have slots of their own, and leaves in dense slots."""
+    """(leaves whose variables are categorical slots, leaves with dense slots)."""
     dense = tuple(leaf for leaf in leaves if leaf.kind in CODECS and not (leaf.kind == "text" and is_short(leaf)))
     return tuple(leaf for leaf in leaves if leaf not in dense), dense
 
@@ -97,5 +97,5 @@ class ObservationCodec(nn.Module):
         parts = slots.dense.split(self.sizes, -2)
         for (leaf, codec), part in zip(self.dense_codecs(), parts, strict=True):
             loss = codec.loss(part, observation[leaf.name], generator)
-            out[leaf.name] = out[leaf.name] + loss if leaf.name in out else loss  # a leaf may have that very name
+            out[leaf.name] = out[leaf.name] + loss if leaf.name in out else loss  # a leaf may be called "categorical"
         return out
