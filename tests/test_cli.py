@@ -1,4 +1,4 @@
-"""The command line: what can be typed, what is said when it is wrong, and what is kept."""
+"""The command line: what can be typed, what is printed when it is wrong, and what is stored."""
 
 import errno
 import json

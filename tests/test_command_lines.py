@@ -200,7 +200,7 @@ def contents(place: Path) -> dict[str, tuple[int, int]]:
 
 
 def refused(run: Callable[[], int], typed: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """What is said of a command line, one line of it."""
+    """The message about a command line, which must be one line."""
     capsys.readouterr()
     assert run() == 2, f"taken: {typed}"
     message = capsys.readouterr().err

@@ -173,7 +173,7 @@ def test_a_package_is_its_version_and_its_build(tmp_path: Path, monkeypatch: pyt
         (about / "RECORD").write_text(record)
         (about / "top_level.txt").write_text(f"{name}\n")
 
-    def told() -> dict[str, str]:
+    def found_versions() -> dict[str, str]:
         invalidate_caches()
         versions.cache_clear()
         return versions(frozenset({"my_pack"}))
@@ -185,7 +185,7 @@ def test_a_package_is_its_version_and_its_build(tmp_path: Path, monkeypatch: pyt
     for pack, base in ((("1.0", "a"), "a"), (("1.1", "a"), "a"), (("1.1", "b"), "a"), (("1.1", "b"), "c")):
         installed("my_pack", pack[0], f"my_pack.py,sha256={pack[1]},1\n", needs)
         installed("my_base", "1.0", f"my_base.py,sha256={base},1\n")
-        seen.append(told())
+        seen.append(found_versions())
     assert all(one != other for number, one in enumerate(seen) for other in seen[:number])
     assert seen[0]["my-pack"].startswith("1.0 ") and "absent" not in seen[0] and "nowhere" not in seen[0]
     assert seen[0]["numpy"].startswith(metadata.version("numpy")) and "python" in seen[0]

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from worldsim.errors import SpaceMismatchError
 
+# To add a kind: docs/your_own_env.md, "What becomes of a space".
 Kind = Literal["image", "field", "vector", "categorical", "text"]
 Space = spaces.Space[Any]
 Arrays = dict[str, NDArray[Any]]  # leaf name -> flat array, batched or not

@@ -64,6 +64,7 @@ def tracked(
     import wandb
 
     (out / "wandb").mkdir(parents=True, exist_ok=True)  # else wandb takes a folder for temporary files
+    # `dir` is absolute, because wandb's service process keeps the working directory that it was started in.
     try:
         run = wandb.init(
             mode=logger.mode,
@@ -71,9 +72,7 @@ def tracked(
             name=logger.name,
             group=logger.group or (str(about) if about else None),
             job_type=verb,
-            dir=str(
-                out.absolute()
-            ),  # absolute, because wandb's service process keeps the working directory that it was started in
+            dir=str(out.absolute()),
             id=identity,
             resume="allow" if identity and logger.mode == "online" else None,
             config=config.model_dump(mode="json"),

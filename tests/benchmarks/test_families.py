@@ -101,7 +101,7 @@ def test_what_it_cannot_take_is_a_line(words: list[str], said: str) -> None:
     assert "\n" not in str(end.value)
 
 
-def test_seeds_are_told_as_mean_std() -> None:
+def test_seeds_are_summarised_as_mean_std() -> None:
     values = [41.0, 44.0, 42.5]
     assert families.mean_std(values, ".2f") == f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
     assert families.mean_std([41.0, None], ".1f") == "41.0" and families.mean_std([None], ".1f") == "–"

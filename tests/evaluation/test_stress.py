@@ -1,4 +1,4 @@
-"""Stress tests of real small environments: what is run, that it is paired, goes on, and comes out the same twice."""
+"""Stress tests of real small environments: what is run, that it is paired, can be resumed, and gives the same results twice."""
 
 import io
 import json
@@ -253,7 +253,7 @@ def test_severity_0_is_no_reason_to_warn_of_a_plan(tmp_path: Path) -> None:
     assert report.data["idle"] == {} and any("never fired" in warning for warning in report.data["warnings"])
 
 
-def test_a_plan_that_does_not_fit_the_environment_is_told_before_anything_runs(tmp_path: Path) -> None:
+def test_a_plan_that_does_not_fit_the_environment_is_an_error_before_anything_runs(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text("faults:\n  - kind: missing_data\n    targets: [screen]\n")
     with pytest.raises(WorldsimError, match=f"^{path}:3: missing_data: target 'screen' matches nothing"):

@@ -428,9 +428,7 @@ def alike(a: object, b: object, where: str = "") -> None:
         assert a == (pytest.approx(b, rel=1e-3, abs=1e-4) if isinstance(b, float) else b), where
 
 
-def test_the_certificate_tells_of_every_leaf_and_says_what_to_believe(
-    folder: Path, rollouts: Rollouts, tmp_path: Path
-) -> None:
+def test_the_certificate_has_every_leaf_and_a_verdict(folder: Path, rollouts: Rollouts, tmp_path: Path) -> None:
     certificate = validate(config(folder, rollouts, tmp_path), progress=False)
     assert set(certificate["within_by_leaf"]) == {"frame", "count"} == set(certificate["trust"]["auroc_by_leaf"])
     share = certificate["within"]
@@ -443,7 +441,7 @@ def test_the_certificate_tells_of_every_leaf_and_says_what_to_believe(
         assert sentence.removeprefix("Do not") in page
 
 
-def test_a_damaged_calibration_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_damaged_calibration_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "calibration.json").write_text("{}")
     with pytest.raises(worldsim.errors.CheckpointError, match="validate again"):
         Calibration.read(tmp_path)

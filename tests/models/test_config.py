@@ -41,7 +41,7 @@ def test_every_key_is_read(family: type[ModelConfig]) -> None:
     assert read & set(family.model_fields) == set(family.model_fields) - {"family"} - tick_alone
 
 
-def test_the_family_tells_which_keys_there_are() -> None:
+def test_the_family_decides_which_keys_there_are() -> None:
     adapter = TypeAdapter(AnyModelConfig)
     for config in (SSMConfig(layers=3), TransformerConfig(window=7), RSSMConfig(unimix=0.1), DiffusionConfig(steps=9)):
         assert adapter.validate_python(config.model_dump()) == config

@@ -70,7 +70,7 @@ def test_the_data_does_not_depend_on_how_it_is_run(whole: Rollouts, tmp_path: Pa
     assert run(tmp_path / "other", seed=2).content_hash != whole.content_hash
 
 
-def test_provenance_tells_where_the_data_comes_from(whole: Rollouts) -> None:
+def test_provenance_says_where_the_data_comes_from(whole: Rollouts) -> None:
     facts = json.loads((whole.path / PROVENANCE).read_text())
     assert facts["env"]["id"] == "CartPole-v1"
     assert facts["wrappers"][-1].endswith("CartPoleEnv") and "TimeLimit" in "".join(facts["wrappers"])

@@ -162,7 +162,7 @@ def test_no_environment_and_no_name_are_needed(
     assert main(["train", f"data={data}", f"out={tmp_path / 'world'}", *short]) == 0
 
 
-def test_spaces_that_nothing_tells_are_a_line_and_the_arrays_can_still_be_read(
+def test_spaces_that_are_unknown_are_an_error_and_the_arrays_can_still_be_read(
     downloaded: minari.MinariDataset, tmp_path: Path
 ) -> None:
     data = tmp_path / "store" / "cartpole" / "random-v0" / "data"
@@ -276,7 +276,7 @@ def noted(name: str, *episodes: dict) -> None:
         ({"x": np.zeros((5, 2), np.float32)}, r"episode 1: observation 'x' has 5 rows where 3 steps need 4"),
     ],
 )
-def test_an_episode_that_cannot_be_used_is_told_with_its_key(
+def test_an_episode_that_cannot_be_used_is_reported_with_its_key(
     wrong: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))

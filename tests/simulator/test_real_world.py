@@ -28,8 +28,8 @@ def test_has_the_spaces_of_the_real_environment_and_starts_from_recorded_observa
     env = gym.make("worldsim/World-v0", world=world_folder)
     assert env.observation_space == IMAGE_SPACE and env.action_space == spaces.Discrete(3)
     starts = env.unwrapped.world.starts["screen"].numpy()
-    seen = [env.reset(seed=seed)[0]["screen"] for seed in range(20)]
-    which = [int(np.flatnonzero((starts == screen).all(axis=(1, 2, 3)))[0]) for screen in seen]
+    observed = [env.reset(seed=seed)[0]["screen"] for seed in range(20)]
+    which = [int(np.flatnonzero((starts == screen).all(axis=(1, 2, 3)))[0]) for screen in observed]
     assert len(set(which)) > 3
 
 

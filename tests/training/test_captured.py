@@ -115,7 +115,7 @@ class Spoilt:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (
             RuntimeError("operation not permitted\nwhen capturing"),
@@ -128,7 +128,7 @@ class Spoilt:
         ),
     ],
 )
-def test_what_cannot_be_recorded_is_a_line(monkeypatch: pytest.MonkeyPatch, wrong: Exception | None, said: str) -> None:
+def test_a_failed_capture_is_a_line(monkeypatch: pytest.MonkeyPatch, wrong: Exception | None, message: str) -> None:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Spoilt)
     monkeypatch.setattr(torch.cuda, "graph", Spoilt)
     monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
@@ -140,6 +140,6 @@ def test_what_cannot_be_recorded_is_a_line(monkeypatch: pytest.MonkeyPatch, wron
         return Losses(torch.zeros(()), {})
 
     expected = torch.OutOfMemoryError if isinstance(wrong, torch.OutOfMemoryError) else ConfigError
-    with pytest.raises(expected, match=said) as error:
+    with pytest.raises(expected, match=message) as error:
         as_cuda_graph(update, Generator())
     assert "\n" not in str(error.value)

@@ -24,15 +24,15 @@ TRAINER = TrainerConfig(batch=16, length=8, codec_frames=32, precision="32-true"
 def held(model: WorldModel, batch: Batch, stage: Stage) -> int:
     """Bytes of all tensors that wait for the backward pass, but for weights and buffers."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    seen: dict[int, torch.UntypedStorage] = {}
+    storages: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.losses(batch, torch.Generator().manual_seed(0), stage)
-    return sum(storage.nbytes() for place, storage in seen.items() if place not in own)
+    return sum(storage.nbytes() for place, storage in storages.items() if place not in own)
 
 
 @pytest.mark.parametrize("config", [SSMConfig(), RSSMConfig(), DiffusionConfig()], ids=lambda config: config.family)

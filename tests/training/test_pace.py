@@ -1,4 +1,4 @@
-"""A run that is given a time: how many updates it has, and that they are the same whenever it goes on."""
+"""A run that is given a time: how many updates it has, and that they are the same whenever it is resumed."""
 
 import json
 import time
@@ -109,7 +109,7 @@ def test_the_faster_precision_is_taken(
 
 
 def test_a_run_in_the_faster_precision_is_that_run(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its trials leave no trace, its folder says which one it was, and it goes on in that."""
+    """Its trials leave no trace, its folder says which one it was, and it resumes in that."""
     auto = make("ssm", "auto", precision="auto")
     with pytest.raises(Stop):
         train(auto, stop_at(9))

@@ -78,6 +78,7 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, 
     `gymnasium.Env` or its spaces cannot be used, and ConfigError for wrong arguments or a user's module that cannot be
     imported.
     """
+    # The order of the wrappers matters: `Checked` sees the final names, but images before they are resized.
     _register(config)
     kwargs = config.kwargs if render_mode is None else {**config.kwargs, "render_mode": render_mode}
     try:

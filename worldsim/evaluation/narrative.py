@@ -79,10 +79,11 @@ def without_effect(data: ReportRow) -> list[str]:
     """One sentence for each plan that can have no effect in this environment, and for each other that had none."""
     idle = data.get("idle", {})
     others = [row for row in data["results"] if row["fault"] not in idle]
-    return [*(_idle(name, reasons) for name, reasons in idle.items()), *never_fired(others)]
+    return [*(_no_effect(name, reasons) for name, reasons in idle.items()), *never_fired(others)]
 
 
-def _idle(name: str, reasons: Sequence[str]) -> str:
+def _no_effect(name: str, reasons: Sequence[str]) -> str:
+    """The warning about a fault plan that cannot change anything in this environment."""
     return (
         f"{name} can never do anything in this environment ({'; '.join(reasons)}): "
         "its figures are those without faults."

@@ -64,6 +64,7 @@ def _is_ours(file: Path) -> bool:
 
 def _train(config: PPOConfig, progress: bool) -> bytes:
     """The trained agent, as the bytes of its file."""
+    # Imported here, with the callback class that needs them, because Stable-Baselines3 is optional.
     try:
         import torch
         from stable_baselines3 import PPO

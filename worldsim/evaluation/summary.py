@@ -43,7 +43,7 @@ class Summary:
     def world_gaps(self) -> list[ReportRow]:
         """World minus real environment on the same seeds, for each agent, fault and severity."""
         rows = []
-        for cell in self._where("real"):
+        for cell in self._cells_in("real"):
             world = cell._replace(where="world")
             if world in self.outcomes:
                 named = {"agent": cell.agent, "fault": cell.fault, "severity": cell.severity}
@@ -132,6 +132,7 @@ class Summary:
         return found
 
     def _interval_signs(self, cells: Sequence[Cell]) -> Any:
+        """(N, N): 1 where cell i has a higher return than cell j, -1 lower, 0 where the interval contains 0."""
         signs = np.zeros((len(cells), len(cells)), dtype=np.int64)
         for i, j in combinations(range(len(cells)), 2):
             difference = self._difference("return", cells[i], cells[j])
@@ -140,6 +141,7 @@ class Summary:
         return signs
 
     def _mean_return(self, cell: Cell) -> float:
+        """Mean over the episodes of a cell."""
         return float(np.mean(self._values("return", cell)))
 
     def _values(self, measure: str, cell: Cell) -> list[float]:
@@ -147,12 +149,13 @@ class Summary:
         values = [MEASURES[measure](episode) for episode in self.outcomes[cell]]
         return [] if None in values else [float(value) for value in values if value is not None]
 
-    def _where(self, where: Where) -> list[Cell]:
+    def _cells_in(self, where: Where) -> list[Cell]:
+        """The cells that ran in the environment or in the world."""
         return [cell for cell in self.outcomes if cell.where == where]
 
     def _conditions(self, where: Where) -> dict[tuple[str, float], list[Cell]]:
         found: dict[tuple[str, float], list[Cell]] = {}
-        for cell in self._where(where):
+        for cell in self._cells_in(where):
             found.setdefault(cell.condition, []).append(cell)
         return found
 

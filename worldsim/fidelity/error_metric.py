@@ -80,7 +80,7 @@ class ErrorMetric:
         return metric
 
     def error(self, leaf: Leaf, a: NDArray[Any], b: NDArray[Any]) -> Floats:
-        """(B, T) between rows (B, T, ...) of one leaf, in its own unit."""
+        """The error (B, T) of rows `a` against rows `b` (B, T, ...) of one leaf, in its own unit."""
         if leaf.kind == "image":
             return squared_error(a, b)
         if is_text(leaf):

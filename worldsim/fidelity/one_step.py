@@ -163,6 +163,7 @@ def predict(
     reported: (P,), the pieces that count for the sums; predictions of the heads are returned for all.
     others: (N,), from `shuffled_rows`.
     """
+    # One pass measures everything, because the model's steps, not the measures, take the time.
     seeds = torch.from_numpy(rng.integers(2**62, size=len(cut.begin))).to(world.device)
     nothing = torch.zeros(len(seeds), device=world.device)
     last = _tensors(world, gather(arrays, cut.begin)["observation"])

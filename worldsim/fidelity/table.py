@@ -31,6 +31,7 @@ def in_lines(clauses: Sequence[str]) -> str:
 
 def summary(certificate: Mapping[str, Any]) -> dict[str, list[str]]:
     """Label -> clauses of text with the figures."""
+    # Not split by measure: the order of the lines here is the order of the printed table.
     horizons = certificate["horizons"]
     places = [horizons.index(h) for h in SHOWN if h in horizons] or [len(horizons) - 1]
     found = {"verdict": list(certificate.get("verdict", []))}

@@ -110,6 +110,7 @@ def _is_certificate(file: Path) -> bool:
 
 
 def _validate(config: ValidateConfig, progress: bool) -> dict[str, Any]:
+    # In one function, because the certificate's keys are written in the order in which they are computed here.
     # An earlier calibration or certificate is not read: it is replaced here, and may be damaged.
     world, data = World(*open_world(config.world, device_of(config.device))), Mix(config.data)
     arrays, episodes = data.arrays, halves(world.manifest, data)

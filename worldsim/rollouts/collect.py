@@ -215,7 +215,7 @@ def _record_all(config: CollectConfig, progress: bool) -> Rollouts:
             with Bar("write", count, progress) as bar:
                 _finish(config, parts, count, bar)
     except KeyboardInterrupt:
-        say(f"stopped; {_kept(parts)} in {out}, and the same command goes on from there", progress)
+        say(f"stopped; {_kept(parts)} in {out}, and the same command continues from there", progress)
         raise
     return Rollouts(out)
 

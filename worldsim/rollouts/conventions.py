@@ -115,6 +115,7 @@ def layout(group: ArrayGroup, keys: ArrayKeys, alone: bool) -> Layout:
     Raises DatasetError, naming file, key and index, where arrays are missing, of different lengths or contradict each
     other.
     """
+    # Not split: where episodes end, what the rows are and when rewards arrive are inferred from one another.
     found = _arrays_by_role(group, keys)
     observation, following, action = (found[role] for role in ("observation", "next_observation", "action"))
     reward = next(iter(found["reward"].values()), None)

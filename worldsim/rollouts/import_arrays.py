@@ -46,6 +46,7 @@ class ArrayImport:
         Raises DatasetError, naming file, key and index, where the arrays do not fit together, and SpaceMismatchError
         where they do not fit the environment.
         """
+        # One pass gathers all that must be known before the first row is written, because the files may be large.
         self = cls(place, keys)
         missing = empty = 0
         acting = arriving = False

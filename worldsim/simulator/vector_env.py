@@ -105,6 +105,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         }
 
     def step(self, actions: Any) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        """Step all copies."""
         return self.step_some(actions, np.ones(self.num_envs, np.bool_))
 
     def step_some(

@@ -118,6 +118,7 @@ def _train(
     callback: TrainingCallback | None,
     progress: bool,
 ) -> None:
+    # Precision is decided before `launch`, because the worker processes get it with the configuration.
     model = initial_model(manifest, data.arrays, train_episodes, config.seed)
     plan = phases(config.trainer, model)
     spaces = space_from_json(manifest.observation_space), space_from_json(manifest.action_space)

@@ -245,7 +245,7 @@ def _killed(workers: list[_Worker]) -> ConfigError | None:
 def _was_killed(rank: int, process: "subprocess.Popen[str]") -> ConfigError:
     return ConfigError(
         f"process {rank} of the run was killed (signal {-process.returncode}), as happens where memory runs out; the "
-        "same command goes on from the last saved state"
+        "same command continues from the last saved state"
     )
 
 

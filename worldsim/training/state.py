@@ -59,6 +59,7 @@ class TrainingState:
 
         Raises CheckpointError where the state belongs to other settings or cannot be read.
         """
+        # All files are read and checked before any is loaded, so that a damaged state is reported, not half loaded.
         found = saved_states(self.folder)
         if not found:
             return 0
