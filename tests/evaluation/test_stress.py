@@ -1,4 +1,4 @@
-"""Stress tests of real small environments: what is run, that it is paired, can be resumed, and gives the same results twice."""
+"""Stress tests of real small environments: what is run, pairing, resuming, and equal results of equal runs."""
 
 import io
 import json
