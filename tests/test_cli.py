@@ -243,7 +243,7 @@ def test_help_of_a_verb_shows_every_key_with_what_its_model_says(
 def test_help_shows_what_a_value_may_be(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "windows=64 stretches" in shown and "calibrate; 2 to 10000" in shown
+    assert "windows=64 windows of held-out episodes" in shown and "calibrate; 2 to 10000" in shown
     assert "auto, cpu or cuda" in shown and "above 0, at most 1000" in shown
 
 

@@ -171,7 +171,7 @@ def test_train_py_takes_them_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 MISTAKES = {
     "train ~model": "~model: worldsim train needs it; choose another option, model=<option>",
-    "collect ~env": "~env: worldsim collect needs one",
+    "collect ~env": "~env: worldsim collect needs it",
     "train ~colour": "~colour: worldsim train has no such group or key to remove",
     "train --config-dir nowhere": "--config-dir nowhere is not a folder",
     "train --config-path nowhere": "--config-path nowhere is not a folder",

@@ -266,7 +266,7 @@ def noted(name: str, *episodes: dict) -> None:
     ("wrong", "message"),
     [
         ({"note": ["ab", "é", "", "a"]}, r"episode 1: 'note' is 'é', and 'é' is not in its charset"),
-        ({"note": ["ab", "c", "aaaaaaa", "a"]}, r"episode 1: 'note' is 'aaaaaaa', longer than the 5"),
+        ({"note": ["ab", "c", "aaaaaaa", "a"]}, r"episode 1: 'note' is 'aaaaaaa', longer than its max_length=5"),
         ({"note": ["ab", "c", "a"]}, r"episode 1: observation 'note' has 3 rows where 3 steps need 4; .* T\+1 observ"),
         ({"x": np.zeros((4, 3), np.float32)}, r"episode 1: observation 'x' has rows of shape \(3,\), not of Box"),
         ({"turn": np.array([0, 1, 7, 1])}, r"episode 1: observation 'turn' is 7 in step 2, not in Discrete\(2\)"),

@@ -44,7 +44,7 @@ class ArrayRole:
                     f"{found.dtype} {found.shape}",
                     "give files of the same arrays",
                 )
-            if self._matters(found):  # not for frames: reading terabytes of them would tell nothing
+            if self._matters(found):  # not for frames: reading terabytes of them would add nothing
                 for begin, end in chunks(column):
                     rows = column.rows(begin, end)
                     check_finite(column, rows, begin)
