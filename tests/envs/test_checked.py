@@ -163,10 +163,10 @@ def test_float_frames_are_refused_also_where_they_would_be_resized():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (spaces.Dict({}), "observation_space is Dict(), which holds nothing"),
-        (spaces.Dict(a=VECTOR, b=spaces.Dict({})), "observation_space 'b' is Dict(), which holds nothing"),
-        (spaces.Tuple([VECTOR, spaces.Tuple([])]), "observation_space '1' is Tuple(), which holds nothing"),
-        (spaces.Box(-1, 1, (0,), np.float32), "observation_space is Box([], [], (0,), float32), which holds nothing"),
+        (spaces.Dict({}), "observation_space is Dict(), which is empty"),
+        (spaces.Dict(a=VECTOR, b=spaces.Dict({})), "observation_space 'b' is Dict(), which is empty"),
+        (spaces.Tuple([VECTOR, spaces.Tuple([])]), "observation_space '1' is Tuple(), which is empty"),
+        (spaces.Box(-1, 1, (0,), np.float32), "observation_space is Box([], [], (0,), float32), which is empty"),
         (spaces.Dict(a=VECTOR, b=spaces.Box(0, 1, (3, 0), bool)), "observation_space 'b' is Box([], [], (3, 0), bool)"),
         (None, "observation_space is None; set it to a space of gymnasium.spaces"),
     ],

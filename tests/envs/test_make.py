@@ -239,7 +239,7 @@ def test_only_pictures_are_taken_for_pictures():
     assert pictures(space, []) == []
     with pytest.raises(ConfigError, match="^env.images: 'depth' is not a grid of numbers.*; there are .*grey"):
         pictures(space, ["depth"])
-    with pytest.raises(ConfigError, match="'counts' is no grid"):
+    with pytest.raises(ConfigError, match="'counts' is not a grid"):
         pictures(space, ["counts"])
 
 
@@ -260,7 +260,7 @@ def test_what_the_user_calls_a_picture_is_one(capsys, tmp_path):
     named = EnvConfig(id="tests.envs.test_make:WorldsimTestScreen-v0", resize=16, images=["value"])
     assert make_env(named).observation_space.shape == (16, 16, 3)
     assert make_env(named.model_copy(update={"images": []})).observation_space.shape == (400, 600, 3)
-    with pytest.raises(ConfigError, match="env.images: 'camera' is no grid"):
+    with pytest.raises(ConfigError, match="env.images: 'camera' is not a grid"):
         make_env(named.model_copy(update={"images": ["camera"], "resize": None}))
 
 
