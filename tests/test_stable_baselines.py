@@ -195,7 +195,11 @@ def test_statistics_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> N
     _, others = normalised("A2C", "Pendulum-v1")
     others.save(str(beside))
     shutil.copy(beside, tmp_path / "kept")
-    for content, said in ((None, r"shape \(3,\)"), (b"nothing", "cannot be read"), (b"\x80\x04K\x01.", "contains a int")):
+    for content, said in (
+        (None, r"shape \(3,\)"),
+        (b"nothing", "cannot be read"),
+        (b"\x80\x04K\x01.", "contains a int"),
+    ):
         if content is not None:
             beside.write_bytes(content)
         with pytest.raises(ConfigError, match=said) as caught:
