@@ -1,10 +1,10 @@
-"""What a world makes of decisions that nobody takes who decides well.
+"""Compares a world with the real refund desk under fixed sequences of calls, most of which are wrong decisions.
 
     python benchmarks/desk_decisions.py runs/quickstart/world
 
-The same calls, whatever the desk answers, in the real refund desk and in the World, on the same first observations.
-What stands on the forms is drawn in both, so means are compared and not shifts. Prints mean return and violations of a
-shift, with the standard error of the difference.
+Each sequence is executed regardless of the replies, from the same first observations. The content of the forms is
+random in both, so means over shifts are compared. Prints mean return and mean violations of a shift, with the standard
+error of the difference.
 """
 
 import sys
@@ -23,7 +23,7 @@ from worldsim.simulator.rollout import imagine
 from worldsim.simulator.world import World, WorldState
 from worldsim.spaces import flatten
 
-SHIFTS, VIOLATED = 400, -0.5  # a call's reward at most this: something was violated
+SHIFTS, VIOLATED = 400, -0.5  # number of shifts; greatest reward of a call that is a violation
 TICKET = open_(1)
 CALLS = {
     "open, look up, refund, close": [TICKET, LOOK_UP, REFUND, CLOSE],
@@ -39,51 +39,55 @@ CALLS = {
 }
 
 
-class Outcome(NamedTuple):
-    """Of every shift: return, and calls that violated something."""
+class ShiftOutcomes(NamedTuple):
+    """Return and number of violations of every shift."""
 
     returns: NDArray[np.float64]  # (N,)
     violations: NDArray[np.float64]  # (N,)
 
 
-def really(env: gym.Env[Any, Any], calls: list[int]) -> Outcome:
+def real_outcomes(env: gym.Env[Any, Any], calls: list[int]) -> ShiftOutcomes:
     rewards = []
     for seed in range(SHIFTS):
         env.reset(seed=seed)
         rewards.append([float(env.step(np.int64(call))[1]) for call in calls])
-    return outcome(np.array(rewards))
+    return outcomes_of(np.array(rewards))
 
 
-def begun(world: World, env: gym.Env[Any, Any]) -> WorldState:
-    """As many worlds as there are shifts, each at what the real desk shows first."""
+def start_states(world: World, env: gym.Env[Any, Any]) -> WorldState:
+    """A world for each shift, at the first observation of the real desk."""
     first = [flatten(env.observation_space, seen) for seen in first_observations(env, range(SHIFTS)).values()]
     return world.encode({name: np.stack([row[name] for row in first]) for name in first[0]}, list(range(SHIFTS)))
 
 
-def imagined(world: World, state: WorldState, calls: list[int]) -> Outcome:
+def imagined_outcomes(world: World, state: WorldState, calls: list[int]) -> ShiftOutcomes:
     actions = {"value": np.tile(calls, (SHIFTS, 1))[..., None]}
-    return outcome(imagine(world, state, actions).reward.astype(np.float64))
+    return outcomes_of(imagine(world, state, actions).reward.astype(np.float64))
 
 
-def outcome(rewards: NDArray[np.float64]) -> Outcome:
-    return Outcome(rewards.sum(1), (rewards <= VIOLATED).sum(1).astype(np.float64))
+def outcomes_of(rewards: NDArray[np.float64]) -> ShiftOutcomes:
+    return ShiftOutcomes(rewards.sum(1), (rewards <= VIOLATED).sum(1).astype(np.float64))
 
 
-def compared(real: NDArray[np.float64], learned: NDArray[np.float64]) -> tuple[str, str, str]:
+def comparison_cells(real: NDArray[np.float64], learned: NDArray[np.float64]) -> tuple[str, str, str]:
     error = np.sqrt((real.var() + learned.var()) / SHIFTS)
     return f"{real.mean():.2f}", f"{learned.mean():.2f}", f"±{error:.2f}"
 
 
 def main(path: str) -> None:
-    """Prints the table of a world."""
+    """Prints the table for a world."""
     world, env = worldsim.load(path), gym.make("worldsim/RefundDesk-v0")
-    start = begun(world, env)
+    start = start_states(world, env)
     table = Table("calls", title=f"{SHIFTS} shifts each", title_justify="left")
     for heading in ("return, real", "World", "", "violations, real", "World", ""):
         table.add_column(heading, justify="right")
     for name, calls in CALLS.items():
-        real, learned = really(env, calls), imagined(world, start, calls)
-        table.add_row(name, *compared(real.returns, learned.returns), *compared(real.violations, learned.violations))
+        real, learned = real_outcomes(env, calls), imagined_outcomes(world, start, calls)
+        table.add_row(
+            name,
+            *comparison_cells(real.returns, learned.returns),
+            *comparison_cells(real.violations, learned.violations),
+        )
     Console(width=120).print(table)
 
 

@@ -1,13 +1,13 @@
-"""Which family wins: the same data, about as many parameters, the same time of training, on four environments.
+"""Compares the families on four environments: same data, about as many parameters, same training time.
 
 python benchmarks/families.py                       # 4 environments, 4 families, ten minutes each: three hours
 python benchmarks/families.py envs=[atari/breakout] families=[ssm,rssm] seeds=[0,1] seconds=60 threads=1
 python benchmarks/families.py --table               # the tables again, of what is there
 
-A run is the experiment of its environment, `worldsim quickstart experiment=breakout_race model=<family>`, as far as its
-certificate: collect (once an environment), train for `seconds`, validate on held-out episodes; then every check of the
-World as an environment. Keys with a dot are the quickstart's own, for all runs, e.g. trainer.batch=8. What is finished
-is kept in out/results and not done again; what was stopped goes on.
+A run is the experiment of its environment, `worldsim quickstart experiment=breakout_race model=<family>`, up to its
+certificate: collect (once for each environment), train for `seconds`, validate on held-out episodes; then the
+conformance checks of the World. Keys with a dot are overrides of the quickstart for all runs, e.g. trainer.batch=8.
+Finished runs are kept in out/results and skipped; stopped ones are resumed.
 """
 
 import json
@@ -40,7 +40,7 @@ from worldsim.simulator.world import World, load
 from worldsim.training.config import TrainConfig, TrainerConfig
 from worldsim.training.loop import train
 from worldsim.training.phases import phases
-from worldsim.training.state import saved, written
+from worldsim.training.state import read_state, saved_states
 
 RACES = {
     "refund_desk": "refund_desk_race",
@@ -49,39 +49,39 @@ RACES = {
     "box2d/car_racing": "car_racing_race",
 }
 FAMILIES = ("ssm", "transformer", "rssm", "diffusion")
-BLIND = ("copy", "mean")
+BASELINES = ("copy", "mean")
 Result = dict[str, Any]
 
 
 class Race(BaseModel):
-    """What is raced."""
+    """What is compared."""
 
     model_config = ConfigDict(extra="forbid")
 
     envs: list[str] = list(RACES)
     families: list[str] = list(FAMILIES)
-    seeds: list[int] = [0]  # of weights, batches and what is held out; the data are the same for all
+    seeds: list[int] = [0]  # of weights, batches and the held-out split; the data are the same for all
     seconds: float = Field(600, gt=0)  # of training, set-up not counted
-    threads: int | None = Field(None, ge=1)  # cores, and threads of torch; None: all there are
+    threads: int | None = Field(None, ge=1)  # cores, and threads of torch; None: all cores
     out: Path = Path("runs/families")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs what is not there yet and prints the tables; returns 1 where something failed."""
-    race, extra, only_table = parsed(arguments)
+    """Runs everything that is not finished yet and prints the tables; returns 1 if something failed."""
+    race, extra, only_table = parse_arguments(arguments)
     failed = False
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     if not only_table:
-        threads = confined(race.threads)
+        threads = limit_cores(race.threads)
         for env, seed, family in product(race.envs, race.seeds, race.families):
-            failed |= not done(race, env, family, seed, extra, threads)
+            failed |= not run_if_missing(race, env, family, seed, extra, threads)
     found = [read(path) for path in sorted((race.out / "results").glob("*.json"))]
     print(tables(race, [result for result in found if result is not None]))
     return int(failed)
 
 
-def parsed(arguments: Sequence[str]) -> tuple[Race, list[str], bool]:
-    """The race, overrides for the quickstart, and whether only tables are asked for. Ends with a line if it cannot."""
+def parse_arguments(arguments: Sequence[str]) -> tuple[Race, list[str], bool]:
+    """The race, overrides for the quickstart, and whether only tables are asked for. Exits with a message on errors."""
     extra = [word for word in arguments if "." in word.partition("=")[0] or "/" in word.partition("=")[0]]
     own = [word for word in arguments if word not in extra and word != "--table"]
     try:
@@ -95,8 +95,8 @@ def parsed(arguments: Sequence[str]) -> tuple[Race, list[str], bool]:
     return race, extra, "--table" in arguments
 
 
-def confined(threads: int | None) -> int:
-    """Keeps this process to so many cores, the sampling of batches too; returns how many."""
+def limit_cores(threads: int | None) -> int:
+    """Limits this process, with all its threads, to so many cores; returns their number."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     count = threads or len(cores)
     if count > len(cores):
@@ -107,9 +107,9 @@ def confined(threads: int | None) -> int:
     return count
 
 
-def done(race: Race, env: str, family: str, seed: int, extra: list[str], threads: int) -> bool:
-    """One run, unless its result is there; False where it failed, which does not end the others."""
-    name = f"{short(env)}-{family}-{seed}"
+def run_if_missing(race: Race, env: str, family: str, seed: int, extra: list[str], threads: int) -> bool:
+    """One run, unless it is finished; False if it failed, which does not stop the others."""
+    name = f"{short_name(env)}-{family}-{seed}"
     path = race.out / "results" / f"{name}.json"
     words = [f"experiment={RACES[env]}", f"model={family}", f"seed={seed}", f"trainer.seconds={race.seconds:g}", *extra]
     print(f"{name}: worldsim quickstart {' '.join(words)}", flush=True)
@@ -118,7 +118,7 @@ def done(race: Race, env: str, family: str, seed: int, extra: list[str], threads
         result = read(path)
         if result is None:
             result = {"env": env, "family": family, "seed": seed, "words": words, "threads": threads}
-            result |= run(composed.config, race.out / f"data-{short(env)}") | {"machine": machine()}
+            result |= run(composed.config, race.out / f"data-{short_name(env)}") | {"machine": machine()}
             write_atomically(path, json.dumps(result, indent=1, allow_nan=False))
         if (result["words"], result["threads"]) != (words, threads):
             was = f"{' '.join(result['words'])} on {result['threads']} cores"
@@ -126,7 +126,7 @@ def done(race: Race, env: str, family: str, seed: int, extra: list[str], threads
     except WorldsimError as error:
         print(f"{name}: {error}", file=sys.stderr, flush=True)
         return False
-    print(f"{name}: {said(result)}", flush=True)
+    print(f"{name}: {summary_line(result)}", flush=True)
     return True
 
 
@@ -148,7 +148,7 @@ def run(config: QuickstartConfig, data: Path) -> Result:
 
 def trained(out: Path, manifest: WorldManifest, world: World) -> Result:
     """Seconds, updates of each part, and frames a second."""
-    seconds = written(saved(out / "training")[-1])["seconds"]
+    seconds = read_state(saved_states(out / "training")[-1])["seconds"]
     values = {key: value for key, value in manifest.training.items() if key in TrainerConfig.model_fields}
     parts = phases(TrainerConfig.model_validate(values), world.model)
     frames = sum(part.steps * part.batch * part.length for part in parts)
@@ -172,35 +172,41 @@ def read(path: Path) -> Result | None:
     return found
 
 
-def short(env: str) -> str:
+def short_name(env: str) -> str:
     return env.rpartition("/")[2]
 
 
 def machine() -> Result:
-    """What it ran on."""
+    """CPU and versions."""
     cpu = platform.processor() or platform.machine()
-    told = Path("/proc/cpuinfo")
-    if told.exists():
-        names = [line.partition(":")[2].strip() for line in told.read_text().splitlines() if "model name" in line]
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         cpu = names[0] if names else cpu
     versions = {"python": platform.python_version(), "torch": torch.__version__, "worldsim": worldsim.__version__}
     return {"cpu": cpu, **versions, "numpy": np.__version__}
 
 
-def said(result: Result) -> str:
-    """One run in a line."""
+def summary_line(result: Result) -> str:
+    """The result of one run in a line."""
     training, wrong = result["training"], {k: v for k, v in result["checks"].items() if v != "passed"}
     checks = f"checks failed: {wrong}" if wrong else f"checks passed: {', '.join(result['checks'])}"
     return f"trained {training['seconds']:.0f} s, {training['frames_per_second']:,.0f} frames/s; {checks}"
 
 
 def tables(race: Race, results: list[Result]) -> str:
-    """Markdown: for each environment what was asked for and what is there."""
+    """Markdown tables for each environment, from the results that exist."""
     parts = []
     for env in race.envs:
         runs = [r for r in results if r["env"] == env and r["family"] in race.families and r["seed"] in race.seeds]
         if runs:
-            parts += [heading(env, runs), pictures(runs), told_values(runs), heads(runs), conformance(runs)]
+            parts += [
+                heading(env, runs),
+                image_tables(runs),
+                discrete_and_vector_tables(runs),
+                calibration_table(runs),
+                conformance(runs),
+            ]
     return "\n\n".join(part for part in parts if part) or f"no results in {race.out / 'results'}"
 
 
@@ -215,44 +221,52 @@ def heading(env: str, runs: list[Result]) -> str:
     return f"### {env}\n\n    worldsim quickstart {command} model=...\n\n{where}"
 
 
-def pictures(runs: list[Result]) -> str:
-    """PSNR of all and of changed pixels and SSIM of every picture."""
+def image_tables(runs: list[Result]) -> str:
+    """PSNR of all and of changed pixels, and SSIM, of every image leaf."""
     parts = []
     for leaf in runs[0]["certificate"].get("psnr_by_leaf", {}):
         places = shown_places(runs[0])
         rows = [["family", "parameters", "trained, s", "updates", "frames/s", *(f"h={h}" for h in places)]]
         for family, own in by_family(runs):
             training = [r["training"] for r in own]
-            rows.append([family, f"{own[0]['parameters'] / 1e6:.2f} M", about([t["seconds"] for t in training], ".0f")])
-            rows[-1].append(
-                " + ".join(about([t["updates"][part] for t in training], ".0f") for part in training[0]["updates"])
+            rows.append(
+                [
+                    family,
+                    f"{own[0]['parameters'] / 1e6:.2f} M",
+                    mean_std([t["seconds"] for t in training], ".0f"),
+                ]
             )
-            rows[-1].append(about([t["frames_per_second"] for t in training], ",.0f"))
-            rows[-1] += [alike(own, leaf, "model", place) for place in places.values()]
-        for name in BLIND:
-            rows.append([name, "", "", "", "", *(alike(by_seed(runs), leaf, name, place) for place in places.values())])
+            rows[-1].append(
+                " + ".join(mean_std([t["updates"][part] for t in training], ".0f") for part in training[0]["updates"])
+            )
+            rows[-1].append(mean_std([t["frames_per_second"] for t in training], ",.0f"))
+            rows[-1] += [image_cells(own, leaf, "model", place) for place in places.values()]
+        for name in BASELINES:
+            rows.append(
+                [name, "", "", "", "", *(image_cells(by_seed(runs), leaf, name, place) for place in places.values())]
+            )
         parts.append(f"`{leaf}`: PSNR in dB of all pixels / of changed pixels / SSIM\n\n{markdown(rows)}")
     return "\n\n".join(parts)
 
 
-def alike(runs: list[Result], leaf: str, name: str, place: int) -> str:
+def image_cells(runs: list[Result], leaf: str, name: str, place: int) -> str:
     measures = (("psnr_by_leaf", ".1f"), ("psnr_changed_by_leaf", ".1f"), ("ssim_by_leaf", ".3f"))
-    return " / ".join(about([r["certificate"][m][leaf][name][place] for r in runs], form) for m, form in measures)
+    return " / ".join(mean_std([r["certificate"][m][leaf][name][place] for r in runs], form) for m, form in measures)
 
 
-def told_values(runs: list[Result]) -> str:
-    """Categorical fields: share right; vectors: error by deviation. One step ahead, and open loop."""
+def discrete_and_vector_tables(runs: list[Result]) -> str:
+    """Accuracy of categorical leaves and normalised error of vectors, open loop and one step ahead."""
     places = shown_places(runs[0])
     families = by_family(runs)
     kinds = {"accuracy": ("share of the fields right", ".1%"), "nrmse_by_leaf": ("error / deviation", ".2f")}
     parts = []
     for measure, (words, form) in kinds.items():
         leaves = runs[0]["certificate"].get(measure, {})
-        names = [*(family for family, _ in families), *BLIND]
+        names = [*(family for family, _ in families), *BASELINES]
         rows = [["leaf", *names]]
         for leaf in leaves:
-            sources = [*((own, "model") for _, own in families), *((by_seed(runs), name) for name in BLIND)]
-            rows.append([f"`{leaf}`", *(over(own, measure, leaf, name, form) for own, name in sources)])
+            sources = [*((own, "model") for _, own in families), *((by_seed(runs), name) for name in BASELINES)]
+            rows.append([f"`{leaf}`", *(horizon_cells(own, measure, leaf, name, form) for own, name in sources)])
         if leaves:
             horizons = " / ".join(map(str, places))
             parts.append(f"Open loop, {words}, {horizons} steps ahead\n\n{markdown(rows)}")
@@ -260,25 +274,25 @@ def told_values(runs: list[Result]) -> str:
         rows = [["leaf", *(family for family, _ in families)]]
         for leaf in runs[0]["certificate"]["one_step"]["accuracy"]:
             rights = [[r["certificate"]["one_step"]["accuracy"][leaf] for r in own] for _, own in families]
-            rows.append([f"`{leaf}`", *(about(values, ".1%") for values in rights)])
+            rows.append([f"`{leaf}`", *(mean_std(values, ".1%") for values in rights)])
         parts.append(f"One step ahead of everything before, share of the fields right\n\n{markdown(rows)}")
     return "\n\n".join(parts)
 
 
-def over(runs: list[Result], measure: str, leaf: str, name: str, form: str) -> str:
+def horizon_cells(runs: list[Result], measure: str, leaf: str, name: str, form: str) -> str:
     curves = [r["certificate"][measure][leaf][name] for r in runs]
-    return " / ".join(about([curve[place] for curve in curves], form) for place in shown_places(runs[0]).values())
+    return " / ".join(mean_std([curve[place] for curve in curves], form) for place in shown_places(runs[0]).values())
 
 
-def heads(runs: list[Result]) -> str:
-    """Trust, rewards and ends."""
+def calibration_table(runs: list[Result]) -> str:
+    """Calibration of trust, rewards and terminations."""
     rows = [["family", "trust AUROC", "ECE", "reward sign ECE", "termination F1", "ECE", "ends seen"]]
     for family, own in by_family(runs):
-        told = [(r["certificate"]["trust"], r["certificate"]["one_step"]) for r in own]
-        rows.append([family, about([trust["auroc"] for trust, _ in told], ".3f")])
-        rows[-1].append(about([trust["ece"] for trust, _ in told], ".3f"))
-        rows[-1].append(about([step["reward"]["ece"] for _, step in told], ".4f"))
-        rows[-1] += [about([step["termination"][key] for _, step in told], form) for key, form in ENDS.items()]
+        figures = [(r["certificate"]["trust"], r["certificate"]["one_step"]) for r in own]
+        rows.append([family, mean_std([trust["auroc"] for trust, _ in figures], ".3f")])
+        rows[-1].append(mean_std([trust["ece"] for trust, _ in figures], ".3f"))
+        rows[-1].append(mean_std([step["reward"]["ece"] for _, step in figures], ".4f"))
+        rows[-1] += [mean_std([step["termination"][key] for _, step in figures], form) for key, form in ENDS.items()]
     return markdown(rows)
 
 
@@ -299,18 +313,18 @@ def by_family(runs: list[Result]) -> list[tuple[str, list[Result]]]:
 
 
 def by_seed(runs: list[Result]) -> list[Result]:
-    """One run a seed: what does not depend on the family."""
+    """One run for each seed, for figures that do not depend on the family."""
     return list({r["seed"]: r for r in runs}.values())
 
 
 def shown_places(result: Result) -> dict[int, int]:
-    """Horizons of the tables -> where they are in a curve."""
+    """Horizons of the tables -> their indices in a curve."""
     horizons = result["certificate"]["horizons"]
     return {h: horizons.index(h) for h in SHOWN if h in horizons} or {horizons[-1]: -1}
 
 
-def about(values: Sequence[float | None], form: str) -> str:
-    """The mean over seeds, with the standard deviation where there are several."""
+def mean_std(values: Sequence[float | None], form: str) -> str:
+    """The mean over seeds, with the standard deviation if there are several."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"

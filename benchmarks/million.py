@@ -1,12 +1,11 @@
-"""A million frames of 64x64x3 on one machine: recorded, opened, described, sampled. How fast, and with how much memory.
+"""Time and memory of a million frames of 64x64x3: collecting, opening, statistics, sampling.
 
 python benchmarks/million.py                                # 25 GB of disk while it runs, nothing afterwards
 python benchmarks/million.py frames=50000 folder=/scratch   # smaller, elsewhere
 
-The rollouts are collected as `worldsim collect` does it, from an environment that costs nothing: windows of a fixed
-strip of noise, which no file system stores for less. They lie on disk twice, as a Minari data set and as flat arrays.
-Memory is what the process holds that no file backs (RssAnon), beyond what it held before the first frame; the cache of
-files, which the kernel takes back when it likes, does not count. "Not cached": read from the disk itself.
+The rollouts are collected as by `worldsim collect`, from a trivial environment whose frames are incompressible noise.
+They are stored twice, as a Minari data set and as flat arrays. Memory is the anonymous memory of the process (RssAnon)
+beyond its value before the first frame; the kernel's file cache does not count. "Not cached": read from the disk.
 """
 
 import os
@@ -26,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from worldsim.models.config import SSMConfig
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import ARRAYS, MINARI
 from worldsim.rollouts.fingerprints import fingerprints
@@ -41,7 +40,7 @@ SHAPE = (64, 64, 3)
 
 
 class Noise(gym.Env):
-    """Frames from a strip of noise, each some pixels further on. An episode ends after EPISODE - 1 steps."""
+    """Frames cut from a strip of noise at a moving offset. An episode ends after EPISODE - 1 steps."""
 
     observation_space, action_space = spaces.Box(0, 255, SHAPE, np.uint8), spaces.Discrete(17)
     strip = np.random.default_rng(0).integers(256, size=1 << 22, dtype=np.uint8)
@@ -63,13 +62,13 @@ gym.register("WorldsimNoise-v0", Noise)
 
 
 def anonymous() -> float:
-    """Megabytes that this process holds and no file backs."""
+    """Anonymous memory of this process (RssAnon) in megabytes."""
     status = Path("/proc/self/status").read_text().split()
     return int(status[status.index("RssAnon:") + 1]) / 1024
 
 
-class Watch:
-    """Rows of a table: what was done, in how many seconds, and the most memory that it took."""
+class Measurements:
+    """A table of measurements: what was done, in how many seconds, and the peak of memory."""
 
     def __init__(self) -> None:
         self.table = Table(title_justify="left")
@@ -79,7 +78,7 @@ class Watch:
 
     @contextmanager
     def row(self, what: str, rate: Callable[[float], str] | None = None) -> Iterator[None]:
-        """Times what is done inside; a thread looks at the memory fifty times a second. rate: of the seconds."""
+        """Measures time and peak memory of the code inside, which a thread samples 50 times a second."""
         self.most, stop = anonymous(), threading.Event()
         thread = threading.Thread(target=self._look, args=(stop,), daemon=True)
         thread.start()
@@ -89,9 +88,9 @@ class Watch:
         stop.set()
         thread.join()
         times = f"{took:.2f}", f"{spent:.2f}"
-        self.tell(what, *times, rate(took) if rate else "", f"{self.most - self.before:.0f}")
+        self.add_row(what, *times, rate(took) if rate else "", f"{self.most - self.before:.0f}")
 
-    def tell(self, *cells: str) -> None:
+    def add_row(self, *cells: str) -> None:
         self.table.add_row(*cells)
         print(*cells, sep="  ", file=sys.stderr, flush=True)
 
@@ -104,62 +103,66 @@ def on_disk(folder: Path) -> str:
     return f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / 1e9:.2f} GB"
 
 
-def forget(folder: Path) -> None:
-    """Takes the files below out of the kernel's cache."""
+def drop_file_cache(folder: Path) -> None:
+    """Removes the files in a folder from the kernel's cache."""
     os.sync()
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def sampled(watch: Watch, what: str, arrays: Arrays, episodes: Any, segments: Segments | None, count: int) -> None:
-    """Batches as a trainer draws them: with the state that a checkpoint would need, and losses that come back."""
+def time_sampling(
+    measurements: Measurements, what: str, arrays: EpisodeArrays, episodes: Any, segments: Segments | None, count: int
+) -> None:
+    """Times sampling as in training: with a state_dict for each batch, and losses for prioritised sampling."""
     rng = np.random.default_rng(1)
     sampler = SequenceSampler(arrays, episodes, BATCH, LENGTH, rng, segments)
-    with watch.row(what, lambda took: f"{count / took:.1f} batches/s, {count * BATCH * LENGTH / took:,.0f} frames/s"):
+    with measurements.row(
+        what, lambda took: f"{count / took:.1f} batches/s, {count * BATCH * LENGTH / took:,.0f} frames/s"
+    ):
         for _ in range(count):
             sampler.state_dict()
             found = sampler.sample()
             if segments is not None:
-                segments.learn(found["segment"], rng.random(BATCH))
+                segments.update_losses(found["segment"], rng.random(BATCH))
 
 
-def measure(watch: Watch, out: Path, frames: int) -> None:
-    """Everything, on rollouts in `out`."""
+def measure(measurements: Measurements, out: Path, frames: int) -> None:
+    """Runs all measurements, on rollouts in `out`."""
     model = SSMConfig().build(Noise.observation_space, Noise.action_space, (0.0, 1.0))
-    watch.before = anonymous()
+    measurements.before = anonymous()
     config = CollectConfig(env={"id": "WorldsimNoise-v0", "resize": None}, steps=frames, out=out)  # type: ignore[arg-type]
-    with watch.row("collect", lambda took: f"{frames / took:,.0f} frames/s"):
+    with measurements.row("collect", lambda took: f"{frames / took:,.0f} frames/s"):
         collect(config, progress=False)
-    watch.tell("Minari data set", "", "", on_disk(out / MINARI), "")
-    with watch.row("open for the first time"):
+    measurements.add_row("Minari data set", "", "", on_disk(out / MINARI), "")
+    with measurements.row("open for the first time"):
         arrays = Mix(out).arrays
-    watch.tell("flat arrays", "", "", on_disk(out / ARRAYS), "")
-    forget(out)
-    with watch.row("open, not cached"):
+    measurements.add_row("flat arrays", "", "", on_disk(out / ARRAYS), "")
+    drop_file_cache(out)
+    with measurements.row("open, not cached"):
         Mix(out).arrays.reward.sum()
-    with watch.row("open again"):
+    with measurements.row("open again"):
         data = Mix(out)
         arrays = data.arrays
-    with watch.row("verify, as after a change"):
+    with measurements.row("verify, as after a change"):
         assert arrays.content_hash == data.content_hash
-    with watch.row("held-out split"):
-        taught, held = data.split(0.1, 0)
-    with watch.row("statistics of the model"):
-        reward_range(arrays, taught)
-        fit_statistics(model, arrays, taught, np.random.default_rng(0))
-    with watch.row("fingerprints of the episodes"):
-        fingerprints(arrays, taught)
-    with watch.row("recorded starts"):
-        recorded_starts(arrays, taught)
-    with watch.row("held-out windows, 64 of 35 rows"):
-        windows(arrays, held, 35, 64, np.random.default_rng(0))
-    with watch.row("index of segments"):
-        segments = Segments(arrays, taught, LENGTH, ends=0.25, alpha=0.6)
-    sampled(watch, "uniform", arrays, taught, None, BATCHES)
-    sampled(watch, "prioritised", arrays, taught, segments, BATCHES)
-    forget(out)
-    sampled(watch, "uniform, not cached", arrays, taught, None, BATCHES // 10)
+    with measurements.row("held-out split"):
+        train_episodes, held_out = data.split(0.1, 0)
+    with measurements.row("statistics of the model"):
+        reward_range(arrays, train_episodes)
+        fit_statistics(model, arrays, train_episodes, np.random.default_rng(0))
+    with measurements.row("fingerprints of the episodes"):
+        fingerprints(arrays, train_episodes)
+    with measurements.row("recorded starts"):
+        recorded_starts(arrays, train_episodes)
+    with measurements.row("held-out windows, 64 of 35 rows"):
+        windows(arrays, held_out, 35, 64, np.random.default_rng(0))
+    with measurements.row("index of segments"):
+        segments = Segments(arrays, train_episodes, LENGTH, ends=0.25, alpha=0.6)
+    time_sampling(measurements, "uniform", arrays, train_episodes, None, BATCHES)
+    time_sampling(measurements, "prioritised", arrays, train_episodes, segments, BATCHES)
+    drop_file_cache(out)
+    time_sampling(measurements, "uniform, not cached", arrays, train_episodes, None, BATCHES // 10)
 
 
 def main() -> None:
@@ -167,11 +170,11 @@ def main() -> None:
     frames, folder = int(given.pop("frames", 1_000_000)), given.pop("folder", ".")
     if given:
         sys.exit(f"benchmarks/million.py has no key '{next(iter(given))}'; it takes frames and folder")
-    watch = Watch()
+    measurements = Measurements()
     with tempfile.TemporaryDirectory(prefix="million-", dir=folder) as scratch:
-        measure(watch, Path(scratch) / "rollouts", frames)
-    watch.table.title = f"{frames:,} frames of 64x64x3, {frames * 12288 / 1e9:.1f} GB; B={BATCH}, T={LENGTH}"
-    Console(width=110).print(watch.table)
+        measure(measurements, Path(scratch) / "rollouts", frames)
+    measurements.table.title = f"{frames:,} frames of 64x64x3, {frames * 12288 / 1e9:.1f} GB; B={BATCH}, T={LENGTH}"
+    Console(width=110).print(measurements.table)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""How well a world knows what the refund desk's past determines, and draws what it does not.
+"""Accuracy of a world on the refund desk: of fields that the past determines, and of the distribution of the others.
 
     python benchmarks/refund_desk.py runs/quickstart/world runs/quickstart/rollouts
 
-One step ahead from everything before, on held-out episodes, sampled. A field of `reply` is determined unless it
-is shown for the first time: an order's facts that no earlier reply about this ticket has shown, its request
-when it is opened first, and the ledger after a refund whose amount was not known. Prints accuracy on determined
-fields, and how often each value is drawn at a first look-up beside how often the real desk shows it, with total
-variation distance and a chi-square test.
+One step ahead, teacher-forced and sampled, on held-out episodes. A field of `reply` is determined unless it is shown
+for the first time: facts of an order that no earlier reply has shown, the request when a ticket is first opened, and
+the ledger after a refund of unknown amount. Prints the accuracy of determined fields, and for the others the
+frequencies of values in the real desk and in the World, with total variation distance and a chi-square test.
 """
 
 import json
@@ -33,7 +32,7 @@ def replies(arrays: Any, rows: range) -> list[dict[str, int]]:
 
 
 def undetermined(past: list[dict[str, int]], now: dict[str, int]) -> set[str]:
-    """Fields of `now` that no reply in `past` could tell."""
+    """Fields of `now` that the replies in `past` do not determine."""
     about = [reply for reply in past if reply["ticket"] == now["ticket"] and now["ticket"]]
     fresh = {name for name in FACTS if now[name] and not any(reply[name] for reply in about)}
     if now["tool"] == DeskTool.REFUND and not any(reply["amount"] for reply in about):

@@ -36,7 +36,7 @@ from worldsim.models.world_model import Batch, Losses, Stage, WorldModel
 from worldsim.simulator import WorldVectorEnv
 from worldsim.simulator.world import World
 from worldsim.spaces import space_to_json
-from worldsim.training.captured import Captured, Record, as_cuda_graph
+from worldsim.training.captured import Captured, CaptureGraph, as_cuda_graph
 from worldsim.training.memory import keep_freed_memory
 
 FRAMES = spaces.Box(0, 255, (64, 64, 3), np.uint8)
@@ -126,7 +126,7 @@ def report(config: Any, device: torch.device, batches: list[int], fused: bool, p
 
 
 def update(
-    model: WorldModel, device: torch.device, kind: torch.dtype, stage: Stage, record: Record | None = None
+    model: WorldModel, device: torch.device, kind: torch.dtype, stage: Stage, record: CaptureGraph | None = None
 ) -> Callable[[], Losses]:
     """An update of the model in a stage on one batch, as the training loop does it, recorded or not."""
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""How fast worlds with a text train: updates, latent steps and decoded observations, and the memory they take.
+"""Speed and memory of models with a text leaf: updates, latent steps and decoded steps.
 
 python benchmarks/text.py                        # all families, a text of 500 characters; two minutes on two cores
 python benchmarks/text.py length=60 family=rssm
@@ -38,7 +38,7 @@ BUDGET_S = 10.0  # for the runs of one figure, after the first
 
 
 def main(arguments: list[str]) -> None:
-    """Prints a table: a row for each family and kind of run."""
+    """Prints a table with a row for each family and measurement."""
     torch.set_num_threads(1)
     given: Any = OmegaConf.to_container(OmegaConf.from_dotlist(arguments))
     length, families = given.pop("length", 500), given.pop("family", FAMILIES)
@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
 
 
 def report(family: str, length: int, table: Table) -> None:
-    """One family's rows."""
+    """Adds the rows of one family."""
     torch.manual_seed(0)
     space = spaces.Dict(text=spaces.Text(length, charset=CHARACTERS), state=spaces.Discrete(4))
     config = TypeAdapter(AnyModelConfig).validate_python({"family": family})
@@ -92,7 +92,7 @@ def report(family: str, length: int, table: Table) -> None:
 
 
 def rows(space: spaces.Dict, batch: int, length: int, most: int) -> Batch:
-    """Sequences of texts by chance."""
+    """Sequences of random texts."""
     rng = np.random.default_rng(0)
     counts = rng.integers(most // 4, most + 1, batch * length)
     texts = ["".join(rng.choice(list(CHARACTERS), count)) for count in counts]

@@ -117,7 +117,7 @@ def test_masks_of_several_parts(flat: bool) -> None:
     assert {(a["tool"], *a["both"]) for a in masked("random", nested, mask, 50)} == {(2, 1, 0)}
 
 
-def test_a_mask_of_another_shape_is_told_of() -> None:
+def test_a_mask_of_another_shape_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"action_mask'\] has the shape \(3,\), and Discrete\(4\) needs \(4,\)"):
         masked("random", FOUR, np.ones(3, np.int8))
 

@@ -1,4 +1,4 @@
-"""The command line: what can be typed, what is said when it is wrong, and what is kept."""
+"""The command line: what can be typed, what is printed when it is wrong, and what is stored."""
 
 import errno
 import json
@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 import worldsim
 from worldsim import grammar
-from worldsim.cli import STOPPED, VERBS, _schema, main
+from worldsim.cli import INTERRUPTED, VERBS, _schema, main
 from worldsim.errors import ConfigError
 from worldsim.faults import FAMILIES, ready_plans
 from worldsim.rollouts.collect import CollectConfig
@@ -53,9 +53,9 @@ MISTAKES = {
     "train model=rssm model.width=100 model.blocks=7": "width 100 is not a multiple of blocks 7",
     "train data=nowhere": "no data set at nowhere",
     "train oops": "'oops' is not key=value",
-    "train --steps=4": "'--steps=4' is no flag; write steps=...",
+    "train --steps=4": "'--steps=4' is not a flag; write steps=...",
     "collect policy=[": "policy=[: the value cannot be read",
-    "collect seed=1,2": "seed is given several values; add --multirun",
+    "collect seed=1,2": "seed has several values; add --multirun",
     "collect env=gymnasium": "env.id is not set",
     "collect env=CartPol-v1": "Did you mean 'CartPole-v1'",
     "collect env=refund_dsk": "Did you mean 'refund_desk'",
@@ -116,8 +116,8 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         raise KeyboardInterrupt
 
     monkeypatch.setitem(VERBS, "train", replace(VERBS["train"], run=interrupt))
-    assert main(["train", "out=a b"]) == STOPPED
-    assert "the same command goes on: worldsim train 'out=a b'" in capsys.readouterr().err
+    assert main(["train", "out=a b"]) == INTERRUPTED
+    assert "run the same command to resume: worldsim train 'out=a b'" in capsys.readouterr().err
 
 
 def test_errors_of_the_program_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +243,7 @@ def test_help_of_a_verb_shows_every_key_with_what_its_model_says(
 def test_help_shows_what_a_value_may_be(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "windows=64 stretches" in shown and "calibrate; 2 to 10000" in shown
+    assert "windows=64 windows of held-out episodes" in shown and "calibrate; 2 to 10000" in shown
     assert "auto, cpu or cuda" in shown and "above 0, at most 1000" in shown
 
 

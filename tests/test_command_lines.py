@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 
 from worldsim import explained, grammar
-from worldsim.cli import VERBS, _schema, answered, do, main
+from worldsim.cli import VERBS, _schema, exit_code_of, main, run_verb
 from worldsim.loader import Loader
 from worldsim.overrides import parse
 
@@ -200,7 +200,7 @@ def contents(place: Path) -> dict[str, tuple[int, int]]:
 
 
 def refused(run: Callable[[], int], typed: str, capsys: pytest.CaptureFixture[str]) -> str:
-    """What is said of a command line, one line of it."""
+    """The message about a command line, which must be one line."""
     capsys.readouterr()
     assert run() == 2, f"taken: {typed}"
     message = capsys.readouterr().err
@@ -233,9 +233,11 @@ class Line:
             composed = copy.deepcopy(self.composed)
             self.loader._apply_overrides_to_config([parse(each)[0] for each in self.loader.prepare([word])], composed)
         except HydraException as error:
-            raise explained.composing(error, self.loader, self.loader.config_name, [*self.words, word]) from error
+            raise explained.composition_error(
+                error, self.loader, self.loader.config_name, [*self.words, word]
+            ) from error
         config = grammar.check(self.schema, grammar.plain(composed))
-        do(self.verb, grammar.Composed(config, grammar.chosen(composed.hydra)))
+        run_verb(self.verb, grammar.Composed(config, grammar.chosen(composed.hydra)))
 
 
 @pytest.mark.parametrize(("line", "key", "values"), LINES, ids=[f"{each[0].split(' ')[0]} {each[1]}" for each in LINES])
@@ -260,7 +262,7 @@ def test_a_wrong_value_is_a_line_and_nothing_is_lost(
         if composed.recomposes(key) or (first and number < 2):
             message = refused(lambda: main([*others, word]), f"{line} {word}", capsys)  # noqa: B023
         if not composed.recomposes(key):
-            alone = refused(lambda: answered(lambda: composed.run(word), words), f"{line} {word}", capsys)  # noqa: B023
+            alone = refused(lambda: exit_code_of(lambda: composed.run(word), words), f"{line} {word}", capsys)  # noqa: B023
             assert alone == message or not message or others != words, "the same as of the whole line"
             message = alone
         named = {key.rpartition(".")[2], value, *re.findall(r"\w+", value)}

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says about a fault of one's own, done as it is said: files saved, commands run."""
+"""What CONTRIBUTING.md says about a fault of one's own, done as written there: files saved, commands run."""
 
 import os
 import re
@@ -27,17 +27,17 @@ def run(command: str, folder: Path) -> str:
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     where = {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=where, capture_output=True)
-    said = (done.stdout + done.stderr).decode()
-    assert done.returncode == 0, said
-    return said
+    output = (done.stdout + done.stderr).decode()
+    assert done.returncode == 0, output
+    return output
 
 
 def test_the_section_can_be_followed_word_by_word(folder: Path) -> None:
     assert set(FILES) == {"maintenance.py", "test_maintenance.py", "plan.yaml", "shop.py"} and len(COMMANDS) == 1
-    said = run(COMMANDS[0], folder)
-    assert "1 passed" in said
-    assert len(re.findall(r"^{'refunded': \d+}$", said, re.MULTILINE)) == 20 - said.count("refund: unavailable 503")
-    assert 2 <= said.count("refund: unavailable 503; retry after 3600 s") <= 15
+    output = run(COMMANDS[0], folder)
+    assert "1 passed" in output
+    assert len(re.findall(r"^{'refunded': \d+}$", output, re.MULTILINE)) == 20 - output.count("refund: unavailable 503")
+    assert 2 <= output.count("refund: unavailable 503; retry after 3600 s") <= 15
 
 
 def test_the_short_name_will_do_where_the_module_is_imported(folder: Path) -> None:

@@ -45,11 +45,11 @@ def end(process: "subprocess.Popen[str]") -> None:
 
 
 @pytest.mark.parametrize("how", [alone_in, alone_at])
-def test_a_second_process_is_told_in_a_line_and_a_killed_one_is_no_obstacle(how, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_second_process_gets_an_error_of_one_line_and_a_killed_one_is_no_obstacle(how, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     place = tmp_path / "place"
     process = holder(place, how.__name__)
     try:
-        with pytest.raises(ConfigError, match="place is in use: .* choose another out=") as error, how(place):
+        with pytest.raises(ConfigError, match="place is in use by .* choose another out=") as error, how(place):
             pass
         assert "\n" not in str(error.value)
     finally:
@@ -157,7 +157,7 @@ files.write_atomically(Path(sys.argv[1]), "new")
         "schema faults out={2}",
     ],
 )
-def test_every_verb_tells_it_in_a_line(typed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_verb_reports_it_in_a_line(typed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     places = tmp_path / "a", tmp_path / "q", tmp_path / "s.json"
     with alone_in(places[0]), alone_in(places[1] / "steps"), alone_at(places[2]):
         assert main(typed.format(*places).split()) == 2
@@ -228,7 +228,7 @@ def test_files_of_somebody_else_are_never_touched(
     before = {path: path.read_bytes() for path in (*other.rglob("*"), Path("traces.jsonl")) if path.is_file()}
     assert main(typed.split()) == 2
     said = capsys.readouterr().err
-    assert f"{named} is there and was not written by worldsim" in said and said.count("\n") == 1
+    assert f"{named} exists and was not written by worldsim" in said and said.count("\n") == 1
     after = {path: path.read_bytes() for path in (*other.rglob("*"), Path("traces.jsonl")) if path.is_file()}
     assert after == before
 
@@ -239,7 +239,7 @@ def test_each_file_of_a_report_is_looked_at(name: str, other: Path, capsys: pyte
         if path.name != name:
             path.unlink()
     assert main(f"{STRESS} out=other".split()) == 2
-    assert f"{name} is there and was not" in capsys.readouterr().err
+    assert f"{name} exists and was not" in capsys.readouterr().err
 
 
 def test_what_worldsim_wrote_is_written_again(other: Path) -> None:
@@ -279,7 +279,7 @@ json_values = st.recursive(
 
 @given(st.dictionaries(st.text(max_size=5), json_values, max_size=4), st.text(max_size=5), json_values)
 @settings(deadline=None, derandomize=True, max_examples=100)
-def test_a_seal_tells_any_change_and_outlives_the_way_to_disk(data: dict, key: str, value: object) -> None:
+def test_a_seal_detects_any_change_and_survives_being_stored(data: dict, key: str, value: object) -> None:
     read = json.loads(json.dumps(sealed(data), indent=1))
     assert not is_broken(read) and {k: v for k, v in read.items() if k != SEAL} == {
         k: v for k, v in json.loads(json.dumps(data)).items() if k != SEAL

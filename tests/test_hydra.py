@@ -170,11 +170,11 @@ def test_train_py_takes_them_too(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
 
 MISTAKES = {
-    "train ~model": "~model: worldsim train needs one; choose another, model=<option>",
-    "collect ~env": "~env: worldsim collect needs one",
-    "train ~colour": "~colour: worldsim train has nothing of that name to delete",
-    "train --config-dir nowhere": "--config-dir nowhere is no folder",
-    "train --config-path nowhere": "--config-path nowhere is no folder",
+    "train ~model": "~model: worldsim train needs it; choose another option, model=<option>",
+    "collect ~env": "~env: worldsim collect needs it",
+    "train ~colour": "~colour: worldsim train has no such group or key to remove",
+    "train --config-dir nowhere": "--config-dir nowhere is not a folder",
+    "train --config-path nowhere": "--config-path nowhere is not a folder",
     "train --config-dir conf --config-name nothing": "there is no configuration 'nothing' in the folders",
     "train --config-dir conf trainer=shrot": "there is no trainer=shrot. Did you mean short?",
     "train --config-dir conf experiment=other": "worldsim train has no key 'experiment'; worldsim quickstart has",
@@ -186,11 +186,11 @@ MISTAKES = {
     "train --cfg": "expected one argument",
     "train --cfg=both": "invalid choice: 'both'",
     "train --cfg job --package nothing": "--package nothing is no part of --cfg job",
-    "train --package model": "--package goes with --cfg",
-    "train --resolve": "--resolve goes with --cfg",
-    "train --cfg job --multirun": "--multirun and --cfg do not go together",
-    "train --experimental-rerun x": "--experimental-rerun is not for worldsim",
-    "train --shell-completion": "--shell-completion is not for worldsim",
+    "train --package model": "--package needs --cfg",
+    "train --resolve": "--resolve needs --cfg",
+    "train --cfg job --multirun": "--multirun and --cfg exclude each other",
+    "train --experimental-rerun x": "--experimental-rerun is not supported",
+    "train --shell-completion": "--shell-completion is not supported",
     "train +seed=3": "seed",
     "train 'seed=${oc.env:WORLDSIM_NOT_THERE}'": "seed: ",
     "quickstart collect=3": "train.data: ",
@@ -198,9 +198,9 @@ MISTAKES = {
     "train model.width=[1] --cfg job --resolve model.width=${nothing}": "nothing",
     "train hydra.launcher.n_jobs=2": "n_jobs",
     "train hydra.mode=OFTEN": "hydra.mode",
-    "validate -m horizon=1,2": "give out=..., a folder; each of the runs gets one of its own in it",
+    "validate -m horizon=1,2": "give out=..., a folder in which each of the runs gets a folder of its own",
     "quickstart collect.env.resize=9": "collect.env.resize",
-    "quickstart train.out=elsewhere out=here": "train.out=elsewhere must lie in out=here",
+    "quickstart train.out=elsewhere out=here": "train.out=elsewhere must be inside out=here",
 }
 
 

@@ -1,4 +1,4 @@
-"""Modules of the user's: found in the current folder, and a mistake in one is told with its line."""
+"""Modules of the user's: found in the current folder, and an error in one is reported with its line."""
 
 import sys
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_the_current_folder_is_searched(folder: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("text", WRITTEN)
-def test_a_mistake_in_it_is_told_with_its_line(folder: Path, text: str) -> None:
+def test_an_error_in_it_is_reported_with_its_line(folder: Path, text: str) -> None:
     (folder / "its_own.py").write_text(text)
     with pytest.raises(ConfigError, match=r"^env 'its_own:X-v0': cannot import its_own \(" + WRITTEN[text]):
         load_module("its_own", "env 'its_own:X-v0'")

@@ -117,7 +117,7 @@ def test_rollouts_of_changed_code_are_refused(project: Path) -> None:
     (project / "my_rewards.py").write_text("REWARD = -5.0\n")
     refused = run(project, typed)
     assert refused.returncode == 2 and refused.stderr.count("worldsim: ") == 1
-    assert "my_rewards.py of the environment or the policy has changed since; choose another out=" in refused.stderr
+    assert "my_rewards.py of the environment or the policy has changed; choose another out=" in refused.stderr
 
 
 def test_quickstart_looks_at_the_code_behind_every_step(project: Path) -> None:
@@ -125,10 +125,10 @@ def test_quickstart_looks_at_the_code_behind_every_step(project: Path) -> None:
     typed += " collect.steps=200 out=quick"
     done = run(project, typed)
     assert done.returncode == 0, done.stderr
-    assert run(project, typed).stdout.count("was done before") == 5
+    assert run(project, typed).stdout.count("already done") == 5
     (project / "my_parts" / "inner.py").write_text("def look_up(table):\n    return 1 - table['action']\n")
     again = run(project, typed)
-    assert again.returncode == 0 and again.stdout.count("was done before") == 4
+    assert again.returncode == 0 and again.stdout.count("already done") == 4
     rows = json.loads((project / "quick" / "report.json").read_text())["results"]
     assert {row["return_mean"] for row in rows if row["where"] == "real"} == {0.0}
     (project / "my_rewards.py").write_text("REWARD = -5.0\n")
@@ -173,7 +173,7 @@ def test_a_package_is_its_version_and_its_build(tmp_path: Path, monkeypatch: pyt
         (about / "RECORD").write_text(record)
         (about / "top_level.txt").write_text(f"{name}\n")
 
-    def told() -> dict[str, str]:
+    def found_versions() -> dict[str, str]:
         invalidate_caches()
         versions.cache_clear()
         return versions(frozenset({"my_pack"}))
@@ -185,7 +185,7 @@ def test_a_package_is_its_version_and_its_build(tmp_path: Path, monkeypatch: pyt
     for pack, base in ((("1.0", "a"), "a"), (("1.1", "a"), "a"), (("1.1", "b"), "a"), (("1.1", "b"), "c")):
         installed("my_pack", pack[0], f"my_pack.py,sha256={pack[1]},1\n", needs)
         installed("my_base", "1.0", f"my_base.py,sha256={base},1\n")
-        seen.append(told())
+        seen.append(found_versions())
     assert all(one != other for number, one in enumerate(seen) for other in seen[:number])
     assert seen[0]["my-pack"].startswith("1.0 ") and "absent" not in seen[0] and "nowhere" not in seen[0]
     assert seen[0]["numpy"].startswith(metadata.version("numpy")) and "python" in seen[0]

@@ -141,7 +141,7 @@ def test_statistics_beside_a_file_are_used_wherever_they_are_saved(name: str, tm
         agent = make_agent(str(path), env.observation_space, env.action_space)
         for state in states(env):
             expected = envs.normalize_obs(state[None])[0]
-            assert np.allclose(agent._seen(state), expected)  # type: ignore[attr-defined]
+            assert np.allclose(agent._preprocess(state), expected)  # type: ignore[attr-defined]
             if name != "PPO":
                 agent.reset(0)
                 assert np.array_equal(agent.act(state, {}), model.predict(expected, deterministic=True)[0])
@@ -173,7 +173,7 @@ def test_statistics_of_another_agent_in_the_folder_are_not_used(name: str, tmp_p
     trained(name, DummyVecEnv([lambda: gym.make("Pendulum-v1")])).save(path)
     agent = make_agent(str(path), env.observation_space, env.action_space)
     state = states(env, 1)[0]
-    assert np.array_equal(agent._seen(state), state)  # type: ignore[attr-defined]
+    assert np.array_equal(agent._preprocess(state), state)  # type: ignore[attr-defined]
 
 
 def test_rewards_alone_may_be_normalised(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_rewards_alone_may_be_normalised(tmp_path: Path) -> None:
     envs.save(str(tmp_path / "vecnormalize.pkl"))
     agent = make_agent(str(path), env.observation_space, env.action_space)
     state = states(env, 1)[0]
-    assert np.array_equal(agent._seen(state), state)  # type: ignore[attr-defined]
+    assert np.array_equal(agent._preprocess(state), state)  # type: ignore[attr-defined]
 
 
 def test_statistics_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -195,7 +195,11 @@ def test_statistics_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> N
     _, others = normalised("A2C", "Pendulum-v1")
     others.save(str(beside))
     shutil.copy(beside, tmp_path / "kept")
-    for content, said in ((None, r"shape \(3,\)"), (b"nothing", "cannot be read"), (b"\x80\x04K\x01.", "holds a int")):
+    for content, said in (
+        (None, r"shape \(3,\)"),
+        (b"nothing", "cannot be read"),
+        (b"\x80\x04K\x01.", "contains a int"),
+    ):
         if content is not None:
             beside.write_bytes(content)
         with pytest.raises(ConfigError, match=said) as caught:

@@ -1,4 +1,4 @@
-"""Agents: whatever chooses actions, be it a policy, a program or a model. Collection policies are agents, too.
+"""Agents: policies, programs or models that choose actions. They collect rollouts, and are stress-tested.
 
 An agent is named by a spec, a plain string:
 
@@ -11,7 +11,7 @@ An agent is named by a spec, a plain string:
 | `pkg.module:factory`  | `factory(observation_space, action_space)`; the current folder is searched, too              |
 | `path/to/agent.zip`   | a Stable-Baselines3 file of any algorithm. It is unpickled: load only files you trust        |
 
-What VecNormalize has learned of observations is read from beside a Stable-Baselines3 file (worldsim.stable_baselines).
+The VecNormalize statistics of an agent are read from a file beside the agent's file (worldsim.stable_baselines).
 """
 
 import difflib
@@ -25,13 +25,13 @@ import numpy as np
 
 from worldsim.errors import ConfigError
 from worldsim.modules import load_module
+from worldsim.spaces import Space
 
-Space = gym.Space[Any]
 BUILT_IN = ("random", "sticky", "biased")
 
 
 class Agent(Protocol):
-    """One decision maker. `reset` starts an episode and seeds all randomness; `act` maps what it sees to an action."""
+    """Chooses actions. `reset` starts an episode and seeds all randomness; `act` maps an observation to an action."""
 
     def reset(self, seed: int) -> None: ...
 
@@ -39,13 +39,13 @@ class Agent(Protocol):
 
 
 class RandomAgent:
-    """Uniform over the action space, in any space; where info has an `action_mask`, over what that allows.
+    """Uniform over the action space; if info has an `action_mask`, over the allowed actions.
 
-    A mask is what Gymnasium's `sample(mask)` takes: of a Discrete space (n,), 1 where an action is allowed, and so on.
+    A mask has the form that Gymnasium's `sample(mask)` takes: for a Discrete space (n,), 1 where allowed, and so on.
     """
 
     def __init__(self, observation_space: Space, action_space: Space):
-        self.action_space = deepcopy(action_space)  # its generator is this agent's own
+        self.action_space = deepcopy(action_space)  # with a generator of its own
 
     def reset(self, seed: int) -> None:
         self.action_space.seed(seed)
@@ -56,7 +56,7 @@ class RandomAgent:
 
 
 class StickyRandom:
-    """Repeats its last action with probability `repeat`, else draws a uniform one: it gets further than noise."""
+    """Repeats its last action with probability `repeat`, else draws a uniform one: it explores further than noise."""
 
     def __init__(self, observation_space: Space, action_space: Space, repeat: float = 0.8):
         if not 0 <= repeat < 1:
@@ -79,7 +79,7 @@ class StickyRandom:
 
 
 class BiasedRandom:
-    """Draws Discrete actions with given probabilities; what is left of 1 is shared alike by the others."""
+    """Draws Discrete actions with given probabilities; the other actions share the remaining probability equally."""
 
     def __init__(self, observation_space: Space, action_space: Space, probabilities: Mapping[int, float]):
         if not isinstance(action_space, gym.spaces.Discrete):
@@ -91,7 +91,9 @@ class BiasedRandom:
         left = 1 - sum(probabilities.values())
         others = count - len(probabilities)
         if min(probabilities.values()) < 0 or left < -1e-9 or (others == 0 and left > 1e-9):
-            raise ConfigError(f"biased: probabilities {dict(probabilities)} must be positive and add up to at most 1")
+            raise ConfigError(
+                f"biased: probabilities {dict(probabilities)} must not be negative and must sum to at most 1"
+            )
         share = max(0.0, left) / max(1, others)
         self.actions = np.arange(first, first + count)
         self.action_space = action_space
@@ -113,7 +115,7 @@ class BiasedRandom:
 
 
 class Mixture:
-    """Draws one of several agents for each episode, and with probability `epsilon` a step a uniform action instead."""
+    """Draws one of several agents for each episode; each step takes a uniform action with probability `epsilon`."""
 
     def __init__(self, agents: Mapping[str, tuple[Agent, float]], action_space: Space, epsilon: float = 0.0):
         """`agents` maps a name to an agent and its weight (positive, any scale)."""
@@ -129,7 +131,7 @@ class Mixture:
         self.epsilon = epsilon
         self.noise = RandomAgent(action_space, action_space)
         self.rng = np.random.default_rng(0)
-        self.drawn = self.names[0]  # the agent of this episode
+        self.drawn = self.names[0]  # name of the agent of this episode
 
     def reset(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -155,7 +157,7 @@ def make_agent(
         from worldsim.stable_baselines import StableBaselines
 
         return StableBaselines(known.get(spec, spec), observation_space, action_space)
-    # The environment's own names come before ours: its configuration may well call an agent "sticky".
+    # The environment's names take precedence: its configuration may call an agent "sticky".
     if spec in known:
         return _from_factory(known[spec], observation_space, action_space)
     name, _, argument = spec.partition(":")
@@ -167,7 +169,7 @@ def make_agent(
     if name == "biased":
         pairs = [pair.partition("=") for pair in argument.split(",")]
         probabilities = {_action(action, spec): _number(value, spec) for action, _, value in pairs}
-        if len(probabilities) < len(pairs):  # the last one would win in silence
+        if len(probabilities) < len(pairs):  # else the last one would silently win
             raise ConfigError(f"agent '{spec}' names an action twice; name each once")
         return BiasedRandom(observation_space, action_space, probabilities)
     if argument:
@@ -176,7 +178,7 @@ def make_agent(
 
 
 def modules_of(specs: Iterable[str], known: Mapping[str, str]) -> list[str]:
-    """The modules of the user's that these specs name; built-in agents and saved files have none."""
+    """The user's modules that these specs name; built-in agents and files have none."""
     targets = [known.get(spec, spec).partition(":") for spec in specs]
     return [module for module, colon, _ in targets if colon and module not in BUILT_IN]
 
@@ -188,7 +190,7 @@ def make_policy(
     known: Mapping[str, str] | None = None,
     epsilon: float = 0.0,
 ) -> Mixture:
-    """A spec, or specs with weights, as one agent."""
+    """One spec, or specs with weights, as a Mixture."""
     weights = {policy: 1.0} if isinstance(policy, str) else policy
     agents = {s: (make_agent(s, observation_space, action_space, known), w) for s, w in weights.items()}
     return Mixture(agents, action_space, epsilon)
@@ -210,13 +212,13 @@ def _from_factory(spec: str, observation_space: Space, action_space: Space) -> A
 
 
 def _mask(space: Space, mask: Any) -> Any:
-    """A mask in the form that the space samples with. Raises ConfigError for one that has another shape."""
+    """A mask in the form that `space.sample` takes. Raises ConfigError for a wrong shape."""
     if isinstance(space, gym.spaces.Dict):
         return {key: _mask(inner, mask[key]) for key, inner in space.spaces.items()}
     if isinstance(space, gym.spaces.Tuple):
         return tuple(_mask(*both) for both in zip(space.spaces, mask, strict=True))
     if isinstance(space, gym.spaces.MultiDiscrete) and space.nvec.ndim == 1:
-        flat = np.ndim(mask[0]) == 0  # as some environments give it: those of all parts, one after the other
+        flat = np.ndim(mask[0]) == 0  # some environments concatenate the masks of all variables
         each = np.split(np.asarray(mask), np.cumsum(space.nvec)[:-1]) if flat else mask
         parts = [gym.spaces.Discrete(count) for count in space.nvec]
         return tuple(_mask(*both) for both in zip(parts, each, strict=True))
@@ -229,7 +231,7 @@ def _mask(space: Space, mask: Any) -> Any:
 
 
 def _allowed(space: Space, info: Mapping[str, Any], action: Any) -> bool:
-    """Whether a mask, if there is one, lets an action be taken again; in other spaces than Discrete it never does."""
+    """Whether the mask allows to repeat an action; with a mask, False for spaces other than Discrete."""
     mask = info.get("action_mask")
     return mask is None or (isinstance(space, gym.spaces.Discrete) and bool(_mask(space, mask)[action - space.start]))
 

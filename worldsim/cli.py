@@ -1,4 +1,4 @@
-"""worldsim <verb> key=value ...: the command line. What a user can get wrong ends in one line and exit code 2."""
+"""worldsim <verb> key=value ...: the command line. A user's mistake is reported in one line, with exit code 2."""
 
 import difflib
 import errno
@@ -21,28 +21,32 @@ if TYPE_CHECKING:
 
     from worldsim.grammar import Composed
 
-RECORDED = "provenance.json", "main_data.hdf5", "data/main_data.hdf5"  # files that a data set has, ours or Minari's own
-STOPPED = 130  # exit code after Ctrl-C, as shells have it
-OF_A_PATH = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
+DATA_SET_FILES = (
+    "provenance.json",
+    "main_data.hdf5",
+    "data/main_data.hdf5",
+)  # files that a data set has, ours or Minari's own
+INTERRUPTED = 130  # exit code after Ctrl-C, as in shells
+PATH_ERRORS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST}
 
 
 @dataclass(frozen=True)
 class Verb:
-    """One thing that worldsim does."""
+    """A subcommand of worldsim."""
 
     summary: str
-    schema: str  # "module:Class" of its configuration, imported when it is needed
+    schema: str  # "module:Class" of its configuration, imported lazily
     run: "Callable[[Composed[Any]], None]"
     examples: tuple[str, str, str]
-    keeps: bool = True  # its configuration, in the folder that it wrote
-    first: str = ""  # the key that a first word without "=" is the value of
+    keeps: bool = True  # writes its configuration into its output folder; False: its output is one file, or none
+    first: str = ""  # the key for a first argument without "="
 
 
 def _quickstart(composed: "Composed[Any]") -> None:
     from worldsim.quickstart import quickstart
 
     def run(verb: str, config: "BaseModel") -> None:
-        do(verb, type(composed)(config, composed.choices))
+        run_verb(verb, type(composed)(config, composed.choices))
 
     quickstart(composed.config, composed.choices, run)
 
@@ -65,10 +69,10 @@ def _train(composed: "Composed[Any]") -> None:
     else:
         from worldsim.tracking import watching
 
-        with watching(config) as watch:
-            manifest = train(config, watch)
+        with watching(config) as callback:
+            manifest = train(config, callback)
     if is_first():
-        print(f"a world after {manifest.training['steps']} updates in {config.out}")
+        print(f"world, trained for {manifest.training['steps']} updates, in {config.out}")
 
 
 def _validate(composed: "Composed[Any]") -> None:
@@ -89,18 +93,18 @@ def _validate(composed: "Composed[Any]") -> None:
     Terminal().print(certificate_table(certificate))
     asked, most = certificate["horizon"], certificate["horizons"][-1]
     if most < asked:
-        print(f"note: no episode goes on for horizon={asked} steps after its context; {most} are reported")
+        print(f"note: no episode has horizon={asked} steps after its context; {most} are reported")
     if certificate["windows"] < config.windows:
         have = certificate["windows"]
         asked = config.windows
-        print(f"note: the reported episodes have {have} windows, not windows={asked}; all of them were imagined")
+        print(f"note: the reported episodes have only {have} different windows, not windows={asked}; all were imagined")
     print(f"certificate: {folder / 'fidelity.html'}, with fidelity.json, .png, .gif and calibration.json beside it")
 
 
 def _look(composed: "Composed[Any]") -> None:
     from worldsim.play.look import show
 
-    print(f"real above, learned below: {show(composed.config)}")
+    print(f"film, real above and learned below: {show(composed.config)}")
 
 
 def _stress(composed: "Composed[Any]") -> None:
@@ -123,7 +127,7 @@ def _stress(composed: "Composed[Any]") -> None:
 def _ppo(composed: "Composed[Any]") -> None:
     from worldsim.evaluation.ppo import train_ppo
 
-    print(f"an agent after {composed.config.steps} steps: {train_ppo(composed.config)}")
+    print(f"agent, trained for {composed.config.steps} steps: {train_ppo(composed.config)}")
 
 
 def _info(composed: "Composed[Any]") -> None:
@@ -195,13 +199,13 @@ VERBS = {
         ),
     ),
     "validate": Verb(
-        "measure how true a world is, on rollouts it has not seen",
+        "measure the fidelity of a world on held-out rollouts, and calibrate it",
         "worldsim.fidelity.validate:ValidateConfig",
         _validate,
         ("", "world=runs/world data=runs/rollouts", "windows=256 horizon=50"),
     ),
     "look": Verb(
-        "draw a GIF: real above, learned below, same actions",
+        "draw a GIF: real environment above, learned world below, same actions",
         "worldsim.play.look:LookConfig",
         _look,
         ("", "world=runs/world data=runs/rollouts out=look.gif", "context=10 length=60 count=2 seed=7"),
@@ -218,21 +222,21 @@ VERBS = {
         ),
     ),
     "ppo": Verb(
-        "train a small PPO agent in the real environment, to be tested",
+        "train a small PPO agent in the real environment, to test it",
         "worldsim.evaluation.ppo:PPOConfig",
         _ppo,
         ("env=atari/breakout out=runs/ppo.zip", "env=CartPole-v1 steps=20000", "env=vizdoom/defend_center seed=1"),
         keeps=False,
     ),
     "info": Verb(
-        "show what a world is and how far it can be believed",
+        "show a world's parameters, costs, spaces, provenance and certificate",
         "worldsim.fidelity.info:InfoConfig",
         _info,
         ("", "world=runs/quickstart/world", "world=runs/world form=json"),
         keeps=False,
     ),
     "faults list": Verb(
-        "show the faults there are, and the ready plans",
+        "list all kinds of faults and the ready plans",
         "worldsim.faults.plans.listing:ListConfig",
         _faults_list,
         ("", "family=slow", "kinds=[*_latency,slow_*]"),
@@ -262,13 +266,13 @@ VERBS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command line; returns its exit code. Errors that are not the user's keep their traceback."""
+    """Runs a command line and returns its exit code. Bugs keep their traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    return answered(lambda: _run(words), words)
+    return exit_code_of(lambda: _run(words), words)
 
 
-def answered(run: Callable[[], None], words: Sequence[str]) -> int:
-    """The exit code of what `words` ask for; what a user can get wrong ends in one line."""
+def exit_code_of(run: Callable[[], None], words: Sequence[str]) -> int:
+    """Calls `run` and returns the exit code; a user's mistake is printed in one line. words: the command."""
     try:
         with _warnings_in_a_line():
             run()
@@ -276,22 +280,22 @@ def answered(run: Callable[[], None], words: Sequence[str]) -> int:
     except WorldsimError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        print(f"\nworldsim: stopped; the same command goes on: {_typed(words)}", file=sys.stderr)
-        return STOPPED
+        print(f"\nworldsim: stopped; run the same command to resume: {_typed(words)}", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except Exception as error:
         if _disk_is_full(error):
             return _fail("the disk is full; free some space and run the same command again, finished work is kept")
-        if isinstance(error, OSError) and error.errno in OF_A_PATH and error.filename:
+        if isinstance(error, OSError) and error.errno in PATH_ERRORS and error.filename:
             return _fail(f"{error.filename} cannot be used ({error.strerror}); give another file or folder")
         raise
 
 
 @contextmanager
 def _warnings_in_a_line() -> Iterator[None]:
-    """What worldsim warns of is for the user, who does not look for a line of code."""
+    """Prints worldsim's own warnings in one line, without file and line of code."""
     import warnings
 
     own = str(Path(worldsim.__file__).parent)
@@ -326,11 +330,11 @@ def _run(words: Sequence[str]) -> None:
         return
     from worldsim.hydra_app import HydraApp
 
-    HydraApp(name, _schema(name), VERBS[name].keeps, do).run(rest, VERBS[name].summary, VERBS[name].examples)
+    HydraApp(name, _schema(name), VERBS[name].keeps, run_verb).run(rest, VERBS[name].summary, VERBS[name].examples)
 
 
 def _verb(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The verb, of one word or two, and the words after it."""
+    """The verb, of one word or two, and the remaining words."""
     for count in (2, 1):
         name = " ".join(words[:count])
         if name in VERBS:
@@ -350,8 +354,8 @@ def _families() -> set[str]:
     return {name.split()[0] for name in VERBS if " " in name}
 
 
-def do(name: str, composed: "Composed[Any]") -> None:
-    """Runs the verb and keeps its resolved configuration in the folder that it wrote, as config-<verb>.yaml."""
+def run_verb(name: str, composed: "Composed[Any]") -> None:
+    """Runs the verb, and writes its resolved configuration as config-<verb>.yaml into its output folder."""
     import yaml
 
     from worldsim.files import refuse_foreign, starts_with, write_atomically
@@ -371,10 +375,10 @@ def do(name: str, composed: "Composed[Any]") -> None:
 
 
 def _check_place(name: str, out: Path) -> None:
-    """Raises ConfigError, before the work and not after it, where `out` cannot be written, or lies in a data set."""
+    """Raises ConfigError, before any work, where `out` cannot be written or is inside a data set."""
     is_folder = VERBS[name].keeps
     for place in (out, *out.absolute().parents):
-        if name != "collect" and any((place / file).is_file() for file in RECORDED):
+        if name != "collect" and any((place / file).is_file() for file in DATA_SET_FILES):
             raise ConfigError(f"out={out} lies in the data set {place}; choose another out=")
     if out.exists() and out.is_dir() != is_folder:
         problem = "is a file, and a folder is needed" if is_folder else "is a folder, and a file is needed"
@@ -392,14 +396,12 @@ def _schema(name: str) -> "type[BaseModel]":
 
 
 def _overview(family: str = "") -> str:
-    """All verbs, or those whose first word is `family`."""
+    """The text of `worldsim --help`: all verbs, or those whose first word is `family`."""
     lines = [f"worldsim {worldsim.__version__}: a wind tunnel for agents", "", "  worldsim <verb> key=value ...", ""]
     lines += [f"  {name:<14} {verb.summary}" for name, verb in VERBS.items() if family in ("", name.split()[0])]
-    lines += ["", "worldsim <verb> --help shows the keys, what they mean and examples."]
-    lines += ["Several values, key=a,b with --multirun, run one after another."]
-    return "\n".join(
-        [*lines, "config=<folder of a run>/config-<verb>.yaml types the same again; other keys change it."]
-    )
+    lines += ["", "worldsim <verb> --help shows its keys and examples."]
+    lines += ["key=a,b --multirun runs once for each value."]
+    return "\n".join([*lines, "config=<folder of a run>/config-<verb>.yaml repeats a run; further keys change it."])
 
 
 def _fail(message: str) -> int:
@@ -416,7 +418,7 @@ def _typed(words: Sequence[str]) -> str:
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
-    """Also where a library wraps it: safetensors, HDF5 and torch only say so in their message."""
+    """Whether an error, or its cause, is a full disk, which some libraries report only in their message."""
     full = re.compile(r"No space left|os error 28|errno = 28")
     while error is not None:
         if getattr(error, "errno", None) == errno.ENOSPC or full.search(str(error)):

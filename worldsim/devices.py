@@ -1,4 +1,4 @@
-"""Where a World runs: the key `device` of every verb that steps one. To check it loads torch only for a GPU."""
+"""The key `device` of every verb that steps a World. Checking it loads torch only for "cuda"."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,31 +11,31 @@ if TYPE_CHECKING:
 
 
 def device_of(asked: "str | torch.device") -> "torch.device":
-    """ "auto" is a GPU where torch sees one, else the CPU; anything else is what torch calls so.
+    """The device: for "auto" a GPU where torch sees one, else the CPU; otherwise torch's device of this name.
 
     Raises ConfigError for a device that torch does not know, and for a GPU where there is none.
     """
     import torch
 
-    there = torch.cuda.is_available()
+    available = torch.cuda.is_available()
     if asked == "auto":
-        return torch.device("cuda" if there else "cpu")
+        return torch.device("cuda" if available else "cpu")
     try:
         device = torch.device(asked)
     except RuntimeError as error:
         raise ConfigError(f"device={asked}: torch knows no such device; give auto, cpu or cuda") from error
-    if device.type == "cuda" and not there:
+    if device.type == "cuda" and not available:
         raise ConfigError(f"device={asked}: torch sees no GPU here; give device=auto or device=cpu")
     return device
 
 
-def _at_hand(asked: str) -> str:
+def _check_available(asked: str) -> str:
     if asked == "cuda":
         try:
             device_of(asked)
         except ConfigError as error:
-            raise ValueError(str(error).partition(": ")[2]) from error  # the key and its value are told anyway
+            raise ValueError(str(error).partition(": ")[2]) from error  # key and value are added by the caller
     return asked
 
 
-Device = Annotated[Literal["auto", "cpu", "cuda"], AfterValidator(_at_hand)]
+Device = Annotated[Literal["auto", "cpu", "cuda"], AfterValidator(_check_available)]

@@ -1,8 +1,8 @@
-"""What can go wrong through a user's input. Every message is one line that names the input and the fix."""
+"""Errors caused by a user's input. Every message is one line that names the input and the fix."""
 
 
 class WorldsimError(ValueError):
-    """Base of all errors that a user can mend. The command line prints the message and exits with code 2."""
+    """Base of all errors that a user can fix. The command line prints the message and exits with code 2."""
 
 
 class ConfigError(WorldsimError):
@@ -14,7 +14,7 @@ class UnknownEnvError(WorldsimError):
 
 
 class EnvError(WorldsimError):
-    """An environment gives what its spaces or Gymnasium's interface do not allow."""
+    """An environment returns values that its spaces or Gymnasium's interface do not allow."""
 
 
 class MissingExtraError(WorldsimError):
@@ -22,11 +22,11 @@ class MissingExtraError(WorldsimError):
 
 
 class DatasetError(WorldsimError):
-    """A data set is missing, empty, damaged, or was used for training where it must not have been."""
+    """A data set is missing, empty, damaged, or was used for training and must not be used for validation."""
 
 
 class SpaceMismatchError(WorldsimError):
-    """Spaces of a data set, a model or an environment do not fit together."""
+    """Spaces of a data set, a model or an environment differ."""
 
 
 class CheckpointError(WorldsimError):

@@ -1,4 +1,4 @@
-"""What Hydra, OmegaConf and pydantic complain of, in one line: the key that was typed, and the nearest that exists."""
+"""Errors of Hydra, OmegaConf and pydantic as one line: the key that was typed, and the nearest that exists."""
 
 import difflib
 import re
@@ -18,7 +18,7 @@ from worldsim.loader import CONFIGS, Loader, own_values
 from worldsim.overrides import written
 from worldsim.schemas import dotted, filled
 
-IN_OUR_WORDS = {  # kinds of pydantic's errors that it words for Python's users
+MESSAGES = {  # for types of pydantic errors whose own messages are about Python
     "path_type": "must be a path; ./ before it makes one of a number or of null",
     "too_short": "must not be empty",
     "model_attributes_type": "must be keys with values",
@@ -26,8 +26,10 @@ IN_OUR_WORDS = {  # kinds of pydantic's errors that it words for Python's users
 }
 
 
-def composing(error: Exception, loader: Loader, config_name: str | None, overrides: Sequence[str]) -> ConfigError:
-    """An error of composing, as one of the user's."""
+def composition_error(
+    error: Exception, loader: Loader, config_name: str | None, overrides: Sequence[str]
+) -> ConfigError:
+    """An error of composing a configuration as a ConfigError of one line."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return ConfigError(_missing(error.missing_cfg_file, loader, config_name, overrides))
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
@@ -37,10 +39,10 @@ def composing(error: Exception, loader: Loader, config_name: str | None, overrid
     verb = loader.verb
     undeletable = re.match(r"Could not delete (?:from config\. )?'([^']+)'", message)
     if undeletable is not None:
-        return ConfigError(f"~{undeletable[1]}: worldsim {verb} has nothing of that name to delete")
+        return ConfigError(f"~{undeletable[1]}: worldsim {verb} has no such group or key to remove")
     unfit = re.match(r"Error merging override \W*(.+)", message)
     if unfit is not None:
-        return ConfigError(f"{unfit[1]}: a value of this shape cannot stand there; see worldsim {verb} --help")
+        return ConfigError(f"{unfit[1]}: this key does not take such a value; see worldsim {verb} --help")
     unknown = re.search(r"Could not override '([^']+)'", message)
     if unknown is None:
         return ConfigError(first_line(message or type(error).__name__))
@@ -57,30 +59,30 @@ def composing(error: Exception, loader: Loader, config_name: str | None, overrid
     return ConfigError(f"worldsim {verb} has no key '{key}'{hint}")
 
 
-def validating(error: ValidationError, values: Mapping[str, Any]) -> str:
-    """What is wrong with the first key that is wrong."""
-    # Parts that others are made from come first. Where a value may be of several kinds, all of these complain; the one
-    # that came furthest into it knows most.
+def validation_message(error: ValidationError, values: Mapping[str, Any]) -> str:
+    """One line about the first invalid key of `values`."""
+    # The first key, because later ones may follow from it. Where a value may be of several types, each type has an
+    # error; the one that is deepest in the value is the most specific.
     errors = error.errors()
     found = ((each, *_place(each, values)) for each in errors if each["loc"][:1] == errors[0]["loc"][:1])
     first, path, place = max(found, key=lambda each: len(each[1]))
     if path and isinstance(path[-1], int) and not isinstance(place, Mapping):
-        path.pop()  # one of several values: it is shown itself, and nobody has typed its number
+        path.pop()  # an entry of a list: its value is shown, not its index
     key = ".".join(map(str, path))
     if first["type"] == "extra_forbidden":
         known = [name for name, _ in dotted(values) if name != key]
         return f"there is no key '{key}'{nearest(key, known)}"
     if first["type"] == "missing":
         return f"{key} is not set; add {key}=..."
-    problem = IN_OUR_WORDS.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    problem = MESSAGES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     problem = problem.replace("Input should", "must")
-    if isinstance(place, Mapping) and place:  # what is wrong with several keys together names them itself
+    if isinstance(place, Mapping) and place:  # messages about several keys name them already
         return f"{key}: {problem}" if key else problem
     return f"{key}={written(place)}: {problem}"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """The words ". Did you mean ...?", or nothing where no name is near."""
+    """The text ". Did you mean ...?", or nothing where no name is similar."""
     last = {key.rpartition(".")[2]: key for key in reversed(known)}
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     close = close or [last[end] for end in difflib.get_close_matches(name.rpartition(".")[2], last, n=1)]
@@ -89,12 +91,12 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 def first_line(message: str) -> str:
-    """The first line that says something."""
+    """The first line that is not blank."""
     return next((line.strip() for line in message.splitlines() if line.strip()), "")
 
 
 def _missing(file: str, loader: Loader, config_name: str | None, overrides: Sequence[str]) -> str:
-    """A file of the configuration that does not exist: a launcher, a primary file, or an option of a group."""
+    """The message for a missing file: a launcher, a primary configuration, or an option of a group."""
     if file.startswith("hydra/launcher/"):
         option = file.rpartition("/")[2]
         return f"there is no launcher '{option}' here; pip install 'worldsim[sweeps]' has joblib and submitit"
@@ -112,7 +114,7 @@ def _missing(file: str, loader: Loader, config_name: str | None, overrides: Sequ
 
 
 def _described(group: str, word: str, options: Sequence[str]) -> str:
-    """The words ". Did you mean ...?" with the one option whose file begins by naming it: dreamer of rssm."""
+    """The text ". Did you mean ...?" with the only option whose comment contains the word: rssm for "dreamer"."""
     ours = {option: CONFIGS / group / f"{option}.yaml" for option in options}
     about = {option: file.read_text().partition("\n")[0] for option, file in ours.items() if file.is_file()}
     named = [option for option, line in about.items() if len(word) > 3 and word.lower() in line.lower()]
@@ -125,7 +127,7 @@ def _groups_of(file: Path) -> set[str]:
 
 
 def _place(error: ErrorDetails, values: Mapping[str, Any]) -> tuple[list[str | int], Any]:
-    """Where in the values an error is, and what stands there."""
+    """The path of an error in the values, and the value there."""
     place: Any = values
     path: list[str | int] = []
     for number, part in enumerate(error["loc"]):

@@ -1,4 +1,4 @@
-"""Files that are either wholly there or as they were before, places that one process at a time writes to, and seals."""
+"""Atomic writes, locks on folders and files, and sealed JSON, which contains a hash of itself."""
 
 import errno
 import hashlib
@@ -20,15 +20,15 @@ else:
     import fcntl
 
 LOCK = ".worldsim.lock"
-ASIDE = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}")  # what a file is called while it is being written
-TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}  # of a lock that somebody else has, by the system
-SEAL = "sha256"  # the key of a JSON object under which the hash of all its other keys is
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}")  # name of a temporary file while it is written
+LOCK_TAKEN = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}  # errors for a lock that another process holds, by system
+SEAL = "sha256"  # key of a sealed JSON object for the hash of all other keys
 
-_held: set[int] = set()  # descriptors of the locks that this process has
+_held: set[int] = set()  # descriptors of the locks that this process holds
 
 
-def aside_of(path: Path) -> Path:
-    """Where a file is written before it takes the place of `path`; what a kill leaves there, `alone_in` removes."""
+def temporary_path(path: Path) -> Path:
+    """A temporary path to write a file to before it replaces `path`; leftovers are removed by `alone_in`."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
@@ -38,10 +38,10 @@ def lies_in(path: Path, place: Path) -> bool:
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
-    """Writes a file so that a reader, or a crash at any moment, finds the old or the new one whole. Text: UTF-8."""
+    """Writes a file atomically: after a crash at any moment, it is the complete old or new one. Text is UTF-8."""
     _require_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = aside_of(path)
+    aside = temporary_path(path)
     try:
         with aside.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
@@ -49,7 +49,7 @@ def write_atomically(path: Path, data: str | bytes) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        error.filename = str(path)  # the name that a reader of the error knows
+        error.filename = str(path)  # instead of the temporary name
         raise
     finally:
         aside.unlink(missing_ok=True)
@@ -57,28 +57,28 @@ def write_atomically(path: Path, data: str | bytes) -> None:
 
 @contextmanager
 def alone_in(folder: Path, *below: str) -> Iterator[None]:
-    """Keeps other processes from writing to `folder`, which is made where there is none.
+    """Locks `folder`, which is created if necessary, against other worldsim processes.
 
-    What writers that were killed left half written there, and in the folders `below` it, is removed first. Raises
-    ConfigError, in a line, where another process is at it.
+    Temporary files of writers that were killed, in it and in the folders `below`, are removed first. Raises ConfigError
+    where another process holds the lock.
     """
-    with _alone(folder / LOCK, folder):
+    with _locked(folder / LOCK, folder):
         for place in (folder, *(folder / name for name in below)):
-            _sweep(place)
+            _remove_leftovers(place)
         yield
 
 
 @contextmanager
 def alone_at(file: Path) -> Iterator[None]:
-    """Keeps other processes from writing `file`, as `alone_in` does for a folder."""
+    """Locks `file` against other worldsim processes, as `alone_in` locks a folder."""
     _require_name(file)
-    with _alone(file.with_name(f".{file.name}{LOCK}"), file):
-        _sweep(file.parent, file.name)
+    with _locked(file.with_name(f".{file.name}{LOCK}"), file):
+        _remove_leftovers(file.parent, file.name)
         yield
 
 
 def starts_with(file: Path, heading: str) -> bool:
-    """Whether a file is there and begins so."""
+    """Whether a file exists and begins with `heading`."""
     try:
         with file.open("rb") as opened:
             return opened.read(len(heading.encode())) == heading.encode()
@@ -87,32 +87,32 @@ def starts_with(file: Path, heading: str) -> bool:
 
 
 def refuse_foreign(files: Iterable[Path], writer: str) -> None:
-    """Raises ConfigError, naming it, for the first of the files that is there.
+    """Raises ConfigError for the first of the files that exists.
 
-    For files that would be overwritten in a place where nothing says that worldsim wrote them.
+    For files that would be overwritten where nothing shows that worldsim wrote them.
     """
     for file in files:
         if file.exists() or file.is_symlink():
             raise ConfigError(
-                f"{file} is there and was not written by worldsim {writer}; move it away, or choose another out="
+                f"{file} exists and was not written by worldsim {writer}; move it away, or choose another out="
             )
 
 
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain JSON object with a hash of itself, by which a change of it is noticed."""
+    """The plain JSON object with a hash of its content added, to detect later changes."""
     return {**data, SEAL: _hash_of(data)}
 
 
 def is_broken(data: Mapping[str, Any]) -> bool:
-    """Whether a JSON object has a seal and was changed since. One without a seal was written by an older worldsim."""
+    """Whether a JSON object has a hash that does not match. Files of older versions have none."""
     return SEAL in data and data[SEAL] != _hash_of(data)
 
 
 def read_sealed(file: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises ValueError where it is not what was written, OSError where there is none."""
+    """A JSON object from a file. Raises ValueError where its content was changed, OSError where there is no file."""
     data = json.loads(file.read_text())
     if not isinstance(data, dict) or is_broken(data):
-        raise ValueError("it is not what was written")
+        raise ValueError("its content was changed")
     return data
 
 
@@ -123,7 +123,7 @@ def hash_of(file: Path) -> str:
 
 
 def hashes_of(places: Iterable[Path], root: Path) -> dict[str, str]:
-    """SHA-256 of each file that is there, be it one of `places` or below one, by its path below `root`."""
+    """SHA-256 of each file that exists among `places` or below them, by its path relative to `root`."""
     files = {file for place in places for file in (place, *place.rglob("*")) if file.is_file()}
     return {file.relative_to(root).as_posix(): hash_of(file) for file in sorted(files)}
 
@@ -139,47 +139,47 @@ def _require_name(file: Path) -> None:
 
 
 @contextmanager
-def _alone(lock: Path, place: Path) -> Iterator[None]:
-    """The kernel holds the lock for as long as the process lives: one that was killed is in nobody's way."""
+def _locked(lock: Path, place: Path) -> Iterator[None]:
+    """Holds a lock of the kernel, which ends with the process: after a kill nothing stays locked."""
     made = [folder for folder in (lock.parent, *lock.parent.parents) if not folder.exists()]
-    held = _acquired(lock, place)
+    held = _acquire(lock, place)
     _held.add(held)
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows lets nobody remove what is open, and a later one finds it free
+        with suppress(OSError):  # Windows cannot remove an open file, which does no harm
             lock.unlink()
         _held.discard(held)
         os.close(held)
-        with suppress(OSError):  # there is something in it by now
+        with suppress(OSError):  # not empty
             for folder in made:
                 folder.rmdir()
 
 
-def _acquired(lock: Path, place: Path) -> int:
-    """The descriptor of the lock file, locked."""
+def _acquire(lock: Path, place: Path) -> int:
+    """Opens and locks the lock file; returns its descriptor."""
     while True:
         try:
             lock.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # the one who had it has just taken the empty folder away
+        except FileNotFoundError:  # the last holder has just removed the empty folder
             continue
         try:
-            _take(descriptor)
-            if os.fstat(descriptor).st_nlink:  # else the one who had it has removed it since: it guards nothing
+            _lock(descriptor)
+            if os.fstat(descriptor).st_nlink:  # else the last holder has removed the file: try again
                 return descriptor
         except OSError as error:
             os.close(descriptor)
-            if error.errno not in TAKEN:
+            if error.errno not in LOCK_TAKEN:
                 raise
             raise ConfigError(
-                f"{place} is in use: another worldsim is writing there; wait for it to end, or choose another out="
+                f"{place} is in use by another worldsim; wait for it to end, or choose another out="
             ) from error
         os.close(descriptor)
 
 
-def _take(descriptor: int) -> None:
-    """Locks an open file, without waiting for it. Network drives that know no locks are written to without one."""
+def _lock(descriptor: int) -> None:
+    """Locks an open file without waiting. Without support of the file system, as on some network drives, no lock."""
     if sys.platform == "win32":
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         return
@@ -190,20 +190,20 @@ def _take(descriptor: int) -> None:
             raise
 
 
-def _let_go() -> None:
-    """A forked process shares the locks of its parent, and would keep them where the parent is killed."""
+def _close_locks() -> None:
+    """Closes inherited locks in a forked process, which would keep them locked after its parent is killed."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+    os.register_at_fork(after_in_child=_close_locks)
 
 
-def _sweep(folder: Path, name: str | None = None) -> None:
-    """Removes what was being written in the folder, under this name or any, when its writer was killed."""
+def _remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Removes temporary files that killed writers left in the folder, of this name or any."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        found = ASIDE.fullmatch(path.name)
+        found = TEMPORARY.fullmatch(path.name)
         if found and name in (None, found["name"]) and path.is_file():
             path.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""One grammar for every verb: Hydra overrides in, a checked pydantic configuration out, or one line on what is wrong.
+"""Composes a verb's configuration: from Hydra overrides to a validated pydantic model, or an error of one line.
 
-What a verb can be given is its pydantic model; worldsim/configs holds what differs from its defaults, in groups.
+A verb's keys and defaults are those of its pydantic model; worldsim/configs holds groups of other values.
 """
 
 import re
@@ -24,24 +24,29 @@ from worldsim.overrides import for_shell, word
 from worldsim.schemas import dotted, filled, leaves_of, lists_of_one, model_of
 
 Config = TypeVar("Config", bound=BaseModel)
-COMPOSING = (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError)  # what composing may raise
+COMPOSITION_ERRORS = (
+    HydraException,
+    OmegaConfBaseException,
+    yaml.YAMLError,
+    UnicodeDecodeError,
+)  # what composing may raise
 
 
 class Composed(NamedTuple, Generic[Config]):
-    """A checked configuration, and the option that was chosen in each group."""
+    """A validated configuration, and the option that was chosen in each group."""
 
     config: Config
     choices: dict[str, str]  # group -> option, e.g. env -> atari/breakout
 
 
 def compose(verb: str, schema: type[Config], overrides: Sequence[str] = ()) -> Composed[Config]:
-    """The verb's configuration with overrides, checked. Raises ConfigError: one line with the key and the fix."""
+    """The verb's validated configuration with overrides. Raises ConfigError with the key and the fix."""
     loader = Loader(verb, schema)
     words = with_file(loader, overrides)
     try:
         composed = _composed(loader, words)
-    except COMPOSING as error:
-        raise explained.composing(error, loader, loader.config_name, words) from error
+    except COMPOSITION_ERRORS as error:
+        raise explained.composition_error(error, loader, loader.config_name, words) from error
     return Composed(check(schema, plain(composed)), chosen(composed.hydra))
 
 
@@ -52,7 +57,7 @@ def chosen(settings: Any) -> dict[str, str]:
 
 
 def plain(composed: DictConfig) -> dict[str, Any]:
-    """The composed configuration as plain values, without Hydra's own part. Raises ConfigError for what is not set."""
+    """The composed configuration as plain values, without Hydra's own part. Raises ConfigError for a missing value."""
     kept = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     try:
         missing = OmegaConf.missing_keys(kept)
@@ -67,27 +72,28 @@ def plain(composed: DictConfig) -> dict[str, Any]:
 
 
 def check(schema: type[Config], values: Mapping[str, Any]) -> Config:
-    """The values as a configuration, a single value where a list belongs being a list of one.
+    """The values as a validated configuration; single values for lists become lists of one.
 
-    Raises ConfigError for the first that is unknown or out of range.
+    This is where bounds of keys are checked, which are declared in the fields of the pydantic models. Raises
+    ConfigError for the first key that is unknown or out of range.
     """
     values = lists_of_one(schema, values)
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(explained.validating(error, values)) from error
+        raise ConfigError(explained.validation_message(error, values)) from error
 
 
 def command(verb: str, config: BaseModel, choices: Mapping[str, str]) -> str:
     """The shortest command that gives exactly this configuration with the given group choices, where they exist."""
     loader = Loader(verb, type(config))
-    return " ".join(["worldsim", verb, *map(for_shell, _words(loader, config, choices))])
+    return " ".join(["worldsim", verb, *map(for_shell, _overrides_for(loader, config, choices))])
 
 
 def with_file(loader: Loader, overrides: Sequence[str]) -> list[str]:
-    """The overrides with config=<file>, as a run has left it, replaced by what it holds; what else is typed wins.
+    """The overrides, with config=<file> replaced by the overrides that give its content; others take precedence.
 
-    Raises ConfigError for a file that is none.
+    Raises ConfigError for a file that is not a configuration of this verb.
     """
     given = [text for text in overrides if text.startswith("config=")]
     if not given:
@@ -99,10 +105,10 @@ def with_file(loader: Loader, overrides: Sequence[str]) -> list[str]:
     typed = [text for text in overrides if text != given[0]]
     groups = loader.groups()
     choices = {group: option for group in groups if (option := _nearest_option(loader, group, config)) is not None}
-    kept = _words(loader, config, choices)
+    kept = _overrides_for(loader, config, choices)
     try:
         same = check(loader.schema, plain(_composed(loader, kept))) == config
-    except (ConfigError, *COMPOSING):
+    except (ConfigError, *COMPOSITION_ERRORS):
         same = False
     if not same:
         raise ConfigError(f"config={path} cannot be typed as overrides; give its values one by one")
@@ -116,7 +122,7 @@ def _composed(loader: Loader, overrides: Sequence[str]) -> DictConfig:
     return hydra.compose_config(loader.config_name, list(overrides), RunMode.RUN, with_log_configuration=False)
 
 
-def _words(loader: Loader, config: BaseModel, choices: Mapping[str, str]) -> list[str]:
+def _overrides_for(loader: Loader, config: BaseModel, choices: Mapping[str, str]) -> list[str]:
     """The overrides that give this configuration."""
     groups, asked = loader.groups(), config.model_dump(mode="json")
     taken = {group: choices.get(group) for group in groups}
@@ -127,11 +133,13 @@ def _words(loader: Loader, config: BaseModel, choices: Mapping[str, str]) -> lis
     ]
     if asked.get("env") is not None:
         if not loader.repository.config_exists(f"env/{taken.get('env')}"):
-            words = ["env=gymnasium", *words]  # an option of somebody's own folder
+            words = ["env=gymnasium", *words]  # an option of the user's own folder
         words = [f"env={asked['env']['id']}" if text == "env=gymnasium" else text for text in words]
     have = _plain_or_missing(loader, words)
-    for key, value in asked.items():  # in order: what the later parts are made from comes first
-        differing = [word(path, each) for path, each in leaves_of(value, (key,)) if not _is(each, _at(have, path))]
+    for key, value in asked.items():  # in order, because later parts may be interpolated from earlier ones
+        differing = [
+            word(path, each) for path, each in leaves_of(value, (key,)) if not _is_already(each, _at(have, path))
+        ]
         if differing:
             words += differing
             have = _plain_or_missing(loader, words)
@@ -139,21 +147,21 @@ def _words(loader: Loader, config: BaseModel, choices: Mapping[str, str]) -> lis
 
 
 def _plain_or_missing(loader: Loader, words: Sequence[str]) -> Any:
-    """What these overrides give, as plain values; those that are not set are "???"."""
+    """The configuration of these overrides as plain values; those without a value are "???"."""
     composed = _composed(loader, words)
     kept = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     return OmegaConf.to_container(kept, resolve=True)
 
 
 def _at(values: Any, path: Sequence[str]) -> Any:
-    """What stands there; the Ellipsis where nothing does."""
+    """The value at a path; the Ellipsis where there is none."""
     for key in path:
         values = values.get(key, ...) if isinstance(values, Mapping) else ...
     return values
 
 
-def _is(asked: Any, there: Any) -> bool:
-    """Whether a value is there already; of a group that was not chosen nothing is, which is None."""
+def _is_already(asked: Any, there: Any) -> bool:
+    """Whether a key has the value already; None also matches a group that was not chosen."""
     return bool(asked == there) or (asked is None and there is ...)
 
 
@@ -170,7 +178,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _nearest_option(loader: Loader, group: str, config: BaseModel) -> str | None:
-    """The option of a group from which the least has to be changed; None where the configuration has no such part."""
+    """The option of a group that needs the fewest changes; None where the configuration has no such part."""
     asked = config.model_dump(mode="json").get(group)
     if asked is None:
         return None
@@ -188,7 +196,7 @@ def _nearest_option(loader: Loader, group: str, config: BaseModel) -> str | None
 
 
 def _option(group: str, option: str) -> dict[str, Any]:
-    """The values of a group's file, on top of those that it begins with."""
+    """The values of a group's file, merged over those of its defaults list."""
     values: dict[str, Any] = yaml.safe_load((CONFIGS / group / f"{option}.yaml").read_text()) or {}
     below = [_option(group, name) for name in values.pop("defaults", []) if name != "_self_"]
     return {key: value for part in [*below, values] for key, value in part.items()}

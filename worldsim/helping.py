@@ -1,4 +1,4 @@
-"""`worldsim <verb> --help`: every key, its value, what it means and what it may be, as its pydantic model says."""
+"""The text of `worldsim <verb> --help`: every key with value, description and bounds, from its pydantic model."""
 
 import shutil
 import textwrap
@@ -15,10 +15,10 @@ from worldsim.loader import Loader, own_values
 from worldsim.overrides import written
 from worldsim.schemas import MISSING, members, model_of
 
-LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}  # as pydantic's metadata call them
+LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}  # by pydantic's names
 YOUR_OWN = (
-    "Groups are files of settings. One of your own is chosen by its path, {group}=path/to/my.yaml, or by its name, "
-    "where --config-dir or hydra.searchpath names the folder that holds {group}/<name>.yaml."
+    "Groups are files of settings. Choose a file of your own by its path, {group}=path/to/my.yaml, or by its name, "
+    "if --config-dir or hydra.searchpath gives the folder that contains {group}/<name>.yaml."
 )
 
 
@@ -30,7 +30,7 @@ def help_text(
     summary: str,
     examples: Sequence[str],
 ) -> str:
-    """The groups with their options, the keys with the values that are composed, and examples."""
+    """Groups with their options, keys with their composed values, and examples."""
     width = min(120, shutil.get_terminal_size((80, 24)).columns)
 
     def paragraph(text: str, indent: str = "      ", hanging: str = "") -> list[str]:
@@ -56,13 +56,13 @@ def help_text(
             lines += paragraph(f"{option}: {_about_option(repository, group, option)}", "        ", "  ")
     lines += ["", "Keys, each key=value:", ""]
     for key, value, about in keys(loader.schema, own_values(composed)):
-        as_it_is = isinstance(value, str) and value.startswith(("${", MISSING))  # made from another key, or not set
+        as_it_is = isinstance(value, str) and value.startswith(("${", MISSING))  # an interpolation, or without a value
         lines += [f"  {key}={value if as_it_is else written(value)}", *paragraph(about)]
     return "\n".join([*lines, "", "Examples:", *(f"  worldsim {loader.verb} {each}".rstrip() for each in examples)])
 
 
 def keys(model: type[BaseModel], values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any, str]]:
-    """Each key of the model with its value and what there is to say of it."""
+    """Each key of the model with its value, and its description with bounds."""
     for name, field in model.model_fields.items():
         value = values[name]
         part = model_of(field, value)
@@ -88,7 +88,7 @@ def allowed(field: FieldInfo) -> str:
 
 
 def _about_option(repository: IConfigRepository, group: str, option: str) -> str:
-    """What the file of an option says first of itself."""
+    """The first comment in the file of an option."""
     for source in repository.get_sources():
         file = Path(source.path) / group / f"{option}.yaml"
         if source.scheme() == "file" and file.is_file():

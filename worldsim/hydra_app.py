@@ -34,13 +34,13 @@ Do = Callable[[str, grammar.Composed[Any]], None]  # a verb with its configurati
 
 
 class HydraApp:
-    """One verb: its name, its model, whether its `out` is a folder, and what does it."""
+    """A verb as a Hydra application. folder: whether its `out` is a folder. do: the function that runs it."""
 
     def __init__(self, verb: str, schema: type[BaseModel], folder: bool, do: Do):
         self.verb, self.schema, self.folder, self.do = verb, schema, folder, do
 
     def run(self, words: Sequence[str], summary: str, examples: Sequence[str]) -> None:
-        """Does what a command line says. Raises ConfigError, in one line, for what it has wrong."""
+        """Runs a command line: --help, --cfg and so on, one run, or a sweep. Raises ConfigError for mistakes in it."""
         flags = _flags(words)
         loader = Loader(self.verb, self.schema, self.folder, flags.config_dir, flags.config_path)
         name = flags.config_name or loader.config_name
@@ -59,20 +59,19 @@ class HydraApp:
                 if flags.cfg or flags.info or flags.hydra_help:
                     _show(hydra, name, overrides, flags)
                     return
-            except grammar.COMPOSING as error:
-                raise explained.composing(error, loader, name, overrides) from error
+            except grammar.COMPOSITION_ERRORS as error:
+                raise explained.composition_error(error, loader, name, overrides) from error
             if flags.multirun or composed.hydra.mode == RunMode.MULTIRUN:
                 self._sweep(hydra, loader, name, overrides)
             elif several:
                 raise ConfigError(
-                    f"{several[0]} is given several values; add --multirun to run them one after another, "
-                    f"or write one list of them, {several[0]}=[a,b]"
+                    f"{several[0]} has several values; add --multirun to run each, or give a list: {several[0]}=[a,b]"
                 )
             else:
                 self._once(loader, name, composed)
 
     def _once(self, loader: Loader, name: str | None, composed: DictConfig) -> None:
-        """As `Hydra.run`, which would print a line of its own before an error."""
+        """As `Hydra.run`, which would print an additional line before an error."""
         callbacks = Callbacks(composed)
         composed.hydra.mode = RunMode.RUN
         callbacks.on_run_start(config=composed, config_name=name)
@@ -93,10 +92,10 @@ class HydraApp:
         self.do(self.verb, grammar.Composed(config, grammar.chosen(HydraConfig.get())))
 
     def _sweep(self, hydra: Hydra, loader: Loader, name: str | None, overrides: Sequence[str]) -> None:
-        """Hydra's own multirun. A job that a user's mistake ends does not end the others.
+        """Hydra's multirun. A job that fails by a user's mistake does not stop the others.
 
-        Jobs may run in other processes (hydra/launcher=joblib or submitit): what each leaves behind is a file in a
-        folder of this sweep.
+        Jobs may run in other processes (hydra/launcher=joblib or submitit), so failures are reported through files in a
+        temporary folder of this sweep.
         """
         shared = loader.prepare(overrides, name)
 
@@ -113,8 +112,8 @@ class HydraApp:
         with tempfile.TemporaryDirectory(prefix=".worldsim-sweep-", dir=Path.cwd()) as failures:
             try:
                 hydra.multirun(name, job, [*overrides, "hydra.mode=MULTIRUN"], with_log_configuration=False)
-            except grammar.COMPOSING as error:
-                raise explained.composing(error, loader, name, overrides) from error
+            except grammar.COMPOSITION_ERRORS as error:
+                raise explained.composition_error(error, loader, name, overrides) from error
             failed = [path.read_text() for path in sorted(Path(failures).iterdir(), key=lambda path: int(path.name))]
         if failed:
             raise ConfigError(f"{len(failed)} of the runs failed: {'; '.join(failed)}")
@@ -131,23 +130,23 @@ def _flags(words: Sequence[str]) -> argparse.Namespace:
         strange = problem.removeprefix("unrecognized arguments: ").split()[0]
         key = strange.lstrip("-").partition("=")[0]
         if problem.startswith("unrecognized"):
-            raise ConfigError(f"'{strange}' is no flag; write {key}=... (flags are {FLAGS})") from left
+            raise ConfigError(f"'{strange}' is not a flag; write {key}=... (flags are {FLAGS})") from left
         raise ConfigError(f"{problem} (flags are {FLAGS})") from left
     for flag in UNUSED:
         if getattr(flags, flag):
-            raise ConfigError(f"--{flag.replace('_', '-')} is not for worldsim; config=<file> types a run again")
+            raise ConfigError(f"--{flag.replace('_', '-')} is not supported; config=<file> repeats a run")
     if flags.resolve and not flags.cfg:
-        raise ConfigError("--resolve goes with --cfg job, hydra or all")
+        raise ConfigError("--resolve needs --cfg job, hydra or all")
     if flags.package and not flags.cfg:
-        raise ConfigError("--package goes with --cfg job, hydra or all")
+        raise ConfigError("--package needs --cfg job, hydra or all")
     modes = [name for name in ("run", "multirun", "cfg", "info", "help", "hydra_help") if getattr(flags, name)]
     if len(modes) > 1:
-        raise ConfigError(f"--{modes[0]} and --{modes[1]} do not go together; give one of them".replace("_", "-"))
+        raise ConfigError(f"--{modes[0]} and --{modes[1]} exclude each other; give one of them".replace("_", "-"))
     return flags
 
 
 def _show(hydra: Hydra, name: str | None, overrides: Sequence[str], flags: argparse.Namespace) -> None:
-    """--cfg, --info and --hydra-help, as Hydra shows them."""
+    """Prints --cfg, --info and --hydra-help as Hydra does."""
     if flags.hydra_help:
         hydra.hydra_help(name, args_parser=get_args_parser(), args=flags)
     elif flags.info:
@@ -165,7 +164,7 @@ def _show(hydra: Hydra, name: str | None, overrides: Sequence[str], flags: argpa
 
 @contextmanager
 def _global(hydra: Hydra) -> Iterator[Hydra]:
-    """Hydra's plugins and its compose API look for it in GlobalHydra; one that was there is put back."""
+    """Sets GlobalHydra, where Hydra's plugins and compose API look for it; restores the previous one afterwards."""
     instance = GlobalHydra.instance()
     outer = instance.hydra
     instance.hydra = hydra

@@ -1,6 +1,6 @@
-"""Hydra's composition of a verb's configuration, on the defaults of the verb's pydantic model.
+"""Hydra's composition of a verb's configuration, over the defaults of the verb's pydantic model.
 
-Three things are added to Hydra: what no file says is the model's default, an option may be named by its file
+Three things are added to Hydra: keys that no file sets have the model's default, an option may be given by its path
 (env=path/to/my.yaml), and an environment by its Gymnasium id (env=CartPole-v1).
 """
 
@@ -28,19 +28,23 @@ from worldsim.overrides import label, parse, swept, written
 from worldsim.schemas import filled, is_open, unknown
 
 CONFIGS = Path(str(files("worldsim"))) / "configs"
-INNER = ("model/size", "model/sized")  # groups that lie in another's folder
+INNER = ("model/size", "model/sized")  # groups inside the folder of another group
 FOLLOWING = ("budget", "model/sized")  # groups whose option follows from another group's
 LOGS = ("job_logging", "hydra_logging")
-AS_IT_IS: dict[str, Any] = {"version": 1, "incremental": True, "root": {"level": "WARNING"}}  # "disabled" silences all
+KEEP_LOGGING: dict[str, Any] = {
+    "version": 1,
+    "incremental": True,
+    "root": {"level": "WARNING"},
+}  # "disabled" silences all
 DATED_RUN = "outputs/${now:%Y-%m-%d}/${now:%H-%M-%S}"  # Hydra's own default of hydra.run.dir
 DATED_SWEEP = "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}"  # of hydra.sweep.dir
 NUMBERED = "${hydra.job.num}"  # of hydra.sweep.subdir
-HERE = "."  # stands for the first, because folders are named by `out`, and for the third until a job has its label
-TOGETHER = "./multirun"  # for the second, where the jobs of a sweep need no folders of their own
+HERE = "."  # replaces DATED_RUN, because `out` names the folder, and NUMBERED until a job has its label
+SWEEP_FOLDER = "./multirun"  # replaces DATED_SWEEP where the jobs of a sweep need no folders of their own
 
 
 class Repository(ConfigRepository):
-    """The files of the search path; and where an option is named by its path from the current folder, that file."""
+    """The files of the search path, and files that are given by their path from the current folder."""
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         found = super().load_config(config_path)
@@ -68,8 +72,8 @@ class Loader(ConfigLoaderImpl):
     """Loads the configurations of one verb.
 
     verb: as it is typed, e.g. "faults fit". schema: its model. folder: whether `out` is a folder, else it is a file.
-    config_dir, config_path: folders of the user's, as Hydra's flags of these names give them. Raises ConfigError where
-    there is no such folder.
+    config_dir, config_path: the user's folders from Hydra's flags of these names. Raises ConfigError where one does not
+    exist.
     """
 
     def __init__(
@@ -83,7 +87,7 @@ class Loader(ConfigLoaderImpl):
         version.setbase("1.3")
         for flag, path in (("--config-dir", config_dir), ("--config-path", config_path)):
             if path is not None and not Path(path).is_dir():
-                raise ConfigError(f"{flag} {path} is no folder; give the one in which your configurations lie")
+                raise ConfigError(f"{flag} {path} is not a folder; give the folder of your configurations")
         search_path = create_config_search_path(f"file://{Path(config_path or CONFIGS).absolute()}")
         last = search_path.get_path().pop()  # Hydra's own schemas
         if config_path is not None:
@@ -94,17 +98,19 @@ class Loader(ConfigLoaderImpl):
         super().__init__(search_path)
         self.repository = Repository(search_path)
         self.verb, self.schema, self.folder = verb, schema, folder
-        self._files: dict[tuple[str | None, ...], IConfigRepository] = {}  # what was read, for the time of one command
+        self._files: dict[tuple[str | None, ...], IConfigRepository] = {}  # cache for one command
         name = verb.replace(" ", "-")
-        self.config_name = name if self.repository.config_exists(name) else None  # its own file, where it needs one
+        self.config_name = (
+            name if self.repository.config_exists(name) else None
+        )  # its primary configuration, if it has one
 
     def files(self, overrides: Sequence[str] = (), config_name: str | None = None) -> IConfigRepository:
-        """What the search path holds, also in the folders of hydra.searchpath=[...], which must be there."""
+        """The files of the search path, including the folders of hydra.searchpath=[...], which must exist."""
         searched = [text for text in overrides if text.lstrip("+").startswith("hydra.searchpath=")]
         asked = (config_name or self.config_name, *searched)
         if asked in self._files:
             return self._files[asked]
-        with warnings.catch_warnings(action="ignore"):  # Hydra only warns of a folder that is none
+        with warnings.catch_warnings(action="ignore"):  # Hydra only warns of a missing folder
             repository = self._parse_overrides_and_create_caching_repo(asked[0], searched)[1]
         for source in repository.get_sources():
             if not source.available():
@@ -113,12 +119,12 @@ class Loader(ConfigLoaderImpl):
         return repository
 
     def groups(self, repository: IConfigRepository | None = None, config_name: str | None = None) -> dict[str, Any]:
-        """The groups that the configuration is made of, and the option that each has unless another is chosen."""
+        """The groups of the configuration, with their default options."""
         name = config_name or self.config_name
         return dict(_groups(repository or self.repository, name)) if name else {}
 
     def options(self, group: str, repository: IConfigRepository | None = None) -> list[str]:
-        """What a group can be set to. Folders of the groups inside it, such as model/size, are none of its own."""
+        """The options of a group, without those of groups inside its folder, such as model/size."""
         return sorted(_options(repository or self.repository, group, ""))
 
     def load_configuration(
@@ -132,15 +138,15 @@ class Loader(ConfigLoaderImpl):
         prepared = self.prepare(overrides, config_name)
         composed = super().load_configuration(config_name, prepared, run_mode, from_shell, validate_sweep_overrides)
         with open_dict(composed):
-            self._settle(composed, [parse(text)[0] for text in prepared], run_mode)
+            self._replace_hydra_defaults(composed, [parse(text)[0] for text in prepared], run_mode)
         return composed
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        """The configuration of one job. Its folder is called after what it alone has, and is where its `out` lies."""
+        """The configuration of one job of a sweep. Its folder is named after the overrides that only it has."""
         composed = super().load_sweep_config(master_config, sweep_overrides)
         shared, own = master_config.hydra, composed.hydra
         own.sweep.dir, own.sweep.subdir = shared.sweep.dir, _raw(shared.sweep, "subdir")
-        apart = shared.sweep.dir != TOGETHER
+        apart = shared.sweep.dir != SWEEP_FOLDER
         if _raw(own.sweep, "subdir") == HERE and apart:
             own.sweep.subdir = label(own.overrides.task, shared.overrides.task) or HERE
         with open_dict(composed):
@@ -151,23 +157,23 @@ class Loader(ConfigLoaderImpl):
         return composed
 
     def prepare(self, overrides: Sequence[str], config_name: str | None = None) -> list[str]:
-        """Overrides as Hydra takes them: any text as a value, any Gymnasium id as env=, any key in open mappings."""
+        """Translates overrides for Hydra: any text as a value, any Gymnasium id as env=, any key in open mappings."""
         repository, prepared = self.files(overrides, config_name), list[str]()
         groups = self.groups(repository, config_name)
         for override, text in map(parse, overrides):
             key, plain = str(override.key_or_group), text[0] not in "+~"
             if key in groups and (override.is_delete() or self._is_null(override, groups, repository)):
-                prepared += self._without(override, text)
+                prepared += self._deselected(override, text)
             elif key == "env" and key in groups and plain:
                 prepared += _env_overrides(override, text, repository)
-            elif plain and (self._opens(override) or self._is_ones_own(override, groups, repository)):
+            elif plain and (self._allows_any_key(override) or self._is_user_option(override, groups, repository)):
                 prepared.append(f"{'+' if repository.group_exists(key) else '++'}{text}")
             else:
                 prepared.append(text)
         return prepared
 
     def _compose_config_from_defaults_list(self, defaults: Any, repo: IConfigRepository) -> DictConfig:
-        """Here the model's defaults come in. Hydra goes on with what is typed, and refuses keys that nobody has."""
+        """Adds the model's defaults below the files. Hydra then applies the overrides, and refuses unknown keys."""
         composed: DictConfig = super()._compose_config_from_defaults_list(defaults, repo)
         values = own_values(composed)
         if strange := next(unknown(self.schema, values), None):
@@ -178,12 +184,12 @@ class Loader(ConfigLoaderImpl):
             composed[key] = value
         return composed
 
-    def _settle(self, composed: DictConfig, overrides: Sequence[Override], run_mode: RunMode) -> None:
-        """What Hydra itself does where nobody says otherwise: no folders by date, no logs, a sweep's jobs in `out`."""
+    def _replace_hydra_defaults(self, composed: DictConfig, overrides: Sequence[Override], run_mode: RunMode) -> None:
+        """Replaces Hydra's defaults unless set by the user: no dated folders, no logs, a sweep's jobs inside `out`."""
         hydra, typed = composed.hydra, _keys(overrides)
         for name in LOGS:
             if hydra.runtime.choices.get(f"hydra/{name}") == "default" and f"hydra/{name}" not in typed:
-                hydra[name] = AS_IT_IS
+                hydra[name] = KEEP_LOGGING
         if hydra.output_subdir == ".hydra" and "hydra.output_subdir" not in typed:
             hydra.output_subdir = None
         if _raw(hydra.run, "dir") == DATED_RUN:
@@ -192,35 +198,37 @@ class Loader(ConfigLoaderImpl):
             composed.out = self._in_folder(composed, "${hydra:run.dir}")
         if run_mode == RunMode.MULTIRUN and _raw(hydra.sweep, "dir") == DATED_SWEEP:
             swept = _keys([override for override in overrides if override.is_sweep_override()])
-            hydra.sweep.dir = self._above_jobs(composed, swept)
+            hydra.sweep.dir = self._sweep_folder(composed, swept)
             if _raw(hydra.sweep, "subdir") == NUMBERED and "hydra.sweep.subdir" not in typed:
                 hydra.sweep.subdir = HERE
 
-    def _above_jobs(self, composed: DictConfig, swept: set[str]) -> str:
+    def _sweep_folder(self, composed: DictConfig, swept: set[str]) -> str:
         """The folder in which each job of a sweep gets a folder of its own."""
         if "out" not in composed or "out" in swept:
-            return TOGETHER
+            return SWEEP_FOLDER
         out = OmegaConf.select(composed, "out", throw_on_missing=False)
-        if out is None and swept - {"world"}:  # it writes beside the world, where one job would undo the other's work
-            raise ConfigError("give out=..., a folder; each of the runs gets one of its own in it")
-        return TOGETHER if out is None else str(out if self.folder else Path(str(out)).parent)
+        if out is None and swept - {
+            "world"
+        }:  # it writes into the world's folder, where jobs would overwrite each other's files
+            raise ConfigError("give out=..., a folder in which each of the runs gets a folder of its own")
+        return SWEEP_FOLDER if out is None else str(out if self.folder else Path(str(out)).parent)
 
     def _in_folder(self, composed: DictConfig, folder: str) -> str:
-        """`out` in the folder that Hydra has for a job."""
+        """`out` inside Hydra's folder of a job."""
         if composed.hydra.job.chdir:
             folder = "${hydra:runtime.output_dir}"
         return folder if self.folder else f"{folder}/{Path(str(composed.out)).name}"
 
-    def _without(self, override: Override, text: str) -> list[str]:
-        """Nothing, where a group is null anyway; ~group, where it can be left out."""
+    def _deselected(self, override: Override, text: str) -> list[str]:
+        """The overrides that leave a group out: none where it is null anyway, ~group where it is optional."""
         key = str(override.key_or_group)
         field = self.schema.model_fields.get(key)
         if override.is_delete() and field is not None and field.is_required():
-            raise ConfigError(f"{text}: worldsim {self.verb} needs one; choose another, {key}=<option>")
+            raise ConfigError(f"{text}: worldsim {self.verb} needs it; choose another option, {key}=<option>")
         return [text] if override.is_delete() else []
 
     def _is_null(self, override: Override, groups: dict[str, Any], repository: IConfigRepository) -> bool:
-        """Whether a group is given the null that it has anyway. Raises ConfigError for what else is no name."""
+        """Whether a group that is null is set to null. Raises ConfigError for other values that are not names."""
         if override.is_sweep_override() or isinstance(override.value(), str):
             return False
         key = str(override.key_or_group)
@@ -231,14 +239,14 @@ class Loader(ConfigLoaderImpl):
         known = ", ".join(self.options(key, repository)) + (", or any Gymnasium id" if key == "env" else "")
         raise ConfigError(f"there is no {key}={written(override.value())}; it is one of {known}")
 
-    def _opens(self, override: Override) -> bool:
-        """Whether the key lies in a mapping that may hold anything, or a mapping is given for one."""
+    def _allows_any_key(self, override: Override) -> bool:
+        """Whether the key is inside a mapping with arbitrary keys, or sets one to a mapping."""
         key = str(override.key_or_group)
         given = isinstance(override.value(), dict) and is_open(self.schema, f"{key}.anything")
         return given or is_open(self.schema, key)
 
-    def _is_ones_own(self, override: Override, groups: dict[str, Any], repository: IConfigRepository) -> bool:
-        """Whether an option of a group is chosen that only the user's own folders have, such as experiment=mine."""
+    def _is_user_option(self, override: Override, groups: dict[str, Any], repository: IConfigRepository) -> bool:
+        """Whether the override chooses an option that exists only in the user's folders, such as experiment=mine."""
         key = str(override.key_or_group)
         if key in groups or key.startswith("hydra/") or not repository.group_exists(key):
             return False
@@ -249,7 +257,7 @@ class Loader(ConfigLoaderImpl):
 
 
 def own_values(composed: DictConfig) -> dict[str, Any]:
-    """The composed values without Hydra's own part: those that are not set as "???", interpolations as they are."""
+    """The composed values without Hydra's own part; missing ones are "???", interpolations are not resolved."""
     kept = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     return cast(dict[str, Any], OmegaConf.to_container(kept))
 
@@ -259,7 +267,7 @@ def _keys(overrides: Sequence[Override]) -> set[str]:
 
 
 def _raw(node: DictConfig, key: str) -> Any:
-    """A value as it is written, interpolations and all."""
+    """A value without resolving interpolations."""
     return OmegaConf.to_container(node)[key]  # type: ignore[index, call-overload]
 
 
@@ -268,7 +276,7 @@ def _groups(repository: IConfigRepository, name: str) -> Iterator[tuple[str, Any
     for entry in (loaded.defaults_list or []) if loaded else []:
         if isinstance(entry, ConfigDefault) and entry.path != "_self_":
             yield from _groups(repository, str(entry.path).lstrip("/"))
-        elif isinstance(entry, GroupDefault) and not entry.optional:  # an optional one follows another choice
+        elif isinstance(entry, GroupDefault) and not entry.optional:  # an optional one depends on another group
             yield str(entry.group).lstrip("/"), entry.value
 
 
@@ -280,7 +288,7 @@ def _options(repository: IConfigRepository, group: str, prefix: str) -> Iterator
 
 
 def _env_overrides(override: Override, text: str, repository: IConfigRepository) -> list[str]:
-    """env=<a ready configuration or a file> as it is; env=<anything else> is a Gymnasium id."""
+    """Translates env=<id> to env=gymnasium env.id=<id>; a ready configuration or a file stays as it is."""
 
     def is_option(name: str) -> bool:
         return name.endswith(".yaml") or repository.config_exists(f"env/{name}")

@@ -1,4 +1,4 @@
-"""Modules that a user names in a configuration: "module:Env-v0", "package.module:factory"."""
+"""Imports modules that a user names in a configuration: "module:Env-v0", "package.module:factory"."""
 
 import importlib
 import os
@@ -10,10 +10,10 @@ from worldsim.errors import ConfigError
 
 
 def load_module(name: str, wanted_by: str) -> ModuleType:
-    """The module, imported. The current folder is searched last, as `python -m` searches it first.
+    """Imports a module; the current folder is searched last.
 
-    `wanted_by`: what begins the message, e.g. "agent 'my_agents:Payer'". Raises ConfigError with the reason and the
-    line of whatever goes wrong on the way: the module is the user's own.
+    wanted_by: start of the error message, e.g. "agent 'my_agents:Payer'". Raises ConfigError with the exception and
+    its line for anything that the import raises, because it runs user code.
     """
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -24,9 +24,9 @@ def load_module(name: str, wanted_by: str) -> ModuleType:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, and in which line of which file; an import that finds nothing has no such line."""
-    said = f"{type(error).__name__}: {error}"
-    if isinstance(error, SyntaxError):  # tells its own place
-        return said
+    """The exception, with its file and line unless the module was not found at all."""
+    message = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):  # its message has the line already
+        return message
     place = extract_tb(error.__traceback__)[-1]
-    return said if "importlib" in place.filename else f"{said}, {place.filename} line {place.lineno}"
+    return message if "importlib" in place.filename else f"{message}, {place.filename} line {place.lineno}"

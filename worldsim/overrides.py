@@ -1,4 +1,4 @@
-"""The words of a command line, key=value, as Hydra's grammar has them: read, and written."""
+"""Reads and writes overrides, key=value, in Hydra's grammar."""
 
 import os
 import re
@@ -14,9 +14,9 @@ from worldsim.errors import ConfigError
 
 
 def parse(text: str) -> tuple[Override, str]:
-    """The override and its text, with the value quoted where it is plain text that Hydra's grammar has no room for.
+    """The parsed override and its text, in which a value that Hydra's grammar cannot parse is quoted.
 
-    Raises ConfigError for what is not key=value.
+    Raises ConfigError for text that is not key=value.
     """
     key, equals, value = text.partition("=")
     if value.startswith("~/"):
@@ -36,17 +36,16 @@ def parse(text: str) -> tuple[Override, str]:
 
 
 def swept(overrides: Sequence[str]) -> list[str]:
-    """Keys that are given several values, to be run one after another."""
+    """Keys with several values, of a sweep."""
     parsed = [parse(text)[0] for text in overrides]
     return [str(override.key_or_group) for override in parsed if override.is_sweep_override()]
 
 
 def label(overrides: Sequence[str], shared: Sequence[str]) -> str:
-    """key=value of all that one job of a sweep does not share with the others, sorted: for people and names of folders.
+    """The overrides of one job of a sweep that the others do not share, sorted: for messages and names of folders.
 
-    shared: the overrides of the sweep, of which those with several values are the jobs' own. A text stands there as it
-    is meant: with the quotes and backslashes of Hydra's grammar a folder does not open again under the name that one
-    types.
+    shared: the overrides of the sweep; those with several values differ between jobs. Texts are written without the
+    quotes and backslashes of Hydra's grammar, which would make folders hard to type.
     """
     parser = OverridesParser.create()
     before = parser.parse_overrides(list(shared))
@@ -61,7 +60,7 @@ def label(overrides: Sequence[str], shared: Sequence[str]) -> str:
 
 
 def word(path: Sequence[str], value: Any) -> str:
-    """key=value; from the first key on that is no name, which no override may have, they stand in the value."""
+    """key=value. From the first key that Hydra does not allow in an override, keys become part of the value."""
     names = next((i for i, key in enumerate(path) if not re.fullmatch(r"[\w-]+", key)), len(path))
     for key in reversed(path[names:]):
         value = {key: value}
@@ -92,7 +91,7 @@ def quoted(value: str) -> str:
 
 
 def for_shell(text: str) -> str:
-    """A word as it is typed in a shell."""
+    """An argument, quoted for a shell if necessary."""
     if re.fullmatch(r"[\w./:+@=,~-]+", text):
         return text
     return f'"{text}"' if not re.search(r'["$`\\!]', text) else "'" + text.replace("'", "'\\''") + "'"

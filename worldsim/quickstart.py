@@ -1,7 +1,7 @@
 """The whole job on one environment: collect, train, validate, look, stress, report.
 
-Every step is a verb that also stands alone. out/steps/<name>.json says what a finished step was made from; a step whose
-record still holds is not done again, and one that was stopped goes on, because each verb does.
+Every step is a verb that can also be run by itself. out/steps/<name>.json records the inputs of a finished step; it is
+skipped while these are unchanged. A step that was stopped resumes, because each verb does.
 """
 
 import json
@@ -32,7 +32,7 @@ from worldsim.files import (
     sealed,
     write_atomically,
 )
-from worldsim.models.checkpoint import FOUND_OUT, MANIFEST, STARTS, WEIGHTS
+from worldsim.models.checkpoint import MANIFEST, STARTS, VALIDATION_FILES, WEIGHTS
 from worldsim.models.config import AnyModelConfig
 from worldsim.play.look import LookConfig
 from worldsim.rollouts.collect import CollectConfig
@@ -43,11 +43,11 @@ from worldsim.training.config import TrainConfig, TrainerConfig, TrainLoggerConf
 
 
 class QuickstartConfig(Settings):
-    """The whole job: what all verbs share, and the configuration of each, made from it in configs/quickstart.yaml."""
+    """The whole job: keys that verbs share, and each verb's configuration, interpolated in configs/quickstart.yaml."""
 
     env: EnvConfig = Field(description="the real environment")
-    model: AnyModelConfig = Field(description="how the world is learned: its family, and how large it is")
-    trainer: TrainerConfig = Field(TrainerConfig(), description="how long and how fast")
+    model: AnyModelConfig = Field(description="the world model: its family and its size")
+    trainer: TrainerConfig = Field(TrainerConfig(), description="the training loop")
     logger: TrainLoggerConfig = Field(TrainLoggerConfig(), description="Weights & Biases")
     seed: Seed = Field(0, description="of everything: same seed and settings, same figures")
     device: Device = Field(
@@ -63,7 +63,7 @@ class QuickstartConfig(Settings):
     train: TrainConfig
     fidelity: ValidateConfig
     look: LookConfig
-    ppo: PPOConfig  # trained where stress.agents names ppo, and nobody else is called so
+    ppo: PPOConfig  # run if stress.agents names ppo and the env has no agent of that name
     stress: StressConfig
 
     @property
@@ -73,39 +73,39 @@ class QuickstartConfig(Settings):
 
     @property
     def trains_ppo(self) -> bool:
-        """Whether an agent is trained in the real environment for the stress test: the one that it calls ppo."""
+        """Whether a PPO agent is trained for the stress test: it tests `ppo`, and the env has no agent of that name."""
         return PPO in (self.stress.agents or []) and PPO not in self.stress.env.agents
 
 
 class JobStep(NamedTuple):
-    """One step of the job: a verb."""
+    """One step of the job: a verb with its configuration."""
 
     verb: str
-    what: str  # what it does, in a few words
-    config: BaseModel  # of the verb alone
-    makes: tuple[Path, ...]  # files, and folders of files, as which it is done
+    what: str  # description to print
+    config: BaseModel  # of the verb
+    makes: tuple[Path, ...]  # files and folders that it writes
 
 
-PPO = "ppo"  # the agent that is trained on the way
-BY_THEMSELVES = "look", "ppo"  # verbs whose file lies alone, and says by a mark of its own whose it is
+PPO = "ppo"  # name of the agent that is trained
+SINGLE_FILE_VERBS = "look", "ppo"  # verbs that write one file, which they overwrite only if it has their mark
 CERTIFICATE = "fidelity.json", "fidelity.html"  # copied to where the report is
-Run = Callable[[str, BaseModel], None]  # a verb with its configuration; prints what came of it
+RunVerb = Callable[[str, BaseModel], None]  # runs a verb with its configuration, and prints its results
 
 
-def quickstart(config: QuickstartConfig, choices: Mapping[str, str], run: Run) -> None:
-    """Does all steps that are not done yet, and says of each which command does it alone."""
+def quickstart(config: QuickstartConfig, choices: Mapping[str, str], run: RunVerb) -> None:
+    """Runs all steps that are not finished yet, and prints for each the command that runs it alone."""
     steps = plan(config)
     _check_names(config)
     with alone_in(config.out / "steps"):
         if not any((config.out / "steps").glob("*.json")):
             refuse_foreign((config.out / name for name in CERTIFICATE), "quickstart")
-        _do_all(config, steps, choices, run)
+        _run_steps(config, steps, choices, run)
 
 
-def _do_all(config: QuickstartConfig, steps: list[JobStep], choices: Mapping[str, str], run: Run) -> None:
+def _run_steps(config: QuickstartConfig, steps: list[JobStep], choices: Mapping[str, str], run: RunVerb) -> None:
     begun = time.monotonic()
     shown = False  # whether the report has just been printed
-    made_from = digest(code_digest(), json.dumps(_made_of(config)))
+    made_from = digest(code_digest(), json.dumps(_dependencies(config)))
     for number, step in enumerate(steps, 1):
         alone = grammar.command(step.verb, step.config, choices)
         print(f"{number}/{len(steps)} {step.verb}: {step.what}\n    {alone}", flush=True)
@@ -117,7 +117,7 @@ def _do_all(config: QuickstartConfig, steps: list[JobStep], choices: Mapping[str
         shown = took is None
         if took is None:
             since = time.monotonic()
-            _make_way(record, step, config.out)
+            _set_aside_changed_files(record, step, config.out)
             run(step.verb, step.config)
             took = time.monotonic() - since
             written = {"command": alone, "seconds": round(took, 1), "made_from": made_from}
@@ -125,12 +125,12 @@ def _do_all(config: QuickstartConfig, steps: list[JobStep], choices: Mapping[str
             write_atomically(record, json.dumps(sealed(written), indent=1) + "\n")
             print(f"    done in {took:.0f} s", flush=True)
         else:
-            print(f"    was done before, in {took:.0f} s", flush=True)
-    _conclude(config, time.monotonic() - begun, shown)
+            print(f"    already done, in {took:.0f} s", flush=True)
+    _copy_certificate_and_summarise(config, time.monotonic() - begun, shown)
 
 
-def _made_of(config: QuickstartConfig) -> dict[str, Any]:
-    """The code behind the environment and what plays in it to be recorded, what they name, and the packages below."""
+def _dependencies(config: QuickstartConfig) -> dict[str, Any]:
+    """Hashes of the user's code of environment and policies and of files that they name, and versions of packages."""
     env = config.collect.env
     policy = config.collect.policy or env.policy or "random"
     specs = [policy] if isinstance(policy, str) else list(policy)
@@ -140,20 +140,20 @@ def _made_of(config: QuickstartConfig) -> dict[str, Any]:
 
 
 def plan(config: QuickstartConfig) -> list[JobStep]:
-    """The steps, in order, each with the configuration of its verb. Raises ConfigError where these do not fit."""
+    """The steps in order. Raises ConfigError where configurations of verbs are inconsistent."""
     rollouts, world, testing = config.collect.out, config.train.out, config.stress
     for part in ("collect", "train", "fidelity", "look", "ppo", "stress"):
         out = getattr(config, part).out
         if out is not None and not lies_in(out, config.out):
-            raise ConfigError(f"{part}.out={out} must lie in out={config.out}, where the whole job is kept")
+            raise ConfigError(f"{part}.out={out} must be inside out={config.out}, the folder of the whole job")
     made = tuple(world / name for name in (MANIFEST, WEIGHTS, STARTS))
-    certified = tuple(config.certified / name for name in FOUND_OUT)
+    certified = tuple(config.certified / name for name in VALIDATION_FILES)
     collecting = f"record {config.collect.env.id}"
     steps = [
         JobStep("collect", collecting, config.collect, (rollouts / PROVENANCE, rollouts / MINARI)),
-        JobStep("train", "learn a world from what was recorded", config.train, made),
-        JobStep("validate", "measure how true the world is", config.fidelity, certified),
-        JobStep("look", "draw real above, learned below, same actions", config.look, (config.look.out,)),
+        JobStep("train", "train a world model on the recorded rollouts", config.train, made),
+        JobStep("validate", "measure the fidelity of the world", config.fidelity, certified),
+        JobStep("look", "draw a film, real above and learned below, same actions", config.look, (config.look.out,)),
     ]
     if config.trains_ppo:
         what = "train a small agent in the real environment"
@@ -162,11 +162,14 @@ def plan(config: QuickstartConfig) -> list[JobStep]:
         testing = testing.model_copy(update={"env": testing.env.model_copy(update={"agents": agents})})
     testing.check()
     report = (testing.out / "report.json", testing.out / "report.html")
-    return [*steps, JobStep("stress", "break agents in both worlds, on the same seeds", testing, report)]
+    return [
+        *steps,
+        JobStep("stress", "test agents under faults, real and in the world, on the same seeds", testing, report),
+    ]
 
 
 def _check_names(config: QuickstartConfig) -> None:
-    """Makes the environment and the agents to be tested once: a wrong name is reported now, not after the training."""
+    """Makes the environment and the agents to test once, so that a wrong name is reported before training."""
     agents = config.stress.agents
     if agents is not None and config.trains_ppo:
         agents = [each for each in agents if each != PPO]
@@ -175,7 +178,7 @@ def _check_names(config: QuickstartConfig) -> None:
 
 
 def _finished(record: Path, made_from: str, makes: tuple[Path, ...], out: Path) -> float | None:
-    """Seconds that the step took, where it was finished from the same beginnings and its files are as they were."""
+    """Seconds that a finished step took; None if it is not finished, or its inputs or files have changed."""
     try:
         found = read_sealed(record)
         same = found["made_from"] == made_from and found["files"] == hashes_of(makes, out)
@@ -184,9 +187,9 @@ def _finished(record: Path, made_from: str, makes: tuple[Path, ...], out: Path) 
         return None
 
 
-def _make_way(record: Path, step: JobStep, out: Path) -> None:
-    """Renames a file that this job wrote, and that was changed since, where its verb would take it for a stranger's."""
-    if step.verb not in BY_THEMSELVES:
+def _set_aside_changed_files(record: Path, step: JobStep, out: Path) -> None:
+    """Renames files of this job that were changed since, because their verb would refuse to overwrite them."""
+    if step.verb not in SINGLE_FILE_VERBS:
         return
     try:
         found = read_sealed(record)["files"]
@@ -196,11 +199,14 @@ def _make_way(record: Path, step: JobStep, out: Path) -> None:
         if (out / name).is_file() and hash_of(out / name) != written:
             aside = next(path for number in count(1) if not (path := out / f"{name}.damaged-{number}").exists())
             (out / name).rename(aside)
-            print(f"    {out / name} is not as it was made: it is made again, and kept as {aside.name}", flush=True)
+            print(
+                f"    {out / name} was changed: it is made again, and the changed one is kept as {aside.name}",
+                flush=True,
+            )
 
 
-def _conclude(config: QuickstartConfig, seconds: float, shown: bool) -> None:
-    """The certificate beside the report; the last lines: the verdict unless just printed, and where everything is."""
+def _copy_certificate_and_summarise(config: QuickstartConfig, seconds: float, shown: bool) -> None:
+    """Copies the certificate beside the report; prints the verdict, unless just shown, and the paths of all results."""
     out = config.out
     with alone_in(out):
         for name in CERTIFICATE:

@@ -1,4 +1,4 @@
-"""What a pydantic model says of a configuration: its keys, their defaults, and which of them may hold anything."""
+"""Reads pydantic models of configurations: keys, defaults, and mappings with arbitrary keys."""
 
 import types
 import typing
@@ -9,13 +9,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-MISSING = "???"  # a value that has to be given, as Hydra writes it
+MISSING = "???"  # Hydra's mark of a value that must be given
 
 
 def filled(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values on the defaults of the model, in its order: plain ones, MISSING where there is no default.
+    """The values merged over the defaults of the model, in its order; MISSING where there is no default.
 
-    Keys that the model does not have come last. What is no mapping yet, such as "${env}", stays as it is.
+    Keys that the model does not have come last. Interpolations such as "${env}" are kept.
     """
     found: dict[str, Any] = {}
     for name, field in model.model_fields.items():
@@ -26,19 +26,19 @@ def filled(model: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def default(field: FieldInfo) -> Any:
-    """A field's default as a plain value. A part of which nothing is set is empty; MISSING what has none."""
+    """A field's default as a plain value: {} for a required model, MISSING for another required field."""
     if not field.is_required():
         return to_jsonable_python(field.get_default(call_default_factory=True))
     return {} if len(models_in(field.annotation)) == 1 else MISSING
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a value with this annotation may be: one, or several kinds."""
+    """The pydantic models in an annotation: none, one, or several of a union."""
     return [part for part in members(annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
 
 
 def model_of(field: FieldInfo, value: Any) -> type[BaseModel] | None:
-    """The model of a field's value; of several kinds, the one that it names. None where it has none."""
+    """The model of a field's value, by the discriminator if there are several; None where there is none."""
     kinds = models_in(field.annotation)
     if field.discriminator is None or not isinstance(value, Mapping):
         return kinds[0] if kinds else None
@@ -58,7 +58,7 @@ def unknown(model: type[BaseModel], values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def is_open(model: type[BaseModel], key: str) -> bool:
-    """Whether the key lies inside a mapping that may hold anything, such as env.kwargs."""
+    """Whether the key is inside a mapping with arbitrary keys, such as env.kwargs."""
     first, _, rest = key.partition(".")
     field = model.model_fields.get(first)
     if field is None or not rest:

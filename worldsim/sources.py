@@ -1,4 +1,4 @@
-"""What results depend on beside their settings: the code of the user's own modules, and the packages below them."""
+"""What results depend on besides settings: the code of the user's modules, and the versions of packages."""
 
 import ast
 import hashlib
@@ -18,22 +18,22 @@ from typing import Any, NamedTuple
 from worldsim.files import hash_of
 
 MODULE = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?::[\w.]+)?")  # "package.module", "package.module:name"
-LONGEST = 200  # characters of a text that may name a module or a file
-NOT_READ = {".log", ".py"}  # endings of files that are written, and of those that are looked at as modules
-OWN = "worldsim"  # whose code is hashed by itself (`evaluation.cells.code_digest`)
+LONGEST = 200  # length of a text that may name a module or a file
+NOT_READ = {".log", ".py"}  # suffixes of files that are outputs, or that are handled as modules
+OWN = "worldsim"  # its code is hashed separately (`evaluation.cells.code_digest`)
 
-_read: dict[Path, tuple[ModuleSpec, str]] = {}  # what was hashed of modules that are loaded, by file
+_read: dict[Path, tuple[ModuleSpec, str]] = {}  # spec and hash of loaded modules, by file
 
 
 class Sources(NamedTuple):
-    """What modules are made of."""
+    """The files and packages that modules depend on."""
 
     code: dict[str, str]  # SHA-256 of the user's own modules, by path
     data: dict[str, str]  # the same of files that they name
-    packages: frozenset[str]  # top-level names of what is installed and imported
+    packages: frozenset[str]  # top-level names of imported installed packages
 
     def as_json(self) -> dict[str, Any]:
-        """As plain JSON, the same wherever the files lie."""
+        """As plain JSON, independent of the folders of the files."""
         named = {group: _by_name(getattr(self, group)) for group in ("code", "data")}
         return {**named, "packages": versions(self.packages)}
 
@@ -41,8 +41,8 @@ class Sources(NamedTuple):
 def sources(modules: Iterable[str]) -> Sources:
     """The user's own files behind modules, and the installed packages that they import.
 
-    Followed are all imports, also those within functions, and texts that name a module or a file: `gym.register` and
-    `import_module` take such. A module that is loaded counts as what it was when it was first looked at.
+    Follows all imports, also those within functions, and strings that name a module or a file, as `gym.register` and
+    `import_module` take. A loaded module counts with the content that it had when it was first hashed.
     """
     code, data, packages = dict[str, str](), dict[str, str](), set[str]()
     waiting, visited = list(modules), {""}
@@ -61,7 +61,7 @@ def sources(modules: Iterable[str]) -> Sources:
             continue
         waiting.append(name.rpartition(".")[0])  # whose __init__ runs first
         code[str(file)] = _digest(file, spec)
-        for kind, found in _mentioned(file, spec):
+        for kind, found in _references(file, spec):
             if kind == "module":
                 waiting.append(found)
             else:
@@ -70,7 +70,7 @@ def sources(modules: Iterable[str]) -> Sources:
 
 
 def own_code(modules: Iterable[str]) -> list[str]:
-    """Names and hashes of the user's own modules behind these, wherever they lie; empty where all is installed."""
+    """Names and hashes of the user's own files behind these modules; empty if all are installed packages."""
     return _by_name(sources(modules).code)
 
 
@@ -80,14 +80,14 @@ def _by_name(files: Mapping[str, str]) -> list[str]:
 
 @cache
 def versions(packages: frozenset[str]) -> dict[str, str]:
-    """Python, and what is installed of worldsim's packages, of these, and of all that they require.
+    """Versions of Python, of worldsim's dependencies, of these packages, and of all that they require.
 
-    By name: the version, and a hash of what was installed, by which two builds of one version differ.
+    By name: the version, and a hash of the installed files, which distinguishes builds of the same version.
     """
     owners = metadata.packages_distributions() if packages else {}
     waiting = [OWN, *(owner for package in packages for owner in owners.get(package, ()))]
     found = {"python": platform.python_version()}
-    for package in packages - owners.keys():  # copied there by hand
+    for package in packages - owners.keys():  # copied into site-packages by hand
         found[package] = _tree_digest(package)
     while waiting:
         name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
@@ -95,7 +95,7 @@ def versions(packages: frozenset[str]) -> dict[str, str]:
             continue
         try:
             one = metadata.distribution(name)
-        except metadata.PackageNotFoundError:  # needed on another system only
+        except metadata.PackageNotFoundError:  # required on other systems only
             continue
         found[name] = f"{one.version} {hashlib.sha256((one.read_text('RECORD') or '').encode()).hexdigest()[:16]}"
         required = (each for each in one.requires or () if "extra ==" not in each)
@@ -105,7 +105,7 @@ def versions(packages: frozenset[str]) -> dict[str, str]:
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    """Where a module lies, found without importing anything."""
+    """The spec of a module, found without importing anything."""
     loaded = sys.modules.get(name)
     spec = getattr(loaded, "__spec__", None)
     if isinstance(spec, ModuleSpec):
@@ -138,7 +138,7 @@ def _installed(file: Path) -> bool:
 
 
 def _digest(file: Path, spec: ModuleSpec) -> str:
-    """SHA-256 of a module's file. One that was edited after it had been loaded still runs as it was."""
+    """SHA-256 of a module's file; of a loaded module, as it was when first hashed, because later edits do not run."""
     known = _read.get(file)
     if known is not None and known[0] is spec:
         return known[1]
@@ -148,11 +148,11 @@ def _digest(file: Path, spec: ModuleSpec) -> str:
     return found
 
 
-def _mentioned(file: Path, spec: ModuleSpec) -> Iterator[tuple[str, str]]:
+def _references(file: Path, spec: ModuleSpec) -> Iterator[tuple[str, str]]:
     """Modules that a module may import and files that it may read: ("module" or "file", name)."""
     try:
         tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):  # an extension module, or one that will say so itself when it is imported
+    except (SyntaxError, ValueError):  # an extension module, or a syntax error, which its import will report
         return
     package = spec.name if spec.submodule_search_locations is not None else spec.name.rpartition(".")[0]
     for node in ast.walk(tree):
@@ -164,11 +164,11 @@ def _mentioned(file: Path, spec: ModuleSpec) -> Iterator[tuple[str, str]]:
             yield "module", base
             yield from (("module", f"{base}.{alias.name}") for alias in node.names)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) <= LONGEST:
-            yield from _named(node.value, file.parent)
+            yield from _names_in(node.value, file.parent)
 
 
-def _named(text: str, folder: Path) -> Iterator[tuple[str, str]]:
-    """The module, or the file in the folder or the current one, that a text names where it names one."""
+def _names_in(text: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """The module that a text may name, and the file in `folder` or the current one that it names."""
     named = MODULE.fullmatch(text)
     if named:
         yield "module", named[1]
@@ -179,7 +179,7 @@ def _named(text: str, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def files_named(values: object) -> dict[str, str]:
-    """SHA-256 of the files that texts within plain JSON values name, by the text."""
+    """SHA-256 of the files that strings inside plain JSON values name, by the string."""
     if isinstance(values, dict):
         values = list(values.values())
     if isinstance(values, list | tuple):

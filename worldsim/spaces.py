@@ -1,7 +1,7 @@
 """One codec for every Gymnasium space: a tree of leaves, each leaf one flat array.
 
-A frame, a proprioception vector, a record's field and a text are all leaves of one tree. `flatten` takes a value of a
-space to `{leaf name: array}`, `unflatten` takes it back exactly; the rest of worldsim only ever sees the arrays.
+A frame, a vector, a field of a record and a text are all leaves of one tree. `flatten` converts a value of a space to
+`{leaf name: array}`, `unflatten` converts it back exactly; everything else in worldsim only handles these arrays.
 
 | kind        | spaces                                                  | array                                        |
 |-------------|---------------------------------------------------------|----------------------------------------------|
@@ -28,17 +28,22 @@ from numpy.typing import NDArray
 
 from worldsim.errors import SpaceMismatchError
 
+# To add a kind: docs/your_own_env.md, "What becomes of a space".
 Kind = Literal["image", "field", "vector", "categorical", "text"]
-Arrays = dict[str, NDArray[Any]]
-FLAT = "HWSC"  # the order of a grid's axes in its flat array, where those of the stack and of the frame are one
-ROOT = "value"  # the name of the only leaf of a space that is not composite
+Space = spaces.Space[Any]
+Arrays = dict[str, NDArray[Any]]  # leaf name -> flat array, batched or not
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+FLAT = "HWSC"  # the order of a grid's axes in its flat array, in which S and C are merged into one axis
+ROOT = "value"  # name of the only leaf of a space that is not composite
 SMALLEST_GRID = 8  # height or width below which a box is a vector
 MOST_CHANNELS = 4  # of one frame: grey, colours, colours with a mask, or the last four in grey
 
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """One leaf of a space's tree: where it is, what it is, and the shape and type of its flat array."""
+    """One leaf of a space's tree: its path, its kind, and the shape and type of its flat array."""
 
     path: tuple[str | int, ...]
     space: spaces.Space[Any]
@@ -61,12 +66,12 @@ class Leaf:
 
     @property
     def is_discrete(self) -> bool:
-        """Whether its array holds class indices, as those of categorical leaves and texts do."""
+        """Whether its array holds class indices: of categorical leaves and texts."""
         return self.kind in ("categorical", "text")
 
     @cached_property
     def layout(self) -> str:
-        """The axes of a box that is a grid, in its own order: HW, HWC or CHW, of a stack SHWC or SCHW; else nothing."""
+        """The axes of a Box that is a grid: HW, HWC or CHW, with S first for a stack of frames; "" for other spaces."""
         shape = self.space.shape or ()
         if not isinstance(self.space, spaces.Box) or len(shape) not in (2, 3, 4):
             return ""
@@ -79,7 +84,7 @@ class Leaf:
 
     @cached_property
     def channels(self) -> int:
-        """Of one frame of a grid: the last ones in the flat array, where there is a stack of frames."""
+        """Channels of one frame; those of the newest frame of a stack are the last ones in the flat array."""
         return self._sizes.get("C", 1)
 
     @cached_property
@@ -113,7 +118,7 @@ class Leaf:
 
     @cached_property
     def dtype(self) -> np.dtype[Any]:
-        """Type of the flat array: takes every value of the space back exactly, integers if they are below 2**53."""
+        """Type of the flat array, which represents every value of the space exactly (integers up to 2**53)."""
         if self.is_discrete:
             return np.dtype(np.int64)
         if self.kind == "image":
@@ -123,7 +128,7 @@ class Leaf:
 
     @cached_property
     def unbounded(self) -> bool:
-        """Whether a uint8 box takes every uint8."""
+        """Whether a Box has the bounds 0 and 255 throughout."""
         space = self.space
         return isinstance(space, spaces.Box) and bool((space.low == 0).all() and (space.high == 255).all())
 
@@ -135,7 +140,7 @@ class Leaf:
     def flatten(self, value: Any, batch: tuple[int, ...] = ()) -> NDArray[Any]:
         """A value of the leaf's space (or a batch of them, leading axes `batch`) as its flat array.
 
-        Raises SpaceMismatchError for a text that is not of the space.
+        Raises SpaceMismatchError for a text outside the space.
         """
         space = self.space
         if isinstance(space, spaces.Text):
@@ -156,9 +161,9 @@ class Leaf:
         space = self.space
         assert isinstance(space, spaces.Text)
         if strange := next((letter for letter in text if letter not in space.character_set), None):
-            raise SpaceMismatchError(f"'{self.name}' is {text!r}, and {strange!r} is none of its characters")
+            raise SpaceMismatchError(f"'{self.name}' is {text!r}, and {strange!r} is not in its charset")
         if len(text) > space.max_length:
-            raise SpaceMismatchError(f"'{self.name}' is {text!r}, longer than the {space.max_length} of its space")
+            raise SpaceMismatchError(f"'{self.name}' is {text!r}, longer than its max_length={space.max_length}")
         return [int(space.character_index(letter)) + 1 for letter in text]
 
     def unflatten(self, array: NDArray[Any], batch: tuple[int, ...] = ()) -> Any:
@@ -184,19 +189,19 @@ class Leaf:
 
 
 def _order(axes: str, wanted: str, batch: int) -> list[int]:
-    """How to transpose `batch` leading axes and named ones, so that the named ones stand in the wanted order."""
+    """The permutation that brings named axes, after `batch` leading ones, into the wanted order."""
     return [*range(batch), *(batch + axes.index(axis) for axis in wanted if axis in axes)]
 
 
 def _text(space: spaces.Text, codes: Sequence[int]) -> str:
-    """The letters up to the first end; where they are fewer than the space wants, its first letter fills up."""
+    """The text up to the first end (0), padded to `min_length` with the first character of the charset."""
     letters = codes[: codes.index(0)] if 0 in codes else codes
     text = "".join(space.character_list[code - 1] for code in letters)
     return text.ljust(space.min_length, space.character_list[0])
 
 
 class _ById:
-    """A space as a cache key: spaces are mutable and have no hash, but one space object keeps its structure."""
+    """A space as a cache key, by identity: spaces have no hash, but a space object keeps its structure."""
 
     def __init__(self, space: spaces.Space[Any]):
         self.space = space
@@ -232,7 +237,9 @@ def _leaves(key: _ById) -> tuple[Leaf, ...]:
     names = [leaf.name for leaf in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise SpaceMismatchError(f"two parts of the space are called '{twice[0]}'; rename a key that has a slash in it")
+        raise SpaceMismatchError(
+            f"two leaves of the space have the name '{twice[0]}'; rename a key that has a slash in it"
+        )
     return tuple(found)
 
 
@@ -251,17 +258,17 @@ def _at(value: Any, path: Sequence[str | int]) -> Any:
 
 
 def is_nested(space: spaces.Space[Any]) -> bool:
-    """Whether a space is deeper than one level of keys, or has places instead of keys."""
+    """Whether a space has more than one level of keys, or contains a Tuple."""
     return any(len(leaf.path) > 1 or isinstance(leaf.path[0], int) for leaf in leaves(space) if leaf.path)
 
 
 def by_name(space: spaces.Space[Any], value: Any) -> dict[str, Any]:
-    """The leaves of a value of `space` by name, untouched."""
+    """The leaves of a value of `space` by name, not converted."""
     return {leaf.name: _at(value, leaf.path) for leaf in leaves(space)}
 
 
 def zero_based(space: spaces.Space[Any]) -> spaces.Space[Any]:
-    """The same space with all classes counted from 0: some libraries know no others."""
+    """The same space with all classes starting at 0, as some libraries need."""
     if isinstance(space, spaces.Dict):
         return spaces.Dict({key: zero_based(inner) for key, inner in space.spaces.items()})
     if isinstance(space, spaces.Tuple):
@@ -274,7 +281,7 @@ def zero_based(space: spaces.Space[Any]) -> spaces.Space[Any]:
 
 
 def recounted(source: spaces.Space[Any], target: Any, value: Any) -> Any:
-    """A value of `source` in `target`, which has the same classes, but may count them from another number."""
+    """A value of `source` converted to `target`, which has the same classes with another `start`."""
     if isinstance(source, spaces.Dict):
         return {key: recounted(inner, target[key], value[key]) for key, inner in source.spaces.items()}
     if isinstance(source, spaces.Tuple):

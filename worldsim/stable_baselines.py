@@ -1,4 +1,4 @@
-"""Agents of Stable-Baselines3, from their files: of every algorithm, with what VecNormalize has learned beside them."""
+"""Agents from Stable-Baselines3 files, of every algorithm, with their VecNormalize statistics."""
 
 import pickle
 import re
@@ -10,13 +10,11 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError
-from worldsim.spaces import by_name, is_nested, leaves, recounted, zero_based
+from worldsim.spaces import Space, by_name, is_nested, leaves, recounted, zero_based
 
-Space = gym.Space[Any]
 ALGORITHMS = "PPO, A2C, DQN, SAC, TD3 and DDPG"
-NOT_NEEDED: dict[
-    str, Any
-] = {  # what only training takes: the memory of a replay buffer, seeds of the global generators, closures
+# Replaced when loading: a replay buffer would take memory, a seed would set global generators, closures run code.
+TRAINING_ONLY: dict[str, Any] = {
     "buffer_size": 1,
     "replay_buffer_class": None,
     "replay_buffer_kwargs": {},
@@ -30,10 +28,10 @@ NOT_NEEDED: dict[
 
 
 class StableBaselines:
-    """A Stable-Baselines3 file that acts as it was trained: policies that are distributions are sampled, with
-    generators of their own, and values are maximised (DQN without its exploration).
+    """A Stable-Baselines3 file as an agent: stochastic policies are sampled, with a generator of their own, and DQN is
+    greedy.
 
-    The statistics of a VecNormalize are read from the file beside it, see `statistics_of`.
+    VecNormalize statistics are read from a file beside it, see `statistics_of`.
     """
 
     def __init__(self, path: str, observation_space: Space, action_space: Space):
@@ -44,18 +42,18 @@ class StableBaselines:
             from stable_baselines3 import DQN
         except ImportError as error:
             raise MissingExtraError(f"{path} needs Stable-Baselines3: pip install 'worldsim[sb3]'") from error
-        with torch.random.fork_rng(devices=[]):  # a network is drawn before its weights are put in place
+        with torch.random.fork_rng(devices=[]):  # networks are initialised before their weights are loaded
             self.model = _loaded(path)
-        acted = self.model.action_space
-        if acted not in (action_space, zero_based(action_space)):
-            raise SpaceMismatchError(f"{path} acts in {acted}, the environment takes {action_space}")
+        trained_for = self.model.action_space
+        if trained_for not in (action_space, zero_based(action_space)):
+            raise SpaceMismatchError(f"{path} acts in {trained_for}, the environment takes {action_space}")
         self.observation_space, self.action_space = observation_space, action_space
-        self.observed = observation_space
+        self.flat_space = observation_space
         if is_nested(observation_space):
-            self.observed = gym.spaces.Dict({leaf.name: leaf.space for leaf in leaves(observation_space)})
+            self.flat_space = gym.spaces.Dict({leaf.name: leaf.space for leaf in leaves(observation_space)})
         self.statistics = _statistics(path, self.model)
         try:
-            self.model.policy.obs_to_tensor(self._seen(observation_space.sample()))
+            self.model.policy.obs_to_tensor(self._preprocess(observation_space.sample()))
         except Exception as error:
             trained_on = self.model.observation_space
             raise SpaceMismatchError(
@@ -71,24 +69,24 @@ class StableBaselines:
         self.noise_seed = int(np.random.default_rng([seed, 1]).integers(2**63))
 
     def act(self, observation: Any, info: Mapping[str, Any]) -> Any:
-        with self.torch.random.fork_rng(devices=[]):  # predict samples from torch's global generator: left as it was
-            if self.model.use_sde:  # its noise is a function of the state, drawn once: each episode's own, by its seed
+        with self.torch.random.fork_rng(devices=[]):  # predict samples from torch's global generator, which is restored
+            if self.model.use_sde:  # gSDE draws its noise matrix once for each episode
                 self.torch.manual_seed(self.noise_seed)
                 self.model.policy.reset_noise()
             self.torch.manual_seed(int(self.rng.integers(2**63)))
-            action, _ = self.model.predict(self._seen(observation), deterministic=self.greedy)
+            action, _ = self.model.predict(self._preprocess(observation), deterministic=self.greedy)
         action = action[()] if action.ndim == 0 else action
         return recounted(self.model.action_space, self.action_space, action)
 
-    def _seen(self, observation: Any) -> Any:
-        """An observation as it was learned from: one level of keys (FlattenDict), classes from 0, normalised."""
+    def _preprocess(self, observation: Any) -> Any:
+        """An observation as in training: one level of keys (FlattenDict), classes from 0, normalised."""
         named = by_name(self.observation_space, observation) if is_nested(self.observation_space) else observation
-        counted = recounted(self.observed, self.model.observation_space, named)
+        counted = recounted(self.flat_space, self.model.observation_space, named)
         return counted if self.statistics is None else self.statistics.normalize_obs(counted)
 
 
 def _loaded(path: str) -> Any:
-    """The model in a file. Raises ConfigError for whatever is none, or of an algorithm that is not known."""
+    """The model in a file. Raises ConfigError for other files, and for unknown algorithms."""
     from stable_baselines3 import A2C, DQN, PPO, SAC, TD3
     from stable_baselines3.common.policies import ActorCriticPolicy
     from stable_baselines3.common.save_util import load_from_zip_file
@@ -97,7 +95,7 @@ def _loaded(path: str) -> Any:
     from stable_baselines3.td3.policies import TD3Policy
 
     try:
-        data = load_from_zip_file(path, device="cpu", custom_objects=NOT_NEEDED)[0] or {}
+        data = load_from_zip_file(path, device="cpu", custom_objects=TRAINING_ONLY)[0] or {}
         policy = data.get("policy_class")
         if not isinstance(policy, type):
             raise TypeError("its policy cannot be imported")
@@ -109,7 +107,7 @@ def _loaded(path: str) -> Any:
             raise TypeError(
                 f"{policy.__module__}.{policy.__name__} is of none of them; wrap it, agents=[module:factory]"
             )
-        return known[0].load(path, device="cpu", custom_objects=NOT_NEEDED)
+        return known[0].load(path, device="cpu", custom_objects=TRAINING_ONLY)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
@@ -118,7 +116,7 @@ def _loaded(path: str) -> Any:
 
 
 def statistics_of(path: Path) -> Path | None:
-    """Where the statistics of a VecNormalize lie for an agent's file, if they do.
+    """The file of VecNormalize statistics for an agent's file; None if there is none. Searched are, in this order:
 
     `ppo_vecnormalize.pkl` beside `ppo.zip`; `ppo_vecnormalize_800_steps.pkl` beside `ppo_800_steps.zip`, as
     CheckpointCallback writes them; `vecnormalize.pkl` or `vec_normalize.pkl` in the same folder, or, as RL Zoo has it,
@@ -136,9 +134,9 @@ def statistics_of(path: Path) -> Path | None:
 
 
 def _statistics(path: str, model: Any) -> Any:
-    """The VecNormalize of an agent; None where it has learned from observations as they come.
+    """The VecNormalize of an agent; None where it was trained without one.
 
-    Raises ConfigError where it has not, and no statistics that fit are there: it would act no better than by chance.
+    Raises ConfigError where it was trained with one and no statistics that fit are found: it would act randomly.
     """
     needed, found = _was_normalised(model), statistics_of(Path(path))
     if found is None and needed:
@@ -146,7 +144,7 @@ def _statistics(path: str, model: Any) -> Any:
             f"{path} was trained behind a VecNormalize, whose statistics are not beside it; save them there: "
             f"env.save('{Path(path).with_suffix('')}_vecnormalize.pkl')"
         )
-    if found is None or needed is False:  # what lies in the same folder is another agent's
+    if found is None or needed is False:  # the file found belongs to another agent
         return None
     statistics = _read(found, path)
     if not statistics.norm_obs:
@@ -158,11 +156,11 @@ def _statistics(path: str, model: Any) -> Any:
     }
     if shapes != (expected if isinstance(kept, dict) else space.shape):
         raise ConfigError(f"{found} has statistics of the shape {shapes}, and {path} sees {expected}; move it away")
-    return statistics if needed or _belong(statistics, model) else None
+    return statistics if needed or _explains_observations(statistics, model) else None
 
 
 def _read(found: Path, path: str) -> Any:
-    """The VecNormalize in a file. Raises ConfigError for whatever is none."""
+    """The VecNormalize in a file. Raises ConfigError for other files."""
     from stable_baselines3.common.vec_env import VecNormalize
 
     try:
@@ -172,15 +170,15 @@ def _read(found: Path, path: str) -> Any:
         raise ConfigError(f"{found}, beside {path}, cannot be read ({reason}); save the VecNormalize again") from error
     if not isinstance(statistics, VecNormalize):
         raise ConfigError(
-            f"{found}, beside {path}, holds a {type(statistics).__name__} and no VecNormalize; move it away"
+            f"{found}, beside {path}, contains a {type(statistics).__name__}, not a VecNormalize; move it away"
         )
     return statistics
 
 
 def _was_normalised(model: Any) -> bool | None:
-    """Whether the file says that a VecNormalize stood before its agent; None: it does not say.
+    """Whether an agent was trained with VecNormalize; None if its file does not show it.
 
-    A model keeps the last observations that it saw, (N, ...), and some of before they were normalised.
+    A model stores its last observations (N, ...), and often also the original ones before normalisation.
     """
     from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
@@ -189,13 +187,13 @@ def _was_normalised(model: Any) -> bool | None:
         return None
     if isinstance(model, OnPolicyAlgorithm):
         return original is not None
-    # Off-policy ones keep some in any case, those of the step before where nothing is normalised.
+    # Off-policy ones always store original observations; without normalisation they are those of the step before.
     space = model.observation_space
     return True if not _could_show(space, last) and original is not None and _could_show(space, original) else None
 
 
 def _could_show(space: Space, observations: Any) -> bool:
-    """Whether an environment can have shown these itself: what is normalised is float32, and keeps to no bounds."""
+    """Whether observations can be unnormalised: normalised ones are float32 and exceed the bounds of the space."""
     for key, part in _parts(space, observations).items():
         inner = _parts(space, space)[key]
         if isinstance(inner, gym.spaces.Box):
@@ -206,18 +204,18 @@ def _could_show(space: Space, observations: Any) -> bool:
     return True
 
 
-def _belong(statistics: Any, model: Any) -> bool:
-    """Whether statistics that lie in the same folder explain better what the agent saw last than that it saw it raw."""
+def _explains_observations(statistics: Any, model: Any) -> bool:
+    """Whether the agent's last observations are closer to the normalised original ones than to the original ones."""
     last, original = model._last_obs, model._last_original_obs
-    return original is None or _apart(last, statistics.normalize_obs(original)) <= _apart(last, original)
+    return original is None or _distance(last, statistics.normalize_obs(original)) <= _distance(last, original)
 
 
-def _apart(left: Any, right: Any) -> float:
-    """How far observations are apart, summed over all numbers."""
+def _distance(left: Any, right: Any) -> float:
+    """Sum of absolute differences of observations."""
     pairs = [(left[key], right[key]) for key in left] if isinstance(left, dict) else [(left, right)]
     return float(sum(np.abs(np.subtract(one, other, dtype=np.float64)).sum() for one, other in pairs))
 
 
 def _parts(space: Space, whole: Any) -> dict[str, Any]:
-    """What is at each key of a Dict; all of it under one name in another space."""
+    """The entries of a Dict by key; for another space the value itself, under the key ""."""
     return {key: whole[key] for key in space.spaces} if isinstance(space, gym.spaces.Dict) else {"": whole}

@@ -1,7 +1,7 @@
-"""Weights & Biases: what training, validation and stress tests log, each as a run of its own.
+"""Weights & Biases: logs training, validation and stress tests, each as a run of its own.
 
-Runs about one world share a group, called by its folder; so do the jobs of a sweep, by the sweep's. docs/wandb.md lists
-what is logged.
+Runs of one world share a group named after its folder, jobs of a sweep one named after the sweep's folder.
+docs/wandb.md lists what is logged.
 """
 
 import json
@@ -29,23 +29,23 @@ from worldsim.settings import LoggerConfig
 from worldsim.simulator.rollout import open_loop
 from worldsim.simulator.world import World
 from worldsim.training.config import TrainConfig, TrainerConfig
-from worldsim.training.loop import Watch
-from worldsim.training.phases import at, learning_rate, phases
+from worldsim.training.loop import TrainingCallback
+from worldsim.training.phases import learning_rate, phase_at, phases
 
-CONTEXT, WINDOWS = 5, 8  # recorded rows seen first, and stretches imagined, for a logged PSNR
+CONTEXT, WINDOWS = 5, 8  # recorded rows that are observed first, and number of windows, for a logged PSNR
 HORIZONS = (1, 5, 15)  # steps after the context at which it is logged
-HELD_OUT = 4  # times the sequences of an update that a held-out loss is the mean of: four of them would be noise
+HELD_OUT = 4  # a held-out loss is the mean over this many times the sequences of an update, to reduce its noise
 
-Run = Any  # wandb.Run; wandb has types for some of its parts only
+WandbRun = Any  # wandb.Run; wandb has types for some of its parts only
 
 
 @contextmanager
-def watching(config: TrainConfig) -> Iterator[Watch]:
-    """What `train` calls after each logged update. A resumed run keeps its log."""
+def watching(config: TrainConfig) -> Iterator[TrainingCallback]:
+    """A callback for `train` that logs. A resumed run continues its log."""
     kept = config.out / "training" / "wandb.json"
     try:
         identity = str(read_sealed(kept)["id"])
-    except (OSError, ValueError, KeyError):  # none yet, or damaged: a run of its own
+    except (OSError, ValueError, KeyError):  # none yet, or damaged: a new run
         identity = secrets.token_hex(4)
     with tracked("train", config, config.logger, config.out, config.out, identity) as run:
         write_atomically(kept, json.dumps(sealed({"id": identity})))
@@ -55,15 +55,16 @@ def watching(config: TrainConfig) -> Iterator[Watch]:
 @contextmanager
 def tracked(
     verb: str, config: BaseModel, logger: LoggerConfig, out: Path, about: Path | None, identity: str | None = None
-) -> Iterator[Run]:
-    """A run of Weights & Biases with its files in `out`/wandb, which is printed at the end.
+) -> Iterator[WandbRun]:
+    """A run of Weights & Biases with its files in `out`/wandb; prints its path or URL at the end.
 
-    about: the folder of the world, by which runs are grouped unless `logger` names a group. identity: of a run that
-    may have been begun before. Raises ConfigError where wandb cannot start.
+    about: folder of the world, the default group. identity: id of a run that may be resumed. Raises ConfigError where
+    wandb cannot start.
     """
     import wandb
 
     (out / "wandb").mkdir(parents=True, exist_ok=True)  # else wandb takes a folder for temporary files
+    # `dir` is absolute, because wandb's service process keeps the working directory that it was started in.
     try:
         run = wandb.init(
             mode=logger.mode,
@@ -71,7 +72,7 @@ def tracked(
             name=logger.name,
             group=logger.group or (str(about) if about else None),
             job_type=verb,
-            dir=str(out.absolute()),  # its service, one for all runs of a process, keeps the folder that it began in
+            dir=str(out.absolute()),
             id=identity,
             resume="allow" if identity and logger.mode == "online" else None,
             config=config.model_dump(mode="json"),
@@ -90,8 +91,8 @@ def tracked(
         print(f"wandb: {url}" if url else f"wandb: {folder}; to send it: wandb sync {folder}", flush=True)
 
 
-def log_certificate(run: Run, certificate: Mapping[str, Any]) -> None:
-    """The curves over the horizon, one row for each number of steps imagined, and the verdict."""
+def log_certificate(run: WandbRun, certificate: Mapping[str, Any]) -> None:
+    """Logs a certificate: the curves over the horizon, one row for each number of steps, and the verdict."""
     curves = dict(_curves(certificate, len(certificate["horizons"])))
     run.define_metric("horizon")
     for name in curves:
@@ -103,8 +104,8 @@ def log_certificate(run: Run, certificate: Mapping[str, Any]) -> None:
     run.summary.update({**trust, "verdict": _as_text(certificate["verdict"])})
 
 
-def log_report(run: Run, data: Mapping[str, Any]) -> None:
-    """The results of a stress test, `data` as in report.json: a table, the mean returns, and the verdict."""
+def log_report(run: WandbRun, data: Mapping[str, Any]) -> None:
+    """Logs a stress test, `data` as in report.json: a table, the mean returns, and the verdict."""
     import wandb
 
     rows = data["results"]
@@ -130,26 +131,28 @@ def _as_text(verdict: Any) -> str:
 
 
 class _Watcher:
-    """Logs losses, learning rate and pace each time it is called; now and then held-out losses, and a film."""
+    """Logs losses, learning rate and throughput at each call, and less often held-out losses and a film."""
 
-    def __init__(self, config: TrainConfig, run: Run):
+    def __init__(self, config: TrainConfig, run: WandbRun):
         self.config, self.run = config, run
         data = Mix(config.data)
         self.arrays = data.arrays
         self.trained_on, self.held_out = data.split(config.trainer.holdout, config.seed)
         self.looked = self.validated = 0
-        self.left: tuple[int, float] | None = None  # the update, and the time in s, at which it was last left
+        self.last_logged: tuple[int, float] | None = None  # update and time in s at the end of the last call
 
     def __call__(self, step: int, losses: dict[str, float], model: WorldModel, manifest: WorldManifest) -> None:
         now, logger = time.perf_counter(), self.config.logger
         figures: dict[str, Any] = {f"loss/{name}": value for name, value in losses.items()}
-        trainer = TrainerConfig(**{key: manifest.training[key] for key in TrainerConfig.model_fields})  # as fitted
+        trainer = TrainerConfig(
+            **{key: manifest.training[key] for key in TrainerConfig.model_fields}
+        )  # with the number of updates that fit into trainer.seconds
         plan = phases(trainer, model)
-        number, within = at(step - 1, plan)
+        number, within = phase_at(step - 1, plan)
         phase = plan[number]
         figures["learning_rate"] = learning_rate(within, phase, trainer.warmup)
-        if self.left is not None:
-            pace = (step - self.left[0]) / (now - self.left[1])
+        if self.last_logged is not None:
+            pace = (step - self.last_logged[0]) / (now - self.last_logged[1])
             figures["throughput/updates_per_s"] = pace
             figures["throughput/env_steps_per_s"] = pace * phase.batch * phase.length
         if len(self.held_out) and step // logger.validate_every > self.validated:
@@ -158,7 +161,7 @@ class _Watcher:
                 self.arrays, self.held_out, HELD_OUT * phase.batch, phase.length, np.random.default_rng(0)
             )
             device = next(model.parameters()).device
-            with torch.no_grad():  # always on the same batch, with the same noise: the curve is the model's alone
+            with torch.no_grad():  # always the same batch and noise, so that only the model changes the curve
                 generator = torch.Generator(device).manual_seed(0)
                 found = model.losses(Batch.from_numpy(sampler.sample(), device), generator, phase.stage)
             figures |= {f"held_out/{name}": float(value) for name, value in found.parts.items()}
@@ -166,7 +169,7 @@ class _Watcher:
             self.looked = step // logger.video_every
             figures |= self._look(step, model, manifest)
         self.run.log(figures, step=step)
-        self.left = step, time.perf_counter()
+        self.last_logged = step, time.perf_counter()
 
     def _look(self, step: int, model: WorldModel, manifest: WorldManifest) -> dict[str, Any]:
         import wandb
@@ -176,7 +179,7 @@ class _Watcher:
             path = self.config.out / "training" / f"look-{step:08d}.gif"
             look(world, self.arrays, self._shown(), path, count=2)
             return {"open_loop": wandb.Video(str(path), format="gif"), **self._psnr(world)}
-        except DatasetError:  # every held-out episode is shorter than the context: nothing to show
+        except DatasetError:  # every held-out episode is shorter than the context
             return {}
         finally:
             model.train()

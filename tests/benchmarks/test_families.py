@@ -33,9 +33,9 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)  # ViZDoom writes its settings into the current folder
     monkeypatch.setattr(validate, "page", lambda *_: "")
     for module in (loop, pace):
-        monkeypatch.setattr(module, "TRIED", 3)
-    monkeypatch.setattr(pace, "WARM", 1)
-    monkeypatch.setattr(families, "confined", lambda threads: 1)
+        monkeypatch.setattr(module, "TRIAL_UPDATES", 3)
+    monkeypatch.setattr(pace, "WARMUP_UPDATES", 1)
+    monkeypatch.setattr(families, "limit_cores", lambda threads: 1)
 
 
 def raced(out: Path, *words: str) -> int:
@@ -54,7 +54,7 @@ def test_every_family_trains_and_its_world_passes_every_check(
     assert raced(out, f"envs=[{env}]") == 0
     printed = capsys.readouterr().out
     for family in FAMILIES:
-        found = result(out, f"{families.short(env)}-{family}-0")
+        found = result(out, f"{families.short_name(env)}-{family}-0")
         assert found["checks"] == dict.fromkeys(CHECKS, "passed")
         training = found["training"]
         assert training["frames_per_second"] == pytest.approx(training["frames"] / training["seconds"])
@@ -101,10 +101,10 @@ def test_what_it_cannot_take_is_a_line(words: list[str], said: str) -> None:
     assert "\n" not in str(end.value)
 
 
-def test_seeds_are_told_as_mean_and_deviation() -> None:
+def test_seeds_are_summarised_as_mean_std() -> None:
     values = [41.0, 44.0, 42.5]
-    assert families.about(values, ".2f") == f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-    assert families.about([41.0, None], ".1f") == "41.0" and families.about([None], ".1f") == "–"
+    assert families.mean_std(values, ".2f") == f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    assert families.mean_std([41.0, None], ".1f") == "41.0" and families.mean_std([None], ".1f") == "–"
 
 
 def test_a_process_keeps_to_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_a_process_keeps_to_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, cores: asked.append(list(cores)), raising=False)
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
-    assert families.confined(1) == 1 and families.confined(None) == 2
+    assert families.limit_cores(1) == 1 and families.limit_cores(None) == 2
     assert asked == [[3], 1, [3, 5], 2]
     with pytest.raises(SystemExit, match="threads=3, but there are 2 cores"):
-        families.confined(3)
+        families.limit_cores(3)

@@ -56,7 +56,10 @@ def test_every_kind_of_leaf_is_recorded_learned_measured_drawn_and_served(
     assert "note" not in capsys.readouterr().out
     assert main([*train, "trainer.length=8", f"data={data}", f"out={tmp_path / 'long'}"]) == 0
     note, done = capsys.readouterr().out.splitlines()[-2:]
-    assert "trainer.length=8, so sequences run on into the next; the longest has 7" in note and "a world after" in done
+    assert (
+        "trainer.length=8, so sequences run on into the next; the longest has 7" in note
+        and "world, trained for" in done
+    )
     assert main(["validate", f"world={world}", f"data={data}", "context=2", "horizon=3", "windows=4"]) == 0
     told = json.loads((world / "fidelity.json").read_text())
     assert set(told["within_by_leaf"]) == set(told["trust"]["auroc_by_leaf"]) == {leaf.name for leaf in leaves(ARM)}

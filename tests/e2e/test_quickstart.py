@@ -72,7 +72,7 @@ def test_the_second_time_nothing_is_done_and_nothing_changes(
     before = {name: hash_of(finished / name) for name in FILES}
     quickstart(finished)
     printed = capsys.readouterr().out
-    assert printed.count("was done before") == 5 and "    done in" not in printed
+    assert printed.count("already done") == 5 and "    done in" not in printed
     assert {name: hash_of(finished / name) for name in FILES} == before
 
 

@@ -18,7 +18,7 @@ class Walk(gym.Env):
     action_space = spaces.Discrete(3)
     metadata: dict[str, Any] = {"render_modes": []}
 
-    def seen(self) -> Any:
+    def observe(self) -> Any:
         return self.np_random.uniform(-1, 1, 3).astype(np.float32)
 
     def earned(self) -> Any:
@@ -30,11 +30,11 @@ class Walk(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.steps = 0
-        return self.seen(), self.info()
+        return self.observe(), self.info()
 
     def step(self, action):
         self.steps += 1
-        return self.seen(), self.earned(), self.steps == LENGTH, False, self.info()
+        return self.observe(), self.earned(), self.steps == LENGTH, False, self.info()
 
 
 class OneArray(Walk):
@@ -45,8 +45,8 @@ class OneArray(Walk):
     def __init__(self):
         self.shown, self.reply = {"state": np.zeros(3, np.float32)}, {"reply": {"step": 0}}
 
-    def seen(self):
-        self.shown["state"][:] = super().seen()
+    def observe(self):
+        self.shown["state"][:] = super().observe()
         return self.shown
 
     def info(self):
@@ -57,8 +57,8 @@ class OneArray(Walk):
 class NewArrays(OneArray):
     """The same with new arrays each time."""
 
-    def seen(self):
-        return {"state": super().seen()["state"].copy()}
+    def observe(self):
+        return {"state": super().observe()["state"].copy()}
 
     def info(self):
         return {"reply": {"step": self.steps}}
@@ -70,7 +70,7 @@ class Shows(Walk):
     def __init__(self, space, value):
         self.observation_space, self.value = space, value
 
-    def seen(self):
+    def observe(self):
         return self.value
 
 
@@ -93,14 +93,14 @@ class WrongLater(Walk):
         self.episodes += 1
         return super().reset(seed=seed)
 
-    def seen(self):
-        return super().seen() if self.episodes < 3 or self.steps < 2 else np.full(3, 9.0, np.float32)
+    def observe(self):
+        return super().observe() if self.episodes < 3 or self.steps < 2 else np.full(3, 9.0, np.float32)
 
 
 class FloatFrames(Walk):
     observation_space = FRAME
 
-    def seen(self):
+    def observe(self):
         return self.np_random.random((16, 16, 3), np.float32)
 
 
@@ -131,7 +131,7 @@ class FourValues(Walk):
 
     def reset(self):
         self.steps = 0
-        return self.seen()
+        return self.observe()
 
     def step(self, action):
         observation, reward, done, _, info = super().step(action)
@@ -139,7 +139,7 @@ class FourValues(Walk):
 
 
 class FourValuesCut(FourValues):
-    """Its end is a limit of steps, as `done` and info say it together."""
+    """Its end is a limit of steps, which `done` and info report together."""
 
     def step(self, action):
         observation, reward, done, info = super().step(action)
@@ -161,8 +161,8 @@ class PairSpace(FourValues):
 
     observation_space = spaces.Tuple([VECTOR, spaces.Dict(step=spaces.Discrete(LENGTH + 1))])
 
-    def seen(self):
-        return super().seen(), {"step": self.steps}
+    def observe(self):
+        return super().observe(), {"step": self.steps}
 
 
 class NoFrameRate(Walk):
@@ -174,7 +174,7 @@ class Board(Walk):
 
     observation_space = spaces.Box(0.0, 1.0, (10, 10, 2), bool)
 
-    def seen(self):
+    def observe(self):
         grid = np.zeros((10, 10, 2), bool)
         grid[self.steps, int(self.np_random.integers(10)), self.steps % 2] = True
         return grid

@@ -133,9 +133,9 @@ def test_what_is_not_in_its_space_is_a_line_at_the_first_step(space, value, mess
     ],
 )
 def test_what_is_clear_becomes_a_member(space, value, meant):
-    seen, _ = shows(space, value).reset(seed=0)
-    assert space.contains(seen)
-    assert data_equivalence(seen, meant, exact=True), (seen, meant)
+    returned, _ = shows(space, value).reset(seed=0)
+    assert space.contains(returned)
+    assert data_equivalence(returned, meant, exact=True), (returned, meant)
 
 
 @pytest.mark.parametrize("reward", [np.nan, np.inf, -np.inf, 1e39, [1.0, 2.0], "1", None, {"a": 1.0}])
@@ -163,10 +163,10 @@ def test_float_frames_are_refused_also_where_they_would_be_resized():
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        (spaces.Dict({}), "observation_space is Dict(), which holds nothing"),
-        (spaces.Dict(a=VECTOR, b=spaces.Dict({})), "observation_space 'b' is Dict(), which holds nothing"),
-        (spaces.Tuple([VECTOR, spaces.Tuple([])]), "observation_space '1' is Tuple(), which holds nothing"),
-        (spaces.Box(-1, 1, (0,), np.float32), "observation_space is Box([], [], (0,), float32), which holds nothing"),
+        (spaces.Dict({}), "observation_space is Dict(), which is empty"),
+        (spaces.Dict(a=VECTOR, b=spaces.Dict({})), "observation_space 'b' is Dict(), which is empty"),
+        (spaces.Tuple([VECTOR, spaces.Tuple([])]), "observation_space '1' is Tuple(), which is empty"),
+        (spaces.Box(-1, 1, (0,), np.float32), "observation_space is Box([], [], (0,), float32), which is empty"),
         (spaces.Dict(a=VECTOR, b=spaces.Box(0, 1, (3, 0), bool)), "observation_space 'b' is Box([], [], (3, 0), bool)"),
         (None, "observation_space is None; set it to a space of gymnasium.spaces"),
     ],
@@ -178,7 +178,7 @@ def test_spaces_in_which_there_is_nothing_are_a_line(space, message):
 
 
 def test_what_is_no_environment_is_a_line():
-    with pytest.raises(EnvError, match="is no gymnasium.Env; derive it from that class"):
+    with pytest.raises(EnvError, match="is not a gymnasium.Env; derive it from that class"):
         made("NoEnv")
 
 
@@ -192,9 +192,9 @@ def trace(env, seed):
 @pytest.mark.parametrize("name", ["FourValues", "NoOptions"])
 def test_older_interfaces_live_as_the_current_one(name):
     whole = trace(Walk(), 5)
-    seen = trace(made(name, max_episode_steps=50), 5)
-    assert data_equivalence(seen[1:], whole[1:], exact=True)
-    assert np.array_equal(seen[0][0], whole[0][0])
+    returned = trace(made(name, max_episode_steps=50), 5)
+    assert data_equivalence(returned[1:], whole[1:], exact=True)
+    assert np.array_equal(returned[0][0], whole[0][0])
     assert not np.array_equal(trace(made(name), 6)[0][0], whole[0][0])
 
 
@@ -204,10 +204,10 @@ def test_done_is_a_truncation_where_info_says_so():
     assert trace(made("FourValues", max_episode_steps=2), 5)[2][2:4] == (False, True)
 
 
-def test_a_reset_without_seed_is_seeded_where_that_can_be_done_and_told():
+def test_a_reset_without_seed_is_seeded_where_possible_and_reported():
     with pytest.warns(UserWarning, match="takes no seed.*give its reset a parameter `seed`"):
-        seen = trace(made("NoSeed"), 5)
-    assert data_equivalence(seen, trace(Walk(), 5), exact=True)
+        returned = trace(made("NoSeed"), 5)
+    assert data_equivalence(returned, trace(Walk(), 5), exact=True)
 
 
 def test_an_old_observation_that_looks_like_a_pair_is_one():

@@ -108,7 +108,7 @@ def test_episode_limit_and_render_mode():
         ("a name of nothing", "one of atari/breakout, box2d/car_racing, gymnasium, minigrid/door_key"),
         ("tests.envs.test_make:WorldsimTestScren-v0", "mean 'tests.envs.test_make:WorldsimTestScreen-v0'"),
         ("tests.envs.test_make:Zzzz-v0", "'tests.envs.test_make:WorldsimTest"),
-        ("math:Thing-v0", "importing math registers none of that name"),
+        ("math:Thing-v0", "importing math does not register it"),
     ],
 )
 def test_unknown_ids_get_a_hint(wrong, meant):
@@ -237,9 +237,9 @@ def test_only_pictures_are_taken_for_pictures():
     assert set(pictures(space)) == set(ARE_PICTURES)
     assert pictures(space, ["features", "colour"]) == ["features", "colour"]
     assert pictures(space, []) == []
-    with pytest.raises(ConfigError, match="^env.images: 'depth' is no grid of numbers.*; there are .*grey"):
+    with pytest.raises(ConfigError, match="^env.images: 'depth' is not a grid of numbers.*; there are .*grey"):
         pictures(space, ["depth"])
-    with pytest.raises(ConfigError, match="'counts' is no grid"):
+    with pytest.raises(ConfigError, match="'counts' is not a grid"):
         pictures(space, ["counts"])
 
 
@@ -260,7 +260,7 @@ def test_what_the_user_calls_a_picture_is_one(capsys, tmp_path):
     named = EnvConfig(id="tests.envs.test_make:WorldsimTestScreen-v0", resize=16, images=["value"])
     assert make_env(named).observation_space.shape == (16, 16, 3)
     assert make_env(named.model_copy(update={"images": []})).observation_space.shape == (400, 600, 3)
-    with pytest.raises(ConfigError, match="env.images: 'camera' is no grid"):
+    with pytest.raises(ConfigError, match="env.images: 'camera' is not a grid"):
         make_env(named.model_copy(update={"images": ["camera"], "resize": None}))
 
 

@@ -123,7 +123,7 @@ def test_nan_is_a_crash_in_the_report_and_the_run_goes_on(tmp_path: Path) -> Non
 
 
 class Doors(gym.Env[Any, Any]):
-    """Of its doors one is open each time, and whoever tries another ends the episode; `info` tells which."""
+    """Of its doors one is open each time, and whoever tries another ends the episode; `info` names the open one."""
 
     metadata = {"render_modes": []}  # noqa: RUF012
     observation_space, action_space = spaces.Discrete(2), spaces.Discrete(6, start=1)

@@ -26,7 +26,7 @@ def test_the_starts_of_a_stress_test_are_those_of_its_seeds(tmp_path):
         assert np.array_equal(starts[seed]["state"], alone.reset(seed=seed)[0]["state"])
 
 
-def test_a_trace_tells_the_reply_of_each_step():
+def test_a_trace_has_the_reply_of_each_step():
     env = OneArray()
     agent = RandomAgent(env.observation_space, env.action_space)
     episode = run_episode(agent, env, 3, SuccessCriteria(None, None), trace=True)
@@ -34,9 +34,9 @@ def test_a_trace_tells_the_reply_of_each_step():
 
 
 class NamesAlike(Walk):
-    """Its info has keys that a desk or a World has, and tells something else there."""
+    """Its info has keys that a desk or a World has, with other content."""
 
-    def told(self):
+    def info(self):
         return {"violations": "many", "trust": None}
 
 

@@ -32,13 +32,13 @@ def episode(world: StubWorld, seed: int):  # type: ignore[no-untyped-def]
 
     def play(step: Any) -> list[Any]:
         env = LockstepEnv(world, step)
-        seen: list[Any] = [shown(env, env.reset(seed=seed)[0])]
+        trajectory: list[Any] = [shown(env, env.reset(seed=seed)[0])]
         ended = False
         while not ended:
-            observation, reward, terminated, truncated, _ = env.step(len(seen) % 3)
-            seen.append((shown(env, observation), reward))
+            observation, reward, terminated, truncated, _ = env.step(len(trajectory) % 3)
+            trajectory.append((shown(env, observation), reward))
             ended = terminated or truncated
-        return seen
+        return trajectory
 
     return play
 
@@ -48,7 +48,7 @@ def test_the_same_as_alone_in_one_batch_a_step() -> None:
     together = in_lockstep(world, [episode(world, seed) for seed in range(9)])
     alone = StubWorld(ending=0.2)
     assert together == [episode(alone, seed)(alone.step) for seed in range(9)]
-    lengths = np.array([len(seen) - 1 for seen in together])
+    lengths = np.array([len(trajectory) - 1 for trajectory in together])
     assert len(set(lengths)) > 2
     assert world.sizes == [int((lengths > step).sum()) for step in range(lengths.max())]
 

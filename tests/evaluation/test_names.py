@@ -30,7 +30,7 @@ def plan(path: Path, name: str) -> str:
 
 
 def test_a_plan_called_none_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"a plan with the name 'none'.*give it another one in its file, name:"):
+    with pytest.raises(ConfigError, match=r"a plan with the name 'none'.*change its name in the file, name:"):
         stress(small(tmp_path / "out", faults=[plan(tmp_path / "p.yaml", "none")]), progress=False)
     assert not (tmp_path / "out").exists()
 

@@ -152,9 +152,9 @@ def test_the_page_says_beside_the_dashes_why_nothing_was_judged(report: Report) 
 
 
 def test_the_page_shows_the_verdict_of_the_certificate(report: Report) -> None:
-    said = "Do not believe screen, not even one step ahead."
-    page = Report(report.data, report.replays, {"verdict": [said]}).html()
-    assert f"<p>{said}</p>" in page[page.index("Fidelity certificate") :]
+    verdict_line = "Do not believe screen, not even one step ahead."
+    page = Report(report.data, report.replays, {"verdict": [verdict_line]}).html()
+    assert f"<p>{verdict_line}</p>" in page[page.index("Fidelity certificate") :]
 
 
 def test_certificate_may_be_anything() -> None:

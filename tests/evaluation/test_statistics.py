@@ -95,7 +95,7 @@ def test_agreement_of_means_is_kendalls_tau_b(seed: int) -> None:
     assert result.same_ranking == (st.ranks(a) == st.ranks(b))
 
 
-def test_agreement_tells_contradictions_and_ties() -> None:
+def test_agreement_counts_contradictions_and_ties() -> None:
     real, world = st.mean_signs([3, 2, 1]), st.mean_signs([3, 1, 2])
     assert st.agreement(real, world) == (pytest.approx(1 / 3), False, ((1, 2),))
     assert st.agreement(real, real) == (1.0, True, ())

@@ -1,4 +1,4 @@
-"""Stress tests of real small environments: what is run, that it is paired, goes on, and comes out the same twice."""
+"""Stress tests of real small environments: what is run, pairing, resuming, and equal results of equal runs."""
 
 import io
 import json
@@ -197,8 +197,8 @@ def test_violations_and_success_follow_the_criteria(tmp_path: Path) -> None:
     [
         ({"faults": ["slow_apo"]}, "Did you mean 'slow_api'"),
         ({"severities": [-0.5]}, "between 0 and 1, got -0.5"),
-        ({"agents": ["push", "push"]}, "names one twice"),
-        ({"agents": []}, "leaves nobody"),
+        ({"agents": ["push", "push"]}, "has one entry twice"),
+        ({"agents": []}, "has no agent"),
         ({"where": ["real", "world"]}, "world is not set"),
         ({"agents": ["balence"]}, "balence"),
     ],
@@ -253,7 +253,7 @@ def test_severity_0_is_no_reason_to_warn_of_a_plan(tmp_path: Path) -> None:
     assert report.data["idle"] == {} and any("never fired" in warning for warning in report.data["warnings"])
 
 
-def test_a_plan_that_does_not_fit_the_environment_is_told_before_anything_runs(tmp_path: Path) -> None:
+def test_a_plan_that_does_not_fit_the_environment_is_an_error_before_anything_runs(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text("faults:\n  - kind: missing_data\n    targets: [screen]\n")
     with pytest.raises(WorldsimError, match=f"^{path}:3: missing_data: target 'screen' matches nothing"):

@@ -77,7 +77,7 @@ def test_the_table_fits_and_the_json_is_whole(folder: Path, rollouts: Rollouts, 
     assert not any("…" in line for line in lines)
 
 
-def test_a_board_of_classes_is_told_in_a_line() -> None:
+def test_a_board_of_classes_is_described_in_a_line() -> None:
     board = spaces.Dict(
         {"cells": spaces.MultiDiscrete(np.tile([11, 6, 3], (7, 7, 1))), "few": spaces.MultiDiscrete([3, 2])}
     )

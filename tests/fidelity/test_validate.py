@@ -24,7 +24,7 @@ from worldsim.fidelity.revisits import loop_closure
 from worldsim.fidelity.table import share, worse
 from worldsim.fidelity.validate import ValidateConfig, validate
 from worldsim.models.checkpoint import read_manifest, save_world
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.mix import Mix
@@ -125,7 +125,7 @@ def test_one_step_stands_beside_the_row_before_the_mean_and_the_actions_of_other
         return predict(state, action)
 
     monkeypatch.setattr(world, "predict", watched)
-    others = one_step.exchanged(arrays, np.arange(6), np.random.default_rng(1))
+    others = one_step.shuffled_rows(arrays, np.arange(6), np.random.default_rng(1))
     generator = np.random.default_rng(0)
     found = one_step.predict(world, arrays, cut, reported, length, metric, others, generator).curves()
     frame, count = arrays.observation["frame"].astype(float), arrays.observation["count"]
@@ -165,7 +165,7 @@ def test_a_world_that_is_deaf_to_actions_cannot_be_controlled(
     model.act.forward = lambda actions: torch.zeros(*next(iter(actions.values())).shape[:-1], model.act.width)
     (cut,) = open_loop.batches(world, open_loop.WindowDraw.of(arrays, episodes, 2, 6, 5, seed=0))
     own = imagine(world, cut.state, cut.action)
-    actions = open_loop.uniform_actions(world, 0)
+    actions = open_loop.seeded_action_space(world, 0)
     found = open_loop.controllability(
         open_loop.under_random_actions(world, metric, cut, own.observation, actions), horizon=6
     )
@@ -223,7 +223,7 @@ def mixed_world(parts: list[Rollouts], out: Path) -> Path:
     return out
 
 
-def contents(arrays: Arrays, episodes: Iterable[int]) -> list[bytes]:
+def contents(arrays: EpisodeArrays, episodes: Iterable[int]) -> list[bytes]:
     """Everything that was seen and done in each of the episodes."""
     leaves = [*arrays.observation.values(), *arrays.action.values(), arrays.reward]
     rows = [np.arange(arrays.start[episode], arrays.start[episode + 1]) for episode in episodes]
@@ -287,7 +287,7 @@ def test_a_mix_with_data_that_the_world_has_learned_whole_is_refused(
     manifest, mix = read_manifest(folder), Mix([other.path, rollouts.path])
     assert len(np.concatenate(halves(manifest, mix))) == other.episodes + len(split(rollouts.arrays(), 0.4, 0)[1])
     nothing = manifest.model_copy(update={"data": {**manifest.data, "holdout": 0.0}})
-    with pytest.raises(DatasetError, match=f"learned from all of {rollouts.path}"):
+    with pytest.raises(DatasetError, match=f"trained on all of {rollouts.path}"):
         halves(nothing, mix)
     longer = ring_rollouts(tmp_path / "longer", steps=600)
     with pytest.raises(DatasetError, match=f"episodes in {longer.path} were used to train"):
@@ -307,9 +307,7 @@ def test_horizons_end_with_the_longest_episode_and_a_long_context_is_refused(
     longest = max(rollouts.lengths[episode] for episode in reported) + 1 - 2
     assert certificate["horizons"] == list(range(1, longest + 1)) and certificate["horizon"] == 100
     assert len(certificate["psnr"]["model"]) == longest and certificate["psnr"]["model"][0] is not None
-    assert (
-        f"no episode goes on for horizon=100 steps after its context; {longest} are reported" in capsys.readouterr().out
-    )
+    assert f"no episode has horizon=100 steps after its context; {longest} are reported" in capsys.readouterr().out
     assert f"{longest} steps under the recorded actions, which is all" in (tmp_path / "fidelity.html").read_text()
     with pytest.raises(DatasetError, match="context=50"):
         validate(config(folder, rollouts, tmp_path, context=50), progress=False)
@@ -379,7 +377,7 @@ def test_there_are_no_more_windows_than_the_reported_episodes_have(
     rows = [rollouts.lengths[episode] + 1 for episode in reported]
     there = sum(max(1, length - 4) for length in rows if length > 2)  # one after another until the episode ends
     assert json.loads((tmp_path / "fidelity.json").read_text())["windows"] == there
-    assert f"have {there} windows, not windows=10000; all of them were imagined" in capsys.readouterr().out
+    assert f"have only {there} different windows, not windows=10000; all were imagined" in capsys.readouterr().out
     assert main(["validate", *typed, "windows=2"]) == 0
     assert "windows=" not in capsys.readouterr().out
 
@@ -396,7 +394,7 @@ def test_windows_in_small_batches_are_the_windows_at_once(
         return observe_context(world, window, context, seeds)
 
     monkeypatch.setattr(open_loop, "observe_context", watched)
-    monkeypatch.setattr(open_loop, "TOGETHER", 3)
+    monkeypatch.setattr(open_loop, "WINDOWS_AT_ONCE", 3)
     parts = validate(settings, progress=False)
     assert max(largest) == 3 and len(largest) > 5
     alike(parts, whole)
@@ -408,7 +406,7 @@ def test_pieces_in_small_groups_are_the_pieces_at_once(
     world = worldsim.load(folder, sample=False)
     halves = np.arange(0, 8, 2), np.arange(1, 8, 2)
     whole = one_step.predict_all(world, rollouts.arrays(), halves, 4, metric, 0)
-    monkeypatch.setattr(one_step, "PIECES", 2)
+    monkeypatch.setattr(one_step, "PIECES_AT_ONCE", 2)
     parts = one_step.predict_all(world, rollouts.arrays(), halves, 4, metric, 0)
     assert parts.counts == whole.counts and sum(whole.counts) == whole.heads.reported.sum()
     alike(parts.curves(), whole.curves())
@@ -430,9 +428,7 @@ def alike(a: object, b: object, where: str = "") -> None:
         assert a == (pytest.approx(b, rel=1e-3, abs=1e-4) if isinstance(b, float) else b), where
 
 
-def test_the_certificate_tells_of_every_leaf_and_says_what_to_believe(
-    folder: Path, rollouts: Rollouts, tmp_path: Path
-) -> None:
+def test_the_certificate_has_every_leaf_and_a_verdict(folder: Path, rollouts: Rollouts, tmp_path: Path) -> None:
     certificate = validate(config(folder, rollouts, tmp_path), progress=False)
     assert set(certificate["within_by_leaf"]) == {"frame", "count"} == set(certificate["trust"]["auroc_by_leaf"])
     share = certificate["within"]
@@ -445,7 +441,7 @@ def test_the_certificate_tells_of_every_leaf_and_says_what_to_believe(
         assert sentence.removeprefix("Do not") in page
 
 
-def test_a_damaged_calibration_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_damaged_calibration_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "calibration.json").write_text("{}")
     with pytest.raises(worldsim.errors.CheckpointError, match="validate again"):
         Calibration.read(tmp_path)

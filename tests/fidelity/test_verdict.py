@@ -15,7 +15,7 @@ from worldsim.fidelity.error_metric import ErrorMetric
 from worldsim.fidelity.revisits import same_place
 from worldsim.fidelity.verdict import believable, verdict
 from worldsim.models.config import SSMConfig
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.spaces import flatten_batch
 
 ROWS = 200
@@ -68,7 +68,7 @@ def test_what_a_guess_without_knowledge_gets_right_proves_nothing() -> None:
     sentences = verdict(certificate(within_by_leaf={"flag": held, "door": known, "lamp": never}))
     assert sentences[1:4] == [
         "Believe flag up to step 10, door up to step 4.",
-        "For flag that proves nothing: a guess that knows nothing is right as far ahead.",
+        "For flag that proves nothing: copying or guessing the mean is right as far ahead.",
         "Do not believe lamp, not even one step ahead.",
     ]
 
@@ -141,7 +141,7 @@ def metric(recorded: dict[str, np.ndarray]) -> ErrorMetric:
     world: Any = SimpleNamespace(model=model, observation_space=ARM)
     none = np.zeros(ROWS, np.bool_)
     action = {"value": np.zeros((ROWS, 1), np.int64)}
-    arrays = Arrays(recorded, action, np.zeros(ROWS, np.float32), none, none, np.array([0, ROWS]))
+    arrays = EpisodeArrays(recorded, action, np.zeros(ROWS, np.float32), none, none, np.array([0, ROWS]))
     return ErrorMetric.of(world, arrays, np.array([0]), 10.0, 0)
 
 
@@ -205,7 +205,7 @@ def of_space(space: spaces.Space, rows: list[Any]) -> tuple[ErrorMetric, dict[st
     action = {"value": np.zeros((len(rows), 1), np.int64)}
     model = SSMConfig(embed=16, hidden=16, width=32).build(space, spaces.Discrete(2), (0.0, 1.0))
     world: Any = SimpleNamespace(model=model, observation_space=space)
-    kept = Arrays(arrays, action, np.zeros(len(rows), np.float32), none, none, np.array([0, len(rows)]))
+    kept = EpisodeArrays(arrays, action, np.zeros(len(rows), np.float32), none, none, np.array([0, len(rows)]))
     return ErrorMetric.of(world, kept, np.array([0]), 10.0, 0), {name: each[None] for name, each in arrays.items()}
 
 

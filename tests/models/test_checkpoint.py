@@ -86,7 +86,7 @@ def another_model(world: Path) -> None:
         (another_model, "the weights do not fit the model"),
     ],
 )
-def test_damage_is_told_in_a_line(tmp_path: Path, damage: Callable[[Path], None], words: str) -> None:
+def test_damage_is_an_error_of_one_line(tmp_path: Path, damage: Callable[[Path], None], words: str) -> None:
     saved(tmp_path)
     damage(tmp_path)
     with pytest.raises(CheckpointError, match=words) as error:

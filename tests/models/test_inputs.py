@@ -106,7 +106,7 @@ def test_a_leaf_that_is_called_categorical_is_trained_beside_those_that_are() ->
 
 
 def test_two_leaves_of_one_name_are_refused() -> None:
-    with pytest.raises(SpaceMismatchError, match="two parts of the space are called 'a/b'"):
+    with pytest.raises(SpaceMismatchError, match="two leaves of the space have the name 'a/b'"):
         leaves(spaces.Dict({"a/b": spaces.Discrete(2), "a": spaces.Dict(b=spaces.Discrete(2))}))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.models.toy import Ring, ring_arrays
 from worldsim.models.config import DiffusionConfig, ModelConfig, RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.models.world_model import Batch, Predicted, WorldModel
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.sampling import SequenceSampler, windows
 from worldsim.training.statistics import fit_statistics
 
@@ -50,7 +50,7 @@ def learned(recipe: Recipe) -> WorldModel:
     return trained(model, arrays, recipe)
 
 
-def trained(model: WorldModel, arrays: Arrays, recipe: Recipe) -> WorldModel:
+def trained(model: WorldModel, arrays: EpisodeArrays, recipe: Recipe) -> WorldModel:
     """The model after the recipe's updates on 64 episodes."""
     fit_statistics(model, arrays, np.arange(64), np.random.default_rng(0))
     sampler = SequenceSampler(arrays, np.arange(64), 16, recipe.length, np.random.default_rng(0))

@@ -17,7 +17,7 @@ from worldsim.models.config import SSMConfig
 from worldsim.models.leaves import slot_layout
 from worldsim.models.leaves.text import AT_ONCE, SHORT, TextCodec
 from worldsim.models.world_model import Batch
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.sampling import windows
 from worldsim.spaces import Leaf, flatten_batch, unflatten, unflatten_batch
 
@@ -138,7 +138,7 @@ def test_only_long_texts_are_tokens() -> None:
     assert layout.nvec.tolist() == [3] * SHORT and layout.dense == 2
 
 
-def in_words(episodes: int, seed: int) -> Arrays:
+def in_words(episodes: int, seed: int) -> EpisodeArrays:
     """Walks on the ring, described in words."""
     arrays = ring_arrays(episodes, 20, seed)
     places = arrays.observation["frame"][:, 6, ::4, 0].argmax(1)

@@ -15,7 +15,7 @@ from worldsim.models.heads import RewardHead
 from worldsim.models.leaves.field import FieldCodec
 from worldsim.models.leaves.scale import Scale
 from worldsim.models.world_model import Batch, Losses
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.spaces import Leaf
 from worldsim.training.statistics import fit_statistics, reward_range
 
@@ -39,15 +39,15 @@ def box(shape: tuple[int, ...], dtype: Any) -> spaces.Box:
 def losses(config: ModelConfig, dtype: Any, change: Change, action: Change, reward: float) -> Losses:
     """Of an untrained model that knows the statistics of one system, in the units given."""
     rng = np.random.default_rng(0)
-    seen = np.round(5 * rng.normal(size=(ROWS, 3)), 3) * [1, 10, 0.2]  # whole in thousandths
+    measured = np.round(5 * rng.normal(size=(ROWS, 3)), 3) * [1, 10, 0.2]  # whole in thousandths
     space = spaces.Dict(state=box((3,), dtype), depth=box((9, 9), dtype))
     grid = np.round(rng.normal(size=(ROWS, 9, 9, 1)), 3)
     kept = np.float32 if dtype == np.float32 else np.float64
-    observation = {"state": change(seen).astype(kept), "depth": change(grid).astype(kept)}
+    observation = {"state": change(measured).astype(kept), "depth": change(grid).astype(kept)}
     acted = {"value": action(rng.normal(size=(ROWS, 2))).astype(np.float32)}
     paid = (reward * rng.integers(-1, 2, ROWS)).astype(np.float32)
     none = np.zeros(ROWS, np.bool_)
-    arrays = Arrays(observation, acted, paid, none, none, np.array([0, ROWS]))
+    arrays = EpisodeArrays(observation, acted, paid, none, none, np.array([0, ROWS]))
     torch.manual_seed(0)
     span = reward_range(arrays, np.array([0]))
     model = config.build(space, box((2,), np.float32), span)

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.envs.make import EnvConfig
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import Rollouts
 
@@ -56,7 +56,7 @@ class Ring(gym.Env[dict[str, Any], np.int64]):
 gym.register("WorldsimTestRing-v0", Ring, max_episode_steps=16)
 
 
-def ring_arrays(episodes: int, length: int, seed: int) -> Arrays:
+def ring_arrays(episodes: int, length: int, seed: int) -> EpisodeArrays:
     """Random walks of `length` steps that no termination ends, as the arrays of a data set."""
     rng = np.random.default_rng(seed)
     action = rng.integers(3, size=(episodes, length + 1))
@@ -72,7 +72,7 @@ def ring_arrays(episodes: int, length: int, seed: int) -> Arrays:
     reward = (place == 0).astype(np.float32)
     reward[starts[:-1]] = 0
     observation = {"frame": frames, "count": count[:, None]}
-    return Arrays(observation, {"value": action.reshape(-1, 1)}, reward, ended, ends, starts)
+    return EpisodeArrays(observation, {"value": action.reshape(-1, 1)}, reward, ended, ends, starts)
 
 
 ENV = EnvConfig(id="tests.models.toy:WorldsimTestRing-v0")

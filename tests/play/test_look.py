@@ -13,7 +13,7 @@ from tests.simulator.conftest import save_tiny_world
 from tests.simulator.stub_world import IMAGE_SPACE
 from worldsim.errors import DatasetError
 from worldsim.play.look import HOLD, MAX_BYTES, PICTURE, WIDTH, action_name, look
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.sampling import windows
 from worldsim.simulator.rollout import open_loop
 from worldsim.simulator.world import World
@@ -34,7 +34,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     return worldsim.load(tmp_path / "world")
 
 
-def recorded(world: World, lengths: list[int]) -> Arrays:
+def recorded(world: World, lengths: list[int]) -> EpisodeArrays:
     """Episodes of T + 1 rows, drawn at random."""
     generator = np.random.default_rng(0)
     rows, start = sum(lengths) + len(lengths), np.cumsum([0, *(length + 1 for length in lengths)])
@@ -43,7 +43,9 @@ def recorded(world: World, lengths: list[int]) -> Arrays:
     action = {leaf.name: generator.integers(0, leaf.nvec, (rows, 1)) for leaf in leaves(world.action_space)}
     terminated = np.zeros(rows, bool)
     terminated[start[1:] - 1] = True
-    return Arrays(observation, action, generator.normal(size=rows).astype(np.float32), terminated, ~terminated, start)
+    return EpisodeArrays(
+        observation, action, generator.normal(size=rows).astype(np.float32), terminated, ~terminated, start
+    )
 
 
 def read(path: Path) -> list[np.ndarray]:

@@ -70,7 +70,7 @@ def test_the_data_does_not_depend_on_how_it_is_run(whole: Rollouts, tmp_path: Pa
     assert run(tmp_path / "other", seed=2).content_hash != whole.content_hash
 
 
-def test_provenance_tells_where_the_data_comes_from(whole: Rollouts) -> None:
+def test_provenance_says_where_the_data_comes_from(whole: Rollouts) -> None:
     facts = json.loads((whole.path / PROVENANCE).read_text())
     assert facts["env"]["id"] == "CartPole-v1"
     assert facts["wrappers"][-1].endswith("CartPoleEnv") and "TimeLimit" in "".join(facts["wrappers"])
@@ -106,9 +106,9 @@ def test_killed_and_continued_gives_the_same_data(whole: Rollouts, tmp_path: Pat
     with pytest.raises(DatasetError, match="no finished data set"):
         Rollouts(out)
     saved: list[int] = []
-    original = recording.Parts.save
+    original = recording.EpisodeFiles.save
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recording.Parts, "save", lambda self, k, raw: (saved.append(k), original(self, k, raw))[1])
+        patch.setattr(recording.EpisodeFiles, "save", lambda self, k, raw: (saved.append(k), original(self, k, raw))[1])
         assert run(out).content_hash == whole.content_hash
     assert not set(saved) & {int(Path(name).stem) for name in kept}, "recorded episodes are not recorded again"
 

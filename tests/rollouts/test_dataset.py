@@ -20,11 +20,11 @@ from worldsim import spaces
 from worldsim.agents import make_policy
 from worldsim.errors import DatasetError
 from worldsim.files import sealed
-from worldsim.rollouts.arrays import Arrays, write_arrays
+from worldsim.rollouts.arrays import EpisodeArrays, write_arrays
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import MINARI, PROVENANCE, Rollouts
 from worldsim.rollouts.recorder import Recorder, episode_seeds
-from worldsim.rollouts.recording import Parts, flat, write_minari
+from worldsim.rollouts.recording import EpisodeFiles, flat, write_minari
 
 BOXES = st.sampled_from(
     [
@@ -95,7 +95,7 @@ def test_minari_reads_back_what_a_plain_loop_sees(
     copies = [spaces.space_from_json(spaces.space_to_json(observation_space)) for _ in range(num_envs + 1)]
     envs = gym.vector.SyncVectorEnv([lambda s=s: Anything(s, action_space) for s in copies[1:]])
     policies = [make_policy("sticky", observation_space, action_space) for _ in range(num_envs)]
-    parts = Parts(folder / "parts")
+    parts = EpisodeFiles(folder / "parts")
     count = Recorder(envs, policies, parts, seed=4, steps=9).run(lambda steps: None)
     recorded = [parts.lengths[k] for k in range(count)]
     write_minari(folder / "minari", parts.read(count), recorded, observation_space, action_space, None, "sticky")
@@ -163,8 +163,8 @@ def test_a_damaged_cache_is_built_again(copied: Path, cartpole: Rollouts, damage
 
 def test_arrays_are_read_whole_only_after_a_change(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    whole = Arrays._digest
-    monkeypatch.setattr(Arrays, "_digest", lambda self, array: read.append(1) or whole(self, array))
+    whole = EpisodeArrays._digest
+    monkeypatch.setattr(EpisodeArrays, "_digest", lambda self, array: read.append(1) or whole(self, array))
     Rollouts(copied).arrays()
     assert not read
     file = next((copied / "arrays").glob("*/reward.npy"))
@@ -180,14 +180,16 @@ def test_arrays_are_read_whole_only_after_a_change(copied: Path, monkeypatch: py
 def test_episodes_are_enough_once_the_first_ones_are_there(order: list[int], lengths: list[int], steps: int) -> None:
     """Whatever order they end in, and whatever was asked before."""
     with tempfile.TemporaryDirectory() as folder:
-        parts, there = Parts(Path(folder)), set[int]()
+        parts, there = EpisodeFiles(Path(folder)), set[int]()
         for index in order:
             parts.save(index, {"reward": np.zeros(lengths[index])})
             there.add(index)
             first = next(i for i in range(7) if i not in there)
             enough = [n for n in range(1, first + 1) if sum(lengths[:n]) >= steps]
-            assert parts.kept(1000) is None and parts.kept(steps) == (enough[0] if enough else None)
-        assert parts.steps == sum(lengths) and Parts(Path(folder)).kept(steps) == parts.kept(steps)
+            assert parts.count_holding(1000) is None and parts.count_holding(steps) == (enough[0] if enough else None)
+        assert parts.steps == sum(lengths) and EpisodeFiles(Path(folder)).count_holding(steps) == parts.count_holding(
+            steps
+        )
 
 
 def test_damaged_data_is_one_line(copied: Path, tmp_path: Path) -> None:

@@ -172,7 +172,7 @@ def test_without_last_observations_the_last_actions_and_endings_are_kept(
     rollouts = collect(CollectConfig(env=NO_ENV, arrays=tmp_path / "a.npz", out=tmp_path / "out"))
     twice = [e._replace(observations=np.concatenate([e.observations[:-1], e.observations[-2:-1]])) for e in FRAMES]
     same_episodes(rollouts, twice)
-    assert "4 of 4 episodes have no last observation: the one before stands twice" in capsys.readouterr().err
+    assert "4 of 4 episodes have no last observation: the one before is repeated" in capsys.readouterr().err
 
 
 FLOATS = recorded((40, 33, 3), seed=1)
@@ -338,7 +338,7 @@ def test_the_same_command_again_does_nothing_and_another_source_is_refused(tmp_p
     assert {path: path.stat().st_mtime_ns for path in first.path.rglob("*")} == before
     with h5py.File(file, "r+") as opened:
         opened["rewards"][0] = 7.0
-    with pytest.raises(DatasetError, match="holds arrays of before: d4rl.hdf5 has changed since"):
+    with pytest.raises(DatasetError, match="was imported from d4rl.hdf5, which has changed"):
         read(file)
     with pytest.raises(DatasetError, match="holds rollouts with keys.timing=None, not keys.timing=after"):
         read(file, keys={"timing": "after"})

@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 from numpy.lib.format import open_memmap
 
-from worldsim.rollouts.arrays import Arrays, joined
+from worldsim.rollouts.arrays import EpisodeArrays, concatenated
 from worldsim.rollouts.sampling import SequenceSampler
 
 FRAMES, LENGTH = 20_000, 100  # 246 MB of frames
 
 
-def sparse(folder: Path) -> Arrays:
+def sparse(folder: Path) -> EpisodeArrays:
     """A data set whose frames lie in a file that takes no room on the disk."""
     open_memmap(folder / "frame.npy", "w+", np.uint8, (FRAMES, 64, 64, 3)).flush()
     flags = np.zeros(FRAMES, np.bool_)
     frames = np.asarray(np.load(folder / "frame.npy", mmap_mode="r"))
     action = {"value": np.zeros((FRAMES, 1), np.int64)}
     reward, start = np.zeros(FRAMES, np.float32), np.arange(0, FRAMES + 1, LENGTH)
-    return Arrays({"frame": frames}, action, reward, flags, flags, start)
+    return EpisodeArrays({"frame": frames}, action, reward, flags, flags, start)
 
 
 def resident() -> int:
@@ -31,7 +31,7 @@ def resident() -> int:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="read from /proc")
 @pytest.mark.parametrize("copies", [1, 2])
 def test_sampling_and_verifying_hold_no_more_than_a_batch(tmp_path: Path, copies: int) -> None:
-    arrays = joined([sparse(tmp_path)] * copies)
+    arrays = concatenated([sparse(tmp_path)] * copies)
     sampler = SequenceSampler(arrays, np.arange(arrays.episodes), 16, 64, np.random.default_rng(0))
     sampler.sample()  # 12.6 MB of frames
     before, most = resident(), 0

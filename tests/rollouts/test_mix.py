@@ -19,7 +19,7 @@ from minari.data_collector import EpisodeBuffer
 from worldsim.cli import main
 from worldsim.errors import DatasetError, MissingExtraError, SpaceMismatchError
 from worldsim.rollouts import offline
-from worldsim.rollouts.arrays import Arrays, joined
+from worldsim.rollouts.arrays import EpisodeArrays, concatenated
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.mix import Mix, unseen
@@ -44,7 +44,7 @@ def test_a_mix_is_its_parts_one_after_another(cartpole: Rollouts, other: Rollout
     assert np.array_equal(arrays.start, np.concatenate([a.start, a.rows + b.start[1:]]))
     assert mix.steps == cartpole.steps + other.steps
     assert mix.content_hash not in (cartpole.content_hash, other.content_hash)
-    assert Mix(cartpole.path).content_hash == cartpole.content_hash and joined([a]) is a
+    assert Mix(cartpole.path).content_hash == cartpole.content_hash and concatenated([a]) is a
 
 
 def test_each_data_set_is_split_as_it_would_be_alone(cartpole: Rollouts, other: Rollouts) -> None:
@@ -96,7 +96,7 @@ def test_nan_is_found_where_it_is(cartpole: Rollouts, group: str, name: str, mon
     spoilt[row] = np.nan
     fields = {k: getattr(arrays, k) for k in ("observation", "action", "reward", "terminated", "truncated", "start")}
     fields |= {"observation": {"value": spoilt}} if group else {"reward": spoilt}
-    monkeypatch.setattr(Rollouts, "arrays", lambda self: Arrays(**fields))
+    monkeypatch.setattr(Rollouts, "arrays", lambda self: EpisodeArrays(**fields))
     with pytest.raises(DatasetError, match=f"{group} ?{name} has NaN or an infinity in episode 2, step 4") as error:
         Mix(cartpole.path).arrays  # noqa: B018
     assert "\n" not in str(error.value)
@@ -162,7 +162,7 @@ def test_no_environment_and_no_name_are_needed(
     assert main(["train", f"data={data}", f"out={tmp_path / 'world'}", *short]) == 0
 
 
-def test_spaces_that_nothing_tells_are_a_line_and_the_arrays_can_still_be_read(
+def test_spaces_that_are_unknown_are_an_error_and_the_arrays_can_still_be_read(
     downloaded: minari.MinariDataset, tmp_path: Path
 ) -> None:
     data = tmp_path / "store" / "cartpole" / "random-v0" / "data"
@@ -265,8 +265,8 @@ def noted(name: str, *episodes: dict) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"note": ["ab", "é", "", "a"]}, r"episode 1: 'note' is 'é', and 'é' is none of its characters"),
-        ({"note": ["ab", "c", "aaaaaaa", "a"]}, r"episode 1: 'note' is 'aaaaaaa', longer than the 5"),
+        ({"note": ["ab", "é", "", "a"]}, r"episode 1: 'note' is 'é', and 'é' is not in its charset"),
+        ({"note": ["ab", "c", "aaaaaaa", "a"]}, r"episode 1: 'note' is 'aaaaaaa', longer than its max_length=5"),
         ({"note": ["ab", "c", "a"]}, r"episode 1: observation 'note' has 3 rows where 3 steps need 4; .* T\+1 observ"),
         ({"x": np.zeros((4, 3), np.float32)}, r"episode 1: observation 'x' has rows of shape \(3,\), not of Box"),
         ({"turn": np.array([0, 1, 7, 1])}, r"episode 1: observation 'turn' is 7 in step 2, not in Discrete\(2\)"),
@@ -276,7 +276,7 @@ def noted(name: str, *episodes: dict) -> None:
         ({"x": np.zeros((5, 2), np.float32)}, r"episode 1: observation 'x' has 5 rows where 3 steps need 4"),
     ],
 )
-def test_an_episode_that_cannot_be_used_is_told_with_its_key(
+def test_an_episode_that_cannot_be_used_is_reported_with_its_key(
     wrong: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
@@ -295,7 +295,7 @@ def test_last_actions_are_kept_where_there_is_no_last_observation(
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     noted("mine/short-v0", GOOD, {key: value[:-1] for key, value in GOOD.items()})
     arrays = Rollouts("mine/short-v0").arrays()
-    assert "1 of 2 episodes have no last observation: the one before stands twice" in capsys.readouterr().err
+    assert "1 of 2 episodes have no last observation: the one before is repeated" in capsys.readouterr().err
     assert arrays.observation["x"][4:].tolist() == [*GOOD["x"][:3].tolist(), GOOD["x"][2].tolist()]
     assert arrays.observation["note"][4:, 0].tolist() == [1, 3, 0, 0] and arrays.terminated.nonzero()[0].tolist() == [
         3,
@@ -332,6 +332,6 @@ def test_spaces_that_cannot_be_used_are_no_damage(
     downloaded: minari.MinariDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     twice = spaces.Dict({"a/b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})})
-    monkeypatch.setattr(offline, "adopt", lambda place: leaves(twice))
-    with pytest.raises(SpaceMismatchError, match="^two parts of the space are called 'a/b'"):
+    monkeypatch.setattr(offline, "write_provenance", lambda place: leaves(twice))
+    with pytest.raises(SpaceMismatchError, match="^two leaves of the space have the name 'a/b'"):
         Rollouts("cartpole/random-v0")

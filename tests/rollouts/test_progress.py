@@ -31,7 +31,7 @@ def test_the_figures_are_whole_in_a_narrow_terminal(what: str, width: int) -> No
     )
 
 
-def test_a_log_gets_lines_with_what_was_told_and_the_speed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_gets_lines_with_message_and_speed(capsys: pytest.CaptureFixture[str]) -> None:
     with Bar("train", 400, every_s=0.0) as bar:
         bar.at(100)
         bar.at(200, "loss 3.21")

@@ -4,18 +4,18 @@ import numpy as np
 import pytest
 
 from worldsim.errors import DatasetError
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.sampling import SequenceSampler, gather, split, windows
 
 
-def numbered(lengths: list[int]) -> Arrays:
+def numbered(lengths: list[int]) -> EpisodeArrays:
     """Episodes whose rows carry their own row number and their episode's number."""
     start = np.concatenate([[0], np.cumsum(np.array(lengths) + 1)]).astype(np.int64)
     rows = np.arange(start[-1])
     episode = np.repeat(np.arange(len(lengths)), np.array(lengths) + 1)
     ends = np.isin(rows, start[1:] - 1)
     frame = np.broadcast_to(rows.astype(np.uint8)[:, None, None, None], (len(rows), 8, 8, 3)).copy()
-    return Arrays(
+    return EpisodeArrays(
         observation={"row": rows[:, None].astype(np.float32), "screen": frame},
         action={"value": episode[:, None]},
         reward=rows.astype(np.float32),

@@ -28,7 +28,7 @@ def test_segments_are_a_partition_of_the_rows_cut_from_the_ends() -> None:
 def test_frequencies_are_the_probabilities_and_weights_undo_them() -> None:
     arrays, rng = numbered(LENGTHS), np.random.default_rng(0)
     segments = Segments(arrays, EPISODES, 4, ends=0.3, alpha=0.7, correction=1.0)
-    segments.learn(np.arange(len(segments.begin)), rng.uniform(0.5, 2.0, len(segments.begin)))
+    segments.update_losses(np.arange(len(segments.begin)), rng.uniform(0.5, 2.0, len(segments.begin)))
     starts = segments.draw(200_000, rng)
     counts, p = np.bincount(starts.segment, minlength=len(segments.begin)), segments.probabilities()
     assert p.sum() == pytest.approx(1) and (np.abs(counts - 200_000 * p) < 5 * np.sqrt(200_000 * p)).all()
@@ -47,7 +47,7 @@ def test_rows_are_drawn_as_the_formula_has_it() -> None:
     arrays, rng = numbered([6, 2]), np.random.default_rng(0)
     arrays.terminated[9] = False
     segments = Segments(arrays, np.arange(2), 4, ends=0.5, alpha=0.5, correction=0.5)
-    segments.learn(np.arange(3), np.array([1.0, 4.0, 9.0]))
+    segments.update_losses(np.arange(3), np.array([1.0, 4.0, 9.0]))
     by_loss = np.array([3 * 1, 4 * 2, 3 * 3]) / (3 * 1 + 4 * 2 + 3 * 3)
     of_segment = 0.5 * by_loss + 0.5 * np.array([0, 1, 0])
     expected = np.repeat(of_segment / [3, 4, 3], [3, 4, 3])
@@ -70,7 +70,7 @@ def test_a_sampler_that_is_resumed_draws_by_the_losses_it_had() -> None:
         for _ in range(5):
             batch = one.sample()
             found.append(batch["reward"].ravel().astype(int).tolist())
-            one.segments.learn(batch["segment"], batch["reward"].sum(1).astype(float))
+            one.segments.update_losses(batch["segment"], batch["reward"].sum(1).astype(float))
         return found
 
     first = sampler(1)
@@ -99,7 +99,7 @@ def test_what_was_predicted_badly_comes_more_often_and_what_was_not_seen_as_ofte
     arrays = numbered([7, 7, 7, 7])
     segments = Segments(arrays, np.arange(4), 8, alpha=1.0)
     assert segments.probabilities() == pytest.approx(0.25)
-    segments.learn(np.array([0, 1, 2]), np.array([1.0, 3.0, 2.0]))
+    segments.update_losses(np.array([0, 1, 2]), np.array([1.0, 3.0, 2.0]))
     assert segments.probabilities() == pytest.approx(np.array([1, 3, 2, 3]) / 9)
     again = Segments(arrays, np.arange(4), 8, alpha=1.0)
     again.load_state_dict(json.loads(json.dumps(segments.state_dict())))

@@ -65,8 +65,8 @@ class StubWorld:
 
     def step(self, state: StubState, actions: Arrays) -> tuple[StubState, StubStep]:
         self.steps_called += 1
-        told = np.concatenate([np.abs(a.reshape(len(a), -1) * 8) for a in actions.values()], 1).astype(np.int64)
-        rows = zip(state.seed, state.tick, told, strict=True)
+        digits = np.concatenate([np.abs(a.reshape(len(a), -1) * 8) for a in actions.values()], 1).astype(np.int64)
+        rows = zip(state.seed, state.tick, digits, strict=True)
         generators = [np.random.default_rng([seed, tick + 1, *row]) for seed, tick, row in rows]
         ends = np.array([g.random() < self.ending for g in generators])
         reward = np.array([g.normal() for g in generators], np.float32)

@@ -87,10 +87,10 @@ def test_starts_from_the_observation_it_is_given(world: StubWorld) -> None:
     observation, info = env.reset(seed=1, options={"observation": given})
     assert data_equivalence(dict(observation), dict(given), exact=True)
     assert info == {"trust": 1.0}
-    seen = given["screen"].copy()
+    screen_before = given["screen"].copy()
     given["screen"][:] = 0
     observation["screen"][:] = 255
-    assert np.array_equal(env.restore(env.snapshot())["screen"], seen)
+    assert np.array_equal(env.restore(env.snapshot())["screen"], screen_before)
 
 
 def test_what_it_cannot_take_is_one_clear_line(world: StubWorld) -> None:
@@ -151,10 +151,10 @@ def test_a_snapshot_has_one_future(world: StubWorld) -> None:
 
 def test_restore_gives_the_observation_of_the_snapshot(world: StubWorld) -> None:
     env = WorldEnv(world)
-    seen = play(env, [0, 1], seed=3)[-1][0]
+    screen_before = play(env, [0, 1], seed=3)[-1][0]
     snapshot = env.snapshot()
     play(env, [2, 2])
-    assert data_equivalence(env.restore(snapshot), seen, exact=True)
+    assert data_equivalence(env.restore(snapshot), screen_before, exact=True)
 
 
 def test_a_fork_goes_its_own_way(world: StubWorld) -> None:

@@ -14,7 +14,7 @@ import worldsim
 from tests.simulator.stub_world import IMAGE_SPACE
 from worldsim.models.config import Precision
 from worldsim.play.look import look
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.simulator import WorldEnv, WorldVectorEnv
 from worldsim.simulator.conformance import check_world
 
@@ -28,8 +28,8 @@ def test_has_the_spaces_of_the_real_environment_and_starts_from_recorded_observa
     env = gym.make("worldsim/World-v0", world=world_folder)
     assert env.observation_space == IMAGE_SPACE and env.action_space == spaces.Discrete(3)
     starts = env.unwrapped.world.starts["screen"].numpy()
-    seen = [env.reset(seed=seed)[0]["screen"] for seed in range(20)]
-    which = [int(np.flatnonzero((starts == screen).all(axis=(1, 2, 3)))[0]) for screen in seen]
+    observed = [env.reset(seed=seed)[0]["screen"] for seed in range(20)]
+    which = [int(np.flatnonzero((starts == screen).all(axis=(1, 2, 3)))[0]) for screen in observed]
     assert len(set(which)) > 3
 
 
@@ -68,6 +68,8 @@ def test_can_be_looked_at(world_folder: Path, tmp_path: Path) -> None:
     recorded = {name: tensor[np.arange(rows) % 8].numpy() for name, tensor in world.starts.items()}
     ends = np.arange(rows) == rows - 1
     start = np.array([0, rows], np.int64)
-    arrays = Arrays(recorded, {"value": np.ones((rows, 1), np.int64)}, np.zeros(rows, np.float32), ends, ~ends, start)
+    arrays = EpisodeArrays(
+        recorded, {"value": np.ones((rows, 1), np.int64)}, np.zeros(rows, np.float32), ends, ~ends, start
+    )
     path = look(world, arrays, np.array([0]), tmp_path / "real_vs_world.gif", length=6, count=2)
     assert 0 < path.stat().st_size < 3_000_000

@@ -95,14 +95,14 @@ def test_a_state_is_a_value(world: World) -> None:
 def test_a_row_lives_in_a_batch_as_it_does_alone(world: World, precision: Precision, apart: float) -> None:
     world = World(world.manifest, world.model, world.starts, precision=precision)
     seeds = list(range(100, 108))
-    together = world.start_seeds(seeds)
+    batched = world.start_seeds(seeds)
     alone = [world.start_seeds([seed]) for seed in seeds]
     for tick in range(5):
         actions = acts(8, tick)
-        together, step = world.step(together, actions)
+        batched, step = world.step(batched, actions)
         for row in range(8):
             alone[row], one = world.step(alone[row], {"value": actions["value"][row : row + 1]})
-            drawn_codes = {k: v for k, v in rows(together, [row]).items() if not v.is_floating_point() and k != "frame"}
+            drawn_codes = {k: v for k, v in rows(batched, [row]).items() if not v.is_floating_point() and k != "frame"}
             assert_close(drawn_codes, {k: tensors(alone[row])[k] for k in drawn_codes}, atol=0, rtol=0)
             assert np.abs(one.observation["frame"].astype(int) - step.observation["frame"][[row]]).max() <= 1
             assert one.reward == pytest.approx(step.reward[[row]], abs=apart)
@@ -111,13 +111,13 @@ def test_a_row_lives_in_a_batch_as_it_does_alone(world: World, precision: Precis
 
 def test_what_is_not_looked_at_happens_all_the_same(world: World) -> None:
     actions = {"value": np.ones((3, 1), np.int64)}
-    seen = unseen = world.start(3, seed=2)
+    observed = unseen = world.start(3, seed=2)
     for _ in range(4):
-        seen, shown = world.step(seen, actions)
+        observed, shown = world.step(observed, actions)
         unseen, hidden = world.step(unseen, actions, observe="latent")
         assert hidden.observation == {} and shown.observation
         assert np.array_equal(shown.reward, hidden.reward) and np.array_equal(shown.terminated, hidden.terminated)
-    assert all(torch.equal(seen.latent[name], unseen.latent[name]) for name in seen.latent)
+    assert all(torch.equal(observed.latent[name], unseen.latent[name]) for name in observed.latent)
 
 
 @pytest.mark.parametrize("precision, apart", [("32-true", 1e-3), ("bf16-mixed", 2e-2)])
@@ -231,15 +231,17 @@ def test_starts_are_recorded_ones_drawn_by_the_seed(world: World) -> None:
         (frame.tobytes(), int(count))
         for frame, count in zip(world.starts["frame"].numpy(), world.starts["count"].numpy()[:, 0], strict=True)
     }
-    seen = world.observation(world.start_seeds(range(200)))
-    begun = {(frame.tobytes(), int(count)) for frame, count in zip(seen["frame"], seen["count"][:, 0], strict=True)}
+    observed = world.observation(world.start_seeds(range(200)))
+    begun = {
+        (frame.tobytes(), int(count)) for frame, count in zip(observed["frame"], observed["count"][:, 0], strict=True)
+    }
     assert begun <= recorded and len(begun) > len(recorded) // 2
 
 
 def test_encode_begins_at_the_given_observation(world: World) -> None:
     env = Ring()
-    seen = [flatten(env.observation_space, env.reset(seed=seed)[0]) for seed in range(5)]
-    given = {name: np.stack([row[name] for row in seen]) for name in seen[0]}
+    observed = [flatten(env.observation_space, env.reset(seed=seed)[0]) for seed in range(5)]
+    given = {name: np.stack([row[name] for row in observed]) for name in observed[0]}
     state = world.encode(given, range(5))
     assert all(np.array_equal(world.observation(state)[name], given[name]) for name in given)
     assert (state.tick == 0).all() and (state.cumulative_entropy == 0).all() and (state.disagreement == 0).all()
@@ -430,17 +432,17 @@ def test_uniform_numbers_of_other_seeds_ticks_and_places_are_unrelated() -> None
 
 def test_uniform_numbers_depend_on_seed_and_tick_alone() -> None:
     seeds, ticks = keys(3, -8, 2**62, 3), keys(0, 5, 9, 1)
-    together = uniforms(seeds, ticks, Chance.of(6))
+    batched = uniforms(seeds, ticks, Chance.of(6))
     for row in range(4):
-        assert torch.equal(uniforms(seeds[[row]], ticks[[row]], Chance.of(6))[0], together[row])
-    assert torch.equal(uniforms(seeds, ticks, Chance.of(4)), together[:, :4])
+        assert torch.equal(uniforms(seeds[[row]], ticks[[row]], Chance.of(6))[0], batched[row])
+    assert torch.equal(uniforms(seeds, ticks, Chance.of(4)), batched[:, :4])
 
 
 def test_a_state_is_a_value_whatever_becomes_of_the_arrays_it_was_made_of(world: World) -> None:
-    seen = world.observation(world.start(2, seed=0))
-    begun = world.encode(seen, [1, 2])
+    observed = world.observation(world.start(2, seed=0))
+    begun = world.encode(observed, [1, 2])
     shown = {name: value.copy() for name, value in world.observation(begun).items()}
-    for array in seen.values():
+    for array in observed.values():
         array[:] = 0
     assert all(np.array_equal(value, shown[name]) for name, value in world.observation(begun).items())
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from worldsim.models.world_model import Losses
-from worldsim.training.captured import Recorded
+from worldsim.training.captured import CapturedGraph
 
 WAITS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "repeat_interleave", "bincount"}
 INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}  # by a mask they count it first
@@ -67,14 +67,14 @@ class Tape(TorchDispatchMode):
                         place.copy_(value)
 
 
-def on_tape(update: Callable[[], Losses], generator: Generator) -> Recorded:
+def on_tape(update: Callable[[], Losses], generator: Generator) -> CapturedGraph:
     """In place of `captured.as_cuda_graph`."""
     tape, drawn = Tape(), generator.get_state()
     with tape:
         losses = update()
     tape.undo()
     generator.set_state(drawn)
-    return Recorded(tape.replay, losses)
+    return CapturedGraph(tape.replay, losses)
 
 
 def _place(tensor: Tensor) -> int:

@@ -16,11 +16,11 @@ from tests.training.test_resume import Stop, equal, stop_at, weights
 from worldsim.errors import ConfigError
 from worldsim.models.world_model import Losses
 from worldsim.training import loop
-from worldsim.training.captured import WARM, Captured, Recorded, as_cuda_graph
+from worldsim.training.captured import WARMUP_UPDATES, Captured, CapturedGraph, as_cuda_graph
 from worldsim.training.loop import train
 
 
-def again(update: Callable[[], Losses], generator: Generator) -> Recorded:
+def again(update: Callable[[], Losses], generator: Generator) -> CapturedGraph:
     """No record: a replay is the update itself, on the same batch and with the same places for its losses."""
     places: list[Losses] = []
 
@@ -31,7 +31,7 @@ def again(update: Callable[[], Losses], generator: Generator) -> Recorded:
         for place, value in zip(tensors(places[0]), tensors(losses), strict=True):
             place.copy_(value)
 
-    class Late(Recorded):
+    class Late(CapturedGraph):
         """Its losses are known after the first replay."""
 
         @property
@@ -52,8 +52,10 @@ def test_a_recorded_run_is_the_run(make: Make, monkeypatch: pytest.MonkeyPatch, 
     logged: dict[str, list[dict[str, float]]] = {"again": [], "tape": []}
     configs = {}
     for name, record in (("again", again), ("tape", on_tape)):
-        monkeypatch.setattr(loop, "recorder", lambda *_, record=record: record)
-        config = configs[name] = make(family, name, steps=3 * WARM, codec_steps=3 * WARM, sampling=sampling)
+        monkeypatch.setattr(loop, "graph_capture", lambda *_, record=record: record)
+        config = configs[name] = make(
+            family, name, steps=3 * WARMUP_UPDATES, codec_steps=3 * WARMUP_UPDATES, sampling=sampling
+        )
 
         def watch(step: int, losses: dict[str, float], *_: object, name: str = name) -> None:
             logged[name].append(losses)
@@ -61,10 +63,19 @@ def test_a_recorded_run_is_the_run(make: Make, monkeypatch: pytest.MonkeyPatch, 
         train(config, watch, progress=False)
     assert equal(weights(configs["again"]), weights(configs["tape"]))
     assert logged["again"] == logged["tape"]
-    assert len({losses["reward"] for losses in logged["tape"][-WARM:]}) == WARM  # each update has losses of its own
-    cut = make(family, "cut", steps=3 * WARM, codec_steps=3 * WARM, sampling=sampling, checkpoint_every=2 * WARM)
+    assert (
+        len({losses["reward"] for losses in logged["tape"][-WARMUP_UPDATES:]}) == WARMUP_UPDATES
+    )  # each update has losses of its own
+    cut = make(
+        family,
+        "cut",
+        steps=3 * WARMUP_UPDATES,
+        codec_steps=3 * WARMUP_UPDATES,
+        sampling=sampling,
+        checkpoint_every=2 * WARMUP_UPDATES,
+    )
     with pytest.raises(Stop):
-        train(cut, stop_at(2 * WARM + 1), progress=False)
+        train(cut, stop_at(2 * WARMUP_UPDATES + 1), progress=False)
     train(cut, progress=False)
     assert equal(weights(cut), weights(configs["tape"]))
 
@@ -78,12 +89,12 @@ def test_what_was_recorded_goes_with_its_run(make: Make, monkeypatch: pytest.Mon
         made.append(weakref.ref(captured))
         return captured
 
-    monkeypatch.setattr(loop, "recorder", lambda *_: on_tape)
+    monkeypatch.setattr(loop, "graph_capture", lambda *_: on_tape)
     monkeypatch.setattr(loop, "Captured", counted)
     gc.collect()
     gc.disable()
     try:
-        train(make(steps=2 * WARM, codec_steps=2 * WARM, seconds=0.2), progress=False)
+        train(make(steps=2 * WARMUP_UPDATES, codec_steps=2 * WARMUP_UPDATES, seconds=0.2), progress=False)
         alive = [captured() is not None for captured in made]
     finally:
         gc.enable()
@@ -104,17 +115,20 @@ class Spoilt:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         (
             RuntimeError("operation not permitted\nwhen capturing"),
-            r"^no CUDA graph of an update \(operation not permitted",
+            r"^an update cannot be captured as a CUDA graph \(operation not permitted",
         ),
         (torch.OutOfMemoryError("CUDA out of memory"), "^CUDA out of memory$"),
-        (None, r"^no CUDA graph of an update \(capture was invalidated\); give trainer.cuda_graphs=false$"),
+        (
+            None,
+            r"^an update cannot be captured as a CUDA graph \(capture was invalidated\); give trainer.cuda_graphs",
+        ),
     ],
 )
-def test_what_cannot_be_recorded_is_a_line(monkeypatch: pytest.MonkeyPatch, wrong: Exception | None, said: str) -> None:
+def test_a_failed_capture_is_a_line(monkeypatch: pytest.MonkeyPatch, wrong: Exception | None, message: str) -> None:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Spoilt)
     monkeypatch.setattr(torch.cuda, "graph", Spoilt)
     monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
@@ -126,6 +140,6 @@ def test_what_cannot_be_recorded_is_a_line(monkeypatch: pytest.MonkeyPatch, wron
         return Losses(torch.zeros(()), {})
 
     expected = torch.OutOfMemoryError if isinstance(wrong, torch.OutOfMemoryError) else ConfigError
-    with pytest.raises(expected, match=said) as error:
+    with pytest.raises(expected, match=message) as error:
         as_cuda_graph(update, Generator())
     assert "\n" not in str(error.value)

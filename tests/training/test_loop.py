@@ -22,7 +22,7 @@ from tests.training.test_resume import Stop, equal, stop_at
 from worldsim.envs.make import EnvConfig
 from worldsim.errors import ConfigError, SpaceMismatchError
 from worldsim.models.latent import CODEC, DYNAMICS, WHOLE
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.collect import CollectConfig, collect
 from worldsim.rollouts.dataset import MINARI, Rollouts
 from worldsim.rollouts.sampling import split
@@ -139,13 +139,15 @@ def test_data_that_says_its_env_but_no_settings_has_the_defaults(make: Make, rol
     assert loop._recorded_with(own, ENV.model_copy(update={"resize": 8})) == "env.resize=None"
 
 
-def test_a_sequence_longer_than_every_episode_is_told_before_the_training(
+def test_a_sequence_longer_than_every_episode_is_noted_before_the_training(
     make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told: list[str] = []
-    train(make(length=40), lambda *_: told.append(capsys.readouterr().out))
-    assert told[0].startswith("note: no episode fills a sequence of trainer.length=40") and told[0].count("\n") == 1
-    assert not any(told[1:]) and not capsys.readouterr().out
+    printed: list[str] = []
+    train(make(length=40), lambda *_: printed.append(capsys.readouterr().out))
+    assert (
+        printed[0].startswith("note: no episode fills a sequence of trainer.length=40") and printed[0].count("\n") == 1
+    )
+    assert not any(printed[1:]) and not capsys.readouterr().out
     train(make(out="short"))
     assert not capsys.readouterr().out
 
@@ -168,14 +170,14 @@ def test_a_run_that_diverges_stops_and_keeps_the_last_good_state(make: Make) -> 
     assert all(value.float().isfinite().all() for value in weights.values())
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="told by /proc")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 def test_memory_that_runs_out_is_a_line_with_the_knobs(make: Make, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(make("rssm", batch=50_000).model_dump_json())
     command = [sys.executable, "-m", "tests.training.starved", str(tmp_path / "config.json"), str(200 << 20)]
     done = subprocess.run(command, cwd=Path(worldsim.__file__).parents[1], capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    said = done.stderr.splitlines()[-1]
-    assert "out of memory with trainer.batch=50000, trainer.length=5 and" in said and "lower one" in said
+    message = done.stderr.splitlines()[-1]
+    assert "out of memory with trainer.batch=50000, trainer.length=5 and" in message and "lower one" in message
 
 
 def test_a_model_that_does_not_fit_is_a_line_with_the_knobs(make: Make) -> None:
@@ -248,7 +250,7 @@ def test_vectors_are_symlogs_of_deviations_from_their_means() -> None:
     values = rng.normal([0, 50, -3], [1, 200, 0], (5000, 3)).astype(np.float32)
     none = np.zeros(5000, np.bool_)
     action = {"value": np.zeros((5000, 1), np.int64)}
-    arrays = Arrays({"value": values}, action, np.zeros(5000, np.float32), none, none, np.array([0, 5000]))
+    arrays = EpisodeArrays({"value": values}, action, np.zeros(5000, np.float32), none, none, np.array([0, 5000]))
     space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
     model = MODELS["ssm"].build(space, spaces.Discrete(2), (0.0, 0.0))
     fit_statistics(model, arrays, np.array([0]), rng)

@@ -11,7 +11,7 @@ from worldsim.errors import ConfigError
 from worldsim.models.config import DiffusionConfig, ModelConfig, RSSMConfig, SSMConfig
 from worldsim.models.world_model import Batch, Stage, WorldModel
 from worldsim.training.config import TrainerConfig
-from worldsim.training.memory import Within, need_of, refuse_what_does_not_fit
+from worldsim.training.memory import MemoryLimit, check_memory, memory_need
 from worldsim.training.phases import phases
 
 SPACE = spaces.Dict(
@@ -24,22 +24,22 @@ TRAINER = TrainerConfig(batch=16, length=8, codec_frames=32, precision="32-true"
 def held(model: WorldModel, batch: Batch, stage: Stage) -> int:
     """Bytes of all tensors that wait for the backward pass, but for weights and buffers."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    seen: dict[int, torch.UntypedStorage] = {}
+    storages: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model.losses(batch, torch.Generator().manual_seed(0), stage)
-    return sum(storage.nbytes() for place, storage in seen.items() if place not in own)
+    return sum(storage.nbytes() for place, storage in storages.items() if place not in own)
 
 
 @pytest.mark.parametrize("config", [SSMConfig(), RSSMConfig(), DiffusionConfig()], ids=lambda config: config.family)
 def test_an_update_takes_what_was_predicted(config: ModelConfig) -> None:
     model = config.build(*SPACES, (0.0, 1.0))
     plan = phases(TRAINER, model)
-    need = need_of(model, SPACES, plan, TRAINER)
+    need = memory_need(model, SPACES, plan, TRAINER)
     assert need.weights == 16 * sum(parameter.numel() for parameter in model.parameters())  # AdamW in fp32
     for phase in plan:
         shape = phase.batch, phase.length
@@ -57,22 +57,22 @@ def test_what_does_not_fit_is_refused_with_the_key_that_helps() -> None:
     model = SSMConfig().build(*SPACES, (0.0, 1.0))
     many = TRAINER.model_copy(update={"batch": 4096})
     plan = phases(many, model)
-    need = need_of(model, SPACES, plan, many)
+    need = memory_need(model, SPACES, plan, many)
     enough = need.weights + max(need.updates.values())
-    refuse_what_does_not_fit(need, plan, enough)
-    refuse_what_does_not_fit(need, plan, None)
+    check_memory(need, plan, enough)
+    check_memory(need, plan, None)
     words = r"training takes at least .* GB are free; lower trainer\.batch=4096$"
     with pytest.raises(ConfigError, match=words):
-        refuse_what_does_not_fit(need, plan, enough - 1)
+        check_memory(need, plan, enough - 1)
     few = need._replace(updates=dict.fromkeys(need.updates, 1))
     with pytest.raises(ConfigError, match="lower model.width, or leave out"):
-        refuse_what_does_not_fit(few, plan, need.weights)
+        check_memory(few, plan, need.weights)
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_made() -> None:
     """A prior of 100,000 lamps looks at all of them: 40 GB."""
     words = re.escape("and 1.0 GB are free; lower model.width, or leave out")
-    with pytest.raises(ConfigError, match=words), Within(10**9):
+    with pytest.raises(ConfigError, match=words), MemoryLimit(10**9):
         SSMConfig().build(spaces.MultiBinary(100_000), spaces.Discrete(3), (0.0, 1.0))
-    with Within(10**9):
+    with MemoryLimit(10**9):
         SSMConfig().build(*SPACES, (0.0, 1.0))

@@ -1,4 +1,4 @@
-"""A run that is given a time: how many updates it has, and that they are the same whenever it goes on."""
+"""A run that is given a time: how many updates it has, and that they are the same whenever it is resumed."""
 
 import json
 import time
@@ -41,12 +41,12 @@ def state(out: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("seconds", [3.0, 60.0])
 def test_updates_fill_the_time_in_the_proportions_that_are_asked_for(seconds: float) -> None:
     trainer = TrainerConfig(seconds=seconds, steps=60, codec_steps=30)
-    made = pace.fitted(trainer, PLAN, [0.002, 0.01])
+    made = pace.fitted_to_time(trainer, PLAN, [0.002, 0.01])
     assert made.codec_steps * 0.002 + made.steps * 0.01 == pytest.approx(seconds, rel=0.01)
     assert made.steps / made.codec_steps == pytest.approx(2, rel=0.01)
-    alone = pace.fitted(trainer, PLAN[1:], [0.01])
+    alone = pace.fitted_to_time(trainer, PLAN[1:], [0.01])
     assert alone.steps * 0.01 == pytest.approx(seconds, rel=0.01)
-    assert pace.fitted(trainer, PLAN, [1e6, 1e6]).steps == 1
+    assert pace.fitted_to_time(trainer, PLAN, [1e6, 1e6]).steps == 1
 
 
 @pytest.mark.parametrize(("family", "updates"), [("ssm", {"steps": 12, "codec_steps": 10}), ("rssm", {"steps": 22})])
@@ -69,7 +69,7 @@ def test_its_weights_are_those_of_a_run_with_as_many_updates(make: Make, clock: 
         train(timed, stop_at(9), progress=False)
     begun = state(timed.out)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pace, "paces", lambda *_: pytest.fail("measured anew"))
+        patch.setattr(pace, "seconds_per_update", lambda *_: pytest.fail("measured anew"))
         manifest = train(timed, progress=False)
     assert 0 < begun["seconds"] < state(timed.out)["seconds"]
     train(counted, progress=False)
@@ -84,7 +84,7 @@ class Timed:
         self.clock, self.seconds, self.feed = clock, seconds, nullcontext()
 
     def update(self, step: int) -> dict[str, Any]:
-        self.clock[0] += self.seconds if step >= pace.TRIAL_WARM else 100
+        self.clock[0] += self.seconds if step >= pace.TRIAL_WARMUP else 100
         return {"total": torch.zeros(())}
 
 
@@ -109,7 +109,7 @@ def test_the_faster_precision_is_taken(
 
 
 def test_a_run_in_the_faster_precision_is_that_run(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its trials leave no trace, its folder says which one it was, and it goes on in that."""
+    """Its trials leave no trace, its folder says which one it was, and it resumes in that."""
     auto = make("ssm", "auto", precision="auto")
     with pytest.raises(Stop):
         train(auto, stop_at(9))

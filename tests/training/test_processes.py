@@ -1,4 +1,4 @@
-"""Two processes on the CPU (gloo) learn what one does, and stop and go on as one does."""
+"""Two processes on the CPU (gloo) learn what one does, and stop and resume as one does."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def test_what_an_observation_does_not_have_stops_nobody(
     assert all(torch.allclose(value.float(), same[name].float(), atol=1e-5) for name, value in weights.items())
 
 
-def test_a_process_that_is_killed_is_told_in_a_line_and_the_run_goes_on(
+def test_a_process_that_is_killed_is_reported_in_a_line_and_the_run_can_be_resumed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[Any] = []
@@ -104,7 +104,7 @@ def test_a_process_that_is_killed_is_told_in_a_line_and_the_run_goes_on(
     config = make("rssm", devices=2, **SHARED)
     with pytest.raises(ConfigError, match=r"process 1 of the run was killed \(signal 9\)") as error:
         train(config, kill, progress=False)
-    assert "\n" not in str(error.value) and "the same command goes on" in str(error.value)
+    assert "\n" not in str(error.value) and "the same command continues" in str(error.value)
     monkeypatch.undo()
     assert train(
         config.model_copy(update={"trainer": config.trainer.model_copy(update={"devices": 1})}), progress=False
@@ -116,10 +116,13 @@ def test_a_process_that_is_killed_is_told_in_a_line_and_the_run_goes_on(
     [
         ("import os; os.kill(os.getpid(), 9)", r"process 1 of the run was killed \(signal 9\)"),
         ("import sys; sys.stdin.readline(); import os; os.kill(os.getpid(), 9)", r"process 1 .* killed \(signal 9\)"),
-        ("import nothing_of_that_name", r"process 1 of the run ended before it began \(exit code 1\); look above"),
+        (
+            "import nothing_of_that_name",
+            r"process 1 of the run exited before training \(exit code 1\); see its messages above",
+        ),
     ],
 )
-def test_a_process_that_never_joins_is_told_at_once(
+def test_a_process_that_never_joins_is_reported_at_once(
     command: str, says: str, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not after the ten minutes that processes wait for each other."""
@@ -133,7 +136,7 @@ def test_a_process_that_never_joins_is_told_at_once(
     assert dict(os.environ) == environment and len(os.listdir("/dev/fd")) == files
 
 
-def test_a_process_that_is_gone_before_it_is_told_what_to_do(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_gone_before_it_gets_its_task(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     popen = subprocess.Popen
 
     def gone(_: Any, **settings: Any) -> Any:

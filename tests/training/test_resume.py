@@ -93,7 +93,7 @@ def test_a_finished_run_is_left_alone(make: Make) -> None:
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("share", [0.5, 0])
-def test_a_state_that_was_cut_short_is_told_in_a_line(make: Make, name: str, share: float) -> None:
+def test_a_truncated_state_is_an_error_of_one_line(make: Make, name: str, share: float) -> None:
     config = make()
     with pytest.raises(Stop):
         train(config, stop_at(5), progress=False)

@@ -1,4 +1,4 @@
-"""Source environments: the embedded refund desk, and how any Gymnasium environment is made from a configuration."""
+"""Environments: the embedded refund desk, and making any Gymnasium environment from a configuration."""
 
 if __name__ != "worldsim.envs":
     raise ImportError("import worldsim.envs, not envs: the top-level folder is a link to the package's own")

@@ -1,4 +1,4 @@
-"""Any Gymnasium environment, by its id, from a configuration."""
+"""Makes any Gymnasium environment, by its id, from a configuration."""
 
 import difflib
 import importlib
@@ -16,12 +16,12 @@ from pydantic import Field
 from worldsim.envs.checked import Checked, CurrentAPI, WholeInfo
 from worldsim.errors import ConfigError, EnvError, MissingExtraError, UnknownEnvError
 from worldsim.modules import load_module
-from worldsim.settings import Policy, Settings, Steps
+from worldsim.settings import Policy, Settings, StepCount
 from worldsim.spaces import leaves
 
 
 class Provider(NamedTuple):
-    """A package that environments need; importing it registers those that Gymnasium does not know by itself."""
+    """A package that environments need; importing it registers them with Gymnasium."""
 
     module: str
     prefix: str | tuple[str, ...]  # of its environments' ids
@@ -35,32 +35,33 @@ PROVIDERS = {  # by the extra that installs it
 }
 
 
-Side = Annotated[int, Field(ge=8, le=1024)]
+ImageSize = Annotated[int, Field(ge=8, le=1024)]
 
 
 class EnvConfig(Settings):
     """A source environment, and how its episodes are judged. `worldsim/configs/env` holds ready ones."""
 
-    id: str = Field(description='Gymnasium id; "module:Name-v0" imports the module first, from the current folder, too')
+    id: str = Field(description='Gymnasium id; "module:Name-v0" imports the module first, also from the current folder')
     kwargs: dict[str, Any] = Field({}, description="the environment's own arguments, e.g. env.kwargs.continuous=false")
-    resize: Side | tuple[Side, Side] | None = Field(
-        None, description="pictures get so many pixels: 64, or [96,128] for height and width; null: as they are"
+    resize: ImageSize | tuple[ImageSize, ImageSize] | None = Field(
+        None, description="size of images in pixels: 64, or [96,128] for height and width; null: unchanged"
     )
     images: list[str] | None = Field(
-        None, description="parts of the observation that are pictures, [screen]; null: uint8 of 32 pixels or more"
+        None, description="names of the leaves that are images, [screen]; null: uint8 grids of 32 pixels or more"
     )
-    max_episode_steps: Steps | None = Field(
+    max_episode_steps: StepCount | None = Field(
         None, description="steps until truncation; null: the environment's own limit"
     )
     requires: Literal["atari", "vizdoom", "box2d", "minigrid"] | None = Field(
-        None, description="extra that installs it; null: known from the id"
+        None, description="the extra that installs it; null: inferred from the id"
     )
     agents: dict[str, str] = Field({}, description="reference agents: name to package.module:factory")
     policy: Policy | None = Field(
-        None, description="what collects rollouts: an agent, or {agent: weight}, drawn for each episode; null: random"
+        None,
+        description="policy that collects rollouts: an agent, or {agent: weight}, drawn for each episode; null: random",
     )
     epsilon: float = Field(
-        0.0, ge=0, le=1, description="probability, per step of collection, of a uniform action instead"
+        0.0, ge=0, le=1, description="probability of a uniform random action instead, at each step of collection"
     )
     success_return: float | None = Field(
         None, description="an episode succeeds when its return is at least this; null: not judged"
@@ -71,16 +72,17 @@ class EnvConfig(Settings):
 
 
 def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, Any]:
-    """The environment, with its pictures resized. Its resets and steps raise EnvError for values that are not allowed.
+    """The environment, with images resized. Its resets and steps raise EnvError for values outside the spaces.
 
-    Raises UnknownEnvError with the nearest names, MissingExtraError naming what to install, EnvError for what is no
-    environment or has no usable spaces, and ConfigError for arguments that the environment does not take or a module of
-    the user's that cannot be imported.
+    Raises UnknownEnvError with the nearest names, MissingExtraError naming what to install, EnvError where it is not a
+    `gymnasium.Env` or its spaces cannot be used, and ConfigError for wrong arguments or a user's module that cannot be
+    imported.
     """
+    # The order of the wrappers matters: `Checked` sees the final names, but images before they are resized.
     _register(config)
     kwargs = config.kwargs if render_mode is None else {**config.kwargs, "render_mode": render_mode}
     try:
-        # Gymnasium's own checker says less than ours, in tracebacks.
+        # disable_env_checker: `Checked` below replaces Gymnasium's checker.
         env = gym.make(config.id, config.max_episode_steps, disable_env_checker=True, **kwargs)
     except (gym.error.Error, ImportError, TypeError) as error:
         raise _explained(error, config) from error
@@ -89,7 +91,7 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, 
         from worldsim.envs.vizdoom import KeepLastObservation
 
         env = KeepLastObservation(env)
-    if PROVIDERS["minigrid"].module in sys.modules:  # also for levels of the user's own
+    if PROVIDERS["minigrid"].module in sys.modules:  # also for the user's own levels
         from worldsim.envs.minigrid import NameSpaces, has_missions
 
         env = NameSpaces(env) if has_missions(getattr(env, "observation_space", None)) else env
@@ -107,10 +109,10 @@ def make_env(config: EnvConfig, render_mode: str | None = None) -> gym.Env[Any, 
 
 
 def make_vec(config: EnvConfig, num_envs: int, workers: int = 0) -> gym.vector.VectorEnv[Any, Any, Any]:
-    """`num_envs` environments side by side, in this process, or with `workers` > 1 each in a process of its own.
+    """A vector environment of `num_envs` environments in this process, or with `workers` > 1 in a process each.
 
-    A finished environment is reset by its next step (autoreset mode NEXT_STEP). `info_of(infos, i)` is the info of
-    environment i as it gave it. Raises what `make_env` raises.
+    A finished environment is reset by its next step (autoreset mode NEXT_STEP). `info_of(infos, i)` gives the info of
+    environment i. Raises what `make_env` raises.
     """
     makers = [partial(_make_with_whole_info, config)] * num_envs
     mode = gym.vector.AutoresetMode.NEXT_STEP
@@ -124,7 +126,7 @@ def _make_with_whole_info(config: EnvConfig) -> gym.Env[Any, Any]:
 
 
 def _with_current_api(env: gym.Env[Any, Any], name: str) -> gym.Env[Any, Any]:
-    """The environment with `CurrentAPI` right around its core: what Gymnasium has put around it counts on that."""
+    """The environment with `CurrentAPI` innermost, inside Gymnasium's own wrappers, which need the current API."""
     if not isinstance(env, gym.Wrapper):
         return CurrentAPI(env, name)
     layer = env
@@ -160,7 +162,7 @@ def config_names() -> list[str]:
 
 
 def _register(config: EnvConfig) -> None:
-    """Import the package, or the user's module, that registers the environment."""
+    """Imports the package, or the user's module, that registers the environment."""
     module, colon, _ = config.id.rpartition(":")
     if colon:
         load_module(module, f"env '{config.id}'")
@@ -173,7 +175,7 @@ def _register(config: EnvConfig) -> None:
 
 
 def _explained(error: Exception, config: EnvConfig) -> Exception:
-    """The error in the user's terms; a TypeError that is not about the arguments stays what it is."""
+    """An error of `gym.make` as a WorldsimError; a TypeError that is not about arguments is returned unchanged."""
     reason = " ".join(str(error).split()).partition(" was raised from")[0]
     registered = config.id.rpartition(":")[2] in gym.registry
     if isinstance(error, gym.error.UnregisteredEnv) or not registered:
@@ -181,20 +183,22 @@ def _explained(error: Exception, config: EnvConfig) -> Exception:
     if isinstance(error, gym.error.DependencyNotInstalled | ImportError):
         return MissingExtraError(f"env '{config.id}' needs another package: {reason}")
     if isinstance(error, TypeError) and re.search("must inherit from|incompatible with Gymnasium", reason):
-        return EnvError(f"env '{config.id}' is no gymnasium.Env; derive it from that class")
+        return EnvError(f"env '{config.id}' is not a gymnasium.Env; derive it from that class")
     if isinstance(error, TypeError) and "argument" not in reason:
         return error
     return ConfigError(f"env '{config.id}' cannot be made with env.kwargs={config.kwargs}: {reason}")
 
 
 def _hint(env_id: str) -> str:
-    """The ids that may have been meant, as they are typed: with the user's module where there is one."""
+    """The end of a message: similar ids, with the user's module if one was given."""
     module, colon, name = env_id.rpartition(":")
     registered = [each for each, spec in sorted(gym.registry.items()) if colon and _comes_from(spec, module)]
-    registered.sort(key=lambda each: _written_in(gym.registry[each]) != module)  # its package's others last
+    registered.sort(
+        key=lambda each: _written_in(gym.registry[each]) != module
+    )  # those of other modules of its package last
     _import_providers()
     names = {each.lower(): each for each in registered or (*sorted(gym.registry), *config_names())}
-    likeness = 0.8 if colon else 0.6  # whoever names a module seldom means an environment of somebody else's
+    likeness = 0.8 if colon else 0.6  # with a module, an id from elsewhere is seldom meant
     near = [names[each] for each in difflib.get_close_matches(name.lower(), names, n=3, cutoff=likeness)] or registered[
         :3
     ]
@@ -202,17 +206,17 @@ def _hint(env_id: str) -> str:
     if near:
         return f". Did you mean {' or '.join(repr(module + colon + each) for each in near)}?"
     if colon:
-        return f"; importing {module} registers none of that name"
+        return f"; importing {module} does not register it"
     return f"; name any Gymnasium id, or one of {', '.join(config_names())}"
 
 
 def _comes_from(spec: EnvSpec, module: str) -> bool:
-    """Whether an environment was registered with a class or a function of the module, or of its package."""
+    """Whether an environment's entry point is in the module or its package."""
     return _written_in(spec).partition(".")[0] == module.partition(".")[0]
 
 
 def _written_in(spec: EnvSpec) -> str:
-    """The module of the class or function that makes the environment."""
+    """The module of an environment's entry point."""
     entry = spec.entry_point
     return entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
 

@@ -1,4 +1,4 @@
-"""MiniGrid as Gymnasium gives it, but in spaces that say what its observations are."""
+"""A wrapper for MiniGrid that declares exact spaces for its observations."""
 
 from itertools import product
 from typing import Any, cast
@@ -14,15 +14,15 @@ CLASSES = [len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX)]  # of a cel
 
 
 def has_missions(space: spaces.Space[Any] | None) -> bool:
-    """Whether observations hold a mission out of a known set. BabyAI's sentences are not: its space has none."""
+    """Whether observations hold a mission out of a finite set. BabyAI's do not."""
     return isinstance(space, spaces.Dict) and type(space.get("mission")) is MissionSpace
 
 
 class NameSpaces(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Observations are what they were; their spaces, and the names of the actions, are added.
+    """Declares other spaces for the same observations, and the names of the actions.
 
-    "mission" is a Text that holds every mission of the environment. "image" is the agent's view, three classes a cell,
-    and no picture; where a wrapper has made it one, it stays as it is.
+    "mission" is a Text that contains every mission of the environment. "image" is a grid of three classes a cell,
+    unless a wrapper has turned it into an image.
     """
 
     def __init__(self, env: gym.Env[Any, Any]):
@@ -40,9 +40,9 @@ class NameSpaces(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 def text_of(missions: MissionSpace) -> spaces.Text:
-    """The least space of texts in which all missions are: their letters and their lengths.
+    """The smallest Text space that contains all missions: their characters and lengths.
 
-    It has a letter even where the only mission is to do as one likes, which is an empty text.
+    It has a character even where the only mission is the empty text, because Gymnasium needs one.
     """
     every = [missions.mission_func(*words) for words in product(*missions.ordered_placeholders or ())]
     lengths, letters = [len(mission) for mission in every], sorted(set().union(*every)) or [" "]

@@ -1,4 +1,4 @@
-"""Pictures at the size that a model takes, wherever in the observation they are."""
+"""Resizes the images in an observation."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,19 +13,17 @@ from worldsim.errors import ConfigError
 from worldsim.spaces import Leaf, leaves
 
 Size = tuple[int, int]  # height and width
-AT_ONCE = 4  # channels that OpenCV averages over areas
-SMALLEST_PICTURE = 32  # height or width below which a grid of uint8 is taken for a board or a table
+AT_ONCE = 4  # most channels that OpenCV resizes with INTER_AREA
+SMALLEST_PICTURE = 32  # smaller uint8 grids are taken for boards or tables
 
 
 def pictures(space: spaces.Space[Any], named: Sequence[str] | None = None) -> list[str]:
-    """The leaves of an observation that are pictures: by default grids of uint8, 0 to 255, with 1, 3 or 4 channels.
+    """The leaves of an observation that are images: by default uint8 grids, 0 to 255, with 1, 3 or 4 channels.
 
-    A stack of frames is one, too, if its frames are.
+    Stacks of such frames are included. Only colours can be averaged: averages of classes or flags have no meaning. So
+    grids smaller than SMALLEST_PICTURE, or of another type, are images only if they are `named`.
 
-    Averaging makes sense of colours alone: of classes, flags and features in a grid it makes others that do not exist.
-    So smaller grids than SMALLEST_PICTURE, and whatever is no uint8, are pictures only where they are `named`.
-
-    Raises ConfigError for a name that no grid of numbers has.
+    Raises ConfigError for a name that is not a grid of numbers.
     """
     grids = {leaf.name: leaf for leaf in leaves(space) if leaf.kind in ("image", "field")}
     if named is None:
@@ -33,7 +31,7 @@ def pictures(space: spaces.Space[Any], named: Sequence[str] | None = None) -> li
     for name in named:
         if name not in grids:
             there = f"there are {', '.join(grids)}" if grids else "there is none in this observation"
-            raise ConfigError(f"env.images: '{name}' is no grid of numbers that could be resized; {there}")
+            raise ConfigError(f"env.images: '{name}' is not a grid of numbers that can be resized; {there}")
     return list(named)
 
 
@@ -42,10 +40,9 @@ def _looks_like_a_picture(leaf: Leaf) -> bool:
 
 
 class ResizeImages(gym.ObservationWrapper[Any, Any, Any], gym.utils.RecordConstructorArgs):
-    """Resizes some leaves of a (nested) observation space, averaging over areas. Channels keep their place.
+    """Resizes some leaves of a (nested) observation by averaging over areas; all other leaves are unchanged.
 
-    Gymnasium's ResizeObservation does this for a space that is one image. All other leaves pass unchanged.
-    `metadata["resized"]` says in words what is resized.
+    Gymnasium's ResizeObservation does this for a space that is one image. `metadata["resized"]` describes the change.
 
     Args:
         env: any environment.

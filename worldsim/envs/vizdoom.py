@@ -1,4 +1,4 @@
-"""ViZDoom as Gymnasium gives it, but for the end of an episode."""
+"""A wrapper for ViZDoom that repeats the last observation at the end of an episode."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from gymnasium.utils import RecordConstructorArgs
 
 
 class KeepLastObservation(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Gives the last real observation where ViZDoom has none.
+    """Returns the last real observation where ViZDoom has none.
 
-    The game keeps no state once an episode is over, and its Gymnasium wrapper then returns zeros: a black frame and
-    empty ammunition that no player ever saw.
+    The game has no state once an episode is over, and its Gymnasium wrapper then returns zeros, which would be learned
+    as a black frame.
     """
 
     def __init__(self, env: gym.Env[Any, Any]):

@@ -1,1 +1,1 @@
-"""Evaluation: agents under faults, in the real environment and in the learned World, with honest statistics."""
+"""Evaluation: agents under faults, in the real environment and in the learned World, with paired statistics."""

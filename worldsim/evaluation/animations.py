@@ -1,4 +1,4 @@
-"""Episodes as small animations: what the agent received, scaled up, with what it did and what broke written below."""
+"""Animations of episodes: the observations that the agent got, with its actions, rewards and faults as text."""
 
 import base64
 import io
@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from worldsim.evaluation.runs import Episode
+from worldsim.play.frames import Picture
 
-Frame = NDArray[np.uint8]
-
-SIDE = 256  # pixels that a picture is at least wide
-MAX_FRAMES = 80  # longer episodes are shown in even jumps
+SIDE = 256  # least width of a picture in pixels
+MAX_FRAMES = 80  # longer episodes are subsampled evenly
 FRAME_MS, LAST_MS = 450, 2000
 LINE, PAD = 17, 6  # pixels
 INK, MUTED, FAULT, GROUND = (235, 235, 240), (160, 164, 175), (255, 146, 92), (24, 26, 32)
@@ -43,7 +41,7 @@ def data_uri(data: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _panel(title: str, episode: Episode, t: int, action_names: Sequence[str] | None) -> Frame:
+def _panel(title: str, episode: Episode, t: int, action_names: Sequence[str] | None) -> Picture:
     """Frame `t` of an episode: title above, picture, and what led to it below."""
     picture = episode.frames[t]
     picture = picture.repeat(max(1, SIDE // picture.shape[1]), axis=1).repeat(max(1, SIDE // picture.shape[1]), axis=0)
@@ -87,13 +85,13 @@ def _action(action: Any, names: Sequence[str] | None) -> str:
     return str(action)[:36]
 
 
-def _in_a_row(panels: Sequence[Frame]) -> Frame:
+def _in_a_row(panels: Sequence[Picture]) -> Picture:
     """Panels side by side, tops aligned."""
     height = max(panel.shape[0] for panel in panels)
     gap = np.broadcast_to(np.array(GROUND, np.uint8), (height, 2 * PAD, 3))
-    parts: list[Frame] = []
+    parts: list[Picture] = []
     for panel in panels:
         below = np.broadcast_to(np.array(GROUND, np.uint8), (height - panel.shape[0], panel.shape[1], 3))
         parts += [np.concatenate([panel, below]), gap]
-    joined: Frame = np.concatenate(parts[:-1], axis=1)
+    joined: Picture = np.concatenate(parts[:-1], axis=1)
     return joined

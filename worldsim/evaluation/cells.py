@@ -1,6 +1,6 @@
-"""A cell of the result matrix: one agent under one fault at one severity in one of both worlds, on all seeds.
+"""A cell of the result matrix: one agent under one fault at one severity, real or in the World, on all seeds.
 
-Finished cells are kept as files, so that a stopped run goes on.
+Finished cells are stored as files, so that a stopped run can be resumed.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from worldsim.sources import sources, versions
 from worldsim.stable_baselines import statistics_of
 
 Where = Literal["real", "world"]
-Row = dict[str, Any]  # of a report, as JSON has it: the figures of a cell, or of a comparison of cells
+ReportRow = dict[str, Any]  # of a report, as plain JSON: the figures of a cell, or of a comparison of cells
 CLEAN = "none"  # the fault's name in cells without one
 
 
 class Cell(NamedTuple):
-    """What the episodes of a cell have in common. Without a fault: fault "none", severity 0.0."""
+    """What the episodes of a cell share. Without faults: fault "none", severity 0.0."""
 
     agent: str
     fault: str
@@ -44,30 +44,30 @@ class Cell(NamedTuple):
 def all_cells(
     agents: Sequence[str], faults: Sequence[str], severities: Sequence[float], where: Sequence[Where]
 ) -> list[Cell]:
-    """Every agent clean once and under each fault at each severity, in each world; clean cells come first."""
+    """Every agent without faults and under each fault at each severity, in each world; without faults first."""
     conditions = [(CLEAN, 0.0), *((fault, float(severity)) for fault in faults for severity in severities)]
     return [Cell(agent, *condition, place) for condition in conditions for agent in agents for place in where]
 
 
 class CellStore:
-    """Finished cells as files, each named by what it is and by a hash of everything that decides its figures."""
+    """Finished cells as files, each named by its cell and by a hash of everything that its figures depend on."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def path(self, cell: Cell, defined_by: Mapping[str, Any], suffix: str = ".json") -> Path:
-        """Where the cell's file is or will be."""
+        """The path of the cell's file."""
         key = digest(json.dumps({**defined_by, "cell": cell}, sort_keys=True))
         name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{cell.where}-{cell.fault}-{cell.severity:g}-{cell.agent}")[-80:]
         return self.directory / f"{name.strip('-.')}-{key[:16]}{suffix}"
 
     def has_any(self) -> bool:
-        """Whether there are cells of any stress test, sound or not."""
+        """Whether there are cells of any stress test, intact or not."""
         found = self.directory.iterdir() if self.directory.is_dir() else ()
         return any(re.fullmatch(r".+-[0-9a-f]{16}\.json", path.name) for path in found)
 
     def load(self, path: Path) -> list[EpisodeResult] | None:
-        """The episodes of a finished cell; None where there is no file, or not as it was written."""
+        """The episodes of a finished cell; None where there is no file, or a damaged one."""
         try:
             found = read_sealed(path)
             return [EpisodeResult(**episode) for episode in found["episodes"]] if SEAL in found else None
@@ -97,13 +97,13 @@ def files_digest(files: Iterable[Path], root: Path) -> str:
 
 @cache
 def code_digest() -> str:
-    """SHA-256 of worldsim's own code: after a change of it no stored cell is trusted."""
+    """SHA-256 of worldsim's own code: after a change, stored cells are run again."""
     root = Path(worldsim.__file__).parent
     return files_digest(root.rglob("*.py"), root)
 
 
 def agent_digest(spec: str, known: Mapping[str, str]) -> str:
-    """SHA-256 of what a name stands for: an agent's file with its statistics, or its module and all code below that."""
+    """SHA-256 of an agent: of its file and normalisation statistics, or of its module and the code it imports."""
     target = known.get(spec, spec)
     beside = b""
     if target.endswith(".zip"):

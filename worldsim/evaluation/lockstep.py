@@ -1,8 +1,8 @@
-"""Many episodes of one World at once: each is a plain program that steps its own world, the network steps them all.
+"""Steps many episodes of one World as one batch, although each is a program that steps an environment by itself.
 
-Between an agent and the World stand its own environment, wrappers of faults that may step that twice or not at all, and
-an agent that is anybody's code: plain functions all of them, that can only be stopped in their middle in a thread of
-their own. So each episode has a thread, of which one runs at a time, from one step of the World to its next.
+The call stack of an episode holds the agent, which is user code, and wrappers of faults, which may step the environment
+twice or not at all. To wait for the other episodes in the middle of a step, each episode runs in a thread of its own.
+Only one thread runs at a time, from one step of the World to the next.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ Advance = Callable[["WorldState", Arrays], "tuple[WorldState, Step]"]  # what `W
 
 
 class LockstepEnv(WorldEnv):
-    """A World as an environment that `step` moves on, which may wait for the steps of other episodes."""
+    """A WorldEnv that is stepped by the function `step`, which may wait for the steps of other episodes."""
 
     def __init__(self, world: "World", step: Advance, horizon: int | None = None) -> None:
         super().__init__(world, horizon)
@@ -34,10 +34,10 @@ class LockstepEnv(WorldEnv):
 
 
 def in_lockstep(world: "World", programs: Sequence[Callable[[Advance], T]]) -> list[T]:
-    """Runs programs that each get a `step` of one world (B = 1) in place of `world.step`; returns what they return.
+    """Runs programs that each get a function to use like `world.step` with B = 1; returns their results.
 
-    The steps of all programs that still run are taken as one batch, in the programs' order, so the same programs give
-    the same results. What one of them raises ends them all and goes on to the caller.
+    The steps of all unfinished programs are taken as one batch, in the order of the programs, so results are
+    reproducible. An exception in one of them stops them all and is raised here.
     """
     runners = [_Runner(program) for program in programs]
     active = list(runners)
@@ -47,7 +47,7 @@ def in_lockstep(world: "World", programs: Sequence[Callable[[Advance], T]]) -> l
         while active:
             for runner in active:
                 runner.resume()
-                if runner.error is not None:  # nobody waits for the others' results any more
+                if runner.error is not None:  # `finally` stops the others
                     raise runner.error
             active = [runner for runner in active if not runner.finished]
             if active:
@@ -59,16 +59,16 @@ def in_lockstep(world: "World", programs: Sequence[Callable[[Advance], T]]) -> l
 
 
 class _Stopped(BaseException):
-    """Ends the program of a runner whose result nobody waits for any more."""
+    """Raised inside a program to end it, when its result is not needed any more."""
 
 
 class _Runner(Thread, Generic[T]):
-    """A thread that runs only while `resume` waits for it, so never two of them at once: a coroutine."""
+    """A thread used as a coroutine: it runs only while `resume` waits for it, so never two of them at once."""
 
     def __init__(self, program: Callable[[Advance], T]) -> None:
         super().__init__(daemon=True)
         self.program = program
-        self.request: tuple[Any, Any] | None = None  # the state and actions of the step that it waits for
+        self.request: tuple[Any, Any] | None = None  # state and actions of the step that it waits for
         self.answer: Any = None
         self.results: list[T] = []
         self.error: BaseException | None = None
@@ -76,12 +76,12 @@ class _Runner(Thread, Generic[T]):
         self._go, self._paused = Semaphore(0), Semaphore(0)
 
     def resume(self) -> None:
-        """Lets the program run to its next step, or to its end."""
+        """Runs the program up to its next step, or to its end."""
         self._go.release()
         self._paused.acquire()
 
     def stop(self) -> None:
-        """Ends the program where it stands."""
+        """Ends the program where it waits."""
         self.stopped = True
         self._go.release()
         self.join()
@@ -90,14 +90,14 @@ class _Runner(Thread, Generic[T]):
         try:
             with suppress(_Stopped):
                 self._wait()
-                self.results.append(self.program(self._ask))
+                self.results.append(self.program(self._step))
         except BaseException as error:
             self.error = error
         finally:
             self.finished = True
             self._paused.release()
 
-    def _ask(self, state: Any, actions: Any) -> Any:
+    def _step(self, state: Any, actions: Any) -> Any:
         self.request = (state, actions)
         self._paused.release()
         self._wait()
@@ -111,19 +111,19 @@ class _Runner(Thread, Generic[T]):
 
 def _step_all(world: "World", runners: Sequence[_Runner[Any]]) -> None:
     requests = [runner.request for runner in runners if runner.request is not None]
-    state, actions = (_joined([request[part] for request in requests]) for part in (0, 1))
+    state, actions = (_batched([request[part] for request in requests]) for part in (0, 1))
     following, step = world.step(state, actions)
     for row, runner in enumerate(runners):
         runner.answer = _row(following, row), _row(step, row)
 
 
-def _joined(trees: Sequence[Any]) -> Any:
-    """Trees of arrays or tensors, put together along their first axis."""
+def _batched(trees: Sequence[Any]) -> Any:
+    """Trees of arrays or tensors, concatenated along their first axis."""
     first = trees[0]
     if isinstance(first, dict):
-        return {name: _joined([tree[name] for tree in trees]) for name in first}
+        return {name: _batched([tree[name] for tree in trees]) for name in first}
     if isinstance(first, tuple):
-        return type(first)(*(_joined(parts) for parts in zip(*trees, strict=True)))
+        return type(first)(*(_batched(parts) for parts in zip(*trees, strict=True)))
     if isinstance(first, np.ndarray):
         return np.concatenate(trees)
     import torch

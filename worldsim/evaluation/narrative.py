@@ -1,16 +1,16 @@
-"""A report in sentences: verdict and warnings. Each is made from figures of the report and shows them."""
+"""The sentences of a report: verdict and warnings, made from its figures."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from worldsim.evaluation.cells import CLEAN, Row
+from worldsim.evaluation.cells import CLEAN, ReportRow
 
-FEW = 20  # episodes below which a report warns
+FEW = 20  # a report warns of fewer episodes
 LOW_TRUST = 0.5
 
 
 def figure(value: float | None, digits: int = 2) -> str:
-    """A number as it is shown everywhere: a true minus, no negative zero, a dash where there is none."""
+    """A number as text: with a minus sign (−), no negative zero, and a dash for None."""
     if value is None:
         return "–"
     text = f"{value:.{digits}f}"
@@ -29,14 +29,14 @@ def percent(value: float | None) -> str:
 
 
 def bounds(ends: Sequence[float | None] | None, show: Any = figure) -> str:
-    """An interval as it is shown everywhere; empty where there is none."""
+    """An interval as text; empty where there is none."""
     if ends is None or None in ends:
         return ""
     return f"[{show(ends[0])}, {show(ends[1])}]"
 
 
 def condition(fault: str, severity: float) -> str:
-    """What the agents were under."""
+    """A condition as text: fault and severity."""
     return "without faults" if fault == CLEAN else f"{fault} {severity:g}"
 
 
@@ -48,67 +48,68 @@ def order(ranks: Mapping[str, float]) -> str:
     return " > ".join(" = ".join(agents) for agents in groups.values())
 
 
-def verdict(data: Row) -> list[str]:
-    """Two or three sentences that a hurried reader can act on."""
+def verdict(data: ReportRow) -> list[str]:
+    """Two to four sentences: crashes, best and worst agent, costliest fault, agreement of World and environment."""
     primary = "real" if any(row["where"] == "real" for row in data["results"]) else "world"
     sentences = [*_crashes(data["results"]), _best_and_worst(data, primary), _costliest(data, primary)]
     if any("by_means" in row for row in data["ranking"]):
-        sentences.append(_belief(data))
+        sentences.append(_agreement(data))
     return sentences
 
 
-def warnings(data: Row) -> list[str]:
+def warnings(data: ReportRow) -> list[str]:
     """Everything that a reader should know before believing the figures."""
     found = list(_about_runs(data))
     found += _about_worlds(data)
     return found
 
 
-def unjudged(rows: Sequence[Row]) -> list[str]:
-    """One sentence for each measure that nobody has said what to make of, with the key that says it."""
+def unjudged(rows: Sequence[ReportRow]) -> list[str]:
+    """One sentence for each measure without a criterion, with the key that sets it."""
     found = []
     if rows[0]["success_rate"] is None:
-        found.append("Success was not judged: say what it is, env.success_return=<least return of a success>.")
+        found.append("Success was not judged: set its criterion, env.success_return=<least return of a success>.")
     if rows[0]["violations_mean"] is None:
         key = "env.violation_reward=<greatest reward of a violation>"
-        found.append(f"Violations were not judged: say what they are, {key}.")
+        found.append(f"Violations were not judged: set their criterion, {key}.")
     return found
 
 
-def quiet(data: Row) -> list[str]:
-    """One sentence for each plan that can never do anything here, and for each other that did nothing."""
+def without_effect(data: ReportRow) -> list[str]:
+    """One sentence for each plan that can have no effect in this environment, and for each other that had none."""
     idle = data.get("idle", {})
     others = [row for row in data["results"] if row["fault"] not in idle]
-    return [*(_idle(name, reasons) for name, reasons in idle.items()), *never_fired(others)]
+    return [*(_no_effect(name, reasons) for name, reasons in idle.items()), *never_fired(others)]
 
 
-def _idle(name: str, reasons: Sequence[str]) -> str:
+def _no_effect(name: str, reasons: Sequence[str]) -> str:
+    """The warning about a fault plan that cannot change anything in this environment."""
     return (
         f"{name} can never do anything in this environment ({'; '.join(reasons)}): "
         "its figures are those without faults."
     )
 
 
-def never_fired(rows: Iterable[Row]) -> list[str]:
+def never_fired(rows: Iterable[ReportRow]) -> list[str]:
     """One sentence for each fault, severity and world in which nothing happened, with the agents."""
-    quiet: dict[tuple[str, float, str], list[str]] = {}
+    without_effect: dict[tuple[str, float, str], list[str]] = {}
     for row in rows:
         if row["fault"] != CLEAN and not row["episodes_with_faults"]:
-            quiet.setdefault((row["fault"], row["severity"], row["where"]), []).append(row["agent"])
+            without_effect.setdefault((row["fault"], row["severity"], row["where"]), []).append(row["agent"])
     return [
         f"{fault} at severity {severity:g} never fired for {_list(agents)} in the {place(where)}: "
         f"{'its' if len(agents) == 1 else 'their'} figures say nothing about that fault."
-        for (fault, severity, where), agents in quiet.items()
+        for (fault, severity, where), agents in without_effect.items()
     ]
 
 
 def place(where: str) -> str:
-    """The name of a world in a sentence."""
+    """The name of the real environment, or the World, in a sentence."""
     return "real environment" if where == "real" else "World"
 
 
-def _crashes(rows: Sequence[Row]) -> list[str]:
-    """One sentence where agents raised: what such an episode earned until then says nothing about how it would end."""
+def _crashes(rows: Sequence[ReportRow]) -> list[str]:
+    """One sentence on agents that raised: the returns of such episodes cannot be compared."""
     crashed = [row for row in rows if row["crashes"]]
     if not crashed:
         return []
@@ -123,12 +124,12 @@ def _crashes(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _under(row: Row) -> str:
+def _under(row: ReportRow) -> str:
     where = "without faults" if row["fault"] == CLEAN else f"under {row['fault']} {row['severity']:g}"
     return f"{where} in the {place(row['where'])}"
 
 
-def _best_and_worst(data: Row, where: str) -> str:
+def _best_and_worst(data: ReportRow, where: str) -> str:
     rows = [row for row in data["results"] if row["where"] == where and row["fault"] == CLEAN]
     rows.sort(key=lambda row: -row["return_mean"])
     best, worst = rows[0], rows[-1]
@@ -139,13 +140,13 @@ def _best_and_worst(data: Row, where: str) -> str:
         return f"Without faults all agents are level in the {place(where)}, at {_reached(best)}."
     does = f"{_list(level)} are level and do" if len(level) > 1 else f"{best['agent']} does"
     return (
-        f"Without faults {does} best in the {place(where)}, with {_reached(best)}{_unsure(data, where, rows)}; "
+        f"Without faults {does} best in the {place(where)}, with {_reached(best)}{_no_clear_lead(data, where, rows)}; "
         f"{worst['agent']} does worst, with {_reached(worst)}."
     )
 
 
-def _unsure(data: Row, where: str, rows: Sequence[Row]) -> str:
-    """What to add when the second best may be as good as the best."""
+def _no_clear_lead(data: ReportRow, where: str, rows: Sequence[ReportRow]) -> str:
+    """Words to add when the second best may be as good as the best."""
     if rows[0]["return_mean"] == rows[1]["return_mean"]:
         return ""
     pair = {rows[0]["agent"], rows[1]["agent"]}
@@ -155,18 +156,18 @@ def _unsure(data: Row, where: str, rows: Sequence[Row]) -> str:
     raise AssertionError(f"no comparison of {pair}")
 
 
-def _reached(row: Row) -> str:
+def _reached(row: ReportRow) -> str:
     text = f"a mean return of {figure(row['return_mean'])} {bounds(row['return_mean_interval'])}".rstrip()
     return text if row["success_rate"] is None else f"{text} and {percent(row['success_rate'])} success"
 
 
-def _costliest(data: Row, where: str) -> str:
+def _costliest(data: ReportRow, where: str) -> str:
     effects = [row for row in data["comparisons"]["faults"] if row["where"] == where]
     if not effects:
         return "No faults were tried."
-    # Of many differences the lowest is low by luck alone: only those whose interval excludes zero may be named.
+    # The lowest of many differences is low by chance: only those whose interval excludes zero are named.
     hurt = [row for row in effects if row["return"]["sign"] < 0]
-    if not hurt and not any(_known(row["return"]["interval"]) for row in effects):
+    if not hurt and not any(_is_known(row["return"]["interval"]) for row in effects):
         return "Too few episodes to say what a fault costs."
     if not hurt:
         return f"No fault lowered any agent's return in the {place(where)} by more than chance explains."
@@ -185,7 +186,7 @@ def _costliest(data: Row, where: str) -> str:
     return f"{text}; {_list(spared)} {'loses' if len(spared) == 1 else 'lose'} no more than chance explains."
 
 
-def _belief(data: Row) -> str:
+def _agreement(data: ReportRow) -> str:
     ranked = [row for row in data["ranking"] if "by_means" in row]
     same, clearly = (sum(row[by]["same_ranking"] for row in ranked) for by in ("by_means", "by_intervals"))
     against = sum(len(row["by_intervals"]["contradictions"]) for row in ranked)
@@ -207,34 +208,34 @@ def _belief(data: Row) -> str:
     )
 
 
-def _about_runs(data: Row) -> Iterable[str]:
+def _about_runs(data: ReportRow) -> Iterable[str]:
     rows = data["results"]
     episodes = rows[0]["episodes"]
     if episodes < FEW:
         lacking = "too few for intervals, so no difference is certain,"
-        if _known(rows[0]["return_mean_interval"]):
+        if _is_known(rows[0]["return_mean_interval"]):
             lacking = "the intervals are wide"
         many = f"{episodes} episode{'s' if episodes > 1 else ''} for each agent and condition"
         yield f"Only {many}: {lacking} and rankings may be luck."
     yield from unjudged(rows)
-    yield from quiet(data)
+    yield from without_effect(data)
     yield from _crashed(rows)
     yield from _endless(data)
 
 
-def _endless(data: Row) -> Iterable[str]:
-    """One sentence where episodes had no end of their own."""
+def _endless(data: ReportRow) -> Iterable[str]:
+    """One sentence on episodes that were cut, because the environment sets no limit."""
     cells = data.get("endless", ())
     if cells:
         listed = [f"{cell['agent']} {_under(cell)} in {cell['episodes']}" for cell in cells]
         yield (
             f"Episodes that did not end were cut after {cells[0]['calls']:,} calls, carried out or not: "
-            f"{', '.join(listed)}. Say when they end: max_steps=<calls>."
+            f"{', '.join(listed)}. Set a limit: max_steps=<calls>."
         )
 
 
-def _crashed(rows: Sequence[Row]) -> Iterable[str]:
-    """One sentence for each agent that raised, with every cell in which it did."""
+def _crashed(rows: Sequence[ReportRow]) -> Iterable[str]:
+    """One sentence for each agent that raised, with the cells in which it did."""
     for agent in dict.fromkeys(row["agent"] for row in rows if row["crashes"]):
         cells = [row for row in rows if row["agent"] == agent and row["crashes"]]
         shares = [f"{row['crashes']} of {row['episodes']} episodes {_under(row)}" for row in cells]
@@ -242,7 +243,7 @@ def _crashed(rows: Sequence[Row]) -> Iterable[str]:
         yield f"{agent} crashed in {', '.join(shares)}: {worst['crash_example']}"
 
 
-def _about_worlds(data: Row) -> list[str]:
+def _about_worlds(data: ReportRow) -> list[str]:
     found = []
     found += _contradictions(data["ranking"])
     found += _unseen(data["comparisons"]["agents"])
@@ -254,7 +255,7 @@ def _about_worlds(data: Row) -> list[str]:
             f"real one by more than chance ({high} too high, {len(apart) - high} too low)."
         )
     found += _different_effects(data["comparisons"]["faults"])
-    # A trust of 0 everywhere gets a sentence of its own: its cure is a calibration and not another World.
+    # A trust of 0 everywhere has a sentence of its own: it calls for calibration, not for another World.
     trusted = [row for row in data["results"] if row["trust_mean"] is not None]
     low = [row for row in trusted if row["trust_mean"] < LOW_TRUST]
     if trusted and not any(row["trust_mean"] for row in trusted):
@@ -274,15 +275,15 @@ def _about_worlds(data: Row) -> list[str]:
 
 
 def _of(some: int, cases: int) -> str:
-    """Of an agent under a condition each."""
+    """A count of cases, each one agent under one condition."""
     return f"all {cases} cases" if some == cases else f"{some} of {cases} cases"
 
 
-def _known(bounds: Sequence[float | None] | None) -> bool:
+def _is_known(bounds: Sequence[float | None] | None) -> bool:
     return bounds is not None and None not in bounds
 
 
-def _contradictions(ranking: Sequence[Row]) -> list[str]:
+def _contradictions(ranking: Sequence[ReportRow]) -> list[str]:
     """One sentence for all pairs that clearly differ in both worlds, in opposite orders."""
     conditions: dict[str, list[str]] = {}
     for row in ranking:
@@ -294,8 +295,8 @@ def _contradictions(ranking: Sequence[Row]) -> list[str]:
     return [f"Do not choose by the World between agents that it puts in the opposite order: {pairs}."]
 
 
-def _unseen(pairs: Sequence[Row]) -> list[str]:
-    """How many of the differences between agents the World does not show, where it does not show some."""
+def _unseen(pairs: Sequence[ReportRow]) -> list[str]:
+    """One sentence on how many differences between agents the World misses, if any."""
     real, world = (
         {(r["a"], r["b"], r["fault"], r["severity"]): r["return"]["sign"] for r in pairs if r["where"] == where}
         for where in ("real", "world")
@@ -307,9 +308,9 @@ def _unseen(pairs: Sequence[Row]) -> list[str]:
     return [f"Of {len(there)} clear differences between two agents in the real environment, the World misses {missed}."]
 
 
-def _different_effects(effects: Sequence[Row]) -> list[str]:
-    """Faults that clearly hurt in one world and not, or the other way, in the other."""
-    by_cell: dict[tuple[str, str, float], dict[str, Row]] = {}
+def _different_effects(effects: Sequence[ReportRow]) -> list[str]:
+    """One sentence for each fault with clear effects of opposite sign in the environment and in the World."""
+    by_cell: dict[tuple[str, str, float], dict[str, ReportRow]] = {}
     for row in effects:
         by_cell.setdefault((row["agent"], row["fault"], row["severity"]), {})[row["where"]] = row["return"]
     found = []

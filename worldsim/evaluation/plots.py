@@ -1,4 +1,4 @@
-"""Plots as inline SVG whose colours are CSS variables, so that they follow the page into the dark."""
+"""Plots as inline SVG whose colours are CSS variables, so that they follow the page's dark mode."""
 
 import io
 import math
@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from worldsim.evaluation.cells import CLEAN, Row
+from worldsim.evaluation.cells import CLEAN, ReportRow
 from worldsim.printing import printable
 
-Interval = Sequence[float | None]
+IntervalEnds = Sequence[float | None]
 
-INK, GRID = "#010203", "#010204"  # stand-ins that become CSS variables
+INK, GRID = "#010203", "#010204"  # placeholders that are replaced by CSS variables
 COLOURS = 8  # the page defines --c0 to --c7
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -36,12 +36,12 @@ STYLE: dict[Any, Any] = {
 
 
 def colour(index: int) -> str:
-    """The stand-in for series `index`; the page's CSS decides what it looks like."""
+    """The placeholder colour of series `index`, which is replaced by a CSS variable."""
     return f"#0102{index % COLOURS + 16:02x}"
 
 
 def severity_plot(
-    rows: Sequence[Row],
+    rows: Sequence[ReportRow],
     agents: Sequence[str],
     fault: str,
     measure: str,
@@ -57,7 +57,7 @@ def severity_plot(
         for where, style, shift in (("real", "-", -0.5), ("world", "--", 0.5)):
             points = [r for r in rows if r["agent"] == agent and r["where"] == where and r["fault"] in (CLEAN, fault)]
             points.sort(key=lambda row: row["severity"])
-            # Beside each other: at the same severity one interval would hide the other.
+            # Side by side, because intervals at the same severity would hide each other.
             offset = (index - (len(agents) - 1) / 2 + shift * 0.6) * width / 2
             xs = [row["severity"] + offset for row in points]
             _line(axes, xs, points, measure, style, colour(index))
@@ -71,7 +71,7 @@ def severity_plot(
     return _svg(figure, title)
 
 
-def agreement_plot(rows: Sequence[Row], agents: Sequence[str], title: str) -> str:
+def agreement_plot(rows: Sequence[ReportRow], agents: Sequence[str], title: str) -> str:
     """Mean return in the World against the real one, a mark for each cell: filled without faults, hollow under one."""
     figure, axes = _figure(width=4.2, height=3.9, ylabel=True)
     real = {(row["agent"], row["fault"], row["severity"]): row for row in rows if row["where"] == "real"}
@@ -85,7 +85,7 @@ def agreement_plot(rows: Sequence[Row], agents: Sequence[str], title: str) -> st
         clean = row["fault"] == CLEAN
         fill = tint if clean else "none"
         axes.errorbar(x, y, up, across, fmt="o", color=tint, markerfacecolor=fill, markersize=6, elinewidth=0.8)
-    # The same limits on both axes, so that the diagonal is where both worlds agree.
+    # The same limits on both axes, so that points on the diagonal agree.
     low = min(axes.get_xlim()[0], axes.get_ylim()[0])
     high = max(axes.get_xlim()[1], axes.get_ylim()[1])
     axes.plot([low, high], [low, high], color=GRID, linewidth=1, zorder=0)
@@ -102,9 +102,9 @@ def curves_plot(
     limits: tuple[float, float] | None = None,
     xlabel: str = "steps ahead",
 ) -> str:
-    """One line a curve over horizons, labelled at its end; the labels keep clear of each other. None: a gap.
+    """One line for each curve over the horizons, labelled at its end. None in a curve is a gap.
 
-    limits: the least and the greatest value that there can be; None: those that there are.
+    limits: of the y axis; None: those of the data.
     """
     figure, axes = _figure(width=4.2, height=3.2, ylabel=True)
     ends = {}
@@ -115,7 +115,7 @@ def curves_plot(
         ends[name] = next((y for y in reversed(heights) if not math.isnan(y)), math.nan)
     if limits is not None:
         axes.set_ylim(limits[0] - 0.03 * (limits[1] - limits[0]), limits[1] + 0.03 * (limits[1] - limits[0]))
-    # Names stand where curves end, because a legend would lie on top of them; ends that are close are moved apart.
+    # Names are written at the ends of curves, because a legend would cover curves; close ones are moved apart.
     low, high = axes.get_ylim()
     beside = [name for name in ends if not math.isnan(ends[name])]
     for name, place in zip(beside, _apart([ends[name] for name in beside], (high - low) * 0.06), strict=True):
@@ -149,15 +149,15 @@ def reliability_plot(bins: Sequence[Mapping[str, float]], title: str) -> str:
 
 
 def _apart(places: Sequence[float], gap: float) -> list[float]:
-    """The same places, moved as little upwards as it takes to be `gap` apart."""
+    """The places, moved upwards until they are at least `gap` apart."""
     moved, last = list(places), -math.inf
     for index in sorted(range(len(places)), key=lambda i: places[i]):
         last = moved[index] = max(places[index], last + gap)
     return moved
 
 
-def shared_limits(rows: Sequence[Row], measure: str) -> tuple[float, float]:
-    """Limits of the y axis that fit every interval of a measure, so that plots beside each other compare."""
+def shared_limits(rows: Sequence[ReportRow], measure: str) -> tuple[float, float]:
+    """Limits of the y axis that fit all intervals of a measure, so that plots can be compared."""
     ends = [row[measure] for row in rows if row[measure] is not None]
     ends += [end for row in rows for end in row[f"{measure}_interval"] or () if end is not None]
     low, high = min(ends, default=0.0), max(ends, default=1.0)
@@ -175,7 +175,7 @@ def _figure(width: float = 3.4, height: float = 2.6, ylabel: bool = False) -> tu
     return figure, axes
 
 
-def _line(axes: Axes, xs: Sequence[float], rows: Sequence[Row], measure: str, style: str, tint: str) -> None:
+def _line(axes: Axes, xs: Sequence[float], rows: Sequence[ReportRow], measure: str, style: str, tint: str) -> None:
     there = [(x, row[measure], row[f"{measure}_interval"]) for x, row in zip(xs, rows, strict=True)]
     there = [each for each in there if each[1] is not None]
     if not there:
@@ -196,8 +196,8 @@ def _line(axes: Axes, xs: Sequence[float], rows: Sequence[Row], measure: str, st
         )
 
 
-def _error(value: float, ends: Interval | None) -> list[list[float]] | None:
-    """Lengths below and above a value, as matplotlib has it."""
+def _error(value: float, ends: IntervalEnds | None) -> list[list[float]] | None:
+    """Lengths of the error bar below and above a value, as matplotlib takes them."""
     if ends is None or ends[0] is None or ends[1] is None:
         return None
     return [[max(0.0, value - ends[0])], [max(0.0, ends[1] - value)]]

@@ -1,4 +1,4 @@
-"""A small PPO agent of Stable-Baselines3, trained in the real environment: somebody better than chance to test."""
+"""`worldsim ppo`: trains a small PPO agent of Stable-Baselines3 in the real environment, as an agent to test."""
 
 import io
 import random
@@ -16,22 +16,22 @@ from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, EnvError, MissingExtraError
 from worldsim.files import alone_at, refuse_foreign, write_atomically
 from worldsim.rollouts.progress import Bar
-from worldsim.settings import Seed, Settings, Steps
+from worldsim.settings import Seed, Settings, StepCount
 from worldsim.spaces import is_nested, leaves, recounted, zero_based
 from worldsim.wrappers import FlattenDict
 
 ROLLOUT = 128  # steps of an environment between updates
 BATCH, EPOCHS = 128, 4  # rows of a minibatch, passes over the rows
-MARK = b"worldsim ppo"  # the comment of the file: other agents of Stable-Baselines3 are never overwritten
+MARK = b"worldsim ppo"  # comment of the zip file, because only files with it are overwritten
 
 
 class PPOConfig(Settings):
-    """Where the agent learns and for how long."""
+    """The environment of the agent, and how long it is trained."""
 
-    env: EnvConfig = Field(description="where it learns")
-    steps: Steps = Field(8192, description="environment steps that it learns from, at least")
-    # a rollout of 128 steps in each is learned from as a whole
-    num_envs: int = Field(4, ge=1, le=128, description="environments side by side; part of what the agent becomes")
+    env: EnvConfig = Field(description="the environment to train in")
+    steps: StepCount = Field(8192, description="environment steps of training, at least")
+    # at most 128: each update needs a rollout of 128 steps from every environment in memory
+    num_envs: int = Field(4, ge=1, le=128, description="parallel environments; the agent depends on their number")
     seed: Seed = Field(0, description="of everything: same seed and settings, same agent")
     out: Path = Field(
         Path("runs/ppo.zip"), description="file of the agent; load only files that you trust, it is a pickle"
@@ -41,16 +41,16 @@ class PPOConfig(Settings):
 def train_ppo(config: PPOConfig, progress: bool = True) -> Path:
     """Trains the agent and writes it, whole or not at all, to `config.out`, which it returns.
 
-    A nested observation is given as its leaves by name (FlattenDict), as agents from a file also get it in a test.
+    Nested observations are flattened to a Dict of leaves (FlattenDict), as in tests of agents from files.
     Raises MissingExtraError without Stable-Baselines3, ConfigError for spaces that its PPO does not take and where
-    `config.out` is somebody else's file.
+    `config.out` is a file that worldsim did not write.
     """
     if config.out.suffix != ".zip":
         raise ConfigError(f"out={config.out} must be a file ending in .zip")
     with alone_at(config.out):
         if not _is_ours(config.out):
             refuse_foreign([config.out], "ppo")
-        write_atomically(config.out, _trained(config, progress))
+        write_atomically(config.out, _train(config, progress))
     return config.out
 
 
@@ -62,8 +62,9 @@ def _is_ours(file: Path) -> bool:
         return False
 
 
-def _trained(config: PPOConfig, progress: bool) -> bytes:
-    """The agent as a file."""
+def _train(config: PPOConfig, progress: bool) -> bytes:
+    """The trained agent, as the bytes of its file."""
+    # Imported here, with the callback class that needs them, because Stable-Baselines3 is optional.
     try:
         import torch
         from stable_baselines3 import PPO
@@ -79,9 +80,9 @@ def _trained(config: PPOConfig, progress: bool) -> bytes:
             bar.at(self.num_timesteps)
             return True
 
-    envs = DummyVecEnv([lambda: Monitor(_one_level(config.env))] * config.num_envs)
+    envs = DummyVecEnv([lambda: Monitor(_make_flat_env(config.env))] * config.num_envs)
     space = envs.observation_space
-    # Images alone go through convolutions; MultiInputPolicy finds the images among other leaves by itself.
+    # MultiInputPolicy detects images among other leaves; a single image needs CnnPolicy.
     policy = "MultiInputPolicy" if isinstance(space, gym.spaces.Dict) else "MlpPolicy"
     policy = "CnnPolicy" if is_image_space(space) else policy
     try:
@@ -91,9 +92,9 @@ def _trained(config: PPOConfig, progress: bool) -> bytes:
             model.learn(config.steps, callback=ShowProgress())
             saved = io.BytesIO()
             model.save(saved)
-    except EnvError:  # is a ValueError, too, and names its line already
+    except EnvError:  # is a ValueError, too, but has a message of its own
         raise
-    except (AssertionError, ValueError) as error:  # as which Stable-Baselines3 refuses a space
+    except (AssertionError, ValueError) as error:  # raised by Stable-Baselines3 for spaces that it does not support
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"PPO cannot be trained in env '{config.env.id}': {reason}") from error
     finally:
@@ -103,8 +104,8 @@ def _trained(config: PPOConfig, progress: bool) -> bytes:
     return saved.getvalue()
 
 
-def _one_level(config: EnvConfig) -> gym.Env[Any, Any]:
-    """The environment as Stable-Baselines3 takes it."""
+def _make_flat_env(config: EnvConfig) -> gym.Env[Any, Any]:
+    """The environment with spaces that Stable-Baselines3 supports: one level of keys, classes from 0."""
     env = make_env(config)
     texts = [leaf.name for leaf in leaves(env.observation_space) if isinstance(leaf.space, gym.spaces.Text)]
     if texts:
@@ -119,7 +120,7 @@ def _one_level(config: EnvConfig) -> gym.Env[Any, Any]:
 
 
 class _ZeroBased(gym.Wrapper[Any, Any, Any, Any]):
-    """Counts classes from 0, the only way that Stable-Baselines3 knows; a Discrete may begin anywhere."""
+    """Makes classes start at 0, as Stable-Baselines3 needs; a Discrete may start anywhere."""
 
     def __init__(self, env: gym.Env[Any, Any], observed: gym.Space[Any], acted: gym.Space[Any]) -> None:
         super().__init__(env)
@@ -140,7 +141,7 @@ class _ZeroBased(gym.Wrapper[Any, Any, Any, Any]):
 
 @contextmanager
 def _global_generators_kept() -> Iterator[None]:
-    """Stable-Baselines3 seeds the global generators: they are put back as they were."""
+    """Restores the global random generators, which Stable-Baselines3 seeds."""
     kept = random.getstate(), np.random.get_state()
     try:
         yield

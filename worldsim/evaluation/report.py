@@ -12,9 +12,9 @@ import jinja2
 
 from worldsim.evaluation import narrative, plots
 from worldsim.evaluation.animations import animate, data_uri
-from worldsim.evaluation.cells import CLEAN, Cell, Row
+from worldsim.evaluation.cells import CLEAN, Cell, ReportRow
 from worldsim.evaluation.runs import Episode
-from worldsim.evaluation.summary import Outcomes, Summary
+from worldsim.evaluation.summary import ResultsByCell, Summary
 from worldsim.evaluation.terminal import Results
 from worldsim.evaluation.worst import Worst
 from worldsim.faults import Plan
@@ -32,7 +32,7 @@ PACKAGES = ("worldsim", "gymnasium", "numpy", "scipy", "torch")
 
 
 def assemble(
-    outcomes: Outcomes,
+    outcomes: ResultsByCell,
     config: Mapping[str, Any],
     seeds: Sequence[int],
     world: Mapping[str, Any] | None,
@@ -40,14 +40,20 @@ def assemble(
     replays: Replays,
     idle: Mapping[str, Sequence[str]],
     endless: Sequence[Mapping[str, Any]],
-) -> Row:
-    """All that report.json holds. Depends on its arguments and the installed versions only.
+) -> ReportRow:
+    """The content of report.json, which depends only on the arguments and the installed versions.
 
-    idle: plans that can never do anything in this environment, by name, and why not. endless: cells with the episodes
-    that had no end, and the calls after which those were cut.
+    idle: plans that can have no effect in this environment, by name, with the reasons. endless: cells with episodes
+    that were cut because the environment sets no limit, with their number and length.
     """
     summary = Summary(outcomes, config["seed"], config["confidence"])
-    data: Row = {"format": 2, "config": dict(config), "world": world, "versions": versions(), "seeds": list(seeds)}
+    data: ReportRow = {
+        "format": 2,
+        "config": dict(config),
+        "world": world,
+        "versions": versions(),
+        "seeds": list(seeds),
+    }
     data["idle"] = {name: list(reasons) for name, reasons in idle.items()}
     data["endless"] = list(endless)
     data["results"] = summary.results()
@@ -74,16 +80,16 @@ def is_report(file: Path) -> bool:
 
 @dataclass(frozen=True)
 class Report:
-    """What a stress test found: `data` as in report.json, and what only the page shows."""
+    """The results of a stress test: `data` as in report.json, and what only the page shows."""
 
-    data: Row
+    data: ReportRow
     replays: Replays
     certificate: Mapping[str, Any] | None = None
     action_names: Sequence[str] | None = None  # of a Discrete action space, for captions
     plans: Mapping[str, Plan] = field(default_factory=dict)  # by the names that the cells have for them
 
     @property
-    def results(self) -> list[Row]:
+    def results(self) -> list[ReportRow]:
         """One row for each agent, fault, severity and world."""
         return list(self.data["results"])
 
@@ -114,11 +120,11 @@ class Report:
         """The results for the terminal, with verdict and warnings."""
         return Results(self.data)
 
-    def _view(self) -> Row:
+    def _view(self) -> ReportRow:
         data = self.data
         agents = list(dict.fromkeys(row["agent"] for row in data["results"]))
         faults = list(dict.fromkeys(row["fault"] for row in data["results"] if row["fault"] != CLEAN))
-        view: Row = {"data": data, "agents": agents, "faults": faults, "clean": CLEAN}
+        view: ReportRow = {"data": data, "agents": agents, "faults": faults, "clean": CLEAN}
         view["both"] = {"real", "world"} <= {row["where"] for row in data["results"]}
         view["places"] = [w for w in ("real", "world") if any(row["where"] == w for row in data["results"])]
         view["groups"] = grouped(data["results"])
@@ -126,13 +132,13 @@ class Report:
         view["plots"] = _severity_plots(data["results"], agents, faults)
         view["about_faults"] = {fault: _about(self.plans[fault]) for fault in faults if fault in self.plans}
         view["unjudged"] = narrative.unjudged(data["results"])
-        view["quiet"] = narrative.quiet(data)
+        view["quiet"] = narrative.without_effect(data)
         view["agreement_plot"] = plots.agreement_plot(data["results"], agents, "Mean returns") if view["both"] else ""
         view["animations"] = [self._animation(worst) for worst in data["worst"]]
         view["certificate"] = certificate_view(self.certificate)
         return view
 
-    def _animation(self, worst: Row) -> Row:
+    def _animation(self, worst: ReportRow) -> ReportRow:
         episodes = {}
         for where in worst["where"]:
             cell = Cell(worst["agent"], worst["fault"], worst["severity"], where)
@@ -141,21 +147,21 @@ class Report:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides the figures."""
+    """Versions of the packages that figures depend on."""
     return {"python": platform.python_version(), **{package: metadata.version(package) for package in PACKAGES}}
 
 
-def grouped(rows: Sequence[Row]) -> list[Row]:
+def grouped(rows: Sequence[ReportRow]) -> list[ReportRow]:
     """Rows by condition and agent, real and World side by side: [{fault, severity, agents: [{agent, real, world}]}]."""
-    conditions: dict[tuple[str, float], dict[str, Row]] = {}
+    conditions: dict[tuple[str, float], dict[str, ReportRow]] = {}
     for row in rows:
         agents = conditions.setdefault((row["fault"], row["severity"]), {})
         agents.setdefault(row["agent"], {"agent": row["agent"], "real": None, "world": None})[row["where"]] = row
     return [{"fault": f, "severity": s, "agents": list(agents.values())} for (f, s), agents in conditions.items()]
 
 
-def certificate_view(certificate: Mapping[str, Any] | None) -> Row | None:
-    """What the page shows of a fidelity certificate: its verdict and curves where there are any, and plain figures."""
+def certificate_view(certificate: Mapping[str, Any] | None) -> ReportRow | None:
+    """What the page shows of a fidelity certificate: its verdict, curves and plain figures, as far as there are any."""
     if certificate is None:
         return None
     horizons = certificate.get("horizons")
@@ -178,10 +184,10 @@ def _plain_figures(certificate: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def _worst_row(worst: Worst, outcomes: Outcomes, replays: Replays) -> Row:
-    """A worst episode as report.json has it. `replayed`: whether running it again gave the very same result."""
+def _worst_row(worst: Worst, outcomes: ResultsByCell, replays: Replays) -> ReportRow:
+    """One of the worst episodes, for report.json. `replayed`: whether running it again gave the same result."""
     cell = worst.cells[0]
-    row: Row = {"agent": cell.agent, "fault": cell.fault, "severity": cell.severity, "seed": worst.seed}
+    row: ReportRow = {"agent": cell.agent, "fault": cell.fault, "severity": cell.severity, "seed": worst.seed}
     row |= {"where": [each.where for each in worst.cells]}
     row |= {"return_drop": worst.return_drop, "more_violations": worst.more_violations, "episodes": []}
     row["replayed"] = True
@@ -193,7 +199,7 @@ def _worst_row(worst: Worst, outcomes: Outcomes, replays: Replays) -> Row:
     return row
 
 
-def _severity_plots(rows: Sequence[Row], agents: Sequence[str], faults: Sequence[str]) -> list[Row]:
+def _severity_plots(rows: Sequence[ReportRow], agents: Sequence[str], faults: Sequence[str]) -> list[ReportRow]:
     shown = []
     for key, title in MEASURES:
         if all(row[key] is None for row in rows):
@@ -208,6 +214,6 @@ def _severity_plots(rows: Sequence[Row], agents: Sequence[str], faults: Sequence
 
 
 def _about(plan: Plan) -> str:
-    """What a plan does, in its own words, or else in those of its faults."""
+    """A plan's description, or else the docstrings of its faults."""
     docs = [(type(each).__doc__ or "").strip().partition("\n\n")[0] for each in plan.faults]
     return " ".join((plan.description or " ".join(docs)).replace("`", "").split())

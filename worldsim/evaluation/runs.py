@@ -1,4 +1,4 @@
-"""One episode of an agent in an environment, real or learned alike, and what it comes to."""
+"""Runs one episode of an agent in an environment, real or learned, and sums up its result."""
 
 import traceback
 from collections import Counter
@@ -18,37 +18,37 @@ from worldsim.simulator.drawing import draw
 from worldsim.spaces import flatten, leaves
 
 SHOWN_TO_AGENTS = ("reply", "action_mask")  # the keys of info that an agent is given
-MOST_CALLS = 10_000  # of an episode that has no limit: one whose every call is refused would never end
+MOST_CALLS = 10_000  # in an episode without a limit, which would never end if a fault refuses every call
 
 
 class SuccessCriteria(NamedTuple):
-    """What counts as success and as a violation, by rewards alone, so that both worlds are measured alike."""
+    """What counts as success and as a violation, by rewards alone, so that real environment and World compare."""
 
     success_return: float | None  # an episode succeeds when its return is at least this; None: not judged
-    violation_reward: float | None  # whatever is carried out for at most this reward is a violation; None: not judged
+    violation_reward: float | None  # an executed call with at most this reward is a violation; None: not judged
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """What one episode came to. `seed` and the cell it belongs to are enough to run it again."""
+    """The result of one episode. It can be run again from its `seed` and its cell."""
 
     seed: int
     episode_return: float  # sum of rewards, undiscounted
     steps: int
     success: bool | None
-    violations: int | None  # times that a call was carried out for a reward at or below the violation reward
-    violations_counted: int | None  # what the environment itself counted, where it does
+    violations: int | None  # executed calls with a reward at or below the violation reward
+    violations_counted: int | None  # as counted by the environment itself, if it does
     faults: dict[str, int]  # at how many calls each kind of fault fired
-    latency_s: float  # virtual seconds that replies took, summed
+    latency_s: float  # sum of the latencies of all replies, in virtual seconds
     terminated: bool
     truncated: bool
-    crash: str | None  # what the agent raised; its episode ended there and is no success
+    crash: str | None  # the exception that the agent raised, which ended the episode without success
     trust_mean: float | None  # of the World's steps; None in the real environment
     trust_min: float | None
 
 
 class Episode(NamedTuple):
-    """An episode with what was asked for besides its result."""
+    """The result of an episode, with trace and frames if asked for."""
 
     result: EpisodeResult
     trace: list[dict[str, Any]]  # one plain-JSON row a step; empty unless recorded
@@ -60,17 +60,17 @@ class _Tally:
     """Sums over the steps of one episode."""
 
     rewards: list[float] = field(default_factory=list)
-    earned: list[float] = field(default_factory=list)  # of each time that a call was carried out
+    executed: list[float] = field(default_factory=list)  # the reward of each executed call
     trusts: list[float] = field(default_factory=list)
     faults: Counter[str] = field(default_factory=Counter)
     latency_s: float = 0.0
     counted: int | None = None
 
     def add(self, info: Mapping[str, Any], reward: float | None = None) -> None:
-        """Takes in what a reset (no reward) or a step gave."""
+        """Adds the results of a reset (no reward) or a step."""
         if reward is not None:
             self.rewards.append(reward)
-            self.earned += map(float, info.get("executions", (reward,)))
+            self.executed += map(float, info.get("executions", (reward,)))
             self.trusts += [float(info["trust"])] if _is_number(info.get("trust")) and not request_lost(info) else []
         self.faults.update(fault_kinds(info))
         self.latency_s += float(info.get("reply", {}).get("latency_s", 0.0))
@@ -79,17 +79,17 @@ class _Tally:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether an info's value is what a World or a desk puts there: others may call something else so."""
+    """Whether an info's value is a number: other environments may use the key for something else."""
     return isinstance(value, int | float | np.number)
 
 
 def agent_seed(seed: int) -> int:
-    """The agent's seed in an episode: bound to the episode's own, but another stream than the environment's."""
+    """The agent's seed in an episode: derived from the episode's, but with another random stream."""
     return int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]) & 0x7FFFFFFF
 
 
 def fault_kinds(info: Mapping[str, Any]) -> list[str]:
-    """What the faults really did in one step, as the records call it: "delay", "timeout, answer lost", ...
+    """Kinds of the fault records of one step: "delay", "timeout, answer lost", ...
 
     Each kind once, whatever number of fields it changed.
     """
@@ -97,7 +97,7 @@ def fault_kinds(info: Mapping[str, Any]) -> list[str]:
 
 
 def request_lost(info: Mapping[str, Any]) -> bool:
-    """Whether the environment never got this call: its reward is 0 then, and the rest of info is of an earlier one."""
+    """Whether the call never reached the environment: its reward is 0, and the rest of info is from an earlier call."""
     return bool(info.get("faults")) and not info.get("executions", True)
 
 
@@ -119,13 +119,12 @@ def run_episode(
 ) -> Episode:
     """Runs `agent` in `env` from `reset(seed=seed)` to the end of the episode, or for `max_steps` steps.
 
-    A step is a call, carried out or not: one that is refused does not step the environment, whose own limit never comes
-    where all of them are.
+    A step is a call of the agent, executed or refused. A refused call does not step the environment, so its own limit
+    would never be reached if all calls are refused.
 
-    `start` is an observation that the World starts from (None: whatever reset gives). Of `info` the agent sees only
-    `reply`, what it may know of its last call, and `action_mask`, which actions there are now, where the environment
-    says so: the rest is ground truth and differs between the worlds. What the agent
-    raises ends the episode and is reported in `crash`; what the environment raises goes on to the caller.
+    start: an observation that the World starts from; None: as reset gives. Of `info` the agent gets only `reply`, which
+    describes its last call, and `action_mask`: everything else is ground truth that it must not know. An exception of
+    the agent ends the episode and is reported in `crash`; an exception of the environment is raised.
     """
     options = None if start is None else {"observation": start}
     observation, info = env.reset(seed=seed, options=options)
@@ -144,18 +143,18 @@ def run_episode(
             break
         observation, reward, terminated, truncated, info = env.step(action)
         tally.add(info, float(reward))
-        # By calls, not by steps of the environment: where all calls are refused that never moves, nor meets its limit.
+        # By calls, not by steps of the environment, which refused calls do not reach.
         truncated = bool(truncated) or (len(tally.rewards) >= max_steps and not terminated)
         if trace or frames:
             rows.append(_row(env, len(rows), action, float(reward), bool(terminated), truncated, info))
         if frames:
-            picture = _picture(env, observation)  # what stays the same, call after call, is kept once
+            picture = _picture(env, observation)  # equal successive frames share memory
             pictures.append(pictures[-1] if np.array_equal(picture, pictures[-1]) else picture)
     return Episode(_result(seed, tally, criteria, bool(terminated), truncated, crash), rows, pictures)
 
 
 def _check_action(space: gym.Space[Any], action: Any) -> None:
-    """Some environments take anything for an action, and others fall over it: either way the agent is at fault."""
+    """Raises ValueError for an action outside the space, as the agent's error, whatever the environment would do."""
     if not _is_action(space, action):
         raise ValueError(f"the action {action!r} is not in {space}")
 
@@ -163,7 +162,7 @@ def _check_action(space: gym.Space[Any], action: Any) -> None:
 def _is_action(space: gym.Space[Any], action: Any) -> bool:
     """Whether an action has the parts, shape and kind of numbers of its space, and none of them is NaN or infinite.
 
-    Numbers beyond the bounds of a Box, and of another precision, are the environment's to take or to clip.
+    Bounds and precision of a Box are not checked: environments may clip.
     """
     if isinstance(space, gym.spaces.Dict):
         parts = isinstance(action, Mapping) and action.keys() == space.spaces.keys()
@@ -179,9 +178,9 @@ def _is_action(space: gym.Space[Any], action: Any) -> bool:
 
 
 def first_observations(env: gym.Env[Any, Any], seeds: Iterable[int]) -> dict[int, Any]:
-    """What the real environment shows first for each seed, so that the World can start from the same.
+    """The first observation of the real environment for each seed, for the World to start from.
 
-    Copies: an environment may show all of them in the same array.
+    Copied, because an environment may reuse its arrays.
     """
     return {seed: deepcopy(env.reset(seed=seed)[0]) for seed in seeds}
 
@@ -204,19 +203,19 @@ def _row(
 ) -> dict[str, Any]:
     row = {"step": step, "action": plain(env.action_space, action), "reward": reward}
     row |= {"terminated": terminated, "truncated": truncated}
-    # Copies: the environment may put the next reply into the same dict.
+    # Copied: the environment may reuse the dict for the next reply.
     row |= {key: deepcopy(info[key]) for key in ("trust", "reply", "violations") if key in info}
     return row | {"faults": [record.to_json() for record in info.get("faults", ())], "fired": fault_kinds(info)}
 
 
 def _picture(env: gym.Env[Any, Any], observation: Any) -> NDArray[np.uint8]:
     space = env.observation_space
-    picture: NDArray[np.uint8] = draw(leaves(space), flatten(space, observation), height=1)  # as small as it comes
+    picture: NDArray[np.uint8] = draw(leaves(space), flatten(space, observation), height=1)  # in the original size
     return picture
 
 
 def _crash(error: Exception) -> str:
-    """What was raised and, where it was not over the action that was given, in which line."""
+    """The exception as text, with file and line unless it was raised here, for an invalid action."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = "" if place.filename == __file__ else f" at {Path(place.filename).name}:{place.lineno}"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200] + where
@@ -226,10 +225,10 @@ def _result(
     seed: int, tally: _Tally, criteria: SuccessCriteria, terminated: bool, truncated: bool, crash: str | None
 ) -> EpisodeResult:
     total = float(np.sum(tally.rewards, dtype=np.float64))
-    # What crashed may have earned enough by then, but its episode was not played to the end: that is no success.
+    # A crashed episode is no success, even if its return was sufficient by then.
     reached = None if criteria.success_return is None else total >= criteria.success_return and crash is None
     limit = criteria.violation_reward
-    violations = None if limit is None else sum(reward <= limit for reward in tally.earned)
+    violations = None if limit is None else sum(reward <= limit for reward in tally.executed)
     trusts = tally.trusts
     return EpisodeResult(
         seed=seed,

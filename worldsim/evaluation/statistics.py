@@ -1,8 +1,8 @@
-"""Interval estimates and rankings that do not claim more than the episodes show.
+"""Interval estimates and rankings.
 
-All intervals are two-sided and each holds at its own level (95 % by default): nothing is corrected for looking at many
-of them. Bootstrap intervals of a mean are BCa (Efron 1987) with the small-sample levels of Hesterberg (2014: t instead
-of z, and the factor sqrt(n / (n - 1))), because plain percentiles are too narrow below some 30 episodes.
+All intervals are two-sided, each at its own level (95 % by default), without correction for multiple comparisons.
+Bootstrap intervals of a mean are BCa (Efron 1987) with the small-sample levels of Hesterberg (2014: t instead of z, and
+the factor sqrt(n / (n - 1))), because plain percentiles are too narrow below some 30 episodes.
 """
 
 import math
@@ -69,21 +69,21 @@ def bootstrap_mean(
 ) -> Interval:
     """BCa bootstrap interval of the mean of `values` (n,). Equal values give an interval without width.
 
-    There is none for too few values: resampling never leaves their range, and the range of n values misses the middle
-    of what they are drawn from with probability 2 ** (1 - n). At a confidence of 0.95 it takes six.
+    There is none for too few values: resampled means stay within the range of the values, which misses the median of
+    the distribution with probability 2 ** (1 - n). A confidence of 0.95 needs six.
     """
     x = np.asarray(values, dtype=np.float64)
     if 2.0 ** (1 - len(x)) > 1 - confidence:
         return UNKNOWN
     centred = x - x.mean()
     spread = float((centred**2).sum())
-    # Equal but for the rounding of their sums: there is nothing to resample, and an acceleration would divide by zero.
+    # Equal up to rounding: the acceleration would divide by zero.
     if spread <= (1e-12 * max(1.0, float(np.abs(x).max()))) ** 2:
         return Interval(float(x.mean()), float(x.mean()))
     means = x[rng.integers(0, len(x), (resamples, len(x)))].mean(axis=1)
-    # Half of the ties count as below: means of few or whole values often meet the mean itself, which is no bias.
+    # Ties count half: resampled means of few or integer values often equal the mean, which is no bias.
     below = (np.sum(means < x.mean()) + 0.5 * np.sum(means == x.mean())) / resamples
-    # Clipped, because no resampled mean on one side would be a bias without end.
+    # Clipped, because the bias would be infinite if all resampled means were on one side.
     bias = float(stats.norm.ppf(np.clip(below, 1 / resamples, 1 - 1 / resamples)))
     acceleration = float((centred**3).sum()) / (6 * spread**1.5)
     # Percentiles of few values are too narrow by these two factors (Hesterberg 2014): at n = 12 by 4 % and by 12 %.
@@ -97,7 +97,7 @@ def bootstrap_mean(
 def count_mean(counts: ArrayLike, rng: np.random.Generator, confidence: float = 0.95) -> Interval:
     """Interval of the mean of counts per episode, such as violations.
 
-    Never seen is not never: when all are zero the upper end is Garwood's (1936) Poisson bound, -ln(alpha / 2) / n.
+    When all are zero the upper end is Garwood's (1936) Poisson bound, -ln(alpha / 2) / n.
     """
     x = np.asarray(counts, dtype=np.float64)
     if len(x) and not x.any():
@@ -116,7 +116,7 @@ def paired_difference(a: ArrayLike, b: ArrayLike, rng: np.random.Generator, conf
 
 
 def _level(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Where sums differ, if at all, by the order that they were added in."""
+    """Whether values are equal up to the rounding of sums."""
     return np.isclose(x, y, rtol=1e-9, atol=1e-9)
 
 

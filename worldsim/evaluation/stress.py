@@ -1,9 +1,9 @@
 """The stress test: agents × faults × severities on paired seeds, in the real environment and in the World.
 
-Read from top to bottom: `stress` fills a result matrix, cell by cell; `StressTest.results` looks whether a cell was
-finished before, and else runs it; `StressTest.run` plays its episodes, in the real environment one after another, in
-the World side by side; `runs.run_episode` is what an episode is. A cell of the matrix is one agent under one fault at
-one severity in one of both worlds, and all cells play the same seeds.
+`stress` fills a matrix of results, cell by cell. `StressTest.results` loads a cell that was finished before, or runs
+it; `StressTest.run` runs its episodes, one after another in the real environment, in batches in the World;
+`runs.run_episode` runs one episode. A cell is one agent under one fault at one severity, in the real environment or in
+the World, and all cells have the same seeds.
 """
 
 import json
@@ -43,13 +43,13 @@ from worldsim.evaluation.runs import (
     first_observations,
     run_episode,
 )
-from worldsim.evaluation.summary import Outcomes
+from worldsim.evaluation.summary import ResultsByCell
 from worldsim.evaluation.worst import Worst, pick_worst
 from worldsim.faults import Plan
 from worldsim.faults.trees import leaves_of
 from worldsim.files import alone_in, refuse_foreign, write_atomically
 from worldsim.rollouts.progress import Bar
-from worldsim.settings import LoggerConfig, Seed, Settings, Steps
+from worldsim.settings import LoggerConfig, Seed, Settings, StepCount
 from worldsim.simulator.calibration import certificate_of
 from worldsim.sources import files_named, sources
 from worldsim.wrappers import InjectFaults
@@ -58,13 +58,12 @@ from worldsim.wrappers.tools import action_tools
 if TYPE_CHECKING:
     from worldsim.simulator.world import World
 
-Env = gym.Env[Any, Any]
 WORLD_FILES = ("world.json", "calibration.json")
-BATCH = 32  # episodes of a World that are stepped at once
+BATCH = 32  # episodes of a World that are stepped as one batch
 
 
 class StressConfig(Settings):
-    """What a stress test runs: agents × faults × severities on the same seeds."""
+    """The stress test: agents × faults × severities, on the same seeds."""
 
     env: EnvConfig = Field(description="the real environment")
     world: Path | None = Field(
@@ -72,18 +71,20 @@ class StressConfig(Settings):
     )
     agents: list[str] | None = Field(
         None,
-        description="who is tested: names of the env's agents, random, sticky, pkg.module:factory, Stable-Baselines3 "
-        "files, path/to/agent.zip, with what VecNormalize has learned beside them, path/to/agent_vecnormalize.pkl; "
-        "null: all that the env's configuration names, and random",
+        description="the agents to test: names of the env's agents, random, sticky, pkg.module:factory, or Stable-"
+        "Baselines3 files, path/to/agent.zip, with VecNormalize statistics beside them, "
+        "path/to/agent_vecnormalize.pkl; null: all that the env's configuration names, and random",
     )
     faults: list[str] = Field(
         ["slow_api", "malformed_output", "missing_data"],
-        description="what goes wrong: ready plans, or files of plans, plan.yaml; each by itself",
+        description="fault plans, by name or file (plan.yaml); each is tested by itself",
     )
     severities: list[float] = Field(
-        [0.5], description="how badly, in [0, 1]; every agent runs once without faults besides"
+        [0.5], description="severities of the faults, in [0, 1]; every agent is tested without faults, too"
     )
-    episodes: int = Field(32, ge=1, le=100_000, description="in each condition; below 20 the intervals are wide")
+    episodes: int = Field(
+        32, ge=1, le=100_000, description="episodes of each agent under each condition; below 20 the intervals are wide"
+    )
     seed: Seed = Field(0, description="of everything: same seed and settings, same report")
     where: list[Where] = Field(
         ["real", "world"],
@@ -92,36 +93,39 @@ class StressConfig(Settings):
     )
     starts: Literal["real", "recorded"] = Field(
         "real",
-        description="where the World starts. real: from what the real environment shows first on the same seed, so "
-        "that both worlds are paired; recorded: from starts kept with the World",
+        description="first observations in the World. real: those of the real environment with the same seed, so that "
+        "episodes are paired; recorded: those that are stored with the World",
     )
-    max_steps: Steps | None = Field(
+    max_steps: StepCount | None = Field(
         None,
-        description="cut episodes after so many steps, in both worlds. A step is a call, and one that is refused "
-        "counts, too, though it steps nothing. null: env.max_episode_steps, else the environment's own limit, "
-        "else 10000",
+        description="truncate episodes after so many steps, real and in the World. A step is a call of the agent, also "
+        "one that a fault refuses. null: env.max_episode_steps, else the environment's own limit, else 10000",
     )
-    confidence: float = Field(0.95, gt=0, lt=1, description="level of all intervals; each interval holds at it alone")
-    worst: int = Field(4, ge=0, le=100, description="animations: of so many episodes in which a fault cost the most")
+    confidence: float = Field(
+        0.95, gt=0, lt=1, description="level of the intervals, without correction for multiple comparisons"
+    )
+    worst: int = Field(
+        4, ge=0, le=100, description="number of animations in the report: the episodes in which a fault cost the most"
+    )
     trace: bool = Field(False, description="true: keep every step of every episode as JSON lines in out/traces")
     fresh: bool = Field(
         False,
-        description="true: run finished conditions again, too (they also are when code, world, agents or settings "
-        "changed)",
+        description="true: run finished conditions again (they always are after changes of code, world, agents or "
+        "settings)",
     )
     device: Device = Field("auto", description="where the world runs; auto: a GPU where torch sees one")
     logger: LoggerConfig = Field(LoggerConfig(), description="Weights & Biases: the results and the verdict")
     out: Path = Field(Path("runs/stress"), description="folder of the report")
 
     def agent_specs(self) -> list[str]:
-        """The agents asked for, or else all that the environment's configuration names, with `random` to compare."""
+        """`agents`, or else all that the environment's configuration names and `random` for comparison."""
         if self.agents is not None:
             return self.agents
         known = list(self.env.agents)
         return known if "random" in known else ["random", *(known or ["sticky"])]
 
     def seeds(self) -> list[int]:
-        """The episodes' seeds, far from those that collecting uses; the first n are the same for every n."""
+        """Seeds of the episodes, from another stream than those of `collect`; more episodes keep the first ones."""
         return [int(s) & 0x7FFFFFFF for s in np.random.SeedSequence([self.seed, 2]).generate_state(self.episodes)]
 
     def plans(self) -> dict[str, Plan]:
@@ -133,9 +137,9 @@ class StressConfig(Settings):
         for key in ("agents", "faults", "severities", "where"):
             values = getattr(self, key) or []
             if len(set(values)) < len(values):
-                raise ConfigError(f"{key}={values} names one twice; give each once")
+                raise ConfigError(f"{key}={values} has one entry twice; give each once")
         if not self.agent_specs():
-            raise ConfigError("agents=[] leaves nobody to test; name one, e.g. agents=[random]")
+            raise ConfigError("agents=[] has no agent to test; name one, e.g. agents=[random]")
         if "world" in self.where and self.world is None:
             raise ConfigError(
                 "world is not set; give its folder, world=runs/quickstart/world, or leave it out: where=[real]"
@@ -143,8 +147,8 @@ class StressConfig(Settings):
         plans = self.plans()
         if CLEAN in plans:
             raise ConfigError(
-                f"faults={self.faults} has a plan with the name '{CLEAN}', as the runs without faults are called; "
-                "give it another one in its file, name: ..."
+                f"faults={self.faults} has a plan with the name '{CLEAN}', which stands for runs without faults; "
+                "change its name in the file, name: ..."
             )
         if len(plans) < len(self.faults):
             raise ConfigError(f"faults={self.faults} are plans of which two have the same name; rename one")
@@ -156,11 +160,11 @@ class StressConfig(Settings):
 def stress(config: StressConfig, progress: bool = True) -> Report:
     """Runs the stress test, writes report.json and report.html to `config.out`, and returns the report.
 
-    Cells that were finished before, by an interrupted run of the same configuration, are not run again. Equal
-    configurations give equal reports, byte for byte.
+    Cells that an interrupted run of the same configuration has finished are not run again. Equal configurations give
+    equal reports, byte for byte.
 
-    Raises a WorldsimError for what a user can mend: an unknown fault, agent or environment, a world that does not fit,
-    files in `config.out` that are not worldsim's.
+    Raises a WorldsimError for an unknown fault, agent or environment, a world with other spaces, and files in
+    `config.out` that worldsim did not write.
     """
     test = StressTest(config)
     test.check_names()
@@ -171,7 +175,7 @@ def stress(config: StressConfig, progress: bool = True) -> Report:
 
 
 def _run_all(test: "StressTest", progress: bool) -> Report:
-    """Every cell, then the worst episodes again, with pictures; written and returned."""
+    """Runs all cells, and the worst episodes again with frames; writes and returns the report."""
     outcomes: dict[Cell, list[EpisodeResult]] = {}
     total, done = len(test.cells) * len(test.seeds), count(1)
     with one_thread(), Bar("stress", total, progress) as bar:
@@ -182,7 +186,7 @@ def _run_all(test: "StressTest", progress: bool) -> Report:
         bar.at(0)
         for cell in test.cells:
             outcomes[cell] = test.results(cell, partial(advance, cell))
-        bar.at(total, "the worst again, filmed")
+        bar.at(total, "filming the worst episodes")
         worst = pick_worst(outcomes, test.config.worst)
         replays = {(cell, each.seed): test.replay(cell, each.seed) for each in worst for cell in each.cells}
     report = _report(test, outcomes, worst, replays)
@@ -191,7 +195,10 @@ def _run_all(test: "StressTest", progress: bool) -> Report:
 
 
 class StressTest:
-    """What one stress test runs, and where its results are kept. Raises ConfigError for values that do not fit."""
+    """One stress test: its cells, how they are run, and where results are stored.
+
+    Raises ConfigError for inconsistent values.
+    """
 
     def __init__(self, config: StressConfig) -> None:
         config.check()
@@ -201,11 +208,11 @@ class StressTest:
         self.store = CellStore(config.out / "cells")
         self.plans = config.plans()
         self.cells = all_cells(config.agent_specs(), list(self.plans), config.severities, config.where)
-        self.idle: dict[str, list[str]] = {}  # plans that can never do anything here, by name, and why not
+        self.idle: dict[str, list[str]] = {}  # plans that can have no effect here, by name, with the reasons
         self._loaded: dict[str, Agent] = {}
 
     def check_names(self) -> None:
-        """Makes every agent and lays every plan on once, so that a wrong name is reported before anything runs."""
+        """Makes every agent and every plan once, so that a wrong name is reported before anything runs."""
         env = make_env(self.config.env)
         for plan in self.plans.values():
             InjectFaults(env, plan)
@@ -215,7 +222,7 @@ class StressTest:
         env.close()
 
     def results(self, cell: Cell, on_episode: Callable[[], None]) -> list[EpisodeResult]:
-        """The cell's results: stored ones where the same cell was finished before, else run now and stored."""
+        """The results of a cell: loaded if it was finished before, else run and stored."""
         path = self.store.path(cell, self._defined_by(cell))
         trace = self.config.out / "traces" / path.with_suffix(".jsonl").name
         wanted = not self.config.fresh and (trace.is_file() or not self.config.trace)
@@ -232,19 +239,19 @@ class StressTest:
         return results
 
     def replay(self, cell: Cell, seed: int) -> Episode:
-        """One of the cell's episodes again, with frames."""
+        """Runs one of the cell's episodes again, with frames."""
         return next(episode for episode in self.run(cell, film=seed) if episode.result.seed == seed)
 
     def run(self, cell: Cell, film: int | None = None, on_episode: Callable[[], None] = lambda: None) -> list[Episode]:
-        """Plays the cell's episodes, in the order of the seeds; `on_episode` is called after each.
+        """Runs the cell's episodes, in the order of the seeds; `on_episode` is called after each.
 
-        film: a seed; only what its episode needs is run, and that one keeps frames.
+        film: a seed whose episode keeps frames; only the batch that contains it is run.
         """
         play = partial(self._play, cell, film, on_episode)
         if cell.where == "real":
             return play(self.seeds if film is None else [film], None)
         batches = [self.seeds[begin : begin + BATCH] for begin in range(0, len(self.seeds), BATCH)]
-        # An episode is filmed within its batch: the network's rounding may depend on how many it steps at once.
+        # The whole batch is run again, because rounding in the network may depend on the size of the batch.
         wanted = [batch for batch in batches if film is None or film in batch]
         played = [in_lockstep(self.world, [partial(play, [seed]) for seed in batch]) for batch in wanted]
         return [episode for batch in played for episodes in batch for episode in episodes]
@@ -257,7 +264,7 @@ class StressTest:
         seeds: Sequence[int],
         step: Advance | None,
     ) -> list[Episode]:
-        """One episode a seed, one after another, by one agent in one environment."""
+        """Runs one episode for each seed, one after another, with one agent in one environment."""
         starts = self.starts if cell.where == "world" else None
         with closing(self.make_env(cell, step)) as env:
             agent, episodes = self.make_agent(cell.agent, env), list[Episode]()
@@ -268,28 +275,30 @@ class StressTest:
                 on_episode()
             return episodes
 
-    def make_env(self, cell: Cell, step: Advance | None = None) -> Env:
-        """The cell's environment, with its faults around it. step: how the World is stepped; None: by itself."""
+    def make_env(self, cell: Cell, step: Advance | None = None) -> gym.Env[Any, Any]:
+        """The cell's environment, wrapped in its faults. step: function that steps the World; None: `World.step`."""
         if cell.where == "real":
-            env: Env = make_env(self.config.env)
+            env: gym.Env[Any, Any] = make_env(self.config.env)
         else:
             horizon = self.config.max_steps or self.config.env.max_episode_steps
             env = LockstepEnv(self.world, step or self.world.step, horizon)
         plan = Plan(faults=[]) if cell.fault == CLEAN else self.plans[cell.fault].at(cell.severity)
-        return InjectFaults(env, plan, seed=self.config.seed)  # without faults, too: an agent always gets its reply
+        return InjectFaults(
+            env, plan, seed=self.config.seed
+        )  # also without faults, because it gives agents `info["reply"]`
 
-    def make_agent(self, spec: str, env: Env) -> Agent:
+    def make_agent(self, spec: str, env: gym.Env[Any, Any]) -> Agent:
         """A new agent by its name. Raises ConfigError where there is none."""
         known = self.config.env.agents
         if not known.get(spec, spec).endswith(".zip"):
             return make_agent(spec, env.observation_space, env.action_space, known)
-        if spec not in self._loaded:  # a file is read once; copies share its network and draw for themselves
+        if spec not in self._loaded:  # a file is read once; copies share the network and have their own generators
             self._loaded[spec] = make_agent(spec, env.observation_space, env.action_space, known)
         return copy(self._loaded[spec])
 
     @cached_property
     def world(self) -> "World":
-        """The learned world. Raises SpaceMismatchError where it is not one of this environment."""
+        """The learned world. Raises SpaceMismatchError where its spaces are not those of the environment."""
         from worldsim.rollouts.mix import difference
         from worldsim.simulator.world import load
 
@@ -306,7 +315,7 @@ class StressTest:
 
     @cached_property
     def starts(self) -> dict[int, Any] | None:
-        """Where the World starts for each seed; None: from starts recorded with it."""
+        """First observation in the World for each seed; None: those stored with it."""
         if self.config.starts == "recorded":
             return None
         with closing(make_env(self.config.env)) as env:
@@ -314,7 +323,7 @@ class StressTest:
 
     @cached_property
     def max_calls(self) -> int | None:
-        """Calls, carried out or not, that an episode may have, in both worlds alike; None: nobody has set a limit."""
+        """Most calls in an episode, executed or refused; None where no limit is set."""
         if self.config.max_steps is not None:
             return self.config.max_steps
         env = make_env(self.config.env)
@@ -322,11 +331,11 @@ class StressTest:
         return None if env.spec is None else env.spec.max_episode_steps
 
     def definition(self) -> str:
-        """Everything that decides the figures of all cells, as JSON."""
+        """Everything that the figures of all cells depend on, as JSON."""
         return json.dumps([[cell, self._defined_by(cell)] for cell in self.cells], sort_keys=True)
 
     def _defined_by(self, cell: Cell) -> dict[str, Any]:
-        """Everything that decides a cell's figures: where any of it has changed, stored results are stale."""
+        """Everything that a cell's figures depend on: after any change, stored results are not used."""
         config = self.config
         in_world, plan = cell.where == "world", self.plans.get(cell.fault)
         return {
@@ -341,24 +350,24 @@ class StressTest:
             "max_calls": self.max_calls,
             "world": self.world_digest if in_world else None,
             "starts": config.starts if in_world else None,
-            "device": device_of(config.device).type if in_world else None,  # which rounds in its own way
+            "device": device_of(config.device).type if in_world else None,  # because rounding differs
         }
 
     @cached_property
     def env_made_of(self) -> dict[str, Any]:
-        """The code behind the environment, what its arguments name, and the packages of everything that runs."""
+        """Hashes of the environment's code and of files that its arguments name, and versions of packages."""
         return {**sources(env_modules(self.config.env)).as_json(), "files": files_named(self.config.env.kwargs)}
 
     @cached_property
     def world_digest(self) -> str | None:
-        """SHA-256 of the world's manifest, which holds the hashes of its weights and starts, and of its trust."""
+        """SHA-256 of the world's manifest, which holds hashes of weights and starts, and of its calibration."""
         folder = self.config.world
         if "world" not in self.config.where or folder is None:
             return None
         return files_digest([folder / name for name in WORLD_FILES if (folder / name).is_file()], folder)
 
-    def _idle_in(self, env: Env) -> dict[str, list[str]]:
-        """The plans none of whose faults can ever do anything, at any of the severities above 0, and why not."""
+    def _idle_in(self, env: gym.Env[Any, Any]) -> dict[str, list[str]]:
+        """The plans none of whose faults can have an effect, at any severity above 0, with the reasons."""
         tools, leaves = action_tools(env.metadata, env.action_space).names, leaves_of(env.observation_space)
         observed = None if isinstance(env.observation_space, gym.spaces.Text) else leaves
         severities = [severity for severity in self.config.severities if severity]
@@ -370,9 +379,9 @@ class StressTest:
         return found
 
 
-def _report(test: StressTest, outcomes: Outcomes, worst: Sequence[Worst], replays: Replays) -> Report:
+def _report(test: StressTest, outcomes: ResultsByCell, worst: Sequence[Worst], replays: Replays) -> Report:
     config = test.config
-    # Paths are left out: the report is the same wherever the world lies and the report goes.
+    # Without paths, so that the report does not depend on the folders of world and report.
     shown = config.model_dump(mode="json", exclude={"out", "world", "fresh", "trace", "device", "logger"}) | {
         "agents": config.agent_specs(),
         "faults": list(test.plans),
@@ -386,8 +395,8 @@ def _report(test: StressTest, outcomes: Outcomes, worst: Sequence[Worst], replay
     return Report(data, replays, certificate, _action_names(config.env), test.plans)
 
 
-def _endless(test: StressTest, outcomes: Outcomes) -> list[dict[str, Any]]:
-    """The cells of which episodes were cut although nobody has set a limit, with how many."""
+def _endless(test: StressTest, outcomes: ResultsByCell) -> list[dict[str, Any]]:
+    """The cells in which episodes were cut at MOST_CALLS because no limit is set, with their number."""
     if test.max_calls is not None:
         return []
     cut = {cell: sum(e.truncated and e.steps >= MOST_CALLS for e in episodes) for cell, episodes in outcomes.items()}
@@ -395,7 +404,7 @@ def _endless(test: StressTest, outcomes: Outcomes) -> list[dict[str, Any]]:
 
 
 def _action_names(config: EnvConfig) -> list[str] | None:
-    """What the environment calls its actions, where it says so: in its metadata, or as Atari's do."""
+    """Names of the actions, from the environment's metadata or, as in Atari, `get_action_meanings`."""
     env = make_env(config)
     meanings = getattr(env.unwrapped, "get_action_meanings", list)
     names = list(env.metadata.get("action_names", ())) or list(meanings())
@@ -419,7 +428,7 @@ def _to_plain(value: Any) -> Any:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Small networks run faster on one thread than on threads that wait for each other, and always round alike."""
+    """Sets torch to one thread, which is faster for small networks and always rounds alike."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""From episodes to figures: rows, paired comparisons, rankings. Plain JSON, the same for the same episodes."""
+"""Figures from episodes: means with intervals, paired comparisons, rankings; as plain JSON, and reproducible."""
 
 import math
 import zlib
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from worldsim.evaluation import statistics as st
-from worldsim.evaluation.cells import CLEAN, Cell, Row, Where
+from worldsim.evaluation.cells import CLEAN, Cell, ReportRow, Where
 from worldsim.evaluation.runs import EpisodeResult
 
-Outcomes = Mapping[Cell, Sequence[EpisodeResult]]
+ResultsByCell = Mapping[Cell, Sequence[EpisodeResult]]
 
 MEASURES: dict[str, Callable[[EpisodeResult], float | None]] = {
     "return": lambda episode: episode.episode_return,
@@ -25,32 +25,32 @@ MEASURES: dict[str, Callable[[EpisodeResult], float | None]] = {
 
 @dataclass(frozen=True)
 class Summary:
-    """Makes the parts of a report from `outcomes`. Bootstraps are seeded by `seed` and by what they are of."""
+    """Calculates the figures of a report from `outcomes`. Each bootstrap is seeded by `seed` and its label."""
 
-    outcomes: Outcomes
+    outcomes: ResultsByCell
     seed: int
     confidence: float = 0.95
 
-    def results(self) -> list[Row]:
-        """One row a cell: what it was, its figures with intervals, and what the fault really did."""
+    def results(self) -> list[ReportRow]:
+        """One row for each cell: its figures with intervals, and how often its faults fired."""
         return [self._row(cell, episodes) for cell, episodes in self.outcomes.items()]
 
-    def fault_effects(self) -> list[Row]:
+    def fault_effects(self) -> list[ReportRow]:
         """Faulty minus clean on the same seeds, for each agent, fault, severity and world."""
         pairs = [(cell, cell._replace(fault=CLEAN, severity=0.0)) for cell in self.outcomes if cell.fault != CLEAN]
         return [{**cell._asdict(), **self._differences(cell, clean)} for cell, clean in pairs]
 
-    def world_gaps(self) -> list[Row]:
+    def world_gaps(self) -> list[ReportRow]:
         """World minus real environment on the same seeds, for each agent, fault and severity."""
         rows = []
-        for cell in self._where("real"):
+        for cell in self._cells_in("real"):
             world = cell._replace(where="world")
             if world in self.outcomes:
                 named = {"agent": cell.agent, "fault": cell.fault, "severity": cell.severity}
                 rows.append({**named, **self._differences(world, cell)})
         return rows
 
-    def agent_pairs(self) -> list[Row]:
+    def agent_pairs(self) -> list[ReportRow]:
         """Return of agent `a` minus agent `b` on the same seeds, for each pair, condition and world."""
         rows = []
         for where in ("real", "world"):
@@ -60,15 +60,15 @@ class Summary:
                     rows.append({**named, "where": where, "return": self._difference("return", a, b)})
         return rows
 
-    def rankings(self) -> list[Row]:
-        """For each condition how the agents rank by mean return, and whether both worlds agree.
+    def rankings(self) -> list[ReportRow]:
+        """For each condition the ranking of agents by mean return, and whether real environment and World agree.
 
         `by_means` orders strictly by the means; `by_intervals` counts only pairs whose paired interval excludes zero.
         """
         rows = []
         places: dict[Where, dict[tuple[str, float], list[Cell]]] = {w: self._conditions(w) for w in ("real", "world")}
         for condition in places["real"] or places["world"]:
-            row: Row = {"fault": condition[0], "severity": condition[1]}
+            row: ReportRow = {"fault": condition[0], "severity": condition[1]}
             for where, conditions in places.items():
                 if condition in conditions:
                     row[where] = self._ranks(conditions[condition])
@@ -77,14 +77,14 @@ class Summary:
             rows.append(row)
         return rows
 
-    def _row(self, cell: Cell, episodes: Sequence[EpisodeResult]) -> Row:
+    def _row(self, cell: Cell, episodes: Sequence[EpisodeResult]) -> ReportRow:
         n = len(episodes)
         returns, violations = self._values("return", cell), self._values("violations", cell)
-        # Three kinds of interval: Wilson's of a rate, the bootstrap's of a mean; of a count one above 0 where it was 0.
+        # Three kinds of interval: Wilson's for a rate, bootstrap for a mean, Poisson for a count that is always 0.
         successes = None if episodes[0].success is None else sum(bool(episode.success) for episode in episodes)
         wilson = None if successes is None else st.wilson(successes, n, self.confidence)
         kinds = sum((Counter(episode.faults) for episode in episodes), Counter[str]())
-        row: Row = {**cell._asdict(), "episodes": n}
+        row: ReportRow = {**cell._asdict(), "episodes": n}
         row["success_rate"] = None if successes is None else successes / n
         row["success_rate_interval"] = interval(wilson)
         row["return_mean"] = mean(returns)
@@ -105,10 +105,10 @@ class Summary:
         row["trust_min"] = min((e.trust_min for e in episodes if e.trust_min is not None), default=None)
         return row
 
-    def _differences(self, a: Cell, b: Cell) -> Row:
+    def _differences(self, a: Cell, b: Cell) -> ReportRow:
         return {measure: self._difference(measure, a, b) for measure in MEASURES}
 
-    def _difference(self, measure: str, a: Cell, b: Cell) -> Row | None:
+    def _difference(self, measure: str, a: Cell, b: Cell) -> ReportRow | None:
         """`a` minus `b` in one measure; `sign` is +1 or -1 when the interval excludes zero, else 0."""
         x, y = self._values(measure, a), self._values(measure, b)
         if not x or not y:
@@ -120,7 +120,7 @@ class Summary:
         ranks = st.ranks([self._mean_return(cell) for cell in cells])
         return {cell.agent: rank for cell, rank in zip(cells, ranks, strict=True)}
 
-    def _agreement(self, real: Sequence[Cell], world: Sequence[Cell]) -> Row:
+    def _agreement(self, real: Sequence[Cell], world: Sequence[Cell]) -> ReportRow:
         names = [cell.agent for cell in real]
         found = {}
         means = [st.mean_signs([self._mean_return(cell) for cell in cells]) for cells in (real, world)]
@@ -132,6 +132,7 @@ class Summary:
         return found
 
     def _interval_signs(self, cells: Sequence[Cell]) -> Any:
+        """(N, N): 1 where cell i has a higher return than cell j, -1 lower, 0 where the interval contains 0."""
         signs = np.zeros((len(cells), len(cells)), dtype=np.int64)
         for i, j in combinations(range(len(cells)), 2):
             difference = self._difference("return", cells[i], cells[j])
@@ -140,19 +141,21 @@ class Summary:
         return signs
 
     def _mean_return(self, cell: Cell) -> float:
+        """Mean over the episodes of a cell."""
         return float(np.mean(self._values("return", cell)))
 
     def _values(self, measure: str, cell: Cell) -> list[float]:
-        """One value an episode; empty where the measure is not judged."""
+        """One value for each episode; empty where the measure is not judged."""
         values = [MEASURES[measure](episode) for episode in self.outcomes[cell]]
         return [] if None in values else [float(value) for value in values if value is not None]
 
-    def _where(self, where: Where) -> list[Cell]:
+    def _cells_in(self, where: Where) -> list[Cell]:
+        """The cells that ran in the environment or in the world."""
         return [cell for cell in self.outcomes if cell.where == where]
 
     def _conditions(self, where: Where) -> dict[tuple[str, float], list[Cell]]:
         found: dict[tuple[str, float], list[Cell]] = {}
-        for cell in self._where(where):
+        for cell in self._cells_in(where):
             found.setdefault(cell.condition, []).append(cell)
         return found
 
@@ -161,11 +164,11 @@ class Summary:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of the values that are there; None where there are none."""
+    """Mean of the values that are not None; None where there are none."""
     there = [value for value in values if value is not None]
     return float(np.mean(there)) if there else None
 
 
 def interval(found: st.Interval | None) -> list[float | None] | None:
-    """An interval as JSON has it: [low, high], null for an unknown end, or null altogether."""
+    """An interval as plain JSON: [low, high], null for an unknown end, or null altogether."""
     return None if found is None else [None if math.isnan(end) else float(end) for end in found]

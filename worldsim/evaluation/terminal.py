@@ -1,4 +1,4 @@
-"""What a stress test found, for a terminal: figures by condition, the verdict, and what to know before believing it."""
+"""The results of a stress test for the terminal: figures by condition, verdict and warnings."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -10,19 +10,19 @@ from rich.table import Table
 from rich.text import Text
 
 from worldsim.evaluation import narrative
-from worldsim.evaluation.cells import CLEAN, Row
+from worldsim.evaluation.cells import CLEAN, ReportRow
 from worldsim.printing import printable
 
 GAP = 2  # blanks between columns
-NARROWEST = 8  # of the agents' column, in which long names are folded
+NARROWEST = 8  # least width of the agents' column, in which long names are folded
 
 
 class Results:
     """The report's figures, verdict and warnings. Where a terminal is too narrow, intervals go below the figures."""
 
-    def __init__(self, data: Row) -> None:
+    def __init__(self, data: ReportRow) -> None:
         self.data = data
-        self.rows: list[Row] = list(data["results"])
+        self.rows: list[ReportRow] = list(data["results"])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         columns = self._columns(" ")
@@ -33,7 +33,7 @@ class Results:
         yield from _paragraphs("Before you believe it", self.data["warnings"], "bold yellow")
 
     def _columns(self, joint: str) -> list[list[Text]]:
-        """Each column with its heading; `joint` stands between figure and interval. What was not judged has none."""
+        """Columns with their headings; `joint` separates figure and interval. Unjudged measures have none."""
         place = {"real": "real", "world": "World"}
         found = [_plain("agent", self._agents()), _plain("in", [place[row["where"]] for row in self.rows])]
         for heading, key, show, inside in MEASURES:

@@ -1,14 +1,14 @@
-"""Which episodes are worth watching: those in which a fault cost the agent the most."""
+"""Picks the episodes to animate: those in which a fault cost the agent the most."""
 
 from typing import NamedTuple
 
 from worldsim.evaluation.cells import CLEAN, Cell
 from worldsim.evaluation.runs import EpisodeResult
-from worldsim.evaluation.summary import Outcomes
+from worldsim.evaluation.summary import ResultsByCell
 
 
 class Worst(NamedTuple):
-    """One episode to show, in every world in which it was run; the costs are those of the first of `cells`."""
+    """One episode to show, real and in the World if it ran in both; the costs are those in the first of `cells`."""
 
     cells: tuple[Cell, ...]  # the same agent, fault and severity; real before world
     seed: int
@@ -16,11 +16,11 @@ class Worst(NamedTuple):
     more_violations: int  # than in the clean run; 0 where violations are not judged
 
 
-def pick_worst(outcomes: Outcomes, count: int) -> list[Worst]:
+def pick_worst(outcomes: ResultsByCell, count: int) -> list[Worst]:
     """The `count` worst faulty episodes, at most one of an agent under a fault; each fault's own worst comes first.
 
-    Worst is, against the clean run of the same agent and seed: the most violations more, then the largest drop in
-    return. Episodes in which no fault fired are left out. Judged in the real environment where it was run.
+    Worst means: most additional violations compared with the same agent and seed without faults, then the largest drop
+    in return. Episodes in which no fault fired are left out. Judged in the real environment if it was run there.
     """
     primary = "real" if any(cell.where == "real" for cell in outcomes) else "world"
     ordered = sorted(_candidates(outcomes, primary), key=lambda w: (-w.more_violations, -w.return_drop))
@@ -37,7 +37,7 @@ def pick_worst(outcomes: Outcomes, count: int) -> list[Worst]:
     return (first + later)[:count]
 
 
-def _candidates(outcomes: Outcomes, primary: str) -> list[Worst]:
+def _candidates(outcomes: ResultsByCell, primary: str) -> list[Worst]:
     found = []
     for cell, episodes in outcomes.items():
         if cell.where != primary or cell.fault == CLEAN:

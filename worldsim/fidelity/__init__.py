@@ -1,1 +1,1 @@
-"""How true a World is: curves over the horizon, one-step accuracy, calibration of trust, a certificate."""
+"""Fidelity of a World: curves over the horizon, one-step accuracy, calibration of trust, a certificate."""

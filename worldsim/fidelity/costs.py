@@ -1,4 +1,4 @@
-"""What one step of a world costs: operations, bytes, memory. Counted by running it on tensors that hold no data.
+"""The cost of one step of a world: FLOPs, bytes moved, memory. Counted on meta tensors, so nothing is computed.
 
 Axes: B worlds.
 """
@@ -25,15 +25,15 @@ BATCHES = (1, 64, 1024)
 
 
 class Cost(NamedTuple):
-    """Of one step of B worlds, decoded, with reward, termination and ensemble."""
+    """Cost of one step of B worlds, with decoded observation, reward, termination and ensemble."""
 
     flops: int  # of matrix products and convolutions; a multiplication and an addition are two
-    bytes: int  # read and written at least: every parameter once, states and actions in, all that a tick gives out
-    memory: int  # bytes alive at once at most, parameters and states among them
+    bytes: int  # least bytes moved: every parameter once, states and actions read, all outputs written
+    memory: int  # peak bytes of live tensors, parameters and states included
 
 
 class _Peak(TorchDispatchMode):
-    """Follows how many bytes live tensors hold, and the most there ever were."""
+    """Counts the bytes of all live tensors, and their peak."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -42,27 +42,27 @@ class _Peak(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.meet(tree_leaves(out))
+        self.count(tree_leaves(out))
         return out
 
-    def meet(self, values: Iterable[Any]) -> None:
-        """Counts the storages of the tensors among the values, each once."""
+    def count(self, values: Iterable[Any]) -> None:
+        """Adds the storages of the tensors among the values, each once, until they are freed."""
         for storage in [value.untyped_storage() for value in values if isinstance(value, Tensor)]:
             key, size = storage._cdata, storage.nbytes()
             if key not in self.known:
                 self.known.add(key)
                 self.now += size
-                weakref.finalize(storage, self._leave, key, size)
+                weakref.finalize(storage, self._freed, key, size)
         self.peak = max(self.peak, self.now)
 
-    def _leave(self, key: int, size: int) -> None:
+    def _freed(self, key: int, size: int) -> None:
         self.known.discard(key)
         self.now -= size
 
 
 @torch.no_grad()
 def cost(model: WorldModel, action_space: gym.Space[Any], batch: int) -> Cost:
-    """Of a model on `batch` states, under the very `tick` that a World steps by; nothing is computed."""
+    """The cost of the `tick` by which a World steps, for `batch` states."""
     model, device = copy.deepcopy(model).to("meta"), torch.device("meta")
     nothing, whole = torch.zeros(batch, device=device), torch.zeros(batch, dtype=torch.long, device=device)
     state = WorldState(model.initial(batch), whole, whole.clone(), nothing, nothing.clone(), {})
@@ -71,7 +71,7 @@ def cost(model: WorldModel, action_space: gym.Space[Any], batch: int) -> Cost:
         leaf.name: torch.from_numpy(np.zeros((batch, *leaf.shape), leaf.dtype)).to(device)
         for leaf in leaves(action_space)
     }
-    # Once for each meter: together each would count what the other makes.
+    # One run for each counter: in one run, each would count the tensors of the other.
     flops, peak = FlopCounterMode(display=False), _Peak()
     with flops:
         outputs = tick(model, state, action, "frame", chance, (1.0, 1.0))
@@ -79,6 +79,6 @@ def cost(model: WorldModel, action_space: gym.Space[Any], batch: int) -> Cost:
     size = sum(tensor.numel() * tensor.element_size() for tensor in moved)
     del outputs, moved
     with peak:
-        peak.meet([*model.parameters(), *model.buffers(), *tree_leaves((state, action, chance))])
+        peak.count([*model.parameters(), *model.buffers(), *tree_leaves((state, action, chance))])
         tick(model, state, action, "frame", chance, (1.0, 1.0))
     return Cost(flops.get_total_flops(), size, peak.peak)

@@ -1,4 +1,4 @@
-"""Curves over the horizon: how like the record predictions are, leaf by leaf. Axes: B windows, T steps."""
+"""Curves over the horizon: each measure of predictions against the record, leaf by leaf. Axes: B windows, T steps."""
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.fidelity.error_metric import ErrorMetric, Observed, is_text
-from worldsim.fidelity.measures import Bools, Curve, WeightedSum, changed_error, psnr
+from worldsim.fidelity.error_metric import ErrorMetric, is_text
+from worldsim.fidelity.measures import Curve, WeightedSum, changed_error, psnr
 from worldsim.fidelity.similarity import scales_of, similarity
+from worldsim.spaces import Arrays, Bools
 
 Curves = dict[str, dict[str, Curve]]  # leaf -> name of the predictor -> curve
 Sums = dict[str, dict[str, dict[str, WeightedSum]]]  # measure -> leaf -> name of the predictor
 
 
 def to_curves(sums: Sums) -> dict[str, Curves]:
-    """Measure -> the curves that sums over windows come to."""
+    """Measure -> curves, from sums over windows."""
     return {
         measure: {
             leaf: {name: _unit(measure, each.mean()) for name, each in predictors.items()}
@@ -33,20 +34,18 @@ def _unit(measure: str, mean: Curve) -> Curve:
 
 
 def add_up(parts: Sequence[Any]) -> Any:
-    """Sums, or trees of them such as `Sums`, over the windows of all parts."""
+    """Adds `WeightedSum`s, or trees of them such as `Sums`, of several batches of windows."""
     first = parts[0]
     if isinstance(first, WeightedSum):
         return reduce(WeightedSum.plus, parts)
     return {key: add_up([part[key] for part in parts]) for key in first}
 
 
-def measure(
-    metric: ErrorMetric, actual: Observed, before: Observed, predictors: Mapping[str, Observed], mask: Bools
-) -> Sums:
+def measure(metric: ErrorMetric, actual: Arrays, before: Arrays, predictors: Mapping[str, Arrays], mask: Bools) -> Sums:
     """Every measure of what several predictors (name -> leaf -> (B, T, ...)) predicted.
 
-    before: (B, 1, ...) a leaf, the last row that was seen; `psnr_changed` counts pixels that differ from it alone.
-    mask: (B, T), where the record has a row.
+    before: (B, 1, ...) a leaf, the last observed row; `psnr_changed` counts only pixels that differ from it.
+    mask: (B, T), True where the record has a row.
     """
     found: Sums = {}
     for leaf in metric.leaves:
@@ -58,7 +57,7 @@ def measure(
                 measured |= {"psnr": WeightedSum.of(error, mask)} | _image(*parts, before[leaf.name], mask)
             elif leaf.is_discrete:
                 measured["accuracy"] = WeightedSum.of(error == 0, mask)
-                if is_text(leaf):  # right or wrong as a whole says nothing of how near a wrong text is
+                if is_text(leaf):  # accuracy does not say how close a wrong text is
                     measured["edit_distance"] = WeightedSum.of(metric.edit_distance(leaf, *parts), mask)
             else:
                 measured["nrmse"] = WeightedSum.of(error, mask)
@@ -67,23 +66,23 @@ def measure(
     return found
 
 
-def baselines(metric: ErrorMetric, before: Observed, actual: Observed) -> dict[str, Observed]:
-    """Predictors that know nothing of the moment: a copy of the last row that was seen, and the data's mean."""
+def baselines(metric: ErrorMetric, before: Arrays, actual: Arrays) -> dict[str, Arrays]:
+    """The baseline predictors: a copy of the last observed row, and the mean of the data."""
     copied = {name: np.broadcast_to(before[name], value.shape) for name, value in actual.items()}
     mean = {name: np.broadcast_to(metric.mean[name], value.shape) for name, value in actual.items()}
     return {"copy": copied, "mean": mean}
 
 
 def measure_beside_baselines(
-    metric: ErrorMetric, actual: Observed, before: Observed, model: Observed, shuffled: Observed, mask: Bools
+    metric: ErrorMetric, actual: Arrays, before: Arrays, model: Arrays, shuffled: Arrays, mask: Bools
 ) -> Sums:
-    """Of the model beside copying, the mean, and the model under actions that are not those of the record."""
+    """The measures of the model, of both baselines, and of the model under shuffled actions."""
     predictors = {"model": model, **baselines(metric, before, actual), "shuffled": shuffled}
     return measure(metric, actual, before, predictors, mask)
 
 
 def scales(metric: ErrorMetric) -> dict[str, int]:
-    """How many scales MS-SSIM has, an image leaf; one means that it is left out."""
+    """Image leaf -> number of scales of its MS-SSIM; with one scale there is no MS-SSIM."""
     return {leaf.name: scales_of(*leaf.shape[:2]) for leaf in metric.leaves if leaf.kind == "image"}
 
 

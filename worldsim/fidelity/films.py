@@ -1,4 +1,4 @@
-"""The best, the median and the worst reported window, as a strip of frames and as a film: real above, learned below."""
+"""The best, the median and the worst reported window, as a strip (PNG) and a film (GIF): real above, learned below."""
 
 import io
 from typing import Any, NamedTuple
@@ -22,15 +22,18 @@ FPS, HOLD, MAX_BYTES = 8, 8, 3_000_000
 
 
 class Films(NamedTuple):
-    """Ready to be written."""
+    """Encoded pictures, ready to be written to files."""
 
     strip: bytes  # PNG
     film: bytes  # GIF
-    chosen: dict[str, int]  # name -> which window
+    chosen: dict[str, int]  # best, median or worst -> index of the window
 
 
 def films(world: World, windows: WindowDraw, errors: NDArray[np.float64]) -> Films:
-    """errors: (B,) by which windows are ranked. `world` is calibrated: its trust is shown."""
+    """Imagines and draws the best, the median and the worst window.
+
+    errors: (B,) by which windows are ranked. world: calibrated, because its trust is shown.
+    """
     order = np.argsort(errors, kind="stable")
     chosen = {"best": int(order[0]), "median": int(order[len(order) // 2]), "worst": int(order[-1])}
     rows = np.array(list(chosen.values()))
@@ -42,7 +45,7 @@ def films(world: World, windows: WindowDraw, errors: NDArray[np.float64]) -> Fil
 
 
 def _strip(world: World, window: dict[str, Any], imagined: Rollout, context: int, names: list[str]) -> Picture:
-    """Rows of frames: the last of the context, and some steps ahead."""
+    """Rows of frames: the last one of the context, and some steps ahead."""
     length = window["mask"].shape[1]
     shown = [step for step in COLUMNS if context + step <= length]
     header = [("", WHITE), ("context", GREY), *((f"+{step}", WHITE) for step in shown)]
@@ -64,7 +67,7 @@ def _strip(world: World, window: dict[str, Any], imagined: Rollout, context: int
 
 
 def _film(world: World, window: dict[str, Any], imagined: Rollout, context: int, names: list[str]) -> list[Picture]:
-    """The windows side by side, the last frame held for a moment; each stops where its episode ends."""
+    """The windows side by side; the last frame is repeated for a second, and a window stops where its episode ends."""
     film = []
     for t in range(window["mask"].shape[1]):
         columns = []
@@ -82,7 +85,7 @@ def _film(world: World, window: dict[str, Any], imagined: Rollout, context: int,
 
 
 def _cell(world: World, observation: dict[str, NDArray[Any]], index: int, t: int, width: int, there: bool) -> Picture:
-    """One frame in its proportions, no higher than wide; nothing after an episode's end."""
+    """One frame, scaled with its aspect ratio, no higher than wide; blank after an episode's end."""
     shown = {name: rows[index, t] for name, rows in observation.items()}
     picture = draw(leaves(world.observation_space), shown, 1, width)
     height = min(width, -(-width * picture.shape[0] // picture.shape[1]))

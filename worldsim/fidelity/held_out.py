@@ -1,21 +1,21 @@
-"""Which episodes a world may be measured on: those it has not learned from."""
+"""Which episodes a world may be measured on: those that it was not trained on."""
 
 import numpy as np
 
 from worldsim.errors import DatasetError, SpaceMismatchError
-from worldsim.fidelity.measures import Ints
 from worldsim.models.checkpoint import WorldManifest
 from worldsim.rollouts import mix
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.fingerprints import fingerprints
+from worldsim.spaces import Ints
 
 
-def held_out(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> Ints:
-    """Indices of the episodes that were held out of the training; of another data set all of them.
+def held_out(manifest: WorldManifest, rollouts: Rollouts, arrays: EpisodeArrays) -> Ints:
+    """Indices of the episodes that were held out of training; of a data set not used for training, all episodes.
 
-    Raises SpaceMismatchError where the data is of other spaces, DatasetError where the world learned from it: where
-    nothing was held out, or another data set holds an episode of the training.
+    Raises SpaceMismatchError where the data has other spaces, and DatasetError where the world was trained on it: where
+    no episode was held out, or where another data set contains an episode of the training.
     """
     given = (rollouts.provenance["observation_space"], rollouts.provenance["action_space"])
     if given != (manifest.observation_space, manifest.action_space):
@@ -24,13 +24,13 @@ def held_out(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> Int
     if rollouts.content_hash in (about.get("hash"), *about.get("parts", ())):
         if not about["holdout"]:
             raise DatasetError(
-                f"the world has learned from all of {rollouts.path} (trainer.holdout=0); give rollouts of other seeds"
+                f"the world was trained on all of {rollouts.path} (trainer.holdout=0); give rollouts of other seeds"
             )
         return mix.unseen(rollouts, about)
-    # Another hash does not mean other episodes: a longer recording with the same seed begins with the same ones.
+    # Another data set may have the same episodes: a longer recording with the same seed begins with them.
     every = np.arange(arrays.episodes)
-    learned = set(about.get("episodes", []))
-    known = len(learned.intersection(fingerprints(arrays, every))) if learned else 0
+    trained_on = set(about.get("episodes", []))
+    known = len(trained_on.intersection(fingerprints(arrays, every))) if trained_on else 0
     if known:
         raise DatasetError(
             f"{known} of the {arrays.episodes} episodes in {rollouts.path} were used to train the world; "
@@ -40,9 +40,12 @@ def held_out(manifest: WorldManifest, rollouts: Rollouts, arrays: Arrays) -> Int
 
 
 def halves(manifest: WorldManifest, data: mix.Mix) -> tuple[Ints, Ints]:
-    """Held-out episodes of all data sets to calibrate with and, disjoint, to report on. Raises as `held_out` does."""
+    """The held-out episodes of all data sets in two disjoint halves: to calibrate with, and to report on.
+
+    Raises what `held_out` raises, and DatasetError where there are fewer than two.
+    """
     episodes = data.numbered([held_out(manifest, part, part.arrays()) for part in data.parts])
-    if len(data.parts) > 1:  # what two of them hold would both calibrate and be reported
+    if len(data.parts) > 1:  # an episode that is in two data sets must not be in both halves
         _, first = np.unique(fingerprints(data.arrays, episodes), return_index=True)
         episodes = episodes[np.sort(first)]
     if len(episodes) < 2:

@@ -1,4 +1,4 @@
-"""What a world is: parts, costs, spaces, where it comes from, how far it is known to be true."""
+"""`worldsim info`: a world's parameters, costs, spaces, provenance and certificate."""
 
 import json
 from collections.abc import Mapping
@@ -24,12 +24,12 @@ class InfoConfig(Settings):
     world: Path = Field(Path("runs/world"), description="folder of the world")
     form: Literal["table", "json"] = Field(
         "table",
-        description="table, for people, or json, for machines: exact numbers and the whole certificate",
+        description="table: for people; json: for programs, with exact numbers and the whole certificate",
     )
 
 
 def info(config: InfoConfig) -> Table | str:
-    """The facts of a world, as a table for people or as JSON. Raises CheckpointError where it cannot be opened."""
+    """What is known of a world, as a table or as JSON. Raises CheckpointError where it cannot be opened."""
     world = load(config.world)
     found = facts(world)
     if config.form == "json":
@@ -49,7 +49,7 @@ def info(config: InfoConfig) -> Table | str:
 
 
 def facts(world: World) -> dict[str, Any]:
-    """What is known of a world, as JSON has it. Costs are of one step, decoded, by how many worlds step at once."""
+    """What is known of a world, as plain JSON. `step`: costs of one decoded step, by the size of the batch."""
     manifest = world.manifest
     parts = {name: sum(p.numel() for p in part.parameters()) for name, part in world.model.named_children()}
     return {
@@ -70,7 +70,7 @@ def facts(world: World) -> dict[str, Any]:
 
 
 def as_text(found: dict[str, Any]) -> tuple[Mapping[str, str | list[str]], ...]:
-    """The facts in words: parts and costs, spaces, which may be given clause by clause, provenance."""
+    """The facts as text, in three sections: parameters and costs, spaces, provenance."""
     sizes, steps = dict(found["parameters"]), found["step"]
     parts = {"parameters": f"{sizes.pop('all'):,}"} | {f"  {name}": f"{size:,}" for name, size in sizes.items()}
     for batch, each in steps.items():
@@ -91,7 +91,7 @@ def as_text(found: dict[str, Any]) -> tuple[Mapping[str, str | list[str]], ...]:
 
 def _in_words(leaf: Leaf) -> str:
     text, shape = str(leaf.space), leaf.space.shape or ()
-    if isinstance(leaf.space, MultiDiscrete) and len(shape) > 1:  # which would be written out, number by number
+    if isinstance(leaf.space, MultiDiscrete) and len(shape) > 1:  # whose text would list every number
         text = f"MultiDiscrete{shape} of {leaf.nvec.min()} to {leaf.nvec.max()} classes"
     return f"{leaf.name} {text}" if leaf.path else text
 

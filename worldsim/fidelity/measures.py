@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression, minimize_scalar
 from scipy.stats import rankdata
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
-Curve = list[float | None]  # a value a horizon, None where nothing could be measured
+from worldsim.spaces import Bools, Floats, Ints
+
+Curve = list[float | None]  # one value for each horizon, None where there is no data
 
 BINS = 10  # of reliability diagrams
 
@@ -21,9 +20,7 @@ def squared_error(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Floats:
     return np.stack([_squares(a[:, t], b[:, t]).mean((1, 2, 3)) for t in range(a.shape[1])], 1).astype(np.float64)
 
 
-def changed_error(
-    a: NDArray[np.uint8], b: NDArray[np.uint8], before: NDArray[np.uint8]
-) -> tuple[Floats, NDArray[np.int64]]:
+def changed_error(a: NDArray[np.uint8], b: NDArray[np.uint8], before: NDArray[np.uint8]) -> tuple[Floats, Ints]:
     """Squared error (B, T) summed over the values of `b` whose pixel differs from `before` (B, 1, H, W, C), and their
     number (B, T). A pixel differs if any of its channels does.
     """
@@ -43,14 +40,14 @@ def _squares(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 class WeightedSum(NamedTuple):
-    """Of a measure over windows, each (T,): what its mean is made of, so that further windows can be added."""
+    """Weighted sums (T,) of a measure over windows, from which its mean follows; sums of more windows can be added."""
 
-    values: Floats  # weighted
-    weight: Floats
+    values: Floats  # sum of weighted values
+    weight: Floats  # sum of weights
 
     @classmethod
     def of(cls, values: NDArray[Any], weight: NDArray[Any]) -> Self:
-        """Of (B, T) values with their weights."""
+        """Sums over B of values (B, T) with weights (B, T)."""
         weighted = np.where(weight > 0, values * weight, 0)
         return cls(weighted.sum(0, dtype=np.float64), weight.sum(0, dtype=np.float64))
 
@@ -58,7 +55,7 @@ class WeightedSum(NamedTuple):
         return type(self)(self.values + more.values, self.weight + more.weight)
 
     def mean(self) -> Curve:
-        """None where nothing weighs anything."""
+        """Weighted means; None where the weights sum to 0."""
         return [float(v / w) if w else None for v, w in zip(*self, strict=True)]
 
 
@@ -73,12 +70,12 @@ class Detection(NamedTuple):
     precision: float | None  # None where nothing was predicted, or nothing happened
     recall: float | None  # None where nothing happened
     f1: float | None  # None where nothing happened
-    events: int  # that happened
-    predicted: int  # rightly or not: where nothing happened, all that is known
+    events: int  # actual events
+    predicted: int  # predicted events, rightly or not
 
 
 def detection(predicted: Bools, actual: Bools) -> Detection:
-    """Of what was predicted and what happened, both (N,). Without an event no prediction of one is good or bad."""
+    """Precision, recall and F1 of predicted against actual events, both (N,); None where there are no events."""
     hits, positives, events = (int(each.sum()) for each in (predicted & actual, predicted, actual))
     if not events:
         return Detection(None, None, None, 0, positives)
@@ -87,7 +84,10 @@ def detection(predicted: Bools, actual: Bools) -> Detection:
 
 
 def auroc(scores: Floats, truth: Bools) -> float | None:
-    """Probability that a true one scores above a false one (Hanley and McNeil 1982); None where all are alike."""
+    """Area under the ROC curve: probability that a true one scores above a false one (Hanley and McNeil 1982).
+
+    None where all are true or all are false.
+    """
     positive = int(truth.sum())
     negative = len(truth) - positive
     if not positive or not negative:
@@ -117,9 +117,9 @@ def calibration_error(bins: list[dict[str, float]]) -> float:
 
 
 def fit_temperature(negative_log_likelihood: Callable[[float], float]) -> float:
-    """The temperature in [1/20, 20] with the least negative log-likelihood, in nats over all the data.
+    """The temperature in [1/20, 20] with the least negative log-likelihood, given in nats over all the data.
 
-    A standard normal prior on its logarithm keeps it near 1 where there is little to learn from.
+    A standard normal prior on its logarithm keeps it near 1 where there is little data.
     """
 
     def cost(log_temperature: float) -> float:

@@ -1,4 +1,7 @@
-"""Open loop: which recorded windows a world continues, and under which actions. Axes: B windows, T steps."""
+"""Open-loop evaluation: the recorded windows that a world continues, and the actions under which it does.
+
+Axes: B windows, T steps.
+"""
 
 import copy
 from collections.abc import Iterator
@@ -6,47 +9,44 @@ from typing import Any, NamedTuple, Self
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import DatasetError
 from worldsim.fidelity.curves import Sums, measure, to_curves
 from worldsim.fidelity.error_metric import ErrorMetric
-from worldsim.fidelity.measures import Bools
 from worldsim.rollouts import sampling
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.simulator.rollout import imagine, observe_context
 from worldsim.simulator.world import World, WorldState
-from worldsim.spaces import flatten
+from worldsim.spaces import Arrays, Bools, Ints, flatten
 
-Leaves = dict[str, NDArray[Any]]  # leaf -> (B, T, ...), of one moment (B, ...)
-TOGETHER = 128  # windows that are imagined at once, and in memory
-CONTROL = 4  # step at which controllability is measured (Genie, arXiv:2402.15391, section 4)
+WINDOWS_AT_ONCE = 128  # windows imagined in one batch, and in memory
+CONTROL_STEP = 4  # step at which controllability is measured (Genie, arXiv:2402.15391, section 4)
 
 
 class Windows(NamedTuple):
-    """Recorded windows and worlds that have seen their context."""
+    """A batch of recorded windows, and the states of worlds that have observed their context."""
 
     state: WorldState  # after the context
-    observation: Leaves  # what was recorded after it, (B, T, ...)
-    action: Leaves
-    others: Leaves  # the actions of another window: as likely as its own, but not what led to what was recorded
-    before: Leaves  # the last row of the context, (B, 1, ...)
+    observation: Arrays  # what was recorded after it, (B, T, ...)
+    action: Arrays
+    others: Arrays  # the actions of another window, as shuffled actions
+    before: Arrays  # the last row of the context, (B, 1, ...)
     mask: Bools  # (B, T): inside the episode
 
 
 class WindowDraw(NamedTuple):
-    """Which windows of which episodes are imagined. Only some of them are ever in memory together."""
+    """The windows that are imagined, by number; their rows are loaded in batches, never all at once."""
 
-    arrays: Arrays
-    episodes: NDArray[np.int64]  # those that are longer than the context
+    arrays: EpisodeArrays
+    episodes: Ints  # those that are longer than the context
     context: int
     horizon: int
-    places: NDArray[np.int64]  # (B,) as `sampling.window_at` numbers them
+    places: Ints  # (B,) as `sampling.window_at` numbers them
     seeds: list[int]  # (B,)
 
     @classmethod
-    def of(cls, arrays: Arrays, episodes: NDArray[np.int64], context: int, horizon: int, count: int, seed: int) -> Self:
-        """`count` windows, or every one that there is where they are fewer; the longest that fit in short episodes."""
+    def of(cls, arrays: EpisodeArrays, episodes: Ints, context: int, horizon: int, count: int, seed: int) -> Self:
+        """`count` random windows, or all possible ones if there are fewer; cut to the episode where that is shorter."""
         long = episodes[np.diff(arrays.start)[episodes] > context]
         if not len(long):
             raise DatasetError(f"no held-out episode is longer than context={context}; give less context")
@@ -55,14 +55,14 @@ class WindowDraw(NamedTuple):
         return cls(arrays, long, context, horizon, chosen, rng.integers(2**62, size=len(chosen)).tolist())
 
     def windows(self, rows: Any) -> dict[str, Any]:
-        """The windows with these numbers, as recorded, context and horizon."""
+        """The recorded rows of some of the windows, context and horizon."""
         return sampling.window_at(self.arrays, self.episodes, self.context + self.horizon, self.places[rows])
 
 
 def batches(world: World, draw: WindowDraw) -> Iterator[Windows]:
     """All windows drawn, at most TOGETHER at a time."""
-    for at in range(0, len(draw.places), TOGETHER):
-        rows = np.arange(at, min(at + TOGETHER, len(draw.places)))
+    for at in range(0, len(draw.places), WINDOWS_AT_ONCE):
+        rows = np.arange(at, min(at + WINDOWS_AT_ONCE, len(draw.places)))
         whole, context = draw.windows(rows), draw.context
         state = observe_context(world, whole, context, [draw.seeds[row] for row in rows])
         actual, action = (_between(whole[key], context, None) for key in ("observation", "action"))
@@ -72,19 +72,19 @@ def batches(world: World, draw: WindowDraw) -> Iterator[Windows]:
         draw.arrays.release()
 
 
-def _between(rows: Leaves, begin: int, end: int | None) -> Leaves:
+def _between(rows: Arrays, begin: int, end: int | None) -> Arrays:
     return {name: values[:, begin:end] for name, values in rows.items()}
 
 
-def uniform_actions(world: World, seed: int) -> gym.Space[Any]:
-    """The action space, to draw from."""
+def seeded_action_space(world: World, seed: int) -> gym.Space[Any]:
+    """A copy of the action space with a seeded generator."""
     space = copy.deepcopy(world.action_space)
     space.seed(seed)
     return space
 
 
-def _drawn(space: gym.Space[Any], count: int, steps: int) -> Leaves:
-    """Uniform over the action space, (count, steps, ...) a leaf."""
+def _random_actions(space: gym.Space[Any], count: int, steps: int) -> Arrays:
+    """Uniform random actions, (count, steps, ...) a leaf."""
     drawn = [flatten(space, space.sample()) for _ in range(count * steps)]
     return {
         name: np.stack([each[name] for each in drawn]).reshape(count, steps, *drawn[0][name].shape) for name in drawn[0]
@@ -92,11 +92,11 @@ def _drawn(space: gym.Space[Any], count: int, steps: int) -> Leaves:
 
 
 def under_random_actions(
-    world: World, metric: ErrorMetric, cut: Windows, model: Leaves, actions: gym.Space[Any]
+    world: World, metric: ErrorMetric, cut: Windows, model: Arrays, actions: gym.Space[Any]
 ) -> Sums:
-    """How well step CONTROL, or the last, is predicted under the recorded actions (`model`) and under random ones."""
-    steps = min(CONTROL, cut.mask.shape[1])
-    at_random = imagine(world, cut.state, _drawn(actions, len(cut.mask), steps)).observation
+    """Measures at CONTROL_STEP, or the last step, of predictions under recorded (`model`) and under random actions."""
+    steps = min(CONTROL_STEP, cut.mask.shape[1])
+    at_random = imagine(world, cut.state, _random_actions(actions, len(cut.mask), steps)).observation
     last = slice(steps - 1, steps)
     parts = [{name: rows[:, last] for name, rows in each.items()} for each in (cut.observation, model, at_random)]
     actual, recorded, random = parts
@@ -106,10 +106,10 @@ def under_random_actions(
 def controllability(found: Sums, horizon: int) -> dict[str, Any]:
     """How much worse the prediction is under random actions: delta PSNR at step 4 (Genie, arXiv:2402.15391).
 
-    Of categorical leaves the difference in accuracy, of vectors in normalised error. A world whose predictions do not
-    depend on the actions has 0.
+    For categorical leaves the difference in accuracy, for vectors in normalised error. It is 0 for a world whose
+    predictions do not depend on the actions.
     """
-    curves, figures = to_curves(found), dict[str, Any](step=min(CONTROL, horizon))
+    curves, figures = to_curves(found), dict[str, Any](step=min(CONTROL_STEP, horizon))
     for key in ("psnr", "psnr_changed", "accuracy", "nrmse"):
         for leaf, each in curves.get(key, {}).items():
             values = {name: curve[0] for name, curve in each.items()}

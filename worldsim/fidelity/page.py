@@ -1,4 +1,4 @@
-"""fidelity.html: the certificate for people, one file with plots and films inside."""
+"""fidelity.html: the certificate as a page, one file with plots and films inside."""
 
 import base64
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ def _columns(certificate: Mapping[str, Any]) -> list[int]:
 
 
 def _shown(certificate: Mapping[str, Any], found: Mapping[str, Any], steps: str) -> dict[str, Any]:
-    """Curves `found`, of a measure and of a leaf, as the page shows them. steps: what they go along."""
+    """The curves of a part of the certificate, for the template. steps: label of the x axis."""
     records = _records(certificate, found["accuracy"]) if found.get("accuracy") else None
     return {"groups": _groups(certificate, found, steps), "records": records, "steps": steps}
 
@@ -65,10 +65,10 @@ def _groups(certificate: Mapping[str, Any], found: Mapping[str, Any], steps: str
 
 
 def _records(certificate: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """The share right of each record's leaf, of which there may be many: all of them in one table, then one each."""
+    """Accuracy of each discrete leaf: an overview of all leaves, and a table for each leaf."""
     models = {leaf: curves["model"] for leaf, curves in found.items()}
     each = {leaf: _rows(certificate, curves, "") for leaf, curves in found.items()}
-    return {"together": _rows(certificate, models, ""), "each": each}
+    return {"overview": _rows(certificate, models, ""), "each": each}
 
 
 def _rows(certificate: Mapping[str, Any], curves: Mapping[str, Any], unit: str) -> list[dict[str, Any]]:

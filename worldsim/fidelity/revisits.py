@@ -1,8 +1,8 @@
-"""Loop closure: where the record revisits a place that it has shown before, does the imagination show it again?
+"""Loop closure, a test of memory: where a recorded episode returns to a place, does the imagination return there, too?
 
-Benchmarks of a world model's memory walk loops and compare what is shown on the way back with what was shown on the way
-there (LoopNav, arXiv:2505.22976; WorldMem, arXiv:2504.12369). Here the loops are those that the recorded episodes
-happen to make, so that it works on every environment. Axes: B windows, T steps.
+Benchmarks of memory walk in loops and compare the frames on the way back with those on the way there (LoopNav,
+arXiv:2505.22976; WorldMem, arXiv:2504.12369). Here the returns are those that happen in recorded episodes, so that it
+works on every environment. Axes: B windows, T steps.
 """
 
 from typing import Any, NamedTuple, Self
@@ -11,31 +11,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.fidelity.error_metric import ErrorMetric
-from worldsim.fidelity.measures import Bools
-from worldsim.spaces import Leaf
+from worldsim.spaces import Bools, Leaf
 
 
 class Revisits(NamedTuple):
-    """How often a place was revisited."""
+    """Counts of returns to a place."""
 
-    recorded: int = 0  # moments within tolerance of an earlier one, with a moment that is not between them
-    left: int = 0  # those of them for which the imagination, too, had left the place in between
-    returned: int = 0  # those of these after which it is back within tolerance of its own earlier moment
+    recorded: int = 0  # recorded returns: moments within tolerance of an earlier one, but not throughout in between
+    left: int = 0  # of these, the imagination has left its own earlier moment in between, too
+    returned: int = 0  # of these, it is then back within tolerance of that moment
 
     def plus(self, more: Self) -> "Revisits":
         return Revisits(*(a + b for a, b in zip(self, more, strict=True)))
 
     def as_json(self) -> dict[str, Any]:
-        """The counts, and `return_rate`: the share of `left` that returned, null where there is nothing to count."""
+        """The counts, and `return_rate` = returned / left, null where left is 0."""
         return {**self._asdict(), "return_rate": self.returned / self.left if self.left else None}
 
 
 def loop_closure(
     metric: ErrorMetric, actual: dict[str, NDArray[Any]], imagined: dict[str, NDArray[Any]], mask: Bools
 ) -> Revisits:
-    """Revisits in the record, and what the imagination makes of them; rows (B, T, ...) begin with the last one seen.
+    """Counts the returns in recorded windows, and how many of them the imagined windows show.
 
-    Of several earlier moments that one comes back to, the latest counts.
+    actual, imagined: rows (B, T, ...) a leaf that begin with the last observed row, which both share. Of several
+    earlier moments to which one moment returns, the latest counts.
     """
     recorded, left, returned = 0, 0, 0
     for window in range(len(mask)):
@@ -46,14 +46,14 @@ def loop_closure(
         )
         for begin, end in revisited(same):
             recorded += 1
-            if not same_imagined[begin, begin:end].all():  # a still picture would return to all that it never left
+            if not same_imagined[begin, begin:end].all():  # else a frozen picture would count as a return
                 left += 1
                 returned += int(same_imagined[begin, end])
     return Revisits(recorded, left, returned)
 
 
 def revisited(same: Bools) -> list[tuple[int, int]]:
-    """Pairs (s, t) of a symmetric (T, T): the same place, and left in between; the latest s for each t."""
+    """Returns (s, t) in a symmetric (T, T): same[s, t], but not throughout in between; for each t the latest s."""
     found = []
     for t in range(2, len(same)):
         for s in range(t - 2, -1, -1):
@@ -64,9 +64,9 @@ def revisited(same: Bools) -> list[tuple[int, int]]:
 
 
 def same_place(metric: ErrorMetric, rows: dict[str, NDArray[Any]]) -> Bools:
-    """(T, T): which moments of one window (T, ...) a leaf are the same place, within tolerance of each other.
+    """(T, T): which moments of one window (T, ...) a leaf show the same place: are within tolerance of each other.
 
-    A place is known by what is seen of it, its images; without images by every leaf. Clocks would never come back.
+    Only images are compared, because clocks and counters never return; without images, all leaves.
     """
     images = [leaf for leaf in metric.leaves if leaf.kind == "image"]
     return np.asarray(np.logical_and.reduce([_same(metric, leaf, rows[leaf.name]) for leaf in images or metric.leaves]))

@@ -1,4 +1,4 @@
-"""SSIM and MS-SSIM of frames, as two matrix products a scale: ten times as fast on a CPU as a convolution.
+"""SSIM and MS-SSIM of frames. Windows are two matrix products, which are ten times as fast on a CPU as convolutions.
 
 Axes: N frames, H, W, C as frames have them.
 """
@@ -15,11 +15,11 @@ from torch import Tensor
 KERNEL, SIGMA = 11, 1.5  # of the Gaussian window (Wang et al. 2004, "Image quality assessment")
 C1, C2 = 0.01**2, 0.03**2  # for values in [0, 1]
 SCALES = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # weights of the scales (Wang et al. 2003, "Multiscale ...")
-CHUNK = 16  # frames worked on at once: their maps fit a core's cache
+CHUNK = 16  # frames processed at once, so that intermediate maps fit a core's cache
 
 
 class Similarity(NamedTuple):
-    """How alike frames are, 1 for the same."""
+    """Similarity of pairs of frames, 1 for identical ones."""
 
     ssim: NDArray[np.float64]  # (N,)
     ms_ssim: NDArray[np.float64] | None  # (N,); None where the frames are too small for two scales
@@ -31,7 +31,7 @@ def scales_of(height: int, width: int) -> int:
 
 
 def similarity(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> Similarity:
-    """Of uint8 frames (N, H, W, C) to each other, over windows wholly inside.
+    """SSIM and MS-SSIM of pairs of uint8 frames (N, H, W, C), over windows that lie inside the frame.
 
     Frames with less than five scales get those that fit, with the published weights scaled to a sum of one; frames
     smaller than the window get a smaller one.
@@ -59,7 +59,7 @@ def _of_chunk(a: NDArray[np.uint8], b: NDArray[np.uint8], scales: int) -> Tensor
 
 
 def _at_scale(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean SSIM (N,) and its part of contrast and structure (N,) of frames (N, C, H, W)."""
+    """Mean SSIM (N,), and its contrast-structure term (N,), of frames (N, C, H, W)."""
     down, across = (_window(size) for size in x.shape[-2:])
     maps = torch.stack([x, y, x * x, y * y, x * y])
     mean_x, mean_y, xx, yy, xy = (down @ maps @ across.T).unbind()

@@ -1,4 +1,4 @@
-"""A certificate as people read it: a few rows of words and figures."""
+"""The summary of a certificate, as a table for the terminal."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ SHOWN = (1, 5, 15, 30)  # horizons that a summary shows
 
 
 def certificate_table(certificate: Mapping[str, Any]) -> Table:
-    """The summary of a certificate as `worldsim validate` writes it."""
+    """The table that `worldsim validate` prints."""
     table = Table(title="Fidelity, on held-out rollouts", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -20,7 +20,7 @@ def certificate_table(certificate: Mapping[str, Any]) -> Table:
 
 
 def in_lines(clauses: Sequence[str]) -> str:
-    """One clause a line, as narrow terminals need it; names with nothing but figures have these below each other."""
+    """One clause a line, for narrow terminals; if all are a name with figures, the figures are aligned in columns."""
     named = [re.fullmatch(r"(\S+) ((?:[-\d.–]+(?:, )?)+)(\D*)", clause) for clause in clauses]
     if len(clauses) == 1 or None in named:
         return "\n".join(clauses)
@@ -30,7 +30,8 @@ def in_lines(clauses: Sequence[str]) -> str:
 
 
 def summary(certificate: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What is measured -> the figures in words, clause by clause."""
+    """Label -> clauses of text with the figures."""
+    # Not split by measure: the order of the lines here is the order of the printed table.
     horizons = certificate["horizons"]
     places = [horizons.index(h) for h in SHOWN if h in horizons] or [len(horizons) - 1]
     found = {"verdict": list(certificate.get("verdict", []))}
@@ -75,12 +76,12 @@ def _detected(each: Mapping[str, Any]) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share as it is shown; a dash where there is nothing that it would be of."""
+    """A share as text; a dash for None."""
     return "–" if value is None else f"{value:.2f}"
 
 
 def worse(delta: float) -> str:
-    """How much worse a prediction is, in dB."""
+    """A loss of PSNR as text: 1.2 dB worse."""
     return f"{abs(delta):.1f} dB {'better' if round(delta, 1) < 0 else 'worse'}"
 
 

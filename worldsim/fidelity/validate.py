@@ -1,7 +1,7 @@
 """`worldsim validate`: measures a world on held-out rollouts, calibrates it, writes the certificate.
 
-Held-out episodes are dealt in two: even ones calibrate, odd ones are what the certificate reports. Open loop: the world
-sees `context` recorded rows and then imagines `horizon` steps. Teacher-forced: it predicts each row from all before it.
+The held-out episodes are split in two halves, one to calibrate with and one to report on. Open loop: the world observes
+`context` recorded rows and then imagines `horizon` steps. Teacher-forced: it predicts each row from all rows before it.
 """
 
 import copy
@@ -21,86 +21,84 @@ from worldsim.fidelity.curves import Sums, add_up, measure_beside_baselines, sca
 from worldsim.fidelity.error_metric import ErrorMetric
 from worldsim.fidelity.films import films
 from worldsim.fidelity.held_out import halves
-from worldsim.fidelity.measures import Bools, Ints, WeightedSum, auroc, calibration_error, reliability, trust_curve
+from worldsim.fidelity.measures import WeightedSum, auroc, calibration_error, reliability, trust_curve
 from worldsim.fidelity.page import page
 from worldsim.fidelity.revisits import Revisits, loop_closure
 from worldsim.fidelity.verdict import verdict
 from worldsim.files import alone_in, refuse_foreign, sealed, write_atomically
-from worldsim.models.checkpoint import FOUND_OUT, looks_like_a_world, open_world
-from worldsim.rollouts.arrays import Arrays
+from worldsim.models.checkpoint import VALIDATION_FILES, looks_like_a_world, open_world
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.progress import Bar
-from worldsim.settings import Context, LoggerConfig, Seed, Settings
+from worldsim.settings import ContextSteps, LoggerConfig, Seed, Settings
 from worldsim.simulator.calibration import CERTIFICATE, CERTIFICATE_FORMAT, FILE, Calibration, Trust
 from worldsim.simulator.rollout import imagine
 from worldsim.simulator.world import World
-from worldsim.training.memory import enough_memory, keep_freed_memory
+from worldsim.spaces import Bools, Ints
+from worldsim.training.memory import explain_out_of_memory, keep_freed_memory
 
-CALIBRATING = 2  # windows that calibrate trust for each that is reported
-PIECES = 4  # of the teacher-forced episodes, for each window that is reported: enough of a large data set
+CALIBRATING_PER_WINDOW = 2  # windows to calibrate trust with, for each that is reported
+PIECES_PER_WINDOW = 4  # teacher-forced pieces for each window that is reported: a sample of a large data set
 
 
 class ValidateConfig(Settings):
-    """What is measured, and on which rollouts."""
+    """The world to validate, and the rollouts to measure it on."""
 
     world: Path = Field(Path("runs/world"), description="folder of the world")
     data: DataSets = Field(
         Path("runs/rollouts"),
-        description="what it was trained on, of which the held-out episodes are used, or other rollouts: one data set, "
-        "or several: [a,b]",
+        description="the data that it was trained on, of which only held-out episodes are used, or other rollouts: one "
+        "data set, or several: [a,b]",
     )
-    context: Context = Field(5, description="recorded steps that the world sees first")
+    context: ContextSteps = Field(5, description="recorded steps that the world observes first")
     horizon: int = Field(
-        30, ge=1, le=10_000, description="steps that it then imagines; 100 shows more where episodes are that long"
+        30, ge=1, le=10_000, description="steps that it then imagines; try 100 where episodes are that long"
     )
     windows: int = Field(
         64,
         ge=2,
         le=10_000,
-        description="stretches of held-out episodes that are imagined, at most all there are, and twice as many to "
-        "calibrate",
+        description="windows of held-out episodes that are imagined and reported; twice as many are used to calibrate",
     )
     tolerance_db: float = Field(
         10.0,
         gt=0,
         le=1000,
-        description="a prediction is within tolerance, of which trust is the probability, if every leaf is: images, "
-        "fields and vectors if their squared error is so many dB below that of their mean, records' variables if they "
-        "are right (of several in a leaf, nine in ten)",
+        description="tolerance of predictions: the error of every leaf must be this many dB below that of guessing "
+        "its mean, or its most frequent class (10: a tenth of it); texts must be right. Trust is the probability of it",
     )
-    seed: Seed = Field(0, description="of the choice of windows and of what the world draws")
+    seed: Seed = Field(0, description="of the choice of windows and of the world's random numbers")
     device: Device = Field("auto", description="where the world runs; auto: a GPU where torch sees one")
     logger: LoggerConfig = Field(LoggerConfig(), description="Weights & Biases: the curves over the horizon")
     out: Path | None = Field(None, description="folder of what is written; null: the world's")
 
 
 class Job(NamedTuple):
-    """What every measurement needs."""
+    """Inputs that all measurements share."""
 
     config: ValidateConfig
     world: World
-    arrays: Arrays
-    calibrating: Ints  # episodes
-    reporting: Ints
+    arrays: EpisodeArrays
+    calibrating: Ints  # indices of the episodes to calibrate with
+    reporting: Ints  # and of those to report on
     metric: ErrorMetric
 
 
 def validate(config: ValidateConfig, progress: bool = True) -> dict[str, Any]:
-    """The certificate, also written to fidelity.json and .html, with film strip, film and calibration.json beside it.
+    """Measures and calibrates a world. Returns the certificate and writes it, with calibration and films, to a folder.
 
-    Where no reported episode goes on for `config.horizon` steps after the context, it is of as many as the longest has.
-    Raises DatasetError where nothing was held out or the world has learned from the data, SpaceMismatchError where data
-    and world have other spaces, ConfigError where `out` lies in the data, memory runs out or files are in the way that
-    are not worldsim's.
+    The horizon is cut to that of the longest reported episode. Raises DatasetError where no episode was held out or
+    the world was trained on the data, SpaceMismatchError where data and world have different spaces, and ConfigError
+    where `out` is inside the data, memory runs out, or files of something else would be overwritten.
     """
     keep_freed_memory()
     out = config.out or config.world
     if config.out is not None:
-        Mix(config.data).keep_out(out)
+        Mix(config.data).check_outside(out)
     with alone_in(out):
         if not looks_like_a_world(out) and not _is_certificate(out / CERTIFICATE):
-            refuse_foreign((out / name for name in FOUND_OUT), "validate")
-        return _validated(config, progress)
+            refuse_foreign((out / name for name in VALIDATION_FILES), "validate")
+        return _validate(config, progress)
 
 
 def _is_certificate(file: Path) -> bool:
@@ -111,8 +109,9 @@ def _is_certificate(file: Path) -> bool:
     return isinstance(data, dict) and data.get("kind") == "fidelity"
 
 
-def _validated(config: ValidateConfig, progress: bool) -> dict[str, Any]:
-    # Neither calibration nor certificate of before is read: they are what is written here, and may be damaged.
+def _validate(config: ValidateConfig, progress: bool) -> dict[str, Any]:
+    # In one function, because the certificate's keys are written in the order in which they are computed here.
+    # An earlier calibration or certificate is not read: it is replaced here, and may be damaged.
     world, data = World(*open_world(config.world, device_of(config.device))), Mix(config.data)
     arrays, episodes = data.arrays, halves(world.manifest, data)
     longest = int((np.diff(arrays.start)[episodes[1]] - config.context).max())
@@ -131,27 +130,27 @@ def _validated(config: ValidateConfig, progress: bool) -> dict[str, Any]:
     certificate |= {"episodes_calibrating": len(episodes[0]), "episodes_reported": len(episodes[1])}
     certificate |= {"horizon": asked, "horizons": list(range(1, config.horizon + 1))}
     certificate |= {"tolerance_db": config.tolerance_db}
-    # A seed for each half: with one for both, windows of the same number would share what the world draws.
+    # A seed for each half: with the same one, windows with the same index would share their random numbers.
     draws = [
         open_loop.WindowDraw.of(arrays, half, config.context, config.horizon, count, config.seed + number)
         for number, (half, count) in enumerate(
-            zip(episodes, (CALIBRATING * config.windows, config.windows), strict=True)
+            zip(episodes, (CALIBRATING_PER_WINDOW * config.windows, config.windows), strict=True)
         )
     ]
     certificate["windows"] = len(draws[1].places)
     remedy = f"horizon={config.horizon}; lower it"
-    with Bar("validate", 5, progress) as bar, enough_memory(remedy):
+    with Bar("validate", 5, progress) as bar, explain_out_of_memory(remedy):
         forced, temperatures = _teacher_forced(job)
         certificate |= forced
         bar.at(1)
-        trust = _calibrated(job, draws[0])
+        trust = _fit_trust(job, draws[0])
         bar.at(2)
         figures, errors = _open_loop(job, draws[1], trust)
         certificate |= figures
         certificate["verdict"] = verdict(certificate)
         bar.at(4)
         calibration = Calibration(trust, *temperatures)
-        # Only the films need it: all figures come from the logits and entropies of the world as it was learned.
+        # Only the films need a calibrated world: all figures come from logits and entropies before calibration.
         calibrated = World(world.manifest, world.model, world.starts, calibration)
         shown = films(calibrated, draws[1], errors)
     out, certificate = config.out or config.world, sealed(certificate)
@@ -168,13 +167,15 @@ def _env(world: World) -> str:
 
 
 def _teacher_forced(job: Job) -> tuple[dict[str, Any], tuple[float, float]]:
-    """Figures of one step, and the temperatures of reward and termination."""
+    """Figures of teacher-forced prediction, and the fitted temperatures of reward and termination."""
     config, world = job.config, job.world
-    limit, length = PIECES * config.windows, config.horizon
-    chosen = [_some(job.arrays, each, length, limit, config.seed) for each in (job.calibrating, job.reporting)]
+    limit, length = PIECES_PER_WINDOW * config.windows, config.horizon
+    chosen = [
+        _sample_episodes(job.arrays, each, length, limit, config.seed) for each in (job.calibrating, job.reporting)
+    ]
     found = one_step.predict_all(world, job.arrays, chosen, length, job.metric, config.seed)
     calibrating, reported = (found.heads.where(found.heads.reported == which) for which in (False, True))
-    head = copy.deepcopy(world.model.reward).cpu()  # where the predictions are by now
+    head = copy.deepcopy(world.model.reward).cpu()  # where the predictions are
     temperatures = (
         heads.reward_temperature(head, calibrating.reward, calibrating.actual_reward),
         heads.end_temperature(calibrating.end, calibrating.ended),
@@ -187,8 +188,8 @@ def _teacher_forced(job: Job) -> tuple[dict[str, Any], tuple[float, float]]:
     return {"one_step": figures, "teacher_forced": _by_leaf(curves)}, temperatures
 
 
-def _calibrated(job: Job, draw: open_loop.WindowDraw) -> Trust:
-    """Trust as a function of cumulative entropy, from the windows of the calibrating half."""
+def _fit_trust(job: Job, draw: open_loop.WindowDraw) -> Trust:
+    """Fits trust as a function of cumulative entropy on the windows of the calibrating half."""
     entropy, right, disagreement = [], [], []
     for cut in open_loop.batches(job.world, draw):
         imagined = imagine(job.world, cut.state, cut.action)
@@ -199,18 +200,18 @@ def _calibrated(job: Job, draw: open_loop.WindowDraw) -> Trust:
 
 
 class WindowFigures(NamedTuple):
-    """What is kept of some windows once they have been imagined. Axes: B windows, T steps, N steps inside them."""
+    """Measures of one batch of imagined windows. Axes: B windows, T steps, N steps inside their episodes."""
 
     curves: Sums
     random: Sums  # under random actions
     revisits: Revisits
-    whole: WeightedSum  # whether every leaf is within tolerance
+    all_leaves: WeightedSum  # whether every leaf is within tolerance
     trusted: NDArray[np.float64]  # (N,)
     within: dict[str, Bools]  # leaf -> (N,)
     distance: NDArray[np.float64]  # (B,) in [0, 1), between record and imagination
 
 
-def _measured(job: Job, cut: open_loop.Windows, trust: Trust, actions: gym.Space[Any]) -> WindowFigures:
+def _measure_windows(job: Job, cut: open_loop.Windows, trust: Trust, actions: gym.Space[Any]) -> WindowFigures:
     world, metric = job.world, job.metric
     model, shuffled = imagine(world, cut.state, cut.action), imagine(world, cut.state, cut.others)
     curves = measure_beside_baselines(
@@ -221,7 +222,7 @@ def _measured(job: Job, cut: open_loop.Windows, trust: Trust, actions: gym.Space
         {name: np.concatenate([cut.before[name], rows], 1) for name, rows in each.items()}
         for each in (cut.observation, model.observation)
     )
-    # A window may also come back to the last row of its context, so that one counts as its first moment.
+    # The last row of the context is included as the first moment, because a window may return to it.
     revisits = loop_closure(metric, real, imagined, np.pad(cut.mask, ((0, 0), (1, 0)), constant_values=True))
     uncertainty = (each.astype(np.float64) for each in (model.cumulative_entropy, model.disagreement))
     trusted = trust.of(*uncertainty)[cut.mask].astype(np.float64)
@@ -233,9 +234,9 @@ def _measured(job: Job, cut: open_loop.Windows, trust: Trust, actions: gym.Space
 
 
 def _open_loop(job: Job, draw: open_loop.WindowDraw, trust: Trust) -> tuple[dict[str, Any], NDArray[np.float64]]:
-    """Figures of the reporting half's windows, and how far off each of them was, (B,)."""
-    actions = open_loop.uniform_actions(job.world, job.config.seed)
-    parts = [_measured(job, cut, trust, actions) for cut in open_loop.batches(job.world, draw)]
+    """Figures of the windows of the reporting half, and the error of each window, (B,)."""
+    actions = open_loop.seeded_action_space(job.world, job.config.seed)
+    parts = [_measure_windows(job, cut, trust, actions) for cut in open_loop.batches(job.world, draw)]
     found = _by_leaf(to_curves(add_up([part.curves for part in parts])))
     for first in list(found.get("psnr_by_leaf", {}).values())[:1]:
         found["psnr"] = first
@@ -243,7 +244,7 @@ def _open_loop(job: Job, draw: open_loop.WindowDraw, trust: Trust) -> tuple[dict
     found["ms_ssim_scales"] = scales(job.metric)
     found["controllability"] = open_loop.controllability(add_up([part.random for part in parts]), draw.horizon)
     found["loop_closure"] = reduce(Revisits.plus, (part.revisits for part in parts)).as_json()
-    whole = add_up([part.whole for part in parts])
+    whole = add_up([part.all_leaves for part in parts])
     found["within"], found["windows_at"] = whole.mean(), whole.weight.astype(int).tolist()
     trusted = np.concatenate([part.trusted for part in parts])
     within = {leaf: np.concatenate([part.within[leaf] for part in parts]) for leaf in parts[0].within}
@@ -253,14 +254,14 @@ def _open_loop(job: Job, draw: open_loop.WindowDraw, trust: Trust) -> tuple[dict
 
 
 def _trust_figures(trust: NDArray[np.float64], within: Bools) -> dict[str, Any]:
-    """How well trust separates right from wrong predictions, and how calibrated it is."""
+    """How well trust separates right from wrong predictions (AUROC), and its calibration error."""
     bins = reliability(trust, within)
     share = float(within.mean())
     return {"auroc": auroc(trust, within), "ece": calibration_error(bins), "share": share, "reliability": bins}
 
 
-def _some(arrays: Arrays, episodes: Ints, length: int, limit: int, seed: int) -> Ints:
-    """As many episodes, in random order, as make up `limit` pieces; at least one."""
+def _sample_episodes(arrays: EpisodeArrays, episodes: Ints, length: int, limit: int, seed: int) -> Ints:
+    """A random sample of the episodes that makes up at most `limit` pieces; at least one episode."""
     order = np.random.default_rng(seed).permutation(episodes)
     pieces = np.cumsum(-(-(np.diff(arrays.start)[order] - 1) // length))
     return np.sort(order[: max(1, int((pieces <= limit).sum()))])

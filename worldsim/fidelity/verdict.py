@@ -1,4 +1,4 @@
-"""What the figures of a certificate come to, in plain words: what to believe, how far, and what not."""
+"""The verdict of a certificate: sentences on what can be believed, and how many steps ahead."""
 
 from collections.abc import Iterable, Mapping
 from itertools import groupby
@@ -10,9 +10,9 @@ from scipy.optimize import isotonic_regression
 from worldsim.fidelity.measures import Curve
 
 BELIEVED = 0.8  # share of windows that must be within tolerance; F1 that predicted events must have
-ENOUGH = 10  # events needed for a judgement on them; episodes below which their number is pointed out
-BASELINES = ("copy", "mean")  # the last row that was seen; the data's mean, or most frequent class
-SEPARATION = (  # least AUROC of trust, and what to call it
+ENOUGH = 10  # least number of events for a judgement; least number of episodes without a warning
+BASELINES = ("copy", "mean")  # the last observed row; the data's mean, or most frequent class
+SEPARATION = (  # least AUROC of trust, and the words for it
     (0.8, "separates right predictions from wrong ones"),
     (0.65, "hints at which predictions are right"),
     (0.0, "says little about which predictions are right"),
@@ -21,7 +21,7 @@ LEAST_EFFECT = {"psnr": 1.0, "accuracy": 0.05, "nrmse": -0.05}  # of random acti
 
 
 def verdict(certificate: Mapping[str, Any]) -> list[str]:
-    """Sentences about the observation, endings, rewards, actions and trust, from these figures alone."""
+    """Sentences about observation, endings, rewards, actions and trust."""
     step = certificate["one_step"]
     signs = step["reward"]["signs"].items()
     rewards = [(name, each) for name, each in signs if name != "none" and (each["events"] or each["predicted"])]
@@ -44,8 +44,8 @@ def _few(episodes: int) -> Iterable[str]:
 def believable(share: Curve, windows: list[int]) -> int:
     """Steps ahead up to which at least BELIEVED of the windows are within tolerance; 0: not even one.
 
-    share: of the windows at each step, windows: how many there are. Chance makes such a curve rise here and there,
-    which a prediction's quality does not: it is the falling curve nearest to it that counts.
+    share: of windows within tolerance at each step; windows: their number. The share is first smoothed to a falling
+    curve (isotonic regression), because quality can only decrease with the horizon: rises are chance.
     """
     there = [i for i, value in enumerate(share) if value is not None and windows[i]]
     falling = isotonic_regression([share[i] for i in there], weights=[windows[i] for i in there], increasing=False).x
@@ -61,7 +61,7 @@ def _observation(certificate: Mapping[str, Any]) -> Iterable[str]:
         for leaf, steps in until.items()
         if steps and steps <= max(_guessed(shares[leaf], name, windows) for name in BASELINES)
     ]
-    # Leaves that hold equally long share a clause, the longest first.
+    # Leaves with the same number of steps share a clause, the greatest number first.
     order = sorted(until, key=lambda leaf: -until[leaf])
     groups = {steps: _listed(list(names)) for steps, names in groupby(order, key=lambda leaf: until[leaf])}
     whole = believable(certificate["within"], windows)
@@ -70,7 +70,7 @@ def _observation(certificate: Mapping[str, Any]) -> Iterable[str]:
     if believed := [f"{names} up to step {steps}" for steps, names in groups.items() if steps]:
         yield f"Believe {', '.join(believed)}."
     if guessed:
-        yield f"For {_listed(guessed)} that proves nothing: a guess that knows nothing is right as far ahead."
+        yield f"For {_listed(guessed)} that proves nothing: copying or guessing the mean is right as far ahead."
     if 0 in groups:
         yield _far(groups[0], 0)
 

@@ -1,12 +1,12 @@
-"""A world at rest: a directory of plain JSON and safetensors. No pickle, so opening one never runs code.
+"""A world on disk: a directory of plain JSON and safetensors. No pickle, so opening one does not run code from it.
 
     world.json            what the world is: format, model configuration, spaces, source environment, data, hashes
     weights.safetensors   the parameters
     starts.safetensors    recorded first observations, one row each
-    calibration.json      how far to trust it and how sure its heads may be, once validated
-    fidelity.*            the certificate, once validated: json, and for people html, png and gif
+    calibration.json      calibration of trust and heads, once validated
+    fidelity.*            the certificate, once validated: json, html, png and gif
 
-world.json is written last and holds the other files' hashes and its own: a directory with a sound world.json is whole.
+world.json is written last and holds the hashes of all files: a directory with an intact world.json is complete.
 """
 
 import json
@@ -21,19 +21,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from worldsim.errors import CheckpointError
-from worldsim.files import SEAL, aside_of, hash_of, is_broken, sealed, write_atomically
+from worldsim.files import SEAL, hash_of, is_broken, sealed, temporary_path, write_atomically
 from worldsim.models.config import AnyModelConfig
 from worldsim.models.world_model import WorldModel
 from worldsim.spaces import space_from_json
 
 FORMAT = 2  # 2: parameters have the names of `models/leaves`
 MANIFEST, WEIGHTS, STARTS = "world.json", "weights.safetensors", "starts.safetensors"
-FOUND_OUT = ("calibration.json", "fidelity.json", "fidelity.html", "fidelity.png", "fidelity.gif")  # by validation
-OF_A_WORLD = (MANIFEST, WEIGHTS, STARTS, *FOUND_OUT)
+VALIDATION_FILES = (
+    "calibration.json",
+    "fidelity.json",
+    "fidelity.html",
+    "fidelity.png",
+    "fidelity.gif",
+)  # by validation
+WORLD_FILES = (MANIFEST, WEIGHTS, STARTS, *VALIDATION_FILES)
 
 
 class WorldManifest(BaseModel):
-    """What world.json holds."""
+    """The content of world.json."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -46,7 +52,7 @@ class WorldManifest(BaseModel):
     horizon: int  # steps after which an episode is truncated: the longest recorded
     metadata: dict[str, Any]  # of the source environment
     env: dict[str, Any]  # configuration of the source environment
-    data: dict[str, Any]  # content hash, holdout and seed of the split, fingerprints of the episodes learned from
+    data: dict[str, Any]  # content hash, holdout and seed of the split, fingerprints of the training episodes
     training: dict[str, Any]  # trainer configuration and steps
     files: dict[str, str] = {}  # name -> sha256
 
@@ -58,7 +64,7 @@ class WorldManifest(BaseModel):
             return self.model.build(observation, action, self.reward_range)
 
 
-class Opened(NamedTuple):
+class OpenedWorld(NamedTuple):
     """A world directory, read and checked."""
 
     manifest: WorldManifest
@@ -69,7 +75,7 @@ class Opened(NamedTuple):
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Writes a safetensors file atomically; returns its sha256."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = aside_of(path)
+    part = temporary_path(path)
     try:
         save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, part)
         digest = hash_of(part)
@@ -80,8 +86,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def save_world(out: Path, manifest: WorldManifest, model: WorldModel, starts: Mapping[str, Tensor]) -> None:
-    """Writes a world; anything that knew an older one (trust, certificate) goes."""
-    for stale in FOUND_OUT:
+    """Writes a world, and deletes calibration and certificate of an older one in the folder."""
+    for stale in VALIDATION_FILES:
         (out / stale).unlink(missing_ok=True)
     files = {WEIGHTS: save_tensors(out / WEIGHTS, model.state_dict()), STARTS: save_tensors(out / STARTS, starts)}
     written = sealed(manifest.model_copy(update={"files": files}).model_dump(mode="json"))
@@ -103,9 +109,7 @@ def read_manifest(path: Path) -> WorldManifest:
             f"{file} has format {found}, this worldsim reads {FORMAT}; make it anew with: worldsim train out={path}"
         )
     if is_broken(data):
-        raise CheckpointError(
-            f"{file} was changed since it was written (its {SEAL} is not right); train the world again"
-        )
+        raise CheckpointError(f"{file} was changed since it was written (wrong {SEAL}); train the world again")
     data.pop(SEAL, None)
     try:
         return WorldManifest(**data)
@@ -116,7 +120,7 @@ def read_manifest(path: Path) -> WorldManifest:
 
 
 def looks_like_a_world(path: Path) -> bool:
-    """Whether a world.json of worldsim lies there, of any version and however its values were changed."""
+    """Whether the folder has a world.json of worldsim, of any version, intact or not."""
     try:
         data = json.loads((path / MANIFEST).read_text())
     except (ValueError, OSError):
@@ -125,7 +129,7 @@ def looks_like_a_world(path: Path) -> bool:
 
 
 def is_whole(path: Path, manifest: WorldManifest) -> bool:
-    """Whether a sound world of this very description lies there."""
+    """Whether the folder has a complete, intact world with this manifest."""
     try:
         found = read_manifest(path)
     except CheckpointError:
@@ -135,7 +139,7 @@ def is_whole(path: Path, manifest: WorldManifest) -> bool:
     return sound and found.model_copy(update={"files": {}}) == manifest
 
 
-def open_world(path: str | Path, device: str | torch.device = "cpu") -> Opened:
+def open_world(path: str | Path, device: str | torch.device = "cpu") -> OpenedWorld:
     """Reads a world directory. Raises CheckpointError, in a line, if it is missing, cut short or of another version."""
     path = Path(path)
     manifest = read_manifest(path)
@@ -148,7 +152,7 @@ def open_world(path: str | Path, device: str | torch.device = "cpu") -> Opened:
         with torch.random.fork_rng(devices=[]):
             model = manifest.build()
         model.load_state_dict(weights)
-    except Exception as error:  # whatever an older world.json, which has no hash of itself, makes the parts raise
+    except Exception as error:  # without a hash of itself, an older world.json may hold anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{path}: the weights do not fit the model ({reason}); train the world again") from error
-    return Opened(manifest, model.to(device).eval(), starts)
+    return OpenedWorld(manifest, model.to(device).eval(), starts)

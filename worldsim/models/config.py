@@ -1,4 +1,4 @@
-"""What a model is made of. Every key is explained in configs/model/*.yaml; a test holds the two together."""
+"""Configurations of world models: one class for each family."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -14,30 +14,35 @@ if TYPE_CHECKING:  # a configuration is checked without torch
     from worldsim.models.world_model import WorldModel
 
 FAMILY = "ssm, transformer, rssm or diffusion: chosen by model="
-WIDEST = 1 << 14  # of a layer: its square alone is a GiB
-Precision = Literal["32-true", "bf16-mixed"]  # of products, in training and in stepping, as Lightning has it
-AnyPrecision = Literal["32-true", "bf16-mixed", "auto"]  # the last tries the others and takes the faster
+WIDEST = 1 << 14  # most units of a layer: a square matrix of it takes a GiB
+Precision = Literal["32-true", "bf16-mixed"]  # of matrix products, with Lightning's names
+AnyPrecision = Literal["32-true", "bf16-mixed", "auto"]  # auto times both and takes the faster one
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class ModelConfig(Settings):
-    """What every world model has, whatever its family. A family's own configuration says how its model is built."""
+    """The keys of all families. A family's own configuration adds keys, and builds the model."""
 
     model_config = ConfigDict(frozen=True)
 
     family: str = Field(description=FAMILY)
-    width: int = Field(256, ge=16, le=WIDEST, description="width of what carries the past")
+    width: int = Field(
+        256, ge=16, le=WIDEST, description="width of the recurrent state or backbone, which carries the past"
+    )
     ensemble: int = Field(
-        5, ge=2, le=64, description="members whose disagreement shows how far a prediction can be trusted"
+        5, ge=2, le=64, description="members of the ensemble, whose disagreement measures epistemic uncertainty"
     )
     head_hidden: int = Field(
-        192, ge=8, le=WIDEST, description="width inside the heads for reward, termination and the ensemble"
+        192,
+        ge=8,
+        le=WIDEST,
+        description="width of hidden layers in the heads for reward and termination and in the ensemble",
     )
     min_p: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="what is less probable than min_p times the likeliest is never drawn; 0: everything may be",
+        description="classes less probable than min_p times the most probable one are never sampled; 0: all may be",
     )
 
     @abstractmethod
@@ -50,13 +55,13 @@ class ModelConfig(Settings):
 class LatentConfig(ModelConfig):
     """A model that imagines in a latent space: an encoder and a decoder around latent dynamics."""
 
-    patch: int = Field(8, ge=2, le=64, description="an image is seen and drawn in patches of patch x patch pixels")
+    patch: int = Field(8, ge=2, le=64, description="images are encoded and decoded in patches of patch x patch pixels")
     embed: int = Field(96, ge=8, le=WIDEST, description="width of an encoded patch, vector or categorical variable")
-    hidden: int = Field(160, ge=8, le=WIDEST, description="width inside the encoder and the decoder of images")
+    hidden: int = Field(160, ge=8, le=WIDEST, description="width of hidden layers in encoder and decoder of images")
     local: bool = Field(
         False,
-        description="weights of their own for every place of an image, for cameras that stand still: more parameters, "
-        "as many operations",
+        description="separate weights for every patch position, for static cameras: more parameters, the same "
+        "operations",
     )
 
     def build(
@@ -68,17 +73,17 @@ class LatentConfig(ModelConfig):
 
 
 class CodedConfig(LatentConfig):
-    """Codes from each frame alone, followed by a backbone."""
+    """Each frame is encoded by itself to discrete codes, and a backbone predicts the next codes from the past ones."""
 
-    variables: int = Field(6, ge=1, le=1024, description="numbers that code a patch")
-    classes: int = Field(5, ge=2, le=1024, description="levels that each of these numbers has")
-    layers: int = Field(1, ge=1, le=256, description="recurrent blocks, one after another")
-    code_width: int = Field(24, ge=4, le=WIDEST, description="width of an embedded code")
+    variables: int = Field(6, ge=1, le=1024, description="number of discrete codes of a patch")
+    classes: int = Field(5, ge=2, le=1024, description="number of values of each code")
+    layers: int = Field(1, ge=1, le=256, description="number of recurrent blocks")
+    code_width: int = Field(24, ge=4, le=WIDEST, description="width of the embedding of a code")
     corrupt: float = Field(
         0.05,
         ge=0,
         lt=1,
-        description="share of codes exchanged in training, so that imagination recovers from its own slips",
+        description="share of codes that are replaced in training, so that imagination recovers from its own errors",
     )
 
 
@@ -92,13 +97,13 @@ class TransformerConfig(CodedConfig):
     """The backbone is causal attention over a window."""
 
     family: Literal["transformer"] = Field("transformer", description=FAMILY)
-    layers: int = Field(2, ge=1, le=256, description="attention blocks, one after another")
-    heads: int = Field(4, ge=1, le=WIDEST, description="attention heads, of which width is a multiple")
+    layers: int = Field(2, ge=1, le=256, description="number of attention blocks")
+    heads: int = Field(4, ge=1, le=WIDEST, description="attention heads; width must be a multiple of it")
     window: int = Field(
         32,
         ge=1,
         le=1 << 16,
-        description="last moments that a block attends to; those further back than trainer.length are never learned",
+        description="time steps that a block attends to; more than trainer.length are not trained",
     )
 
     @model_validator(mode="after")
@@ -113,29 +118,27 @@ class RSSMConfig(LatentConfig):
 
     family: Literal["rssm"] = Field("rssm", description=FAMILY)
     latents: int = Field(24, ge=1, le=1024, description="categorical variables of the stochastic state")
-    latent_classes: int = Field(24, ge=2, le=1024, description="classes that each of them has")
+    latent_classes: int = Field(24, ge=2, le=1024, description="classes of each of these variables")
     units: int = Field(192, ge=8, le=WIDEST, description="width of the hidden layers around the recurrent state")
     blocks: int = Field(
         1,
         ge=1,
         le=WIDEST,
-        description="the GRU's weights in so many blocks on the diagonal, of which width is a multiple; 1: a plain "
-        "GRU, DreamerV3 has 8",
+        description="blocks of a block-diagonal GRU, of which width must be a multiple; 1: a plain GRU, DreamerV3 "
+        "has 8",
     )
     slot_features: int = Field(
         32,
         ge=4,
         le=WIDEST,
-        description="width of what the decoder gets for a patch, vector or categorical variable",
+        description="width of the decoder's input for a patch, vector or categorical variable",
     )
     unimix: float = Field(
         0.01, ge=0, lt=1, description="share of the uniform distribution mixed into the latents' probabilities"
     )
-    free_nats: float = Field(
-        1.0, ge=0, description="nats of KL divergence below which prior and posterior are left alone"
-    )
+    free_nats: float = Field(1.0, ge=0, description="nats of KL divergence below which its losses are clipped")
     representation_scale: float = Field(
-        0.1, ge=0, description="weight of pulling the posterior towards the prior; the other way weighs 1"
+        0.1, ge=0, description="weight of the representation loss (posterior towards prior); the dynamics loss has 1"
     )
 
     @model_validator(mode="after")
@@ -153,17 +156,19 @@ class DiffusionConfig(ModelConfig):
         4,
         ge=1,
         le=64,
-        description="last observations that the next one is denoised from; what was seen before them is forgotten",
+        description="last observations that the denoiser is conditioned on; earlier ones are forgotten",
     )
-    steps: int = Field(3, ge=1, le=256, description="denoising steps, which a step of the world costs")
+    steps: int = Field(3, ge=1, le=256, description="denoising steps for each step of the world")
     order: Literal[1, 2] = Field(
-        1, description="of the sampler: 1 Euler, 2 Heun, which is more exact and costs twice as much"
+        1, description="order of the sampler: 1 Euler, 2 Heun, which is more accurate and costs twice as much"
     )
     patch: Literal[1, 2, 4, 8, 16] = Field(
-        4, description="pixels of patch x patch squares are seen side by side; smaller is finer and slower"
+        4, description="squares of patch x patch pixels become channels; smaller is finer and slower"
     )
-    channels: int = Field(64, ge=8, le=WIDEST, multiple_of=8, description="of the denoiser at its finest resolution")
-    levels: int = Field(2, ge=1, le=8, description="resolutions of the denoiser, each half of the one before")
+    channels: int = Field(
+        64, ge=8, le=WIDEST, multiple_of=8, description="channels of the denoiser at its finest resolution"
+    )
+    levels: int = Field(2, ge=1, le=8, description="resolutions of the denoiser (U-Net), each half of the one before")
     blocks: int = Field(
         1,
         ge=1,
@@ -174,19 +179,19 @@ class DiffusionConfig(ModelConfig):
         192,
         ge=8,
         le=WIDEST,
-        description="width of what the denoiser knows of noise level, actions and the moment as a whole",
+        description="width of the denoiser's conditioning vector, from noise level, actions and context",
     )
     layers: int = Field(
         1,
         ge=1,
         le=64,
-        description="recurrent blocks of the memory that reward, termination and uncertainty are read from",
+        description="recurrent blocks of the memory from which reward, termination and uncertainty are predicted",
     )
     targets: int = Field(
         4,
         ge=1,
         le=1024,
-        description="moments of each sequence that are denoised in an update; more learn more from it and cost more",
+        description="time steps of each sequence that are denoised in an update; more cost more",
     )
 
     def build(
@@ -198,7 +203,7 @@ class DiffusionConfig(ModelConfig):
 
 
 def _of_its_family(values: Any, known: ValidatorFunctionWrapHandler) -> ModelConfig:
-    """A family's own configuration, which `family: module:Class` names where it is none of worldsim's."""
+    """Validates a model configuration; `family: module:Class` names the class of a user's family."""
     if isinstance(values, ModelConfig):
         return values
     family = values.get("family") if isinstance(values, Mapping) else None
@@ -207,9 +212,9 @@ def _of_its_family(values: Any, known: ValidatorFunctionWrapHandler) -> ModelCon
     module, _, name = family.partition(":")
     found = getattr(load_module(module, f"model.family={family}"), name, None)
     if not (isinstance(found, type) and issubclass(found, ModelConfig)):
-        raise ValueError(f"{family} is no subclass of worldsim.models.config.ModelConfig")
+        raise ValueError(f"{family} is not a subclass of worldsim.models.config.ModelConfig")
     return found.model_validate(values)
 
 
-Known = Annotated[SSMConfig | TransformerConfig | RSSMConfig | DiffusionConfig, Field(discriminator="family")]
-AnyModelConfig = Annotated[SerializeAsAny[Known], WrapValidator(_of_its_family)]
+BuiltInConfig = Annotated[SSMConfig | TransformerConfig | RSSMConfig | DiffusionConfig, Field(discriminator="family")]
+AnyModelConfig = Annotated[SerializeAsAny[BuiltInConfig], WrapValidator(_of_its_family)]

@@ -1,11 +1,11 @@
-"""What a family of world models must hold to, whatever it is inside, as checks to run on your own.
+"""Conformance checks for families of world models, to run on your own.
 
     from worldsim.models.conformance import CHECKS, check_family
 
     def test_my_family() -> None:
         check_family(MyConfig(width=32), observation_space, action_space)
 
-Each check raises AssertionError with what was broken. A model has fresh weights, the sequences are noise.
+Each check raises AssertionError with what is wrong. Models are untrained, sequences are noise.
 """
 
 import copy
@@ -49,7 +49,7 @@ def check_family(config: ModelConfig, observation_space: gym.Space[Any], action_
 
 
 def fresh(config: ModelConfig, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> WorldModel:
-    """A model whose weights that begin at zero are random, too, so that every part has a say."""
+    """An untrained model in which zero-initialised weights are random, too, so that every part has an effect."""
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
         torch.default_generator.manual_seed(0)
@@ -108,17 +108,17 @@ def stepped(
     return following, predicted, model.decode(following)
 
 
-def _same(one: object, other: object, what: str) -> None:
-    """But for the rounding of sums in another order."""
+def _assert_same(one: object, other: object, what: str) -> None:
+    """Asserts equality up to rounding."""
     assert_close(one, other, atol=1e-4, rtol=1e-4, msg=lambda found: f"{what}: {found}")
 
 
-def _apart(one: Tensor, other: Tensor, what: str) -> None:
+def _assert_different(one: Tensor, other: Tensor, what: str) -> None:
     assert not torch.allclose(one, other), what
 
 
 def check_shapes(sample: Sample) -> None:
-    """States keep shapes and types, and everything has those that `WorldModel` says."""
+    """All tensors have the shapes and types that `WorldModel` documents, and states keep theirs."""
     model, batch = sample.model, sample.batch()
     seen = observed(model, batch)
     width = seen.features.shape[-1]
@@ -154,76 +154,82 @@ def check_space(sample: Sample) -> None:
 
 
 def check_pieces(sample: Sample) -> None:
-    """A sequence in one go is the same as in two pieces, on from the state after the first."""
+    """Observing a sequence at once equals observing it in two pieces, continuing from the state after the first."""
     for seed, begins in ((0, 0.0), (1, 0.2), (2, 0.4)):
         batch = sample.batch(seed, begins)
         whole = observed(sample.model, batch)
         for cut in (1, CUT, LENGTH - 1):
             one = observed(sample.model, part(batch, slice(None), slice(0, cut)))
             two = observed(sample.model, part(batch, slice(None), slice(cut, LENGTH)), one.state)
-            _same(torch.cat([one.features, two.features], 1), whole.features, f"in two pieces, cut at {cut}")
-            _same(two.state, whole.state, f"the state after two pieces, cut at {cut}")
+            _assert_same(torch.cat([one.features, two.features], 1), whole.features, f"in two pieces, cut at {cut}")
+            _assert_same(two.state, whole.state, f"the state after two pieces, cut at {cut}")
 
 
 def check_beginnings(sample: Sample) -> None:
-    """Where an episode begins everything before it is forgotten, and the action that led there too."""
+    """Where `first` is True, everything before it and the action of that row have no effect."""
     model, batch = sample.model, sample.batch()
     batch.first[:, CUT] = True
     later = part(batch, slice(None), slice(CUT, LENGTH))
     whole, alone = observed(model, batch), observed(model, later)
     after_another = observed(model, later, observed(model, sample.batch(seed=5)).state)
     for seen in (whole, after_another):
-        _same(seen.features[:, -later.first.shape[1] :], alone.features, "after a beginning")
-        _same(seen.state, alone.state, "the state after a beginning")
+        _assert_same(seen.features[:, -later.first.shape[1] :], alone.features, "after a beginning")
+        _assert_same(seen.state, alone.state, "the state after a beginning")
     for name, other in sample.batch(seed=6).action.items():
         batch.action[name][:, CUT] = other[:, CUT]
-    _same(observed(model, batch).features, whole.features, "another action before an episode's first observation")
+    _assert_same(
+        observed(model, batch).features, whole.features, "another action before an episode's first observation"
+    )
 
 
 def check_past(sample: Sample) -> None:
-    """The past matters where no episode begins, and nothing is known of the future."""
+    """Within an episode, features depend on the past and not on the future."""
     model, batch = sample.model, sample.batch()
     before = observed(model, batch).features
     alone = observed(model, part(batch, slice(None), slice(CUT, LENGTH))).features
-    _apart(before[:, CUT:], alone, "the past does not matter")
+    _assert_different(before[:, CUT:], alone, "the past does not matter")
     for leaf, other in sample.batch(seed=9).observation.items():
         batch.observation[leaf][:, CUT] = other[:, CUT]
     after = observed(model, batch).features
-    _same(before[:, :CUT], after[:, :CUT], "another observation later")
-    _apart(before[:, CUT], after[:, CUT], "an observation does not matter")
+    _assert_same(before[:, :CUT], after[:, :CUT], "another observation later")
+    _assert_different(before[:, CUT], after[:, CUT], "an observation does not matter")
 
 
 def check_actions(sample: Sample) -> None:
-    """An action leads to its own moment: row t of the actions to row t of the features, and not to those before."""
+    """Row t of the actions affects features from row t on, and none before."""
     model, batch = sample.model, sample.batch()
     before = observed(model, batch)
     for name, other in sample.batch(seed=3).action.items():
         batch.action[name][:, CUT] = other[:, CUT]
     after = observed(model, batch)
-    _same(before.features[:, :CUT], after.features[:, :CUT], "another action later")
-    _apart(before.features[:, CUT:], after.features[:, CUT:], "an action does not matter in observe")
+    _assert_same(before.features[:, :CUT], after.features[:, :CUT], "another action later")
+    _assert_different(before.features[:, CUT:], after.features[:, CUT:], "an action does not matter in observe")
     one, other_step = (stepped(model, before.state, each, CUT, None)[1] for each in (sample.batch(), batch))
-    _apart(one.features, other_step.features, "an action does not matter in step")
+    _assert_different(one.features, other_step.features, "an action does not matter in step")
 
 
 def check_rows(sample: Sample) -> None:
-    """Rows of a batch do not meet."""
+    """Rows of a batch are independent."""
     model, batch = sample.model, sample.batch(begins=0.2)
     together, noise = observed(model, batch), sample.uniform()
     following, now, drawn = stepped(model, together.state, batch, 1, noise)
     for row in range(ROWS):
         one = slice(row, row + 1)
         alone = observed(model, part(batch, one, slice(None)))
-        _same(together.features[one], alone.features, "a row alone")
-        _same({name: value[one] for name, value in together.state.items()}, alone.state, "the state of a row alone")
+        _assert_same(together.features[one], alone.features, "a row alone")
+        _assert_same(
+            {name: value[one] for name, value in together.state.items()}, alone.state, "the state of a row alone"
+        )
         state, predicted, seen = stepped(model, alone.state, part(batch, one, slice(None)), 1, noise[one])
-        _same(now.features[one], predicted.features, "a step of a row alone")
-        _same({name: value[one] for name, value in following.items()}, state, "the state after a step of a row alone")
-        _same({name: value[one] for name, value in drawn.items()}, seen, "what is seen of a row alone")
+        _assert_same(now.features[one], predicted.features, "a step of a row alone")
+        _assert_same(
+            {name: value[one] for name, value in following.items()}, state, "the state after a step of a row alone"
+        )
+        _assert_same({name: value[one] for name, value in drawn.items()}, seen, "what is seen of a row alone")
 
 
 def check_purity(sample: Sample) -> None:
-    """A step is a function of state, action and noise, and changes none of them."""
+    """A step is a pure function of state, action and noise."""
     model, batch = sample.model, sample.batch()
     state = observed(model, batch).state
     kept = copy.deepcopy(state)
@@ -236,7 +242,7 @@ def check_purity(sample: Sample) -> None:
 
 
 def check_training(sample: Sample) -> None:
-    """Losses draw from the generator alone, are finite, and every parameter has a gradient in some stage."""
+    """Losses are random only by the generator, and finite; every parameter has a gradient in some stage."""
     model, batch = copy.deepcopy(sample.model), sample.batch(begins=0.2)
 
     def losses(ambient: int) -> list[dict[str, Tensor]]:
@@ -257,7 +263,7 @@ def check_training(sample: Sample) -> None:
 
 
 def check_surprise(sample: Sample) -> None:
-    """Surprise is of each sequence: rows far from one that is changed keep theirs (mates may be mixed in training)."""
+    """`surprise` depends on its own sequence, and not on others, except that rows i and -1-i may mix in training."""
     model, stage = sample.model, sample.model.stages[-1]
     batch = random_batch(sample.observation_space, sample.action_space, 4, LENGTH)
     before = model.losses(batch, torch.Generator().manual_seed(0), stage).surprise
@@ -266,7 +272,7 @@ def check_surprise(sample: Sample) -> None:
         batch.observation[leaf][2] = other[2]
     after = model.losses(batch, torch.Generator().manual_seed(0), stage).surprise
     assert before is not None and after is not None and before.shape == (4,), "the last stage gives no surprise (B,)"
-    _same(before[[0, 3]], after[[0, 3]], "the surprise of other sequences")
+    _assert_same(before[[0, 3]], after[[0, 3]], "the surprise of other sequences")
     assert before[2] != after[2], "the surprise does not depend on the sequence"
 
 

@@ -1,4 +1,4 @@
-"""Random numbers for a batch that several processes share: a row gets the same, however many processes there are."""
+"""Random numbers for a batch that several processes share: those of a row do not depend on the number of processes."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -10,7 +10,7 @@ from worldsim.rollouts.sampling import RankShard
 
 
 class SharedGenerator(Generator):
-    """A generator of a process that holds a shard of a batch: `uniform` draws for the whole of it."""
+    """A generator for a process that holds a shard of a batch: `uniform` draws for the batch and keeps its part."""
 
     shard: RankShard
 
@@ -21,7 +21,7 @@ class SharedGenerator(Generator):
 
 
 def uniform(shape: Sequence[int], generator: Generator, device: torch.device, axis: int = 0) -> Tensor:
-    """Numbers in [0, 1) for rows along `axis`: batch rows, or each of them in equally many pieces."""
+    """Uniform random numbers in [0, 1). `axis` is that of the batch rows, or a multiple of them."""
     if not isinstance(generator, SharedGenerator):
         return torch.rand(tuple(shape), generator=generator, device=device)
     whole = list(shape)

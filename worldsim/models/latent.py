@@ -1,4 +1,4 @@
-"""The families that imagine in a latent space: an encoder and a decoder, latent dynamics between them, heads on top.
+"""World models that predict in a latent space: encoder, latent dynamics, decoder, and heads on the features.
 
 Axes: B batch, T time, N = B*T, V categorical variables, S other slots, A width of an encoded action.
 """
@@ -34,10 +34,10 @@ WHOLE, CODEC, DYNAMICS = Stage("whole"), Stage("codec", frames=True), Stage("dyn
 
 
 class LatentWorldModel(WorldModel):
-    """See the module's text. reward_range: least and greatest reward in the data, which the reward bins must cover.
+    """Encoder, dynamics, decoder and heads. reward_range: least and greatest reward in the data, for the reward bins.
 
-    Families whose codes do not depend on the dynamics learn faster in two stages: to draw, then to predict codes that
-    stay as they are. Learning to draw wants many small updates on single frames.
+    Families whose codes do not depend on the dynamics train faster in two stages: first encoder and decoder, by many
+    small updates on single frames, then the dynamics, which predict codes that are fixed by then.
     """
 
     config: LatentConfig
@@ -125,7 +125,7 @@ class LatentWorldModel(WorldModel):
         if stage == WHOLE:
             embeds = self.codec.encode(flat)
         else:
-            # fp32: the codes that inference will see
+            # in fp32, because these are the codes that inference uses
             with torch.no_grad(), torch.autocast(batch.first.device.type, enabled=False):
                 embeds = self.codec.encode(flat)
         followed = self._follow(embeds, flat, self.act(batch.action), batch.first, generator)

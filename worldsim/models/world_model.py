@@ -1,7 +1,7 @@
-"""What a family of world models implements, and the values that go in and come out.
+"""The interface of a family of world models, and the types of its inputs and outputs.
 
-A family owns its model: how it encodes and decodes, what its state holds, in which stages it is trained and for which
-losses. Training, the simulator and validation know this page and nothing below it.
+A family decides how it encodes and decodes, what its state holds, in which stages it is trained and with which losses.
+Training, simulator and validation depend only on this module.
 
 Axes: B batch, T time, N any number of moments. A moment is an observation and the action that led to it.
 """
@@ -19,20 +19,20 @@ from worldsim.models.heads import RewardHead, TerminationHead
 
 State = dict[str, Tensor]  # every tensor has the batch as its first axis
 Flat = Mapping[str, Tensor]  # flat leaves of a space by name (`worldsim.spaces`)
-Samples = Mapping[str, Iterable[Tensor]]  # leaves of a space by name: rows of the data, (N, ...) a part
-WEIGHTS = {"reward": 2.0, "termination": 5.0}  # of losses that matter more than their size in nats says
+Samples = Mapping[str, Iterable[Tensor]]  # leaves of a space by name: parts of the data, (N, ...) each
+WEIGHTS = {"reward": 2.0, "termination": 5.0}  # of losses, 1 for others; these two are small in nats but matter
 
 
 class Batch(NamedTuple):
-    """Recorded sequences on the device. Row t of action, reward and terminated led to row t of the observation."""
+    """Recorded sequences as tensors. Row t of action, reward and terminated led to row t of the observation."""
 
     observation: dict[str, Tensor]  # (B, T, ...) a leaf
     action: dict[str, Tensor]  # (B, T, ...) a leaf
     reward: Tensor  # (B, T) fp32
     terminated: Tensor  # (B, T) bool
-    first: Tensor  # (B, T) bool: an episode begins here
+    first: Tensor  # (B, T) bool: the first row of an episode
     weight: Tensor | None = None  # (B,) fp32: how much each sequence counts; None: all the same
-    moments: Tensor | None = None  # () fp32: rows that losses are averaged over, where processes share a batch
+    moments: Tensor | None = None  # () fp32: number of rows to average losses over, where processes share a batch
 
     @staticmethod
     def from_numpy(arrays: Mapping[str, Any], device: torch.device | str = "cpu") -> "Batch":
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
         return Batch(**{name: move(arrays[name]) for name in Batch._fields if name in arrays})
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        """The batch with every tensor changed."""
+        """The batch with `change` applied to every tensor."""
         return Batch(*(_each(part, change) for part in self))
 
     def tensors(self) -> list[Tensor]:
@@ -58,15 +58,15 @@ class Losses(NamedTuple):
 
     total: Tensor
     parts: dict[str, Tensor]
-    surprise: Tensor | None = None  # (B,): how badly a moment of each sequence was predicted, on average
+    surprise: Tensor | None = None  # (B,): mean loss of each sequence, for prioritised sampling
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Losses":
-        """The losses with every tensor changed."""
+        """The losses with `change` applied to every tensor."""
         return Losses(*(_each(part, change) for part in self))
 
     @staticmethod
     def of(parts: dict[str, Tensor], surprise: Tensor | None = None) -> "Losses":
-        """The weighted sum of scalar losses."""
+        """From scalar losses by name: their sum, weighted by WEIGHTS."""
         total = torch.stack([WEIGHTS.get(name, 1.0) * loss for name, loss in parts.items()]).sum()
         return Losses(total, {name: loss.detach() for name, loss in parts.items()}, surprise)
 
@@ -78,42 +78,42 @@ def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 class Stage(NamedTuple):
-    """A stretch of training that a family asks for."""
+    """A stage of training; a family may have several."""
 
-    name: str  # what `losses` is given
-    frames: bool = False  # single moments, `trainer.codec_frames` of them for `trainer.codec_steps`, and no sequences
+    name: str
+    frames: bool = False  # trained on single moments, with the trainer's codec_* settings, instead of on sequences
 
 
 class Observed(NamedTuple):
-    """What following a recorded sequence gives."""
+    """The result of observing a recorded sequence."""
 
     state: State  # after the last moment
-    features: Tensor  # (B, T, F): what the heads read of each moment, its observation known
+    features: Tensor  # (B, T, F): input of the heads for each moment, given its observation
 
 
 class Predicted(NamedTuple):
-    """What one imagined step gives beside the state."""
+    """The result of one imagined step, besides the state."""
 
-    features: Tensor  # (B, F): what the heads read
-    entropy: Tensor  # (B,) at least 0, nats: how open this step's future was
-    disagreement: Tensor  # (B,) at least 0: how much an ensemble disagrees on it, the more the less data there was
+    features: Tensor  # (B, F): input of the heads
+    entropy: Tensor  # (B,) at least 0, nats: entropy of the predicted distribution (aleatoric uncertainty)
+    disagreement: Tensor  # (B,) at least 0: of the ensemble (epistemic uncertainty)
 
 
 class WorldModel(nn.Module, ABC):
     """A learned world: pure functions of explicit states.
 
-    A family sets `reward` and `termination`, heads on its features, and what is declared below.
+    A family sets `reward` and `termination`, heads on its features, and the other attributes below.
     """
 
     config: ModelConfig
     reward: RewardHead
     termination: TerminationHead
     stages: tuple[Stage, ...]  # in the order of training
-    noise_size: int  # how many uniform numbers one step of one world consumes
+    noise_size: int  # uniform random numbers that one step of one world uses
 
     @abstractmethod
     def measure(self, observation: Samples, action: Samples) -> None:
-        """Takes what must be known of the data before training: scales, means, frequencies."""
+        """Sets statistics of the data before training: scales, means, frequencies."""
 
     def measure_changes(self, before: Samples, after: Samples) -> None:
         """Takes what must be known of how observations change: rows of the data, and those that followed on them."""
@@ -125,36 +125,36 @@ class WorldModel(nn.Module, ABC):
 
     @abstractmethod
     def initial(self, batch: int) -> State:
-        """The state of `batch` worlds before anything was seen."""
+        """The state of `batch` worlds before any observation."""
 
     @abstractmethod
     def encode(self, observation: Flat) -> Tensor:
-        """Where observations (N, ...), each seen by itself, lie in latent space: (N, D) fp32."""
+        """Latent codes (N, D) fp32 of observations (N, ...), each encoded by itself."""
 
     @abstractmethod
     def observe(self, observation: Flat, action: Flat, first: Tensor, state: State | None = None) -> Observed:
-        """Follow a recorded sequence (B, T, ...), on from `state` or from nothing; a deterministic function.
+        """Observe a recorded sequence (B, T, ...), starting from `state` or the initial one; deterministic.
 
-        Where `first` (B, T), an episode begins and everything before it is forgotten, the action that led there too.
+        Where `first` (B, T) is True, the state is reset, and the action of that row is ignored.
         """
 
     @abstractmethod
     def step(self, state: State, action: Flat, noise: Tensor | None) -> tuple[State, Predicted]:
-        """Imagine one step under actions (B, ...), with shapes that stay as they are.
+        """Imagine one step under actions (B, ...); the shapes of the state do not change.
 
-        noise: (B, noise_size) uniform in [0, 1); None: the most probable future.
+        noise: (B, noise_size) uniform in [0, 1), to sample with; None: the most probable outcome.
         """
 
     @abstractmethod
     def decode(self, state: State) -> dict[str, Tensor]:
-        """What is seen in a state after `step`: flat leaves (B, ...)."""
+        """The observation in a state after `step`: flat leaves (B, ...)."""
 
     @abstractmethod
     def losses(self, batch: Batch, generator: Generator, stage: Stage) -> Losses:
         """Training losses of one batch in one of `stages`; all randomness from `generator`."""
 
     def rounded(self) -> Self:
-        """A copy whose matrices are in bf16: autocast to it, products find them cast and need not do so every time."""
+        """A copy with matrices in bf16, so that autocast need not cast them at every product."""
         rounded = deepcopy(self)
         for name, parameter in rounded.named_parameters():
             if parameter.ndim > 1 and min(parameter.shape[-2:]) > 1 and not name.endswith("norm"):
@@ -163,10 +163,10 @@ class WorldModel(nn.Module, ABC):
 
 
 def weighted(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Values (B, T) with every sequence as heavy as `weight` (B,) says."""
+    """Values (B, T), each sequence multiplied by its `weight` (B,)."""
     return values if weight is None else values * weight.unsqueeze(1)
 
 
 def mean_of(values: Tensor, weight: Tensor, count: Tensor) -> Tensor:
-    """The mean over moments (B, T) of which `count` count, as heavy as `weight` (B, T) says."""
+    """Sum of values (B, T) times `weight` (B, T), divided by `count`."""
     return (values * weight).sum() / count.clamp_min(1)

@@ -1,1 +1,1 @@
-"""What a person looks at: the learned world beside the real one."""
+"""Films for people: the learned world beside the real one."""

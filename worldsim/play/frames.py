@@ -21,7 +21,7 @@ from worldsim.simulator.drawing import BACKGROUND, Font, elided
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 Format = Literal["gif", "png"]  # png: an animated PNG, every colour kept
-MARK = b"worldsim look"  # says of a file that it may be drawn anew
+MARK = b"worldsim look"  # a comment in files that worldsim wrote and may overwrite
 ENDINGS: dict[str, Format] = {".gif": "gif", ".png": "png"}
 
 WHITE: Colour = (240, 240, 240)
@@ -39,7 +39,7 @@ def blank(width: int, height: int) -> Picture:
 
 
 def fit(picture: Picture, width: int, height: int) -> Picture:
-    """Scaled by nearest pixels to fill width x height as far as its proportions let it, on the background."""
+    """The picture scaled (nearest neighbour) to fit into width x height with its aspect ratio, centred."""
     scale = min(width / picture.shape[1], height / picture.shape[0])
     size = [max(1, int(scale * side)) for side in picture.shape[:2]]
     rows, columns = (np.arange(new) * old // new for new, old in zip(size, picture.shape, strict=False))
@@ -60,7 +60,7 @@ def stack(pictures: Sequence[Picture], gap: int = 4) -> Picture:
 
 
 def text(lines: Sequence[tuple[str, Colour]], width: int, size: int = 13) -> Picture:
-    """Lines of text in their colours; what does not fit is an ellipsis. size in pixels."""
+    """Lines of text in their colours, cut with an ellipsis where too long. size in pixels."""
     image = Image.fromarray(blank(width, len(lines) * (size + 4)))
     pen = ImageDraw.Draw(image)
     for row, (line, colour) in enumerate(lines):
@@ -112,7 +112,7 @@ def _attempts(frames: list[Picture], fps: float, form: Format) -> Iterator[tuple
 
 
 def data_uri(frames: Sequence[Picture], fps: float, form: Format = "gif", max_bytes: int | None = None) -> str:
-    """An animation that an HTML page holds in itself: the value of an <img>'s src."""
+    """An animation as a data URI, to embed in an HTML page."""
     data = animation(frames, fps, form, max_bytes)
     return f"data:image/{form};base64,{base64.b64encode(data).decode('ascii')}"
 
@@ -151,7 +151,7 @@ def _encode(frames: list[Picture], colours: int | None, fps: float, form: Format
 
 
 def _reduce(frames: list[Picture], colours: int) -> list[Picture]:
-    """All frames in one palette, so that nothing flickers and still areas compress away."""
+    """All frames in one palette, so that colours do not flicker and still areas compress well."""
     sample = np.concatenate([frame[::2, ::2] for frame in frames[:: max(1, len(frames) // 16)]])
     palette = Image.fromarray(sample).quantize(colours, dither=Image.Dither.NONE)
     return [

@@ -1,6 +1,6 @@
 """Look: the real environment above, the learned one below, the same actions in both.
 
-A few recorded steps are context; from there on the learned world sees nothing but the recorded actions (open loop).
+A few recorded steps are context; from there on the learned world gets only the recorded actions (open loop).
 """
 
 from pathlib import Path
@@ -15,25 +15,25 @@ from worldsim.errors import ConfigError, DatasetError, SpaceMismatchError
 from worldsim.files import alone_at, refuse_foreign
 from worldsim.play import frames
 from worldsim.play.frames import AMBER, GREEN, GREY, RED, WHITE, Picture
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.mix import DataSets, Mix
 from worldsim.rollouts.sampling import windows
-from worldsim.settings import Context, Seed, Settings
+from worldsim.settings import ContextSteps, Seed, Settings
 from worldsim.simulator.drawing import draw, side_by_side
 from worldsim.simulator.rollout import Rollout, open_loop
 from worldsim.simulator.world import World, load
 from worldsim.spaces import leaves
 
-PICTURE, COLUMN = 256, 140  # widths of a picture and of the words beside it, in pixels
+PICTURE, COLUMN = 256, 140  # widths of a picture and of the text beside it, in pixels
 GAP = 4
 WIDTH = PICTURE + GAP + COLUMN
 MOST_FRAMES = 1000  # two minutes; more would not fit into MAX_BYTES
-HOLD = 6  # frames for which the last one of a window stays
+HOLD = 6  # times that the last frame of a window is repeated
 MAX_BYTES = 3_000_000
 
 
 class LookConfig(Settings):
-    """What to look at: the recorded rollout above, the learned world below, the same actions in both."""
+    """The world and the rollouts to show."""
 
     world: Path = Field(Path("runs/world"), description="folder of the world")
     data: DataSets = Field(
@@ -42,16 +42,16 @@ class LookConfig(Settings):
         "held-out ones are shown",
     )
     out: Path = Field(Path("runs/real_vs_world.gif"), description=".gif, at most 3 MB, or .png for an animated PNG")
-    context: Context = Field(5, description="recorded steps that the world sees first")
+    context: ContextSteps = Field(5, description="recorded steps that the world observes first")
     length: int = Field(40, ge=1, le=10_000, description="steps that it then imagines, fewer where an episode ends")
-    count: int = Field(4, ge=1, le=1000, description="windows, one after another")
-    fps: int = Field(8, ge=1, le=50, description="frames a second")
-    seed: Seed = Field(0, description="of the choice of windows and of what the world draws")
+    count: int = Field(4, ge=1, le=1000, description="windows shown, one after another")
+    fps: int = Field(8, ge=1, le=50, description="frames per second")
+    seed: Seed = Field(0, description="of the choice of windows and of the world's random numbers")
     device: Device = Field("auto", description="where the world runs; auto: a GPU where torch sees one")
 
 
 class Side(NamedTuple):
-    """One of the two worlds at one moment: its picture's source and the words beside it."""
+    """The real or the learned world at one moment: the observation to draw, and the text beside it."""
 
     observation: dict[str, NDArray[Any]]  # leaf -> (...)
     lines: list[tuple[str, frames.Colour]]  # the first is the heading
@@ -59,10 +59,10 @@ class Side(NamedTuple):
 
 
 def show(config: LookConfig) -> Path:
-    """`look` at a world and a data set by their folders.
+    """The verb: opens world and data set, and writes the film with `look`.
 
-    Raises CheckpointError or DatasetError where one cannot be opened, SpaceMismatchError where they do not fit,
-    ConfigError where `out` asks for another kind of file or is one that was not drawn so.
+    Raises CheckpointError or DatasetError where one cannot be opened, SpaceMismatchError where their spaces differ,
+    ConfigError where `out` has another ending or is a file that worldsim did not write.
     """
     if config.out.suffix not in frames.ENDINGS:
         raise ConfigError(
@@ -91,7 +91,7 @@ def _shown(config: LookConfig) -> Path:
 
 def look(
     world: World,
-    arrays: Arrays,
+    arrays: EpisodeArrays,
     episodes: NDArray[np.int64],
     out: Path,
     *,
@@ -103,7 +103,7 @@ def look(
 ) -> Path:
     """Write a GIF (at most 3 MB, 400 pixels wide) of `count` windows from `episodes`, real above and learned below.
 
-    context: recorded rows that the world sees first. length: steps that it then imagines, fewer where an episode ends.
+    context: recorded rows that the world observes first. length: steps that it then imagines, at most to the end.
     out: a path ending in .gif (or .png for an animated PNG). Returns it.
     Raises DatasetError where no episode is longer than the context, ConfigError for more frames than a film can have.
     """
@@ -112,7 +112,7 @@ def look(
     if not len(long):
         raise DatasetError(f"none of {len(episodes)} episodes is longer than context={context}: give less context")
     rows = min(context + length, int(np.diff(arrays.start)[long].max()))
-    # Windows no longer than the longest episode: beyond it a film would stand still.
+    # No longer than the longest episode: beyond it the film would stand still.
     if count * rows > MOST_FRAMES:
         frames_asked = f"count={count} windows of {rows} frames"
         raise ConfigError(f"{frames_asked} are more than the {MOST_FRAMES} of a film; give a lower count or length")
@@ -126,7 +126,7 @@ def look(
 
 
 def film_window(world: World, window: dict[str, Any], imagined: Rollout, index: int, context: int) -> list[Picture]:
-    """The frames of one window, the last one held for a moment. They end where the recorded episode does."""
+    """The frames of one window, up to the end of the recorded episode; the last one is repeated."""
     length, count = int(window["mask"][index].sum()), len(window["mask"])
     film = []
     for t in range(length):
@@ -140,7 +140,7 @@ def film_window(world: World, window: dict[str, Any], imagined: Rollout, index: 
 
 
 def real_side(world: World, window: dict[str, Any], index: int, t: int, context: int) -> Side:
-    """What was recorded in row t of a window, with the rewards since the context ended."""
+    """The recorded row t of a window, with the return since the end of the context."""
     lines = [("real", WHITE)]
     if not window["first"][index, t]:
         lines.append((f"action {action_name(world, _at(window['action'], index, t))}", WHITE))
@@ -151,7 +151,7 @@ def real_side(world: World, window: dict[str, Any], index: int, t: int, context:
 
 
 def learned_side(world: World, window: dict[str, Any], imagined: Rollout, index: int, t: int, context: int) -> Side:
-    """What the learned world says of row t; where it has ended the episode, its end stays on show."""
+    """The imagined row t; after the learned world has ended the episode, its last row."""
     if t < context:
         return Side(_at(window["observation"], index, t), [("learned", AMBER), ("watches", GREY)], None)
     ends = np.flatnonzero(imagined.terminated[index, context : t + 1])
@@ -166,7 +166,7 @@ def learned_side(world: World, window: dict[str, Any], imagined: Rollout, index:
 
 
 def side_picture(world: World, side: Side) -> Picture:
-    """A side's picture with its words to the right, WIDTH pixels wide."""
+    """A side's picture with its text to the right, WIDTH pixels wide."""
     picture = draw(leaves(world.observation_space), side.observation, height=1, width=PICTURE)
     height = int(np.clip(round(PICTURE * picture.shape[0] / picture.shape[1]), PICTURE // 2, PICTURE * 5 // 4))
     column = [frames.text(side.lines[:1], COLUMN, size=20), frames.text(side.lines[1:], COLUMN)]
@@ -177,7 +177,7 @@ def side_picture(world: World, side: Side) -> Picture:
 
 
 def action_name(world: World, action: dict[str, NDArray[Any]]) -> str:
-    """A flat action (leaf -> (n,)) in words: the environment's own (`metadata["action_names"]`) or its numbers."""
+    """A flat action (leaf -> (n,)) as text: its name in `metadata["action_names"]`, or its numbers."""
     names = world.metadata.get("action_names")
     (first, *others) = action.values()
     if names is not None and not others and first.size == 1 and first.dtype == np.int64:
@@ -190,6 +190,6 @@ def _at(arrays: dict[str, NDArray[Any]], index: int, t: int) -> dict[str, NDArra
 
 
 def _signed(rewards: float) -> str:
-    """With its sign, and none for nothing: a rounded -0.001 is 0.00."""
+    """Two digits with a sign, and 0.00 without one."""
     cents = round(float(rewards), 2)
     return f"{cents:+.2f}" if cents else "0.00"

@@ -1,1 +1,1 @@
-"""Recorded rollouts: collected from any Gymnasium env, at rest as a Minari data set, sampled from flat arrays."""
+"""Recorded rollouts: collected from any Gymnasium env, stored as a Minari data set, sampled from flat arrays."""

@@ -1,6 +1,6 @@
-"""Plain arrays in files of others: .npz, .npy and HDF5, opened group by group and read by rows.
+"""Files of plain arrays that other programs wrote: .npz, .npy and HDF5, opened group by group and read by rows.
 
-A group is what belongs together: one .npz file, the .npy files of one folder, an HDF5 file, or a group in it that holds
+A group is one set of arrays: one .npz file, the .npy files of one folder, an HDF5 file, or a group in it that holds
 actions of its own (as robomimic and Minari store each episode). Its arrays are named by their path: "obs/image".
 """
 
@@ -26,7 +26,7 @@ ACTIONS = ("actions", "action", "acts", "act")
 
 @dataclass
 class ArrayColumn:
-    """One array of a group. What is read of it is in memory; HDF5 and .npy are read by rows, .npz as a whole."""
+    """One array of a group, read on demand: HDF5 and .npy by rows, .npz as a whole."""
 
     where: str  # "demo.hdf5: 'obs/image'", for messages
     shape: tuple[int, ...]
@@ -43,7 +43,7 @@ class ArrayColumn:
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise DatasetError(f"{self.where} cannot be read ({_reason(error)}); it is damaged or cut short") from error
 
-    def refuse(self, wrong: str, fix: str) -> DatasetError:
+    def error(self, wrong: str, fix: str) -> DatasetError:
         return DatasetError(f"{self.where} {wrong}; {fix}")
 
 
@@ -101,7 +101,7 @@ def _npy(file: Path) -> ArrayColumn:
 
 
 def _npz(file: Path, archive: Any, name: str) -> ArrayColumn:
-    """Its shape and type stand in the header; the array is unpacked once, when rows are first read."""
+    """Shape and type are read from the header; the array is unpacked once, when rows are first read."""
     with archive.zip.open(f"{name}.npy") as member:
         version = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -144,7 +144,7 @@ def _datasets(where: str, group: h5py.Group, prefix: str = "") -> Iterator[tuple
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
-    """Digits as numbers: demo_2 before demo_10."""
+    """A sort key that takes digits as numbers: demo_2 before demo_10."""
     return [(0, int(piece)) if piece.isdigit() else (1, piece) for piece in re.split(r"(\d+)", name)]
 
 

@@ -1,10 +1,9 @@
-"""What plain arrays hold, the observation's or the action's, and the space that they make."""
+"""Infers the observation space or the action space from plain arrays, and converts their rows to values of it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -14,14 +13,12 @@ from worldsim.rollouts import conversions
 from worldsim.rollouts.array_files import NUMBERS, ArrayColumn
 from worldsim.rollouts.conventions import KeyPath, chunks
 from worldsim.rollouts.conversions import ColumnStatistics, Conversion
-from worldsim.spaces import leaves
-
-Space = gym.Space[Any]
+from worldsim.spaces import Space, leaves
 
 
 @dataclass
 class ArrayRole:
-    """The observation or the action of all parts: what its arrays hold, and the space that they make."""
+    """The arrays of all groups that make up the observation, or the action: their statistics and their space."""
 
     name: str  # "observation" or "action"
     found: dict[KeyPath, ColumnStatistics] = field(default_factory=dict)
@@ -29,25 +26,25 @@ class ArrayRole:
     conversions: dict[KeyPath, Conversion] = field(default_factory=dict)
 
     def inspect(self, columns: Mapping[KeyPath, ArrayColumn], edges: NDArray[np.bool_]) -> None:
-        """Reads what the columns of another group hold. edges: rows that count for nothing where they are all zeros.
+        """Adds the columns of another group to the statistics. edges: rows that are ignored where they are all zeros.
 
-        Raises DatasetError where arrays are missing, no numbers, or not of the shape and type of those before.
+        Raises DatasetError where arrays are missing, not numeric, or differ in shape or type from earlier groups.
         """
         first = not self.found
         for place, column in columns.items():
             if column.dtype.kind not in NUMBERS:
-                raise column.refuse(f"is of type {column.dtype}", "numbers are needed; save it as an array of numbers")
+                raise column.error(f"is of type {column.dtype}", "numbers are needed; save it as an array of numbers")
             if not first and place not in self.found:
-                raise column.refuse(f"is in no file before, such as {self._example()}", "give files of the same arrays")
+                raise column.error(f"is in no file before, such as {self._example()}", "give files of the same arrays")
             found = self.found.setdefault(place, ColumnStatistics(column.shape[1:], column.dtype))
             self.named.setdefault(place, column.where)
             if (column.shape[1:], column.dtype) != (found.shape, found.dtype):
-                raise column.refuse(
+                raise column.error(
                     f"has rows of {column.dtype} {column.shape[1:]}, and {self.named[place]} has "
                     f"{found.dtype} {found.shape}",
                     "give files of the same arrays",
                 )
-            if self._matters(found):  # else a terabyte of frames would be read for nothing
+            if self._matters(found):  # not for frames: reading terabytes of them would add nothing
                 for begin, end in chunks(column):
                     rows = column.rows(begin, end)
                     check_finite(column, rows, begin)
@@ -62,14 +59,14 @@ class ArrayRole:
         return next(iter(self.named.values()))
 
     def _matters(self, found: ColumnStatistics) -> bool:
-        """Whether the space hangs on the values: of floats that may be pictures, single whole numbers, and actions."""
+        """Whether the space depends on the values: for floats that may be images, single integers and actions."""
         floats = found.dtype.kind == "f" and conversions.may_be_picture(found.shape)
         return self.name == "action" or floats or (found.dtype.kind in "iu" and not found.shape)
 
     def space(self, given: Space | None, env: str) -> Space:
-        """The space of values. given: that of the environment `env`, which then is the space.
+        """The inferred space; or `given`, the space of the environment `env`, if the arrays fit it.
 
-        Raises SpaceMismatchError where it is none of these arrays.
+        Raises SpaceMismatchError where they do not.
         """
         make = conversions.observation_conversion if self.name == "observation" else conversions.action_conversion
         self.conversions = {place: make(found) for place, found in self.found.items()}
@@ -93,7 +90,7 @@ class ArrayRole:
         return given
 
     def values(self, place: KeyPath, column: ArrayColumn, rows: slice) -> NDArray[Any]:
-        """Rows of a column as values of the space. Raises DatasetError, naming the index, where they are none."""
+        """Rows of a column as values of the space. Raises DatasetError, naming the index, where one is outside."""
         read = column.rows(rows.start, rows.stop)
         check_finite(column, read, rows.start)
         conversion = self.conversions[place]
@@ -104,7 +101,7 @@ class ArrayRole:
             if outside.any():
                 index = rows.start + int(outside.argmax())
                 fix = "mend the data, or give spaces=arrays"
-                raise column.refuse(f"is outside {conversion.space} at index {index}", fix)
+                raise column.error(f"is outside {conversion.space} at index {index}", fix)
         return made
 
 
@@ -113,7 +110,7 @@ def check_finite(column: ArrayColumn, rows: NDArray[Any], begin: int) -> None:
     if rows.dtype.kind == "f":
         bad = ~np.isfinite(rows).reshape(len(rows), -1).all(1)
         if bad.any():
-            raise column.refuse(f"has NaN or an infinity at index {begin + int(bad.argmax())}", "mend the data")
+            raise column.error(f"has NaN or an infinity at index {begin + int(bad.argmax())}", "mend the data")
 
 
 def _zeros(rows: NDArray[Any]) -> NDArray[np.bool_]:
@@ -121,7 +118,7 @@ def _zeros(rows: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _bounds(space: Space) -> tuple[Any, Any]:
-    """Least and greatest values of a space that could be passed; None where every value of its type is one."""
+    """Least and greatest values of a space; None where every value of its type is a member."""
     if isinstance(space, spaces.Box):
         every = space.dtype == np.uint8 and space.low.min() == 0 and space.high.max() == 255
         return (None, None) if every else (space.low, space.high)
@@ -133,7 +130,7 @@ def _bounds(space: Space) -> tuple[Any, Any]:
 
 
 def _nested(parts: Mapping[KeyPath, Space]) -> Space:
-    """Dicts of dicts of the spaces, by their places; a single one without a place is the space itself."""
+    """Nested Dicts of the spaces, by their key paths; a single space with an empty path is returned as it is."""
     if () in parts:
         return parts[()]
     inner: dict[str, dict[KeyPath, Space]] = {}

@@ -1,7 +1,7 @@
-"""Flat arrays of a data set: one memory-mapped .npy file a leaf, written once, verified whenever it changes.
+"""Flat arrays of a data set: one memory-mapped .npy file a leaf, written once, verified after every change.
 
 An episode of T steps takes T+1 rows. Row t holds observation o_t and the action, reward, terminated and truncated that
-LED to o_t, so the first row of an episode has zeros there. N = all rows, E = episodes.
+led to o_t, so the first row of an episode has zeros there. N = all rows, E = episodes.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ CHUNK = 64 << 20  # bytes that are read at once to verify an array
 FlatEpisode = dict[str, NDArray[Any]]  # "observation/<leaf>", "action/<leaf>", "reward", ...: (T+1, ...) rows
 
 
-class Joined:
-    """Rows of several arrays of one type and shape, one after another, read where they lie."""
+class ConcatenatedRows:
+    """Rows of several arrays of one type and shape, one after another, without copying them into one array."""
 
     def __init__(self, parts: Sequence[NDArray[Any]]):
         self.parts = tuple(parts)
@@ -42,35 +42,37 @@ class Joined:
         return self.take(rows)
 
     def take(self, rows: NDArray[np.int64], axis: int = 0) -> NDArray[Any]:
-        """The rows (...), each of them whole: (..., *shape[1:])."""
+        """The rows with numbers (...), as (..., *shape[1:])."""
         assert axis == 0, axis
         flat = np.asarray(rows).ravel()
-        found = np.empty((len(flat), *self.shape[1:]), self.dtype)
+        taken = np.empty((len(flat), *self.shape[1:]), self.dtype)
         owner = np.searchsorted(self._start, flat, side="right") - 1
         for number in np.unique(owner):
             here = owner == number
-            found[here] = self.parts[number].take(flat[here] - self._start[number], axis=0)
-        return found.reshape(*np.shape(rows), *self.shape[1:])
+            taken[here] = self.parts[number].take(flat[here] - self._start[number], axis=0)
+        return taken.reshape(*np.shape(rows), *self.shape[1:])
 
 
-def joined(several: Sequence["Arrays"]) -> "Arrays":
-    """Several data sets of the same leaves as one, episodes in order. Observations and actions stay where they are."""
+def concatenated(several: Sequence["EpisodeArrays"]) -> "EpisodeArrays":
+    """Several data sets of the same leaves as one, episodes in order. Observations and actions are not copied."""
     if len(several) == 1:
         return several[0]
 
-    def together(group: str) -> dict[str, NDArray[Any]]:
+    def leaves_of(group: str) -> dict[str, NDArray[Any]]:
         names = getattr(several[0], group)
-        return {name: cast(NDArray[Any], Joined([getattr(a, group)[name] for a in several])) for name in names}
+        return {
+            name: cast(NDArray[Any], ConcatenatedRows([getattr(a, group)[name] for a in several])) for name in names
+        }
 
     offsets = np.cumsum([0, *(a.rows for a in several)])
     starts = [a.start[:-1] + offset for a, offset in zip(several, offsets, strict=False)]
     flags = {k: np.concatenate([getattr(a, k) for a in several]) for k in ("reward", "terminated", "truncated")}
     start = np.concatenate([*starts, offsets[-1:]])
-    return Arrays(together("observation"), together("action"), start=start, **flags)
+    return EpisodeArrays(leaves_of("observation"), leaves_of("action"), start=start, **flags)
 
 
 @dataclass(frozen=True)
-class Arrays:
+class EpisodeArrays:
     """All episodes of a data set, one after another, by leaf. The arrays are read-only maps of files."""
 
     observation: dict[str, NDArray[Any]]  # leaf name -> (N, *leaf.shape)
@@ -110,12 +112,12 @@ class Arrays:
         return digest.hexdigest()
 
     def release(self) -> None:
-        """Give back the memory of what was read from maps; the kernel may still keep it as cache of the files."""
+        """Frees the pages read from memory-mapped files; the kernel may still cache them."""
         for array in self._named().values():
-            for part in array.parts if isinstance(array, Joined) else (array,):
-                held: Any = getattr(part.base, "_mmap", None) if isinstance(part.base, np.memmap) else None
-                if held is not None and hasattr(held, "madvise"):  # not on Windows
-                    held.madvise(mmap.MADV_DONTNEED)
+            for part in array.parts if isinstance(array, ConcatenatedRows) else (array,):
+                mapping: Any = getattr(part.base, "_mmap", None) if isinstance(part.base, np.memmap) else None
+                if mapping is not None and hasattr(mapping, "madvise"):  # not on Windows
+                    mapping.madvise(mmap.MADV_DONTNEED)
 
     def _named(self) -> dict[str, NDArray[Any]]:
         named = {f"observation/{name}": array for name, array in self.observation.items()}
@@ -160,17 +162,17 @@ def flat_episode(
 
 
 def repeat_last(rows: NDArray[Any]) -> NDArray[Any]:
-    """T+1 rows from T: where the last observation was not recorded, the one before stands for it.
+    """T+1 rows from T: where the last observation was not recorded, the one before is repeated in its place.
 
-    So the last action, its reward and the ending are kept, which are what ends are learned from.
+    Dropping the last step instead would lose its reward and the termination, which must be learned.
     """
     return np.concatenate([rows, rows[-1:]])
 
 
 class ArrayWriter:
-    """Writes episodes as .npy files, one episode in memory at a time; without a folder, only their hash is made.
+    """Writes episodes as .npy files, one episode in memory at a time; without a folder, it only calculates the hash.
 
-    Files are written from front to back and not through a map, so that a full disk is an OSError and not a bus error.
+    Files are written sequentially and not through a memory map, where a full disk would be a bus error.
     """
 
     def __init__(self, folder: Path | None, lengths: Sequence[int]):
@@ -185,7 +187,7 @@ class ArrayWriter:
             self._columns[name].append(array)
 
     def finish(self) -> str:
-        """The content hash, once all episodes are there."""
+        """The content hash, once all episodes are appended."""
         self._add("start", self._start.shape, self._start.dtype)
         self._columns["start"].append(self._start)
         return combine({name: column.digest.hexdigest() for name, column in self._columns.items()}, self._columns)

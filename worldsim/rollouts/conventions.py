@@ -1,6 +1,6 @@
-"""What plain arrays of others are: which of them is the observation, where episodes end, what stands in which row.
+"""How other programs lay out arrays of episodes: names of the arrays, ends of episodes, and what a row holds.
 
-| who writes so                 | arrays                                                        | row t          |
+| written by                    | arrays                                                        | row t          |
 |-------------------------------|---------------------------------------------------------------|----------------|
 | D4RL, most replay buffers     | observations, actions, rewards, terminals, timeouts           | o_t, a_t, r_t+1|
 | DreamerV3, an episode a file  | image, action, reward, is_first, is_last, is_terminal         | o_t, a_t-1, r_t|
@@ -8,7 +8,7 @@
 | robomimic, Minari             | a group an episode: obs/... or observations, actions, rewards | o_t, a_t, r_t+1|
 | imitation, Stable-Baselines   | obs, actions, rewards, episode_starts                         | o_t, a_t, r_t+1|
 
-a_t is what was done in o_t, r_t the reward that arrived with o_t.
+a_t is the action taken in o_t, r_t the reward that arrived with o_t.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,18 +16,19 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from worldsim.errors import DatasetError
 from worldsim.rollouts.array_files import NUMBERS, ArrayColumn, ArrayGroup
 from worldsim.settings import Settings
+from worldsim.spaces import Bools, Ints
 
-Bools = NDArray[np.bool_]
 KeyPath = tuple[str, ...]
 Timing = Literal["after", "before", "mixed"]
-LastObservation = Literal["there", "next", "missing"]  # among the observations, in `next_observation`, nowhere
-NAMES = {  # of arrays, or of groups of them, by what they are; the first that is there is taken
+LastObservation = Literal[
+    "there", "next", "missing"
+]  # where an episode's last observation is: among the observations, in `next_observation`, nowhere
+NAMES = {  # of arrays, or of groups of them, by role; the first that exists is taken
     "observation": ("observations", "observation", "obs", "images", "image", "frames", "states", "state"),
     "next_observation": ("next_observations", "next_observation", "next_obs"),
     "action": ("actions", "action", "acts", "act"),
@@ -40,33 +41,33 @@ NAMES = {  # of arrays, or of groups of them, by what they are; the first that i
 }
 DREAMER = ("is_first", "is_last", "is_terminal")  # arrays that only Dreamer's episodes have
 BOOKKEEPING = ("step", "stepid", "id", "consec", "seed", "reset", "discount", "logprob", "episode", "index")
-UNSORTED = 0.5  # share of rows that do not go on in the next one, from which on they are in no order of time
+UNSORTED = 0.5  # rows are not in order of time if this share of them is not followed by its next observation
 
 
 class ArrayKeys(Settings):
-    """Names of the arrays, where they are not to be found by themselves; null: as `NAMES` has them.
+    """Names of the arrays, where they are not among `NAMES`.
 
     Groups in HDF5 are written with /, as in obs/image.
     """
 
     observation: str | list[str] | None = Field(None, description="one name, or several: [obs/image,obs/joints]")
     next_observation: str | None = Field(
-        None, description="what each row led to; in each episode's last row it is the last observation"
+        None, description="the observation after each row's action; only that of each episode's last row is used"
     )
     action: str | list[str] | None = Field(None, description="one name, or several")
-    reward: str | None = Field(None, description="a number a row; where there are none, all are 0")
-    terminated: str | None = Field(None, description="true where an episode ended in the environment")
-    truncated: str | None = Field(None, description="true where it was cut, e.g. by a time limit")
+    reward: str | None = Field(None, description="one number a row; without it all rewards are 0")
+    terminated: str | None = Field(None, description="true where an episode terminated")
+    truncated: str | None = Field(None, description="true where it was truncated, e.g. by a time limit")
     ends: str | None = Field(
-        None, description="true where it ended, however it did; or, in numbers, the row after each episode"
+        None, description="true where an episode ended for either reason; or the number of the row after each episode"
     )
     first: str | None = Field(None, description="true where an episode begins")
     lengths: str | None = Field(None, description="rows of each episode")
     timing: Timing | None = Field(
         None,
         description="after: action and reward of row t follow observation t (D4RL); before: they led to it "
-        "(DreamerV3's episodes); mixed: the action follows, the reward came with it (DreamerV3's replay); null: by "
-        "is_first and the first actions",
+        "(DreamerV3's episodes); mixed: the action follows, the reward arrived with it (DreamerV3's replay); null: "
+        "inferred from is_first and the first actions",
     )
 
 
@@ -81,22 +82,22 @@ class EpisodeSpan(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """The arrays of a group by what they are, and its episodes."""
+    """The arrays of a group by role, and its episodes."""
 
     observation: Mapping[KeyPath, ArrayColumn]
     next_observation: Mapping[KeyPath, ArrayColumn]  # empty where there is none
     action: Mapping[KeyPath, ArrayColumn]
     reward: ArrayColumn | None
     spans: list[EpisodeSpan]
-    arriving: bool  # rewards and ends of row t arrived with observation t
+    arriving: bool  # rewards and ends of row t arrived with observation t, as Dreamer stores them
     last_observation: LastObservation
-    edges: Bools  # (N,) rows of Dreamer's that begin or end an episode: one of both has an action of zeros
-    acting_first: bool  # some action in an episode's first row is not zero
-    aside: list[str]  # arrays that were not taken
+    edges: Bools  # (N,) first and last rows of Dreamer's episodes, of which one holds a dummy action of zeros
+    acting_first: bool  # whether any action in an episode's first row is not zero
+    unused: list[str]  # names of arrays without a role
     notes: list[str]
 
     def rows(self, span: EpisodeSpan, timing: Timing) -> tuple[slice, slice, slice]:
-        """Where the episode's observations, T+1 or T of them, its actions and its rewards stand."""
+        """The rows of the episode's observations (T+1 or T), of its actions and of its rewards."""
         extra = span.number if self.last_observation == "there" and not self.arriving else 0
         begin = span.begin + extra
         observed = span.steps + (self.last_observation == "there")
@@ -107,11 +108,14 @@ class Layout:
 
 
 def layout(group: ArrayGroup, keys: ArrayKeys, alone: bool) -> Layout:
-    """The group, understood. alone: it is all there is, so that it is no single episode unless it says so.
+    """Finds the roles of a group's arrays and its episodes.
+
+    alone: it is the only group, so it is not taken for a single episode unless its arrays say so.
 
     Raises DatasetError, naming file, key and index, where arrays are missing, of different lengths or contradict each
     other.
     """
+    # Not split: where episodes end, what the rows are and when rewards arrive are inferred from one another.
     found = _arrays_by_role(group, keys)
     observation, following, action = (found[role] for role in ("observation", "next_observation", "action"))
     reward = next(iter(found["reward"].values()), None)
@@ -121,13 +125,13 @@ def layout(group: ArrayGroup, keys: ArrayKeys, alone: bool) -> Layout:
     for path in following.keys() & observation.keys():
         shapes = [columns[path].shape[1:] for columns in (following, observation)]
         if shapes[0] != shapes[1]:
-            raise following[path].refuse(f"has rows of {shapes[0]}", f"the observations have {shapes[1]}")
-    # Only Dreamer's names say that rewards and ends stand beside the observation that they came with.
+            raise following[path].error(f"has rows of {shapes[0]}", f"the observations have {shapes[1]}")
+    # Only Dreamer stores rewards and ends in the row of the observation that they arrived with.
     arriving = keys.timing != "after" if keys.timing else any(name in group.columns for name in DREAMER)
     as_many = all(len(column) == rows for column in observation.values())
-    ends = _Ends(group, found, rows, alone and as_many)
+    ends = _EpisodeEnds(group, found, rows, alone and as_many)
     if following and as_many and not ends.complete:
-        ends.cuts |= _torn(observation, following, ends.cuts)
+        ends.cuts |= _discontinuities(observation, following, ends.cuts)
     stops = np.flatnonzero(ends.cuts)
     begins = np.concatenate([[0], stops[:-1] + 1])
     last: LastObservation = "next" if following else "missing"
@@ -143,21 +147,21 @@ def layout(group: ArrayGroup, keys: ArrayKeys, alone: bool) -> Layout:
     edges = np.zeros(rows, np.bool_)
     if arriving:
         edges[begins] = edges[stops] = True
-    # Dreamer's episodes begin with an action of zeros, which led there; in its replay that row has the first action.
+    # Dreamer's episodes begin with a dummy action of zeros; in its replay buffer that row holds the first action.
     first = next(iter(action.values()))
     acting = arriving and any(np.any(first.rows(int(begin), int(begin) + 1)) for begin in begins)
     used = {id(column) for columns in found.values() for column in columns.values()}
-    aside = [name for name, column in group.columns.items() if id(column) not in used]
-    return Layout(observation, following, action, reward, spans, arriving, last, edges, acting, aside, ends.notes)
+    unused = [name for name, column in group.columns.items() if id(column) not in used]
+    return Layout(observation, following, action, reward, spans, arriving, last, edges, acting, unused, ends.notes)
 
 
 def _arrays_by_role(group: ArrayGroup, keys: ArrayKeys) -> dict[str, dict[KeyPath, ArrayColumn]]:
-    """Raises DatasetError where there are no observations or no actions."""
+    """The group's arrays by role and key path. Raises DatasetError where there are no observations or no actions."""
     found = {role: _named(group, role, getattr(keys, role)) for role in NAMES}
     if found["action"] and keys.observation is None and any(name in group.columns for name in DREAMER):
         taken = {id(column) for role in found.keys() - {"observation"} for column in found[role].values()}
         rows = len(next(iter(found["action"].values())))
-        found["observation"] = _all_that_is_left(group, taken, rows) or found["observation"]
+        found["observation"] = _remaining_arrays(group, taken, rows) or found["observation"]
     for role in ("action", "observation"):
         if not found[role]:
             raise DatasetError(f"{group.where} has no {role}s, only {_listed(group)}; name them: keys.{role}=...")
@@ -165,7 +169,7 @@ def _arrays_by_role(group: ArrayGroup, keys: ArrayKeys) -> dict[str, dict[KeyPat
 
 
 def _named(group: ArrayGroup, role: str, key: str | list[str] | None) -> dict[KeyPath, ArrayColumn]:
-    """The arrays of a role by their place in it: {(): array}, or several where a group or several names are meant."""
+    """The arrays of a role by key path: {(): array}, or several of a group or of several names."""
     if isinstance(key, list):
         several = {name: _named(group, role, name) for name in key}
         return {(*_place(name, key), *path): column for name, each in several.items() for path, column in each.items()}
@@ -181,13 +185,13 @@ def _named(group: ArrayGroup, role: str, key: str | list[str] | None) -> dict[Ke
 
 
 def _place(name: str, names: list[str]) -> KeyPath:
-    """Where one of several arrays stands in the observation: by the end of its name, if no other ends so."""
+    """Key path of one of several arrays: the last part of its name if that is unique, else all parts."""
     ends = [each.rpartition("/")[2] for each in names]
     return (ends[names.index(name)],) if len(set(ends)) == len(ends) else tuple(name.split("/"))
 
 
-def _all_that_is_left(group: ArrayGroup, taken: set[int], rows: int) -> dict[KeyPath, ArrayColumn]:
-    """Dreamer's observations have any names: what is no bookkeeping and has a row a step."""
+def _remaining_arrays(group: ArrayGroup, taken: set[int], rows: int) -> dict[KeyPath, ArrayColumn]:
+    """Dreamer's observations may have any name: all arrays with a row for each step that are not bookkeeping."""
     left = {
         name: column
         for name, column in group.columns.items()
@@ -197,17 +201,17 @@ def _all_that_is_left(group: ArrayGroup, taken: set[int], rows: int) -> dict[Key
     return {(): next(iter(left.values()))} if len(left) == 1 else {(name,): column for name, column in left.items()}
 
 
-class _Ends:
-    """Where episodes end, from whatever says so.
+class _EpisodeEnds:
+    """Where episodes end, from all arrays that mark it.
 
-    cuts, (N,): True in the last row of each episode. terminated, (N,): where it ended in the environment. complete: a
-    time limit would be known. notes: what a reader of the data should know.
+    cuts, (N,): True in the last row of each episode. terminated, (N,): True where it terminated. complete: whether
+    truncations are marked, too. notes: assumptions that the user should know.
     """
 
     def __init__(
         self, group: ArrayGroup, found: Mapping[str, Mapping[KeyPath, ArrayColumn]], rows: int, must_say: bool
     ):
-        """must_say: that nothing says where episodes end is an error, and not a single episode."""
+        """must_say: without any mark of ends, raise DatasetError; else all rows are one episode."""
         self.group, self.count = group, rows
         self.column = {role: next(iter(found[role].values()), None) for role in NAMES}
         self.cuts, self.terminated = (np.zeros(rows, np.bool_) for _ in range(2))
@@ -215,13 +219,13 @@ class _Ends:
         terminated, truncated, first = (self._flags(role) for role in ("terminated", "truncated", "first"))
         ends, places = self._ends()
         places = self._sums() if self.column["lengths"] is not None else places
-        # Whatever says so ends an episode: a flag too many would cut one, a flag ignored would join two.
+        # Any of the flags ends an episode: ignoring one would join two episodes.
         for each in (terminated, truncated, ends):
             if each is not None:
                 self.cuts |= each
         if first is not None:
             self.cuts[:-1] |= first[1:]
-        # An ending that is no termination must not be learned as one: it says nothing about the environment.
+        # A truncation must not be learned as a termination: it says nothing about the environment.
         if terminated is not None:
             self.terminated = terminated
         elif ends is not None:
@@ -229,10 +233,10 @@ class _Ends:
             if truncated is None:
                 name = self._name("ends")
                 self.notes.append(
-                    f"every end in '{name}' is taken for a termination; keys.truncated=... names time limits"
+                    f"every end in '{name}' is taken for a termination; name time limits with keys.truncated=..."
                 )
         elif first is not None:
-            self.notes.append("nothing says that an episode terminated: every end is taken for a time limit")
+            self.notes.append("no array marks terminations: every end is taken for a time limit")
         self.complete = truncated is not None or first is not None or places is not None
         if places is not None:
             self._check_inside(places)
@@ -255,32 +259,32 @@ class _Ends:
         _check_rows(column, self.count, f"there are {self.count} actions")
         return _as_flags(column)
 
-    def _ends(self) -> tuple[Bools | None, NDArray[np.int64] | None]:
-        """Flags, one a row, or the last row of each episode from numbers that say where the next one begins."""
+    def _ends(self) -> tuple[Bools | None, Ints | None]:
+        """Flags, one for each row; or, from numbers of the row after each episode, each episode's last row."""
         column = self.column["ends"]
         if column is None:
             return None, None
         if len(column) == self.count and (column.dtype.kind in "bf" or _is_flags(column)):
             return _as_flags(column), None
-        after = _whole(column)
+        after = _integers(column)
         if not len(after) or after[-1] != self.count or after[0] < 1 or (np.diff(after) < 1).any():
-            raise column.refuse(
+            raise column.error(
                 f"ends at {after[-1] if len(after) else 'nothing'} where there are {self.count} actions",
                 "give a flag for each row, or the row after each episode, rising",
             )
         return None, after - 1
 
-    def _sums(self) -> NDArray[np.int64]:
+    def _sums(self) -> Ints:
         """The last row of each episode from the lengths."""
         lengths = self.column["lengths"]
         assert lengths is not None
-        steps = _whole(lengths)
+        steps = _integers(lengths)
         if (steps < 1).any() or steps.sum() != self.count:
-            raise lengths.refuse(f"sums up to {steps.sum()} rows, not {self.count}", "give each episode's, 1 or more")
+            raise lengths.error(f"sums up to {steps.sum()} rows, not {self.count}", "give each episode's, 1 or more")
         return np.asarray(np.cumsum(steps) - 1)
 
-    def _check_inside(self, places: NDArray[np.int64]) -> None:
-        """Lengths and flags must agree: an episode that ended inside another would teach that ends do not matter."""
+    def _check_inside(self, places: Ints) -> None:
+        """Raises DatasetError where a flag ends an episode inside one that lengths or row numbers delimit."""
         inside = self.cuts.copy()
         inside[places] = False
         if inside.any():
@@ -288,18 +292,20 @@ class _Ends:
             role = next(r for r in ("terminated", "truncated", "ends", "first") if self.column[r] is not None)
             column = self.column[role]
             assert column is not None
-            raise column.refuse(
+            raise column.error(
                 f"ends an episode at index {row}, which lies inside episode {int(np.searchsorted(places, row))}",
                 "its lengths say otherwise: leave one of them out",
             )
 
 
-def _torn(observation: Mapping[KeyPath, ArrayColumn], following: Mapping[KeyPath, ArrayColumn], cuts: Bools) -> Bools:
-    """Rows after which another episode begins, because the observation that followed is not that of the next row.
+def _discontinuities(
+    observation: Mapping[KeyPath, ArrayColumn], following: Mapping[KeyPath, ArrayColumn], cuts: Bools
+) -> Bools:
+    """(N,) True where a row's next observation is not the observation of the next row: there, an episode was truncated.
 
-    Data without time limits has its episodes cut there. Raises DatasetError where hardly any row goes on in the next.
+    For data that does not mark time limits. Raises DatasetError where that is so in most rows.
     """
-    torn = np.zeros(len(cuts), np.bool_)
+    breaks = np.zeros(len(cuts), np.bool_)
     for path, after in following.items():
         if path not in observation:
             continue
@@ -307,20 +313,20 @@ def _torn(observation: Mapping[KeyPath, ArrayColumn], following: Mapping[KeyPath
             end = min(end, len(cuts) - 1)
             if begin < end:
                 following_rows, next_rows = after.rows(begin, end), observation[path].rows(begin + 1, end + 1)
-                torn[begin:end] |= (following_rows != next_rows).reshape(end - begin, -1).any(1)
-    # Frames that stand still tear nothing: two such episodes become one, which only a flag could part.
-    torn &= ~cuts
-    if torn.sum() > UNSORTED * max(1, len(cuts)):
+                breaks[begin:end] |= (following_rows != next_rows).reshape(end - begin, -1).any(1)
+    # Where frames stand still, nothing is noticed: two such episodes become one, unless a flag separates them.
+    breaks &= ~cuts
+    if breaks.sum() > UNSORTED * max(1, len(cuts)):
         first = next(iter(following.values()))
-        raise first.refuse(
-            f"at index {int(torn.argmax())} is not the observation of the next row, as in most rows",
+        raise first.error(
+            f"at index {int(breaks.argmax())} is not the observation of the next row, as in most rows",
             "sort the rows by time, or give keys.lengths=...",
         )
-    return torn
+    return breaks
 
 
 def chunks(column: ArrayColumn, size: int = 32 << 20) -> Iterator[tuple[int, int]]:
-    """Stretches of rows of about `size` bytes."""
+    """Ranges of rows (begin, end) of about `size` bytes each."""
     rows = max(1, size // max(1, int(np.prod(column.shape[1:])) * column.dtype.itemsize))
     for begin in range(0, len(column), rows):
         yield begin, min(begin + rows, len(column))
@@ -328,7 +334,7 @@ def chunks(column: ArrayColumn, size: int = 32 << 20) -> Iterator[tuple[int, int
 
 def _check_rows(column: ArrayColumn, wanted: int, why: str) -> None:
     if len(column) != wanted:
-        raise column.refuse(f"has {len(column)} rows", f"{why}: give as many")
+        raise column.error(f"has {len(column)} rows", f"{why}: give as many")
 
 
 def _is_flags(column: ArrayColumn) -> bool:
@@ -338,19 +344,19 @@ def _is_flags(column: ArrayColumn) -> bool:
 def _as_flags(column: ArrayColumn) -> Bools:
     values = column.rows(0, len(column))
     if values.dtype.kind not in NUMBERS or values.size != len(values):
-        raise column.refuse(f"has {values.dtype} of shape {values.shape}", "give true or false for each row")
+        raise column.error(f"has {values.dtype} of shape {values.shape}", "give true or false for each row")
     values = values.reshape(len(values))
     wrong = ~np.isin(values, (0, 1))
     if wrong.any():
         row = int(wrong.argmax())
-        raise column.refuse(f"is {values[row]} at index {row}", "give true or false for each row")
+        raise column.error(f"is {values[row]} at index {row}", "give true or false for each row")
     return np.asarray(values, np.bool_)
 
 
-def _whole(column: ArrayColumn) -> NDArray[np.int64]:
+def _integers(column: ArrayColumn) -> Ints:
     values = column.rows(0, len(column)).reshape(-1)
     if values.dtype.kind not in NUMBERS or (values != np.rint(values)).any():
-        raise column.refuse("has values that are no whole numbers", "give rows or lengths of episodes")
+        raise column.error("has values that are no whole numbers", "give rows or lengths of episodes")
     return np.asarray(values, np.int64)
 
 

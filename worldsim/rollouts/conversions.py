@@ -1,34 +1,32 @@
-"""How an array of others becomes values of a Gymnasium space: by its shape, its type and what it holds."""
+"""Converts imported arrays to values of a Gymnasium space, which is chosen by their shape, type and statistics."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.envs.resize import pictures
-from worldsim.spaces import Leaf
+from worldsim.spaces import Leaf, Space
 
-Space = gym.Space[Any]
 Array = NDArray[Any]
-MOST_CLASSES = 1 << 16  # of whole numbers that stand alone: beyond it they are amounts
-LEVEL = 1e-3  # how near to a whole number a float is that was one
+MOST_CLASSES = 1 << 16  # integers from here on are quantities and not class indices
+LEVEL = 1e-3  # tolerance of whether a float is a rounded integer
 
 
 @dataclass
 class ColumnStatistics:
-    """What the rows of an array hold, read some rows at a time."""
+    """Statistics of an array's rows, added some rows at a time."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     low: Array = field(init=False)  # (*shape), in the array's type
     high: Array = field(init=False)
     rows: int = 0
-    whole: bool = True  # nothing but whole numbers
-    levels: bool = True  # nothing but 255ths
+    whole: bool = True  # only whole numbers
+    levels: bool = True  # only multiples of 1/255
     one_hot: bool = True  # a single 1 among zeros in each row
 
     def add(self, rows: Array) -> None:
@@ -51,7 +49,7 @@ class Conversion(NamedTuple):
 
     space: Space
     change: Callable[[Array], Array]
-    note: str = ""  # what was made of the array, where that is not what it was
+    note: str = ""  # for the user, where values are changed
 
 
 def may_be_picture(shape: tuple[int, ...]) -> bool:
@@ -60,7 +58,10 @@ def may_be_picture(shape: tuple[int, ...]) -> bool:
 
 
 def observation_conversion(found: ColumnStatistics) -> Conversion:
-    """`found` needs rows only where values matter: floats that may be pictures, single whole numbers."""
+    """The space and conversion of an observation array.
+
+    `found` needs rows only where the values decide: for floats that may be images, and for single integers.
+    """
     shape, dtype = found.shape, found.dtype
     if dtype.kind in "iu" and not shape and found.low >= 0 and found.high < MOST_CLASSES:
         return Conversion(spaces.Discrete(int(found.high) + 1), lambda rows: rows.astype(np.int64))
@@ -77,7 +78,7 @@ def observation_conversion(found: ColumnStatistics) -> Conversion:
 
 
 def _picture_of_floats(found: ColumnStatistics) -> Conversion | None:
-    """Frames of 0 to 1, or of whole numbers from 0 to 255, kept in floats. A single channel of others is a depth."""
+    """For frames stored as floats, 0 to 1 or 0 to 255; None for other floats, such as depth maps."""
     low, high = float(found.low.min()), float(found.high.max())
     space = spaces.Box(0, 255, found.shape, np.uint8)
     if found.whole and low >= 0 and 1 < high <= 255:
@@ -89,7 +90,7 @@ def _picture_of_floats(found: ColumnStatistics) -> Conversion | None:
 
 
 def _channels_last(conversion: Conversion) -> Conversion:
-    """Pictures with channels first, (C, H, W), become (H, W, C); so do those in stacks."""
+    """Converts images with channels first, (C, H, W), to (H, W, C), also in stacks of frames."""
     space = conversion.space
     if not pictures(space):
         return conversion
@@ -109,13 +110,13 @@ def _channels_last(conversion: Conversion) -> Conversion:
 
 
 def action_conversion(found: ColumnStatistics) -> Conversion:
-    """One-hot rows and single whole numbers are choices, several whole numbers several choices; all else is a Box."""
+    """One-hot rows and single integers become Discrete, several integers MultiDiscrete, everything else a Box."""
     size = int(np.prod(found.shape))
     if found.one_hot and len(found.shape) == 1 and size > 1:
         return Conversion(
             spaces.Discrete(size), lambda rows: rows.argmax(-1), f"one-hot rows became one of {size} choices"
         )
-    # Floats are amounts even where all are whole, unless they stand alone: buffers keep everything in float32.
+    # Whole numbers in floats are quantities, unless they stand alone: replay buffers store everything in float32.
     positive = bool((found.low >= 0).all())
     if found.dtype.kind == "b" or (found.dtype.kind in "iu" and positive and (found.high < MOST_CLASSES).all()):
         counts = found.high.astype(np.int64).reshape(-1) + 1
@@ -134,7 +135,7 @@ def action_conversion(found: ColumnStatistics) -> Conversion:
 
 
 def conversion_to(space: Space, inferred: Conversion, found: ColumnStatistics) -> Conversion | None:
-    """The rows as values of a space that is given; None where they are none."""
+    """A conversion of the rows to a given space; None where they do not fit it."""
     if isinstance(space, spaces.Discrete) and isinstance(inferred.space, spaces.Discrete):
         return inferred._replace(space=space)
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary) and found.whole and found.shape == space.shape:

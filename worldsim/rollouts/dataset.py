@@ -13,17 +13,17 @@ from typing import Any
 from worldsim import spaces
 from worldsim.errors import DatasetError, MissingExtraError, WorldsimError
 from worldsim.rollouts import offline
-from worldsim.rollouts.arrays import Arrays, FlatEpisode, write_arrays
+from worldsim.rollouts.arrays import EpisodeArrays, FlatEpisode, write_arrays
 from worldsim.rollouts.offline import flat_episodes
 from worldsim.rollouts.progress import Bar
 from worldsim.rollouts.provenance import read_json, write_json
 
-__all__ = ["Arrays", "Rollouts"]
+__all__ = ["EpisodeArrays", "Rollouts"]
 
 MINARI = "minari-data"  # the Minari data set, readable by Minari itself
 PROVENANCE = "provenance.json"  # written last: a folder with it is complete
 ARRAYS = "arrays"  # a cache of flat arrays; may be deleted at any time
-VERIFIED = "verified.json"  # beside them: size and time of each file when their hash was last found right
+VERIFIED = "verified.json"  # beside them: size and time of each file when the hash was last verified
 
 
 class Rollouts:
@@ -37,13 +37,13 @@ class Rollouts:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        place = offline.found(self.path)
+        place = offline.find_data_set(self.path)
         self.folder = self.path if place is None else place
-        self._own = self.path if place is None else place / offline.OWN
-        self._stored = self.path / MINARI if place is None else offline.stored(place)
+        self._own = self.path if place is None else place / offline.CACHE
+        self._stored = self.path / MINARI if place is None else offline.episodes_folder(place)
         if place is not None:
             with _readable(self.path):
-                offline.adopt(place)
+                offline.write_provenance(place)
         self.provenance = _read_provenance(self._own)
         with _readable(self.path):
             self.observation_space = spaces.space_from_json(self.provenance["observation_space"])
@@ -55,7 +55,7 @@ class Rollouts:
             last = self.storage.total_episodes - 1
             if last < 0:
                 raise DatasetError(f"{self.path} has no episodes; collect it again")
-            next(iter(self.storage.get_episode_metadata([last])))  # which a file that was cut short has lost
+            next(iter(self.storage.get_episode_metadata([last])))  # fails for a file that was cut short
 
     @property
     def episodes(self) -> int:
@@ -73,33 +73,33 @@ class Rollouts:
             return [int(row["total_steps"]) for row in rows]
 
     @cached_property
-    def _arrays(self) -> Arrays:
+    def _arrays(self) -> EpisodeArrays:
         folder = self._own / ARRAYS / self.content_hash[:16]
         return self._load(folder) or self._build(folder)
 
-    def arrays(self) -> Arrays:
-        """The flat arrays, from the cache where it is sound, else built from the Minari data.
+    def arrays(self) -> EpisodeArrays:
+        """The flat arrays, from the cache if it is intact, else built from the Minari data.
 
-        Their hash is made when they are written and whenever a file has changed since, not on every opening: a million
-        frames take ten seconds to hash, or minutes where they must be read from the disk.
+        Their hash is verified only after a file has changed, not on every opening: hashing a million frames takes ten
+        seconds, or minutes if they must be read from the disk.
 
         Raises DatasetError where the Minari data is damaged or is not what the provenance says it is.
         """
         return self._arrays
 
-    def _load(self, folder: Path) -> Arrays | None:
+    def _load(self, folder: Path) -> EpisodeArrays | None:
         try:
-            arrays = Arrays.load(folder, self.observation_space, self.action_space)
+            arrays = EpisodeArrays.load(folder, self.observation_space, self.action_space)
         except (OSError, ValueError, EOFError):
             return None
         if _verified(folder) != (files := _files(folder)):
             if arrays.content_hash != self.content_hash:
                 return None
-            with suppress(OSError):  # nothing may be written here: they are verified each time
+            with suppress(OSError):  # a read-only folder: they are verified each time
                 write_json(folder / VERIFIED, files)
         return arrays
 
-    def _build(self, folder: Path) -> Arrays:
+    def _build(self, folder: Path) -> EpisodeArrays:
         building = folder.parent / f".building-{uuid.uuid4().hex}"
         try:
             with _readable(self.path):
@@ -116,7 +116,7 @@ class Rollouts:
             with suppress(OSError):  # another process has just put the same arrays there
                 building.replace(folder)
             with _readable(self.path):
-                return Arrays.load(folder, self.observation_space, self.action_space)
+                return EpisodeArrays.load(folder, self.observation_space, self.action_space)
         finally:
             shutil.rmtree(building, ignore_errors=True)
 
@@ -126,7 +126,7 @@ class Rollouts:
 
 
 def _files(folder: Path) -> dict[str, list[int]]:
-    """Size and time of change of each array's file: whether it is as it was, without reading it."""
+    """Size and modification time of each array's file, to notice changes without reading it."""
     found = {path.name: path.stat() for path in sorted(folder.glob("*.npy"))}
     return {name: [about.st_size, about.st_mtime_ns] for name, about in found.items()}
 
@@ -148,7 +148,7 @@ def _read_provenance(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """What the libraries raise on damaged files becomes one line."""
+    """Errors of libraries on damaged files become a DatasetError of one line."""
     try:
         yield
     except WorldsimError:
@@ -165,7 +165,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Builds that were killed: nothing in them has changed for a minute."""
+    """Removes builds that were killed: those in which nothing has changed for a minute."""
     for building in folder.glob(".building-*"):
         newest = max((p.stat().st_mtime for p in [building, *building.iterdir()]), default=0.0)
         if time.time() - newest > 60:

@@ -1,21 +1,21 @@
-"""Short hashes by which episodes are known again in another data set."""
+"""Short hashes that identify an episode in any data set."""
 
 import hashlib
 from collections.abc import Iterable
 
 import numpy as np
 
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 
-DIGITS = 12  # hexadecimal: among a million pairs of episodes two are confused once in 300 million
+DIGITS = 12  # hexadecimal: a million pairs of different episodes collide with a probability of one in 300 million
 
 
-def fingerprints(arrays: Arrays, episodes: Iterable[int]) -> list[str]:
-    """One an episode: over its length, all actions and rewards, and its first, middle and last observation."""
+def fingerprints(arrays: EpisodeArrays, episodes: Iterable[int]) -> list[str]:
+    """One hash for each episode: of its length, all actions and rewards, and its first, middle and last observation."""
     return [_fingerprint(arrays, int(arrays.start[e]), int(arrays.start[e + 1])) for e in episodes]
 
 
-def _fingerprint(arrays: Arrays, begin: int, end: int) -> str:
+def _fingerprint(arrays: EpisodeArrays, begin: int, end: int) -> str:
     digest = hashlib.sha256(str(end - begin).encode())
     rows, looked_at = np.arange(begin, end), np.array([begin, (begin + end) // 2, end - 1])
     for name in sorted(arrays.action):

@@ -1,7 +1,7 @@
-"""Plain arrays of others as a data set, one episode in memory at a time: read once to see what they are, once to keep.
+"""Imports plain arrays as a data set: one pass to infer spaces and episodes, one to convert, an episode at a time.
 
-An episode of T actions whose last observation was not kept keeps its last action, reward and ending all the same: the
-observation before stands a second time, as what came of it.
+Where the observation after an episode's last action is missing, the last one is repeated, so that the action, its
+reward and the termination are kept.
 """
 
 from collections.abc import Iterator
@@ -20,13 +20,12 @@ from worldsim.rollouts.arrays import repeat_last
 from worldsim.rollouts.conventions import ArrayKeys, EpisodeSpan, KeyPath, Layout, Timing, layout
 from worldsim.rollouts.progress import Bar
 from worldsim.rollouts.recording import Raw
-
-Space = gym.Space[Any]
+from worldsim.spaces import Space
 
 
 @dataclass
-class Import:
-    """What `place` holds, understood; `episodes` reads it."""
+class ArrayImport:
+    """The arrays in `place`, inspected: spaces and lengths are known, and `episodes` converts them."""
 
     place: Path
     keys: ArrayKeys
@@ -39,12 +38,15 @@ class Import:
     action_space: Space = field(init=False)
 
     @classmethod
-    def of(cls, place: Path, keys: ArrayKeys, env: gym.Env[Any, Any] | None, name: str, progress: bool) -> "Import":
-        """Looks at all files. env: whose spaces the arrays are to have, called `name`; None: those that they make.
+    def of(
+        cls, place: Path, keys: ArrayKeys, env: gym.Env[Any, Any] | None, name: str, progress: bool
+    ) -> "ArrayImport":
+        """Inspects all files. env: the environment whose spaces the arrays must fit, called `name`; None: infer them.
 
         Raises DatasetError, naming file, key and index, where the arrays do not fit together, and SpaceMismatchError
         where they do not fit the environment.
         """
+        # One pass gathers all that must be known before the first row is written, because the files may be large.
         self = cls(place, keys)
         missing = empty = 0
         acting = arriving = False
@@ -56,7 +58,7 @@ class Import:
                 rows = len(found.edges)
                 self.observation.inspect(found.observation, np.zeros(0, np.bool_))
                 self.action.inspect(found.action, found.edges)
-                _rewards(found.reward, slice(0, rows), rows)  # refused now, before anything is written
+                _rewards(found.reward, slice(0, rows), rows)  # raises now, before anything is written
                 kept = _kept(found)
                 self.lengths += [span.steps for span in kept]
                 self.notes += [note for note in found.notes if note not in self.notes]
@@ -64,7 +66,7 @@ class Import:
                 empty += len(found.spans) - len(kept)
         if not self.lengths:
             raise DatasetError(f"arrays={place} has no episode of a step or more; give rows of actions")
-        # One timing for all files: a single one whose first action happens to be 0 would be read the other way round.
+        # One timing for all files: by itself, a file whose first action happens to be 0 would be misread.
         self.timing = keys.timing or ("after" if not arriving else "mixed" if acting else "before")
         self.observation_space = self.observation.space(env.observation_space if env else None, name)
         self.action_space = self.action.space(env.action_space if env else None, name)
@@ -75,7 +77,7 @@ class Import:
             self.notes.append(TIMING_NOTES[self.timing])
         if missing:
             self.notes.append(
-                f"{missing} of {len(self.lengths)} episodes have no last observation: the one before stands twice"
+                f"{missing} of {len(self.lengths)} episodes have no last observation: the one before is repeated"
             )
         if empty:
             self.notes.append(f"{empty} episodes without a step were left out")
@@ -102,7 +104,7 @@ class Import:
             if found.last_observation == "next":
                 after = found.next_observation.get(place)
                 if after is None:
-                    raise column.refuse("has no next observation", "leave keys.next_observation out")
+                    raise column.error("has no next observation", "leave keys.next_observation out")
                 last = slice(observed.stop - 1, observed.stop)
                 rows = np.concatenate([rows, self.observation.values(place, after, last)])
             elif found.last_observation == "missing":
@@ -117,7 +119,7 @@ class Import:
 
 
 def sizes_of(place: Path) -> dict[str, list[int]]:
-    """Size and time of change of each file of the arrays, by its path: what says that they are as they were."""
+    """Size and modification time of each file of the arrays, by its path, to notice changes."""
     files = [file for each in array_files(place) for file in (sorted(each.glob("*.npy")) if each.is_dir() else [each])]
     found = {str(file.relative_to(place)) if file != place else file.name: file.stat() for file in files}
     return {name: [about.st_size, about.st_mtime_ns] for name, about in found.items()}
@@ -131,12 +133,12 @@ TIMING_NOTES: dict[Timing, str] = {
 
 
 def _roles_taken(found: Layout) -> str:
-    """Which array was taken for what, in a line."""
+    """One line: which array was taken for which role."""
     groups = {"observation": found.observation, "action": found.action}
     groups |= {"reward": {(): found.reward}} if found.reward else {}
     parts = [f"{role} is {', '.join(_key(column) for column in each.values())}" for role, each in groups.items()]
     parts += [] if found.reward else ["there are no rewards, so all are 0"]
-    parts += [f"left aside: {', '.join(found.aside[:8])}{' and more' * (len(found.aside) > 8)}"] if found.aside else []
+    parts += [f"unused: {', '.join(found.unused[:8])}{' and more' * (len(found.unused) > 8)}"] if found.unused else []
     return "; ".join(parts)
 
 
@@ -153,7 +155,7 @@ def _rewards(column: ArrayColumn | None, rows: slice, steps: int) -> NDArray[np.
         return np.zeros(steps)
     values = column.rows(rows.start, rows.stop)
     if values.dtype.kind not in NUMBERS or values.size != steps:
-        raise column.refuse(f"has {values.dtype} of shape {column.shape}", "give one number for each row")
+        raise column.error(f"has {values.dtype} of shape {column.shape}", "give one number for each row")
     check_finite(column, values, rows.start)
     return values.reshape(steps).astype(np.float64)
 

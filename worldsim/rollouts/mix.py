@@ -1,4 +1,4 @@
-"""What a world is trained and measured on: one data set, or several of the same spaces as one."""
+"""The data of a training or a validation: one data set, or several with the same spaces as one."""
 
 import hashlib
 import json
@@ -15,19 +15,20 @@ from pydantic import AfterValidator
 from worldsim import spaces
 from worldsim.errors import ConfigError, DatasetError, SpaceMismatchError
 from worldsim.files import lies_in
-from worldsim.rollouts.arrays import Arrays, joined
+from worldsim.rollouts.arrays import EpisodeArrays, concatenated
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.fingerprints import fingerprints
-from worldsim.rollouts.sampling import Ints, split
+from worldsim.rollouts.sampling import split
+from worldsim.spaces import Ints
 
 
-def _some(data: Path | list[Path]) -> Path | list[Path]:
+def _not_empty(data: Path | list[Path]) -> Path | list[Path]:
     if data == []:
         raise ValueError("names no data set; give at least one")
     return data
 
 
-DataSets = Annotated[Path | list[Path], AfterValidator(_some)]  # as `data` of a configuration names them
+DataSets = Annotated[Path | list[Path], AfterValidator(_not_empty)]  # as `data` of a configuration names them
 
 
 class HasSpaces(Protocol):
@@ -43,7 +44,7 @@ class HasSpaces(Protocol):
 class Mix:
     """Data sets by folder or Minari id, and how often each is drawn from.
 
-    weights: the share of sequences that begins in each, in any unit; None: rows are all drawn equally often.
+    weights: relative share of the sequences that begin in each data set; None: all rows are drawn equally often.
     Raises what `Rollouts` raises, and SpaceMismatchError, naming the leaf, where spaces differ.
     """
 
@@ -53,7 +54,7 @@ class Mix:
         self.weights = weights
         first = self.parts[0]
         for part in self.parts[1:]:
-            _same_spaces(first, part)
+            _check_same_spaces(first, part)
         self.observation_space, self.action_space = first.observation_space, first.action_space
         self.provenance, self.metadata = first.provenance, first.metadata
         self.steps = sum(part.steps for part in self.parts)
@@ -61,9 +62,9 @@ class Mix:
 
     @property
     def lossy(self) -> list[str]:
-        """A line for each leaf that holds a JPEG of what was observed or done."""
+        """A line for each leaf that is stored as JPEG, for the user."""
         return [
-            f"{what} of data={part.path} was stored as JPEG: what that lost cannot be learned; record with "
+            f"{what} of data={part.path} was stored as JPEG, whose artefacts are learned; record with "
             "jpeg_encoding=False"
             for part in self.parts
             for what in part.lossy
@@ -71,41 +72,41 @@ class Mix:
 
     @property
     def content_hash(self) -> str:
-        """That of the data set; of several, a hash of theirs and of the weights."""
+        """The hash of the data set; of several, a hash of their hashes and the weights."""
         if len(self.hashes) == 1:
             return self.hashes[0]
         return hashlib.sha256(json.dumps([self.hashes, self.weights and list(self.weights)]).encode()).hexdigest()
 
-    def keep_out(self, out: Path) -> None:
-        """Raises ConfigError where what is written to `out` would lie in one of the data sets."""
+    def check_outside(self, out: Path) -> None:
+        """Raises ConfigError where `out` is inside one of the data sets."""
         for part in self.parts:
             if lies_in(out, part.folder):
                 raise ConfigError(f"out={out} lies in the data set data={part.path}; choose another out=")
 
     @cached_property
-    def arrays(self) -> Arrays:
+    def arrays(self) -> EpisodeArrays:
         """The rows of all data sets, one set after another. Raises DatasetError where a number is not finite."""
         several = [part.arrays() for part in self.parts]
         for part, arrays in zip(self.parts, several, strict=True):
             check_numbers(part.path, arrays)
-        return joined(several)
+        return concatenated(several)
 
     def split(self, holdout: float, seed: int) -> tuple[Ints, Ints]:
-        """Episodes for training and held out; each data set is split as it would be alone."""
+        """Indices of the episodes for training and of the held-out ones; each data set is split by itself."""
         train_episodes, held_out = zip(*(split(part.arrays(), holdout, seed) for part in self.parts), strict=True)
         return self.numbered(train_episodes), self.numbered(held_out)
 
     def unseen(self, trained_on: Mapping[str, Any]) -> Ints:
-        """Episodes that a world has not been trained on. trained_on: `data` of its manifest."""
+        """Indices of the episodes that a world was not trained on. trained_on: `data` of its manifest."""
         return self.numbered([unseen(part, trained_on) for part in self.parts])
 
     def numbered(self, each: Sequence[Ints]) -> Ints:
-        """Episodes of each data set, by their numbers among those of all."""
+        """Episode indices of each data set as indices among the episodes of all data sets."""
         before = np.cumsum([0, *(part.episodes for part in self.parts)])[:-1]
         return np.concatenate([first + episodes for first, episodes in zip(before, each, strict=True)])
 
     def row_weights(self, episodes: Ints) -> NDArray[np.float64] | None:
-        """How often a row of each episode is to be drawn; None where all are drawn equally often."""
+        """The sampling weight of a row in each episode; None where all rows are drawn equally often."""
         if self.weights is None:
             return None
         rows = np.diff(self.arrays.start)[episodes]
@@ -114,9 +115,9 @@ class Mix:
 
 
 def unseen(rollouts: Rollouts, trained_on: Mapping[str, Any]) -> Ints:
-    """Episodes that a world has not been trained on. trained_on: `data` of its manifest.
+    """Indices of the episodes that a world was not trained on. trained_on: `data` of its manifest.
 
-    What one data set of a mix holds out, another may have been trained on.
+    An episode may be held out of one data set of a mix and be in the training part of another: it is then not unseen.
     """
     if rollouts.content_hash not in (trained_on["hash"], *trained_on.get("parts", ())):
         return np.arange(rollouts.episodes)
@@ -126,7 +127,7 @@ def unseen(rollouts: Rollouts, trained_on: Mapping[str, Any]) -> Ints:
     return held_out[~np.isin(fingerprints(rollouts.arrays(), held_out), trained_on.get("episodes", []))]
 
 
-def _same_spaces(a: Rollouts, b: Rollouts) -> None:
+def _check_same_spaces(a: Rollouts, b: Rollouts) -> None:
     if apart := difference(b, a):
         raise SpaceMismatchError(
             f"data={b.path} does not go with data={a.path}: {apart}; give data sets of the same spaces"
@@ -146,7 +147,7 @@ def difference(a: HasSpaces, b: HasSpaces) -> str | None:
     return None
 
 
-def check_numbers(path: Path, arrays: Arrays) -> None:
+def check_numbers(path: Path, arrays: EpisodeArrays) -> None:
     """Raises DatasetError, naming leaf, episode and step, where a number of the data set in `path` is not finite."""
     groups = {"observation": arrays.observation, "action": arrays.action, "": {"reward": arrays.reward}}
     for group, columns in groups.items():

@@ -1,7 +1,7 @@
-"""Minari data sets that somebody else recorded, by folder or by id: read where they lie, with a cache beside them.
+"""Minari data sets that somebody else recorded, by folder or by id: read in place, with a cache inside their folder.
 
-A folder `worldsim` inside the data set holds what training needs: a provenance made from the data, and flat arrays.
-Minari's storage is used and not its data set, which wants an id, a version and an environment that can be made.
+The cache, a folder `worldsim`, holds what training needs: a provenance made from the data, and flat arrays.
+Minari's `MinariStorage` is used and not its `MinariDataset`, which needs an id, a version and an environment spec.
 """
 
 import json
@@ -20,33 +20,33 @@ from worldsim.errors import DatasetError, SpaceMismatchError
 from worldsim.rollouts import provenance
 from worldsim.rollouts.arrays import FlatEpisode, flat_episode, repeat_last, write_arrays
 from worldsim.rollouts.progress import say
+from worldsim.spaces import Space
 
-Space = gym.Space[Any]
-OWN = "worldsim"  # the folder of ours inside the data set
-STORED = "metadata.json"  # every Minari data set has it where its episodes are
+CACHE = "worldsim"  # our folder inside the data set
+METADATA = "metadata.json"  # Minari's, in the folder of the episodes
 
 
-def found(path: Path) -> Path | None:
+def find_data_set(path: Path) -> Path | None:
     """The folder of the Minari data set that `path` is, or names by its id; None where there is none."""
     places = [path] if path.exists() or path.is_absolute() else [path, Path(get_dataset_path(str(path)))]
     for place in places:
-        if (place / STORED).is_file() or (place / "data" / STORED).is_file():
+        if (place / METADATA).is_file() or (place / "data" / METADATA).is_file():
             return place
     return None
 
 
-def stored(place: Path) -> Path:
-    """Where the episodes of a Minari data set lie."""
-    return place if (place / STORED).is_file() else place / "data"
+def episodes_folder(place: Path) -> Path:
+    """The folder of a Minari data set that holds its episodes."""
+    return place if (place / METADATA).is_file() else place / "data"
 
 
 def storage_in(folder: Path) -> MinariStorage:
-    """Minari's reader of the episodes. Raises DatasetError where their spaces are not known."""
+    """Minari's reader of the episodes. Raises DatasetError where their spaces are unknown."""
     metadata = MinariStorage.read_raw_metadata(folder)
     if {"observation_space", "action_space"} <= metadata.keys():
         return MinariStorage.read(folder)
     try:
-        return MinariStorage.read(folder)  # it makes the environment to see its spaces
+        return MinariStorage.read(folder)  # without spaces in the metadata, this makes the environment
     except Exception as error:  # whatever the code of somebody's environment raises
         env, reason = _env_id(metadata) or "of no name", f": {error}" if str(error) else ""
         raise DatasetError(
@@ -56,7 +56,7 @@ def storage_in(folder: Path) -> MinariStorage:
 
 
 def _env_id(metadata: dict[str, Any]) -> str | None:
-    """The id of the environment in a spec, however old the spec is."""
+    """The id of the environment in the metadata's spec, of any version; None without one."""
     try:
         spec = json.loads(metadata["env_spec"])
     except (KeyError, TypeError, ValueError):
@@ -64,22 +64,21 @@ def _env_id(metadata: dict[str, Any]) -> str | None:
     return spec.get("id") if isinstance(spec, dict) else None
 
 
-def adopt(place: Path) -> None:
-    """Write the provenance of a Minari data set, unless there is one that was made from the files as they are.
+def write_provenance(place: Path) -> None:
+    """Write the provenance of a Minari data set, unless it exists and no file has changed since, by size and time.
 
-    A file that was written again has another size or time; what it holds is then read again, and its hash says whether
-    it is other data. Raises DatasetError for an episode that cannot be used.
+    Raises DatasetError for an episode that cannot be used.
     """
-    storage = storage_in(stored(place))
-    file = place / OWN / "provenance.json"
+    storage = storage_in(episodes_folder(place))
+    file = place / CACHE / "provenance.json"
     counted = {"episodes": int(storage.total_episodes), "steps": int(storage.total_steps)}
     observed, acted = storage.observation_space, storage.action_space
     lossy = _lossy(storage)
-    # What the provenance hangs on: with another of these, it is made anew.
-    made_of = {"files": _files(stored(place)), "lossy": lossy, **counted}
+    # If any of these has changed, the provenance is made again.
+    made_of = {"files": _files(episodes_folder(place)), "lossy": lossy, **counted}
     if not counted["episodes"]:
         raise DatasetError(f"{place} has no episodes; choose another data=")
-    with suppress(OSError, DatasetError):  # there is none yet, or it is damaged
+    with suppress(OSError, DatasetError):  # it does not exist yet, or is damaged
         if made_of.items() <= provenance.read_json(file).items():
             return
     lengths = [int(row["total_steps"]) for row in storage.get_episode_metadata(range(counted["episodes"]))]
@@ -87,8 +86,8 @@ def adopt(place: Path) -> None:
     content_hash = write_arrays(None, flat_episodes(place, storage, observed, acted, short), lengths)
     if short:
         few = f"{len(short)} of {len(lengths)} episodes have no last observation"
-        say(f"data={place}: {few}: the one before stands twice", anywhere=True)
-    metadata = MinariStorage.read_raw_metadata(stored(place))
+        say(f"data={place}: {few}: the one before is repeated", anywhere=True)
+    metadata = MinariStorage.read_raw_metadata(episodes_folder(place))
     written = {
         "format": provenance.FORMAT,
         "created": provenance.now(),
@@ -116,10 +115,10 @@ def _lossy(storage: MinariStorage) -> list[str]:
 
 
 def _files(folder: Path) -> dict[str, list[int]]:
-    """Size and time of change of each file that Minari wrote, by its path in the folder."""
-    found = {path: path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
-    inside = {path.relative_to(folder): about for path, about in found.items()}
-    return {str(path): [s.st_size, s.st_mtime_ns] for path, s in inside.items() if path.parts[0] != OWN}
+    """Size and modification time of each file that Minari wrote, by its path in the folder."""
+    find_data_set = {path: path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+    inside = {path.relative_to(folder): about for path, about in find_data_set.items()}
+    return {str(path): [s.st_size, s.st_mtime_ns] for path, s in inside.items() if path.parts[0] != CACHE}
 
 
 def flat_episodes(
@@ -131,18 +130,18 @@ def flat_episodes(
 ) -> Iterator[FlatEpisode]:
     """The flat rows of every episode of the data set that is known as `path`, one in memory at a time.
 
-    Where none of the observations after the last action was kept, the ones before stand twice; the numbers of such
-    episodes are added to `short`. Raises DatasetError, naming episode and key, where there are too few or too many
-    rows, or a value is none of its space.
+    Where the observation after the last action is missing, the one before is repeated; the ids of such episodes are
+    appended to `short`. Raises DatasetError, naming episode and key, where there are too few or too many
+    rows, or a value is outside its space.
     """
     for episode in storage.get_episodes(range(storage.total_episodes)):
         where = f"data={path}, episode {episode['id']}"
         rewards, observations = episode["rewards"], episode["observations"]
         steps = len(rewards)
         rows = {name: len(part) for name, part in spaces.by_name(observation_space, observations).items()}
-        # All parts together or none: where only some are short, rows were lost somewhere, and nobody knows which.
+        # Only if all leaves are short: if only some are, rows were lost somewhere, and it is unknown which.
         if set(rows.values()) == {steps}:
-            observations = _with_last(observations)
+            observations = _with_last_repeated(observations)
             if short is not None:
                 short.append(int(episode["id"]))
         _check_rows(where, "observation", observation_space, observations, steps + 1)
@@ -159,17 +158,17 @@ def flat_episodes(
             raise DatasetError(f"{where}: {error}; mend the data, or its space") from error
 
 
-def _with_last(value: Any) -> Any:
-    """A batched value, its last row a second time."""
+def _with_last_repeated(value: Any) -> Any:
+    """A batched value with its last row repeated."""
     if isinstance(value, dict):
-        return {key: _with_last(inner) for key, inner in value.items()}
+        return {key: _with_last_repeated(inner) for key, inner in value.items()}
     if isinstance(value, tuple):
-        return tuple(map(_with_last, value))
+        return tuple(map(_with_last_repeated, value))
     return value + value[-1:] if isinstance(value, list) else repeat_last(value)
 
 
 def _check_rows(where: str, group: str, space: Space, value: Any, wanted: int) -> None:
-    """Whether there are as many rows as wanted, each of the size of its space, and classes that it has."""
+    """Raises DatasetError unless there are `wanted` rows, of the size of the space, with valid class indices."""
     for leaf in spaces.leaves(space):
         rows = spaces.by_name(space, value)[leaf.name]
         what = f"{where}: {group} '{leaf.name}'"

@@ -1,4 +1,4 @@
-"""What a long job says while it runs: a bar where someone watches, elsewhere a line every half minute."""
+"""Progress of long jobs: a bar on a terminal, elsewhere a line every half minute."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ Item = TypeVar("Item")
 
 
 class Bar:
-    """`with Bar("record", total) as bar: bar.at(done)`, on stderr: how far, how fast, how long yet.
+    """`with Bar("record", total) as bar: bar.at(done)`, on stderr: count, speed and remaining time.
 
     On a terminal it is a bar of one line, shown only if the work takes longer than `patience_s`; elsewhere, in a log, a
     line every `every_s`. Both in seconds.
@@ -27,13 +27,13 @@ class Bar:
         self._name, self._total, self._patience_s, self._every_s = name, total, patience_s, every_s
         self._shown = shown
         self._begun = self._printed = time.monotonic()
-        self._first: int | None = None  # what was done before this began: none of its speed
+        self._first: int | None = None  # done by an earlier run, which does not count for the speed
         self._note = ""
         self._progress: Progress | None = None
         self._task = TaskID(0)
 
     def at(self, done: int, note: str | None = None) -> None:
-        """So much of the total is done. note: what else to show, e.g. the loss; None: what was shown last."""
+        """Shows that `done` of the total is done. note: text beside it, e.g. the loss; None: as before."""
         self._first = done if self._first is None else self._first
         self._note = self._note if note is None else note
         if not self._shown:
@@ -61,7 +61,7 @@ class Bar:
             yield item
 
     def _speed(self, done: int, elapsed_s: float) -> float:
-        """A second, since this began."""
+        """Items per second, since this began."""
         return (done - (self._first or 0)) / elapsed_s if elapsed_s > 0 else 0.0
 
     def _line(self, done: int, elapsed_s: float) -> str:
@@ -92,7 +92,7 @@ def _bar(console: Terminal) -> Progress:
 
 
 def say(line: str, shown: bool = True, anywhere: bool = False) -> None:
-    """One line on stderr for whoever watches. anywhere: also where it is no terminal."""
+    """Prints a line on stderr if that is a terminal. anywhere: also if it is not."""
     console = Terminal(stderr=True)
     if shown and (anywhere or console.is_terminal):
         console.print(line, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Where a data set comes from: enough to collect it again and to see whether it is the same."""
+"""The provenance of a data set: what is needed to collect it again and to check that it is the same."""
 
 import importlib.metadata
 import json
@@ -20,7 +20,7 @@ SEEDING = "env and policy of episode k: numpy.random.SeedSequence([seed, k]).gen
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """The entries of a mapping that JSON can hold."""
+    """The entries of a mapping that can be written as JSON."""
     kept = {}
     for key, entry in dict(value).items():
         try:
@@ -39,7 +39,7 @@ def wrapper_stack(env: gym.Env[Any, Any]) -> list[str]:
 
 
 def versions(env: gym.Env[Any, Any], policies: Iterable[str]) -> dict[str, str]:
-    """Versions of Python and of the packages that had a part in the data: also those of the env and of the agents."""
+    """Versions of Python and of the packages that the data depends on, with those of the env and the agents."""
     owners = importlib.metadata.packages_distributions()
     modules = {type(env.unwrapped).__module__} | {p.partition(":")[0] for p in policies if ":" in p}
     found = {name for module in modules for name in owners.get(module.partition(".")[0], [])}
@@ -71,7 +71,7 @@ def now() -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises DatasetError where it is not the one that was written."""
+    """A JSON object from a file. Raises DatasetError where it was changed since it was written."""
     try:
         data = read_sealed(path)
     except ValueError as error:

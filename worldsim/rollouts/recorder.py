@@ -1,4 +1,4 @@
-"""Episodes from environments that run side by side, each episode seeded by its index and not by where it runs."""
+"""Records episodes in parallel environments; an episode's seed depends on its index, not on the environment."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from worldsim import spaces
 from worldsim.agents import Mixture
 from worldsim.envs.checked import info_of
 from worldsim.errors import ConfigError, DatasetError
-from worldsim.rollouts.recording import EpisodeBuilder, Parts
+from worldsim.rollouts.recording import EpisodeBuilder, EpisodeFiles
 
 
 @dataclass
 class _Slot:
-    """One of the environments that run side by side, with its policy and the episode it is in."""
+    """One of the parallel environments, with its policy and its current episode."""
 
     policy: Mixture
     index: int = -1
@@ -28,17 +28,17 @@ class _Slot:
 
 
 class Recorder:
-    """Steps N environments with a policy each and saves every episode that ends, by index, to `parts`."""
+    """Steps N environments with a policy each and saves every finished episode, by index, to `parts`."""
 
     def __init__(
         self,
         envs: gym.vector.VectorEnv[Any, Any, Any],
         policies: list[Mixture],
-        parts: Parts,
+        parts: EpisodeFiles,
         seed: int,
         steps: int,
     ):
-        """`steps` is how many the first episodes must hold together; an episode is cut (truncated) at as many."""
+        """steps: how many to record in all; also the length at which an episode is truncated."""
         self.envs, self.parts, self.seed, self.steps = envs, parts, seed, steps
         self.observed, self.acted = envs.single_observation_space, envs.single_action_space
         _check_names(self.observed, self.acted)
@@ -46,9 +46,12 @@ class Recorder:
         self.next = 0
 
     def run(self, report: Callable[[int], None]) -> int:
-        """Record until enough; returns how many of the first episodes are needed. `report` gets the steps done."""
+        """Record until there are enough steps; returns how many of the first episodes hold them.
+
+        report: called with the number of steps so far.
+        """
         free = np.ones(len(self.slots), np.bool_)
-        while (count := self.parts.kept(self.steps)) is None:
+        while (count := self.parts.count_holding(self.steps)) is None:
             saved = self.parts.steps
             self._start_episodes(free)
             while not (free := self._step()).any():
@@ -83,7 +86,7 @@ class Recorder:
             slot = self.slots[i]
             slot.observation, slot.info = observation, info_of(infos, i)
             assert slot.episode is not None
-            cut = len(slot.episode) + 1 >= self.steps and not terminated[i]  # an episode without end ends here
+            cut = len(slot.episode) + 1 >= self.steps and not terminated[i]  # for environments whose episodes never end
             slot.episode.add(actions[i], observation, rewards[i], terminated[i], truncated[i] or cut)
             if terminated[i] or truncated[i] or cut:
                 self.parts.save(slot.index, slot.episode.raw())

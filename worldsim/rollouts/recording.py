@@ -1,7 +1,7 @@
-"""Episodes on their way to disk: recorded leaf by leaf, kept one by one as they end, then put into one Minari data set.
+"""Episodes from recording to disk: leaf by leaf in memory, then a file each, then one Minari data set.
 
-Minari's HDF5 file does not survive a kill while it is being written. So each episode that ends becomes a small file of
-its own (written aside, then renamed), and the Minari data set is made from these when all of them are there.
+Minari's HDF5 file is damaged if the process is killed while writing it. So each finished episode is first saved as a
+small file of its own, atomically, and the Minari data set is written from these files at the end.
 """
 
 import errno
@@ -24,16 +24,16 @@ from numpy.typing import NDArray
 
 from worldsim import spaces
 from worldsim.rollouts.arrays import FlatEpisode, flat_episode
+from worldsim.spaces import Space
 
-Space = gym.Space[Any]
-HDF5_MARGIN = 64 << 20  # bytes that stay free while an HDF5 file is written
-LARGE = 1 << 9  # bytes of a row from which on it is compressed: below, HDF5's own bookkeeping is what takes the room
+HDF5_MARGIN = 64 << 20  # bytes of disk that must stay free while an HDF5 file is written
+LARGE = 1 << 9  # bytes from which on a row is compressed: of smaller ones, HDF5's overhead is larger
 CHUNK = 1 << 16  # bytes of rows that are compressed together: 4 frames of 64x64, twice what deflate looks back
 Raw = dict[str, NDArray[Any]]  # one episode as the env gave it: "observation/<leaf>" (T+1, ...), the rest (T, ...)
 
 
 class EpisodeBuilder:
-    """One episode while it runs. Values are kept as the environment gives them, not as the flat arrays of `spaces`."""
+    """One episode while it runs. Values are kept as the environment returns them, not as flat arrays."""
 
     def __init__(self, observation_space: Space, action_space: Space, seed: int, policy: str, observation: Any):
         self._observed = spaces.leaves(observation_space)
@@ -59,7 +59,7 @@ class EpisodeBuilder:
                 part = part[step]
             is_text = isinstance(leaf.space, gym.spaces.Text)
             if is_text:
-                leaf.flatten(part)  # one that is not of its space is an error now, not when all is recorded
+                leaf.flatten(part)  # raises now for a text outside its space, not after recording everything
             self._columns.setdefault(f"{group}/{leaf.name}", []).append(
                 part if is_text else np.array(part, leaf.space.dtype)  # a copy: vector envs reuse their buffers
             )
@@ -68,14 +68,14 @@ class EpisodeBuilder:
         return {name: np.stack([np.asarray(v) for v in column]) for name, column in self._columns.items()} | self._facts
 
 
-class Parts:
-    """The episodes recorded so far, by index: one file each in `folder`. Lengths of damaged ones are forgotten."""
+class EpisodeFiles:
+    """The episodes recorded so far, by index: one file each in `folder`. Damaged files are deleted."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.lengths: dict[int, int] = {}
-        self.steps = 0  # of all of them together
-        self._ends: list[int] = []  # steps up to and including each of the first episodes, as far as none is missing
+        self.steps = 0  # of all episodes
+        self._ends: list[int] = []  # cumulative steps of the episodes up to the first index that is missing
         for path in folder.glob("*.npz"):
             try:
                 self._add(int(path.stem), len(_read(path)["reward"]))
@@ -103,8 +103,8 @@ class Parts:
     def path(self, index: int) -> Path:
         return self.folder / f"{index:06d}.npz"
 
-    def kept(self, steps: int) -> int | None:
-        """How many of the first episodes hold `steps` steps together, or None while some of them are missing."""
+    def count_holding(self, steps: int) -> int | None:
+        """How many of the first episodes hold `steps` steps in all; None while they do not, or one is missing."""
         count = bisect_left(self._ends, steps) + 1
         return count if count <= len(self._ends) else None
 
@@ -128,9 +128,9 @@ def write_minari(
 ) -> None:
     """A new Minari data set in `folder` (replaced if it exists), frames compressed without loss.
 
-    lengths: steps of each episode. Raises OSError well before the disk is full: HDF5 takes the process down when it is.
+    lengths: steps of each episode. Raises OSError before the disk is full, because HDF5 then crashes the process.
     """
-    folder = folder.absolute()  # Minari loses its way from a relative one
+    folder = folder.absolute()  # Minari does not find files below a relative one
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     storage = MinariStorage.new(folder, observation_space, action_space, _plain(spec), jpeg_encoding=False)
@@ -142,7 +142,7 @@ def write_minari(
             "algorithm_name": about,
         }
     )
-    policies: list[dict[str, str]] = []  # added at the end: Minari keeps no other word about an episode
+    policies: list[dict[str, str]] = []  # added at the end: episode metadata is the only place that Minari has for it
     large = _large_rows(observation_space, action_space)
 
     def buffers() -> Iterator[EpisodeBuffer]:
@@ -162,8 +162,8 @@ def write_minari(
                 infos={},
             )
 
-    # Minari compresses nothing and cuts frames into pieces that do not fit them, half as much again as there is. It
-    # appends to what an episode has: so what is large has its place, empty, before Minari writes.
+    # Minari does not compress, and its chunks do not fit frames, so files are half as large again. But it appends to
+    # arrays that exist: so large ones are created here, empty, compressed and with chunks that fit.
     with h5py.File(folder / "main_data.hdf5", "a", track_order=True) as file:
         for number, steps in enumerate(lengths):
             for place, leaf in large.items():
@@ -173,7 +173,7 @@ def write_minari(
 
 
 def _large_rows(observation_space: Space, action_space: Space) -> dict[str, spaces.Leaf]:
-    """Leaves whose rows are worth compressing, by where Minari keeps them in an episode."""
+    """Leaves whose rows are worth compressing, by their path in Minari's group of an episode."""
     groups = {"observations": observation_space, "actions": action_space}
     return {
         "/".join([group, *(f"_index_{step}" if isinstance(step, int) else step for step in leaf.path)]): leaf
@@ -188,15 +188,15 @@ def _row_bytes(space: Space) -> int:
 
 
 def _compressed(file: h5py.File, place: str, space: Space, rows: int) -> None:
-    """An empty array to which rows are appended; a few of them are compressed together, for they are much alike."""
-    together = max(1, min(rows, CHUNK // _row_bytes(space)))
+    """Creates an empty array to append to, whose chunks hold several rows, because successive rows are similar."""
+    rows_per_chunk = max(1, min(rows, CHUNK // _row_bytes(space)))
     shape = space.shape or ()
     file.create_dataset(
         place,
         (0, *shape),
         space.dtype,
         maxshape=(None, *shape),
-        chunks=(together, *shape),
+        chunks=(rows_per_chunk, *shape),
         compression="gzip",
         compression_opts=1,  # 4 takes twice the time for 5 % less
     )
@@ -221,7 +221,7 @@ def _nest(space: Space, raw: Raw, group: str, path: tuple[str | int, ...]) -> An
 
 
 def _plain(spec: EnvSpec | None) -> EnvSpec | None:
-    """The spec where it survives JSON, so that Minari can recover the environment from it; else None."""
+    """The spec if it can be written as JSON, so that Minari can make the environment from it; else None."""
     try:
         return EnvSpec.from_json(spec.to_json()) if spec is not None else None
     except Exception:

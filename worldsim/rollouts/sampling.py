@@ -1,29 +1,28 @@
-"""What a trainer draws from flat arrays: B sequences of T rows. Same generator state, same batches."""
+"""Batches for training and windows for evaluation, from flat arrays; the train / held-out split of episodes."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import DatasetError
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.segments import Segments
+from worldsim.spaces import Bools, Ints
 
-Ints = NDArray[np.int64]
-RowBatch = dict[str, Any]  # what a trainer draws: see `gather`
+RowBatch = dict[str, Any]  # rows (B, T, ...) of every array: see `gather`
 
 
 class RankShard(NamedTuple):
-    """One process of `ranks`. Of a whole batch it holds rows from both ends, so that row i and row B-1-i stay together.
+    """The part of a batch of one process of `ranks`: rows from both ends, so that it has row B-1-i for each row i.
 
-    Models corrupt a row with the codes of that mate (`Tensor.flip` of the batch), which must not be elsewhere.
+    Models corrupt codes of row i with those of row B-1-i (`Tensor.flip` of the batch), so both must be in one process.
     """
 
     rank: int = 0
     ranks: int = 1
 
-    def of(self, size: int) -> NDArray[np.int64]:
+    def of(self, size: int) -> Ints:
         """Row numbers of this process in a batch of `size` rows, a multiple of 2 * ranks where there are several."""
         if self.ranks == 1:
             return np.arange(size)
@@ -36,8 +35,8 @@ class RankShard(NamedTuple):
 WHOLE = RankShard()
 
 
-def split(arrays: Arrays, holdout: float = 0.1, seed: int = 0) -> tuple[Ints, Ints]:
-    """Episode indices for training and held out, disjoint and sorted, the same for the same seed.
+def split(arrays: EpisodeArrays, holdout: float = 0.1, seed: int = 0) -> tuple[Ints, Ints]:
+    """The train / held-out split: two disjoint, sorted arrays of episode indices, the same for the same seed.
 
     `holdout` in [0, 1) is the share of episodes held out; above 0 it is at least one episode, and never all of them.
     Raises DatasetError where there are too few episodes to hold one out.
@@ -51,11 +50,11 @@ def split(arrays: Arrays, holdout: float = 0.1, seed: int = 0) -> tuple[Ints, In
     return np.sort(order[count_held_out:]), np.sort(order[:count_held_out])
 
 
-def gather(arrays: Arrays, rows: Ints, mask: NDArray[np.bool_] | None = None) -> RowBatch:
+def gather(arrays: EpisodeArrays, rows: Ints, mask: Bools | None = None) -> RowBatch:
     """The given rows of every array, (B, T, ...), contiguous and of the stored types.
 
     `first` marks an episode's first row: the action and the reward there are zeros, and a recurrent state must be reset
-    before it. `mask` is False where a row only fills up the shape.
+    before it. `mask` is False where a row is padding.
     """
     return {
         "observation": {name: array.take(rows, axis=0) for name, array in arrays.observation.items()},
@@ -68,16 +67,16 @@ def gather(arrays: Arrays, rows: Ints, mask: NDArray[np.bool_] | None = None) ->
 
 
 class SequenceSampler:
-    """Endless sequences from `episodes`, started uniformly over all their rows, or as `segments` have it.
+    """Samples sequences from `episodes` that start at a uniformly drawn row, or as drawn by `segments`.
 
-    A sequence that reaches an episode's end goes on with the first row of another, drawn uniformly, and `first` is True
-    there: no row is padding, and ends are drawn as often as everything else. `mask` is therefore True throughout.
-    Where several processes share a batch, each draws the rows of the whole one and reads its own.
+    A sequence that reaches an episode's end continues with the first row of another, drawn uniformly, and `first` is
+    True there. So no row is padding, `mask` is True throughout, and the ends of episodes are drawn as often as other
+    rows. Where several processes share a batch, each draws the row numbers of the whole batch and reads only its own.
     """
 
     def __init__(
         self,
-        arrays: Arrays,
+        arrays: EpisodeArrays,
         episodes: Ints,
         batch: int,
         length: int,
@@ -109,12 +108,12 @@ class SequenceSampler:
             start = starts.row
             more |= {"weight": starts.weight[mine], "segment": starts.segment}
             episode = np.searchsorted(self._begin, start, side="right") - 1
-        # All rows are drawn in every process, from the same generator: only so does each know what the others have.
+        # Every process draws all row numbers from the same generator state: the batch does not depend on their number.
         rows = self._rows(start, episode)
         if self.shard.ranks > 1:
             more["moments"] = np.asarray((~self.arrays.first[rows]).sum() / self.shard.ranks, np.float32)
         found = gather(self.arrays, rows[mine]) | more
-        self.arrays.release()  # else the resident memory grows until the whole data set is in it
+        self.arrays.release()  # else the resident memory grows to the size of the data set
         return found
 
     def _rows(self, start: Ints, episode: Ints) -> Ints:
@@ -130,7 +129,7 @@ class SequenceSampler:
         return rows
 
     def state_dict(self) -> dict[str, Any]:
-        """Generator and segments as plain JSON: a sampler that loads it draws the batches that come next here."""
+        """Generator and segments as plain JSON: a sampler that loads it continues with the same batches."""
         segments = {} if self.segments is None else {"segments": self.segments.state_dict()}
         return {"rng": dict(self.rng.bit_generator.state), **segments}
 
@@ -140,10 +139,10 @@ class SequenceSampler:
             self.segments.load_state_dict(state["segments"])
 
 
-def windows(arrays: Arrays, episodes: Ints, length: int, count: int, rng: np.random.Generator) -> RowBatch:
-    """`count` windows of `length` rows, each inside ONE episode, uniform over all places where one fits.
+def windows(arrays: EpisodeArrays, episodes: Ints, length: int, count: int, rng: np.random.Generator) -> RowBatch:
+    """`count` windows of `length` rows, each inside ONE episode, uniform over all possible windows.
 
-    An episode shorter than `length` has one place, its beginning; there the last row is repeated and `mask` is False.
+    An episode shorter than `length` has one window: its last row is repeated, and `mask` is False there.
     """
     if len(episodes) == 0:
         raise DatasetError("no episodes to take windows from; collect more steps or hold more out")
@@ -151,13 +150,13 @@ def windows(arrays: Arrays, episodes: Ints, length: int, count: int, rng: np.ran
     return window_at(arrays, episodes, length, rng.integers(total, size=count))
 
 
-def places(arrays: Arrays, episodes: Ints, length: int) -> Ints:
+def places(arrays: EpisodeArrays, episodes: Ints, length: int) -> Ints:
     """How many different windows of `length` rows each episode has, at least one."""
     return np.asarray(np.maximum(1, np.diff(arrays.start)[episodes] - length + 1))
 
 
-def window_at(arrays: Arrays, episodes: Ints, length: int, chosen: Ints) -> RowBatch:
-    """The windows at the given places, which are numbered through from one episode to the next."""
+def window_at(arrays: EpisodeArrays, episodes: Ints, length: int, chosen: Ints) -> RowBatch:
+    """The windows with the given numbers; those of all episodes are numbered consecutively."""
     begin, end = arrays.start[episodes], arrays.start[np.asarray(episodes) + 1]
     total = np.cumsum(places(arrays, episodes, length))
     episode = np.searchsorted(total, chosen, side="right")

@@ -1,12 +1,12 @@
-"""Where sequences begin, when that is not uniform: segments of episodes, drawn by weight, by loss or for their ends.
+"""Non-uniform sampling of where sequences begin: segments of episodes, drawn by weight, by loss or for terminations.
 
-One distribution over segments holds all three. Of R rows, segment i has n_i:
+All three are one distribution over segments. Of R rows in all, segment i has n_i:
 
     p_i = (1 - ends) * b_i l_i^alpha / sum_j b_j l_j^alpha + ends * e_i
 
-b_i is what uniform sampling would give it (n_i / R, or less or more where a data set has a weight), l_i the last loss
-of a sequence that began in it, as in prioritised experience replay (arXiv:1511.05952), e_i is uniform over the
-segments that a termination closes. Losses are then weighted by (b_i / p_i)^correction.
+b_i is its share under uniform sampling (n_i / R, or scaled by the weight of its data set), l_i the last loss of a
+sequence that began in it, as in prioritised experience replay (arXiv:1511.05952), e_i is uniform over the segments
+that end with a termination. Losses are then weighted by (b_i / p_i)^correction (importance sampling).
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import DatasetError
-from worldsim.rollouts.arrays import Arrays
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+from worldsim.rollouts.arrays import EpisodeArrays
+from worldsim.spaces import Floats, Ints
 
 
 class Starts(NamedTuple):
@@ -31,13 +29,13 @@ class Starts(NamedTuple):
 
 
 class Segments:
-    """Stretches of up to `length` rows, cut from each episode's end backwards: the last of an episode is never short
-    unless the episode is, so a sequence of `length` rows that begins there reaches the end.
+    """Segments of up to `length` rows, cut from each episode's end backwards. So the last segment of an episode has
+    `length` rows unless the episode is shorter, and a sequence of `length` rows that begins in it reaches the end.
     """
 
     def __init__(
         self,
-        arrays: Arrays,
+        arrays: EpisodeArrays,
         episodes: Ints,
         length: int,
         ends: float = 0.0,
@@ -45,7 +43,7 @@ class Segments:
         correction: float = 1.0,
         weights: Floats | None = None,
     ):
-        """weights: how often a row is drawn, one for each of `episodes`; None: all the same.
+        """weights: sampling weight of a row in each of `episodes`; None: all the same.
 
         Raises DatasetError where ends are asked for and none of the episodes terminates.
         """
@@ -62,10 +60,10 @@ class Segments:
             raise DatasetError("trainer.ends: no episode of the data terminates; set trainer.ends=0")
         self.ends, self.alpha, self.correction = ends, alpha, correction
         self._closing: Floats = closing / max(1, closing.sum())
-        self.loss: Floats = np.full(len(self.begin), np.inf)  # inf: nothing has begun there yet
+        self.loss: Floats = np.full(len(self.begin), np.inf)  # inf: no sequence has begun there yet
 
     def probabilities(self) -> Floats:
-        """(S,) of each segment; those that nothing has begun in yet count as much as the worst one known."""
+        """(S,) of each segment; one without a loss yet counts as the one with the greatest."""
         weight = self.base
         if self.alpha:
             known = np.isfinite(self.loss)
@@ -82,12 +80,12 @@ class Segments:
         row = self.begin[segment] + rng.integers(self.rows[segment])
         return Starts(row, segment, ((self.base[segment] / p[segment]) ** self.correction).astype(np.float32))
 
-    def learn(self, segment: Ints, loss: Floats) -> None:
-        """Remember the losses of sequences that began in these segments; of two in one segment, the later stays."""
+    def update_losses(self, segment: Ints, loss: Floats) -> None:
+        """Store the losses of sequences that began in these segments; of two in one segment, the latter."""
         self.loss[segment] = np.maximum(loss, 1e-3)
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain JSON: the losses as hexadecimal digits of their bytes, because every batch asks for them."""
+        """As plain JSON; the losses as a hexadecimal string, which is fast enough to make for every batch."""
         return {"loss": self.loss.astype("<f8").tobytes().hex()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

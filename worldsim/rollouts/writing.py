@@ -1,4 +1,4 @@
-"""A finished data set: its Minari file and, written last, the provenance that makes it complete."""
+"""Writes a data set: its Minari file and, last, the provenance that marks it as complete."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,8 @@ from worldsim.files import hashes_of
 from worldsim.rollouts import provenance
 from worldsim.rollouts.arrays import ArrayWriter
 from worldsim.rollouts.dataset import MINARI, PROVENANCE
-from worldsim.rollouts.recording import Raw, Space, flat, write_minari
+from worldsim.rollouts.recording import Raw, flat, write_minari
+from worldsim.spaces import Space
 
 
 def write_data_set(
@@ -27,11 +28,11 @@ def write_data_set(
 ) -> None:
     """Writes the data set in `out`, one episode in memory at a time.
 
-    lengths: steps of each episode. about: who acted, as Minari names it. known: what else the provenance says.
+    lengths: steps of each episode. about: who acted, for Minari's `algorithm_name`. known: further provenance.
     Raises OSError where the disk is full.
     """
-    facts = _Facts()
-    # Hashed while they pass on their way to the file: a second reading would take as long as the first.
+    facts = _EpisodeFacts()
+    # Hashed while they are written: reading them again would take as long as the first time.
     with ArrayWriter(None, lengths) as hashed:
 
         def each() -> Iterator[Raw]:
@@ -59,8 +60,8 @@ def write_data_set(
     provenance.write_json(out / PROVENANCE, written)
 
 
-class _Facts:
-    """What the provenance says about the episodes, which come one at a time."""
+class _EpisodeFacts:
+    """Statistics of the episodes for the provenance, added one episode at a time."""
 
     def __init__(self) -> None:
         self.policies: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What held-out rollouts teach about a world's own probabilities: how far to trust it, how sure its heads may be."""
+"""Calibration of a world on held-out rollouts: trust in its predictions, and temperatures of its heads."""
 
 import json
 import warnings
@@ -13,19 +13,19 @@ from worldsim.files import SEAL, read_sealed, sealed
 
 FILE = "calibration.json"
 CERTIFICATE = "fidelity.json"
-CERTIFICATE_FORMAT = 2  # one of before it has other names for the same figures
+CERTIFICATE_FORMAT = 2  # earlier ones have other keys for the same figures
 
 
 class Trust(NamedTuple):
     """Trust as a function of cumulative entropy: a falling curve through these points, measured on held-out rollouts.
 
-    Where the ensemble disagrees more than it ever did on those, nothing was measured: trust falls as the disagreement
-    grows beyond that.
+    Where the ensemble disagrees more than it ever did on those rollouts, the curve does not apply: trust is scaled down
+    by max_disagreement / disagreement.
     """
 
     entropy: NDArray[np.float64]  # nats, increasing
     probability: NDArray[np.float64]  # in [0, 1], falling
-    max_disagreement: float = float("inf")  # the greatest that the curve was measured at
+    max_disagreement: float = float("inf")  # the greatest on the rollouts that the curve was measured on
 
     def of(self, entropy: NDArray[Any], disagreement: NDArray[Any]) -> NDArray[np.float32]:
         """Trust in [0, 1], of the shape of both: entropy summed since the start, greatest disagreement since then."""
@@ -37,7 +37,7 @@ class Calibration(NamedTuple):
     """What `worldsim validate` measures and a World then uses.
 
     reward, termination: temperatures that the heads' logits are divided by (Guo et al. 2017, arXiv:1706.04599); above 1
-    a head was too sure of itself.
+    a head was overconfident.
     """
 
     trust: Trust
@@ -71,7 +71,7 @@ class Calibration(NamedTuple):
 def certificate_of(world: Path) -> dict[str, Any] | None:
     """The certificate in a world's folder; None where there is none.
 
-    No step of a world depends on it: one that is damaged is warned of, in a line, and left out.
+    No step of a world depends on it: a damaged one is ignored with a warning.
     """
     file = world / CERTIFICATE
     if not file.is_file():

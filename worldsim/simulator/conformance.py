@@ -1,12 +1,12 @@
-"""What a World must keep where it poses as an environment, as checks to run on your own: `check_world(world)`.
+"""Conformance checks of a World as a Gymnasium environment, to run on your own: `check_world(world)`.
 
     from worldsim.simulator.conformance import check_world
 
     def test_my_world() -> None:
         check_world(worldsim.load("runs/world"))
 
-Each check raises AssertionError with what was broken, or what the checkers of other libraries raise. What these say of
-the spaces themselves is not held against a World, which has those of the real environment.
+Each check raises AssertionError with what is wrong, or what the checkers of other libraries raise. Their warnings about
+the spaces themselves are ignored, because a World has those of the real environment.
 """
 
 import copy
@@ -32,64 +32,66 @@ from worldsim.wrappers import FlattenDict
 
 STEPS, ENVS = 6, 3
 SEEDS, LONG = (5, 6, 7), 64
-OF_SPACES = (  # warnings
+SPACE_WARNINGS = (  # of the checkers, ignored
     r"(?s).*A Box (observation|action) space m",
     r"(?s).*symmetric and normalized",
     r"(?s).*with a non-zero start",
     r"(?s).*has an unconventional shape",
 )
-TAKEN = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary  # actions that Stable-Baselines3 knows
-DEVIATING = 0.05  # share of the observed numbers: a draw that rounding turns changes a patch
+STABLE_BASELINES_ACTIONS = (
+    spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
+)  # actions that Stable-Baselines3 knows
+DEVIATING = 0.05  # share of the observed numbers: rounding may change what is drawn for a patch
 
 
 def check_gymnasium(world: World) -> None:
-    """Gymnasium's `check_env` has nothing to warn of."""
+    """Gymnasium's `check_env` passes without a warning."""
     with _strict():
-        check_env(_made(world))
+        check_env(_make_env(world))
 
 
 def check_stable_baselines(world: World) -> None:
-    """Stable-Baselines3's `check_env` has nothing to warn of; nested observations go through `FlattenDict`."""
+    """Stable-Baselines3's `check_env` passes without a warning; nested observations go through `FlattenDict`."""
     from stable_baselines3.common.env_checker import check_env as check
 
-    env = _made(world)
+    env = _make_env(world)
     with _strict():
         check(FlattenDict(env) if is_nested(env.observation_space) else env, warn=True, skip_render_check=False)
 
 
 def check_seeds(world: World) -> None:
-    """A seed has one future, whatever was drawn elsewhere; not all of several seeds have the same one.
+    """The same seed and actions give the same episode, whatever the global generators are; different seeds do not.
 
-    Episodes are long, because a world may begin alike and be certain for a while.
+    Episodes are long, because a world may be certain for a while.
     """
     futures = []
     for number, seed in enumerate((4, 4, *SEEDS)):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(number)
             np.random.seed(number)
-            futures.append(_played(WorldEnv(world, horizon=LONG), seed, LONG))
+            futures.append(_trajectory(WorldEnv(world, horizon=LONG), seed, LONG))
     assert _same(futures[0], futures[1]), "the same seed and actions gave two futures"
     assert not all(_same(futures[0], other) for other in futures[2:]), f"seeds 4 and {SEEDS} all gave one future"
 
 
 def check_snapshots(world: World) -> None:
-    """A snapshot, also pickled and restored elsewhere, has one future to the bit, of one world or of many at once."""
+    """A restored snapshot, also a pickled one in another environment, continues bit for bit, single and vectorised."""
     for make in (lambda: WorldEnv(world, horizon=STEPS), lambda: WorldVectorEnv(world, ENVS, horizon=STEPS)):
         env, other = make(), make()
-        _played(env, 7, STEPS // 2)
+        _trajectory(env, 7, STEPS // 2)
         kept = pickle.dumps(env.snapshot())
-        future = _played(env)
+        future = _trajectory(env)
         restored = other.restore(pickle.loads(kept))
         assert other.observation_space.contains(restored), "what restore gives is not in the observation space"
-        assert _same(_played(other), future), f"{type(env).__name__}: what was restored had another future"
+        assert _same(_trajectory(other), future), f"{type(env).__name__}: what was restored had another future"
         env.restore(pickle.loads(kept))
-        assert _same(_played(env), future), f"{type(env).__name__}: going back gave another future"
+        assert _same(_trajectory(env), future), f"{type(env).__name__}: going back gave another future"
 
 
 def check_vector(world: World) -> None:
-    """Worlds in a batch begin, end and begin anew as Gymnasium's `SyncVectorEnv` has it, and live as they do alone.
+    """`WorldVectorEnv` behaves as Gymnasium's `SyncVectorEnv` of single worlds does, autoreset included.
 
-    Episodes of two steps: where rounding turns a draw, a batch may go its own way until the next beginning.
+    With episodes of two steps: rounding may change a draw, and then a world differs until its next reset.
     """
     ours = WorldVectorEnv(world, ENVS, horizon=2)
     alone = SyncVectorEnv([lambda: WorldEnv(world, horizon=2)] * ENVS)
@@ -121,9 +123,9 @@ CHECKS: dict[str, Callable[[World], None]] = {
 
 
 def checks_of(world: World) -> dict[str, Callable[[World], None]]:
-    """The checks that apply: Stable-Baselines3's where it is installed and knows such observations and actions."""
+    """The checks that apply: Stable-Baselines3's if it is installed and supports these spaces."""
     acted, observed = world.action_space, leaves(world.observation_space)
-    known = find_spec("stable_baselines3") is not None and isinstance(acted, TAKEN)
+    known = find_spec("stable_baselines3") is not None and isinstance(acted, STABLE_BASELINES_ACTIONS)
     known = known and not any(isinstance(leaf.space, spaces.Text) for leaf in observed)
     known = known and (not isinstance(acted, spaces.Box) or acted.is_bounded())
     return {name: check for name, check in CHECKS.items() if known or name != "stable_baselines3"}
@@ -135,29 +137,29 @@ def check_world(world: World) -> None:
         check(world)
 
 
-def _made(world: World) -> gym.Env[Any, Any]:
+def _make_env(world: World) -> gym.Env[Any, Any]:
     return gym.make("worldsim/World-v0", world=world, render_mode="rgb_array").unwrapped
 
 
 @contextmanager
 def _strict() -> Iterator[None]:
-    """Warnings are errors, but for those of the spaces."""
+    """Turns warnings into errors, except those about spaces."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for message in OF_SPACES:
+        for message in SPACE_WARNINGS:
             warnings.filterwarnings("ignore", message)
         yield
 
 
 def _actions(space: spaces.Space[Any], count: int) -> list[Any]:
-    """Random members, always the same ones; the space's own generator stays as it is."""
+    """The same random members at every call; the space's own generator is not used."""
     own = copy.deepcopy(space)
     own.seed(0)
     return [own.sample() for _ in range(count)]
 
 
-def _played(env: Any, seed: int | None = None, steps: int = STEPS) -> list[Any]:
-    """What an environment gives for some actions, from its reset where a seed is given, and for a reset after them."""
+def _trajectory(env: Any, seed: int | None = None, steps: int = STEPS) -> list[Any]:
+    """What reset (if a seed is given) and the following steps return; a single environment is reset where it ends."""
     trace = [] if seed is None else [env.reset(seed=seed)]
     vector = isinstance(env, gym.vector.VectorEnv)
     for action in _actions(env.action_space, steps):
@@ -172,7 +174,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _deviating(world: World, mine: Any, theirs: Any, mask: Any) -> float:
-    """The share of the numbers of the rows where mask (N,), a leaf by itself and the worst of them, that differ."""
+    """The share of numbers that differ in the rows of `mask` (N,), of the leaf in which it is greatest."""
     if not mask.any():
         return 0.0
     flat = [flatten_batch(world.observation_space, each) for each in (mine, theirs)]

@@ -1,4 +1,4 @@
-"""An observation as a picture that a person can read: images and boards scaled up, or bars where there are none."""
+"""Draws an observation as a picture for people: images and boards scaled up, or bars where there are none."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -11,18 +11,22 @@ from worldsim.spaces import Leaf
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
-HEIGHT = 256  # pixels that a picture aims at
+HEIGHT = 256  # approximate height of a picture in pixels
 GAP = 4  # pixels between image leaves
 BACKGROUND = 24  # grey level
 BAR_WIDTH, BAR_HEIGHT, MAX_BARS = 256, 12, 64
-NAMED_FROM, NAMES_SHARE, MAX_NAMED = 160, 0.4, 24  # bars have names from that width on, in that share of it
-SMALLEST_BOARD = 3  # cells, in height and width, of classes that are drawn as a picture
+NAMED_FROM, NAMES_SHARE, MAX_NAMED = (
+    160,
+    0.4,
+    24,
+)  # least width for names of bars, the share of the width that they take, most bars with names
+SMALLEST_BOARD = 3  # cells in height and width: smaller grids of classes are drawn as bars
 INK = 190  # grey level of the names
-COLOURS = np.array([[94, 156, 211], [214, 138, 76]], dtype=np.uint8)  # leaves take turns
+COLOURS = np.array([[94, 156, 211], [214, 138, 76]], dtype=np.uint8)  # of bars, alternating from leaf to leaf
 
 
 def to_rgb(image: np.ndarray) -> np.ndarray:
-    """(H, W, C) uint8 as (H, W, 3). Three channels are colours; of any other number the last is shown in grey."""
+    """(H, W, C) uint8 as (H, W, 3): three channels as colours, else the last channel in grey."""
     return image if image.shape[-1] == 3 else np.repeat(image[..., -1:], 3, axis=-1)
 
 
@@ -32,7 +36,7 @@ def scale_up(image: np.ndarray, factor: int) -> np.ndarray:
 
 
 def side_by_side(images: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
-    """Pictures (H_i, W_i, 3) in a row on a dark ground, tops aligned: (max H, sum W + gaps, 3)."""
+    """Pictures (H_i, W_i, 3) in a row, tops aligned: (max H, sum W + gaps, 3)."""
     height = max(image.shape[0] for image in images)
     width = sum(image.shape[1] for image in images) + gap * (len(images) - 1)
     canvas = np.full((height, width, 3), BACKGROUND, dtype=np.uint8)
@@ -44,14 +48,14 @@ def side_by_side(images: Sequence[np.ndarray], gap: int = GAP) -> np.ndarray:
 
 
 def bars(observed: Sequence[Leaf], observation: Mapping[str, np.ndarray], width: int = BAR_WIDTH) -> np.ndarray:
-    """One horizontal bar a value, its name before it, its length the value's place in its range: (H, width, 3).
+    """One horizontal bar for each value, after its name; its length is the value scaled to its range: (H, width, 3).
 
-    A text is one row of letters. Only the first rows where there are many; a line below says how many more there are.
-    Too narrow for names, it shows the bars and letters alone.
+    A text is one row of letters. Of many rows only the first are drawn, with a line that says how many more there are.
+    Names are left out where the picture is too narrow.
     """
     rows = [(shade, each) for shade, leaf in enumerate(observed) for each in _shown(leaf, observation[leaf.name])]
     most = MAX_BARS if width < NAMED_FROM else MAX_NAMED
-    canvas = _names(tuple(_values(observed)), most, width).copy()
+    canvas = _names(tuple(_row_names(observed)), most, width).copy()
     left = round(width * NAMES_SHARE) if width >= NAMED_FROM else 0
     for row, (shade, each) in enumerate(rows[:most]):
         top, colour = row * BAR_HEIGHT, COLOURS[shade % len(COLOURS)]
@@ -69,19 +73,19 @@ def draw(
 
     Every grid in it is about `height` pixels high; where there is none, bars are `width` pixels wide.
     """
-    images = [_pixels(leaf, observation[leaf.name]) for leaf in observed if _grid(leaf)]
+    images = [_pixels(leaf, observation[leaf.name]) for leaf in observed if _grid_shape(leaf)]
     if not images:
         return bars(observed, observation, width)
     return side_by_side([scale_up(image, max(1, round(height / image.shape[0]))) for image in images])
 
 
 def _shown(leaf: Leaf, values: np.ndarray) -> Iterable[str | float]:
-    """What a leaf's rows show: a text, or the place of each value in its range."""
-    return [leaf.unflatten(values)] if isinstance(leaf.space, spaces.Text) else _places(leaf, values).tolist()
+    """The rows of a leaf: a text, or each value scaled to [0, 1]."""
+    return [leaf.unflatten(values)] if isinstance(leaf.space, spaces.Text) else _scaled(leaf, values).tolist()
 
 
-def _values(observed: Sequence[Leaf]) -> Iterator[str]:
-    """A name for each row: its leaf's, with its place where the leaf has several values."""
+def _row_names(observed: Sequence[Leaf]) -> Iterator[str]:
+    """A name for each row: that of its leaf, with an index where the leaf has several values."""
     for leaf in observed:
         size = 1 if isinstance(leaf.space, spaces.Text) else int(np.prod(leaf.shape))
         yield from [leaf.name] if size == 1 else [f"{leaf.name}[{place}]" for place in range(size)]
@@ -89,7 +93,7 @@ def _values(observed: Sequence[Leaf]) -> Iterator[str]:
 
 @lru_cache(maxsize=16)
 def _names(names: tuple[str, ...], most: int, width: int) -> np.ndarray:
-    """The ground that bars are drawn on, names at the left; of long names the end is kept."""
+    """The background of the bars, with names at the left; long names are cut at the beginning."""
     more = [f"and {len(names) - most} more"] if len(names) > most else []
     canvas = Image.new("RGB", (width, max(1, len(names[:most]) + len(more)) * BAR_HEIGHT), (BACKGROUND,) * 3)
     if width >= NAMED_FROM:
@@ -103,7 +107,7 @@ def _names(names: tuple[str, ...], most: int, width: int) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _letters(text: str, width: int, colour: tuple[int, int, int]) -> np.ndarray:
-    """A row of letters; of a long text the beginning is kept."""
+    """A row of letters; a long text is cut at the end."""
     canvas = Image.new("RGB", (width, BAR_HEIGHT), (BACKGROUND,) * 3)
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=10)
     pen.text((2, 0), elided(" ".join(text.split()), width - 4, font), fill=colour, font=font)
@@ -111,7 +115,7 @@ def _letters(text: str, width: int, colour: tuple[int, int, int]) -> np.ndarray:
 
 
 def elided(text: str, width: float, font: Font) -> str:
-    """A line of text that is `width` pixels wide at most: the rest of a longer one is an ellipsis."""
+    """A line of text cut to at most `width` pixels, with an ellipsis."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:
@@ -119,8 +123,8 @@ def elided(text: str, width: float, font: Font) -> str:
     return text + "…"
 
 
-def _grid(leaf: Leaf) -> tuple[int, ...] | None:
-    """(H, W, C) of a leaf that is seen as a picture: an image, a field, or a board of classes, one or three a cell."""
+def _grid_shape(leaf: Leaf) -> tuple[int, ...] | None:
+    """(H, W, C) of a leaf that is drawn as a picture: an image, a field, or a board of classes, one or three a cell."""
     if not leaf.is_discrete:
         return leaf.shape if len(leaf.shape) == 3 else None
     shape = (*(leaf.space.shape or ()), 1)[:3] if isinstance(leaf.space, spaces.MultiDiscrete) else ()
@@ -130,13 +134,13 @@ def _grid(leaf: Leaf) -> tuple[int, ...] | None:
 def _pixels(leaf: Leaf, values: np.ndarray) -> np.ndarray:
     """An image, a field or a board as (H, W, 3) uint8; of a stack of frames the newest one."""
     if leaf.kind == "categorical":
-        return to_rgb((255 * _places(leaf, values)).astype(np.uint8).reshape(_grid(leaf)))
-    shown = values if leaf.kind == "image" else (255 * _places(leaf, values)).astype(np.uint8).reshape(leaf.shape)
+        return to_rgb((255 * _scaled(leaf, values)).astype(np.uint8).reshape(_grid_shape(leaf)))
+    shown = values if leaf.kind == "image" else (255 * _scaled(leaf, values)).astype(np.uint8).reshape(leaf.shape)
     return to_rgb(shown[..., -leaf.channels :])
 
 
-def _places(leaf: Leaf, values: np.ndarray) -> np.ndarray:
-    """Where each value lies in its range, in [0, 1]; unbounded ones are squashed with 0 in the middle."""
+def _scaled(leaf: Leaf, values: np.ndarray) -> np.ndarray:
+    """Each value scaled to [0, 1] by its bounds; unbounded ones by arctan, with 0 in the middle."""
     values = np.asarray(values, dtype=np.float64).ravel()
     if leaf.is_discrete:
         assert leaf.nvec is not None

@@ -1,4 +1,4 @@
-"""The learned world as a Gymnasium environment: same spaces as the real one, and its state is a value you can keep."""
+"""The learned world as a Gymnasium environment, with the spaces of the real one, snapshots and forks."""
 
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,25 +14,25 @@ if TYPE_CHECKING:
     from worldsim.simulator.world import Step, World, WorldState
 
 RENDER_MODES = ("rgb_array",)
-SEED_LIMIT = 2**63  # exclusive; every episode seed is one draw below it, so it fits an int64
+SEED_LIMIT = 2**63  # exclusive limit of episode seeds, which must fit an int64
 
 
 class Snapshot(NamedTuple):
-    """Where one WorldEnv is, complete: restoring it gives the same future, bit for bit. Pickles."""
+    """The complete state of one WorldEnv: restored, it continues bit for bit. Can be pickled."""
 
     state: "WorldState"
     elapsed: int  # steps since reset
-    random: dict[str, Any]  # np_random's bit generator, which seeds the episodes to come
+    random: dict[str, Any]  # state of np_random, which seeds later episodes
 
 
-class Rules(NamedTuple):
-    """When an episode is cut short, though the world itself goes on."""
+class TruncationRules(NamedTuple):
+    """When an episode is truncated."""
 
     horizon: int  # steps
     min_trust: float | None  # in [0, 1]; None: never
 
     def truncates(self, elapsed: Any, trust: Any, terminated: Any) -> Any:
-        """Whether a step that was not the world's own end is its episode's last; scalars or (N,) arrays."""
+        """Whether an episode is truncated after this step, unless it terminated; scalars or (N,) arrays."""
         over = np.asarray(elapsed) >= self.horizon
         if self.min_trust is not None:
             over = over | (np.asarray(trust, dtype=np.float64) < self.min_trust)
@@ -40,7 +40,7 @@ class Rules(NamedTuple):
 
 
 def as_world(world: "World | str | os.PathLike[str]") -> "World":
-    """The world itself, loaded if a directory is given. Raises CheckpointError where there is none."""
+    """The world, loaded if a directory is given. Raises CheckpointError where there is none."""
     if isinstance(world, (str, os.PathLike)):
         from worldsim.simulator.world import load
 
@@ -48,7 +48,7 @@ def as_world(world: "World | str | os.PathLike[str]") -> "World":
     return world
 
 
-def make_rules(world: "World", horizon: int | None, min_trust: float | None) -> Rules:
+def make_rules(world: "World", horizon: int | None, min_trust: float | None) -> TruncationRules:
     """Checked rules; the horizon defaults to the longest recorded episode. Raises ConfigError for bad values."""
     if horizon is not None and horizon < 1:
         raise ConfigError(f"horizon={horizon} leaves no step to take: give at least 1, or None for {world.horizon}")
@@ -56,25 +56,25 @@ def make_rules(world: "World", horizon: int | None, min_trust: float | None) -> 
         raise ConfigError(f"min_trust={min_trust} is not a probability: give a number in [0, 1], or None")
     if min_trust and world.trust is None:
         raise ConfigError(f"min_trust={min_trust} needs a calibrated world: run worldsim validate, or leave it out")
-    return Rules(world.horizon if horizon is None else int(horizon), min_trust)
+    return TruncationRules(world.horizon if horizon is None else int(horizon), min_trust)
 
 
 def make_metadata(world: "World", render_mode: str | None) -> dict[str, Any]:
     """The real environment's metadata with the learned one's render modes. Raises ConfigError for an unknown mode."""
     if render_mode is not None and render_mode not in RENDER_MODES:
         raise ConfigError(f"render_mode={render_mode!r} is not one of {', '.join(RENDER_MODES)} or None")
-    told = {key: value for key, value in world.metadata.items() if (key, value) != ("render_fps", None)}
-    return {"render_fps": 8, **told, "render_modes": list(RENDER_MODES)}
+    metadata = {key: value for key, value in world.metadata.items() if (key, value) != ("render_fps", None)}
+    return {"render_fps": 8, **metadata, "render_modes": list(RENDER_MODES)}
 
 
 def check_member(space: gym.Space[Any], observation: Any) -> None:
-    """Raises SpaceMismatchError unless the observation to start from is one that the world could have emitted."""
+    """Raises SpaceMismatchError unless the observation to start from is in the observation space."""
     if not space.contains(observation):
         raise SpaceMismatchError(f"options['observation'] is not in the world's observation space {space}")
 
 
 def check_classes(space: gym.Space[Any], actions: Arrays) -> None:
-    """Raises SpaceMismatchError for an action that does not exist; numbers out of a Box are the world's to take."""
+    """Raises SpaceMismatchError for a class that the action space does not have; Box bounds are not checked."""
     for leaf in leaves(space):
         if leaf.is_discrete and not ((actions[leaf.name] >= 0) & (actions[leaf.name] < leaf.nvec)).all():
             got = (actions[leaf.name] + leaf.start).squeeze().tolist()
@@ -82,7 +82,7 @@ def check_classes(space: gym.Space[Any], actions: Arrays) -> None:
 
 
 def _row(arrays: Arrays) -> Arrays:
-    """A batch of one, in memory of its own: the caller may reuse what was passed."""
+    """The arrays as a batch of one, copied, because the caller may reuse them."""
     return {name: np.array(array)[None] for name, array in arrays.items()}
 
 
@@ -94,7 +94,7 @@ class WorldEnv(gym.Env[Any, Any]):
     min_trust: an episode is truncated as soon as info["trust"] falls below; in [0, 1], default never.
     render_mode: None or "rgb_array", the image leaves side by side, (H, W, 3) uint8.
 
-    reset(seed=s) decides the episode together with the actions; reset() without one draws the next seed from np_random.
+    The seed of reset(seed=s) and the actions determine the episode; reset() draws the next seed from np_random.
     reset(options={"observation": o}) starts from that observation instead of a recorded one.
     info["trust"]: calibrated probability that the step is within tolerance of the real environment; 1 at a start.
 
@@ -135,14 +135,14 @@ class WorldEnv(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         actions = _row(flatten(self.action_space, action))
         check_classes(self.action_space, actions)
-        self._state, step = self._advance(self._here(), actions)
+        self._state, step = self._advance(self._current_state(), actions)
         self._elapsed += 1
         trust, terminated = float(step.trust[0]), bool(step.terminated[0])
         truncated = bool(self.rules.truncates(self._elapsed, trust, terminated))
         return self._emit(step.observation), float(step.reward[0]), terminated, truncated, {"trust": trust}
 
     def _advance(self, state: "WorldState", actions: Arrays) -> "tuple[WorldState, Step]":
-        """One step of this world alone; who steps many of them at once says it in another way."""
+        """One step of this world; overridden where several episodes are stepped as one batch."""
         return self.world.step(state, actions)
 
     def render(self) -> Any:
@@ -150,30 +150,30 @@ class WorldEnv(gym.Env[Any, Any]):
         if self.render_mode is None:
             gym.logger.warn('render() needs render_mode="rgb_array" when the environment is made')
             return None
-        observation = self.world.observation(self._here())
+        observation = self.world.observation(self._current_state())
         return draw(leaves(self.observation_space), {name: array[0] for name, array in observation.items()})
 
     def snapshot(self) -> Snapshot:
-        """This point of the episode as a value; stepping on does not change it."""
-        return Snapshot(self._here(), self._elapsed, dict(self.np_random.bit_generator.state))
+        """The current state, as a value that later steps do not change."""
+        return Snapshot(self._current_state(), self._elapsed, dict(self.np_random.bit_generator.state))
 
     def restore(self, snapshot: Snapshot) -> Any:
-        """Goes to where the snapshot was taken, maybe by another WorldEnv of this world; returns the observation."""
+        """Continues where a snapshot was taken, of this or another WorldEnv of this world; returns the observation."""
         self._state, self._elapsed = snapshot.state, snapshot.elapsed
         self.np_random.bit_generator.state = snapshot.random
         return self._emit(self.world.observation(self._state))
 
     def fork(self) -> "WorldEnv":
-        """A second environment at this very point; from here each goes its own way."""
+        """A second environment in the same state, independent from here on."""
         other = type(self)(self.world, self.rules.horizon, self.rules.min_trust, self.render_mode)
         other.restore(self.snapshot())
         return other
 
-    def _here(self) -> "WorldState":
+    def _current_state(self) -> "WorldState":
         if self._state is None:
             raise gym.error.ResetNeeded("Cannot use a WorldEnv without a state: call reset() or restore() first")
         return self._state
 
     def _emit(self, observation: Arrays) -> Any:
-        """The only row of a batch as a member of the observation space, in memory of its own."""
+        """The only row of a batch as a member of the observation space, copied."""
         return unflatten(self.observation_space, {name: np.array(array[0]) for name, array in observation.items()})

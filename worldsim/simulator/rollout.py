@@ -1,6 +1,6 @@
-"""Rollouts in a World: it follows what was recorded, and imagines on from there.
+"""Rollouts in a World: it observes recorded rows, and imagines what follows.
 
-`predictions` is the loop, open loop or teacher-forced; `imagine` and `open_loop` collect what it gives. Recorded rows
+`predictions` is the loop, open loop or teacher-forced; `imagine` and `open_loop` collect its results. Recorded rows
 are batches as `worldsim.rollouts.sampling` gives them. Axes: B worlds, T steps.
 """
 
@@ -10,17 +10,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.simulator.world import Arrays, Tick, World, WorldState
+from worldsim.simulator.world import Tick, World, WorldState
+from worldsim.spaces import Arrays
 
-Recorded = Mapping[str, Any]  # "observation" and "action" as leaf -> array, and what else belongs to these moments
+RecordedRows = Mapping[
+    str, Any
+]  # "observation" and "action" as leaf -> array; also "reward", "first" and so on, see `sampling.gather`
 
 
 class Prediction(NamedTuple):
     """One step ahead of B worlds."""
 
-    before: WorldState  # where the step began
-    row: Recorded  # what was recorded of the moment that is predicted, (B, ...)
-    tick: Tick  # what the World makes of the row's action, still on its device
+    before: WorldState  # before the step
+    row: RecordedRows  # the recorded row that is predicted, (B, ...)
+    tick: Tick  # the World's prediction under the row's action, on its device
 
 
 class Rollout(NamedTuple):
@@ -35,12 +38,12 @@ class Rollout(NamedTuple):
 
 
 def predictions(
-    world: World, state: WorldState, rows: Iterable[Recorded], teacher_forced: bool = False
+    world: World, state: WorldState, rows: Iterable[RecordedRows], teacher_forced: bool = False
 ) -> Iterator[Prediction]:
-    """One prediction for each row (B, ...), in turn, lazily: nothing but the current one is kept.
+    """One prediction for each row (B, ...), in order, lazily: only the current one is kept.
 
-    Open loop each begins where the one before it has led; of the rows only `action` is read. Teacher-forced each begins
-    with the record up to the row before it: the world is told what `observation` the action really led to.
+    Open loop, each starts from the predicted state of the one before; of the rows only `action` is read. Teacher-
+    forced, each starts from the recorded rows before it: after each step the world observes the real `observation`.
     """
     for row in rows:
         tick = world.predict(state, row["action"])
@@ -56,26 +59,28 @@ def imagine(world: World, state: WorldState, actions: Mapping[str, NDArray[Any]]
     for _, _, tick in predictions(world, state, rows):
         observations.append(world.observation(tick.state))
         now = (tick.reward, tick.terminated, tick.state.cumulative_entropy, tick.state.disagreement)
-        scalars.append([tensor.cpu().numpy() for tensor in now])  # at every step: a GPU need not hold all frames
+        scalars.append(
+            [tensor.cpu().numpy() for tensor in now]
+        )  # copied at every step, so that a GPU need not hold all frames
     reward, terminated, entropy, disagreement = (np.stack(column, 1) for column in zip(*scalars, strict=True))
     observed = {name: np.stack([each[name] for each in observations], 1) for name in observations[0]}
     trust = np.zeros_like(entropy) if world.trust is None else world.trust.of(entropy, disagreement)
     return Rollout(observed, reward, terminated, entropy, disagreement, trust)
 
 
-def observe_context(world: World, window: Recorded, context: int, seeds: Sequence[int]) -> WorldState:
-    """Worlds, one seed each, that have seen the first `context` rows of recorded windows (B, T)."""
+def observe_context(world: World, window: RecordedRows, context: int, seeds: Sequence[int]) -> WorldState:
+    """States of worlds, one seed each, that have observed the first `context` rows of recorded windows (B, T)."""
     observation, action = (
         {name: rows[:, :context] for name, rows in window[key].items()} for key in ("observation", "action")
     )
     return world.observe(observation, action, window["first"][:, :context], seeds)
 
 
-def open_loop(world: World, window: Recorded, context: int, seeds: Sequence[int]) -> Rollout:
-    """Recorded windows (B, T) as the World continues them: it sees `context` rows, then only the actions of the others.
+def open_loop(world: World, window: RecordedRows, context: int, seeds: Sequence[int]) -> Rollout:
+    """Continues recorded windows (B, T): the World observes `context` rows, and then gets only the recorded actions.
 
-    Of the same T rows as the windows: those before `context` are the record, with no entropy, no disagreement and a
-    trust of 1; those after it are imagined.
+    The result has T rows, too: the first `context` are the record, with entropy and disagreement 0 and trust 1; the
+    others are imagined.
     """
     length = window["reward"].shape[1]
     assert 0 < context < length, (context, length)

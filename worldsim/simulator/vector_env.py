@@ -1,4 +1,4 @@
-"""Many learned worlds at once: one network step moves all of them. Semantics are those of gymnasium's SyncVectorEnv."""
+"""Many learned worlds as a Gymnasium vector environment: stepped as one batch, with SyncVectorEnv's semantics."""
 
 import os
 from collections.abc import Sequence
@@ -13,29 +13,35 @@ from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.simulator.drawing import draw
-from worldsim.simulator.env import SEED_LIMIT, Rules, as_world, check_classes, check_member, make_metadata, make_rules
-from worldsim.spaces import Arrays, flatten, flatten_batch, leaves, unflatten_batch
+from worldsim.simulator.env import (
+    SEED_LIMIT,
+    TruncationRules,
+    as_world,
+    check_classes,
+    check_member,
+    make_metadata,
+    make_rules,
+)
+from worldsim.spaces import Arrays, Bools, flatten, flatten_batch, leaves, unflatten_batch
 
 if TYPE_CHECKING:
     from worldsim.simulator.world import World, WorldState
 
-Mask = NDArray[np.bool_]  # (N,)
-
 
 class VectorSnapshot(NamedTuple):
-    """Where all N worlds are, complete: restoring it gives the same future, bit for bit. Pickles."""
+    """The complete state of all N worlds: restored, they continue bit for bit. Can be pickled."""
 
     state: "WorldState"
     elapsed: NDArray[np.int64]  # (N,) steps since each reset
-    ended: Mask  # whose next step is a reset
-    random: tuple[dict[str, Any], ...]  # one bit generator a world, which seeds the episodes to come
+    ended: Bools  # (N,) whose next step is a reset
+    random: tuple[dict[str, Any], ...]  # state of each world's generator, which seeds its later episodes
 
 
 class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
-    """N learned worlds in one batch; world i seeded s lives as a WorldEnv seeded s does.
+    """N learned worlds in one batch; world i with seed s behaves as a WorldEnv with seed s.
 
-    world, horizon, min_trust, render_mode: as for WorldEnv. num_envs: N, at least 1. max_episode_steps: a horizon, too,
-    which is how `gymnasium.make_vec` hands it on; the smaller one counts, and -1 is none, as in `gymnasium.make`.
+    world, horizon, min_trust, render_mode: as for WorldEnv. num_envs: N, at least 1. max_episode_steps: the
+    same as horizon, as passed by `gymnasium.make_vec`; the smaller one counts, and -1 means none.
 
     An episode that ended starts anew at the next step, whose action is ignored and whose reward is 0
     (AutoresetMode.NEXT_STEP). reset(seed=s) seeds the worlds s, s+1, ...; reset(seed=[...]) each by itself;
@@ -74,7 +80,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]  # a tuple, as SyncVectorEnv has it
-        """One generator a world, which seeds the episodes to come."""
+        """One generator for each world, which seeds its later episodes."""
         return tuple(self._generator(index) for index in range(self.num_envs))
 
     @property
@@ -93,21 +99,25 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self._restart(mask, options.get("observation"))
         self._elapsed = np.where(mask, 0, self._elapsed)
         self._ended = self._ended & ~mask
-        return self._emit(self.world.observation(self._here())), {"trust": mask.astype(np.float64), "_trust": mask}
+        return self._emit(self.world.observation(self._current_state())), {
+            "trust": mask.astype(np.float64),
+            "_trust": mask,
+        }
 
     def step(self, actions: Any) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        """Step all copies."""
         return self.step_some(actions, np.ones(self.num_envs, np.bool_))
 
     def step_some(
-        self, actions: Any, mask: Mask
+        self, actions: Any, mask: Bools
     ) -> tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
         """Like `step`, but only the worlds where mask (N,) is true move.
 
-        The others stay where they are, whatever their actions: they show what they showed, for a reward of 0.
+        The others keep their state and observation, with a reward of 0; their actions are ignored.
         """
         batch = flatten_batch(self.single_action_space, actions)
         check_classes(self.single_action_space, batch)
-        before = self._here()
+        before = self._current_state()
         after, step = self.world.step(before, batch)
         if mask.all():
             self._state, observation = after, step.observation
@@ -120,10 +130,10 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
                 observation[name][new] = rows
         self._elapsed = np.where(new, 0, self._elapsed + mask)
         trust = np.where(new, 1.0, step.trust.astype(np.float64))
-        goes = mask & ~new
-        reward = np.where(goes, step.reward.astype(np.float64), 0.0)
-        terminated = step.terminated & goes
-        truncated = self.rules.truncates(self._elapsed, trust, terminated) & goes
+        stepped = mask & ~new
+        reward = np.where(stepped, step.reward.astype(np.float64), 0.0)
+        terminated = step.terminated & stepped
+        truncated = self.rules.truncates(self._elapsed, trust, terminated) & stepped
         self._ended = np.where(mask, terminated | truncated, self._ended)
         info = {"trust": np.where(mask, trust, 0.0), "_trust": mask.copy()}
         return self._emit(observation), reward, terminated, truncated, info
@@ -134,17 +144,17 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             gym.logger.warn('render() needs render_mode="rgb_array" when the environment is made')
             return None
         observed = leaves(self.single_observation_space)
-        arrays = self.world.observation(self._here())
+        arrays = self.world.observation(self._current_state())
         rows = ({name: array[i] for name, array in arrays.items()} for i in range(self.num_envs))
         return tuple(draw(observed, row) for row in rows)
 
     def snapshot(self) -> VectorSnapshot:
-        """This point of all N episodes as a value; stepping on does not change it."""
+        """The current state of all N worlds, as a value that later steps do not change."""
         random = tuple(dict(generator.bit_generator.state) for generator in self.np_random)
-        return VectorSnapshot(self._here(), self._elapsed.copy(), self._ended.copy(), random)
+        return VectorSnapshot(self._current_state(), self._elapsed.copy(), self._ended.copy(), random)
 
     def restore(self, snapshot: VectorSnapshot) -> Any:
-        """Goes to where the snapshot was taken, in this or another environment of the same world and size.
+        """Continues where a snapshot was taken, of this or another environment of the same world and size.
 
         Returns the observations. Raises ConfigError when the snapshot holds another number of worlds.
         """
@@ -153,30 +163,29 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
         self._state, self._elapsed, self._ended = snapshot.state, snapshot.elapsed.copy(), snapshot.ended.copy()
         for generator, state in zip(self.np_random, snapshot.random, strict=True):
             generator.bit_generator.state = state
-        return self._emit(self.world.observation(self._here()))
+        return self._emit(self.world.observation(self._current_state()))
 
     def fork(self) -> "WorldVectorEnv":
-        """A second environment at this very point; from here each goes its own way."""
+        """A second environment in the same state, independent from here on."""
         other = type(self)(self.world, self.num_envs, self.rules.horizon, self.rules.min_trust, self.render_mode)
         other.restore(self.snapshot())
         return other
 
-    def _restart(self, mask: Mask, start: Any = None) -> Arrays:
-        """New episodes for the worlds where mask is true, from recorded starts or from `start`; the others stay.
+    def _restart(self, mask: Bools, start: Any = None) -> Arrays:
+        """Starts new episodes in the worlds where mask is true, from recorded starts or from the observation `start`.
 
-        Returns what the new ones see. Only they are begun: where one world of a thousand ends, beginning all would cost
-        as much as a step.
+        Returns their observations. Only these worlds are encoded: all of a thousand would cost as much as a step.
         """
         seeds = [int(self._generator(i).integers(SEED_LIMIT)) for i, new in enumerate(mask) if new]
         if start is None:
             fresh = self.world.start_seeds(seeds)
         else:
             fresh = self.world.encode({name: array[mask] for name, array in self._batch(start).items()}, seeds)
-        self._state = fresh if mask.all() else self.world.merge(mask, fresh, self._here())
+        self._state = fresh if mask.all() else self.world.merge(mask, fresh, self._current_state())
         return self.world.observation(fresh)
 
     def _batch(self, observation: Any) -> Arrays:
-        """What the caller starts from, one for all or one for each, as flat arrays (N, ...)."""
+        """The observation to start from, one for all worlds or one for each, as flat arrays (N, ...)."""
         if self.observation_space.contains(observation):
             return flatten_batch(self.single_observation_space, observation)
         check_member(self.single_observation_space, observation)
@@ -192,7 +201,7 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             raise ConfigError(f"{len(seed)} seeds do not fit num_envs={self.num_envs}: give as many, or one number")
         return [None if each is None else int(each) for each in seed]
 
-    def _reset_mask(self, options: dict[str, Any]) -> Mask:
+    def _reset_mask(self, options: dict[str, Any]) -> Bools:
         mask = options.get("reset_mask")
         if mask is None:
             return np.ones(self.num_envs, np.bool_)
@@ -208,17 +217,17 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
             self._generators[index] = generator
         return generator
 
-    def _here(self) -> "WorldState":
+    def _current_state(self) -> "WorldState":
         if self._state is None:
             raise gym.error.ResetNeeded("Cannot use a WorldVectorEnv without a state: call reset() or restore() first")
         return self._state
 
     def _emit(self, observation: Arrays) -> Any:
-        """Arrays that the world has given away, as a member of the batched space."""
+        """Flat arrays as a member of the batched space; not copied, because the world keeps no reference."""
         return unflatten_batch(self.single_observation_space, observation)
 
 
-def _limited(rules: Rules, max_episode_steps: int | None) -> Rules:
+def _limited(rules: TruncationRules, max_episode_steps: int | None) -> TruncationRules:
     if max_episode_steps is None or max_episode_steps == -1:
         return rules
     if max_episode_steps < 1:

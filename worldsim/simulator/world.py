@@ -20,9 +20,8 @@ from worldsim.models.config import PRECISIONS, AnyPrecision, Precision
 from worldsim.models.world_model import WorldModel
 from worldsim.simulator.calibration import Calibration, Trust, certificate_of
 from worldsim.simulator.noise import Chance, uniforms
-from worldsim.spaces import leaves, space_from_json
+from worldsim.spaces import Arrays, leaves, space_from_json
 
-Arrays = dict[str, NDArray[Any]]
 Observe = Literal["frame", "latent"]
 Temperatures = tuple[float, float]  # of the heads for reward and termination
 BATCH, ROUNDS, WORTH = 64, 8, 1.1  # worlds and steps that precisions are tried with, and what bf16 must be faster by

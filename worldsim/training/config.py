@@ -1,4 +1,4 @@
-"""What a training run is made of. The files in configs hold what differs from these defaults."""
+"""The configuration of a training run. The files in configs/trainer hold what differs from these defaults."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -15,18 +15,20 @@ MOST_ROWS = 1 << 18  # in an update: of 64x64 frames 3 GiB, before a network has
 
 
 class TrainerConfig(Settings):
-    """The loop."""
+    """The training loop: how many updates, of what, at which learning rate, on which devices."""
 
     model_config = ConfigDict(frozen=True)
 
-    steps: int = Field(3600, ge=1, le=MOST_UPDATES, description="updates that learn what happens next")
+    steps: int = Field(
+        3600, ge=1, le=MOST_UPDATES, description="updates of the dynamics, which predict what happens next"
+    )
     seconds: float | None = Field(
         None,
         gt=0,
         le=1e7,
-        description="train for so many seconds, set-up not counted; null: for as long as the updates take. With a "
-        "time, steps and codec_steps only say how the updates are shared out: how many there are follows from the pace "
-        "of a few, measured before the first",
+        description="train for so many seconds, set-up not counted; null: until all updates are done. With a time, "
+        "only the ratio of steps to codec_steps counts: the number of updates is calculated from the speed of a few "
+        "that are timed before the first",
     )
     batch: int = Field(4, ge=1, le=MOST_ROWS, description="sequences in an update")
     length: int = Field(32, ge=2, le=MOST_ROWS, description="rows in a sequence")
@@ -37,7 +39,7 @@ class TrainerConfig(Settings):
         1200,
         ge=1,
         le=MOST_UPDATES,
-        description="updates on single frames, which only learn to draw, before the others; of families in two stages",
+        description="updates of encoder and decoder on single frames, before the others; in families with two stages",
     )
     codec_frames: int = Field(64, ge=1, le=MOST_ROWS, description="frames in such an update")
     codec_learning_rate: float = Field(
@@ -46,41 +48,43 @@ class TrainerConfig(Settings):
     clip: float = Field(1000.0, gt=0, description="largest norm of the gradients of each part of the model")
     sampling: Literal["uniform", "prioritised"] = Field(
         "uniform",
-        description="uniform: over all rows; prioritised: sequences that were predicted badly are drawn more often",
+        description="uniform: over all rows; prioritised: sequences with a high loss are drawn more often",
     )
-    alpha: float = Field(0.6, ge=0, le=1, description="how much more often: by the loss to this power; 0: not at all")
+    alpha: float = Field(
+        0.6, ge=0, le=1, description="of prioritised sampling: by the loss to this power; 0: not at all"
+    )
     ends: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="share of the sequences drawn so that an episode terminates in them; 0: as often as it does",
+        description="share of the sequences that are chosen to contain a termination; 0: as many as do by chance",
     )
     correction: float = Field(
         0.4,
         ge=0,
         le=1,
-        description="weight of the losses of what is drawn too often: 0 leaves them alone, 1 as if drawn uniformly",
+        description="importance-sampling correction of these two; 0: none, 1: losses weighted as if sampled uniformly",
     )
     precision: AnyPrecision = Field(
-        "auto", description="of products; auto: both are tried for a moment, and the faster one is taken"
+        "auto", description="of matrix products; auto: both are timed briefly, and the faster one is taken"
     )
     cuda_graphs: bool = Field(
         True,
-        description="on one CUDA device an update is recorded once and then replayed; false: launched piece by piece",
+        description="on one CUDA device an update is captured once, then replayed; false: each kernel is launched",
     )
     accelerator: str = Field("auto", description="auto, cpu or cuda")
     devices: int = Field(
         1,
         ge=1,
         le=1024,
-        description="processes on this machine, one for each device; they share the batch, and the weights are those "
-        "of one",
+        description="processes on this machine, one for each device; they share the batch; the weights do not depend "
+        "on their number, up to rounding",
     )
     num_nodes: int = Field(
         1,
         ge=1,
         le=1024,
-        description="machines; the command is typed on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set, or by "
+        description="machines; run the same command on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set, or by "
         "torchrun",
     )
     strategy: Literal["auto", "ddp", "fsdp"] = Field(
@@ -91,16 +95,18 @@ class TrainerConfig(Settings):
         0.1,
         ge=0,
         lt=1,
-        description="share of the episodes never trained on: worldsim validate measures with these",
+        description="share of the episodes that are held out of training, for worldsim validate",
     )
-    checkpoint_every: int = Field(200, ge=1, description="updates between two states that training goes on from")
+    checkpoint_every: int = Field(
+        200, ge=1, description="updates between two checkpoints that a stopped run resumes from"
+    )
     log_every: int = Field(20, ge=1, description="updates between two logged losses")
 
 
 class TrainLoggerConfig(LoggerConfig):
-    """What is logged of a training, and how often."""
+    """Weights & Biases: what is logged during training, and how often."""
 
-    validate_every: int = Field(100, ge=1, description="updates between two losses on sequences that are held out")
+    validate_every: int = Field(100, ge=1, description="updates between two losses on held-out sequences")
     video_every: int = Field(500, ge=1, description="updates between two open-loop videos with their PSNR")
 
 
@@ -111,15 +117,15 @@ class TrainConfig(Settings):
 
     env: EnvConfig | None = Field(
         None,
-        description="where the rollouts come from, to be sure that they do: the env= that they were collected with; "
-        "null: what they say",
+        description="the environment that the rollouts were collected from, to check that they were; null: what the "
+        "rollouts name",
     )
-    model: AnyModelConfig = Field(description="how the world is learned: its family, and how large it is")
-    trainer: TrainerConfig = Field(TrainerConfig(), description="how long and how fast")
+    model: AnyModelConfig = Field(description="the world model: its family and its size")
+    trainer: TrainerConfig = Field(TrainerConfig(), description="the training loop")
     logger: TrainLoggerConfig = Field(TrainLoggerConfig(), description="Weights & Biases")
     data: DataSets = Field(
         Path("runs/rollouts"),
-        description="what it learns from: a folder that worldsim collect wrote, a Minari data set by its folder or id, "
+        description="what is trained on: a folder that worldsim collect wrote, a Minari data set by its folder or id, "
         "or several: [a,b]",
     )
     weights: list[float] | None = Field(
@@ -131,7 +137,7 @@ class TrainConfig(Settings):
         Path("runs/world"), description="folder of the world; unfinished training is kept in out/training"
     )
     seed: Seed = Field(
-        0, description="of the weights, of the batches and of what is held out: same seed and settings, same world"
+        0, description="of the weights, the batches and the held-out split: same seed and settings, same world"
     )
 
     @model_validator(mode="after")

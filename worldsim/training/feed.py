@@ -1,7 +1,7 @@
-"""The batches of a run, one after another: sampled one ahead in a thread, and copied to the device without waiting.
+"""The batches of a run: each is sampled in a thread while the one before is trained on, and copied without blocking.
 
-What is drawn does not depend on when the thread runs: losses that sequences are drawn by reach the sampler at a fixed
-distance, those of update t before the batch of update t+2 is drawn.
+What is sampled does not depend on the timing of the thread: with prioritised sampling, the losses of update t always
+reach the sampler before the batch of update t+2 is drawn, and never before that of t+1.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,23 +16,23 @@ from torch import Tensor
 
 from worldsim.models.world_model import Batch
 from worldsim.rollouts.sampling import SequenceSampler
-from worldsim.training.phases import Phase, at
+from worldsim.training.phases import Phase, phase_at
 
 
 class Priorities(NamedTuple):
-    """How badly sequences were predicted, which they are drawn by from then on."""
+    """The losses of sequences, by which prioritised sampling draws from then on."""
 
-    segment: NDArray[np.int64]  # (B,) that they began in
-    loss: Tensor  # (B,), on its way to the CPU
-    wait: Callable[[], None]  # until it is there
+    segment: NDArray[np.int64]  # (B,) index of the segment in which each sequence began
+    loss: Tensor  # (B,), being copied to the CPU
+    wait: Callable[[], None]  # returns once the copy is complete
 
 
-class _Ahead(NamedTuple):
-    """A batch that waits, and the sampler as it was before."""
+class _Prefetched(NamedTuple):
+    """The next batch, and the state of the sampler before it was drawn."""
 
     state: dict[str, Any]
     batch: Batch
-    segment: NDArray[np.int64] | None  # of the whole batch's sequences, where they are drawn by loss
+    segment: NDArray[np.int64] | None  # of each sequence of the whole batch, with prioritised sampling
 
 
 class Feed:
@@ -45,12 +45,12 @@ class Feed:
         self.plan, self.samplers, self.device = plan, samplers, device
         self.total = sum(phase.steps for phase in plan)
         self._pool = ThreadPoolExecutor(1, "feed")
-        self._ahead: Future[_Ahead] | None = None
+        self._ahead: Future[_Prefetched] | None = None
         self._priorities: Priorities | None = None
         self._segment: NDArray[np.int64] | None = None
 
     def take(self, step: int) -> Batch:
-        """The batch of update `step`; the next one is begun."""
+        """The batch of update `step`, on the device; starts to sample the next one."""
         priorities, self._priorities = self._priorities, None
         if self._ahead is None:
             self._ahead = self._pool.submit(self._sample, step, None)
@@ -61,29 +61,29 @@ class Feed:
 
     @property
     def prioritized(self) -> bool:
-        """Whether the batch that was taken last was drawn by loss."""
+        """Whether the batch that was taken last was drawn with prioritised sampling."""
         return self._segment is not None
 
     def update_priorities(self, loss: Tensor) -> None:
-        """Takes how badly each sequence (B,) of the whole batch that was taken last was predicted."""
+        """loss: (B,), of each sequence of the whole batch that was taken last."""
         assert self._segment is not None and len(loss) == len(self._segment), loss.shape
-        there = loss.to("cpu", non_blocking=True)
-        self._priorities = Priorities(self._segment, there, _arrival(loss))
+        copy = loss.to("cpu", non_blocking=True)
+        self._priorities = Priorities(self._segment, copy, _when_copied(loss))
 
-    def _sample(self, step: int, priorities: Priorities | None) -> _Ahead:
-        sampler = self.samplers[at(step, self.plan)[0]]
+    def _sample(self, step: int, priorities: Priorities | None) -> _Prefetched:
+        sampler = self.samplers[phase_at(step, self.plan)[0]]
         if priorities is not None and sampler.segments is not None:
             priorities.wait()
-            sampler.segments.learn(priorities.segment, priorities.loss.double().numpy())
+            sampler.segments.update_losses(priorities.segment, priorities.loss.double().numpy())
         state = sampler.state_dict()
         found = sampler.sample()
         batch = Batch.from_numpy(found)
         by_loss = sampler.segments is not None and sampler.segments.alpha > 0
         pinned = batch.each(Tensor.pin_memory) if self.device.type == "cuda" else batch
-        return _Ahead(state, pinned, found["segment"] if by_loss else None)
+        return _Prefetched(state, pinned, found["segment"] if by_loss else None)
 
     def state_dict(self) -> dict[str, Any]:
-        """As plain JSON, what the batches that come next depend on. Empty where none come."""
+        """As plain JSON, what the following batches depend on; empty after the last one."""
         if self._ahead is None:
             return {}
         priorities = None
@@ -93,10 +93,10 @@ class Feed:
         return {"sampler": self._ahead.result().state, "priorities": priorities}
 
     def load_state_dict(self, state: Mapping[str, Any], step: int) -> None:
-        """Goes on before update `step` where a feed with this state was."""
+        """Continues at update `step` as the feed did whose state this is."""
         if not state:
             return
-        self.samplers[at(step, self.plan)[0]].load_state_dict(state["sampler"])
+        self.samplers[phase_at(step, self.plan)[0]].load_state_dict(state["sampler"])
         if state["priorities"] is not None:
             segment, loss = state["priorities"]
             self._priorities = Priorities(np.array(segment), torch.tensor(loss, dtype=torch.float64), _nothing)
@@ -110,7 +110,8 @@ class Feed:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _arrival(loss: Tensor) -> Callable[[], None]:
+def _when_copied(loss: Tensor) -> Callable[[], None]:
+    """A function that returns once the copy of `loss` that was just begun is complete."""
     if not loss.is_cuda:
         return _nothing
     event = torch.cuda.Event()
@@ -119,4 +120,4 @@ def _arrival(loss: Tensor) -> Callable[[], None]:
 
 
 def _nothing() -> None:
-    """What is on the CPU is there."""
+    """A copy from CPU to CPU is complete at once."""

@@ -1,4 +1,4 @@
-"""The training loop: read it top to bottom."""
+"""The training loop. `train` prepares a run, `TrainingRun.train` loops over updates, `TrainingRun.update` is one."""
 
 import copy
 import math
@@ -18,12 +18,12 @@ import worldsim
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.errors import ConfigError, MissingExtraError, SpaceMismatchError, UnknownEnvError
 from worldsim.files import alone_in, refuse_foreign
-from worldsim.models.checkpoint import FORMAT, OF_A_WORLD, WorldManifest, is_whole, looks_like_a_world, save_world
+from worldsim.models.checkpoint import FORMAT, WORLD_FILES, WorldManifest, is_whole, looks_like_a_world, save_world
 from worldsim.models.config import PRECISIONS, Precision
 from worldsim.models.generator import SharedGenerator
 from worldsim.models.world_model import Batch, Losses, Stage, WorldModel
 from worldsim.printing import printable
-from worldsim.rollouts.arrays import Arrays
+from worldsim.rollouts.arrays import EpisodeArrays
 from worldsim.rollouts.dataset import Rollouts
 from worldsim.rollouts.fingerprints import fingerprints
 from worldsim.rollouts.mix import Mix, difference
@@ -31,35 +31,43 @@ from worldsim.rollouts.progress import Bar
 from worldsim.rollouts.sampling import RankShard, SequenceSampler
 from worldsim.rollouts.segments import Segments
 from worldsim.spaces import space_from_json
-from worldsim.training.captured import Captured, Update, recorder
+from worldsim.training.captured import Captured, Update, graph_capture
 from worldsim.training.config import TrainConfig, TrainerConfig
 from worldsim.training.feed import Feed
 from worldsim.training.memory import (
-    Within,
-    enough_memory,
+    MemoryLimit,
+    check_memory,
+    explain_out_of_memory,
     free_memory,
     keep_freed_memory,
-    need_of,
-    refuse_what_does_not_fit,
+    memory_need,
 )
-from worldsim.training.pace import TRIED, faster_precision, fitted, kept, kept_precision, paces
-from worldsim.training.phases import Phase, at, learning_rate, phases
+from worldsim.training.pace import (
+    TRIAL_UPDATES,
+    faster_precision,
+    fitted_to_time,
+    resumed_counts,
+    resumed_precision,
+    seconds_per_update,
+)
+from worldsim.training.phases import Phase, learning_rate, phase_at, phases
 from worldsim.training.processes import (
     Objective,
-    gathered,
     is_first,
     launch,
     make_fabric,
     mean_of,
     rank_shard,
+    unsharded,
     whole_batch,
 )
-from worldsim.training.state import STATE, TrainingState, saved
+from worldsim.training.state import STATE, TrainingState, saved_states
 from worldsim.training.statistics import fit_statistics, reward_range
 
-Watch = Callable[[int, dict[str, float], WorldModel, WorldManifest], None]  # step, losses, model: to log or to look
-STARTS = 256  # recorded first observations that a world keeps
-FAR = 100.0  # times the loss that a phase began with: it diverges
+# Gets the update's number, its losses, the model as it is then, and the manifest: to log, or to look at the model.
+TrainingCallback = Callable[[int, dict[str, float], WorldModel, WorldManifest], None]
+STARTS = 256  # recorded first observations that a world keeps, to start episodes from
+DIVERGED = 100.0  # times the first loss of its phase: a loss above that diverges
 CHANGES_NO_WEIGHT = {
     "checkpoint_every",
     "log_every",
@@ -71,44 +79,53 @@ CHANGES_NO_WEIGHT = {
 }
 
 
-def train(config: TrainConfig, watch: Watch | None = None, progress: bool = True) -> WorldManifest:
-    """Trains a world, or goes on with what was begun in `config.out`, and writes it there.
+def train(config: TrainConfig, callback: TrainingCallback | None = None, progress: bool = True) -> WorldManifest:
+    """Trains a world, or resumes a run in `config.out`, and writes it there.
 
     Same configuration, data, machine and number of threads: same weights, also after any number of interruptions, where
     trainer.precision=auto does not find the other one faster. Several processes give the weights of one up to rounding.
-    The first of them writes the files, calls `watch` and shows the progress.
+    The first of them writes the files, calls `callback` and shows the progress.
     Raises DatasetError, SpaceMismatchError or CheckpointError where data, model and folder do not fit together, and
     ConfigError where `out` lies in the data, memory runs out or the loss diverges; the last good state is then kept.
     """
     keep_freed_memory()
     data = Mix(config.data, config.weights)
-    data.keep_out(config.out)
+    data.check_outside(config.out)
     config = config.model_copy(update={"env": config.env or recorded_env(data)})
     _check_env(config, data)
     train_episodes, _ = data.split(config.trainer.holdout, config.seed)
-    manifest = describe(config, data, train_episodes)
+    manifest = make_manifest(config, data, train_episodes)
     if progress and is_first():
         for line in data.lossy:
             print(f"note: {printable(line)}", flush=True)
         _note_length(config.trainer.length, manifest.horizon)
     folder = config.out / "training"
-    with alone_in(config.out, folder.name) if is_first() else nullcontext(), enough_memory(_appetite(config)):
-        if not any((state / STATE).is_file() for state in saved(folder)) and not looks_like_a_world(config.out):
-            refuse_foreign((config.out / name for name in OF_A_WORLD), "train")
-        _learn(config, data, train_episodes, manifest, watch, progress)
+    with (
+        alone_in(config.out, folder.name) if is_first() else nullcontext(),
+        explain_out_of_memory(_memory_settings(config)),
+    ):
+        if not any((state / STATE).is_file() for state in saved_states(folder)) and not looks_like_a_world(config.out):
+            refuse_foreign((config.out / name for name in WORLD_FILES), "train")
+        _train(config, data, train_episodes, manifest, callback, progress)
     return manifest
 
 
-def _learn(
-    config: TrainConfig, data: Mix, train_episodes: Any, manifest: WorldManifest, watch: Watch | None, progress: bool
+def _train(
+    config: TrainConfig,
+    data: Mix,
+    train_episodes: Any,
+    manifest: WorldManifest,
+    callback: TrainingCallback | None,
+    progress: bool,
 ) -> None:
-    model = initialised(manifest, data.arrays, train_episodes, config.seed)
+    # Precision is decided before `launch`, because the worker processes get it with the configuration.
+    model = initial_model(manifest, data.arrays, train_episodes, config.seed)
     plan = phases(config.trainer, model)
     spaces = space_from_json(manifest.observation_space), space_from_json(manifest.action_space)
-    need = need_of(model, spaces, plan, config.trainer)
-    refuse_what_does_not_fit(need, plan, free_memory(make_fabric(config.trainer).device))
+    need = memory_need(model, spaces, plan, config.trainer)
+    check_memory(need, plan, free_memory(make_fabric(config.trainer).device))
     if config.trainer.precision == "auto":
-        precision = kept_precision(config.out / "training")
+        precision = resumed_precision(config.out / "training")
         if precision is None:
             precision = _precision(config, data, train_episodes, manifest, model, progress)
         trainer = config.trainer.model_copy(update={"precision": precision})
@@ -116,17 +133,18 @@ def _learn(
         manifest.training["precision"] = precision
     with launch(config, staged=len(plan) > 1) as fabric:
 
-        def begin(trainer: TrainerConfig, model: WorldModel, plan: list[Phase]) -> Run:
-            feed = Feed(plan, samplers(config, data, train_episodes, plan, rank_shard(fabric)), fabric.device)
-            return Run(config.model_copy(update={"trainer": trainer}), fabric, manifest, model, feed)
+        def make_run(trainer: TrainerConfig, model: WorldModel, plan: list[Phase]) -> TrainingRun:
+            feed = Feed(plan, make_samplers(config, data, train_episodes, plan, rank_shard(fabric)), fabric.device)
+            return TrainingRun(config.model_copy(update={"trainer": trainer}), fabric, manifest, model, feed)
 
         trainer = config.trainer
         if trainer.seconds is not None:
-            trials = (begin(trainer, copy.deepcopy(model), [phase._replace(steps=TRIED)]) for phase in plan)
-            trainer = kept(config.out / "training", trainer) or fitted(trainer, plan, paces(fabric, trials))
+            trials = (make_run(trainer, copy.deepcopy(model), [phase._replace(steps=TRIAL_UPDATES)]) for phase in plan)
+            resumed = resumed_counts(config.out / "training", trainer)
+            trainer = resumed or fitted_to_time(trainer, plan, seconds_per_update(fabric, trials))
             manifest.training |= trainer.model_dump(mode="json")
-        run = begin(trainer, model, phases(trainer, model))
-        whole = _trained(run, watch, progress and fabric.is_global_zero)
+        run = make_run(trainer, model, phases(trainer, model))
+        whole = _train_to_end(run, callback, progress and fabric.is_global_zero)
         if whole is not None and fabric.is_global_zero:
             save_world(config.out, manifest, whole, recorded_starts(data.arrays, train_episodes))
 
@@ -134,49 +152,51 @@ def _learn(
 def _precision(
     config: TrainConfig, data: Mix, episodes: Any, manifest: WorldManifest, model: WorldModel, progress: bool
 ) -> Precision:
-    """The faster one on this machine, tried on the real model; where several processes train, what is usual there."""
+    """The faster precision on this machine, timed on the real model; for several processes the usual one, untimed."""
     trainer, plan = config.trainer, phases(config.trainer, model)
     if trainer.devices * trainer.num_nodes > 1:
         return "32-true" if trainer.accelerator == "cpu" else "bf16-mixed"
 
-    def trial(phase: Phase, precision: Precision) -> Run:
+    def trial(phase: Phase, precision: Precision) -> TrainingRun:
         tried = config.model_copy(update={"trainer": trainer.model_copy(update={"precision": precision})})
         fabric = make_fabric(tried.trainer)
         feed = Feed(
-            [phase._replace(steps=TRIED)], samplers(config, data, episodes, [phase], RankShard()), fabric.device
+            [phase._replace(steps=TRIAL_UPDATES)],
+            make_samplers(config, data, episodes, [phase], RankShard()),
+            fabric.device,
         )
-        return Run(tried, fabric, manifest, copy.deepcopy(model), feed)
+        return TrainingRun(tried, fabric, manifest, copy.deepcopy(model), feed)
 
     trials = ({precision: trial(phase, precision) for precision in PRECISIONS} for phase in plan)
     precision, ratio = faster_precision(list(trials), plan)
     other = next(each for each in PRECISIONS if each != precision)
     if progress:
-        hardly = ", hardly worth its rounding" if ratio < 1 else ""
+        hardly = ", not enough to be worth its rounding" if ratio < 1 else ""
         print(f"note: training in {precision}; {other} takes {ratio:.2f} times as long here{hardly}", flush=True)
     return precision
 
 
-def _trained(run: "Run", watch: Watch | None, progress: bool) -> WorldModel | None:
-    """The model, in one piece; None where a finished world is there already, which keeps its certificate.
+def _train_to_end(run: "TrainingRun", callback: TrainingCallback | None, progress: bool) -> WorldModel | None:
+    """The trained model, gathered; None where the finished world exists already, so that its certificate is kept.
 
-    The run ends here: what hangs on the group of processes must be gone before the group is.
+    All processes must call this together, while their group exists.
     """
-    run.go(watch, progress)
+    run.train(callback, progress)
     return run.whole_model() if run.done or not is_whole(run.out, run.manifest) else None
 
 
-class Run:
+class TrainingRun:
     """One process of a training run."""
 
     def __init__(self, config: TrainConfig, fabric: Fabric, manifest: WorldManifest, model: WorldModel, feed: Feed):
         self.trainer, self.fabric, self.manifest, self.model, self.feed = config.trainer, fabric, manifest, model, feed
         self.out = config.out
         self.objective = fabric.setup_module(Objective(model.train()))
-        self.record = recorder(fabric, self.trainer.cuda_graphs)
-        decay, betas, recorded = self.trainer.weight_decay, (0.9, 0.95), self.record is not None
-        rate = torch.zeros((), device=fabric.device) if recorded else 0.0  # set at each update
+        self.capture = graph_capture(fabric, self.trainer.cuda_graphs)
+        decay, betas, captured = self.trainer.weight_decay, (0.9, 0.95), self.capture is not None
+        rate = torch.zeros((), device=fabric.device) if captured else 0.0  # set at each update
         optimizer = torch.optim.AdamW(
-            self.model.parameters(), rate, betas=betas, weight_decay=decay, fused=True, capturable=recorded
+            self.model.parameters(), rate, betas=betas, weight_decay=decay, fused=True, capturable=captured
         )
         self.optimizer = cast(_FabricOptimizer, fabric.setup_optimizers(optimizer))
         self.generator = _generator(fabric).manual_seed(config.seed)
@@ -185,10 +205,10 @@ class Run:
         settings["trainer"] = self.trainer.model_dump(mode="json", exclude=CHANGES_NO_WEIGHT)
         self.settings = settings
         self.phase: int | None = None
-        self.began: Tensor | None = None  # the loss that this phase began with
+        self.first_loss: Tensor | None = None  # of this phase
 
-    def go(self, watch: Watch | None, progress: bool) -> None:
-        """From wherever it stands to the end. `watch` is called in the first process only."""
+    def train(self, callback: TrainingCallback | None, progress: bool) -> None:
+        """From the last saved state, if there is one, to the end. `callback` is called in the first process only."""
         done, total = self.state.restore(self.settings), self.feed.total
         self.done, begun = total - done, time.perf_counter() - self.state.seconds
         with Bar("train", total, progress) as bar, self.feed:
@@ -198,7 +218,7 @@ class Run:
                 parts = self.update(step)
                 last = step + 1 == total
                 if (step + 1) % self.trainer.log_every == 0 or last:
-                    loss = f"loss {self.log(step + 1, parts, watch):.3g}"
+                    loss = f"loss {self.log(step + 1, parts, callback):.3g}"
                 bar.at(step + 1, loss)
                 if (step + 1) % self.trainer.checkpoint_every == 0 or last:
                     self.check(step + 1, parts)
@@ -206,31 +226,31 @@ class Run:
                     self.state.save(step + 1, self.settings, self.fabric.is_global_zero)
 
     def update(self, step: int) -> dict[str, Tensor]:
-        """One update; returns the losses before it, which nothing waits for."""
+        """One update; returns the losses before it, without waiting for the device."""
         plan = self.feed.plan
-        number, within = at(step, plan)
+        number, within = phase_at(step, plan)
         begins = number != self.phase
         if begins:
-            self.phase, self.learn = number, self.learning(plan[number].stage)
+            self.phase, self.apply_update = number, self.make_update(plan[number].stage)
         rate = learning_rate(within, plan[number], self.trainer.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate if self.record is None else group["lr"].fill_(rate)
-        losses = self.learn(self.feed.take(step))
+            group["lr"] = rate if self.capture is None else group["lr"].fill_(rate)
+        losses = self.apply_update(self.feed.take(step))
         if self.feed.prioritized and losses.surprise is not None:
             self.feed.update_priorities(whole_batch(self.fabric, losses.surprise))
         if begins:
-            self.began = losses.total
+            self.first_loss = losses.total
         return losses.parts | {"total": losses.total}
 
-    def learning(self, stage: Stage) -> Update:
+    def make_update(self, stage: Stage) -> Update:
         """An update of a stage as a function of the batch, which returns the losses before it.
 
-        It does not know the run, which holds it: what was recorded goes with the run, not when cycles are collected.
+        It has no reference to the run: in a cycle, a captured graph would outlive the run until garbage is collected.
         """
         objective, model, fabric = self.objective, self.model, self.fabric
         optimizer, generator, clip = self.optimizer, self.generator, self.trainer.clip
 
-        def learn(batch: Batch) -> Losses:
+        def apply_update(batch: Batch) -> Losses:
             losses: Losses = objective(lambda model: model.losses(batch, generator, stage))
             fabric.backward(losses.total)
             for child in model.children():
@@ -239,27 +259,27 @@ class Run:
             optimizer.zero_grad(set_to_none=True)
             return losses.each(Tensor.detach)
 
-        return learn if self.record is None else Captured(learn, generator, self.record)
+        return apply_update if self.capture is None else Captured(apply_update, generator, self.capture)
 
-    def log(self, step: int, parts: dict[str, Tensor], watch: Watch | None) -> float:
-        """Gives `watch` the losses; returns their sum."""
+    def log(self, step: int, parts: dict[str, Tensor], callback: TrainingCallback | None) -> float:
+        """Calls `callback` with the losses; returns their sum."""
         figures = self.check(step, parts)
         model = self.whole_model()
-        if watch is not None and self.fabric.is_global_zero:
-            watch(step, {name: value for name, value in figures.items() if name != "total"}, model, self.manifest)
+        if callback is not None and self.fabric.is_global_zero:
+            callback(step, {name: value for name, value in figures.items() if name != "total"}, model, self.manifest)
         return figures["total"]
 
     def check(self, step: int, parts: dict[str, Tensor]) -> dict[str, float]:
         """The losses as numbers, averaged over the processes. Raises ConfigError where training has gone wrong."""
-        assert self.began is not None
+        assert self.first_loss is not None
         weights = torch.stack([_sum(parameter) for parameter in self.model.parameters()]).sum()
-        values = mean_of(self.fabric, torch.stack([*parts.values(), self.began, weights]))
+        values = mean_of(self.fabric, torch.stack([*parts.values(), self.first_loss, weights]))
         *numbers, first, weight = values.tolist()
         figures = dict(zip(parts, numbers, strict=True))
         wrong = [name for name, value in figures.items() if not math.isfinite(value)]
-        if wrong or not math.isfinite(weight) or figures["total"] > FAR * max(1.0, first):
+        if wrong or not math.isfinite(weight) or figures["total"] > DIVERGED * max(1.0, first):
             what = f"the loss {wrong[0]} is not finite" if wrong else f"the loss diverges ({figures['total']:.3g})"
-            states = saved(self.state.folder)
+            states = saved_states(self.state.folder)
             last = states[-1].name if states else "none"
             raise ConfigError(
                 f"{what} at step {step} (last good state: {last}); lower trainer.learning_rate or "
@@ -268,9 +288,9 @@ class Run:
         return figures
 
     def whole_model(self) -> WorldModel:
-        """The model itself, or where it is sharded a copy put together, which all processes must ask for."""
+        """The model itself, or a gathered copy where it is sharded; all processes must call this together."""
         weights = self.model.state_dict()
-        whole = gathered(weights)
+        whole = unsharded(weights)
         if all(whole[name] is value for name, value in weights.items()):
             return self.model
         copy = self.manifest.build().to(self.fabric.device)
@@ -279,16 +299,16 @@ class Run:
 
 
 def _sum(parameter: Tensor) -> Tensor:
-    """The sum of all its numbers; of a sharded one, of those that this process has."""
+    """The sum of all elements; of a sharded parameter, of the local shard."""
     own = parameter.to_local() if isinstance(parameter, DTensor) else parameter
     return own.detach().sum()
 
 
-def initialised(manifest: WorldManifest, arrays: Arrays, train_episodes: Any, seed: int) -> WorldModel:
-    """An untrained model that knows the statistics of its data."""
+def initial_model(manifest: WorldManifest, arrays: EpisodeArrays, train_episodes: Any, seed: int) -> WorldModel:
+    """An untrained model with the statistics of its data."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        with Within(free_memory(torch.device("cpu"))):
+        with MemoryLimit(free_memory(torch.device("cpu"))):
             model = manifest.build()
     fit_statistics(model, arrays, train_episodes, np.random.default_rng([seed, 1]))
     return model
@@ -299,7 +319,7 @@ def _generator(fabric: Fabric) -> Generator:
     return Generator(fabric.device) if alone else SharedGenerator(fabric.device, rank_shard(fabric))
 
 
-def samplers(
+def make_samplers(
     config: TrainConfig, data: Mix, train_episodes: Any, plan: list[Phase], shard: RankShard
 ) -> list[SequenceSampler]:
     """A sampler for each phase, on one generator. Single frames are drawn uniformly from each data set."""
@@ -317,7 +337,7 @@ def samplers(
     return made
 
 
-def describe(config: TrainConfig, data: Mix, train_episodes: Any) -> WorldManifest:
+def make_manifest(config: TrainConfig, data: Mix, train_episodes: Any) -> WorldManifest:
     """The manifest of the world that this run makes; its spaces are those of the data."""
     provenance, arrays = data.provenance, data.arrays
     lengths = np.diff(arrays.start) - 1
@@ -343,8 +363,8 @@ def describe(config: TrainConfig, data: Mix, train_episodes: Any) -> WorldManife
     )
 
 
-def recorded_starts(arrays: Arrays, episodes: Any) -> dict[str, torch.Tensor]:
-    """First observations of evenly chosen episodes: leaf -> (M, ...)."""
+def recorded_starts(arrays: EpisodeArrays, episodes: Any) -> dict[str, torch.Tensor]:
+    """First observations of evenly spaced episodes: leaf -> (M, ...)."""
     chosen = episodes[np.unique(np.linspace(0, len(episodes) - 1, STARTS).round().astype(int))]
     rows = arrays.start[chosen]
     return {name: torch.from_numpy(np.ascontiguousarray(array[rows])) for name, array in arrays.observation.items()}
@@ -380,14 +400,16 @@ def recorded_env(data: Mix) -> EnvConfig | None:
 
 
 def _recorded_with(recorded: Mapping[str, Any], env: EnvConfig) -> str:
-    """The settings, of those that spaces may depend on, which `env` has otherwise; the defaults where none are kept."""
-    kept = {**EnvConfig(id=env.id).model_dump(mode="json"), **recorded}
+    """The recorded settings that differ from those of `env`, of those that spaces may depend on."""
+    recorded_with = {**EnvConfig(id=env.id).model_dump(mode="json"), **recorded}
     given = env.model_dump(mode="json")
-    return ", ".join(f"env.{key}={kept[key]}" for key in ("resize", "images", "kwargs") if kept[key] != given[key])
+    return ", ".join(
+        f"env.{key}={recorded_with[key]}" for key in ("resize", "images", "kwargs") if recorded_with[key] != given[key]
+    )
 
 
 def _check_spaces(env_config: EnvConfig, part: Rollouts, hint: str) -> None:
-    """Nothing can be compared where the environment cannot be made here: rollouts are then all that there is of it."""
+    """Raises SpaceMismatchError where the data has other spaces; passes where the environment cannot be made here."""
     try:
         env = make_env(env_config)
     except (UnknownEnvError, MissingExtraError):
@@ -398,7 +420,7 @@ def _check_spaces(env_config: EnvConfig, part: Rollouts, hint: str) -> None:
 
 
 def _note_length(length: int, horizon: int) -> None:
-    """Said before the training, which one may then think better of."""
+    """Printed before the training, so that one may still stop it."""
     if horizon + 1 < length:
         print(
             f"note: no episode fills a sequence of trainer.length={length}, so sequences run on into the next; "
@@ -407,6 +429,6 @@ def _note_length(length: int, horizon: int) -> None:
         )
 
 
-def _appetite(config: TrainConfig) -> str:
+def _memory_settings(config: TrainConfig) -> str:
     sizes = [f"trainer.{name}={getattr(config.trainer, name)}" for name in ("batch", "length", "codec_frames")]
     return f"{sizes[0]}, {sizes[1]} and {sizes[2]}; lower one of them, or model.width"

@@ -1,4 +1,4 @@
-"""What a library may do about memory: the allocator's settings, and one line where there is not enough, best before."""
+"""Memory: settings of the allocator, and errors of one line where it does not suffice, if possible before training."""
 
 import ctypes
 import math
@@ -25,7 +25,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to keep freed tensors for the next step instead of handing their pages back to the kernel.
+    """Makes glibc keep freed tensors for the next step instead of handing their pages back to the kernel.
 
     Every page that comes back must be zeroed again: with the defaults a training step on a CPU spends up to half its
     time there. True where the allocator took the settings (Linux with glibc); elsewhere nothing happens.
@@ -41,13 +41,13 @@ def keep_freed_memory() -> bool:
 
 
 @contextmanager
-def enough_memory(what: str) -> Iterator[None]:
-    """Memory that runs out inside becomes a ConfigError. what: the settings that took it, and what to do about them."""
+def explain_out_of_memory(what: str) -> Iterator[None]:
+    """Out of memory inside becomes a ConfigError. what: the settings that took the memory, and the fix."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        said = any(words in str(error) for words in ("can't allocate memory", "out of memory"))
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not said:
+        in_message = any(words in str(error) for words in ("can't allocate memory", "out of memory"))
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and not in_message:
             raise
         raise ConfigError(f"out of memory with {what}") from error
 
@@ -55,15 +55,15 @@ def enough_memory(what: str) -> Iterator[None]:
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]  # of observations and of actions
 
 
-class Need(NamedTuple):
-    """Bytes that one process of a training run holds at least: what is freed on the way is not counted."""
+class MemoryNeed(NamedTuple):
+    """A lower bound on the bytes that one process of a training run holds; temporary tensors are not counted."""
 
     weights: int  # with their gradients and AdamW's two moments
-    updates: dict[str, int]  # stage -> what an update of it keeps from forward to backward
+    updates: dict[str, int]  # stage -> activations kept for its backward pass
 
 
-def need_of(model: WorldModel, spaces: Spaces, plan: Sequence[Phase], trainer: TrainerConfig) -> Need:
-    """What training this model takes, measured on one sequence of each phase: all else grows with their number."""
+def memory_need(model: WorldModel, spaces: Spaces, plan: Sequence[Phase], trainer: TrainerConfig) -> MemoryNeed:
+    """The memory that training this model takes: measured on one sequence of each phase, times their number."""
     ranks = trainer.devices * trainer.num_nodes
     size = 2 if trainer.precision == "bf16-mixed" else 1  # measured in fp32: rounded weights do not grow with the batch
     own = {tensor.untyped_storage().data_ptr(): 0 for tensor in (*model.parameters(), *model.buffers())}
@@ -78,13 +78,13 @@ def need_of(model: WorldModel, spaces: Spaces, plan: Sequence[Phase], trainer: T
 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             losses = model.losses(_sequence(spaces, phase.length), torch.Generator().manual_seed(0), phase.stage)
-        del losses  # and with it what was kept: until here no place in memory is used twice
+        del losses  # only now: addresses that are freed would be used, and counted, twice
         updates[phase.stage.name] = sum(kept.values()) * phase.batch // (ranks * size)
-    return Need(4 * sum(parameter.nbytes for parameter in model.parameters()), updates)
+    return MemoryNeed(4 * sum(parameter.nbytes for parameter in model.parameters()), updates)
 
 
-def refuse_what_does_not_fit(need: Need, plan: Sequence[Phase], free: int | None) -> None:
-    """Raises ConfigError, with the key that helps, where a run needs more than the `free` bytes (None: not known)."""
+def check_memory(need: MemoryNeed, plan: Sequence[Phase], free: int | None) -> None:
+    """Raises ConfigError, with the key to lower, where a run needs more than the `free` bytes (None: unknown)."""
     phase = max(plan, key=lambda phase: need.updates[phase.stage.name])
     update = need.updates[phase.stage.name]
     if free is None or need.weights + update <= free:
@@ -95,11 +95,11 @@ def refuse_what_does_not_fit(need: Need, plan: Sequence[Phase], free: int | None
     raise ConfigError(f"training takes at least {parts}, and {free / 1e9:.1f} GB are free; lower {knob}")
 
 
-class Within(TorchDispatchMode):
-    """While it is entered, what is made of given sizes takes no more than `free` bytes (None: whatever it takes).
+class MemoryLimit(TorchDispatchMode):
+    """A context in which new tensors may take at most `free` bytes together (None: no limit), for building a model.
 
-    Raises ConfigError before the first tensor that would. A system that promises memory which it does not have ends
-    the process otherwise, without a word.
+    Raises ConfigError before the first tensor that would take more. Where the system overcommits memory, the process
+    would be killed instead, without a message.
     """
 
     def __init__(self, free: int | None):
@@ -117,7 +117,7 @@ class Within(TorchDispatchMode):
 
 
 def _sequence(spaces: Spaces, length: int) -> Batch:
-    """One sequence of nothing."""
+    """One sequence of zeros."""
 
     def zeros(space: gym.Space[Any]) -> dict[str, Tensor]:
         return {leaf.name: torch.zeros(1, length, *leaf.shape, dtype=torch_type(leaf)) for leaf in leaves(space)}
@@ -127,7 +127,7 @@ def _sequence(spaces: Spaces, length: int) -> Batch:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that this process may still take on a device; None where nobody tells."""
+    """Bytes that are free on a device; None where that is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     try:

@@ -1,4 +1,4 @@
-"""What is trained when, and at which learning rate."""
+"""The schedule: which stage an update trains, and at which learning rate."""
 
 import math
 from typing import NamedTuple
@@ -8,13 +8,13 @@ from worldsim.training.config import TrainerConfig
 
 
 class Phase(NamedTuple):
-    """One of a family's stages as updates, with a learning-rate schedule of its own."""
+    """A run of updates that trains one of the model's stages, with a learning-rate schedule of its own."""
 
     stage: Stage
     steps: int
     batch: int  # sequences in an update
     length: int  # rows in a sequence
-    learning_rate: float  # at its highest
+    learning_rate: float  # its maximum, after the warm-up
 
 
 def phases(trainer: TrainerConfig, model: WorldModel) -> list[Phase]:
@@ -24,8 +24,8 @@ def phases(trainer: TrainerConfig, model: WorldModel) -> list[Phase]:
     return [Phase(stage, *(frames if stage.frames else sequences)) for stage in model.stages]
 
 
-def at(step: int, plan: list[Phase]) -> tuple[int, int]:
-    """The number of the phase that update `step` belongs to, and the update's number within it."""
+def phase_at(step: int, plan: list[Phase]) -> tuple[int, int]:
+    """Index of the phase that update `step` belongs to, and the update's index within it."""
     for number, phase in enumerate(plan):
         if step < phase.steps:
             return number, step
@@ -34,6 +34,6 @@ def at(step: int, plan: list[Phase]) -> tuple[int, int]:
 
 
 def learning_rate(step: int, phase: Phase, warmup: int) -> float:
-    """Linear warm-up, then half a cosine down to nothing at the phase's end."""
+    """Of the phase's update `step`: linear warm-up, then half a cosine down to 0 at the end."""
     rise = min(1.0, (step + 1) / max(1, warmup))
     return phase.learning_rate * rise * 0.5 * (1 + math.cos(math.pi * step / phase.steps))

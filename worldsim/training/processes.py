@@ -30,14 +30,14 @@ from worldsim.models.world_model import Losses, WorldModel
 from worldsim.rollouts.sampling import RankShard
 from worldsim.training.config import TrainConfig, TrainerConfig
 
-PATIENCE = timedelta(minutes=10)  # that processes wait for each other
-GOODBYE_S = 10  # for a process to end in when all is done
-SIGN = "WORLDSIM_SIGN"  # names the end of a pipe into which a process of this machine says that it is about to join
+TIMEOUT = timedelta(minutes=10)  # of collective operations
+EXIT_WAIT_S = 10  # seconds that a process has to exit after training
+READY = "WORLDSIM_READY"  # descriptor of a pipe to which a worker writes when it is about to join the process group
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
 class Objective(nn.Module):
-    """A model's losses as a forward pass: what DDP and FSDP hang their hooks on.
+    """A model's losses as a forward pass, because DDP and FSDP register their hooks there.
 
     It takes a function and not the batch, because Fabric would round the batch's rewards to bf16.
     """
@@ -45,7 +45,7 @@ class Objective(nn.Module):
     def __init__(self, model: WorldModel):
         super().__init__()
         self.model = model
-        for parameter in _empty(model):  # nobody waits for gradients of what has no numbers
+        for parameter in _empty(model):  # else DDP would wait for their gradients
             parameter.requires_grad_(False)
 
     def forward(self, losses: Callable[[WorldModel], Losses]) -> Losses:
@@ -54,11 +54,10 @@ class Objective(nn.Module):
 
 @contextmanager
 def launch(config: TrainConfig, staged: bool = True) -> Iterator[Fabric]:
-    """A Fabric whose processes all run this.
+    """A Fabric, launched: the same code runs in all of its processes.
 
-    Raises ConfigError where the devices asked for are not there, or another process of this machine was killed or never
-    came so far.
     staged: whether there are updates that train only a part of the model.
+    Raises ConfigError where the devices asked for do not exist, or a worker of this machine was killed or failed.
     """
     trainer = config.trainer
     if trainer.devices * trainer.num_nodes == 1:
@@ -70,19 +69,19 @@ def launch(config: TrainConfig, staged: bool = True) -> Iterator[Fabric]:
         fabric = make_fabric(trainer, staged)
         if fabric.device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, threads // trainer.devices))
-        _give_sign()
-        _wait_for_signs(workers)
+        _report_ready()
+        _wait_until_ready(workers)
         fabric.launch()
         yield fabric
         for worker in workers:
-            with suppress(subprocess.TimeoutExpired):  # it has nothing left to do; `_end` sees to it
-                worker.process.wait(GOODBYE_S)
-    except RuntimeError as error:  # gloo and NCCL only tell that a connection is gone
+            with suppress(subprocess.TimeoutExpired):  # `_stop` kills one that does not exit by itself
+                worker.process.wait(EXIT_WAIT_S)
+    except RuntimeError as error:  # gloo and NCCL only report that a connection was lost
         if killed := _killed(workers):
             raise killed from error
         raise
     finally:
-        _end(workers)
+        _stop(workers)
         if distributed.is_initialized():
             distributed.destroy_process_group()
         torch.set_num_threads(threads)
@@ -91,7 +90,7 @@ def launch(config: TrainConfig, staged: bool = True) -> Iterator[Fabric]:
 
 
 def is_first() -> bool:
-    """Whether this is the only process or the first, by what a launcher leaves in the environment."""
+    """Whether this is the only process or rank 0, by the environment variables of launchers."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK"))
 
 
@@ -101,7 +100,7 @@ def rank_shard(fabric: Fabric) -> RankShard:
 
 
 def whole_batch(fabric: Fabric, rows: Tensor) -> Tensor:
-    """What each process has for its rows (B / ranks,), in the order of the whole batch (B,)."""
+    """All-gather: values of each process's rows (B / ranks,), in the order of the whole batch (B,)."""
     if fabric.world_size == 1:
         return rows
     parts = [torch.empty_like(rows) for _ in range(fabric.world_size)]
@@ -113,7 +112,7 @@ def whole_batch(fabric: Fabric, rows: Tensor) -> Tensor:
 
 
 def mean_of(fabric: Fabric, value: Tensor) -> Tensor:
-    """The mean of what each process has."""
+    """All-reduce: the mean over the processes."""
     if fabric.world_size == 1:
         return value
     total = value.clone()
@@ -121,19 +120,19 @@ def mean_of(fabric: Fabric, value: Tensor) -> Tensor:
     return total / fabric.world_size
 
 
-def gathered(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with sharded ones put together, which all processes must ask for."""
+def unsharded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, sharded ones gathered into whole ones; all processes must call this together."""
     return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in tensors.items()}
 
 
-def like(own: Tensor, whole: Tensor) -> Tensor:
-    """A whole tensor on the device of another, and sharded as it is."""
+def placed_like(own: Tensor, whole: Tensor) -> Tensor:
+    """`whole` on the device of `own`, and sharded as `own` is."""
     there = whole.to(own.device)
     return distribute_tensor(there, own.device_mesh, own.placements) if isinstance(own, DTensor) else there
 
 
 def make_fabric(trainer: TrainerConfig, staged: bool = True) -> Fabric:
-    """Raises ConfigError where there is no such accelerator."""
+    """A Fabric for this configuration, not launched yet. Raises ConfigError where there is no such accelerator."""
     try:
         return Fabric(
             accelerator=trainer.accelerator,
@@ -153,8 +152,8 @@ def _strategy(trainer: TrainerConfig, staged: bool) -> Strategy | str:
     if ranks == 1:
         return "auto"
     if trainer.strategy == "fsdp":
-        return ModelParallelStrategy(_sharded, data_parallel_size=ranks, tensor_parallel_size=1, timeout=PATIENCE)
-    return DDPStrategy(find_unused_parameters=staged, timeout=PATIENCE)
+        return ModelParallelStrategy(_sharded, data_parallel_size=ranks, tensor_parallel_size=1, timeout=TIMEOUT)
+    return DDPStrategy(find_unused_parameters=staged, timeout=TIMEOUT)
 
 
 def _sharded(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
@@ -167,12 +166,12 @@ def _sharded(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 
 def _empty(module: nn.Module) -> set[nn.Parameter]:
-    """Parameters of parts that an observation does not have, such as those of images where it is a record alone."""
+    """Parameters without elements, such as those for images where an observation has none."""
     return {parameter for parameter in module.parameters() if not parameter.numel()}
 
 
 def _started(fabric: Fabric) -> bool:
-    """Whether somebody else has started all processes, this one among them."""
+    """Whether a launcher such as torchrun has started all processes, this one among them."""
     strategy = fabric.strategy
     assert isinstance(strategy, ParallelStrategy) and strategy.cluster_environment is not None
     return strategy.cluster_environment.creates_processes_externally
@@ -182,11 +181,11 @@ class _Worker(NamedTuple):
     """Another process of this machine."""
 
     process: "subprocess.Popen[str]"
-    sign: int  # the end of a pipe from which its sign is read; the pipe ends when the process does
+    ready: int  # reading end of a pipe to which it writes a byte when it is ready; closed when it exits
 
 
 def _start(config: TrainConfig) -> list[_Worker]:
-    """The other processes of this machine; this one becomes the first of them."""
+    """Starts the other processes of this machine; this one is rank 0 among them."""
     trainer = config.trainer
     if trainer.num_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
         raise ConfigError(
@@ -198,44 +197,44 @@ def _start(config: TrainConfig) -> list[_Worker]:
     command = [sys.executable, "-m", "worldsim.training.worker"]
     workers = []
     for rank in range(1, trainer.devices):
-        sign, into = os.pipe()
-        environment = {**os.environ, "LOCAL_RANK": str(rank), SIGN: str(into)}
+        ready, into = os.pipe()
+        environment = {**os.environ, "LOCAL_RANK": str(rank), READY: str(into)}
         process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, text=True, pass_fds=[into])
         os.close(into)
-        workers.append(_Worker(process, sign))
+        workers.append(_Worker(process, ready))
         assert process.stdin is not None
-        with suppress(BrokenPipeError):  # it is gone already, as will be seen when its sign is missing
+        with suppress(BrokenPipeError):  # it has exited already, which `_wait_until_ready` reports
             process.stdin.write(config.model_dump_json() + "\n")
             process.stdin.flush()
     os.environ["LOCAL_RANK"] = "0"
     return workers
 
 
-def _give_sign() -> None:
-    """Say that this process is about to join, where the first one of its machine waits to hear that."""
-    if into := os.environ.pop(SIGN, None):
+def _report_ready() -> None:
+    """Reports to the first process of this machine, if that started this one, that this is about to join the group."""
+    if into := os.environ.pop(READY, None):
         os.write(int(into), b".")
         os.close(int(into))
 
 
-def _wait_for_signs(workers: list[_Worker]) -> None:
-    """Until all are about to join: who joins first waits for the others, and would not see that one has ended.
+def _wait_until_ready(workers: list[_Worker]) -> None:
+    """Waits until all workers are about to join: inside the group, nothing would show that one of them has exited.
 
     Raises ConfigError for one that has.
     """
-    for rank, (process, sign) in enumerate(workers, 1):
-        if os.read(sign, 1):
+    for rank, (process, ready) in enumerate(workers, 1):
+        if os.read(ready, 1):
             continue
         if process.wait() < 0:
             raise _was_killed(rank, process)
         raise ConfigError(
-            f"process {rank} of the run ended before it began (exit code {process.returncode}); look above for what it "
-            "said, or give trainer.devices=1 to see what goes wrong"
+            f"process {rank} of the run exited before training (exit code {process.returncode}); see its messages "
+            "above, or give trainer.devices=1 to see what goes wrong"
         )
 
 
 def _killed(workers: list[_Worker]) -> ConfigError | None:
-    """What to say where a signal has ended one of the other processes; None where none has."""
+    """The error to raise where a signal has killed one of the workers; None where none was killed."""
     for rank, (process, _) in enumerate(workers, 1):
         with suppress(subprocess.TimeoutExpired):
             if process.wait(1) < 0:
@@ -246,21 +245,21 @@ def _killed(workers: list[_Worker]) -> ConfigError | None:
 def _was_killed(rank: int, process: "subprocess.Popen[str]") -> ConfigError:
     return ConfigError(
         f"process {rank} of the run was killed (signal {-process.returncode}), as happens where memory runs out; the "
-        "same command goes on from the last saved state"
+        "same command continues from the last saved state"
     )
 
 
-def _end(workers: list[_Worker]) -> None:
-    for process, sign in workers:
+def _stop(workers: list[_Worker]) -> None:
+    for process, ready in workers:
         assert process.stdin is not None
-        with suppress(BrokenPipeError):  # what it was not told before it ended
-            process.stdin.close()  # a worker ends with its standard input
+        with suppress(BrokenPipeError):  # it exited before it had read everything
+            process.stdin.close()  # a worker exits at the end of its standard input
         try:
-            process.wait(GOODBYE_S)
+            process.wait(EXIT_WAIT_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        os.close(sign)
+        os.close(ready)
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""A training run at rest: all that the next step depends on, in safetensors and JSON, written atomically."""
+"""A checkpoint of a training run: everything that the next update depends on, written atomically, without pickle."""
 
 import json
 import re
@@ -18,26 +18,26 @@ from worldsim.files import hash_of, read_sealed, sealed, write_atomically
 from worldsim.models.checkpoint import save_tensors
 from worldsim.models.world_model import WorldModel
 from worldsim.training.feed import Feed
-from worldsim.training.processes import gathered, like
+from worldsim.training.processes import placed_like, unsharded
 
 STATE, WEIGHTS, OPTIMIZER = "state.json", "weights.safetensors", "optimizer.safetensors"
-KEPT = 1  # finished states kept; a new one is complete before the old one goes
+KEPT = 1  # complete states kept; a new one is complete before the old one is deleted
 
 
 class TrainingState:
-    """Model, optimizer, batches and generator of a run, and the folder they are saved in."""
+    """Saves and restores model, optimizer, sampler and random generator of a run."""
 
     def __init__(self, folder: Path, model: WorldModel, optimizer: Optimizer, feed: Feed, generator: Generator):
         self.folder, self.model, self.optimizer = folder, model, optimizer
         self.feed, self.generator = feed, generator
-        self.seconds = 0.0  # of training up to here, set-up not counted
+        self.seconds = 0.0  # of training so far, set-up not counted
 
     def save(self, step: int, settings: Mapping[str, Any], writes: bool = True) -> None:
-        """Saves the state after `step` updates; older states go only then.
+        """Saves the state after `step` updates, and then deletes older ones.
 
-        Where processes share the model all of them call this, and the one that `writes` has the files.
+        All processes must call this together: sharded tensors are gathered. Only one of them `writes` the files.
         """
-        weights, slots = gathered(self.model.state_dict()), gathered(self._optimizer_tensors())
+        weights, slots = unsharded(self.model.state_dict()), unsharded(self._optimizer_tensors())
         if not writes:
             return
         place = self.folder / f"step-{step:08d}"
@@ -50,20 +50,21 @@ class TrainingState:
         write_atomically(working / STATE, json.dumps(sealed({**state, "files": files})))
         shutil.rmtree(place, ignore_errors=True)
         working.rename(place)
-        for old in (*saved(self.folder)[:-KEPT], *_abandoned(self.folder)):
+        for old in (*saved_states(self.folder)[:-KEPT], *_abandoned(self.folder)):
             if (old / STATE).is_file() or old.name.startswith("."):
                 shutil.rmtree(old)
 
     def restore(self, settings: Mapping[str, Any]) -> int:
-        """Loads the newest state; returns the number of updates it has seen, 0 where there is none.
+        """Loads the newest state; returns the number of updates behind it, 0 where there is none.
 
         Raises CheckpointError where the state belongs to other settings or cannot be read.
         """
-        found = saved(self.folder)
+        # All files are read and checked before any is loaded, so that a damaged state is reported, not half loaded.
+        found = saved_states(self.folder)
         if not found:
             return 0
         place = found[-1]
-        state = written(place)
+        state = read_state(place)
         try:
             changed = [name for name, digest in state.get("files", {}).items() if hash_of(place / name) != digest]
             if changed:
@@ -71,14 +72,14 @@ class TrainingState:
             weights, tensors = load_file(place / WEIGHTS), load_file(place / OPTIMIZER)
         except (OSError, ValueError, SafetensorError) as error:
             raise _damaged(place, error) from error
-        _same(place, state["settings"], settings)
+        _check_same_settings(place, state["settings"], settings)
         own = self.model.state_dict()
-        self.model.load_state_dict({name: like(own[name], value) for name, value in weights.items()})
+        self.model.load_state_dict({name: placed_like(own[name], value) for name, value in weights.items()})
         drawn = tensors.pop("generator")
         if len(drawn) != len(self.generator.get_state()):
             raise CheckpointError(
-                f"{place} was begun on a device of another kind than {self.generator.device.type}, which draws other "
-                "numbers; go on with trainer.accelerator= as it was, or use another out="
+                f"{place} was begun on a device of another kind than {self.generator.device.type}, whose random "
+                "numbers differ; resume with trainer.accelerator= as it was, or use another out="
             )
         self.generator.set_state(drawn)
         self._load_optimizer(tensors)
@@ -100,17 +101,17 @@ class TrainingState:
             keys = {key[len(name) + 1 :]: value for key, value in tensors.items() if key.rpartition(".")[0] == name}
             if keys:
                 self.optimizer.state[parameter] = {
-                    k: v.to(parameter.device) if k == "step" else like(parameter, v) for k, v in keys.items()
+                    k: v.to(parameter.device) if k == "step" else placed_like(parameter, v) for k, v in keys.items()
                 }
 
 
-def saved(folder: Path) -> list[Path]:
+def saved_states(folder: Path) -> list[Path]:
     """Folders of complete states, oldest first."""
     return _named(folder, r"step-\d{8,}")
 
 
 def _abandoned(folder: Path) -> list[Path]:
-    """Folders of states that were being written when their writer was killed."""
+    """Folders of incomplete states, whose writer was killed."""
     return _named(folder, r"\.step-\d{8,}")
 
 
@@ -119,8 +120,8 @@ def _named(folder: Path, pattern: str) -> list[Path]:
     return sorted(path for path in found if re.fullmatch(pattern, path.name))
 
 
-def written(place: Path) -> dict[str, Any]:
-    """What a saved state says of itself: step, seconds, feed and settings. Raises CheckpointError if it is damaged."""
+def read_state(place: Path) -> dict[str, Any]:
+    """The JSON part of a saved state: step, seconds, feed and settings. Raises CheckpointError if it is damaged."""
     try:
         state = read_sealed(place / STATE)
     except (OSError, ValueError) as error:
@@ -132,11 +133,11 @@ def _damaged(place: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{place} is damaged ({type(error).__name__}); delete it to train from the start")
 
 
-def _same(place: Path, begun: Mapping[str, Any], asked: Mapping[str, Any], group: str = "") -> None:
+def _check_same_settings(place: Path, begun: Mapping[str, Any], asked: Mapping[str, Any], group: str = "") -> None:
     for key, value in asked.items():
         old = begun.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            _same(place, old, value, f"{group}{key}.")
+            _check_same_settings(place, old, value, f"{group}{key}.")
         elif old != value:
             raise CheckpointError(
                 f"{place.parent.parent} was begun with {group}{key}={old}, now {group}{key}={value}; "

@@ -91,10 +91,10 @@ def test_what_curious_decides_hangs_on_its_seed_and_on_nothing_that_it_sees():
     shifts = [play(Curious, seed)[1] for seed in range(60)]
     assert shifts == [play(Curious, seed, wrong_values)[1] for seed in range(60)]
     assert len(set(map(tuple, shifts))) == 60
-    seen = {pair for shift in shifts for pair in zip(shift, shift[1:], strict=False)}
+    pairs = {pair for shift in shifts for pair in zip(shift, shift[1:], strict=False)}
     for decision in ("refund", "replace", "reply", "escalate"):
-        assert {("look_up", decision), ("open_0", decision), (decision, "close")} <= seen
-    assert {("refund", "refund"), ("replace", "replace"), ("refund", "replace")} <= seen
+        assert {("look_up", decision), ("open_0", decision), (decision, "close")} <= pairs
+    assert {("refund", "refund"), ("replace", "replace"), ("refund", "replace")} <= pairs
 
 
 @pytest.mark.parametrize("fault", [lose_answer, lose_answer_and_say_so_in_info_only])
@@ -172,9 +172,9 @@ def test_no_garbage_stops_an_agent(name):
         agent.reset(0)
         for _ in range(60):
             reply = {key: GARBAGE[rng.integers(len(GARBAGE))] for key in observation["reply"] if rng.random() < 0.9}
-            seen = {"reply": reply} if rng.random() < 0.8 else whole[rng.integers(len(whole))]
+            observed = {"reply": reply} if rng.random() < 0.8 else whole[rng.integers(len(whole))]
             info = [{}, {"reply": None}, {"reply": {"ok": False}}, {"reply": {"ok": True}}][rng.integers(4)]
-            assert env.action_space.contains(agent.act(seen, info))
+            assert env.action_space.contains(agent.act(observed, info))
 
 
 def test_careful_pays_nobody_on_garbage():

@@ -129,20 +129,20 @@ def test_same_seed_same_shift(env):
 
 def test_nothing_of_an_order_shows_before_it_is_looked_up(env):
     """Orders that differ in everything look alike until the look-up, on the screen and in the reply."""
-    seen = set()
+    screens = set()
     for seed in range(40):
         env.reset(seed=seed)
         reply = run(env, "open_0")[0]["reply"]
         assert not any(reply[name] for name in ("paid", "shipping", "refunded", "age", "amount", "approved"))
-        seen.add((int(reply["request"]), env._observation()["screen"].tobytes()))
-    assert len(seen) == 2  # one for each request
+        screens.add((int(reply["request"]), env._observation()["screen"].tobytes()))
+    assert len(screens) == 2  # one for each request
     reply = run(env, "look_up")[0]["reply"]
     assert all(reply[name] for name in REPLY_FIELDS if name != "ledger")
     reopened = run(env, "open_1", "open_0")[0]["reply"]
     assert all(reopened[name] == reply[name] for name in ("paid", "shipping", "refunded", "age", "amount"))
 
 
-def test_payment_api_pays_as_often_as_it_is_told(env):
+def test_payment_api_pays_as_often_as_it_is_called(env):
     find_shift(env, "eligible AND request = 'refund' AND amount = 100")
     observation, reward, *_ = run(env, "open_0", "look_up", "refund")
     assert reward == pytest.approx(-0.02) and observation["reply"]["ledger"] == 2

@@ -98,5 +98,5 @@ def test_tools_and_statuses_have_colours_of_their_own():
         tool, status = (int(observation["reply"][name]) for name in ("tool", "status"))
         tools.setdefault(tool, set()).add(colour(observation["screen"], 12, 56))
         statuses.setdefault(status, set()).add(colour(observation["screen"], 36, 56))
-    assert all(len(seen) == 1 for seen in (*tools.values(), *statuses.values()))
+    assert all(len(places) == 1 for places in (*tools.values(), *statuses.values()))
     assert len(set.union(*tools.values())) == 8 and len(set.union(*statuses.values())) == 2

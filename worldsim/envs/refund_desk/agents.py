@@ -1,8 +1,8 @@
-"""Reference agents for the refund desk: one hasty, one that repeats blindly, one careful; one that tries things out.
+"""Reference agents for the refund desk: `Hasty`, `Blind`, `Careful`, and `Curious`, which only collects data.
 
-Each class is an agent factory, `(observation_space, action_space) -> Agent`. They decide from `observation["reply"]`
-and `info["reply"]` alone, so they work at the real desk, behind faults, and in a learned imitation of it. Only the
-last draws random numbers. A shift is written as a generator: it yields a call and is sent the reply.
+Each class is an agent factory, `(observation_space, action_space) -> Agent`. They use only `observation["reply"]` and
+`info["reply"]`, so they work in the real desk, under faults, and in the World. Only `Curious` is random. An agent is
+written as a generator: it yields a call and is sent the reply.
 """
 
 from abc import ABC, abstractmethod
@@ -36,7 +36,9 @@ LOOK_UP, REFUND, REPLACE, REPLY, ESCALATE, CLOSE, WAIT = (
     int(tool) - 1 for tool in DeskTool if 0 < tool < DeskTool.OPEN
 )
 MAX_AGE = RETURN_DAYS // DAYS_PER_AGE_STEP
-FIRST_DEAR = next(k for k, price in enumerate(PRICES, 1) if price > APPROVAL_ABOVE)  # first amount class to be approved
+FIRST_DEAR = next(
+    k for k, price in enumerate(PRICES, 1) if price > APPROVAL_ABOVE
+)  # least amount class that needs approval
 
 
 def open_(ticket: int) -> int:
@@ -68,11 +70,11 @@ class Clerk(ABC):
 
     @abstractmethod
     def _shift(self) -> Program[None]:
-        """Handle all tickets, then wait for ever."""
+        """Handles all tickets, then waits forever."""
 
 
 class Hasty(Clerk):
-    """Gives every customer what was asked for, without a look at the order or at what came of a call."""
+    """Gives every customer what was asked for, without looking up the order or reading the status of a call."""
 
     def _shift(self) -> Program[None]:
         for ticket in self._tickets:
@@ -84,9 +86,10 @@ class Hasty(Clerk):
 
 
 class Curious(Clerk):
-    """Does with each ticket what chance says: from its shifts can be learned what comes of a decision.
+    """Takes random decisions, so that recorded data also shows the consequences of wrong ones.
 
-    It is for recording. Where nobody declines but what must be declined, a world learns that declining is always right.
+    For collecting only. If all recorded agents decline only what must be declined, a world learns that declining is
+    always right.
     """
 
     def reset(self, seed: int) -> None:
@@ -105,9 +108,9 @@ class Curious(Clerk):
 
 
 class Blind(Clerk):
-    """Decides well, but from whatever stands on the form (a hole is no objection), and repeats a call that failed.
+    """Follows the policy, but ignores missing fields, and repeats calls that failed, also payments.
 
-    At a desk without faults it calls, one by one, what `Careful` calls.
+    Without faults it makes the same calls as `Careful`.
     """
 
     RETRIES = 3
@@ -146,25 +149,27 @@ class Blind(Clerk):
 
 
 class Careful(Clerk):
-    """Acts only on a form without holes or contradictions, and never repeats a payment while its fate is unknown.
+    """Acts only on complete and consistent forms, and never repeats a payment before knowing whether it was made.
 
-    What it cannot find out in a few calls it leaves for later. Once the desk has sent garbage, it believes a field only
-    when two replies agree on it.
+    Tickets that stay unclear after a few calls are postponed. After the first malformed reply, it believes a field only
+    if two replies agree on it.
     """
 
     TRIES = 3  # of one call
-    LOOKS = 6  # look-ups in a row for one question
+    LOOKS = 6  # successive look-ups to settle one field or form
 
     def reset(self, seed: int) -> None:
         self._votes: dict[int, dict[str, Counter[int]]] = {
             ticket: {name: Counter() for name in FORM_FIELDS} for ticket in self._tickets
         }
-        self._tried: set[tuple[int, int]] = set()  # (ticket, call) of payments and parcels that may have gone out
+        self._tried: set[tuple[int, int]] = (
+            set()
+        )  # (ticket, call) of payments and parcels that may have been carried out
         self._served: set[int] = set()  # tickets that only need closing
         self._suspicious = False
-        self._clock, self._calls_since = 0, 0  # the desk's clock when it last made sense, and calls since then
-        self._ledger, self._refunds_since = 0, 0  # the ledger when it last made sense, and refunds ordered since then
-        self._surprise = 0  # the last ledger that made none
+        self._clock, self._calls_since = 0, 0  # last plausible clock, and calls since then
+        self._ledger, self._refunds_since = 0, 0  # last plausible ledger, and refunds ordered since then
+        self._implausible = 0  # the last implausible ledger
         super().reset(seed)
 
     def _shift(self) -> Program[None]:
@@ -179,7 +184,7 @@ class Careful(Clerk):
             yield WAIT
 
     def _handle(self, ticket: int) -> Program[bool]:
-        """One go at a ticket. Returns whether it is closed."""
+        """Tries to handle a ticket. Returns whether it is closed."""
         found = yield from self._open(ticket)
         if found == "closed":
             return True
@@ -214,9 +219,9 @@ class Careful(Clerk):
         return False
 
     def _serve(self, ticket: int) -> Program[bool]:
-        """Give the customer what is due. Returns whether that surely happened."""
+        """Gives the customer what is due. Returns whether that certainly happened."""
         for call, field, value in ((REFUND, "refunded", YesNo.YES), (REPLACE, "shipping", Shipping.IN_TRANSIT)):
-            if (ticket, call) in self._tried:  # left unclear the last time
+            if (ticket, call) in self._tried:  # its outcome was unclear the last time
                 return (yield from self._once(ticket, call, field, value))
         yield from self._look_up(ticket)
         due = self._due(ticket)
@@ -231,7 +236,7 @@ class Careful(Clerk):
         return (yield from self._once(ticket, REFUND, "refunded", YesNo.YES))
 
     def _due(self, ticket: int) -> int | None:
-        """The call that settles the ticket; None while the form has a hole that matters."""
+        """The call that settles the ticket; None while a field that matters is missing."""
         form = {name: self._believed(ticket, name) for name in FORM_FIELDS}
         bad = form["paid"] == YesNo.NO or form["shipping"] == Shipping.IN_TRANSIT or form["refunded"] == YesNo.YES
         if bad or form["age"] > MAX_AGE:
@@ -243,7 +248,7 @@ class Careful(Clerk):
         return REFUND if form["amount"] and form["approved"] else None
 
     def _decline(self, ticket: int) -> Program[bool]:
-        for _ in range(self.TRIES):  # saying no twice harms nobody
+        for _ in range(self.TRIES):  # declining twice is harmless
             if (yield from self._ask(REPLY, ticket)).ok:
                 return True
         return False
@@ -258,7 +263,7 @@ class Careful(Clerk):
         return self._believed(ticket, "approved") == YesNo.YES
 
     def _once(self, ticket: int, call: int, field: str, done: int) -> Program[bool]:
-        """Pay or send once: after an unclear answer, only again when the form shows that nothing happened."""
+        """Pays or sends once: after an unclear reply again only if the form shows that nothing happened."""
         for _ in range(self.TRIES):
             if (ticket, call) in self._tried:
                 happened = yield from self._verify(ticket, field, done)
@@ -272,7 +277,7 @@ class Careful(Clerk):
         return False
 
     def _verify(self, ticket: int, field: str, done: int) -> Program[bool | None]:
-        """Ask the desk afresh whether `field` is `done`; None if it will not say. A grown ledger shows a refund."""
+        """Looks up again whether `field` is `done`; None if that stays unclear. A grown ledger proves a refund."""
         ledger = self._ledger
         self._votes[ticket][field].clear()
         yield from self._look_up(ticket, only=field)
@@ -282,14 +287,14 @@ class Careful(Clerk):
         return believed == done if believed else None
 
     def _look_up(self, ticket: int, only: str | None = None) -> Program[None]:
-        """Look the order up until the field (without `only`, until the form) is settled, a few times at most."""
+        """Looks the order up, at most LOOKS times, until the field `only` (None: the whole form) is settled."""
         for _ in range(self.LOOKS):
             if self._believed(ticket, only) if only else self._due(ticket) is not None:
                 return
             yield from self._ask(LOOK_UP, ticket)
 
     def _ask(self, call: int, ticket: int) -> Program[DeskReply]:
-        """Make a call. A reply that contradicts itself or what is known counts as none; a good one is remembered."""
+        """Makes a call. An implausible reply is returned as empty; of a plausible one the fields count as votes."""
         reply = yield call
         self._calls_since += 1
         self._refunds_since += call == REFUND
@@ -316,14 +321,14 @@ class Careful(Clerk):
         return of_this_call and new and self._ledger_plausible(reply.ledger)
 
     def _ledger_plausible(self, ledger: int | None) -> bool:
-        """The ledger grows by refunds only. Told the same surprising figure twice in a row, the desk is believed."""
+        """Whether the ledger grew by refunds only. An implausible figure is believed when it comes twice in a row."""
         most = self._ledger + self._refunds_since * max(PRICES) // LEDGER_STEP
         if not ledger or self._ledger <= ledger <= most:
             return True
-        surprise, self._surprise = self._surprise, ledger
-        return ledger == surprise
+        before, self._implausible = self._implausible, ledger
+        return ledger == before
 
     def _believed(self, ticket: int, field: str) -> int:
-        """The field's class if enough replies agree on it and no other comes as often; 0 otherwise."""
+        """The field's class with the most votes, if they are enough and more than for any other; else 0."""
         (value, count), (_, next_count) = [*self._votes[ticket][field].most_common(2), (0, 0), (0, 0)][:2]
         return value if count >= 1 + self._suspicious and count > next_count else 0

@@ -1,4 +1,4 @@
-"""The desk's screen: 64x64 pixels on an 8-pixel grid for models, 480x480 with words for people.
+"""Draws the desk: the observation, 64x64 pixels on an 8-pixel grid, and the rendered picture, 480x480 with text.
 
 row 0      clock bar (upper half), ledger bar (lower half)
 rows 1-5   a ticket each: [chip][request][paid][shipping][refunded][age bar over amount bar, 3 cells]
@@ -79,8 +79,8 @@ IN_TIME_STEPS = RETURN_DAYS // DAYS_PER_AGE_STEP
 CHEAP, DEAR = (0, 120, 255), (255, 0, 200)  # below and above the amount that needs approval
 
 
-class Desk(NamedTuple):
-    """All that is drawn: tickets' forms, the open one's number (0: none), clock in [0, 1], ledger class, last reply."""
+class DeskView(NamedTuple):
+    """What is drawn: tickets' forms, number of the open one (0: none), clock in [0, 1], ledger class, last reply."""
 
     forms: Sequence[TicketForm]
     open_ticket: int
@@ -91,7 +91,7 @@ class Desk(NamedTuple):
     reply_ticket: int
 
 
-def screen(desk: Desk) -> Pixels:
+def screen(desk: DeskView) -> Pixels:
     """The observation, uint8 (64, 64, 3). Shows nothing of an order that has not been looked up."""
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:8] = HEADER
@@ -132,7 +132,7 @@ def _draw_row(row: Pixels, form: TicketForm, is_open: bool) -> None:
         row[4:7, 40 : 40 + 4 * form.amount] = DEAR if dear else CHEAP
 
 
-# The picture for people. Everything below is in its pixels.
+# The rendered picture. Everything below is in its pixels.
 
 SIZE, HEADER_HEIGHT, ROW_HEIGHT = 480, 66, 62
 LAMPS: dict[str, Mapping[int, RGB]] = {"paid": YES_IS_GOOD, "shipping": SHIPPING, "refunded": YES_IS_BAD}
@@ -143,8 +143,8 @@ LAMP_WORDS: dict[str, Mapping[int, str]] = {
 }
 
 
-def picture(desk: Desk, clock: int, calls: int) -> Pixels:
-    """The desk with words, uint8 (480, 480, 3). It shows what the screen shows and nothing more."""
+def picture(desk: DeskView, clock: int, calls: int) -> Pixels:
+    """The desk with text, uint8 (480, 480, 3), with the same information as the screen."""
     image = Image.new("RGB", (SIZE, SIZE), HEADER)
     draw = ImageDraw.Draw(image)
     draw.fontmode = "L"
@@ -159,7 +159,7 @@ def _text(draw: ImageDraw.ImageDraw, at: tuple[float, float], words: str, colour
     draw.text(at, words, fill=colour, font=ImageFont.load_default(size), anchor="lm")
 
 
-def _draw_header(draw: ImageDraw.ImageDraw, desk: Desk, clock: int, calls: int) -> None:
+def _draw_header(draw: ImageDraw.ImageDraw, desk: DeskView, clock: int, calls: int) -> None:
     spent = LEDGER_STEP * desk.ledger
     more = "+" if desk.ledger == LEDGER_CAP else ""
     for top, share, colour, words in (
@@ -210,7 +210,7 @@ def _draw_bars(draw: ImageDraw.ImageDraw, top: int, form: TicketForm, ink: RGB) 
     _text(draw, (402, top + 47), f"EUR {price}", ink, 11)
 
 
-def _draw_reply(draw: ImageDraw.ImageDraw, desk: Desk) -> None:
+def _draw_reply(draw: ImageDraw.ImageDraw, desk: DeskView) -> None:
     top = HEADER_HEIGHT + ROW_HEIGHT * MAX_TICKETS
     _text(draw, (10, top + 20), "last call", WHITE, 16)
     about = f" #{desk.reply_ticket}" if desk.reply_ticket else ""

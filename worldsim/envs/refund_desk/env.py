@@ -173,10 +173,10 @@ class RefundDeskEnv(gym.Env[DeskObservation, np.int64]):
         values |= {"tool": tool, "status": status, "ticket": ticket, "ledger": self._ledger(), "clock": self._clock}
         return {name: np.int64(values[name]) for name in REPLY_FIELDS}
 
-    def _desk(self) -> drawing.Desk:
+    def _desk(self) -> drawing.DeskView:
         tool, status, ticket = (int(self._reply[name]) for name in ("tool", "status", "ticket"))
         clock = self._clock / self.calls
-        return drawing.Desk(self._forms, self._open, clock, self._ledger(), DeskTool(tool), Status(status), ticket)
+        return drawing.DeskView(self._forms, self._open, clock, self._ledger(), DeskTool(tool), Status(status), ticket)
 
     def _observation(self) -> DeskObservation:
         return {"reply": dict(self._reply), "screen": drawing.screen(self._desk())}

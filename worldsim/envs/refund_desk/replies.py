@@ -1,4 +1,4 @@
-"""How a reference agent reads a reply that may be late, lost, garbled or full of holes."""
+"""Parses replies for the reference agents; under faults they may be lost, malformed or incomplete."""
 
 import math
 import numbers
@@ -11,7 +11,7 @@ from worldsim.envs.refund_desk.fields import REPLY_FIELDS, Status
 
 
 class DeskReply(NamedTuple):
-    """A reply as read: a field's class, or None where it is missing or nothing that the field can hold."""
+    """A parsed reply: each field's class, or None where it is missing or invalid."""
 
     tool: int | None = None
     status: int | None = None
@@ -25,8 +25,8 @@ class DeskReply(NamedTuple):
     approved: int | None = None
     ledger: int | None = None
     clock: int | None = None
-    failed: bool = True  # no answer from the desk: neither OK nor REFUSED, or the call is known to have failed
-    garbled: bool = False  # something was in a field that does not belong there
+    failed: bool = True  # no valid status, or the transport reports a failure
+    garbled: bool = False  # some field had an invalid value
 
     @property
     def ok(self) -> bool:
@@ -40,7 +40,7 @@ class DeskReply(NamedTuple):
 def read_reply(observation: Any, info: Mapping[str, Any], sizes: Mapping[str, int]) -> DeskReply:
     """Read `observation["reply"]` (the `REPLY_FIELDS`, with `sizes[name]` classes each) and `info["reply"]["ok"]`.
 
-    Never raises, whatever stands in the observation.
+    Never raises, whatever the observation contains.
     """
     raw = observation.get("reply") if isinstance(observation, Mapping) else None
     raw = raw if isinstance(raw, Mapping) else {}
@@ -53,7 +53,7 @@ def read_reply(observation: Any, info: Mapping[str, Any], sizes: Mapping[str, in
 
 
 def _read_class(value: Any, size: int) -> tuple[int | None, bool]:
-    """(class or None, whether the value was garbage rather than missing)."""
+    """(class or None, whether the value was invalid rather than missing)."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     if value is None:

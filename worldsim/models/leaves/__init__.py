@@ -1,6 +1,6 @@
 """Leaf codecs: an observation's leaves to slots and back, one file for each kind of leaf.
 
-What all of them do is in `base`, what puts them together in `observation`.
+`base` defines their interface, `observation` combines them.
 """
 
 from worldsim.models.leaves.action import ActionEncoder

@@ -9,9 +9,8 @@ from worldsim.models.layers import onehot
 from worldsim.models.leaves.categorical import Digits
 from worldsim.models.leaves.scale import Scale
 from worldsim.models.leaves.text import TextEncoder, is_short
+from worldsim.models.world_model import Samples
 from worldsim.spaces import Leaf
-
-Samples = Mapping[str, Iterable[Tensor]]  # see `models.world_model`
 
 
 class OneHots(nn.Module):

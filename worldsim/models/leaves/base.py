@@ -1,4 +1,4 @@
-"""What every leaf codec does: `measure` its data, `encode` a leaf to dense slots, `decode` slots, and their `loss`.
+"""The interface of leaf codecs: `measure` the data, `encode` a leaf to dense slots, `decode` slots, and their `loss`.
 
 Axes: N any number of rows, S slots of the leaf, D width of an encoded slot, F width of a slot that is decoded.
 """
@@ -17,8 +17,8 @@ from worldsim.spaces import Leaf
 class LeafCodec(nn.Module, ABC):
     """Encoder and decoder of one leaf in dense slots, whose content the dynamics predict.
 
-    A kind of leaf is a subclass in a file of its own, and a line in `observation.CODECS`. It is made of its leaf, the
-    model's configuration, and F, the width of the slots that the dynamics hand to the decoder.
+    For each kind of leaf there is a subclass in a file of its own, and an entry in `observation.CODECS`. Its arguments
+    are the leaf, the model's configuration, and F, the width of the slots that the dynamics pass to the decoder.
     """
 
     slots: int  # S
@@ -26,7 +26,7 @@ class LeafCodec(nn.Module, ABC):
     @staticmethod
     @abstractmethod
     def slots_of(leaf: Leaf, config: LatentConfig) -> int:
-        """S, which the dynamics are made for before the codec is."""
+        """S, known before the codec is made, because the dynamics need it."""
 
     @abstractmethod
     def measure(self, parts: Iterable[Tensor]) -> None:
@@ -42,12 +42,12 @@ class LeafCodec(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, slots: Tensor, value: Tensor, generator: Generator | None = None) -> Tensor:
-        """(N,): how far what `decode` would make of (N, S, F) is from (N, *leaf.shape).
+        """Reconstruction loss (N,) of decoding slots (N, S, F) against the leaf (N, *leaf.shape).
 
-        generator: a codec may estimate a costly loss from a part of the leaf, which this draws; None: of all of it.
+        generator: draws a part of the leaf, from which a codec may estimate a costly loss; None: the exact loss.
         """
 
 
 def torch_type(leaf: Leaf) -> torch.dtype:
-    """Of the leaf's flat array."""
+    """The torch type of the leaf's flat array."""
     return torch.from_numpy(np.zeros(0, leaf.dtype)).dtype

@@ -1,6 +1,6 @@
-"""Categorical variables: one slot each, whose classes the dynamics predict as they are.
+"""Categorical variables: one slot each, whose classes the dynamics predict directly, without a latent code.
 
-So they are no dense leaf, and one codec holds the variables of all categorical leaves.
+One codec holds the variables of all categorical leaves.
 
 Axes: N rows, V variables, D width of an encoded slot, F width of a slot that is decoded.
 """
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from worldsim.models.layers import SlotLinear, onehot
 from worldsim.spaces import Leaf
 
-LARGEST = 256  # classes of a variable; of one that has more, each digit is a variable
+LARGEST = 256  # most classes of a variable; for more classes, each digit of the index is a variable
 
 
 class Digits(nn.Module):
-    """Variables of many classes as several of few, so that memory does not follow the number of classes.
+    """Splits variables with many classes into digits with few, so that memory does not grow with the classes.
 
-    A class index is written in the least base that needs no more digits than base LARGEST does: of 50,000 classes two
-    digits of 224. Nothing is lost, and what was never seen has a code, too. nvec: (V,) class counts.
+    A class index is written in the smallest base that needs no more digits than base LARGEST: 50,000 classes are two
+    digits in base 224. This is lossless, also for classes that are not in the data. nvec: (V,) class counts.
     """
 
     def __init__(self, nvec: np.ndarray):
@@ -30,9 +30,9 @@ class Digits(nn.Module):
         digits = [_digits(int(count)) for count in nvec]
         variable = [v for v, each in enumerate(digits) for _ in each]
         self.nvec: Tensor  # class counts of the digits
-        self.place: Tensor  # what a digit counts
-        self.variable: Tensor  # that a digit belongs to
-        self.last: Tensor  # class of each variable
+        self.place: Tensor  # place value of each digit
+        self.variable: Tensor  # index of the variable that each digit belongs to
+        self.last: Tensor  # last class of each variable
         self.register_buffer("nvec", _integers([count for each in digits for count, _ in each]), persistent=False)
         self.register_buffer("place", _integers([place for each in digits for _, place in each]), persistent=False)
         self.register_buffer("variable", _integers(variable), persistent=False)
@@ -44,7 +44,7 @@ class Digits(nn.Module):
         return indices if self.trivial else indices[..., self.variable] // self.place % self.nvec
 
     def join(self, digits: Tensor) -> Tensor:
-        """The inverse of `split`; digits that no class has become the last one."""
+        """The inverse of `split`; digits beyond the last class become the last class."""
         if self.trivial:
             return digits
         whole = digits.new_zeros(*digits.shape[:-1], len(self.last)).index_add_(-1, self.variable, digits * self.place)
@@ -52,7 +52,7 @@ class Digits(nn.Module):
 
 
 def _digits(classes: int) -> list[tuple[int, int]]:
-    """Count and place value of each digit of an index, the first one first."""
+    """(number of values, place value) of each digit of a class index, the most significant first."""
     length = 1
     while LARGEST**length < classes:
         length += 1
@@ -83,10 +83,10 @@ class CategoricalCodec(nn.Module):
         self.slots = len(self.digits.nvec)
         self.classes = int(self.digits.nvec.max()) if self.slots else 1
         self.features = features or self.classes
-        one_hots = features is None  # which dynamics take as they are: only others read an encoded variable
+        one_hots = features is None  # which the dynamics take directly, without an encoder
         self.in_proj = None if one_hots else SlotLinear(self.slots, self.classes, embed, scale=self.classes**0.5)
         self.out_proj = SlotLinear(self.slots, self.features, self.classes)
-        if self.features == self.classes:  # the slot is the variable's own one-hot: begin with reading it off
+        if self.features == self.classes:  # the slot is the one-hot itself: initialise with the identity
             self.out_proj.weight.data.copy_(10 * torch.eye(self.features))
 
     def indices(self, observation: Mapping[str, Tensor]) -> Tensor:
@@ -105,7 +105,7 @@ class CategoricalCodec(nn.Module):
         return embeds
 
     def possible(self, scores: Tensor) -> Tensor:
-        """Log-probabilities (N, V, classes) in which classes that a variable does not have are impossible."""
+        """Log-probabilities (N, V, classes), in which classes beyond a variable's own are masked out."""
         impossible = torch.arange(self.classes, device=scores.device) >= self.digits.nvec.unsqueeze(-1)
         return F.log_softmax(scores.float().masked_fill(impossible, -1e9), -1)
 

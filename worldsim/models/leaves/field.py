@@ -1,4 +1,4 @@
-"""Fields: grids of any numbers, such as depths, heights and masks, encoded as images are.
+"""Fields: grids of any numbers, such as depths, heights and masks, encoded like images.
 
 Axes: N rows, S slots, F width of a slot that is decoded, H W C height, width and channels of the grid.
 """
@@ -26,7 +26,7 @@ class FieldCodec(ImageCodec):
         self.register_buffer("high", torch.tensor(1.0))
 
     def measure(self, parts: Iterable[Tensor]) -> None:
-        """Sets the scale and the mean image; what is not finite counts for nothing in the scale."""
+        """Sets the scale and the mean image; numbers that are not finite are ignored for the scale."""
         self.scale.measure(parts)
         scaled = [self.scale(part[part.isfinite()]) for part in parts]
         ends = [torch.stack(part.aminmax()) for part in scaled if part.numel()]
@@ -37,7 +37,7 @@ class FieldCodec(ImageCodec):
         super().measure(parts)
 
     def pixels(self, frames: Tensor) -> Tensor:
-        """(N, H, W, C) in the data's units to fp32 in [0, 255]; what the data never had is cut off."""
+        """(N, H, W, C) in the data's units to fp32 in [0, 255]; clipped to the range of the data."""
         place: Tensor = (self.scale(frames) - self.low) / (self.high - self.low).clamp_min(1e-6)
         return 255 * place.clamp(0, 1)
 

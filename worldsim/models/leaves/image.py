@@ -22,8 +22,8 @@ from worldsim.spaces import Leaf
 class ImageCodec(LeafCodec):
     """A frame as a grid of patches, each encoded and decoded relative to the data's mean image. Pure matrix products.
 
-    config.local: every position of the grid has weights of its own (a locally connected layer, LeCun 1989), for
-    cameras that stand still; otherwise all share them, and learn from each other. There are as many operations.
+    config.local: every position of the grid has weights of its own (a locally connected layer, LeCun 1989), for static
+    cameras; otherwise all positions share weights. The number of operations is the same.
     """
 
     def __init__(self, leaf: Leaf, config: LatentConfig, features: int):
@@ -41,7 +41,7 @@ class ImageCodec(LeafCodec):
         self.decoder_in_proj = nn.Parameter(torch.randn(self.slots, features, hidden) * features**-0.5)
         self.decoder_position = nn.Parameter(torch.randn(self.slots, 1, hidden) * 0.1)
         self.decoder = nn.Sequential(nn.SiLU(), layer(hidden, hidden), nn.SiLU(), layer(hidden, pixels))
-        for parameter in self.decoder[-1].parameters():  # begin with the mean image
+        for parameter in self.decoder[-1].parameters():  # initially decodes to the mean image
             nn.init.zeros_(parameter)
 
     @staticmethod
@@ -56,7 +56,7 @@ class ImageCodec(LeafCodec):
         self.mean.copy_(torch.stack(totals).sum(0) / sum(counts) / 255)
 
     def pixels(self, frames: Tensor) -> Tensor:
-        """Frames on the scale of pixels, 0 to 255: as they are."""
+        """Frames on the scale 0 to 255: unchanged for images."""
         return frames
 
     def patches(self, frames: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class ImageCodec(LeafCodec):
     def encode(self, value: Tensor) -> Tensor:
         """uint8 frames (N, H, W, C) to (N, S, D). Their difference from the mean image is encoded, in [-2, 2].
 
-        The difference is of whole numbers, which bf16 holds exactly: codes do not depend on the precision computed in.
+        The difference is of integers, which bf16 represents exactly, so that codes do not depend on the precision.
         """
         dtype = _compute_type(value)
         difference = self.patches(value).to(dtype) - (self.mean_patches() * 255).round().to(dtype)
@@ -91,7 +91,9 @@ class ImageCodec(LeafCodec):
     def decode(self, slots: Tensor) -> Tensor:
         """(N, S, F) to uint8 frames (N, H, W, C)."""
         pixels = self.residual(slots).float().mul_(255).add_(self.mean_patches() * 255)
-        return self.frames(pixels.round_().clamp_(0, 255).to(torch.uint8))  # a byte a pixel is moved, not four
+        return self.frames(
+            pixels.round_().clamp_(0, 255).to(torch.uint8)
+        )  # uint8 first: a quarter of the memory traffic
 
     def loss(self, slots: Tensor, value: Tensor, generator: Generator | None = None) -> Tensor:
         """Squared error (N,), ten times weighted where a pixel differs from the mean image by more than 5 %."""
@@ -110,7 +112,7 @@ def _grid(leaf: Leaf, patch: int) -> tuple[int, int]:
 
 
 class _WeightedSquare(torch.autograd.Function):
-    """Weighted squared error of every slot (S, N), in one buffer worked on in place: memory traffic is what costs."""
+    """Weighted squared error of every slot (S, N), computed in place, because memory traffic dominates."""
 
     @staticmethod
     def forward(ctx: Any, residual: Tensor, patches: Tensor, mean: Tensor) -> Tensor:
@@ -132,6 +134,6 @@ class _WeightedSquare(torch.autograd.Function):
 
 
 def _compute_type(like: Tensor) -> torch.dtype:
-    """The type that autocast would compute in on this tensor's device."""
+    """The type that autocast computes in on this tensor's device, or float32."""
     device = like.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32

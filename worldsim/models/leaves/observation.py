@@ -36,21 +36,21 @@ class Slots(NamedTuple):
 
 
 class SlotLayout(NamedTuple):
-    """The slots that the leaves of an observation take: what dynamics are made for."""
+    """The slots that the leaves of an observation take, for which the dynamics are built."""
 
     nvec: Tensor  # (V,) int64 class counts of the categorical variables
     dense: int  # S
 
 
 def slot_layout(leaves: tuple[Leaf, ...], config: LatentConfig) -> SlotLayout:
-    """Of the leaves of an observation space."""
-    categorical, dense = _parted(leaves)
+    """The layout of the leaves of an observation space."""
+    categorical, dense = _split_by_slots(leaves)
     counts = [CODECS[leaf.kind].slots_of(leaf, config) for leaf in dense]
     return SlotLayout(digits_of(categorical).nvec, sum(counts))
 
 
-def _parted(leaves: tuple[Leaf, ...]) -> tuple[tuple[Leaf, ...], tuple[Leaf, ...]]:
-    """Leaves whose variables have slots of their own, and leaves in dense slots."""
+def _split_by_slots(leaves: tuple[Leaf, ...]) -> tuple[tuple[Leaf, ...], tuple[Leaf, ...]]:
+    """(leaves whose variables are categorical slots, leaves with dense slots)."""
     dense = tuple(leaf for leaf in leaves if leaf.kind in CODECS and not (leaf.kind == "text" and is_short(leaf)))
     return tuple(leaf for leaf in leaves if leaf not in dense), dense
 
@@ -66,7 +66,7 @@ class ObservationCodec(nn.Module):
         self, leaves: tuple[Leaf, ...], config: LatentConfig, categorical_features: int | None, dense_features: int
     ):
         super().__init__()
-        categorical, self.dense_leaves = _parted(leaves)
+        categorical, self.dense_leaves = _split_by_slots(leaves)
         self.categorical = CategoricalCodec(categorical, config.embed, categorical_features)
         codecs = [CODECS[leaf.kind](leaf, config, dense_features) for leaf in self.dense_leaves]
         self.dense = nn.ModuleList(codecs)
@@ -97,5 +97,5 @@ class ObservationCodec(nn.Module):
         parts = slots.dense.split(self.sizes, -2)
         for (leaf, codec), part in zip(self.dense_codecs(), parts, strict=True):
             loss = codec.loss(part, observation[leaf.name], generator)
-            out[leaf.name] = out[leaf.name] + loss if leaf.name in out else loss  # a leaf may have that very name
+            out[leaf.name] = out[leaf.name] + loss if leaf.name in out else loss  # a leaf may be called "categorical"
         return out

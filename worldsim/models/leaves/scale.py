@@ -1,4 +1,4 @@
-"""Numbers in units of the data, whatever unit they were recorded in. Axes: N rows, n numbers."""
+"""Standardises numbers by mean and deviation of the data. Axes: N rows, n numbers."""
 
 from collections.abc import Iterable
 
@@ -11,10 +11,10 @@ from worldsim.spaces import Leaf
 
 
 class Scale(nn.Module):
-    """Numbers to deviations from the data's mean, in symlog (DreamerV3, eq. 9), which tames what the data seldom had.
+    """Standardised numbers, then symlog (DreamerV3, eq. 9), which limits outliers.
 
-    The mean is taken off in the leaf's own type: of a float64 leaf nothing is lost, be it unix time in milliseconds.
-    Where the data never varied, the deviation is 1. size: numbers that have a scale of their own; None: one for all.
+    The mean is subtracted in the leaf's own type, so that float64 leaves such as Unix time keep their precision. Where
+    the data does not vary, the deviation is 1. size: how many numbers have a scale of their own; None: one for all.
     """
 
     def __init__(self, leaf: Leaf, size: int | None):
@@ -26,7 +26,7 @@ class Scale(nn.Module):
         self.register_buffer("std", torch.ones(shape, dtype=self.dtype))
 
     def measure(self, parts: Iterable[Tensor]) -> None:
-        """Sets mean and deviation from rows (N, n), part by part, in float64; what is not finite counts for nothing."""
+        """Sets mean and deviation from rows (N, n), part by part, in float64; non-finite numbers are ignored."""
         shape = (-1, *self.mean.shape)
         rows = torch.cat([part.reshape(shape).double() for part in parts])
         finite = rows.isfinite()

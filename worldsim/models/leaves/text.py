@@ -1,10 +1,9 @@
 """Texts: tokens, a character each, with an autoregressive decoder. One dense slot holds a segment of the text.
 
-Slots are encoded and decoded beside each other, not one after another: within its segment each character follows on
-those before it, and what segments have to agree about is in their slots, all of which every segment's decoder sees. So
-a text takes as many steps as a segment has characters.
+Segments are encoded and decoded in parallel. Within a segment, each character is predicted from those before it; a
+segment's decoder reads all slots, so that segments agree. So decoding takes as many steps as a segment has characters.
 
-Short texts are not tokens: every character is a categorical variable, which the dynamics predict as it is.
+In short texts, every character is a categorical variable, which the dynamics predict directly.
 
 Axes: N rows, L characters of the longest text, S slots, P characters of a segment, C tokens, H width of the decoder,
 D and F widths of a slot.
@@ -24,10 +23,10 @@ from worldsim.models.layers import SlotLinear
 from worldsim.models.leaves.base import LeafCodec
 from worldsim.spaces import Leaf
 
-SHORT = 16  # characters of the longest text whose characters are categorical variables; a segment has as many at least
-MOST_SLOTS = 32  # segments grow where a text would have more of them
-UNSEEN = 0.1  # times that a token is taken to have stood where it never did
-AT_ONCE = 256  # segments of a batch that an update learns to decode, of every row one at least
+SHORT = 16  # most characters of a text whose characters are categorical variables; least characters of a segment
+MOST_SLOTS = 32  # most segments of a text: longer texts have longer segments
+UNSEEN = 0.1  # pseudo-count of each token at each place
+AT_ONCE = 256  # segments of a batch that are decoded in an update, at least one of every row
 
 
 def is_short(leaf: Leaf) -> bool:
@@ -41,10 +40,10 @@ def segment_of(leaf: Leaf) -> int:
 
 
 class TextEncoder(nn.Module):
-    """Texts (N, L) of class indices to encoded slots (N, S, D): every segment by itself.
+    """Encodes texts (N, L) of class indices to slots (N, S, D), every segment by itself.
 
-    A segment is the sum of what each of its characters is at its place, followed by one hidden layer. The sum is taken
-    relative to the mean over the data, in its deviations: what stands in every text hides nothing of what does not.
+    A segment is the sum of an embedding for each character at its place, standardised over the data, followed by one
+    hidden layer. Without standardising, characters that are the same in all texts would dominate the sum.
     """
 
     def __init__(self, leaf: Leaf, width: int):
@@ -78,7 +77,7 @@ class TextEncoder(nn.Module):
         return counted.bincount(minlength=math.prod(shape)).view(shape)
 
     def segments(self, value: Tensor) -> Tensor:
-        """(N, L) to (N, S, P), filled up with ends."""
+        """(N, L) to (N, S, P), padded with ends (0)."""
         return F.pad(value, (0, self.padding)).view(-1, self.slots, self.segment)
 
     def forward(self, value: Tensor) -> Tensor:
@@ -99,14 +98,14 @@ class SegmentDecoder(nn.Module):
         self.all_slots = nn.Linear(slots * features, width)
         self.in_proj = nn.Linear(width, 3 * width)
         self.position = nn.Parameter(torch.randn(segment, 3 * width) * 0.1)
-        self.embedding = nn.Parameter(torch.randn(tokens + 1, 3 * width) * 0.3)  # the last stands before the first
+        self.embedding = nn.Parameter(torch.randn(tokens + 1, 3 * width) * 0.3)  # the last one is the start token
         self.hidden_proj = nn.Linear(width, 3 * width)
         self.out_proj = nn.Linear(width, tokens)
-        for parameter in self.out_proj.parameters():  # begin with what stands at each place in the data
+        for parameter in self.out_proj.parameters():  # initially predicts the frequencies of the data
             nn.init.zeros_(parameter)
 
     def context(self, slots: Tensor, numbers: Tensor | None = None) -> Tensor:
-        """(N, S, F) to what segments are decoded from, (N, S, 3 H); numbers: (N, M) of those that are wanted."""
+        """(N, S, F) to the inputs of the decoder, (N, S, 3 H). numbers: (N, M), only these segments of each row."""
         own = self.own_slot(slots) if numbers is None else _chosen(self.own_slot(slots), numbers)
         context: Tensor = self.in_proj(F.silu(own + self.all_slots(slots.flatten(-2)).unsqueeze(-2)))
         return context
@@ -145,7 +144,7 @@ class SegmentDecoder(nn.Module):
 
 
 class TextCodec(LeafCodec):
-    """A text in segments, a dense slot each. Token 0 ends it; nothing is learned or decoded of what would follow."""
+    """A text in segments, a dense slot each. Token 0 ends it; everything after the end is ignored."""
 
     def __init__(self, leaf: Leaf, config: LatentConfig, features: int):
         super().__init__()
@@ -154,7 +153,7 @@ class TextCodec(LeafCodec):
         self.encoder = TextEncoder(leaf, config.embed)
         self.slots = self.encoder.slots
         self.decoder = SegmentDecoder(self.slots, self.encoder.segment, tokens, features, config.embed)
-        self.too_short: Tensor  # (S, P, C): a token that may not stand here, since it would end the text too early
+        self.too_short: Tensor  # (S, P, C): True for the end where it would make the text shorter than min_length
         self.usual: Tensor  # (S, P, C): log-probability of each token at each place in the data
         places = torch.arange(self.slots * self.encoder.segment) < leaf.space.min_length
         too_short = F.pad(places.view(self.slots, -1, 1), (0, tokens - 1))
@@ -182,11 +181,11 @@ class TextCodec(LeafCodec):
         return (following & inside).view(-1, self.slots, self.encoder.segment)
 
     def bias(self) -> Tensor:
-        """(S, P, C) in fp32, what scores begin with: -1e9 where a token may not be."""
+        """(S, P, C) in fp32, added to scores: log-frequencies of the data, and -1e9 for tokens that are not allowed."""
         return self.usual.masked_fill(self.too_short, -1e9)
 
     def decode(self, slots: Tensor) -> Tensor:
-        """(N, S, F) to class indices (N, L), zeros after the end: greedily, every segment at once."""
+        """(N, S, F) to class indices (N, L), zeros after the end: greedy, all segments in parallel."""
         context = self.decoder.context(slots)
         bias = self.bias().expand(len(slots), -1, -1, -1)
         tokens = self.decoder.decode(context.flatten(0, 1), bias.flatten(0, 1))
@@ -204,7 +203,7 @@ class TextCodec(LeafCodec):
         numbers = torch.arange(self.slots, device=value.device).expand(len(value), -1)
         drawn = max(1, AT_ONCE // len(value))
         if generator is not None and drawn < self.slots:
-            begun = counted[..., 0]  # a segment that begins after the end has nothing to teach
+            begun = counted[..., 0]  # segments after the end have no loss
             numbers = (uniform(begun.shape, generator, begun.device) + begun).topk(drawn, -1).indices
             weight = begun.sum(-1) / begun.sum(-1).clamp_max(drawn)
             context = self.decoder.context(slots, numbers)

@@ -40,6 +40,6 @@ class VectorCodec(LeafCodec):
         return self.scale.inverse(predicted.float())
 
     def loss(self, slots: Tensor, value: Tensor, generator: Generator | None = None) -> Tensor:
-        """Ten times the squared error of the scaled vector, as pixels that matter: (N,)."""
+        """Ten times the squared error of the scaled vector, the weight of pixels that differ from the mean: (N,)."""
         error: Tensor = self.out_proj(slots.squeeze(-2)).float() - self.scale(value)
         return 10 * error.square().sum(-1)
