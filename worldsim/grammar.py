@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from worldsim import explained
 from worldsim.errors import ConfigError
 from worldsim.loader import CONFIGS, Loader
-from worldsim.overrides import for_shell, word
+from worldsim.overrides import for_shell, parse, word
 from worldsim.schemas import dotted, filled, leaves_of, lists_of_one, model_of
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -129,18 +129,32 @@ def _words(loader: Loader, config: BaseModel, choices: Mapping[str, str]) -> lis
         if not loader.repository.config_exists(f"env/{taken.get('env')}"):
             words = ["env=gymnasium", *words]  # an option of somebody's own folder
         words = [f"env={asked['env']['id']}" if text == "env=gymnasium" else text for text in words]
-    have = _plain_or_missing(loader, words)
+    composed = _composed(loader, words)
+    have = _plain_or_missing(composed)
     for key, value in asked.items():  # in order: what the later parts are made from comes first
         differing = [word(path, each) for path, each in leaves_of(value, (key,)) if not _is(each, _at(have, path))]
         if differing:
+            composed = _with_more(loader, composed, words, differing)
+            have = _plain_or_missing(composed)
             words += differing
-            have = _plain_or_missing(loader, words)
     return words
 
 
-def _plain_or_missing(loader: Loader, words: Sequence[str]) -> Any:
-    """What these overrides give, as plain values; those that are not set are "???"."""
-    composed = _composed(loader, words)
+def _with_more(loader: Loader, composed: DictConfig, words: Sequence[str], more: Sequence[str]) -> DictConfig:
+    """What was composed of `words`, with more of them.
+
+    Words that set values are set in it, as Hydra does with all of them once the files are together: reading the files
+    takes most of the time. Only for words that choose files, everything is composed again.
+    """
+    overrides = [parse(text)[0] for text in loader.prepare(more)]
+    if any(override.is_delete() or loader.repository.group_exists(override.key_or_group) for override in overrides):
+        return _composed(loader, [*words, *more])
+    loader._apply_overrides_to_config(overrides, composed)
+    return composed
+
+
+def _plain_or_missing(composed: DictConfig) -> Any:
+    """What was composed, as plain values; those that are not set are "???"."""
     kept = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     return OmegaConf.to_container(kept, resolve=True)
 
