@@ -55,15 +55,21 @@ def plain(composed: DictConfig) -> dict[str, Any]:
     """The composed configuration as plain values, without Hydra's own part. Raises ConfigError for what is not set."""
     kept = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     try:
-        missing = OmegaConf.missing_keys(kept)
-        if missing:
-            key = min(missing)
+        if _has_missing(OmegaConf.to_container(kept)):  # the search by OmegaConf looks at what each reference points to
+            key = min(OmegaConf.missing_keys(kept))
             raise ConfigError(f"{key} is not set; add {key}=...")
         values = OmegaConf.to_container(kept, resolve=True)
     except OmegaConfBaseException as error:
         where = f"{error.full_key}: " if error.full_key else ""
         raise ConfigError(where + explained.first_line(str(error))) from error
     return typing.cast(dict[str, Any], values)
+
+
+def _has_missing(values: Any) -> bool:
+    """Whether a value that nobody has set is among these."""
+    if isinstance(values, dict | list):
+        return any(map(_has_missing, values.values() if isinstance(values, dict) else values))
+    return isinstance(values, str) and values == "???"
 
 
 def check(schema: type[Config], values: Mapping[str, Any]) -> Config:
