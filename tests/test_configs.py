@@ -119,6 +119,14 @@ def test_every_combination_of_options_composes(verb: str) -> None:
             assert isinstance(grammar.compose(verb, schema, [f"{group}={option}", *extra]).config, schema)
 
 
+def test_a_composition_leaves_nothing_behind_for_the_next() -> None:
+    """Files that are shipped are read once, and composing changes what it is given."""
+    schema = _schema("quickstart")
+    before = grammar.compose("quickstart", schema).config
+    assert grammar.compose("quickstart", schema, ["experiment=debug"]).config != before
+    assert grammar.compose("quickstart", schema).config == before
+
+
 def test_sizes_are_the_size_that_they_say_and_about_the_same_in_every_family() -> None:
     """Frames of 64x64x3 and 17 actions, as the files say; counted for those that are quick to make."""
     spaces = Box(0, 255, (64, 64, 3), np.uint8), Discrete(17)

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.run_docs import blocks, main
 
 ROOT = Path(__file__).parent.parent
@@ -30,3 +32,13 @@ def test_the_readme_has_marked_blocks_and_both_commands() -> None:
     assert blocks(text)
     assert "pip install -e . -c constraints.txt && worldsim quickstart" in text
     assert 'pip install -e ".[test]" -c constraints.txt && pytest' in text
+
+
+def test_a_failing_document_hides_no_other_and_gives_its_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, command in (("first", "echo fine; sleep 0.2"), ("second", "exit 5"), ("third", "echo also")):
+        (tmp_path / f"{name}.md").write_text(f"<!-- run -->\n```bash\n{command}\n```\n")
+    assert main([str(tmp_path / f"{name}.md") for name in ("first", "second", "third")]) == 5
+    printed = capsys.readouterr().out
+    assert printed.index("\nfine\n") < printed.index("second.md:3 failed with exit code 5") < printed.index("\nalso\n")

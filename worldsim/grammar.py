@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 from worldsim import explained
 from worldsim.errors import ConfigError
 from worldsim.loader import CONFIGS, Loader
-from worldsim.overrides import for_shell, word
+from worldsim.overrides import for_shell, parse, word
 from worldsim.schemas import dotted, filled, leaves_of, lists_of_one, model_of
 
 Config = TypeVar("Config", bound=BaseModel)
@@ -60,15 +60,21 @@ def plain(composed: DictConfig) -> dict[str, Any]:
     """The composed configuration as plain values, without Hydra's own part. Raises ConfigError for a missing value."""
     kept = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     try:
-        missing = OmegaConf.missing_keys(kept)
-        if missing:
-            key = min(missing)
+        if _has_missing(OmegaConf.to_container(kept)):  # the search by OmegaConf looks at what each reference points to
+            key = min(OmegaConf.missing_keys(kept))
             raise ConfigError(f"{key} is not set; add {key}=...")
         values = OmegaConf.to_container(kept, resolve=True)
     except OmegaConfBaseException as error:
         where = f"{error.full_key}: " if error.full_key else ""
         raise ConfigError(where + explained.first_line(str(error))) from error
     return typing.cast(dict[str, Any], values)
+
+
+def _has_missing(values: Any) -> bool:
+    """Whether a value that nobody has set is among these."""
+    if isinstance(values, dict | list):
+        return any(map(_has_missing, values.values() if isinstance(values, dict) else values))
+    return isinstance(values, str) and values == "???"
 
 
 def check(schema: type[Config], values: Mapping[str, Any]) -> Config:
@@ -135,20 +141,34 @@ def _overrides_for(loader: Loader, config: BaseModel, choices: Mapping[str, str]
         if not loader.repository.config_exists(f"env/{taken.get('env')}"):
             words = ["env=gymnasium", *words]  # an option of the user's own folder
         words = [f"env={asked['env']['id']}" if text == "env=gymnasium" else text for text in words]
-    have = _plain_or_missing(loader, words)
+    composed = _composed(loader, words)
+    have = _plain_or_missing(composed)
     for key, value in asked.items():  # in order, because later parts may be interpolated from earlier ones
         differing = [
             word(path, each) for path, each in leaves_of(value, (key,)) if not _is_already(each, _at(have, path))
         ]
         if differing:
+            composed = _with_more(loader, composed, words, differing)
+            have = _plain_or_missing(composed)
             words += differing
-            have = _plain_or_missing(loader, words)
     return words
 
 
-def _plain_or_missing(loader: Loader, words: Sequence[str]) -> Any:
-    """The configuration of these overrides as plain values; those without a value are "???"."""
-    composed = _composed(loader, words)
+def _with_more(loader: Loader, composed: DictConfig, words: Sequence[str], more: Sequence[str]) -> DictConfig:
+    """What was composed of `words`, with more of them.
+
+    Words that set values are set in it, as Hydra does with all of them once the files are together: reading the files
+    takes most of the time. Only for words that choose files, everything is composed again.
+    """
+    overrides = [parse(text)[0] for text in loader.prepare(more)]
+    if any(override.is_delete() or loader.repository.group_exists(override.key_or_group) for override in overrides):
+        return _composed(loader, [*words, *more])
+    loader._apply_overrides_to_config(overrides, composed)
+    return composed
+
+
+def _plain_or_missing(composed: DictConfig) -> Any:
+    """What was composed, as plain values; those that are not set are "???"."""
     kept = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     return OmegaConf.to_container(kept, resolve=True)
 

@@ -4,11 +4,12 @@ Three things are added to Hydra: keys that no file sets have the model's default
 (env=path/to/my.yaml), and an environment by its Gymnasium id (env=CartPole-v1).
 """
 
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -28,6 +29,7 @@ from worldsim.overrides import label, parse, swept, written
 from worldsim.schemas import filled, is_open, unknown
 
 CONFIGS = Path(str(files("worldsim"))) / "configs"
+SHIPPED = {str(CONFIGS), "hydra.conf"}  # sources whose files stay as they are while a program runs
 INNER = ("model/size", "model/sized")  # groups inside the folder of another group
 FOLLOWING = ("budget", "model/sized")  # groups whose option follows from another group's
 LOGS = ("job_logging", "hydra_logging")
@@ -46,7 +48,18 @@ SWEEP_FOLDER = "./multirun"  # replaces DATED_SWEEP where the jobs of a sweep ne
 class Repository(ConfigRepository):
     """The files of the search path, and files that are given by their path from the current folder."""
 
+    _read: ClassVar[dict[tuple[str, str], ConfigResult | None]] = {}  # what is shipped is read once, as YAML is slow
+
     def load_config(self, config_path: str) -> ConfigResult | None:
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if source is None or source.path not in SHIPPED:
+            return self._load(config_path)
+        key = source.path, config_path
+        if key not in self._read:
+            self._read[key] = self._load(config_path)
+        return copy.deepcopy(self._read[key])  # Hydra changes what it is given
+
+    def _load(self, config_path: str) -> ConfigResult | None:
         found = super().load_config(config_path)
         file = self.file(config_path) if found is None else None
         if file is not None:

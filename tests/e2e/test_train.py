@@ -13,7 +13,7 @@ from worldsim.models.checkpoint import hash_of
 
 SMALL = ["model.embed=16", "model.hidden=16", "model.width=32", "model.head_hidden=16", "model.ensemble=2"]
 SHORT = ["trainer.steps=4", "trainer.codec_steps=4", "trainer.codec_frames=8", "trainer.batch=2", "trainer.length=8"]
-OFTEN = ["trainer.holdout=0.3", "trainer.log_every=1", "trainer.checkpoint_every=3"]
+OFTEN = ["trainer.holdout=0.3", "trainer.log_every=1", "trainer.checkpoint_every=3", "trainer.precision=32-true"]
 
 
 def train(*overrides: str) -> int:
