@@ -61,7 +61,7 @@ class Trivial(gym.Env[Any, Any]):
         return self.observation, 0.0, False, False, {}
 
 
-class Desk(Trivial):
+class ChangingDesk(Trivial):
     """One desk that shows something else at each step: one of four observations in turn."""
 
     def __init__(self) -> None:
@@ -228,8 +228,13 @@ def kind_by_kind() -> None:
     plain = {"gymnasium.vector.VectorWrapper": VectorWrapper(Changing(FRAMES))}
     seen = {kind: VectorInjectFaults(Changing(FRAMES), [fault()]) for kind, fault in on_frames.items()}
     report(f"the same, 64x64x3 frames, {ENVS} of them", {**plain, **seen}, vector_microseconds, *plain)
-    one = {kind: InjectFaults(Desk(), [kinds[kind]()]) for kind in REMEMBER}
-    report("a step of one desk", {"gymnasium.Wrapper": gym.Wrapper(Desk()), **one}, microseconds, "gymnasium.Wrapper")
+    one = {kind: InjectFaults(ChangingDesk(), [kinds[kind]()]) for kind in REMEMBER}
+    report(
+        "a step of one desk",
+        {"gymnasium.Wrapper": gym.Wrapper(ChangingDesk()), **one},
+        microseconds,
+        "gymnasium.Wrapper",
+    )
 
 
 def _changes_frames(fault: type[Fault]) -> bool:

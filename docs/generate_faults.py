@@ -33,16 +33,16 @@ from worldsim.faults import (
     LOST,
     Call,
     Fault,
+    FaultRecord,
     Pipeline,
     Plan,
     PlausibleLie,
-    Record,
     Reply,
     VirtualClock,
     ready_plans,
 )
 from worldsim.faults.parameters import is_scaled
-from worldsim.faults.pipeline import Trip
+from worldsim.faults.pipeline import ForwardContext
 from worldsim.faults.plans.listing import COMMON
 from worldsim.faults.replies import Replies
 from worldsim.faults.severity import SEVERITIES as MEASURED_AT
@@ -70,14 +70,14 @@ LONGEST = 100  # characters of a text that are shown
 
 
 @dataclass
-class Desk:
+class FaultyShift:
     """A shift at the refund desk with faults between it and whoever calls, as frames or as JSON."""
 
     faults: list[Fault]
     plain: bool
     seed: int = 1
 
-    def run(self) -> list[tuple[Reply, list[Record]]]:
+    def run(self) -> list[tuple[Reply, list[FaultRecord]]]:
         """The replies to the calls of `SHIFT`, and what faults did to them."""
         env = RefundDeskEnv()
         observation, _ = env.reset(seed=3)
@@ -87,7 +87,7 @@ class Desk:
         shown = self._payload(observation)
         pipeline.start(np.zeros(1, np.int64), [(0,)], lambda: Replies.single(Reply(shown)))
 
-        def carry_out(call: Call, trip: Trip) -> Reply:
+        def carry_out(call: Call, trip: ForwardContext) -> Reply:
             return Reply(self._payload(env.step(np.int64(ACTIONS.index(call.tool)))[0]))
 
         found = []
@@ -218,8 +218,8 @@ def changed_reply(kind: type[Fault]) -> str:
     """
     lost_one = ""
     for seed in range(1, 40):
-        faulty = Desk([kind(severity=1.0, **EXAMPLES.get(kind.kind, {}))], True, seed).run()
-        for (before, _), (after, records) in zip(Desk([], True, seed).run(), faulty, strict=True):
+        faulty = FaultyShift([kind(severity=1.0, **EXAMPLES.get(kind.kind, {}))], True, seed).run()
+        for (before, _), (after, records) in zip(FaultyShift([], True, seed).run(), faulty, strict=True):
             lost = after.payload is LOST
             from_before = any(record.details.get("of") == -1 for record in records)  # of a call that nobody has made
             if not records or from_before or written(before, lost) == written(after, lost):
@@ -321,7 +321,7 @@ def tiles_of(kind: type[Fault], seed: int) -> list[Any]:
 
 def screens(faults: list[Fault], seed: int, bare: list[Any]) -> list[Any]:
     """The screen after each call; that of `bare` where a reply was lost."""
-    replies = [reply for reply, _ in Desk(faults, False, seed).run()]
+    replies = [reply for reply, _ in FaultyShift(faults, False, seed).run()]
     return [bare[call] if reply.payload is LOST else reply.payload["screen"] for call, reply in enumerate(replies)]
 
 

@@ -8,7 +8,7 @@ import httpx
 
 from worldsim.faults.calls import LOST, Call, Reply
 from worldsim.faults.definition import Fault
-from worldsim.faults.doors import TOOLS, Session, Visit
+from worldsim.faults.doors import TOOLS, FaultsCall, ObservedCall
 from worldsim.faults.http import AsyncFaultTransport, FaultTransport
 from worldsim.faults.tools import STATUSES
 from worldsim.faults.trees import as_text
@@ -16,7 +16,7 @@ from worldsim.faults.trees import as_text
 _NAMED = {f"POST /{name}": name for name in TOOLS}
 
 
-class Http(Session):
+class Http(FaultsCall):
     """`FaultTransport`."""
 
     transports: ClassVar[Any] = FaultTransport
@@ -30,7 +30,7 @@ class Http(Session):
         content = as_text(self.visit.carry_out(call).payload)
         return httpx.Response(200, headers={"Content-Type": "application/json"}, content=content)
 
-    def _reply(self, visit: Visit) -> Reply:
+    def _reply(self, visit: ObservedCall) -> Reply:
         """What the client got; the fields of a failure that no client sees are those of the reply behind it."""
         self.visit, behind = visit, list[Reply]()
         session = self.faults.current
@@ -66,7 +66,7 @@ class Http(Session):
         assert reply.raw is None or response.text == reply.raw
         return reply
 
-    def _response(self, visit: Visit) -> httpx.Response:
+    def _response(self, visit: ObservedCall) -> httpx.Response:
         with httpx.Client(transport=self.transport, base_url="http://bench", timeout=None) as client:
             return client.post(f"/{visit.asked.tool}", json=visit.arguments)
 
@@ -76,7 +76,7 @@ class AsyncHttp(Http):
 
     transports = AsyncFaultTransport
 
-    def _response(self, visit: Visit) -> httpx.Response:
+    def _response(self, visit: ObservedCall) -> httpx.Response:
         async def run() -> httpx.Response:
             async with httpx.AsyncClient(transport=self.transport, base_url="http://bench", timeout=None) as client:
                 return await client.post(f"/{visit.asked.tool}", json=visit.arguments)

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.faults import Call, Fault, Pipeline, Record, Reply, VirtualClock
-from worldsim.faults.pipeline import Trip
+from worldsim.faults import Call, Fault, FaultRecord, Pipeline, Reply, VirtualClock
+from worldsim.faults.pipeline import ForwardContext
 
 
-class Session:
+class PipelineSession:
     """Calls to a service of plain JSON, one after the other, on a virtual clock. Faults come outermost first, seed 0.
 
     answer: what the service answers to a call. lasts_s: how long it takes to carry one out.
@@ -25,7 +25,7 @@ class Session:
     ) -> None:
         self.clock, self._answer, self._lasts_s = VirtualClock(), answer, lasts_s
         self.carried_out: list[Call] = []
-        self.records: list[Record] = []  # of the last call
+        self.records: list[FaultRecord] = []  # of the last call
         self.pipeline = Pipeline([(fault, 0) for fault in faults], None, tools, self.clock)
         self.pipeline.start(np.array([0]), [(session,)])
 
@@ -34,7 +34,7 @@ class Session:
         reply, self.records = self.pipeline.call(tool, arguments or {}, self._carry_out)
         return reply
 
-    def _carry_out(self, call: Call, trip: Trip) -> Reply:
+    def _carry_out(self, call: Call, trip: ForwardContext) -> Reply:
         self.carried_out.append(call)
         self.clock.sleep(self._lasts_s)
         return Reply(self._answer(call))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from worldsim import faults
 from worldsim.faults import columns, trees
-from worldsim.faults.conformance import Bench
+from worldsim.faults.conformance import MockService
 from worldsim.faults.effects import frames, wrong
 from worldsim.faults.effects.pairs import exchangeable, exchanged, first_of
 from worldsim.faults.keys import CallRandom
@@ -51,7 +51,7 @@ def test_digits_are_transposed_as_they_are_written(numbers: list[int], chance: f
 @settings(max_examples=100)
 @given(st.lists(st.floats(-1e300, 1e300), min_size=1), seeds)
 def test_of_numbers_with_decimals_the_digits_before_the_point_are_transposed(numbers: list[float], seed: int) -> None:
-    outcomes = Bench(None, lambda number: {"total": numbers[number % len(numbers)]}, seed).run(
+    outcomes = MockService(None, lambda number: {"total": numbers[number % len(numbers)]}, seed).run(
         [faults.TransposedDigits(severity=1.0, rate=1.0)], 8
     )
     for each in outcomes:
@@ -217,7 +217,7 @@ def test_a_text_that_has_room_gets_the_whole_instruction() -> None:
 
 def test_painting_leaves_all_but_a_band_alone_and_is_the_same_in_every_frame_of_a_reply() -> None:
     frame = spaces.Box(0, 255, (40, 60, 3), np.uint8)
-    bench = Bench(spaces.Dict({"left": frame, "right": frame}))
+    bench = MockService(spaces.Dict({"left": frame, "right": frame}))
     tokens = set()
     for each in bench.run([faults.PaintedInstruction(severity=1.0)], 20):
         assert [record.details["leaf"] for record in each.records] == ["left", "right"]

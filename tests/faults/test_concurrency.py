@@ -11,10 +11,21 @@ import numpy as np
 import pytest
 
 from worldsim import faults
-from worldsim.faults import KINDS, Call, Context, Exchange, Fault, Pipeline, Record, Reply, Sleep, VirtualClock
-from worldsim.faults.doors import Outcome
+from worldsim.faults import (
+    KINDS,
+    Call,
+    CallContext,
+    Fault,
+    FaultGenerator,
+    FaultRecord,
+    Pipeline,
+    Reply,
+    Sleep,
+    VirtualClock,
+)
+from worldsim.faults.doors import CallOutcome
 from worldsim.faults.generators import fault_of
-from worldsim.faults.pipeline import Trip
+from worldsim.faults.pipeline import ForwardContext
 from worldsim.faults.tools import Faults
 
 TOOLS = ("search", "read", "write")
@@ -42,7 +53,7 @@ def by_tool_and_number(kind: str) -> Any:
 
 
 @by_tool_and_number("fickle")
-def fickle(call: Call, context: Context, rate: float = 0.6) -> Exchange:
+def fickle(call: Call, context: CallContext, rate: float = 0.6) -> FaultGenerator:
     """Drops, repeats, or delays a call, by its own random numbers."""
     if context.uniform >= context.severity * rate:
         return (yield call)
@@ -75,7 +86,7 @@ class Seen(NamedTuple):
 
     tool: str
     reply: Reply
-    records: list[Record]
+    records: list[FaultRecord]
     carried_out: list[Call]
 
     @property
@@ -98,7 +109,7 @@ def a_pipeline(plan: Sequence[Fault] = PLAN, clock: Any = None) -> Pipeline:
 def called(pipeline: Pipeline, tool: str, answer: Callable[[Call], Any] = answered) -> Seen:
     carried_out: list[Call] = []
 
-    def carry_out(call: Call, trip: Trip) -> Reply:
+    def carry_out(call: Call, trip: ForwardContext) -> Reply:
         carried_out.append(call)
         return Reply(answer(call))
 
@@ -109,7 +120,7 @@ def called(pipeline: Pipeline, tool: str, answer: Callable[[Call], Any] = answer
 async def acalled(pipeline: Pipeline, tool: str, answer: Callable[[Call], Any] = answered, turns: int = 1) -> Seen:
     carried_out: list[Call] = []
 
-    async def carry_out(call: Call, trip: Trip) -> Reply:
+    async def carry_out(call: Call, trip: ForwardContext) -> Reply:
         carried_out.append(call)
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -143,7 +154,7 @@ def assert_same(found: dict[tuple[str, int], Seen], wanted: dict[tuple[str, int]
     assert found.keys() == wanted.keys()
     for (tool, number), each in found.items():
         one, other = (
-            Outcome(0, Call(tool, {}, number), seen.reply, seen.carried_out, [], seen.reply.latency_s, seen.records)
+            CallOutcome(0, Call(tool, {}, number), seen.reply, seen.carried_out, [], seen.reply.latency_s, seen.records)
             for seen in (each, wanted[tool, number])
         )
         assert not one.otherwise_than(other), f"call {number} of {tool}: {one.otherwise_than(other)}"
@@ -384,7 +395,7 @@ def test_a_fault_under_way_is_over_when_its_call_has_failed() -> None:
     open_now: list[int] = []
 
     @by_tool_and_number("careful")
-    def careful(call: Call, context: Context) -> Exchange:
+    def careful(call: Call, context: CallContext) -> FaultGenerator:
         open_now.append(context.number)
         try:
             return (yield call)
@@ -404,7 +415,7 @@ def test_calls_that_are_cancelled_leave_a_session_as_it_should_be(plan: list[Fau
     pipeline, never = a_pipeline(plan), asyncio.Event
 
     async def stuck(tool: str, arrived: Callable[[int], None]) -> None:
-        async def carry_out(call: Call, trip: Trip) -> Reply:
+        async def carry_out(call: Call, trip: ForwardContext) -> Reply:
             arrived(call.number)
             await never().wait()
             raise AssertionError("it waits for ever")

@@ -16,23 +16,23 @@ from gymnasium import spaces
 from worldsim import faults
 from worldsim.errors import ConfigError
 from worldsim.faults import LOST, Fault
-from worldsim.faults.doors import TOOLS, AmongRows, Bench, Direct, Door, Outcome
+from worldsim.faults.doors import TOOLS, CallOutcome, EntryPoint, MockService, PipelineCall, RowOfVector
 from worldsim.faults.kinds.refusing import RETRIED_WITHIN
 from worldsim.faults.trees import alike, get, leaves_of, plain_leaves
 
 from .payloads import RICH, orders
-from .sessions import Session
+from .sessions import PipelineSession
 
 
-def on_json(fault: Fault, calls: int = 200, payloads: Callable[[int], Any] = orders) -> list[Outcome]:
-    return Bench(None, payloads).run([fault], calls)
+def on_json(fault: Fault, calls: int = 200, payloads: Callable[[int], Any] = orders) -> list[CallOutcome]:
+    return MockService(None, payloads).run([fault], calls)
 
 
-def on_space(fault: Fault, calls: int = 200, space: Any = RICH) -> list[Outcome]:
-    return Bench(space).run([fault], calls)
+def on_space(fault: Fault, calls: int = 200, space: Any = RICH) -> list[CallOutcome]:
+    return MockService(space).run([fault], calls)
 
 
-def recorded(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def recorded(outcomes: Sequence[CallOutcome]) -> list[CallOutcome]:
     found = [each for each in outcomes if each.records]
     assert found, "the fault never did anything"
     return found
@@ -136,7 +136,7 @@ def test_shares_of_refusals_are_those_of_the_docstring() -> None:
 
 
 def test_until_retried_the_same_call_fails_so_often_and_then_goes_through() -> None:
-    session, refused = Session(faults.Unavailable(severity=1.0, rate=0.5, until_retried=3)), 0
+    session, refused = PipelineSession(faults.Unavailable(severity=1.0, rate=0.5, until_retried=3)), 0
     for order in range(40):
         tries = []
         while not tries or not tries[-1]:
@@ -149,7 +149,7 @@ def test_until_retried_the_same_call_fails_so_often_and_then_goes_through() -> N
 @pytest.mark.parametrize(("others", "goes"), [(RETRIED_WITHIN - 1, True), (RETRIED_WITHIN, False)])
 def test_until_retried_a_call_is_forgotten_unless_it_is_retried_in_time(others: int, goes: bool) -> None:
     """In time is within so many calls of its tool; those of other tools do not count."""
-    session = Session(faults.Unavailable(severity=1.0, rate=1.0, until_retried=2))
+    session = PipelineSession(faults.Unavailable(severity=1.0, rate=1.0, until_retried=2))
 
     def pay_after(calls: int) -> bool:
         for order in range(1, calls + 1):
@@ -160,7 +160,7 @@ def test_until_retried_a_call_is_forgotten_unless_it_is_retried_in_time(others: 
 
 
 def test_until_retried_what_is_never_retried_fills_no_memory() -> None:
-    session, sizes = Session(faults.Unavailable(severity=1.0, rate=1.0, until_retried=1)), []
+    session, sizes = PipelineSession(faults.Unavailable(severity=1.0, rate=1.0, until_retried=1)), []
     for action in range(5 * RETRIED_WITHIN):
         session.call("step", {"action": np.array([action])})
         *_, ((_, memory),) = session.pipeline.snapshot()
@@ -170,7 +170,7 @@ def test_until_retried_what_is_never_retried_fills_no_memory() -> None:
 
 def went(*asked: Any) -> list[bool]:
     """Which of these requests, one after the other, go through where each must be retried once."""
-    session = Session(faults.Unavailable(severity=1.0, rate=1.0, until_retried=1))
+    session = PipelineSession(faults.Unavailable(severity=1.0, rate=1.0, until_retried=1))
     return [session.call("step", arguments).ok for arguments in asked]
 
 
@@ -275,7 +275,7 @@ PAYLOADS: dict[str, Callable[[int], Any]] = {
 def test_unreadable_text_is_made_of_the_real_reply(form: str) -> None:
     """Of objects and lists themselves: no beginning of one is JSON. What is neither stands in an object."""
 
-    def sent(each: Outcome) -> Any:
+    def sent(each: CallOutcome) -> Any:
         payload = each.answers[0].payload
         return payload if form in ("object", "list") else {"result": payload}
 
@@ -303,7 +303,7 @@ def test_what_no_schema_takes_is_refused_with_its_text_or_arrives_outside_the_sp
         assert each.reply.ok and each.reply.payload not in RICH
 
 
-def leaves_changed(each: Outcome) -> list[tuple[Any, Any]]:
+def leaves_changed(each: CallOutcome) -> list[tuple[Any, Any]]:
     return [(record.details["before"], record.details["after"]) for record in each.records]
 
 
@@ -431,7 +431,9 @@ def test_rows_of_a_space_keep_their_shape_unless_asked_otherwise() -> None:
 
 
 def test_where_a_call_names_its_page_the_next_one_is_fetched() -> None:
-    session = Session(faults.OffByOnePage(severity=1.0, rate=1.0), answer=lambda call: orders(call.arguments["page"]))
+    session = PipelineSession(
+        faults.OffByOnePage(severity=1.0, rate=1.0), answer=lambda call: orders(call.arguments["page"])
+    )
     assert session.call("list", {"page": 4}).payload == orders(5)
     (record,) = session.records
     assert record.details == {"argument": "page", "before": 4, "after": 5}
@@ -560,11 +562,11 @@ TEXTS = spaces.Dict(
 
 @pytest.mark.parametrize("style", ["plain", "comment", "role"])
 @pytest.mark.parametrize(("space", "texts"), [(None, 20), (TEXTS, 6), (RICH, 1)], ids=["plain JSON", "texts", "rich"])
-@pytest.mark.parametrize("door", [Direct, AmongRows])
+@pytest.mark.parametrize("door", [PipelineCall, RowOfVector])
 def test_an_instruction_stands_in_one_text_of_many_and_all_else_is_as_it_was(
-    door: type[Door], space: Any, texts: int, style: str
+    door: type[EntryPoint], space: Any, texts: int, style: str
 ) -> None:
-    bench = Bench(space, orders if space is None else None)
+    bench = MockService(space, orders if space is None else None)
     if not door.fits(bench):
         return
     where = Counter[str]()
@@ -601,7 +603,7 @@ def test_a_painted_instruction_is_what_a_stencil_of_it_says() -> None:
     space = spaces.Box(0, 255, (120, 240, 3), np.uint8)
 
     def painted(severity: float) -> Any:
-        bench = Bench(space, lambda _: np.zeros(space.shape, np.uint8))
+        bench = MockService(space, lambda _: np.zeros(space.shape, np.uint8))
         return bench.run([faults.PaintedInstruction(severity=severity, text="IIIIIIII", rate=1.0)], 1)[0].reply.payload
 
     full = painted(1.0)
@@ -664,6 +666,6 @@ CAMERA = [
 def test_a_camera_takes_what_another_fault_has_left_of_a_frame_as_grey_levels(camera: Any, inner: Any) -> None:
     plan = [camera(severity=1.0), inner(severity=1.0, rate=1.0, out_of_space=True)]
     frame = spaces.Box(0, 255, (9, 8, 3), np.uint8)
-    for each in Bench(frame).run(plan, 20):
+    for each in MockService(frame).run(plan, 20):
         own = [record for record in each.records if record.fault == camera.kind]
         assert not own or each.reply.payload in frame

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.faults import history
-from worldsim.faults.history import History, whole
-from worldsim.faults.payloads import Payloads, Rows
+from worldsim.faults.arrays import Rows
+from worldsim.faults.history import PayloadHistory, whole
+from worldsim.faults.payloads import Payloads
 from worldsim.faults.trees import alike, copied, leaves_of
 
 from .strategies import observation_spaces
@@ -23,14 +24,14 @@ Names = list[str] | None  # of the lines, one a session; None: the one that each
 
 
 class Truth:
-    """The last payloads of each line as lists, and beside them a `History` of the same."""
+    """The last payloads of each line as lists, and beside them a `PayloadHistory` of the same."""
 
     def __init__(self, space: spaces.Space[Any], seed: int) -> None:
         self.space, self.batches = copy.deepcopy(space), batch_space(space, COUNT)
         self.batches.seed(seed)
         self.space.seed(seed)
         self.leaves = leaves_of(space)
-        self.history = History(COUNT, DEPTH)
+        self.history = PayloadHistory(COUNT, DEPTH)
         self.lists: dict[tuple[int, str | None], list[Any]] = {}
 
     def payloads(self, overriding: set[int]) -> Payloads:
@@ -110,7 +111,7 @@ def test_what_is_remembered_belongs_to_nobody_else() -> None:
 
 def test_of_too_many_lines_the_oldest_are_forgotten_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(history, "FEWEST_LINES", 10)
-    known, most = History(1, 1), 64
+    known, most = PayloadHistory(1, 1), 64
     row, columns = np.zeros(1, np.int64), 0
     for number in range(3 * most):
         payload = Payloads(1, overrides={0: {"number": number}})

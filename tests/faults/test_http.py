@@ -20,9 +20,9 @@ from tests.faults.http_service import EVENTS, ORDER, PIXELS, Client, Handler, Se
 from worldsim.errors import ConfigError, MissingExtraError
 from worldsim.faults import Faults, WallClock
 from worldsim.faults.calls import Call, Reply
-from worldsim.faults.generators import Context, Exchange, fault_of
+from worldsim.faults.generators import CallContext, FaultGenerator, fault_of
 from worldsim.faults.http import AsyncFaultTransport, FaultTransport
-from worldsim.faults.http.requests import Asked, Templates
+from worldsim.faults.http.requests import ParsedRequest, PathTemplates
 
 PATHS = ["/orders/7", "/orders?page=2", "/missing", "/empty", "/list", "/scalar", "/text", "/latin", "/pixels",
          "/gzip", "/until_close", "/chunked", "/events", "/else"]  # fmt: skip
@@ -139,7 +139,7 @@ def test_severity_zero_and_watching_change_no_bit_of_any_response(
 def watching() -> Any:
     """A fault that looks at every reply and leaves it alone."""
 
-    def watch(call: Call, context: Context) -> Exchange:
+    def watch(call: Call, context: CallContext) -> FaultGenerator:
         return (yield call)
 
     watch.__name__ = "watch"
@@ -164,16 +164,16 @@ def watching() -> Any:
     ],
 )
 def test_identifiers_in_paths_are_parameters(method: str, path: str, tool: str) -> None:
-    assert Templates(()).match(method, path).tool == tool
+    assert PathTemplates(()).match(method, path).tool == tool
 
 
 def test_the_most_specific_template_counts() -> None:
-    templates = Templates(["/orders/{number}", "/orders/search", "PUT /orders/{order}", "/{any}/{thing}"])
+    templates = PathTemplates(["/orders/{number}", "/orders/search", "PUT /orders/{order}", "/{any}/{thing}"])
     assert templates.match("GET", "/orders/abc").tool == "GET /orders/{number}"
     assert templates.match("GET", "/orders/search").tool == "GET /orders/search"
     assert templates.match("PUT", "/orders/abc").tool == "PUT /orders/{order}"
     assert templates.match("GET", "/a/b").tool == "GET /{any}/{thing}"
-    assert Templates({"POST /refunds": "refund"}).match("POST", "/refunds").tool == "refund"
+    assert PathTemplates({"POST /refunds": "refund"}).match("POST", "/refunds").tool == "refund"
 
 
 @pytest.mark.parametrize("bad", ["orders/{id}", "G3T /orders", "", "/a/{id}/b/{id}"])
@@ -190,10 +190,10 @@ def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         importlib.import_module("worldsim.faults.http")
 
 
-def asked(method: str, url: str, **content: Any) -> Asked:
+def asked(method: str, url: str, **content: Any) -> ParsedRequest:
     request = httpx.Request(method, f"http://service{url}", **content)
     request.read()
-    return Asked(request, Templates(["/orders/{id}"]).match(method, request.url.path))
+    return ParsedRequest(request, PathTemplates(["/orders/{id}"]).match(method, request.url.path))
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def asked(method: str, url: str, **content: Any) -> Asked:
         (asked("POST", "/bad", content="{", headers={"Content-Type": "application/json"}), {"body": "{"}),
     ],
 )  # fmt: skip
-def test_arguments_are_path_query_and_body(found: Asked, arguments: dict[str, Any]) -> None:
+def test_arguments_are_path_query_and_body(found: ParsedRequest, arguments: dict[str, Any]) -> None:
     assert found.arguments == arguments
     assert found.asking(dict(arguments)) is found.request
 
@@ -634,7 +634,7 @@ def test_calls_through_threads(service: Service) -> None:
 
 
 def test_a_fault_of_ones_own_can_make_up_a_reply_and_rewrite_a_request(service: Service, mode: str) -> None:
-    def made_up(call: Call, context: Context) -> Exchange:
+    def made_up(call: Call, context: CallContext) -> FaultGenerator:
         if call.tool == "GET /orders":
             return (yield call._replace(arguments={**call.arguments, "page": 9}))
         context.record(lost="request")

@@ -10,7 +10,7 @@ from tests.faults.doors_http import AsyncHttp, Http
 from worldsim import faults
 from worldsim.faults import FAMILIES
 from worldsim.faults.definition import KINDS
-from worldsim.faults.doors import Bench, Direct, Door
+from worldsim.faults.doors import EntryPoint, MockService, PipelineCall
 
 from .payloads import orders
 
@@ -27,15 +27,15 @@ IN_A_ROW = [
 ]
 
 
-def check(door: type[Door], bench: Bench, plan: list[Any], calls: int) -> None:
-    for one, other in zip(bench.run(plan, calls, door=Direct), bench.run(plan, calls, door=door), strict=True):
+def check(door: type[EntryPoint], bench: MockService, plan: list[Any], calls: int) -> None:
+    for one, other in zip(bench.run(plan, calls, door=PipelineCall), bench.run(plan, calls, door=door), strict=True):
         found = one.otherwise_than(other)
         assert not found, f"call {one.at} goes otherwise through HTTP: {found}"
 
 
 @pytest.mark.parametrize("door", [Http, AsyncHttp])
-def test_faults_in_a_row(door: type[Door]) -> None:
-    check(door, Bench(None, orders, 1), IN_A_ROW, 60)
+def test_faults_in_a_row(door: type[EntryPoint]) -> None:
+    check(door, MockService(None, orders, 1), IN_A_ROW, 60)
 
 
 VALUES = st.recursive(
@@ -48,5 +48,5 @@ VALUES = st.recursive(
 @settings(max_examples=100, deadline=None)
 @given(kind=st.sampled_from(ALL), payloads=st.lists(VALUES, min_size=1, max_size=3), seed=st.integers(0, 1000))
 def test_on_any_json(kind: str, payloads: list[Any], seed: int) -> None:
-    bench = Bench(None, lambda number: payloads[number % len(payloads)], seed)
+    bench = MockService(None, lambda number: payloads[number % len(payloads)], seed)
     check(Http, bench, [KINDS[kind](severity=0.8)], 8)

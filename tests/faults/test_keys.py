@@ -19,8 +19,8 @@ from worldsim.faults import (
     Always,
     Bursts,
     Call,
-    Context,
-    Exchange,
+    CallContext,
+    FaultGenerator,
     Pipeline,
     Reply,
     Schedule,
@@ -30,7 +30,7 @@ from worldsim.faults import (
     Window,
 )
 from worldsim.faults.definition import Composition, Fault
-from worldsim.faults.effects.base import Batch, Effect, Forward, Steps
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls
 from worldsim.faults.generators import fault_of
 from worldsim.faults.keys import CallRandom, fold_in, fold_in_one, last_where, new_key, uniforms
 
@@ -164,7 +164,7 @@ def test_the_last_call_that_decided_something_is_found_by_looking_back(
 # --- what the calls of a fault draw ---
 
 
-def drawing(call: Call, context: Context) -> Exchange:
+def drawing(call: Call, context: CallContext) -> FaultGenerator:
     """Records what a call draws."""
     context.record(uniform=context.uniform, more=context.rng.random(3).tolist(), number=context.number)
     return (yield call)
@@ -234,7 +234,7 @@ def test_other_seeds_sessions_tools_and_faults_of_a_kind_draw_otherwise() -> Non
 class _Lasting(Effect):
     """Records what stays the same for a session."""
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         drawn = {name: float(batch.session_random(name).uniform()[0]) for name in ("", "screen", "pose")}
         batch.record("lasting", lambda: [drawn])
         return (yield from forward(batch.calls))
@@ -335,7 +335,7 @@ def test_every_call_of_a_session_is_as_likely_in_a_burst_as_any_other(mean_calls
     )
 
 
-def marking(call: Call, context: Context) -> Exchange:
+def marking(call: Call, context: CallContext) -> FaultGenerator:
     """Records that it was at work."""
     context.record()
     return (yield call)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from worldsim import faults
-from worldsim.faults.doors import Bench, Outcome
+from worldsim.faults.doors import CallOutcome, MockService
 from worldsim.faults.keys import CallRandom, fold_in_one, new_key
 from worldsim.faults.trees import ABSENT, alike, get, leaves_of
 
@@ -29,14 +29,14 @@ def draws_of(fault: Any, tool: str, number: int) -> tuple[CallRandom, float]:
 
 def played(
     fault: Any, space: Any, payloads: Any = None, calls: int = 120
-) -> Iterator[tuple[Outcome, CallRandom, bool]]:
+) -> Iterator[tuple[CallOutcome, CallRandom, bool]]:
     """Each call with what it draws, and whether it is among the share of those on which the fault triggers."""
-    for each in Bench(space, payloads).run([fault], calls):
+    for each in MockService(space, payloads).run([fault], calls):
         random, uniform = draws_of(fault, each.asked.tool, each.asked.number)
         yield each, random, uniform < fault.compose().share
 
 
-def details(each: Outcome) -> list[Any]:
+def details(each: CallOutcome) -> list[Any]:
     return [dict(record.details) for record in each.records]
 
 
@@ -144,7 +144,7 @@ NOTHING: dict[str, Any] = {
 }
 
 
-def check_gone(each: Outcome, gone: set[str], nothing: Any) -> list[dict[str, Any]]:
+def check_gone(each: CallOutcome, gone: set[str], nothing: Any) -> list[dict[str, Any]]:
     """Those leaves, and no others, are as in `nothing`; gives a record for each where that is something else."""
     records = []
     for leaf in LEAVES_OF_RICH:
@@ -225,7 +225,7 @@ def test_sensors_of_plain_json_that_come_and_go_while_they_are_dead() -> None:
 
 def test_a_frozen_frame_is_the_last_one_that_came_through() -> None:
     fault, spells = faults.FrozenFrames(severity=1.0, rate=0.3, mean_calls=4), Spells(0.3, 4)
-    last = Bench(RICH).answer(-1)["screen"]
+    last = MockService(RICH).answer(-1)["screen"]
     for each, draws, _ in played(fault, RICH):
         frozen = spells.now(["screen"], each.asked.tool, draws)
         last = last if frozen else each.answers[0].payload["screen"]
@@ -235,7 +235,7 @@ def test_a_frozen_frame_is_the_last_one_that_came_through() -> None:
 @pytest.mark.parametrize("kind", [*ROWS, "dropped_fields", "empty_result", "dead_sensors", "frozen_frames"])
 def test_a_graver_one_acts_wherever_a_milder_one_did_and_more(kind: str) -> None:
     def acted(severity: float) -> set[tuple[int, Any]]:
-        outcomes = Bench(RICH).run([faults.KINDS[kind](severity=severity)], 150)
+        outcomes = MockService(RICH).run([faults.KINDS[kind](severity=severity)], 150)
         return {(each.at, record.details.get("leaf")) for each in outcomes for record in each.records}
 
     mild, middle, grave = map(acted, (0.2, 0.5, 0.9))

@@ -16,8 +16,8 @@ from worldsim.faults import (
     KINDS,
     Bursts,
     Call,
-    Context,
-    Exchange,
+    CallContext,
+    FaultGenerator,
     MalformedOutput,
     MissingData,
     Plan,
@@ -238,7 +238,7 @@ def test_round_trip_through_yaml(plan: Plan) -> None:
 
 
 @fault("gone")
-def gone(call: Call, context: Context, often: float = number(0.5, 0, 1, "how often")) -> Exchange:
+def gone(call: Call, context: CallContext, often: float = number(0.5, 0, 1, "how often")) -> FaultGenerator:
     """A fault of somebody's own."""
     context.record(lost="request")
     return Reply.failed("timeout")

@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from worldsim import faults
 from worldsim.errors import ConfigError
-from worldsim.faults import Call, Context, Exchange, fault
+from worldsim.faults import Call, CallContext, FaultGenerator, fault
 from worldsim.wrappers import InjectFaults, MalformedOutput, MissingData, SlowAPI
 
 from .test_conformance import WRAPPERS, alike, each_fault, play
@@ -179,7 +179,7 @@ def test_frames_go_black_freeze_or_are_occluded() -> None:
 
 
 @fault("once_more")
-def once_more(call: Call, context: Context) -> Exchange:
+def once_more(call: Call, context: CallContext) -> FaultGenerator:
     """A user's own fault: every call is carried out twice."""
     yield call
     context.record("duplicate")

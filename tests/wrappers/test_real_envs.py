@@ -11,7 +11,7 @@ import pytest
 
 from worldsim import faults
 from worldsim.faults import Fault, VirtualClock
-from worldsim.faults.conformance import Bench, Outcome, check_records, check_space
+from worldsim.faults.conformance import CallOutcome, MockService, check_records, check_space
 from worldsim.faults.trees import alike, as_text, copied
 from worldsim.wrappers import InjectFaults
 
@@ -42,9 +42,9 @@ def recorded(name: str) -> tuple[Any, list[Any]]:
     return env.observation_space, replies
 
 
-def bench(name: str) -> Bench:
+def bench(name: str) -> MockService:
     space, replies = recorded(name)
-    return Bench(space, lambda number: replies[(number + 1) % len(replies)])
+    return MockService(space, lambda number: replies[(number + 1) % len(replies)])
 
 
 @pytest.mark.parametrize("name", [DESK, ATARI, DOOM, GRID])
@@ -55,7 +55,7 @@ def test_records_tell_what_happened_to_real_replies(kind: str, name: str) -> Non
     check_space(fault, bench(name), 6)
 
 
-def struck(name: str, fault: Fault, calls: int = 24) -> list[Outcome]:
+def struck(name: str, fault: Fault, calls: int = 24) -> list[CallOutcome]:
     return [each for each in bench(name).run([fault], calls) if each.records]
 
 

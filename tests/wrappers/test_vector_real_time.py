@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from tests.simulator.stub_world import StubWorld
 from worldsim import faults
 from worldsim.errors import ConfigError
-from worldsim.faults import Call, Context, Exchange, Sleep
+from worldsim.faults import Call, CallContext, FaultGenerator, Sleep
 from worldsim.simulator import WorldEnv, WorldVectorEnv
 from worldsim.wrappers import InjectFaults, VectorInjectFaults, VectorSlowAPI
 
@@ -24,7 +24,7 @@ MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP]
 
 
 @faults.fault("hesitation")
-def hesitation(call: Call, context: Context) -> Exchange:
+def hesitation(call: Call, context: CallContext) -> FaultGenerator:
     """Passes calls on as they are, 0.24 s late, and their replies 0.11 s late."""
     yield Sleep(0.24 * context.uniform)
     reply = yield call
@@ -33,7 +33,7 @@ def hesitation(call: Call, context: Context) -> Exchange:
 
 
 @faults.fault("waits_twice")
-def waits_twice(call: Call, context: Context) -> Exchange:
+def waits_twice(call: Call, context: CallContext) -> FaultGenerator:
     """Waits before each of two calls."""
     yield Sleep(0.3 * context.uniform)
     yield call
@@ -138,7 +138,7 @@ def test_seconds_per_step_come_from_the_environment_and_bad_ones_are_told() -> N
 
 
 @faults.fault("slow_for_one")
-def slow_for_one(call: Call, context: Context) -> Exchange:
+def slow_for_one(call: Call, context: CallContext) -> FaultGenerator:
     """A call takes 0.2 s where its action is 1."""
     yield Sleep(0.2 if call.arguments["action"] == 1 else 0.0)
     return (yield call)

@@ -9,12 +9,13 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldsim.faults.arrays import Floats, Rows
 from worldsim.faults.calls import Call
 from worldsim.faults.columns import hashes
-from worldsim.faults.keys import Floats, Keys, fold_in
-from worldsim.faults.log import Log, Origin
+from worldsim.faults.keys import Keys, fold_in
+from worldsim.faults.log import CallIdentity, FaultLog
 from worldsim.faults.parameters import matches
-from worldsim.faults.payloads import Payloads, Rows
+from worldsim.faults.payloads import Payloads
 from worldsim.faults.trees import canonical, leaves_of
 from worldsim.spaces import Leaf
 
@@ -29,7 +30,7 @@ def alone(number: int) -> Rows:
     return _ALONE[number] if number < len(_ALONE) else np.array([number])
 
 
-class Flight:
+class InFlight:
     """What belongs to calls from when they begin until their replies arrive.
 
     waited_s: (N,) seconds that faults have made them wait; of a single session a list, which costs a tenth of an array.
@@ -40,10 +41,10 @@ class Flight:
 
     def __init__(self, count: int) -> None:
         self.waited_s: Any = [0.0] if count == 1 else np.zeros(count)
-        self.log = Log(count)
+        self.log = FaultLog(count)
 
 
-class Calls:
+class CallBatch:
     """One call of each of some of N sessions. A value: what is made of it leaves it as it is.
 
     rows: the sessions that call. origin: which calls these are. asked: what each asks, {"tool": its name, or its
@@ -56,10 +57,10 @@ class Calls:
     def __init__(
         self,
         rows: Rows,
-        origin: Origin,
+        origin: CallIdentity,
         asked: Payloads,
         leaves: Sequence[Leaf],
-        flight: Flight,
+        flight: InFlight,
         deadline_s: Floats | None = None,
     ) -> None:
         self.rows, self.origin, self.asked, self.leaves = rows, origin, asked, leaves
@@ -81,11 +82,11 @@ class Calls:
         tool = asked["tool"] if isinstance(asked["tool"], str) else self.origin.names[asked["tool"]]
         return Call(tool, asked["arguments"], int(self.origin.numbers[row]))
 
-    def only(self, rows: Rows) -> "Calls":
+    def only(self, rows: Rows) -> "CallBatch":
         """Those of some of these sessions."""
-        return Calls(rows, self.origin, self.asked, self.leaves, self.flight, self.deadline_s)
+        return CallBatch(rows, self.origin, self.asked, self.leaves, self.flight, self.deadline_s)
 
-    def without(self, rows: Rows) -> "Calls":
+    def without(self, rows: Rows) -> "CallBatch":
         """Those of all but some of these sessions."""
         if not len(rows):
             return self
@@ -93,19 +94,19 @@ class Calls:
         staying[rows] = True
         return self.only(self.rows[~staying[self.rows]])
 
-    def asking(self, asked: Payloads) -> "Calls":
+    def asking(self, asked: Payloads) -> "CallBatch":
         """The same sessions ask something else."""
-        return Calls(self.rows, self.origin, asked, self.leaves, self.flight, self.deadline_s)
+        return CallBatch(self.rows, self.origin, asked, self.leaves, self.flight, self.deadline_s)
 
-    def until(self, rows: Rows, deadline_s: Floats) -> "Calls":
+    def until(self, rows: Rows, deadline_s: Floats) -> "CallBatch":
         """Some of the callers, `rows`, give up at these times, (n,), if they would not do so before."""
         if self.deadline_s is None and len(rows) == len(self.numbers):
-            return Calls(self.rows, self.origin, self.asked, self.leaves, self.flight, deadline_s)
+            return CallBatch(self.rows, self.origin, self.asked, self.leaves, self.flight, deadline_s)
         deadlines = np.full(len(self.numbers), NEVER) if self.deadline_s is None else self.deadline_s.copy()
         deadlines[rows] = np.minimum(deadlines[rows], deadline_s)
-        return Calls(self.rows, self.origin, self.asked, self.leaves, self.flight, deadlines)
+        return CallBatch(self.rows, self.origin, self.asked, self.leaves, self.flight, deadlines)
 
-    def instead(self, calls: Mapping[int, Call]) -> "Calls":
+    def instead(self, calls: Mapping[int, Call]) -> "CallBatch":
         """Some sessions ask something else, each by itself."""
         asked = self.asked.copy()
         for row, call in calls.items():

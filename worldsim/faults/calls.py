@@ -1,6 +1,6 @@
 """A call goes in and a reply comes out. Faults stand between, and record what they did."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -78,11 +78,7 @@ class Reply(NamedTuple):
         return shown if self.raw is None else {**shown, "raw": self.raw}
 
 
-Forward = Callable[[Call], Reply]
-"""Carries a call out, where the last fault passes it on."""
-
-
-class Record(NamedTuple):
+class FaultRecord(NamedTuple):
     """What a fault really did to one call: ground truth, for reports and not for agents.
 
     tool, call: which call, by its tool's name and its number among the calls of that tool. fault: the kind of fault.

@@ -6,7 +6,7 @@
         check_fault(MyFault, space=env.observation_space)
 
 Each check raises AssertionError naming the fault and what it broke. None needs an environment: replies come from a
-`Bench`, which knows what it was asked and what it answered.
+`MockService`, which knows what it was asked and what it answered.
 """
 
 import json
@@ -21,15 +21,15 @@ from gymnasium import spaces
 from worldsim.faults import doors
 from worldsim.faults.calls import ERRORS, LOST
 from worldsim.faults.definition import KINDS, Composition, Fault
-from worldsim.faults.doors import TOOLS, Bench, Direct, Outcome, Payloads, script
-from worldsim.faults.effects.base import Batch, Effect, Forward, Scope, Steps
+from worldsim.faults.doors import TOOLS, CallOutcome, MockService, PayloadFunction, PipelineCall, script
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, Scope
 from worldsim.faults.plans.plain import fault_from_json, fault_to_json
 from worldsim.faults.plans.plan import Plan
 from worldsim.faults.schedule import After
 from worldsim.faults.trees import alike, get, leaves_of, nodes
 
 Build = Callable[..., Fault]
-Statistic = Callable[[Sequence[Outcome]], float]
+Statistic = Callable[[Sequence[CallOutcome]], float]
 
 TIES_TOOLS = frozenset(
     {
@@ -48,7 +48,7 @@ TIES_TOOLS = frozenset(
 """Kinds that tie tools together by design: what they do to a call depends on those of other tools before it."""
 
 
-def harm(outcomes: Sequence[Outcome], space: spaces.Space[Any] | None = None) -> float:
+def harm(outcomes: Sequence[CallOutcome], space: spaces.Space[Any] | None = None) -> float:
     """The default statistic of a fault's effect: seconds, failures, calls carried out otherwise, payloads changed."""
     total = 0.0
     for each in outcomes:
@@ -87,7 +87,7 @@ def _gap(left: Any, right: Any) -> float:
 def check_fault(
     kind: Build | str,
     space: spaces.Space[Any] | None = None,
-    payloads: Payloads | None = None,
+    payloads: PayloadFunction | None = None,
     calls: int = 60,
     seed: int = 0,
     statistic: Statistic | None = None,
@@ -104,7 +104,7 @@ def check_fault(
     ties_tools: whether what it does to a call depends by design on calls of other tools; by default `TIES_TOOLS`.
     """
     build = KINDS[kind] if isinstance(kind, str) else kind
-    bench = Bench(space, payloads, seed)
+    bench = MockService(space, payloads, seed)
     for check in CHECKS:
         check(build, bench, calls)
     if not (build(severity=0.5).kind in TIES_TOOLS if ties_tools is None else ties_tools):
@@ -114,19 +114,19 @@ def check_fault(
         check_growth(build, bench, calls, statistic or partial(harm, space=space))
 
 
-def check_identity(build: Build, bench: Bench, calls: int) -> None:
+def check_identity(build: Build, bench: MockService, calls: int) -> None:
     """Severity 0 does nothing at all."""
     for each in bench.run([build(severity=0.0)], calls):
         assert not each.changed and not each.records, f"{_name(build)}: severity 0 did something to {each.place}"
 
 
-def check_determinism(build: Build, bench: Bench, calls: int) -> None:
+def check_determinism(build: Build, bench: MockService, calls: int) -> None:
     """The same seeds do the same again."""
     first, again = (bench.run([build(severity=0.8)], calls) for _ in range(2))
     _same(build, first, again, "went otherwise the second time under the same seeds")
 
 
-def check_independence(build: Build, bench: Bench, calls: int) -> None:
+def check_independence(build: Build, bench: MockService, calls: int) -> None:
     """What happens to a call is the same whichever other faults there are and whether or not they could do anything."""
     alone = bench.run([build(severity=0.8)], calls)
     never = _Bystander(severity=1.0, schedule=After(calls=10**9))
@@ -134,7 +134,7 @@ def check_independence(build: Build, bench: Bench, calls: int) -> None:
     _same(build, alone, among, "depends on other faults that did nothing to it")
 
 
-def check_interleaving(build: Build, bench: Bench, calls: int) -> None:
+def check_interleaving(build: Build, bench: MockService, calls: int) -> None:
     """What happens to call k of a tool is the same whether or not other tools are called beside it."""
     together = bench.run([build(severity=0.8)], calls)
     for tool in TOOLS:
@@ -149,7 +149,7 @@ class _Watch(Effect):
     def sees_all(self, scope: Scope) -> bool:
         return True
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         batch.uniforms, batch.random.generator().random()
         return (yield from forward(batch.calls))
 
@@ -163,7 +163,7 @@ class _Bystander(Fault):
         return Composition(_Watch())
 
 
-def check_records(build: Build, bench: Bench, calls: int) -> None:
+def check_records(build: Build, bench: MockService, calls: int) -> None:
     """Something is recorded exactly where something happened, as plain JSON, and says what happened."""
     for each in bench.run([build(severity=0.8)], calls):
         where, reply = f"{_name(build)}: {each.place}", each.reply
@@ -185,7 +185,7 @@ def check_records(build: Build, bench: Bench, calls: int) -> None:
         assert lost or each.carried_out, f"{where} was not carried out, and no record says that the request was lost"
 
 
-def check_promises(build: Build, bench: Bench, calls: int) -> None:
+def check_promises(build: Build, bench: MockService, calls: int) -> None:
     """What the effect says of itself is true: whether it may drop a call, or have it carried out more than once."""
     fault = build(severity=0.8)
     effect = fault.compose().effect
@@ -195,7 +195,7 @@ def check_promises(build: Build, bench: Bench, calls: int) -> None:
         assert len(sent) < 2 or effect.may_repeat, f"{where} was carried out as {sent}, and may_repeat is false"
 
 
-def check_no_mutation(build: Build, bench: Bench, calls: int) -> None:
+def check_no_mutation(build: Build, bench: MockService, calls: int) -> None:
     """What was handed in or out is not written to later, and whoever owns it may write to it without any effect."""
     for fault in _variants(build, bench):
         watched = replace(bench, watch=True, given=[], replied=[])
@@ -208,7 +208,7 @@ def check_no_mutation(build: Build, bench: Bench, calls: int) -> None:
         _same(build, outcomes, owners_write, "holds on to what others own, and they have written to it")
 
 
-def check_space(build: Build, bench: Bench, calls: int) -> None:
+def check_space(build: Build, bench: MockService, calls: int) -> None:
     """Replies that arrive stay inside their space unless asked otherwise."""
     if bench.space is None:
         return
@@ -217,10 +217,10 @@ def check_space(build: Build, bench: Bench, calls: int) -> None:
         assert inside, f"{_name(build)}: the reply to {each.place} is not in the space: {each.reply.payload}"
 
 
-def check_snapshot(build: Build, bench: Bench, calls: int) -> None:
+def check_snapshot(build: Build, bench: MockService, calls: int) -> None:
     """From a snapshot everything goes on as it did, as often as one likes."""
     asked = script(calls)
-    with Direct(bench, [build(severity=0.8)]) as door:
+    with PipelineCall(bench, [build(severity=0.8)]) as door:
         for each in asked[: calls // 2]:
             door.call(each)
         snapshot = door.snapshot()
@@ -231,10 +231,10 @@ def check_snapshot(build: Build, bench: Bench, calls: int) -> None:
             _same(build, first, again, "went otherwise after a snapshot was restored")
 
 
-def check_doors(build: Build, bench: Bench, calls: int) -> None:
+def check_entry_points(build: Build, bench: MockService, calls: int) -> None:
     """The same calls have the same outcomes whichever way they come."""
     for fault in _variants(build, bench):
-        doors.check_doors(bench, [fault], calls, _name(build))
+        doors.check_entry_points(bench, [fault], calls, _name(build))
 
 
 def check_yaml(build: Build) -> None:
@@ -247,7 +247,7 @@ def check_yaml(build: Build) -> None:
         assert same, f"{_name(build)}: {text!r} reads as another fault: {read!r}"
 
 
-def check_growth(build: Build, bench: Bench, calls: int, statistic: Statistic) -> None:
+def check_growth(build: Build, bench: MockService, calls: int, statistic: Statistic) -> None:
     """The statistic never falls with severity, and is greater in the end than in the beginning."""
     sizes = [statistic(bench.run([build(severity=severity)], calls)) for severity in (0.0, 0.1, 0.4, 0.7, 1.0)]
     slack = [size * 1.02 + 1e-9 for size in sizes[1:]]  # rounding and clipping cost a little
@@ -264,19 +264,19 @@ CHECKS = (
     check_no_mutation,
     check_space,
     check_snapshot,
-    check_doors,
+    check_entry_points,
 )
 """Those that hold for every fault on every kind of reply."""
 
 
-def _same(build: Build, left: Sequence[Outcome], right: Sequence[Outcome], says: str) -> None:
+def _same(build: Build, left: Sequence[CallOutcome], right: Sequence[CallOutcome], says: str) -> None:
     assert len(left) == len(right)
     for one, other in zip(left, right, strict=True):
         found = one.otherwise_than(other)
         assert not found, f"{_name(build)}: {one.place} {says}: {found}"
 
 
-def _variants(build: Build, bench: Bench) -> list[Fault]:
+def _variants(build: Build, bench: MockService) -> list[Fault]:
     """The fault as it is, and where it could leave the space of replies also doing so."""
     fault = build(severity=0.8)
     if bench.space is None or "out_of_space" not in type(fault).model_fields:

@@ -17,7 +17,7 @@ from worldsim.faults.parameters import (
     CHECKED,
     EVERYTHING,
     Mistake,
-    Names,
+    NameGlobs,
     checked_init,
     is_scaled,
     matches,
@@ -30,7 +30,7 @@ from worldsim.spaces import Leaf
 
 if TYPE_CHECKING:
     from worldsim.faults.effects.base import Effect
-    from worldsim.faults.effects.needs import Need
+    from worldsim.faults.effects.needs import Requirement
 
 F = TypeVar("F", bound="type[Fault]")
 
@@ -48,7 +48,7 @@ class Composition:
     share: float = 1.0
     targets: tuple[str, ...] = EVERYTHING
     out_of_space: bool = False
-    needs: "Need | None" = None
+    needs: "Requirement | None" = None
 
 
 class Fault(BaseModel):
@@ -67,7 +67,7 @@ class Fault(BaseModel):
 
     severity: float = number(0.5, 0, 1, "0: nothing happens at all; 1: as bad as it gets")
     probability: float = number(1.0, 0, 1, "share of the scheduled calls at which the fault is at work")
-    tools: Names = option(EVERYTHING, "globs over the names of the calls that it acts on")
+    tools: NameGlobs = option(EVERYTHING, "globs over the names of the calls that it acts on")
     schedule: SerializeAsAny[Schedule] = option(
         Always(), "when it is at work: always, after, window, bursts or time_window"
     )
@@ -144,7 +144,7 @@ KINDS: dict[str, type[Fault]] = {}
 def fault(kind: str, family: str = "of your own") -> Callable[[Any], Any]:
     """Make a class of parameters, or a generator, a kind of fault that plans know by this name.
 
-    A generator gets the call and a `Context`, and its other parameters with their defaults are the fault's: see
+    A generator gets the call and a `CallContext`, and its other parameters with their defaults are the fault's: see
     `worldsim.faults.generators`.
 
     Raises ConfigError for a name that another fault has.

@@ -1,8 +1,9 @@
-"""Every way by which calls come to faults, played alike: for checks that a fault does the same whichever way it is.
+"""The same script of calls through every entry point of this package: a fault must do the same through each of them.
 
-A `Bench` is a service whose answers are known. A `Door` carries calls to it through faults, one at a time, and gives an
-`Outcome` each: what the caller got, what was carried out, how long it took, and what the records say. Another door is
-one small class with `_call`, added to `DOORS`.
+An entry point is a way to call a service through faults: a function call, a coroutine, a row of a vector, a decorated
+tool, ... A `MockService` is a service whose answers are known. An `EntryPoint` carries calls to it through faults, one
+at a time, and gives a `CallOutcome` each: what the caller got, what was executed, how long it took, and what the
+records say. Another entry point is one small class with `_call`, added to `ENTRY_POINTS`.
 """
 
 import asyncio
@@ -16,23 +17,23 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from worldsim.faults.callbatch import Calls
-from worldsim.faults.calls import Call, Record, Reply
+from worldsim.faults.callbatch import CallBatch
+from worldsim.faults.calls import Call, FaultRecord, Reply
 from worldsim.faults.clock import Clock, VirtualClock
 from worldsim.faults.definition import Fault
-from worldsim.faults.pipeline import Pipeline, Trip
+from worldsim.faults.pipeline import ForwardContext, Pipeline
 from worldsim.faults.replies import Replies
 from worldsim.faults.tools import Faults, ToolError, tool, wrap
 from worldsim.faults.trees import alike, copied, leaves_of
 from worldsim.spaces import Leaf
 
-Payloads = Callable[[int], Any]  # what call `at` answers; -1: what is seen before the first call
+PayloadFunction = Callable[[int], Any]  # what call `at` answers; -1: what is seen before the first call
 TOOLS = ("search", "read", "write")
 ACTIONS = spaces.Discrete(3)
 BEFORE = -1  # stands for the answer that is seen before the first call
 
 
-class Asked(NamedTuple):
+class ScriptedCall(NamedTuple):
     """A call of a script. at: its place in the script, which is what the service's answer depends on."""
 
     at: int
@@ -40,13 +41,15 @@ class Asked(NamedTuple):
     arguments: dict[str, Any]
 
 
-def script(calls: int, tools: Sequence[str] = TOOLS) -> list[Asked]:
+def script(calls: int, tools: Sequence[str] = TOOLS) -> list[ScriptedCall]:
     """So many calls, of each tool in turn, with a few different requests of each."""
-    return [Asked(at, tools[at % len(tools)], {"action": at // len(tools) % int(ACTIONS.n)}) for at in range(calls)]
+    return [
+        ScriptedCall(at, tools[at % len(tools)], {"action": at // len(tools) % int(ACTIONS.n)}) for at in range(calls)
+    ]
 
 
 @dataclass
-class Outcome:
+class CallOutcome:
     """One call as it went: what was asked and got, what was really carried out, and what the faults say of it."""
 
     at: int  # its place in the script
@@ -55,7 +58,7 @@ class Outcome:
     carried_out: list[Call]
     answers: list[Reply]  # as they came from behind the faults
     waited_s: float
-    records: list[Record]
+    records: list[FaultRecord]
 
     @property
     def place(self) -> str:
@@ -68,7 +71,7 @@ class Outcome:
         untouched = len(self.answers) == 1 and self.carried_out == [self.asked] and not self.waited_s
         return not (untouched and same_reply(self.reply, self.answers[0]))
 
-    def otherwise_than(self, other: "Outcome") -> str:
+    def otherwise_than(self, other: "CallOutcome") -> str:
         """In what another outcome of the same call differs, in a line; "" where in nothing. Times are rounded."""
         pairs = {
             "asked": (self.asked, other.asked),
@@ -100,7 +103,7 @@ def _rounded(value: Any) -> Any:
 
 
 @dataclass
-class Bench:
+class MockService:
     """A service whose answers are known, and what was handed to and fro.
 
     payloads: by default members of `space` drawn for each call; needed where `space` is None (plain JSON).
@@ -111,7 +114,7 @@ class Bench:
     """
 
     space: spaces.Space[Any] | None
-    payloads: Payloads | None = None
+    payloads: PayloadFunction | None = None
     seed: int = 0
     every_s: float = 1.0
     one_request: bool = False
@@ -139,23 +142,32 @@ class Bench:
         return None if self.space is None else leaves_of(self.space)
 
     def run(
-        self, faults: Sequence[Fault], calls: int, first: int = 0, episode: int = 0, door: "type[Door] | None" = None
-    ) -> list[Outcome]:
+        self,
+        faults: Sequence[Fault],
+        calls: int,
+        first: int = 0,
+        episode: int = 0,
+        door: "type[EntryPoint] | None" = None,
+    ) -> list[CallOutcome]:
         """An episode of so many calls; those before `first` are made, too, and left out of the result."""
         return self.play(faults, script(calls), episode, door)[first:]
 
     def play(
-        self, faults: Sequence[Fault], calls: Sequence[Asked], episode: int = 0, door: "type[Door] | None" = None
-    ) -> list[Outcome]:
+        self,
+        faults: Sequence[Fault],
+        calls: Sequence[ScriptedCall],
+        episode: int = 0,
+        door: "type[EntryPoint] | None" = None,
+    ) -> list[CallOutcome]:
         """These calls, one after the other, through a door; by default a function call."""
-        with (door or Direct)(self, faults, episode) as opened:
+        with (door or PipelineCall)(self, faults, episode) as opened:
             return [opened.call(each) for each in calls]
 
 
-class Visit:
+class ObservedCall:
     """One call on its way to the service. handed: all that passed between the faults and whoever owns it."""
 
-    def __init__(self, bench: Bench, asked: Asked, number: int) -> None:
+    def __init__(self, bench: MockService, asked: ScriptedCall, number: int) -> None:
         self._bench, self.asked, self.number, self.handed = bench, asked, number, list[Any]()
         self.arguments = self.hand(dict(asked.arguments))
         self.carried_out: list[Call] = []
@@ -176,7 +188,7 @@ class Visit:
         return Reply(self.hand(answer))
 
 
-class Door(ABC):
+class EntryPoint(ABC):
     """A way by which calls come to faults: one session of them.
 
     takes_spaces, takes_plain: whether it takes payloads of a space, and plain JSON.
@@ -185,13 +197,13 @@ class Door(ABC):
     takes_spaces: ClassVar[bool] = True
     takes_plain: ClassVar[bool] = True
 
-    def __init__(self, bench: Bench, faults: Sequence[Fault], episode: int = 0) -> None:
+    def __init__(self, bench: MockService, faults: Sequence[Fault], episode: int = 0) -> None:
         self.bench = bench
         self._numbers: dict[str, int] = {}
         self._open([(fault, bench.seed) for fault in faults], str(episode))
 
     @classmethod
-    def fits(cls, bench: Bench) -> bool:
+    def fits(cls, bench: MockService) -> bool:
         """Whether the service's answers can come through this door."""
         return cls.takes_plain if bench.space is None else cls.takes_spaces
 
@@ -200,7 +212,7 @@ class Door(ABC):
         """Begin a session under this name."""
 
     @abstractmethod
-    def _call(self, visit: Visit) -> tuple[Reply, Sequence[Record]]:
+    def _call(self, visit: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
         """Make a call; give the reply and what was done to it."""
 
     def now(self) -> float:
@@ -213,12 +225,12 @@ class Door(ABC):
 
     clock: Clock
 
-    def call(self, asked: Asked) -> Outcome:
+    def call(self, asked: ScriptedCall) -> CallOutcome:
         """One call through the faults to the service."""
         self.wait(max(0.0, asked.at * self.bench.every_s - self.now()))
         number = self._numbers.get(asked.tool, 0)
         self._numbers[asked.tool] = number + 1
-        visit, before = Visit(self.bench, asked, number), self.now()
+        visit, before = ObservedCall(self.bench, asked, number), self.now()
         reply, records = self._call(visit)
         waited_s, got = self.now() - before, reply
         if self.bench.watch or self.bench.scribble:
@@ -227,7 +239,7 @@ class Door(ABC):
         for each in (reply.payload, *visit.handed) if self.bench.scribble else ():
             scribble(each)
         call = Call(asked.tool, asked.arguments, number)
-        return Outcome(asked.at, call, got, visit.carried_out, visit.answers, waited_s, list(records))
+        return CallOutcome(asked.at, call, got, visit.carried_out, visit.answers, waited_s, list(records))
 
     def close(self) -> None:  # noqa: B027  (most doors stay open)
         """Give back what the door has taken."""
@@ -255,7 +267,7 @@ def scribble(payload: Any) -> None:
             payload.clear()
 
 
-class Direct(Door):
+class PipelineCall(EntryPoint):
     """A function call."""
 
     def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
@@ -268,8 +280,8 @@ class Direct(Door):
     def _shown(self) -> Replies:
         return Replies.single(Reply(self.bench.answer(BEFORE)))
 
-    def _call(self, visit: Visit) -> tuple[Reply, Sequence[Record]]:
-        def carry_out(call: Call, trip: Trip) -> Reply:
+    def _call(self, visit: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
+        def carry_out(call: Call, trip: ForwardContext) -> Reply:
             return visit.carry_out(call)
 
         return self.pipeline.call(visit.asked.tool, visit.arguments, carry_out)
@@ -284,15 +296,15 @@ class Direct(Door):
         self._numbers = dict(snapshot[1])
 
 
-class Coroutine(Direct):
+class PipelineAsyncCall(PipelineCall):
     """A coroutine."""
 
     def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
         super()._open(faults, session)
         self._loop = asyncio.new_event_loop()
 
-    def _call(self, visit: Visit) -> tuple[Reply, Sequence[Record]]:
-        async def carry_out(call: Call, trip: Trip) -> Reply:
+    def _call(self, visit: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
+        async def carry_out(call: Call, trip: ForwardContext) -> Reply:
             await asyncio.sleep(0)
             return visit.carry_out(call)
 
@@ -302,7 +314,7 @@ class Coroutine(Direct):
         self._loop.close()
 
 
-class OnlyRow(Door):
+class VectorOfOne(EntryPoint):
     """A vector of one."""
 
     takes_plain = False
@@ -332,14 +344,14 @@ class OnlyRow(Door):
     def wait(self, seconds: float) -> None:
         self.pipeline.sessions.clock_s[self.row] += seconds
 
-    def _call(self, visit: Visit) -> tuple[Reply, Sequence[Record]]:
+    def _call(self, visit: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
         asked, count = visit.asked, self.count
         tools, actions = self._rng.integers(0, len(TOOLS), count), self._rng.integers(0, ACTIONS.n, count)
         tools[self.row], actions[self.row] = TOOLS.index(asked.tool), visit.arguments["action"]
         calling = self._rng.random(count) < 0.8
         calling[self.row] = True
 
-        def forward(calls: Calls) -> Replies:
+        def forward(calls: CallBatch) -> Replies:
             payloads = [self.bench.answer((asked.at + 5 * row) % 23) for row in range(count)]
             if self.row in calls.rows:
                 payloads[self.row] = visit.carry_out(calls.call(self.row)).payload
@@ -351,20 +363,20 @@ class OnlyRow(Door):
         return replies.of(self.row), log.of_each()[self.row]
 
 
-class AmongRows(OnlyRow):
+class RowOfVector(VectorOfOne):
     """A row of a vector, beside others that make other calls."""
 
     count = 7
     row = 3
 
 
-class Session(Door):
+class FaultsCall(EntryPoint):
     """`Faults.call`."""
 
     takes_spaces = False
 
     @classmethod
-    def fits(cls, bench: Bench) -> bool:
+    def fits(cls, bench: MockService) -> bool:
         return super().fits(bench) and not bench.one_request
 
     def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
@@ -372,20 +384,20 @@ class Session(Door):
         self.session = self.faults.session(session)
         self.clock = self.session.clock
 
-    def _call(self, visit: Visit) -> tuple[Reply, Sequence[Record]]:
+    def _call(self, visit: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
         known = len(self.session.records)
         with self.session:
             reply = self._reply(visit)
         return reply, self.session.records[known:]
 
-    def _reply(self, visit: Visit) -> Reply:
+    def _reply(self, visit: ObservedCall) -> Reply:
         return self.faults.call(visit.asked.tool, visit.arguments, lambda call: visit.carry_out(call).payload)
 
 
-class SessionCoroutine(Session):
+class FaultsAsyncCall(FaultsCall):
     """`Faults.acall`."""
 
-    def _reply(self, visit: Visit) -> Reply:
+    def _reply(self, visit: ObservedCall) -> Reply:
         async def carry_out(call: Call) -> Any:
             await asyncio.sleep(0)
             return visit.carry_out(call).payload
@@ -393,7 +405,7 @@ class SessionCoroutine(Session):
         return asyncio.run(self.faults.acall(visit.asked.tool, visit.arguments, carry_out))
 
 
-class Tool(Session):
+class DecoratedTool(FaultsCall):
     """`@tool` on functions."""
 
     def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
@@ -409,18 +421,18 @@ class Tool(Session):
     def _behind(self, functions: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
         return {name: tool(self.faults, name=name)(function) for name, function in functions.items()}
 
-    def _reply(self, visit: Visit) -> Reply:
+    def _reply(self, visit: ObservedCall) -> Reply:
         self.visit, before = visit, self.now()
         try:
             return Reply(self._answer(visit), latency_s=self.now() - before)
         except ToolError as error:
             return error.reply
 
-    def _answer(self, visit: Visit) -> Any:
+    def _answer(self, visit: ObservedCall) -> Any:
         return self.tools[visit.asked.tool](**visit.arguments)
 
 
-class ToolCoroutine(Tool):
+class DecoratedAsyncTool(DecoratedTool):
     """`@tool` on coroutine functions."""
 
     def _function(self, name: str) -> Callable[..., Any]:
@@ -432,36 +444,36 @@ class ToolCoroutine(Tool):
 
         return coroutine
 
-    def _answer(self, visit: Visit) -> Any:
+    def _answer(self, visit: ObservedCall) -> Any:
         return asyncio.run(super()._answer(visit))
 
 
-class Wrapped(Tool):
+class WrappedTool(DecoratedTool):
     """`wrap`, of functions by name."""
 
     def _behind(self, functions: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
         return wrap(functions, self.faults)
 
 
-DOORS: dict[str, type[Door]] = {
-    "call": Direct,
-    "acall": Coroutine,
-    "only row": OnlyRow,
-    "among rows": AmongRows,
-    "Faults.call": Session,
-    "Faults.acall": SessionCoroutine,
-    "@tool": Tool,
-    "@tool, async": ToolCoroutine,
-    "wrap": Wrapped,
+ENTRY_POINTS: dict[str, type[EntryPoint]] = {
+    "call": PipelineCall,
+    "acall": PipelineAsyncCall,
+    "only row": VectorOfOne,
+    "among rows": RowOfVector,
+    "Faults.call": FaultsCall,
+    "Faults.acall": FaultsAsyncCall,
+    "@tool": DecoratedTool,
+    "@tool, async": DecoratedAsyncTool,
+    "wrap": WrappedTool,
 }
 """Every way by which calls come to faults. Whoever writes another adds it here."""
 
 
-def check_doors(bench: Bench, faults: Sequence[Fault], calls: int, says: str = "a call") -> None:
+def check_entry_points(bench: MockService, faults: Sequence[Fault], calls: int, says: str = "a call") -> None:
     """Raise AssertionError unless the same calls have the same outcomes through every door that takes such answers."""
     direct = bench.run(faults, calls)
-    for name, door in DOORS.items():
-        if door is not Direct and door.fits(bench):
+    for name, door in ENTRY_POINTS.items():
+        if door is not PipelineCall and door.fits(bench):
             for one, other in zip(direct, bench.run(faults, calls, door=door), strict=True):
                 found = one.otherwise_than(other)
                 assert not found, f"{says} goes otherwise through the door '{name}': {one.place}: {found}"

@@ -1,7 +1,7 @@
 """Faults written as generators: what happens to one call, from top to bottom.
 
     @fault("maintenance")
-    def maintenance(call: Call, context: Context, rate: float = 0.2) -> Exchange:
+    def maintenance(call: Call, context: CallContext, rate: float = 0.2) -> FaultGenerator:
         'Some calls are told to come back in an hour, and not carried out.'
         if context.uniform >= context.severity * rate:
             return (yield call)
@@ -24,7 +24,7 @@ import numpy as np
 from worldsim.errors import ConfigError
 from worldsim.faults.calls import Call, Reply
 from worldsim.faults.definition import Composition, Fault
-from worldsim.faults.effects.base import Batch, Effect, Forward, Steps, Wait
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, Wait
 
 
 class Sleep(NamedTuple):
@@ -33,17 +33,17 @@ class Sleep(NamedTuple):
     seconds: float
 
 
-Exchange = Generator[Call | Sleep, Reply, Reply]
+FaultGenerator = Generator[Call | Sleep, Reply, Reply]
 """One call on its way through one fault."""
 
 
-class Context:
+class CallContext:
     """What a fault written as a generator has to work with in one call.
 
     severity: of the fault. number: of the call among those of its tool. memory: a dict that lasts for the session.
     """
 
-    def __init__(self, fault: Fault, batch: Batch, position: int) -> None:
+    def __init__(self, fault: Fault, batch: AffectedCalls, position: int) -> None:
         self.severity, self._kind, self._batch = fault.severity, fault.kind, batch[[position]]
         row = int(batch.rows[position])
         self.memory: dict[str, Any] = batch.memory.objects("memory", dict[str, Any])[row]
@@ -73,11 +73,11 @@ class Context:
 
 
 @dataclass(frozen=True)
-class PerCall(Effect):
+class GeneratorEffect(Effect):
     """What a generator does to each call."""
 
     fault: Fault
-    exchange: Callable[..., Exchange]
+    exchange: Callable[..., FaultGenerator]
     parameters: dict[str, Any]
 
     @property
@@ -88,9 +88,9 @@ class PerCall(Effect):
     def may_repeat(self) -> bool:
         return True
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         under_way = {
-            row: self.exchange(batch.calls.call(row), Context(self.fault, batch, position), **self.parameters)
+            row: self.exchange(batch.calls.call(row), CallContext(self.fault, batch, position), **self.parameters)
             for position, row in enumerate(batch.rows.tolist())
         }
         answers: dict[int, Reply | None] = dict.fromkeys(under_way)
@@ -111,10 +111,10 @@ class PerCall(Effect):
 
     def _until_all_ask(
         self,
-        under_way: dict[int, Exchange],
+        under_way: dict[int, FaultGenerator],
         answers: dict[int, Reply | None],
         finished: dict[int, Reply],
-        batch: Batch,
+        batch: AffectedCalls,
     ) -> Generator[Any, Any, dict[int, Call]]:
         """Let every exchange go on until it passes a call on, or is over: the calls that are passed on, by row."""
         asked: dict[int, Call] = {}
@@ -142,7 +142,7 @@ class PerCall(Effect):
         return asked
 
 
-def fault_of(function: Callable[..., Exchange]) -> type[Fault]:
+def fault_of(function: Callable[..., FaultGenerator]) -> type[Fault]:
     """The class of parameters of a fault that is written as a generator.
 
     Raises ConfigError for what is no generator, and for a parameter without a default: plans must be able to leave it
@@ -158,7 +158,7 @@ def fault_of(function: Callable[..., Exchange]) -> type[Fault]:
     names = [each.name for each in own]
 
     def compose(self: Fault) -> Composition:
-        return Composition(PerCall(self, function, {name: getattr(self, name) for name in names}))
+        return Composition(GeneratorEffect(self, function, {name: getattr(self, name) for name in names}))
 
     namespace: dict[str, Any] = {
         "__module__": function.__module__,

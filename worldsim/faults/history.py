@@ -9,17 +9,17 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldsim.faults.arrays import Mask, Rows
 from worldsim.faults.columns import Values, differing
-from worldsim.faults.payloads import Payloads, Rows, one_each
-from worldsim.faults.trees import ABSENT, alike, copied
+from worldsim.faults.payloads import Payloads, one_each
+from worldsim.faults.trees import ABSENT, TreePath, alike, copied
 from worldsim.spaces import Leaf
 
-Mask = NDArray[np.bool_]
 Combine = Callable[[Any, Any], Any]  # a payload with parts of another one, as `Batch.combined` has it
 FEWEST_LINES = 1024  # histories that are kept beside those of a session's own, at least
 
 
-class History:
+class PayloadHistory:
     """The last `depth` payloads of each of many lines of payloads, in the leaves that count.
 
     A line is what belongs together: all that a session was answered, or its answers to one and the same request. What
@@ -102,7 +102,9 @@ class History:
                 self._columns[leaf.name] = np.zeros(shape, values.dtype)
             self._columns[leaf.name][lines, places] = values
 
-    def ago(self, lines: Rows, rows: Rows, payloads: Payloads, ages: NDArray[np.int64], combine: Combine) -> "Combined":
+    def ago(
+        self, lines: Rows, rows: Rows, payloads: Payloads, ages: NDArray[np.int64], combine: Combine
+    ) -> "CombinedPayloads":
         """The payloads of these sessions with what was there `ages`, (n,), payloads ago: 0 is the last one added."""
         places = (self.known[lines] - 1 - ages) % self._depth
         batched = self._in_columns(lines, places, rows, payloads)
@@ -112,7 +114,7 @@ class History:
         for at in np.flatnonzero(~batched).tolist():
             payload = payloads.payload(int(rows[at]))
             single[at] = payload, combine(payload, self._payload(int(lines[at]), int(places[at]), payloads))
-        return Combined(rows, batched, self._leaves, values, single)
+        return CombinedPayloads(rows, batched, self._leaves, values, single)
 
     def others(self, lines: Rows, rows: Rows, payloads: Payloads, combine: Combine) -> Mask:
         """Which of the last `depth` would make other payloads of these, (n, depth): the newest first."""
@@ -152,8 +154,8 @@ class History:
         known = {leaf.path: _value(leaf, self._columns[leaf.name][line, place]) for leaf in self._leaves}
         return _built(payloads.space, (), known)
 
-    def __deepcopy__(self, memo: Any) -> "History":
-        other = History(self._count, self._depth)
+    def __deepcopy__(self, memo: Any) -> "PayloadHistory":
+        other = PayloadHistory(self._count, self._depth)
         other.known, other._leaves = self.known.copy(), self._leaves
         other._columns = {name: column.copy() for name, column in self._columns.items()}
         other._whole, other._lines = copied(self._whole), self._lines.copy()
@@ -161,7 +163,7 @@ class History:
         return other
 
 
-class Combined:
+class CombinedPayloads:
     """Payloads as they would be with parts of others: n of them, in columns where they stand in a batch."""
 
     def __init__(
@@ -209,7 +211,7 @@ def _value(leaf: Leaf, value: Any) -> Any:
     return np.asarray(value) if isinstance(leaf.space, spaces.Box) else value
 
 
-def _built(space: gym.Space[Any], path: tuple[str | int, ...], known: Mapping[tuple[str | int, ...], Any]) -> Any:
+def _built(space: gym.Space[Any], path: TreePath, known: Mapping[TreePath, Any]) -> Any:
     """A payload of a space with the leaves that are known, and ABSENT in the place of others."""
     if isinstance(space, spaces.Dict):
         return {key: _built(inner, (*path, key), known) for key, inner in space.spaces.items()}

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
+from worldsim.faults.arrays import Floats
+
 Keys = NDArray[np.uint64]
-Floats = NDArray[np.float64]
 
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio
 _STEP = np.uint64(_GOLDEN)

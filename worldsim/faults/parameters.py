@@ -12,11 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from worldsim.errors import ConfigError
+from worldsim.faults.trees import TreePath
 
 FEW = 12  # words that an error message lists
-
-Place = tuple[str | int, ...]
-"""Where something is in nested mappings and lists: their keys and positions from the outside in."""
 
 
 class Mistake(ConfigError):
@@ -24,7 +22,7 @@ class Mistake(ConfigError):
 
     def __init__(self, says: str, *at: str | int) -> None:
         super().__init__(says)
-        self.at: Place = at
+        self.at: TreePath = at
 
     def within(self, *outer: str | int) -> "Mistake":
         """The same mistake, seen from further out."""
@@ -57,10 +55,10 @@ def _listed(given: Any) -> Any:
     return (given,) if isinstance(given, str | int | float) and not isinstance(given, bool) else given
 
 
-Names = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)]
+NameGlobs = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)]
 """One or more names or globs over names; a single one may stand without a list."""
 
-Numbers = Annotated[
+NumberTuple = Annotated[
     tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1), BeforeValidator(_listed)
 ]
 """One or more numbers; a single one may stand without a list."""

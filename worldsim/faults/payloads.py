@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.faults import columns, trees
+from worldsim.faults.arrays import Rows
 from worldsim.faults.columns import Values
 from worldsim.faults.stacking import copy_rows, row_of, with_any_rows, with_rows
 from worldsim.spaces import Leaf
-
-Rows = NDArray[np.int64]  # numbers of sessions, ascending
 
 
 class Payloads:
@@ -39,7 +38,7 @@ class Payloads:
         self.count = count
         self.batch, self.overrides = batch, {} if overrides is None else overrides
         self._space, self._in_space = space, in_space
-        self._own: set[tuple[str | int, ...]] = set()  # columns of the batch that are copies
+        self._own: set[trees.TreePath] = set()  # columns of the batch that are copies
 
     @property
     def space(self) -> gym.Space[Any]:

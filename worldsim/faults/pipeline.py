@@ -16,21 +16,22 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.callbatch import FIRST, Calls, Flight, alone, call_space
-from worldsim.faults.calls import LOST, Call, Record, Reply
+from worldsim.faults.arrays import Rows
+from worldsim.faults.callbatch import FIRST, CallBatch, InFlight, alone, call_space
+from worldsim.faults.calls import LOST, Call, FaultRecord, Reply
 from worldsim.faults.clock import Clock, VirtualClock, own_time
 from worldsim.faults.definition import Fault
-from worldsim.faults.effects.base import Batch, Effect, Steps, Wait
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, Wait
 from worldsim.faults.keys import new_key
-from worldsim.faults.log import History, Log, Origin, Records
+from worldsim.faults.log import CallIdentity, EpisodeLog, FaultLog, LazyRecords
 from worldsim.faults.parameters import matches
-from worldsim.faults.payloads import Payloads, Rows
+from worldsim.faults.payloads import Payloads
 from worldsim.faults.replies import Replies
-from worldsim.faults.stage import Sessions, Stage, placed
+from worldsim.faults.stage import FaultStage, Sessions, place_faults
 from worldsim.spaces import Leaf
 
 
-class Trip(NamedTuple):
+class ForwardContext(NamedTuple):
     """What whoever carries a call out may know of it.
 
     deadline_s: when its caller gives up, on the clock; None: never. log: where faults further in put their records;
@@ -38,10 +39,10 @@ class Trip(NamedTuple):
     """
 
     deadline_s: float | None = None
-    log: Log | None = None
+    log: FaultLog | None = None
 
 
-class Outer(NamedTuple):
+class OuterCall(NamedTuple):
     """Of a call that comes from faults further out, behind another door: as what it counts.
 
     tool, number: those that count for what is drawn. joint: its numbers among the calls of several tools together.
@@ -54,10 +55,10 @@ class Outer(NamedTuple):
     deadline_s: float | None = None
 
 
-CarryOut = Callable[[Call, Trip], Reply]
+CarryOut = Callable[[Call, ForwardContext], Reply]
 """Carries a call out, where the last fault passes it on."""
 
-CarryOutAsync = Callable[[Call, Trip], Awaitable[Reply]]
+CarryOutAsync = Callable[[Call, ForwardContext], Awaitable[Reply]]
 
 
 class Pipeline:
@@ -99,14 +100,14 @@ class Pipeline:
     ) -> None:
         self.count, self.kinds = count, Counter(below)
         self.sessions = Sessions(count, tools or (), clock)
-        places = placed(faults, leaves, tools, self.kinds)
+        places = place_faults(faults, leaves, tools, self.kinds)
         scope = {"missing": dict(missing or {}), "one_request": one_request, "text": text, "possible": possible}
-        self.stages = [Stage(place, self.sessions, **scope) for place in places]
+        self.stages = [FaultStage(place, self.sessions, **scope) for place in places]
         self._joint_globs = tuple(dict.fromkeys(stage.joint for stage in self.stages if stage.joint is not None))
         self.numbers: Rows = np.zeros((count, len(self.sessions.names)), np.int64)  # of next calls, by tool
         self._next: list[int] = []  # the same of a single session, whose calls come one by one
         self._joint = {globs: np.zeros(count, np.int64) for globs in self._joint_globs}
-        self._history = History(count)
+        self._history = EpisodeLog(count)
         self._call_space = None if action_space is None else call_space(action_space)
         self.lock = threading.RLock()
 
@@ -136,7 +137,7 @@ class Pipeline:
         return [stage.fault.kind for stage in self.stages if stage.effect.may_repeat]
 
     @property
-    def records(self) -> list[list[Record]]:
+    def records(self) -> list[list[FaultRecord]]:
         """What was done to each session since it began."""
         with self.lock:
             return self._history.records()
@@ -161,9 +162,9 @@ class Pipeline:
         tool: str,
         arguments: Mapping[str, Any],
         forward: CarryOut,
-        outer: Outer | None = None,
+        outer: OuterCall | None = None,
         deadline_s: float | None = None,
-    ) -> tuple[Reply, Sequence[Record]]:
+    ) -> tuple[Reply, Sequence[FaultRecord]]:
         """Carry one call through the faults; `forward` takes it where the last of them passes it on.
 
         outer: as what it counts where it comes from faults further out. deadline_s: on the clock, when the caller gives
@@ -171,7 +172,7 @@ class Pipeline:
         """
         call, steps, flight = self._begin(tool, arguments, outer, deadline_s)
         if steps is None:
-            return forward(call, _FREE if outer is None else Trip(outer.deadline_s)), NOTHING
+            return forward(call, _FREE if outer is None else ForwardContext(outer.deadline_s)), NO_RECORDS
         clock, answer = self._clock, None
         with own_time(clock):
             try:
@@ -190,11 +191,11 @@ class Pipeline:
 
     async def acall(
         self, tool: str, arguments: Mapping[str, Any], forward: CarryOutAsync, deadline_s: float | None = None
-    ) -> tuple[Reply, Sequence[Record]]:
+    ) -> tuple[Reply, Sequence[FaultRecord]]:
         """`call` for a coroutine: while it waits and while it is carried out, others go on."""
         call, steps, flight = self._begin(tool, arguments, None, deadline_s)
         if steps is None:
-            return await forward(call, _FREE), NOTHING
+            return await forward(call, _FREE), NO_RECORDS
         clock, answer = self._clock, None
         with own_time(clock):
             try:
@@ -218,8 +219,8 @@ class Pipeline:
         return self.sessions.clock
 
     def _begin(
-        self, tool: str, arguments: Mapping[str, Any], outer: Outer | None, deadline_s: float | None = None
-    ) -> tuple[Call, Steps | None, Flight | None]:
+        self, tool: str, arguments: Mapping[str, Any], outer: OuterCall | None, deadline_s: float | None = None
+    ) -> tuple[Call, EffectGenerator | None, InFlight | None]:
         """Number the call. There are no steps where no fault is at work on it, as is mostly so."""
         sessions = self.sessions
         with self.lock:
@@ -236,10 +237,10 @@ class Pipeline:
             call = Call(tool, arguments, number)
             for at, stage in enumerate(self.stages):
                 if stage.reaches(tool, drawn_as, number, joint):
-                    flight = Flight(1)
+                    flight = InFlight(1)
                     calls = self._single(call, drawn_as, joint, flight, deadline_s)
                     self._history.add(flight.log)
-                    return call, stage.effect.run(Batch(stage, calls, FIRST), _Forward(self, at + 1)), flight
+                    return call, stage.effect.run(AffectedCalls(stage, calls, FIRST), _Forward(self, at + 1)), flight
         return call, None, None
 
     def effects(self, tool: str, number: int) -> list[Effect]:
@@ -259,14 +260,14 @@ class Pipeline:
         return found
 
     def _single(
-        self, call: Call, drawn_as: int, joint: Mapping[Any, Rows], flight: Flight, deadline_s: float | None
-    ) -> Calls:
-        origin = Origin(self.sessions.names, alone(drawn_as), alone(call.number), joint)
+        self, call: Call, drawn_as: int, joint: Mapping[Any, Rows], flight: InFlight, deadline_s: float | None
+    ) -> CallBatch:
+        origin = CallIdentity(self.sessions.names, alone(drawn_as), alone(call.number), joint)
         asked = Payloads(1, overrides={0: {"tool": call.tool, "arguments": call.arguments}})
         deadline = None if deadline_s is None else np.array([deadline_s])
-        return Calls(FIRST, origin, asked, (), flight, deadline)
+        return CallBatch(FIRST, origin, asked, (), flight, deadline)
 
-    def _advance(self, steps: Steps, answer: Replies | None) -> Calls | Wait | Replies:
+    def _advance(self, steps: EffectGenerator, answer: Replies | None) -> CallBatch | Wait | Replies:
         """The next thing that a call on its way asks for, or the replies where it has come back."""
         with self.lock:
             try:
@@ -275,14 +276,14 @@ class Pipeline:
                 replies: Replies = arrived.value
                 return replies
 
-    def _end(self, steps: Steps) -> None:
+    def _end(self, steps: EffectGenerator) -> None:
         """End an effect under way, where carrying out has failed or its caller is gone."""
         with self.lock:
             steps.close()
 
-    def _arrived(self, replies: Replies, flight: Flight | None) -> tuple[Reply, Sequence[Record]]:
+    def _arrived(self, replies: Replies, flight: InFlight | None) -> tuple[Reply, Sequence[FaultRecord]]:
         assert flight is not None, "a call without faults has no flight"
-        return replies.of(0, flight.waited_s[0]), Records(flight.log, 0)
+        return replies.of(0, flight.waited_s[0]), LazyRecords(flight.log, 0)
 
     # --- one call of each of many sessions ---
 
@@ -291,9 +292,9 @@ class Pipeline:
         rows: Rows,
         tools: NDArray[np.int64],
         actions: Any,
-        forward: Callable[[Calls], Replies],
+        forward: Callable[[CallBatch], Replies],
         named: Sequence[tuple[str, Mapping[str, Any]]] | None = None,
-    ) -> tuple[Replies, Log]:
+    ) -> tuple[Replies, FaultLog]:
         """Carry one call of each of the sessions `rows` through the faults; `forward` takes them to where they go.
 
         tools: (N,) positions in the names of the tools. actions: a batch of those of all environments. named: the tools
@@ -304,7 +305,7 @@ class Pipeline:
         """
         assert self._call_space is not None, "calls come as batches where there is an action space"
         space, leaves = self._call_space
-        flight = Flight(self.count)
+        flight = InFlight(self.count)
         if not self.idle:
             self._history.add(flight.log)
         asked = Payloads(self.count, space, {"tool": tools, "arguments": {"action": actions}}, in_space=True)
@@ -317,7 +318,7 @@ class Pipeline:
             self.numbers[:, 0].copy() if self.numbers.shape[1] == 1 else self.numbers[np.arange(self.count), tools]
         )
         joint = {globs: known.copy() for globs, known in self._joint.items()}
-        calls = Calls(rows, Origin(self.sessions.names, tools, numbers, joint), asked, leaves, flight)
+        calls = CallBatch(rows, CallIdentity(self.sessions.names, tools, numbers, joint), asked, leaves, flight)
         self.numbers[rows, tools[rows]] += 1
         for globs, known in self._joint.items():
             known[rows[calls.calling(rows, globs)]] += 1
@@ -335,7 +336,7 @@ class Pipeline:
 
     # --- both ---
 
-    def _run(self, position: int, calls: Calls) -> Steps:
+    def _run(self, position: int, calls: CallBatch) -> EffectGenerator:
         """Pass calls on from the fault at `position`: to those that act on them, one after the other, and out."""
         for at in range(position, len(self.stages)):
             stage = self.stages[at]
@@ -377,18 +378,18 @@ class _Forward:
     def __init__(self, pipeline: Pipeline, position: int) -> None:
         self._pipeline, self._position = pipeline, position
 
-    def __call__(self, calls: Calls) -> Steps:
+    def __call__(self, calls: CallBatch) -> EffectGenerator:
         return self._pipeline._run(self._position, calls)
 
 
-def _trip(calls: Calls) -> Trip:
-    return Trip(None if calls.deadline_s is None else float(calls.deadline_s[0]), calls.flight.log)
+def _trip(calls: CallBatch) -> ForwardContext:
+    return ForwardContext(None if calls.deadline_s is None else float(calls.deadline_s[0]), calls.flight.log)
 
 
-_FREE = Trip()
+_FREE = ForwardContext()
 
 
-NOTHING: Sequence[Record] = Records(Log(1), 0)
+NO_RECORDS: Sequence[FaultRecord] = LazyRecords(FaultLog(1), 0)
 """What was done to a call on which no fault was at work."""
 
 _LOST = Reply(LOST, False)

@@ -9,7 +9,7 @@ from worldsim.errors import ConfigError
 from worldsim.faults.calls import Reply
 
 
-class Recording:
+class CallRecorder:
     """Appends calls to a file. Arguments and results are left out: they may hold what nobody should keep.
 
     Lines are written whole, one at a time, whatever threads and tasks write them.

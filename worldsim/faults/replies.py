@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from worldsim.faults.arrays import Rows
 from worldsim.faults.calls import LOST, Reply
-from worldsim.faults.payloads import Payloads, Rows
+from worldsim.faults.payloads import Payloads
 from worldsim.faults.stacking import chosen
 
 

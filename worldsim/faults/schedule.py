@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, model_validator
 
-from worldsim.faults.keys import Floats, Keys, last_where, uniforms
+from worldsim.faults.arrays import Floats, Mask
+from worldsim.faults.keys import Keys, last_where, uniforms
 from worldsim.faults.parameters import CHECKED, Mistake, checked_init, number, option
 
-Mask = NDArray[np.bool_]
 MANY = 10**12  # calls, more than any session has
 
 PER_TOOL = "count each tool's calls by themselves; false: those of all tools that the fault is aimed at together"

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults.definition import Fault
-from worldsim.faults.doors import Bench, Outcome
+from worldsim.faults.doors import CallOutcome, MockService
 from worldsim.faults.plans.plan import Plan
 from worldsim.faults.trees import alike, nodes
 
@@ -28,7 +28,7 @@ _SIZE = 32  # pixels, height and width of the picture
 SCREEN = spaces.Dict({"screen": spaces.Box(0, 255, (_SIZE, _SIZE, 3), np.uint8)})
 
 
-class Row(NamedTuple):
+class SeverityMeasurement(NamedTuple):
     """What a fault or plan does at a severity.
 
     share: of the calls, those that come out otherwise: whose reply is another one, or that are not carried out once and
@@ -50,13 +50,13 @@ class Row(NamedTuple):
 
 def measured(
     what: Plan | Fault | type[Fault], severities: Sequence[float] = SEVERITIES, sessions: int = 8, calls: int = 45
-) -> list[Row]:
+) -> list[SeverityMeasurement]:
     """A row for each severity, from so many sessions of so many calls.
 
     what: a plan, whose faults have their shares of the severity (`Plan.at`), a fault, or a kind with its defaults.
     """
     plan = _plan_of(what)
-    bench = Bench(SCREEN, picture) if any(map(_of_pictures, plan.faults)) else Bench(None, orders)
+    bench = MockService(SCREEN, picture) if any(map(_of_pictures, plan.faults)) else MockService(None, orders)
     rows = []
     for severity in severities:
         played = [bench.run(plan.at(severity).faults, calls, episode=episode) for episode in range(sessions)]
@@ -64,7 +64,7 @@ def measured(
         differences = [difference_of(outcome, bench) for outcome in outcomes]
         changed = [each for each in differences if each is not None]
         rows.append(
-            Row(
+            SeverityMeasurement(
                 severity,
                 len(changed) / len(outcomes),
                 float(np.mean(changed)) if changed else 0.0,
@@ -86,7 +86,7 @@ def _of_pictures(fault: Fault) -> bool:
     return fault.family == "pixels and sensors" or (needs is not None and not needs.in_plain)
 
 
-def difference_of(outcome: Outcome, bench: Bench) -> float | None:
+def difference_of(outcome: CallOutcome, bench: MockService) -> float | None:
     """How far a call is from the true one, from 0 to 1; None where it is the same.
 
     1 where no answer came, or the call was not carried out once and as it was asked. Else the mean over the fields of

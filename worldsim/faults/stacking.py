@@ -9,9 +9,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldsim.faults.arrays import Mask
 from worldsim.faults.trees import copied
-
-Mask = NDArray[np.bool_]  # (N,)
 
 
 def row_of(space: gym.Space[Any], batch: Any, row: int) -> Any:

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
-from worldsim.faults.callbatch import FIRST, Calls, Flight
+from worldsim.faults.arrays import Floats, Rows
+from worldsim.faults.callbatch import FIRST, CallBatch, InFlight
 from worldsim.faults.clock import Clock
 from worldsim.faults.definition import Composition, Fault
-from worldsim.faults.effects.base import Batch, ByNumber, Effect, Memory, Scope, Wait
-from worldsim.faults.keys import Floats, Keys, fold_in, unit
-from worldsim.faults.log import Origin
+from worldsim.faults.effects.base import AffectedCalls, ByNumber, Effect, Memory, Scope, Wait
+from worldsim.faults.keys import Keys, fold_in, unit
+from worldsim.faults.log import CallIdentity
 from worldsim.faults.parameters import EVERYTHING, matches, suggest
-from worldsim.faults.payloads import Payloads, Rows
+from worldsim.faults.payloads import Payloads
 from worldsim.faults.replies import Replies
 from worldsim.faults.schedule import Always, Bursts, TimeWindow
 from worldsim.spaces import Leaf
@@ -27,7 +28,7 @@ EFFECT, TRIGGER, PROBABILITY, SCHEDULE = range(4)  # streams of random numbers, 
 STREAMS = np.arange(4)
 
 
-class Placed(NamedTuple):
+class PlacedFault(NamedTuple):
     """A fault in its place."""
 
     fault: Fault
@@ -43,19 +44,19 @@ def checked_seed(seed: int) -> int:
     return seed
 
 
-def placed(
+def place_faults(
     faults: Sequence[tuple[Fault, int]],
     leaves: tuple[Leaf, ...] | None,
     tools: Sequence[str] | None,
     kinds: Counter[str],
-) -> list[Placed]:
+) -> list[PlacedFault]:
     """Faults, outermost first and each with the seed of its plan, less those that can never do anything.
 
     tools: all that there are, None where they are not known. kinds: how many faults there are of each kind further in;
     those that are placed are added, so that two of a kind draw different numbers, whatever else there is.
     Raises ConfigError for tools or targets that match nothing.
     """
-    found: list[Placed] = []
+    found: list[PlacedFault] = []
     for fault, seed in reversed(faults):
         if tools is not None:
             require_match(fault, "tool", fault.tools, tools)
@@ -67,7 +68,7 @@ def placed(
             require_match(fault, "target", composition.targets, [leaf.name for leaf in leaves])
             chosen = tuple(leaf for leaf in leaves if matches(leaf.name, composition.targets))
         if not fault.idle:
-            found.insert(0, Placed(fault, composition, seeds, chosen))
+            found.insert(0, PlacedFault(fault, composition, seeds, chosen))
     return found
 
 
@@ -78,10 +79,10 @@ def require_match(fault: Fault, what: str, globs: Sequence[str], names: Sequence
             raise ConfigError(f"{fault.kind}: {what} '{glob}' matches nothing. {suggest(glob, names)}")
 
 
-class Stage:
+class FaultStage:
     """A fault in its place among others, on N sessions."""
 
-    def __init__(self, place: Placed, sessions: "Sessions", **scope: Any) -> None:
+    def __init__(self, place: PlacedFault, sessions: "Sessions", **scope: Any) -> None:
         fault, composition = place.fault, place.composition
         self.fault, self.effect, self.seeds = fault, composition.effect, place.seeds
         self.scope = Scope(fault.kind, place.leaves, composition.targets, **scope)
@@ -109,9 +110,9 @@ class Stage:
         self._blocks = {}
         if shown is not None and type(self.effect).begin is not Effect.begin:
             count = self._sessions.count
-            origin = Origin(self._sessions.names, np.zeros(count, np.int64), np.full(count, -1), {})
-            calls = Calls(rows, origin, Payloads(count), (), Flight(count))
-            self.effect.begin(Batch(self, calls, rows), shown())
+            origin = CallIdentity(self._sessions.names, np.zeros(count, np.int64), np.full(count, -1), {})
+            calls = CallBatch(rows, origin, Payloads(count), (), InFlight(count))
+            self.effect.begin(AffectedCalls(self, calls, rows), shown())
 
     def _add_tools(self) -> None:
         """Tools that nobody knew of get their keys when they are first called."""
@@ -128,18 +129,18 @@ class Stage:
         keys: Keys = self._tool_keys[stream]
         return keys
 
-    def keys(self, rows: Rows, origin: Origin) -> Keys:
+    def keys(self, rows: Rows, origin: CallIdentity) -> Keys:
         """The fault's keys for the tools that are called, (n,), of all draws but those that trigger it."""
         return _of_tools(self._stream(EFFECT), rows, origin)
 
-    def drawn(self, rows: Rows, origin: Origin) -> Floats:
+    def drawn(self, rows: Rows, origin: CallIdentity) -> Floats:
         """The uniforms that decide whether the fault is triggered, (n,)."""
         if self._sessions.count == 1 and len(rows):
             tool, number = int(origin.tools[0]), int(origin.numbers[0])
             return self._ahead("uniform", tool, number, _uniform)
         return self._uniforms(TRIGGER, rows, origin)
 
-    def by_number(self, name: str, function: ByNumber, batch: Batch) -> NDArray[Any]:
+    def by_number(self, name: str, function: ByNumber, batch: AffectedCalls) -> NDArray[Any]:
         """What a function makes of the uniforms and numbers of calls, (n,); of a single session's for many ahead."""
         if self._sessions.count > 1 or not len(batch):
             return function(batch.uniforms, batch.numbers)
@@ -161,20 +162,20 @@ class Stage:
         """How late it is, (n,)."""
         return self._sessions.seconds(rows)
 
-    def _uniforms(self, stream: int, rows: Rows, origin: Origin) -> Floats:
+    def _uniforms(self, stream: int, rows: Rows, origin: CallIdentity) -> Floats:
         return unit(fold_in(_of_tools(self._stream(stream), rows, origin), _of(origin.numbers, rows)))
 
-    def batch(self, calls: Calls) -> Batch | None:
+    def batch(self, calls: CallBatch) -> AffectedCalls | None:
         """The calls that the effect must see: those that it triggers on, or all of its tools. None for none."""
         rows, origin = calls.rows, calls.origin
         if not len(rows):
             return None
         if self._sessions.count == 1:
-            return Batch(self, calls, rows) if self._single(calls) else None
+            return AffectedCalls(self, calls, rows) if self._single(calls) else None
         if not self._every_tool:
             rows = rows[calls.calling(rows, self.fault.tools)]
         if self._sees_all:
-            return Batch(self, calls, rows) if len(rows) else None
+            return AffectedCalls(self, calls, rows) if len(rows) else None
         if not self._always and len(rows):
             rows = rows[self._scheduled(rows, origin)]
         if self.fault.probability < 1 and len(rows):
@@ -184,9 +185,9 @@ class Stage:
             drawn = self.drawn(rows, origin)
             hit = drawn < self._share
             rows, drawn = rows[hit], drawn[hit]
-        return Batch(self, calls, rows, drawn) if len(rows) else None
+        return AffectedCalls(self, calls, rows, drawn) if len(rows) else None
 
-    def triggered(self, calls: Calls, rows: Rows) -> NDArray[np.bool_]:
+    def triggered(self, calls: CallBatch, rows: Rows) -> NDArray[np.bool_]:
         """On which calls, (n,), of its tools the fault triggers: by schedule and probability, and by its share."""
         origin = calls.origin
         if self._sessions.count == 1 and len(rows):
@@ -196,7 +197,7 @@ class Stage:
             hit = hit & (self._uniforms(PROBABILITY, rows, origin) < self.fault.probability)
         return hit & (self.drawn(rows, origin) < self._share) if self._share < 1 else hit
 
-    def _scheduled(self, rows: Rows, origin: Origin) -> NDArray[np.bool_]:
+    def _scheduled(self, rows: Rows, origin: CallIdentity) -> NDArray[np.bool_]:
         numbers, keys = origin.numbers, self.session_keys
         if self.joint is not None:
             numbers, keys = origin.joint[self.joint], fold_in(self.session_keys[rows], SCHEDULE)
@@ -205,7 +206,7 @@ class Stage:
         seconds = self._sessions.elapsed_s(rows) if self._in_time else 0.0
         return self.fault.schedule.active(keys, _of(numbers, rows), seconds)
 
-    def _single(self, calls: Calls) -> bool:
+    def _single(self, calls: CallBatch) -> bool:
         """Whether the effect must see the one call of a single session."""
         origin = calls.origin
         if not self._every_tool and not _fits(self.fault.tools, calls.call(0).tool):
@@ -339,7 +340,7 @@ def _of(values: NDArray[Any], rows: Rows) -> NDArray[Any]:
     return values if len(rows) == len(values) else values[rows]
 
 
-def _of_tools(matrix: NDArray[Any], rows: Rows, origin: Origin) -> NDArray[Any]:
+def _of_tools(matrix: NDArray[Any], rows: Rows, origin: CallIdentity) -> NDArray[Any]:
     """What stands in a matrix (N, tools) for the tools that these sessions call, (n,)."""
     return _of(matrix[:, 0], rows) if matrix.shape[1] == 1 else matrix[rows, origin.tools[rows]]
 

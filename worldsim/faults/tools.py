@@ -22,17 +22,17 @@ from typing import Any, Literal, NoReturn, TypeVar, cast
 import numpy as np
 
 from worldsim.errors import ConfigError
-from worldsim.faults.calls import ERRORS, LOST, Call, Record, Reply
+from worldsim.faults.calls import ERRORS, LOST, Call, FaultRecord, Reply
 from worldsim.faults.clock import Clock, VirtualClock, WallClock, own_time
 from worldsim.faults.definition import Fault
 from worldsim.faults.effects.base import Effect
 from worldsim.faults.effects.delays import ON_TIME_S
 from worldsim.faults.parameters import suggest
-from worldsim.faults.pipeline import CarryOut, CarryOutAsync, Pipeline, Trip
+from worldsim.faults.pipeline import CarryOut, CarryOutAsync, ForwardContext, Pipeline
 from worldsim.faults.plans.plan import Plan
-from worldsim.faults.recording import Recording
+from worldsim.faults.recording import CallRecorder
 from worldsim.faults.stage import checked_seed
-from worldsim.faults.views import View, opened
+from worldsim.faults.views import PayloadView, view_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 Errors = Literal["raise", "result"]
@@ -125,15 +125,17 @@ class Session:
     def __init__(self, faults: "Faults", name: str) -> None:
         self.name, self.clock = name, faults._clock()
         self._began = time.time() - self.clock.now()  # when the session's clock stood at 0, in seconds since 1970
-        self._faults, self._records = faults, list[Record]()
-        self._views: dict[str, View] = {}  # of the last answer of each tool: how what is repeated becomes a payload
+        self._faults, self._records = faults, list[FaultRecord]()
+        self._views: dict[
+            str, PayloadView
+        ] = {}  # of the last answer of each tool: how what is repeated becomes a payload
         self._tokens: list[Token[Session | None]] = []
         seeded = [(fault, faults.seed) for fault in faults.plan.faults]
         self._pipeline = Pipeline(seeded, None, faults.tools, self.clock)
         self._pipeline.start(_ROW, [(name,)])
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[FaultRecord]:
         """What was done to the calls of this session, in the order in which their replies came."""
         return list(self._records)
 
@@ -154,13 +156,13 @@ class Session:
 
     def exchange(
         self, tool: str, arguments: Mapping[str, Any], carry_out: CarryOut, timeout_s: float | None = None
-    ) -> tuple[Reply, Sequence[Record]]:
+    ) -> tuple[Reply, Sequence[FaultRecord]]:
         """`call` for whoever opens payloads for the faults in a way of its own; gives what was done to the call, too.
 
         timeout_s: seconds that the caller waits at most for what faults hold up; None: for as long as it takes.
         """
 
-        def caught(call: Call, trip: Trip) -> Reply:
+        def caught(call: Call, trip: ForwardContext) -> Reply:
             try:
                 return carry_out(call, trip)
             except Exception as error:
@@ -174,10 +176,10 @@ class Session:
 
     async def aexchange(
         self, tool: str, arguments: Mapping[str, Any], carry_out: CarryOutAsync, timeout_s: float | None = None
-    ) -> tuple[Reply, Sequence[Record]]:
+    ) -> tuple[Reply, Sequence[FaultRecord]]:
         """`exchange` for a coroutine."""
 
-        async def caught(call: Call, trip: Trip) -> Reply:
+        async def caught(call: Call, trip: ForwardContext) -> Reply:
             try:
                 return await carry_out(call, trip)
             except Exception as error:
@@ -209,7 +211,7 @@ class Session:
         await self.clock.asleep(_checked_wait(seconds))
 
     def _arrived(
-        self, tool: str, reply: Reply, records: Sequence[Record], started_s: float, timeout_s: float | None
+        self, tool: str, reply: Reply, records: Sequence[FaultRecord], started_s: float, timeout_s: float | None
     ) -> Reply:
         self._records += records
         held_up = reply.latency_s > 0
@@ -243,16 +245,18 @@ class _Carried:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.view: View | None = None
+        self.view: PayloadView | None = None
 
-    def sync(self, forward: Callable[[Call], Any]) -> Callable[[Call, Trip], Reply]:
-        def carry_out(call: Call, trip: Trip) -> Reply:
+    def sync(self, forward: Callable[[Call], Any]) -> Callable[[Call, ForwardContext], Reply]:
+        def carry_out(call: Call, trip: ForwardContext) -> Reply:
             return self._answered(call.tool, forward(call))
 
         return carry_out
 
-    def coroutine(self, forward: Callable[[Call], Awaitable[Any]]) -> Callable[[Call, Trip], Awaitable[Reply]]:
-        async def carry_out(call: Call, trip: Trip) -> Reply:
+    def coroutine(
+        self, forward: Callable[[Call], Awaitable[Any]]
+    ) -> Callable[[Call, ForwardContext], Awaitable[Reply]]:
+        async def carry_out(call: Call, trip: ForwardContext) -> Reply:
             try:
                 answer = await self._in_time(forward(call), trip)
             except _GaveUp:
@@ -261,7 +265,7 @@ class _Carried:
 
         return carry_out
 
-    async def _in_time(self, answer: Awaitable[Any], trip: Trip) -> Any:
+    async def _in_time(self, answer: Awaitable[Any], trip: ForwardContext) -> Any:
         """An answer, unless the caller gives up before: the service goes on then, and nobody hears of it."""
         if trip.deadline_s is None or not isinstance(self._session.clock, WallClock):
             return await answer
@@ -283,7 +287,7 @@ class _Carried:
         reply = answer if isinstance(answer, Reply) else Reply(answer)
         if reply.payload is LOST:
             return reply
-        self.view = self._session._views[tool] = opened(reply.payload)
+        self.view = self._session._views[tool] = view_of(reply.payload)
         return reply._replace(payload=self.view.inner)
 
 
@@ -327,7 +331,7 @@ class Faults:
         self.seed = checked_seed(seed) if self.plan.seed is None else self.plan.seed
         self.tools = None if tools is None else tuple(tools)
         self.plan.check(self.tools, None)
-        self.recording = None if record is None else Recording(record)
+        self.recording = None if record is None else CallRecorder(record)
         self._clock = clock
         self._sessions: dict[str, Session] = {}
         self.functions: dict[str, Callable[[Call], Any]] = {}  # what carries each tool out, of those that are wrapped
@@ -361,7 +365,7 @@ class Faults:
         await self.current.await_(seconds)
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[FaultRecord]:
         """What was done to the calls of all sessions."""
         return [record for session in self._sessions.values() for record in session.records]
 

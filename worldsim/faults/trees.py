@@ -16,6 +16,9 @@ from worldsim.spaces import Leaf
 
 SMALL = 16  # values with more entries than this are not written into records
 
+TreePath = tuple[str | int, ...]
+"""Where something is in nested mappings and lists: their keys and positions from the outside in."""
+
 # What the leaves of plain JSON are, which has no space that would say so.
 _FLAG = spaces.Discrete(2)
 _NUMBER = spaces.Box(-np.inf, np.inf, (), np.float64)
@@ -39,7 +42,7 @@ def leaves_of(space: spaces.Space[Any]) -> tuple[Leaf, ...]:
     """
     found: list[Leaf] = []
 
-    def walk(inner: spaces.Space[Any], path: tuple[str | int, ...]) -> None:
+    def walk(inner: spaces.Space[Any], path: TreePath) -> None:
         if isinstance(inner, spaces.Dict | spaces.Tuple):
             items = inner.spaces.items() if isinstance(inner, spaces.Dict) else enumerate(inner.spaces)
             for key, below in items:
@@ -62,7 +65,7 @@ def plain_leaves(payload: Any) -> Iterator[Leaf]:
             yield Leaf(path, _STRING)
 
 
-def nodes(payload: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+def nodes(payload: Any, path: TreePath = ()) -> Iterator[tuple[TreePath, Any]]:
     """Every place of a payload with what stands there, containers before what is in them."""
     yield path, payload
     if isinstance(payload, Mapping):
@@ -73,7 +76,7 @@ def nodes(payload: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tupl
             yield from nodes(value, (*path, position))
 
 
-def get(payload: Any, path: tuple[str | int, ...]) -> Any:
+def get(payload: Any, path: TreePath) -> Any:
     """The value at a path of keys and positions; ABSENT where there is no such place."""
     try:
         for step in path:
@@ -109,7 +112,7 @@ def written(leaf: Leaf, value: Any) -> Any:
     return value.tolist() if plain_json and isinstance(value, np.ndarray | np.generic) else value
 
 
-def put(payload: Any, path: tuple[str | int, ...], value: Any) -> Any:
+def put(payload: Any, path: TreePath, value: Any) -> Any:
     """A payload with another value at `path`; only the containers on the way are copied.
 
     Where the value is ABSENT the object that has such a field has none.

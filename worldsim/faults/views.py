@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 
-class View(NamedTuple):
+class PayloadView(NamedTuple):
     """A payload as faults see it.
 
     inner: what they change. close: makes a payload of what they have made of it. garbled: makes one of a text that
@@ -22,13 +22,13 @@ class View(NamedTuple):
     garbled: Callable[[str], Any] | None = None
 
 
-def opened(payload: Any) -> View:
+def view_of(payload: Any) -> PayloadView:
     """The view of a payload; most payloads are their own."""
     if isinstance(payload, str):
         return _text(payload)
     if isinstance(payload, Mapping) and is_mcp_result(payload):
         return _mcp(payload)
-    return View(payload, lambda inner: inner)
+    return PayloadView(payload, lambda inner: inner)
 
 
 def is_mcp_result(payload: Mapping[str, Any]) -> bool:
@@ -47,18 +47,18 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _text(text: str) -> View:
+def _text(text: str) -> PayloadView:
     found = _parsed(text)
     if found is None:
-        return View(text, lambda changed: changed if isinstance(changed, str) else json.dumps(changed), str)
-    view = opened(found)
+        return PayloadView(text, lambda changed: changed if isinstance(changed, str) else json.dumps(changed), str)
+    view = view_of(found)
 
     def close(changed: Any) -> str:
         if isinstance(changed, str):  # an answer from before, which was no JSON
             return changed
         return text if changed is view.inner else json_like(view.close(changed), text)
 
-    return View(view.inner, close, str)
+    return PayloadView(view.inner, close, str)
 
 
 def json_like(value: Any, like: str) -> str:
@@ -69,7 +69,7 @@ def json_like(value: Any, like: str) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent, separators=(",", ":") if tight else None)
 
 
-def _mcp(result: Mapping[str, Any]) -> View:
+def _mcp(result: Mapping[str, Any]) -> PayloadView:
     texts = {at: each["text"] for at, each in enumerate(result["content"]) if isinstance(each.get("text"), str)}
     structured = result.get("structuredContent")
 
@@ -78,15 +78,15 @@ def _mcp(result: Mapping[str, Any]) -> View:
         return {**said, "content": [{"type": "text", "text": raw}]}
 
     if structured is not None:
-        return View(structured, lambda inner: _rewritten(result, texts, structured, inner), garbled)
+        return PayloadView(structured, lambda inner: _rewritten(result, texts, structured, inner), garbled)
     if len(texts) != 1:
         inner = list(texts.values())
-        return View(
+        return PayloadView(
             inner, lambda changed: _with_texts(result, dict(zip(texts, _texts(changed, inner), strict=True))), garbled
         )
     ((at, text),) = texts.items()
     view = _text(text)
-    return View(view.inner, lambda changed: _with_texts(result, {at: view.close(changed)}), garbled)
+    return PayloadView(view.inner, lambda changed: _with_texts(result, {at: view.close(changed)}), garbled)
 
 
 def _texts(changed: Any, before: list[str]) -> list[str]:

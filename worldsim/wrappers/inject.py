@@ -19,30 +19,30 @@ from worldsim.faults import (
     Call,
     Clock,
     Fault,
+    FaultRecord,
     Pipeline,
     Plan,
-    Record,
     Reply,
     VirtualClock,
     WallClock,
     fault_to_json,
 )
-from worldsim.faults.log import Log
-from worldsim.faults.pipeline import NOTHING, Outer, Trip
+from worldsim.faults.log import FaultLog
+from worldsim.faults.pipeline import NO_RECORDS, ForwardContext, OuterCall
 from worldsim.faults.replies import Replies
 from worldsim.faults.stage import checked_seed
-from worldsim.faults.trees import ABSENT, copied, from_json, get, leaves_of, put
-from worldsim.faults.views import View, opened
-from worldsim.wrappers.moving import ON_TIME, is_last, resting, step_seconds
-from worldsim.wrappers.texts import closed
-from worldsim.wrappers.tools import Made, action_tools
+from worldsim.faults.trees import ABSENT, TreePath, copied, from_json, get, leaves_of, put
+from worldsim.faults.views import PayloadView, view_of
+from worldsim.wrappers.moving import ON_TIME, idle_action, repeats_last, step_seconds
+from worldsim.wrappers.texts import reply_with_text
+from worldsim.wrappers.tools import SessionActions, action_tools
 
 _CALM = Reply(None)
 _ROW = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class FaultSnapshot:
     """An environment's state with that of the faults on it."""
 
     below: Any
@@ -141,12 +141,12 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         fresh: Clock = WallClock() if time == "wall" else VirtualClock()
         self.clock: Clock = clock or (self._below.clock if self._below else fresh)
         self._step_s = step_seconds(env.metadata, time, step_s)
-        self._rest = resting(hold, env.action_space) if time else None
-        self._holds_last = is_last(hold)
+        self._rest = idle_action(hold, env.action_space) if time else None
+        self._holds_last = repeats_last(hold)
         self._world_s = 0.0  # on the clock: up to when the world has moved
         self._last: Any = self._rest  # the last action that arrived
         self._tools = action_tools(env.metadata, env.action_space)
-        self._made = Made(self._tools)
+        self._made = SessionActions(self._tools)
         self._wait_s: Mapping[str, float] = env.metadata.get("wait_s", {})
         space = env.observation_space
         self._text = space if isinstance(space, spaces.Text) else None
@@ -154,7 +154,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._any_text: bool = wide or (self._below is not None and self._below._any_text)
         self._leaves = leaves_of(env.observation_space)
         self._scalars = [leaf for leaf in self._leaves if isinstance(leaf.space, spaces.Box) and not leaf.space.shape]
-        self._forms: dict[tuple[str | int, ...], type] = {}  # as what the environment gives scalars that are no arrays
+        self._forms: dict[TreePath, type] = {}  # as what the environment gives scalars that are no arrays
         self._nested = isinstance(space, spaces.Dict | spaces.Tuple)
         self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         plan.check(self._tools.names, None if self._text else self._leaves)
@@ -169,11 +169,11 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             text=self._text,
             possible=self._possible if self._tools.by_name else None,
         )
-        self._records: list[Sequence[Record]] = []  # what was done to each call of this episode
-        self._now: Sequence[Record] = NOTHING  # what was done to the present call
-        self._view: View | None = None  # how the observation was opened, where it is a text with JSON
+        self._records: list[Sequence[FaultRecord]] = []  # what was done to each call of this episode
+        self._now: Sequence[FaultRecord] = NO_RECORDS  # what was done to the present call
+        self._view: PayloadView | None = None  # how the observation was opened, where it is a text with JSON
         self._asked: Any = None  # the action that was made
-        self._outer: Outer | None = None  # of a call that comes from faults further out: which it is
+        self._outer: OuterCall | None = None  # of a call that comes from faults further out: which it is
         self._counts_as = ""  # the tool that counts for what is drawn
         self._joint: Mapping[Any, Any] = {}  # its numbers among the calls of several tools together
         self._keeps = self._below is not None or not self._pipeline.idle
@@ -187,7 +187,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._terminated = self._truncated = False
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[FaultRecord]:
         """What the faults of this wrapper and of those further in did in this episode."""
         return [record for records in self._records for record in records]
 
@@ -198,7 +198,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._reply = _CALM
         if self._keeps:
             self._seen = copied(observation)
-        self._records, self._now = [], NOTHING
+        self._records, self._now = [], NO_RECORDS
         self._made.begin()
         shown = self._opened(observation)
         self._pipeline.start(_ROW, [self._episode], lambda: Replies.single(Reply(shown)))
@@ -214,7 +214,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._rewards, self._executions, self._further_in_s = [], [], 0.0
         self._terminated = self._truncated = False
-        self._below_records: list[Record] = []
+        self._below_records: list[FaultRecord] = []
         self._asked = action
         tool, arguments = self._made.call(action)
         outer, self._outer = self._outer, None
@@ -228,12 +228,12 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if self._further_in_s:
             reply = reply._replace(latency_s=reply.latency_s + self._further_in_s)
         self._now = [*self._below_records, *own] if self._below_records else own
-        if self._now is not NOTHING:  # what was done is written down when somebody looks
+        if self._now is not NO_RECORDS:  # what was done is written down when somebody looks
             self._records.append(self._now)
         if self._step_s:
             self._move_on()
         if self._view is not None and self._text is not None:
-            reply = closed(self._view, reply, self._text, self._any_text)
+            reply = reply_with_text(self._view, reply, self._text, self._any_text)
         self._reply = reply
         if reply.payload is LOST:
             observation = self._as_given(self._at_error(reply.error))
@@ -259,7 +259,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def _opened(self, observation: Any) -> Any:
         """An observation as faults see it."""
         if self._text is not None:
-            self._view = opened(observation)
+            self._view = view_of(observation)
             return self._view.inner
         if not self._keeps:
             return observation
@@ -285,11 +285,11 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 observation = put(observation, path, value[()] if issubclass(form, np.generic) else value.item())
         return observation
 
-    def _carry_out(self, call: Call, trip: Trip) -> Reply:
+    def _carry_out(self, call: Call, trip: ForwardContext) -> Reply:
         """Where the last fault passes the call on: step the environment."""
         action = self._made.action(call.tool, call.arguments, self._asked)
         if self._below is not None:  # faults further in go on from here, as if all were in one row
-            self._below._outer = Outer(self._counts_as, call.number, self._below._joint, trip.deadline_s)
+            self._below._outer = OuterCall(self._counts_as, call.number, self._below._joint, trip.deadline_s)
         if self._step_s:
             self._move_on()
             self._last = action
@@ -311,7 +311,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             self._take(self._last if self._holds_last else self._rest)
             self._world_s += self._step_s
 
-    def _take(self, action: Any, log: Log | None = None) -> Reply:
+    def _take(self, action: Any, log: FaultLog | None = None) -> Reply:
         """Step the environment, unless the episode has ended: a call that is carried out twice may find it so."""
         if self._terminated or self._truncated:
             return self._reply
@@ -349,12 +349,12 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return info
 
     @property
-    def snapshot(self) -> Callable[[], Snapshot]:
+    def snapshot(self) -> Callable[[], FaultSnapshot]:
         """`snapshot()`: the state of environment and faults, where the environment can tell its own."""
         below: Callable[[], Any] = self.env.get_wrapper_attr("snapshot")
 
-        def take() -> Snapshot:
-            return Snapshot(
+        def take() -> FaultSnapshot:
+            return FaultSnapshot(
                 below(),
                 (self._pipeline.snapshot(), list(self._records), list(self._now)),
                 self._episode,
@@ -367,11 +367,11 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return take
 
     @property
-    def restore(self) -> Callable[[Snapshot], Any]:
+    def restore(self) -> Callable[[FaultSnapshot], Any]:
         """`restore(snapshot)`: back to where it was taken; what comes next is the same as it was then."""
         below: Callable[[Any], Any] = self.env.get_wrapper_attr("restore")
 
-        def go_back(snapshot: Snapshot) -> Any:
+        def go_back(snapshot: FaultSnapshot) -> Any:
             result = below(snapshot.below)
             faults, records, now = snapshot.faults
             self._pipeline.restore(faults)

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.faults import WallClock
-from worldsim.faults.stacking import Mask, chosen
+from worldsim.faults.arrays import Mask
+from worldsim.faults.stacking import chosen
 from worldsim.spaces import leaves, unflatten
 
 ON_TIME = 1 - 1e-6  # share of a step after which it counts as over: clocks are sums of rounded numbers
 
 
-class Worlds:
+class RealTimeWorlds:
     """How far each of N worlds has come, and the actions under which they move on.
 
     seconds: (N,) on each one's clock; written to when time passes. wall: whether real time passes on all of them. hold,
@@ -28,11 +29,11 @@ class Worlds:
     ) -> None:
         self.step_s, self._seconds = step_s, seconds
         self._wall = WallClock() if wall else None
-        self._holds_last = is_last(hold)
+        self._holds_last = repeats_last(hold)
         self._moved_s = np.zeros(len(seconds))  # up to when each has moved
         self._space, count = space, len(seconds)
         empty: Any = create_empty_array(space, n=count, fn=np.zeros)
-        self._rest = concatenate(space, [resting(hold, space)] * count, empty)
+        self._rest = concatenate(space, [idle_action(hold, space)] * count, empty)
         self._last = self._rest  # the last actions that arrived
 
     def begin(self, rows: NDArray[np.int64]) -> None:
@@ -102,14 +103,14 @@ def step_seconds(metadata: Mapping[str, Any], time: str | None, given_s: float |
     return step_s
 
 
-def is_last(hold: Any) -> bool:
+def repeats_last(hold: Any) -> bool:
     """Whether a world moves on under the last action that arrived."""
     return isinstance(hold, str) and hold == "last"
 
 
-def resting(hold: Any, space: gym.Space[Any]) -> Any:
+def idle_action(hold: Any, space: gym.Space[Any]) -> Any:
     """The action under which a world moves on that no action has reached: the one nearest to zero by default."""
-    return _zero(space) if hold is None or is_last(hold) else hold
+    return _zero(space) if hold is None or repeats_last(hold) else hold
 
 
 def _zero(space: gym.Space[Any]) -> Any:

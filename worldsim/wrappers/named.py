@@ -22,7 +22,7 @@ FAULTS = {kind.__name__: kind for family in faults.FAMILIES.values() for kind in
 __all__ = [*FAULTS, *(VECTOR + name for name in FAULTS)]
 
 
-class OneFault(InjectFaults):
+class SingleFault(InjectFaults):
     """One fault on an environment."""
 
     kind: ClassVar[str]
@@ -48,7 +48,7 @@ class OneFault(InjectFaults):
         super().__init__(env, [fault], seed, clock, blind=blind, **moving)
 
 
-class VectorOneFault(VectorInjectFaults):
+class VectorSingleFault(VectorInjectFaults):
     """One fault on a vector of environments."""
 
     kind: ClassVar[str]
@@ -70,12 +70,12 @@ class VectorOneFault(VectorInjectFaults):
 
 
 @cache
-def wrapper(name: str) -> type[OneFault] | type[VectorOneFault]:
+def wrapper(name: str) -> type[SingleFault] | type[VectorSingleFault]:
     """The wrapper of this name. Raises AttributeError, with the nearest name, where there is no such fault."""
     fault = FAULTS.get(name.removeprefix(VECTOR))
     if fault is None:
         raise AttributeError(f"worldsim.wrappers has no '{name}'. {suggest(name, __all__, 'See docs/faults.md')}")
-    base = VectorOneFault if name.startswith(VECTOR) else OneFault
+    base = VectorSingleFault if name.startswith(VECTOR) else SingleFault
     said = {"__doc__": _doc(base, fault), "__module__": __name__, "__signature__": _signature(base, fault)}
     return type(name, (base,), {"kind": fault.kind, **said})
 

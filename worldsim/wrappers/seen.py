@@ -8,14 +8,15 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.faults import ERRORS
+from worldsim.faults.arrays import Mask
 from worldsim.faults.replies import Replies
-from worldsim.faults.stacking import Mask, chosen, refreshed
+from worldsim.faults.stacking import chosen, refreshed
 from worldsim.faults.trees import copied, from_json
 from worldsim.spaces import Leaf
 
 
 @dataclass
-class Seen:
+class LastObservations:
     """The last observations that reached the agents of N environments, and whose calls failed since.
 
     space, leaves: of one observation. on_error: error -> leaf name -> what is shown there, as plain JSON.
@@ -68,6 +69,6 @@ class Seen:
                     shown.write(leaf, those, [from_json(leaf, values[leaf.name])] * len(those))
         return shown
 
-    def copy(self) -> "Seen":
+    def copy(self) -> "LastObservations":
         """The same, to go on by itself."""
         return replace(self, batch=copied(self.batch), overrides=copied(self.overrides), errors=dict(self.errors))

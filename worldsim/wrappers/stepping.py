@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.faults import Pipeline
-from worldsim.faults.stacking import Mask, with_rows
+from worldsim.faults.arrays import Mask
+from worldsim.faults.stacking import with_rows
 
-Stepped = tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]
+StepResult = tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]
 
 
 @runtime_checkable
-class StepsSome(Protocol):
+class SupportsStepSome(Protocol):
     """A vector environment that can move some of its environments and leave the others where they are."""
 
-    def step_some(self, actions: Any, mask: Mask) -> Stepped:
+    def step_some(self, actions: Any, mask: Mask) -> StepResult:
         """Like `step` for the environments where mask is true; the rows of the others mean nothing."""
 
 
@@ -27,10 +28,10 @@ class Stepper(Protocol):
 
     others_stand: bool  # whether the others stay where they are
 
-    def step(self, actions: Any, mask: Mask, resetting: Mask) -> Stepped: ...
+    def step(self, actions: Any, mask: Mask, resetting: Mask) -> StepResult: ...
 
 
-class Together:
+class WholeVectorStepper:
     """Any vector environment: its environments move together, those that should stand still under `hold`."""
 
     others_stand = False
@@ -38,14 +39,14 @@ class Together:
     def __init__(self, envs: VectorEnv[Any, Any, Any], hold: Any) -> None:
         self._envs, self._hold = envs, hold
 
-    def step(self, actions: Any, mask: Mask, resetting: Mask) -> Stepped:
+    def step(self, actions: Any, mask: Mask, resetting: Mask) -> StepResult:
         if not mask.all():
             held = dict.fromkeys(np.flatnonzero(~mask).tolist(), self._hold)
             actions = with_rows(self._envs.single_action_space, actions, held)
         return self._envs.step(actions)
 
 
-class Separately:
+class StepSomeStepper:
     """A vector environment that can leave some where they are: one that has `step_some`, such as a WorldVectorEnv."""
 
     others_stand = True
@@ -53,12 +54,12 @@ class Separately:
     def __init__(self, envs: Any) -> None:
         self._envs = envs
 
-    def step(self, actions: Any, mask: Mask, resetting: Mask) -> Stepped:
-        stepped: Stepped = self._envs.step_some(actions, mask)
+    def step(self, actions: Any, mask: Mask, resetting: Mask) -> StepResult:
+        stepped: StepResult = self._envs.step_some(actions, mask)
         return stepped
 
 
-class OneByOne:
+class SyncVectorStepper:
     """The environments of a SyncVectorEnv, each stepped by itself as SyncVectorEnv does, but only some of them."""
 
     others_stand = True
@@ -66,7 +67,7 @@ class OneByOne:
     def __init__(self, envs: SyncVectorEnv) -> None:
         self._envs, self._count = envs, envs.num_envs
 
-    def step(self, actions: Any, mask: Mask, resetting: Mask) -> Stepped:
+    def step(self, actions: Any, mask: Mask, resetting: Mask) -> StepResult:
         envs, count = self._envs, self._count
         observations: list[Any] = [None] * count
         rewards, terminated, truncated = np.zeros(count), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
@@ -96,10 +97,10 @@ def stepper_for(envs: VectorEnv[Any, Any, Any], pipeline: Pipeline, hold: Any, m
     moving: whether each world moves on by itself while its agent waits.
     """
     losing, again = pipeline.may_drop, pipeline.may_repeat
-    if (losing or moving) and isinstance(envs, StepsSome):
-        return Separately(envs)
+    if (losing or moving) and isinstance(envs, SupportsStepSome):
+        return StepSomeStepper(envs)
     if (losing or moving) and isinstance(envs, SyncVectorEnv):
-        return OneByOne(envs)
+        return SyncVectorStepper(envs)
     if moving:
         raise ConfigError(
             f"time: each world moves on by itself, and {envs} moves all its environments together; use a SyncVectorEnv "
@@ -117,4 +118,4 @@ def stepper_for(envs: VectorEnv[Any, Any, Any], pipeline: Pipeline, hold: Any, m
         )
     if losing and hold not in envs.single_action_space:
         raise ConfigError(f"hold must be an action of {envs.single_action_space}, got {hold!r}")
-    return Together(envs, hold)
+    return WholeVectorStepper(envs, hold)

@@ -2,13 +2,13 @@
 
 from gymnasium import spaces
 
+from worldsim.faults.arrays import Rows
 from worldsim.faults.calls import LOST, Reply
-from worldsim.faults.payloads import Rows
 from worldsim.faults.replies import Replies
-from worldsim.faults.views import View, opened
+from worldsim.faults.views import PayloadView, view_of
 
 
-def closed(view: View, reply: Reply, space: spaces.Text, any_text: bool) -> Reply:
+def reply_with_text(view: PayloadView, reply: Reply, space: spaces.Text, any_text: bool) -> Reply:
     """A reply with a text again; one that its space does not hold is malformed, unless any text may arrive."""
     if reply.payload is LOST:
         return reply
@@ -18,22 +18,22 @@ def closed(view: View, reply: Reply, space: spaces.Text, any_text: bool) -> Repl
     return reply._replace(payload=LOST, ok=False, error="malformed", raw=text)
 
 
-class Texts:
-    """The texts of N environments, and how each was opened last. any_text: as for `closed`."""
+class TextObservations:
+    """The texts of N environments, and how each was opened last. any_text: as for `reply_with_text`."""
 
     def __init__(self, count: int, space: spaces.Text, any_text: bool) -> None:
         self._space, self._any_text = space, any_text
-        self._views: list[View] = [opened("")] * count
+        self._views: list[PayloadView] = [view_of("")] * count
 
-    def opened(self, shown: Replies, rows: Rows) -> Replies:
+    def parse(self, shown: Replies, rows: Rows) -> Replies:
         """What environments show as faults see it, of the sessions `rows`."""
         for row in rows.tolist():
-            self._views[row] = opened(shown.payload(row))
+            self._views[row] = view_of(shown.payload(row))
         return Replies(shown.count, overrides={row: view.inner for row, view in enumerate(self._views)})
 
-    def closed(self, replies: Replies, shown: Replies, rows: Rows) -> Replies:
+    def serialize(self, replies: Replies, shown: Replies, rows: Rows) -> Replies:
         """Replies to the sessions `rows` with texts again, in the place of what environments show."""
         for row in rows.tolist():
-            shown.put(row, closed(self._views[row], replies.of(row), self._space, self._any_text))
+            shown.put(row, reply_with_text(self._views[row], replies.of(row), self._space, self._any_text))
         shown.latency_s = replies.latency_s
         return shown

@@ -44,7 +44,7 @@ class ActionTools(Protocol):
 
 
 @dataclass(frozen=True)
-class Unnamed:
+class UnnamedActions:
     """Every step is a call of one and the same tool."""
 
     names: tuple[str, ...] | None = (STEP,)
@@ -128,10 +128,10 @@ class TextActions:
         return json_like(said, asked)
 
 
-Read = tuple[str, Mapping[str, Any], Mapping[str, Any], str, str]
+ParsedAction = tuple[str, Mapping[str, Any], Mapping[str, Any], str, str]
 
 
-def _read(text: Any) -> Read | None:
+def _read(text: Any) -> ParsedAction | None:
     """The tool, the arguments, the whole object, and the keys under which the two stand in it."""
     try:
         given = json.loads(text)
@@ -170,7 +170,7 @@ def _like(before: Any, arguments: Mapping[str, Any]) -> Any:
     return dict(arguments)
 
 
-class Made:
+class SessionActions:
     """The actions that a session has made: what is called again is called in the very words in which it was."""
 
     def __init__(self, tools: ActionTools) -> None:
@@ -215,7 +215,7 @@ def action_tools(metadata: Mapping[str, Any], space: gym.Space[Any]) -> ActionTo
         found = _dict_actions(space, tools)
         if found is not None:
             return found
-    return TextActions(tools) if isinstance(space, spaces.Text) else Unnamed()
+    return TextActions(tools) if isinstance(space, spaces.Text) else UnnamedActions()
 
 
 def _dict_actions(space: spaces.Dict, tools: tuple[str, ...] | None) -> DictActions | None:

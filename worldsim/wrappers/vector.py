@@ -13,19 +13,20 @@ from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
-from worldsim.faults import Call, Fault, Pipeline, Plan, Record
-from worldsim.faults.callbatch import Calls
-from worldsim.faults.log import Log
+from worldsim.faults import Call, Fault, FaultRecord, Pipeline, Plan
+from worldsim.faults.arrays import Mask
+from worldsim.faults.callbatch import CallBatch
+from worldsim.faults.log import FaultLog
 from worldsim.faults.replies import Replies
-from worldsim.faults.stacking import Mask, chosen, merged, with_rows
+from worldsim.faults.stacking import chosen, merged, with_rows
 from worldsim.faults.stage import checked_seed
 from worldsim.faults.trees import leaves_of
 from worldsim.wrappers.inject import nearest_faults
-from worldsim.wrappers.moving import Worlds, is_last, step_seconds
-from worldsim.wrappers.seen import Seen
+from worldsim.wrappers.moving import RealTimeWorlds, repeats_last, step_seconds
+from worldsim.wrappers.seen import LastObservations
 from worldsim.wrappers.stepping import stepper_for
-from worldsim.wrappers.texts import Texts
-from worldsim.wrappers.tools import Made, NamedActions, Unnamed, action_tools
+from worldsim.wrappers.texts import TextObservations
+from worldsim.wrappers.tools import NamedActions, SessionActions, UnnamedActions, action_tools
 
 
 class VectorFaultSnapshot(NamedTuple):
@@ -35,13 +36,13 @@ class VectorFaultSnapshot(NamedTuple):
     faults: Any
     episodes: list[tuple[int, int]]
     ended: Mask
-    seen: Seen
+    seen: LastObservations
     infos: dict[str, Any]
     worlds: Any  # how far they have moved on, where they do
 
 
 @dataclass
-class _Turn:
+class _VectorStep:
     """One step of all environments, as far as it has come."""
 
     resetting: Mask  # whose step is a reset
@@ -153,10 +154,10 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._leaves = leaves_of(self._space)
         on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         self._tools = action_tools(env.metadata, env.single_action_space)
-        self._made = [Made(self._tools) for _ in range(env.num_envs)]
+        self._made = [SessionActions(self._tools) for _ in range(env.num_envs)]
         self._wait_s: Mapping[str, float] = env.metadata.get("wait_s", {})
         text = self._space if isinstance(self._space, spaces.Text) else None
-        self._texts = None if text is None else Texts(env.num_envs, text, not in_space)
+        self._texts = None if text is None else TextObservations(env.num_envs, text, not in_space)
         plan.check(self._tools.names, None if self._texts else self._leaves)
         self._pipeline = Pipeline(
             self._plan,
@@ -175,11 +176,11 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         count = env.num_envs
         self._episodes = [(-1 - row, 0) for row in range(count)]  # seed, which may be beyond 64 bits, and resets since
         self._ended = np.zeros(count, np.bool_)  # whose next step is a reset
-        self._seen = Seen(count, self._space, self._leaves, on_error, in_space, not self._pipeline.idle)
+        self._seen = LastObservations(count, self._space, self._leaves, on_error, in_space, not self._pipeline.idle)
         self._infos: dict[str, Any] = {}
 
     @property
-    def records(self) -> list[list[Record]]:
+    def records(self) -> list[list[FaultRecord]]:
         """What was done to each environment in its episode."""
         return self._pipeline.records
 
@@ -188,13 +189,13 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         """How late it is on each environment's clock, (N,)."""
         return self._pipeline.sessions.clock_s.copy()
 
-    def _moving(self) -> Worlds:
+    def _moving(self) -> RealTimeWorlds:
         """Worlds that move on while their agents wait."""
         space, hold = self.single_action_space, self._hold
-        if hold is not None and not is_last(hold) and hold not in space:
+        if hold is not None and not repeats_last(hold) and hold not in space:
             raise ConfigError(f"hold must be an action of {space} or 'last', got {hold!r}")
         assert self._step_s is not None, "the worlds stand still"
-        return Worlds(self._pipeline.sessions.clock_s, self._step_s, self._time == "wall", hold, space)
+        return RealTimeWorlds(self._pipeline.sessions.clock_s, self._step_s, self._time == "wall", hold, space)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         count = self.num_envs
@@ -210,13 +211,13 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         self._ended = self._ended & ~mask
         shown = self._seen.shown(observations)
         self._begin(np.flatnonzero(mask), seeds, shown)
-        return shown.stacked(), {**infos, **self._shown_info(Replies(count), Log(count), None, mask)}
+        return shown.stacked(), {**infos, **self._shown_info(Replies(count), FaultLog(count), None, mask)}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         count, none = self.num_envs, np.zeros(self.num_envs, np.bool_)
         actions = np.asarray(actions) if isinstance(self.action_space, _ARRAYS) else actions
         resetting = self._ended if self._autoreset is AutoresetMode.NEXT_STEP else none
-        self._turn = turn = _Turn(resetting, np.zeros(count), none, none, self._infos)
+        self._turn = turn = _VectorStep(resetting, np.zeros(count), none, none, self._infos)
         if self._worlds:
             self._worlds.go_on()
         tools, calling = self._tools_of(turn, actions), np.flatnonzero(~resetting)
@@ -227,7 +228,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             self._worlds.wait()
             self._move_on(self._worlds, ~resetting)
         if self._texts:
-            replies = self._texts.closed(replies, self._shown_below(turn), calling)
+            replies = self._texts.serialize(replies, self._shown_below(turn), calling)
         shown = self._seen.take(replies)
         self._infos = {
             key: value for key, value in turn.infos.items() if not key.removeprefix("_").startswith("final_")
@@ -242,11 +243,11 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         del self._turn
         return shown.stacked(), turn.rewards, turn.terminated, turn.truncated, infos
 
-    def _tools_of(self, turn: _Turn, actions: Any) -> NDArray[np.int64]:
+    def _tools_of(self, turn: _VectorStep, actions: Any) -> NDArray[np.int64]:
         """Which tool each environment's action calls, (N,) positions in the names that the faults know."""
         if isinstance(self._tools, NamedActions):
             return np.asarray(actions - self._tools.first)
-        if isinstance(self._tools, Unnamed):
+        if isinstance(self._tools, UnnamedActions):
             return np.zeros(self.num_envs, np.int64)
         turn.asked = list(iterate(self.action_space, actions))
         turn.named = [made.call(action) for made, action in zip(self._made, turn.asked, strict=True)]
@@ -270,12 +271,12 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             given, (first, resets) = seeds[row], self._episodes[row]
             self._episodes[row] = (first, resets + 1) if given is None else (int(given), 0)
             self._made[row].begin()
-        first = self._texts.opened(shown, rows) if self._texts else shown
+        first = self._texts.parse(shown, rows) if self._texts else shown
         self._pipeline.start(rows, [self._episodes[row] for row in rows.tolist()], lambda: first)
         if self._worlds:
             self._worlds.begin(rows)
 
-    def _carry_out(self, calls: Calls) -> Replies:
+    def _carry_out(self, calls: CallBatch) -> Replies:
         """Where the last fault passes calls on: step their environments, but none whose episode ended in this step."""
         turn, worlds = self._turn, self._worlds
         called = np.zeros(self.num_envs, np.bool_)
@@ -295,14 +296,14 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         if worlds:
             worlds.arrived(called, self._actions_of(calls))
         shown = self._shown_below(turn)
-        return self._texts.opened(shown, calls.rows) if self._texts else shown
+        return self._texts.parse(shown, calls.rows) if self._texts else shown
 
-    def _shown_below(self, turn: _Turn) -> Replies:
+    def _shown_below(self, turn: _VectorStep) -> Replies:
         """What the environments showed last."""
         shown = self._seen.batch if turn.raw is None else turn.raw
         return Replies(self.num_envs, self._space, shown, self._seen.in_space)
 
-    def _actions_of(self, calls: Calls) -> Any:
+    def _actions_of(self, calls: CallBatch) -> Any:
         """What is carried out in each environment, as a batch."""
         if not self._tools.by_name:
             return calls.asked.stacked()["arguments"]["action"]
@@ -319,7 +320,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         asked = self._turn.asked[row]
         return self._made[row].action(call.tool, call.arguments, asked) in self.single_action_space
 
-    def _move_on(self, worlds: Worlds, mask: Mask) -> None:
+    def _move_on(self, worlds: RealTimeWorlds, mask: Mask) -> None:
         """The worlds where mask is true go on by themselves up to the present, a whole step at a time."""
         turn, none = self._turn, np.zeros(self.num_envs, np.bool_)
         while (late := mask & worlds.late & ~turn.done).any():
@@ -327,7 +328,14 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             worlds.moved(late)
 
     def _take(
-        self, turn: _Turn, moved: Mask, observations: Any, rewards: Any, terminated: Any, truncated: Any, infos: Any
+        self,
+        turn: _VectorStep,
+        moved: Mask,
+        observations: Any,
+        rewards: Any,
+        terminated: Any,
+        truncated: Any,
+        infos: Any,
     ) -> None:
         """What environments showed that were stepped."""
         ended = (terminated | truncated) & moved
@@ -346,14 +354,16 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         turn.infos = merged(moved, infos, turn.infos)
         turn.raw = observations if turn.raw is None else chosen(self._space, moved, observations, turn.raw)
 
-    def _same_step(self, turn: _Turn, replies: Replies, log: Log, shown: Replies, infos: dict[str, Any]) -> Replies:
+    def _same_step(
+        self, turn: _VectorStep, replies: Replies, log: FaultLog, shown: Replies, infos: dict[str, Any]
+    ) -> Replies:
         """Episodes that ended have begun anew in this very step: what the faults left of them goes to `final_obs`."""
         done, count = turn.done, self.num_envs
         finals = infos["final_obs"].copy()
         for row in np.flatnonzero(done).tolist():
             finals[row] = shown.payload(row)
         ended = self._shown_info(replies, log, turn.executions, done)
-        calm = self._shown_info(Replies(count), Log(count), None, done)
+        calm = self._shown_info(Replies(count), FaultLog(count), None, done)
         infos.update(final_obs=finals, final_info={**infos.get("final_info", {}), **ended})
         infos.update(merged(done, calm, {key: infos[key] for key in calm}))
         self._seen.begin(done, turn.restarted)
@@ -363,7 +373,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         return shown
 
     def _shown_info(
-        self, replies: Replies, log: Log, executions: list[list[float]] | None, mask: Mask
+        self, replies: Replies, log: FaultLog, executions: list[list[float]] | None, mask: Mask
     ) -> dict[str, Any]:
         """What an agent may know of its call, and what it may not, of the environments where mask is true."""
         reply: dict[str, Any] = {

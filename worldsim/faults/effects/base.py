@@ -18,33 +18,33 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.callbatch import Calls
+from worldsim.faults.arrays import Floats, Mask, Rows
+from worldsim.faults.callbatch import CallBatch
 from worldsim.faults.calls import Call
-from worldsim.faults.history import Combine, History
-from worldsim.faults.keys import CallRandom, Floats, Keys, fold_in, last_where
-from worldsim.faults.log import Details, Origin
+from worldsim.faults.history import Combine, PayloadHistory
+from worldsim.faults.keys import CallRandom, Keys, fold_in, last_where
+from worldsim.faults.log import CallIdentity, Details
 from worldsim.faults.parameters import EVERYTHING, matches
-from worldsim.faults.payloads import Payloads, Rows
+from worldsim.faults.payloads import Payloads
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import ABSENT, copied, get, plain_leaves, put
 from worldsim.spaces import Leaf
 
-Mask = NDArray[np.bool_]
 T = TypeVar("T")
 
 
 class Wait(NamedTuple):
     """Time passes for some calls: (n,) seconds, or less where their callers give up before."""
 
-    calls: Calls
+    calls: CallBatch
     rows: Rows
     seconds: Floats
 
 
-Steps = Generator[Calls | Wait, Replies | None, Replies]
+EffectGenerator = Generator[CallBatch | Wait, Replies | None, Replies]
 """An effect under way."""
 
-Forward = Callable[[Calls], Steps]
+ForwardCalls = Callable[[CallBatch], EffectGenerator]
 """Passes calls on: `replies = yield from forward(calls)`."""
 
 ByNumber = Callable[[Floats, Rows], NDArray[Any]]
@@ -60,7 +60,7 @@ class Memory:
         self.count = count
         self._arrays: dict[str, tuple[NDArray[Any], Any]] = {}
         self._objects: dict[str, tuple[list[Any], Callable[[], Any]]] = {}
-        self._histories: dict[str, History] = {}
+        self._histories: dict[str, PayloadHistory] = {}
 
     def array(self, name: str, fill: Any, shape: tuple[int, ...] = (), dtype: Any = None) -> NDArray[Any]:
         """An array (N, *shape), to be written to; `fill` where nothing was written yet."""
@@ -74,10 +74,10 @@ class Memory:
             self._objects[name] = [make() for _ in range(self.count)], make
         return self._objects[name][0]
 
-    def history(self, name: str, depth: int) -> History:
+    def history(self, name: str, depth: int) -> PayloadHistory:
         """The last `depth` payloads that were put in under this name."""
         if name not in self._histories:
-            self._histories[name] = History(self.count, depth)
+            self._histories[name] = PayloadHistory(self.count, depth)
         return self._histories[name]
 
     def begin(self, rows: Rows) -> None:
@@ -155,27 +155,27 @@ class Scope:
         return payload
 
 
-class Source(Protocol):
+class StageProtocol(Protocol):
     """Where a batch's fault stands: what is the same for all its calls, and what they draw."""
 
     scope: Scope
     memory: Memory
     session_keys: Keys  # (N,)
 
-    def keys(self, rows: Rows, origin: Origin) -> Keys:
+    def keys(self, rows: Rows, origin: CallIdentity) -> Keys:
         """(n,) the fault's keys for the tools that are called, of all draws but those that trigger it."""
         ...
 
-    def drawn(self, rows: Rows, origin: Origin) -> Floats:
+    def drawn(self, rows: Rows, origin: CallIdentity) -> Floats:
         """(n,) the uniforms that decide whether the fault is triggered."""
         ...
 
-    def triggered(self, calls: Calls, rows: Rows) -> Mask:
+    def triggered(self, calls: CallBatch, rows: Rows) -> Mask:
         """(n,) on which calls the fault triggers."""
         ...
 
-    def by_number(self, name: str, function: "ByNumber", batch: "Batch") -> NDArray[Any]:
-        """`Batch.by_number`."""
+    def by_number(self, name: str, function: "ByNumber", batch: "AffectedCalls") -> NDArray[Any]:
+        """`AffectedCalls.by_number`."""
         ...
 
     def seconds(self, rows: Rows) -> Floats:
@@ -183,14 +183,19 @@ class Source(Protocol):
         ...
 
 
-class Batch:
+class AffectedCalls:
     """n calls, each of another session, on which one fault acts at the same time.
 
     calls: all that are passed on together, these among them. rows: (n,) the sessions of these.
     """
 
     def __init__(
-        self, source: Source, calls: Calls, rows: Rows, uniforms: Floats | None = None, scope: Scope | None = None
+        self,
+        source: StageProtocol,
+        calls: CallBatch,
+        rows: Rows,
+        uniforms: Floats | None = None,
+        scope: Scope | None = None,
     ) -> None:
         self.calls, self.rows, self.memory = calls, rows, source.memory
         self.scope = source.scope if scope is None else scope
@@ -199,14 +204,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, which: Any) -> "Batch":
+    def __getitem__(self, which: Any) -> "AffectedCalls":
         """Some of these calls, by positions or mask; these very ones where the mask is true for all."""
         if isinstance(which, np.ndarray) and which.dtype == np.bool_ and np.count_nonzero(which) == len(self):
             return self
         drawn = None if self._uniforms is None else self._uniforms[which]
-        return Batch(self._source, self.calls, self.rows[which], drawn, self.scope)
+        return AffectedCalls(self._source, self.calls, self.rows[which], drawn, self.scope)
 
-    def one_by_one(self, replies: Replies) -> "list[Batch]":
+    def one_by_one(self, replies: Replies) -> "list[AffectedCalls]":
         """Each of these calls by itself, where what is answered is plain JSON and built otherwise each time."""
         if not self.scope.plain:
             return [self]
@@ -215,13 +220,13 @@ class Batch:
             return each
         forms = [self.scope.of(replies.payload(int(one.rows[0]))) for one in each]
         return [
-            Batch(self._source, self.calls, one.rows, one._uniforms, form)
+            AffectedCalls(self._source, self.calls, one.rows, one._uniforms, form)
             for one, form in zip(each, forms, strict=True)
         ]
 
-    def with_calls(self, calls: Calls, which: Mask) -> "Batch":
+    def with_calls(self, calls: CallBatch, which: Mask) -> "AffectedCalls":
         """Some of these calls, (n,), when others than `calls` are to be passed on."""
-        return Batch(self._source, calls, self.rows[which], scope=self.scope)
+        return AffectedCalls(self._source, calls, self.rows[which], scope=self.scope)
 
     @cached_property
     def numbers(self) -> Rows:
@@ -285,7 +290,7 @@ class Batch:
         """`Scope.combined`."""
         return self.scope.combined
 
-    def answered(self, replies: Replies) -> "Batch":
+    def answered(self, replies: Replies) -> "AffectedCalls":
         """Those of these calls to which a payload came."""
         return self[replies.ok[self.rows]]
 
@@ -302,7 +307,7 @@ class Batch:
         """
         return self._source.by_number(name, function, self)
 
-    def wait(self, seconds: Floats) -> Steps:
+    def wait(self, seconds: Floats) -> EffectGenerator:
         """Time passes, (n,) seconds, or less where a caller gives up: `yield from batch.wait(seconds)`."""
         yield Wait(self.calls, self.rows, seconds)
         return NO_REPLIES
@@ -334,13 +339,13 @@ class Effect(ABC):
         return False
 
     @abstractmethod
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         """Carry out `batch.calls`, all of them: pass calls on by `forward` once or more often, and give the replies.
 
         It forwards calls of no session, too: there is always something to show.
         """
 
-    def begin(self, batch: Batch, shown: Replies) -> None:  # noqa: B027  (most effects need nothing here)
+    def begin(self, batch: AffectedCalls, shown: Replies) -> None:  # noqa: B027  (most effects need nothing here)
         """Sessions begin; `shown` is what the callers got before their first call."""
 
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldsim.faults.effects.base import Batch, Effect, Forward, Mask, Scope, Steps, same_for_each
-from worldsim.faults.keys import Floats
+from worldsim.faults.arrays import Floats, Mask
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, Scope, same_for_each
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import as_text
 
 
 @dataclass(frozen=True)
-class Answer:
+class Refusal:
     """How a service says no.
 
     error: one of `worldsim.faults.ERRORS`. status, phrase: of HTTP (RFC 9110, RFC 6585); None: it says nothing at all.
@@ -28,7 +28,7 @@ class Answer:
         return None if self.status is None else as_text({"status": self.status, "error": self.phrase})
 
 
-def every_call(batch: Batch) -> Mask:
+def every_call(batch: AffectedCalls) -> Mask:
     """All calls on which the fault triggers are refused."""
     return np.ones(len(batch), np.bool_)
 
@@ -43,10 +43,10 @@ class Refuse(Effect):
     """
 
     kind: str
-    answer: Answer
-    refused: Callable[[Batch], Mask] = every_call
+    answer: Refusal
+    refused: Callable[[AffectedCalls], Mask] = every_call
     lose_answer: float = 0.0
-    retry_after_s: float | Callable[[Batch], Floats] | None = None
+    retry_after_s: float | Callable[[AffectedCalls], Floats] | None = None
     counts: bool = False
 
     @property
@@ -56,7 +56,7 @@ class Refuse(Effect):
     def sees_all(self, scope: Scope) -> bool:
         return self.counts
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         batch = batch[self.refused(batch)]
         done = batch.random.uniform() < self.lose_answer if self.lose_answer else np.zeros(len(batch), np.bool_)
         status = {} if self.answer.status is None else {"status": self.answer.status}
@@ -69,13 +69,13 @@ class Refuse(Effect):
 
 
 @dataclass(frozen=True)
-class Fail(Effect):
+class FailAfterExecution(Effect):
     """Calls are carried out, and reported as failed: of those that were answered nothing is said of the answer."""
 
     kind: str
     error: str
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies: Replies = yield from forward(batch.calls)
         done = batch.answered(replies)
         done.record(self.kind, same_for_each(done, lost="answer"))

@@ -7,21 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.faults.effects.base import Batch, Effect, Forward, Scope, Steps, same_for_each
-from worldsim.faults.history import History, whole
-from worldsim.faults.payloads import Rows
+from worldsim.faults.arrays import Rows
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, Scope, same_for_each
+from worldsim.faults.history import PayloadHistory, whole
 from worldsim.faults.replies import Replies
 
 Ages = NDArray[np.int64]
 
 
-def answers_to_same(batch: Batch, depth: int) -> tuple[History, Rows]:
+def answers_to_same(batch: AffectedCalls, depth: int) -> tuple[PayloadHistory, Rows]:
     """The last answers to the very requests of these calls, and which line of them is each call's."""
     history = batch.memory.history("answers", depth)
     return history, history.lines(batch.rows, batch.requests())
 
 
-def begin_answers(batch: Batch, shown: Replies, depth: int) -> None:
+def begin_answers(batch: AffectedCalls, shown: Replies, depth: int) -> None:
     """What was seen before the first call is the first answer where all calls ask for the same."""
     if batch.scope.one_request:
         history = batch.memory.history("answers", depth)
@@ -29,7 +29,7 @@ def begin_answers(batch: Batch, shown: Replies, depth: int) -> None:
 
 
 @dataclass(frozen=True)
-class ShowAgain(Effect):
+class ReplayReply(Effect):
     """Replies show what they showed some answers ago, to the same request, in the leaves that are targets.
 
     What was done is done. kind: of the records. oldest: the greatest age. ages: how many answers to the same request
@@ -38,15 +38,15 @@ class ShowAgain(Effect):
 
     kind: str
     oldest: int
-    ages: Callable[[Batch, Ages], Ages]
+    ages: Callable[[AffectedCalls, Ages], Ages]
 
     def sees_all(self, scope: Scope) -> bool:
         return True
 
-    def begin(self, batch: Batch, shown: Replies) -> None:
+    def begin(self, batch: AffectedCalls, shown: Replies) -> None:
         begin_answers(batch, shown, self.oldest + 1)
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies = yield from forward(batch.calls)
         answered = batch.answered(replies)
         if not len(answered):
@@ -66,7 +66,7 @@ class ShowAgain(Effect):
 
 
 @dataclass(frozen=True)
-class ShowOther(Effect):
+class ReplayOtherReply(Effect):
     """Replies are answers to other calls: one of the last `memory` answers of the session that say something else."""
 
     kind: str
@@ -75,17 +75,17 @@ class ShowOther(Effect):
     def sees_all(self, scope: Scope) -> bool:
         return True
 
-    def begin(self, batch: Batch, shown: Replies) -> None:
+    def begin(self, batch: AffectedCalls, shown: Replies) -> None:
         history, calls = self._answers(batch)
         history.add(batch.rows, batch.rows, shown, batch.scope.leaves or ())
         calls[batch.rows, 0] = -1
 
-    def _answers(self, batch: Batch) -> tuple[History, NDArray[np.int64]]:
+    def _answers(self, batch: AffectedCalls) -> tuple[PayloadHistory, NDArray[np.int64]]:
         """The answers, and the numbers of their calls, (N, memory), the newest first."""
         calls = batch.memory.array("calls", -1, (self.memory,))
         return batch.memory.history("answers", self.memory), calls
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies = yield from forward(batch.calls)
         batch = batch.answered(replies)
         if not len(batch):
@@ -106,14 +106,14 @@ class ShowOther(Effect):
         return replies
 
 
-def last_answers(batch: Batch) -> tuple[History, Rows]:
+def last_answers(batch: AffectedCalls) -> tuple[PayloadHistory, Rows]:
     """The last answer of each tool that is called."""
     history = batch.memory.history("answers", 1)
     names = None if batch.scope.one_request else batch.tools.tolist()
     return history, history.lines(batch.rows, names)
 
 
-def remember_last(batch: Batch, replies: Replies) -> None:
+def remember_last(batch: AffectedCalls, replies: Replies) -> None:
     """Remember these answers as the last ones of their tools."""
     answered = batch.answered(replies)
     if len(answered):
@@ -122,7 +122,7 @@ def remember_last(batch: Batch, replies: Replies) -> None:
 
 
 @dataclass(frozen=True)
-class Pretend(Effect):
+class FakeSuccess(Effect):
     """Success is reported for what was not done: the call never arrives, and the last answer of its tool comes again.
 
     A tool that has not answered yet is left alone: there is nothing that could be pretended.
@@ -137,10 +137,10 @@ class Pretend(Effect):
     def sees_all(self, scope: Scope) -> bool:
         return True
 
-    def begin(self, batch: Batch, shown: Replies) -> None:
+    def begin(self, batch: AffectedCalls, shown: Replies) -> None:
         begin_answers(batch, shown, 1)
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         history, lines = last_answers(batch)
         lies = batch.triggered & (history.known[lines] > 0)
         lied, lines = batch[lies], lines[lies]
@@ -153,7 +153,7 @@ class Pretend(Effect):
 
 
 @dataclass(frozen=True)
-class RunTwice(Effect):
+class ExecuteTwice(Effect):
     """Calls are carried out twice, and the second answer arrives: a retry that nobody asked for."""
 
     kind: str
@@ -166,14 +166,14 @@ class RunTwice(Effect):
     def may_drop(self) -> bool:
         return True  # the others must not be carried out again with them
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         batch.record(self.kind, same_for_each(batch))
         yield from forward(batch.calls.only(batch.rows))
         return (yield from forward(batch.calls))
 
 
 @dataclass(frozen=True)
-class Overtake(Effect):
+class ReorderCalls(Effect):
     """Calls are overtaken by the next one: carried out after it, while the caller believes that they are done.
 
     A call that is held back is answered with the last answer of its tool; the reply to the next one comes after both.
@@ -192,10 +192,10 @@ class Overtake(Effect):
     def sees_all(self, scope: Scope) -> bool:
         return True
 
-    def begin(self, batch: Batch, shown: Replies) -> None:
+    def begin(self, batch: AffectedCalls, shown: Replies) -> None:
         begin_answers(batch, shown, 1)
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         history, lines = last_answers(batch)
         waiting = batch.memory.history("waiting", 1)
         held = batch.memory.array("held", -1)  # the numbers of the calls that wait
@@ -221,7 +221,7 @@ class Overtake(Effect):
 
 
 @dataclass(frozen=True)
-class ActAgain(Effect):
+class ReplayCall(Effect):
     """What is carried out is what was asked for, or done, some calls ago.
 
     remembered: how many calls are. ages: how many of the remembered calls ago, (n,); it adds what is to be remembered.
@@ -230,13 +230,13 @@ class ActAgain(Effect):
 
     kind: str
     remembered: int
-    ages: Callable[[Batch, History], Ages]
+    ages: Callable[[AffectedCalls, PayloadHistory], Ages]
     details: Callable[[Ages], Sequence[dict[str, Any]]] = lambda ages: [{} for _ in ages]
 
     def sees_all(self, scope: Scope) -> bool:
         return True
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         calls, asked = batch.memory.history("calls", self.remembered), batch.calls.asked.copy()
         ages = self.ages(batch, calls)
         done = calls.ago(batch.rows, batch.rows, asked, ages, whole)

@@ -11,14 +11,15 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldsim.faults.arrays import Floats
 from worldsim.faults.columns import Values, belong, bounded, by_form, differing, like_old, one_by_one, some, within
 from worldsim.faults.effects import frames
-from worldsim.faults.keys import CallRandom, Floats, below
+from worldsim.faults.effects.frames import Uniforms
+from worldsim.faults.keys import CallRandom, below
 from worldsim.spaces import Leaf
 
 Column = NDArray[Any]
-Chance = NDArray[np.float64]  # (n, 4) uniforms in [0, 1)
-Way = Callable[[Any, Any, float, Chance], Any]
+Corruption = Callable[[Any, Any, float, Uniforms], Any]
 
 
 def wrong_values(
@@ -71,7 +72,7 @@ _VALID, _INVALID, _ASTRAY = 0, 1, 2  # streams: of either kind of ways, and of w
 
 
 def _each_wrong(
-    leaf: Leaf, values: Values, ways: Sequence[Way], severity: float, chance: NDArray[np.float64]
+    leaf: Leaf, values: Values, ways: Sequence[Corruption], severity: float, chance: NDArray[np.float64]
 ) -> tuple[Values, NDArray[np.object_]]:
     """Every value goes every way, and the first way that makes a difference, in an order drawn for each, is kept.
 
@@ -105,7 +106,7 @@ def _with_rows(leaf: Leaf, values: Values, rows: NDArray[np.int64], others: Valu
     return listed
 
 
-def _valid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
+def _valid_ways(space: spaces.Space[Any]) -> Sequence[Corruption]:
     if frames.frame_axes(space):
         return (_rows_shifted, _channels_swapped, _block_torn)
     if isinstance(space, spaces.Box):
@@ -117,7 +118,7 @@ def _valid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
     return (_letters_swapped, _other_letter) if isinstance(space, spaces.Text) else ()
 
 
-def _invalid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
+def _invalid_ways(space: spaces.Space[Any]) -> Sequence[Corruption]:
     if frames.frame_axes(space):
         return (wrong_shape, wrong_type)
     if isinstance(space, spaces.Box):
@@ -130,25 +131,25 @@ def _invalid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
 # --- valid and wrong ---
 
 
-def _rows_shifted(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+def _rows_shifted(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     return _redrawn(frames.shift_rows, values, space, severity, chance)
 
 
-def _channels_swapped(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+def _channels_swapped(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     return _redrawn(frames.swap_channels, values, space, severity, chance)
 
 
-def _block_torn(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+def _block_torn(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     return _redrawn(frames.tear_block, values, space, severity, chance)
 
 
-def _redrawn(how: Any, values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+def _redrawn(how: Any, values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     axes = frames.frame_axes(space)
     assert axes is not None, f"{space} is no frame"
     return bounded(frames.as_frames(how(frames.as_images(values, axes), severity, chance), axes), space)
 
 
-def _swapped(values: Column, space: Any, severity: float, chance: Chance) -> Column:
+def _swapped(values: Column, space: Any, severity: float, chance: Uniforms) -> Column:
     """Two entries in each other's place."""
     changed = values.reshape(len(values), -1).copy()
     count = changed.shape[1]
@@ -166,14 +167,14 @@ def _swapped(values: Column, space: Any, severity: float, chance: Chance) -> Col
 _SCALES = np.array([-1.0, 0.01, 0.1, 10.0, 100.0])
 
 
-def _scaled(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+def _scaled(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     """One entry in another unit, or with its sign turned."""
     index, scales = below(chance[:, 0], values[0].size), _SCALES[below(chance[:, 1], len(_SCALES))]
     with np.errstate(over="ignore"):  # the greatest numbers become infinite, which is cut to the space's bounds
         return _with_entries(values, space, index, _entries(values, index) * scales)
 
 
-def _offset(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+def _offset(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     """One entry moved by about `severity` times its size, or times its bounds where it has them."""
     index = below(chance[:, 0], values[0].size)
     entries = _entries(values, index)
@@ -186,12 +187,12 @@ def _offset(values: Column, space: spaces.Box, severity: float, chance: Chance) 
     return _with_entries(values, space, index, moved)
 
 
-def digits_transposed(values: Column, space: spaces.Discrete, severity: float, chance: Chance) -> Column:
+def digits_transposed(values: Column, space: spaces.Discrete, severity: float, chance: Uniforms) -> Column:
     """Two neighbouring digits in each other's place (ids, amounts)."""
     return existing(transposed(values.astype(np.int64), chance[:, 0]), values, space)
 
 
-def _other_class(values: Column, space: Any, severity: float, chance: Chance) -> Column:
+def _other_class(values: Column, space: Any, severity: float, chance: Uniforms) -> Column:
     """Another class, in one entry."""
     if isinstance(space, spaces.Discrete):
         steps = 1 + below(chance[:, 1], space.n - 1)
@@ -208,7 +209,7 @@ def _other_class(values: Column, space: Any, severity: float, chance: Chance) ->
     return changed.reshape(values.shape)
 
 
-def _letters_swapped(values: list[str], space: spaces.Text, severity: float, chance: Chance) -> list[str]:
+def _letters_swapped(values: list[str], space: spaces.Text, severity: float, chance: Uniforms) -> list[str]:
     places = below(chance[:, 0], [max(len(text) - 1, 1) for text in values]).tolist()
     return [
         text[:place] + text[place + 1 : place + 2] + text[place : place + 1] + text[place + 2 :]
@@ -216,7 +217,7 @@ def _letters_swapped(values: list[str], space: spaces.Text, severity: float, cha
     ]
 
 
-def _other_letter(values: list[str], space: spaces.Text, severity: float, chance: Chance) -> list[str]:
+def _other_letter(values: list[str], space: spaces.Text, severity: float, chance: Uniforms) -> list[str]:
     letters = space.character_list
     places = below(chance[:, 0], [max(len(text), 1) for text in values]).tolist()
     drawn = below(chance[:, 1], len(letters)).tolist()
@@ -229,19 +230,19 @@ def _other_letter(values: list[str], space: spaces.Text, severity: float, chance
 # --- not even valid ---
 
 
-def _null(values: Values, space: Any, severity: float, chance: Chance) -> list[None]:
+def _null(values: Values, space: Any, severity: float, chance: Uniforms) -> list[None]:
     return [None] * len(values)
 
 
-def nan(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+def nan(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     return poked(values, below(chance[:, 0], values[0].size), np.nan)
 
 
-def infinite(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+def infinite(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     return poked(values, below(chance[:, 0], values[0].size), np.inf)
 
 
-def out_of_range(values: Column, space: Any, severity: float, chance: Chance) -> Column:
+def out_of_range(values: Column, space: Any, severity: float, chance: Uniforms) -> Column:
     """Above what the space allows, one entry of a vector; its type grows if it must."""
     if isinstance(space, spaces.Discrete):
         next_class = int(space.start) + int(space.n)
@@ -256,7 +257,7 @@ def out_of_range(values: Column, space: Any, severity: float, chance: Chance) ->
     return wide
 
 
-def wrong_type(values: Column, space: Any, severity: float, chance: Chance) -> Values:
+def wrong_type(values: Column, space: Any, severity: float, chance: Uniforms) -> Values:
     """Numbers as text; a frame as floats from 0 to 1."""
     if frames.frame_axes(space):
         return _GREYS[values] if values.dtype == np.uint8 else (values / 255).astype(np.float32)
@@ -267,7 +268,7 @@ def wrong_type(values: Column, space: Any, severity: float, chance: Chance) -> V
 _GREYS = (np.arange(256) / 255).astype(np.float32)
 
 
-def wrong_shape(values: Column, space: Any, severity: float, chance: Chance) -> Column:
+def wrong_shape(values: Column, space: Any, severity: float, chance: Uniforms) -> Column:
     """The first half, or twice all entries where there is no half."""
     if values.ndim == 1 or values.shape[1] < 2:
         return np.tile(values.reshape(len(values), -1), 2)

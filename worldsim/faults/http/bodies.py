@@ -33,7 +33,7 @@ def is_json(kind: str) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
-class Answer:
+class UpstreamResponse:
     """A response of the service, and its body where that was read.
 
     chunks: the bytes of the body as they came; None: nobody has read it. seen: those that have passed by since.
@@ -44,7 +44,7 @@ class Answer:
         self.chunks: list[bytes] | None = None
         self.seen: list[bytes] = []
 
-    def __deepcopy__(self, memo: Any) -> "Answer":
+    def __deepcopy__(self, memo: Any) -> "UpstreamResponse":
         return self  # a response that came does not change
 
     @property
@@ -90,10 +90,10 @@ class Answer:
     def payload(self) -> Any:
         """What faults see: JSON, or a text, or something that they can only look at as a whole."""
         if self.text is None:
-            return Opaque(self)
+            return OpaqueBody(self)
         found: Any = self._parsed
         if isinstance(found, dict):
-            found = _Object(found)
+            found = _JSONObject(found)
             found.answer = self
         return found
 
@@ -116,43 +116,43 @@ class Answer:
         return payload is self.payload or alike(payload, self.payload)
 
 
-class _Object(dict[str, Any]):
+class _JSONObject(dict[str, Any]):
     """A payload that knows of which response it is: its status and headers belong to it when it is shown again.
 
     To whoever compares payloads it is a dict like any other, which cannot be said of lists and texts of a class of
-    their own; for those, see `Answers`.
+    their own; for those, see `RecentResponses`.
     """
 
-    answer: Answer
+    answer: UpstreamResponse
 
 
-class Answers:
+class RecentResponses:
     """The last answers of a tool, to be found again by what they say."""
 
     def __init__(self) -> None:
-        self._last: deque[Answer] = deque(maxlen=_REMEMBERED)
+        self._last: deque[UpstreamResponse] = deque(maxlen=_REMEMBERED)
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: UpstreamResponse) -> None:
         """An answer whose payload does not know of it."""
-        if not isinstance(answer.payload, _Object | Opaque):
+        if not isinstance(answer.payload, _JSONObject | OpaqueBody):
             self._last.appendleft(answer)
 
-    def find(self, payload: Any) -> Answer | None:
+    def find(self, payload: Any) -> UpstreamResponse | None:
         """The newest one that says this; None for none."""
         return next((answer for answer in tuple(self._last) if answer.says(payload)), None)
 
 
-class Opaque:
+class OpaqueBody:
     """A body that faults can delay or lose or cut, and not look into: bytes that are no text, or not read yet."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: UpstreamResponse) -> None:
         self.answer = answer
 
-    def __deepcopy__(self, memo: Any) -> "Opaque":
+    def __deepcopy__(self, memo: Any) -> "OpaqueBody":
         return self
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Opaque) or self.answer.chunks is None or other.answer.chunks is None:
+        if not isinstance(other, OpaqueBody) or self.answer.chunks is None or other.answer.chunks is None:
             return self is other
         return self.answer.body == other.answer.body
 
@@ -166,7 +166,7 @@ class Opaque:
 # --- streams ---
 
 
-class _Chunks:
+class _FixedStream:
     """A body that is there, and how it ends."""
 
     def __init__(self, chunks: Sequence[bytes], error: Exception | None = None) -> None:
@@ -226,7 +226,7 @@ def _stream_class(library: ModuleType, kind: type) -> Any:
 
 def chunks(library: Any, given: Sequence[bytes], error: Exception | None = None) -> Any:
     """A stream of a body that is there, and how it ends."""
-    return _stream_class(library, _Chunks)(given, error)
+    return _stream_class(library, _FixedStream)(given, error)
 
 
 def changed_stream(library: Any, stream: Any, change: Callable[[bytes | None], Chunk]) -> Any:
@@ -264,7 +264,7 @@ def as_utf16(charset: str) -> Callable[[bytes | None], Chunk]:
     return change
 
 
-def remembered(answer: Answer) -> Callable[[bytes | None], Chunk]:
+def remembered(answer: UpstreamResponse) -> Callable[[bytes | None], Chunk]:
     """Passes everything on, for the answer to have it when it is shown again."""
 
     def change(chunk: bytes | None) -> Chunk:
@@ -274,7 +274,7 @@ def remembered(answer: Answer) -> Callable[[bytes | None], Chunk]:
     return change
 
 
-def answer_of(payload: Any) -> Answer | None:
+def answer_of(payload: Any) -> UpstreamResponse | None:
     """The response that a payload is of."""
-    found: Answer | None = getattr(payload, "answer", None)
+    found: UpstreamResponse | None = getattr(payload, "answer", None)
     return found

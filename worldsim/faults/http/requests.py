@@ -18,7 +18,7 @@ _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _FORM = "application/x-www-form-urlencoded"
 
 
-class Span(NamedTuple):
+class PathParameter(NamedTuple):
     """Where a parameter stands in a path."""
 
     name: str
@@ -26,15 +26,15 @@ class Span(NamedTuple):
     end: int
 
 
-class Matched(NamedTuple):
+class RouteMatch(NamedTuple):
     """A path: which tool it is, and where its parameters stand."""
 
     tool: str
     path: str
-    spans: tuple[Span, ...]
+    spans: tuple[PathParameter, ...]
 
 
-class Template:
+class PathTemplate:
     """A path with parameters, `/orders/{id}`, of one method or of all. name: of the tool, by default method and path.
 
     Raises ConfigError for what is none.
@@ -52,16 +52,16 @@ class Template:
         parts = [re.escape(piece) if at % 2 == 0 else "([^/]+)" for at, piece in enumerate(pieces)]
         self._pattern = re.compile("".join(parts))
 
-    def match(self, method: str, path: str) -> Matched | None:
+    def match(self, method: str, path: str) -> RouteMatch | None:
         """None for another method or path."""
         found = self._pattern.fullmatch(path) if self.method in ("", method) else None
         if found is None:
             return None
-        spans = tuple(Span(name, *found.span(at + 1)) for at, name in enumerate(self.names))
-        return Matched(self.name or f"{method} {self.path}", path, spans)
+        spans = tuple(PathParameter(name, *found.span(at + 1)) for at, name in enumerate(self.names))
+        return RouteMatch(self.name or f"{method} {self.path}", path, spans)
 
 
-class Templates:
+class PathTemplates:
     """Names of tools for paths. Of several templates that match, the one with the fewest parameters counts.
 
     given: templates, or templates with the names of their tools. Where none matches, numbers, UUIDs and hashes in the
@@ -71,28 +71,29 @@ class Templates:
     def __init__(self, given: Sequence[str] | Mapping[str, str]) -> None:
         given = [given] if isinstance(given, str) else given
         named = given.items() if isinstance(given, Mapping) else [(text, None) for text in given]
-        each = [Template(text, name) for text, name in named]
+        each = [PathTemplate(text, name) for text, name in named]
         self._templates = sorted(each, key=lambda template: (len(template.names), not template.method))
 
-    def match(self, method: str, path: str) -> Matched:
+    def match(self, method: str, path: str) -> RouteMatch:
         """Which tool a request calls."""
         for template in self._templates:
             found = template.match(method, path)
             if found is not None:
                 return found
         spans = tuple(
-            Span("id" if at == 0 else f"id{at + 1}", *found.span()) for at, found in enumerate(_ID.finditer(path))
+            PathParameter("id" if at == 0 else f"id{at + 1}", *found.span())
+            for at, found in enumerate(_ID.finditer(path))
         )
-        return Matched(f"{method} {_filled(path, spans, {span: f'{{{span.name}}}' for span in spans})}", path, spans)
+        return RouteMatch(f"{method} {_filled(path, spans, {span: f'{{{span.name}}}' for span in spans})}", path, spans)
 
 
-def _filled(path: str, spans: Sequence[Span], values: Mapping[Span, str]) -> str:
+def _filled(path: str, spans: Sequence[PathParameter], values: Mapping[PathParameter, str]) -> str:
     for span in reversed(spans):
         path = path[: span.start] + values.get(span, path[span.start : span.end]) + path[span.end :]
     return path
 
 
-class Place(NamedTuple):
+class ParameterLocation(NamedTuple):
     """Where an argument stands: in the "path", the "query", or the "body" of a request, and as what there.
 
     key: its name there; None: it is the whole body.
@@ -105,10 +106,10 @@ class Place(NamedTuple):
 class Arguments(dict[str, Any]):
     """What a request asks for, by name. asked: the request; faults that ask for the same later have it, too."""
 
-    asked: "Asked"
+    asked: "ParsedRequest"
 
 
-class Asked:
+class ParsedRequest:
     """A request whose body was read, and where each of its arguments stands.
 
     Parameters of the path come first, then the query, then the fields of the body; where two have one name the later
@@ -116,20 +117,20 @@ class Asked:
     number and hash.
     """
 
-    def __init__(self, request: Any, matched: Matched) -> None:
+    def __init__(self, request: Any, matched: RouteMatch) -> None:
         self.request, self.tool, self._matched = request, matched.tool, matched
-        self.arguments, self._places = Arguments(), dict[str, Place]()
+        self.arguments, self._places = Arguments(), dict[str, ParameterLocation]()
         self.arguments.asked = self
         for span in matched.spans:
-            self._add(Place("path", span.name), _number(unquote(matched.path[span.start : span.end])))
+            self._add(ParameterLocation("path", span.name), _number(unquote(matched.path[span.start : span.end])))
         self._query: list[tuple[str, str]] = parse_qsl(request.url.query.decode("ascii"), keep_blank_values=True)
         self._add_fields("query", self._query)
         self._add_body(request.content)
 
-    def __deepcopy__(self, memo: Any) -> "Asked":
+    def __deepcopy__(self, memo: Any) -> "ParsedRequest":
         return self  # what was asked does not change
 
-    def _add(self, place: Place, value: Any) -> None:
+    def _add(self, place: ParameterLocation, value: Any) -> None:
         name = place.key or place.where
         name = f"{place.where}.{name}" if name in self.arguments else name
         self.arguments[name], self._places[name] = value, place
@@ -138,7 +139,7 @@ class Asked:
         """Fields, whose values are texts; of those that come several times, lists."""
         for key in dict.fromkeys(key for key, _ in items):
             values = [_number(value) for name, value in items if name == key]
-            self._add(Place(where, key), values[0] if len(values) == 1 else values)
+            self._add(ParameterLocation(where, key), values[0] if len(values) == 1 else values)
 
     def _add_body(self, content: bytes) -> None:
         self._body: Any = None  # JSON, or the fields of a form
@@ -154,18 +155,18 @@ class Asked:
             try:
                 self._body = json.loads(text)
             except ValueError:
-                self._add(Place("body", None), text)
+                self._add(ParameterLocation("body", None), text)
                 return
             if isinstance(self._body, dict):
                 for key, value in self._body.items():
-                    self._add(Place("body", key), value)
+                    self._add(ParameterLocation("body", key), value)
             else:
-                self._add(Place("body", None), self._body)
+                self._add(ParameterLocation("body", None), self._body)
         elif text is not None and not kind.startswith("multipart/"):
-            self._add(Place("body", None), text)
+            self._add(ParameterLocation("body", None), text)
         else:  # parts of a form are divided by a text that is drawn anew for each try
             digest = {} if kind.startswith("multipart/") else {"sha256": hashlib.sha256(content).hexdigest()}
-            self._add(Place("body", None), {"bytes": len(content), **digest})
+            self._add(ParameterLocation("body", None), {"bytes": len(content), **digest})
 
     def asking(self, arguments: Mapping[str, Any]) -> Any:
         """The request that asks for other arguments; this very one where they are none."""
@@ -176,7 +177,7 @@ class Asked:
         }
         if not changed:
             return self.request
-        where = {name: self._places.get(name) or Place(self._for_new, name) for name in changed}
+        where = {name: self._places.get(name) or ParameterLocation(self._for_new, name) for name in changed}
         touched = {place.where for place in where.values()}
         wanted = {where.get(name) or self._places[name]: value for name, value in arguments.items()}
         path, query, content = self._matched.path, self.request.url.query, self.request.content
@@ -184,7 +185,7 @@ class Asked:
             values = {
                 span: quote(_written(wanted[place]), safe="")
                 for span in self._matched.spans
-                for place in [Place("path", span.name)]
+                for place in [ParameterLocation("path", span.name)]
                 if place in wanted
             }
             path = _filled(path, self._matched.spans, values)
@@ -207,24 +208,26 @@ class Asked:
         """Where arguments go that the request does not have."""
         return "body" if isinstance(self._body, dict) or media_type(self.request) == _FORM else "query"
 
-    def _content(self, wanted: Mapping[Place, Any]) -> bytes:
+    def _content(self, wanted: Mapping[ParameterLocation, Any]) -> bytes:
         if media_type(self.request) == _FORM:
             return urlencode(_fields("body", self._body, wanted)).encode()
         if isinstance(self._body, dict):
             fields = {place.key: value for place, value in wanted.items() if place.where == "body"}
             return _json(fields)
-        whole = wanted.get(Place("body", None), "")
+        whole = wanted.get(ParameterLocation("body", None), "")
         if self._body is None and isinstance(whole, str):
             return whole.encode()
         return _json(whole)
 
 
-def _fields(where: str, items: Sequence[tuple[str, str]], wanted: Mapping[Place, Any]) -> list[tuple[str, str]]:
+def _fields(
+    where: str, items: Sequence[tuple[str, str]], wanted: Mapping[ParameterLocation, Any]
+) -> list[tuple[str, str]]:
     """The fields of a query or form, in their order, with other values."""
     keys = dict.fromkeys([*[key for key, _ in items], *[place.key or "" for place in wanted if place.where == where]])
     found = []
     for key in keys:
-        value = wanted.get(Place(where, key), _NONE)
+        value = wanted.get(ParameterLocation(where, key), _NONE)
         values = value if isinstance(value, list) else [] if value is _NONE else [value]
         found += [(key, _written(each)) for each in values]
     return found

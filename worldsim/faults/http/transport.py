@@ -6,11 +6,11 @@ import httpx
 
 from worldsim.faults.calls import Call, Reply
 from worldsim.faults.http.bodies import library_of
-from worldsim.faults.http.exchange import Door, Exchange
-from worldsim.faults.pipeline import Trip
+from worldsim.faults.http.exchange import FaultTransportBase, HTTPExchange
+from worldsim.faults.pipeline import ForwardContext
 
 
-class FaultTransport(Door, httpx.BaseTransport):
+class FaultTransport(FaultTransportBase, httpx.BaseTransport):
     """Puts faults between an httpx client and its service: `httpx.Client(transport=FaultTransport(faults))`.
 
     A request is a call of the tool `GET /orders/{id}`: its method, and the template that its path matches. What a fault
@@ -35,11 +35,11 @@ class FaultTransport(Door, httpx.BaseTransport):
         inner, matched = self._transport(request), self.matched(request)
         if matched is None:
             return inner.handle_request(request)
-        exchange = Exchange(self, request, matched)
+        exchange = HTTPExchange(self, request, matched)
         if self.aimed_at(matched.tool):
             request.read()
 
-        def carry_out(call: Call, trip: Trip) -> Reply:
+        def carry_out(call: Call, trip: ForwardContext) -> Reply:
             for each in exchange.superseded():
                 each.response.close()
             answer = exchange.answered(inner.handle_request(exchange.outgoing(call, trip)))
@@ -68,18 +68,18 @@ class FaultTransport(Door, httpx.BaseTransport):
             self._inner.close()
 
 
-class AsyncFaultTransport(Door, httpx.AsyncBaseTransport):
+class AsyncFaultTransport(FaultTransportBase, httpx.AsyncBaseTransport):
     """`FaultTransport` for `httpx.AsyncClient`, under asyncio."""
 
     async def handle_async_request(self, request: Any) -> Any:
         inner, matched = self._transport(request), self.matched(request)
         if matched is None:
             return await inner.handle_async_request(request)
-        exchange = Exchange(self, request, matched)
+        exchange = HTTPExchange(self, request, matched)
         if self.aimed_at(matched.tool):
             await request.aread()
 
-        async def carry_out(call: Call, trip: Trip) -> Reply:
+        async def carry_out(call: Call, trip: ForwardContext) -> Reply:
             for each in exchange.superseded():
                 await each.response.aclose()
             answer = exchange.answered(await inner.handle_async_request(exchange.outgoing(call, trip)))

@@ -9,24 +9,24 @@ from worldsim.faults import trees
 from worldsim.faults.columns import Values, each_like_first
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects import frames
-from worldsim.faults.effects.base import Batch
+from worldsim.faults.effects.base import AffectedCalls
 from worldsim.faults.effects.leaves import (
-    AnySome,
     ChangeLeaves,
     ChangeReplies,
-    Edit,
-    Some,
-    Spells,
+    LeafEdit,
+    LeafOutages,
+    SomeLeaves,
+    SomeLeavesEvenIfEqual,
     frames_of,
     last_frames,
 )
-from worldsim.faults.effects.needs import FRAMES, ROWS, Need
+from worldsim.faults.effects.needs import FRAMES, ROWS, Requirement
 from worldsim.faults.effects.pictures import by_frame
 from worldsim.faults.effects.rows import ChangeRows
 from worldsim.faults.keys import CallRandom
 from worldsim.faults.kinds.loud import RATE, SPREAD
 from worldsim.faults.kinds.mixed import unknown
-from worldsim.faults.parameters import Names, number, out_of_space, scaled, targets
+from worldsim.faults.parameters import NameGlobs, number, out_of_space, scaled, targets
 from worldsim.spaces import Leaf
 
 _MISSING = "missing"
@@ -34,10 +34,10 @@ _FRAMES = "share of the replies whose frames it touches"
 _MEAN = "mean length of a spell in calls"
 
 
-def unknowns(out_of_space: bool) -> Edit:
+def unknowns(out_of_space: bool) -> LeafEdit:
     """An edit that leaves nothing: null in plain JSON, and in a space what stands for "unknown"."""
 
-    def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Values:
+    def edit(leaf: Leaf, values: Values, random: CallRandom, batch: AffectedCalls) -> Values:
         return each_like_first(leaf, values, lambda value: unknown(leaf, value, batch, out_of_space))
 
     return edit
@@ -53,11 +53,11 @@ class NullFields(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.5, 0, 1, SPREAD)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        change = ChangeLeaves(self.kind, unknowns(self.out_of_space), Some(self.at("spread")), free=True)
+        change = ChangeLeaves(self.kind, unknowns(self.out_of_space), SomeLeaves(self.at("spread")), free=True)
         return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
 
 
@@ -71,19 +71,19 @@ class DroppedFields(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.5, 0, 1, "share of the fields that are gone from such a reply, at least one")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         empty = unknowns(self.out_of_space)
 
-        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Any:
+        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: AffectedCalls) -> Any:
             has_key = bool(leaf.path) and isinstance(leaf.path[-1], str)
             if has_key and (batch.scope.plain or self.out_of_space):
                 return [trees.ABSENT] * len(values)
             return empty(leaf, values, random, batch)
 
-        change = ChangeLeaves(self.kind, edit, AnySome(self.at("spread")), free=True, describe=False)
+        change = ChangeLeaves(self.kind, edit, SomeLeavesEvenIfEqual(self.at("spread")), free=True, describe=False)
         return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
 
 
@@ -96,20 +96,20 @@ class EmptyResult(Fault):
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         empty = unknowns(self.out_of_space)
 
-        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Any:
+        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: AffectedCalls) -> Any:
             return [_emptied(each) for each in values] if batch.scope.plain else empty(leaf, values, random, batch)
 
         change = ChangeLeaves(self.kind, edit, free=True, records="reply", leaves=_whole_or_leaves)
         return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
 
 
-def _whole_or_leaves(batch: Batch, replies: Any) -> tuple[Leaf, ...]:
+def _whole_or_leaves(batch: AffectedCalls, replies: Any) -> tuple[Leaf, ...]:
     return (Leaf((), trees.ANY),) if batch.scope.plain else batch.leaves(replies)
 
 
@@ -138,7 +138,7 @@ class MissingRows(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.5, 0, 1, "share of the rows that are gone, at least one")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
@@ -158,7 +158,7 @@ class PartialPage(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.9, 0, 1, "share of the rows, from the last one on, that are gone, at least one")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
@@ -177,7 +177,7 @@ def _gone(share: float, count: int) -> int:
 # --- frames ---
 
 
-def frames_only(given: Any, edit: Edit, share: float = 1.0, needs: Need = FRAMES) -> Composition:
+def frames_only(given: Any, edit: LeafEdit, share: float = 1.0, needs: Requirement = FRAMES) -> Composition:
     """Frames are seen otherwise than they are."""
     change = ChangeLeaves(given.kind, edit, out_of_space=given.out_of_space)
     return Composition(ChangeReplies(change), share, given.targets, given.out_of_space, needs)
@@ -191,7 +191,7 @@ class BlackFrames(Fault):
     """
 
     rate: float = scaled(0.6, 0, 1, _FRAMES)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
@@ -206,7 +206,7 @@ class Occlusion(Fault):
     """
 
     size: float = scaled(0.6, 0, 1, "side of the block, as a share of the frame's")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
@@ -222,11 +222,11 @@ class DroppedChannels(Fault):
     """
 
     rate: float = scaled(0.6, 0, 1, _FRAMES)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def draw(images: frames.Frame, random: CallRandom) -> frames.Frame:
+        def draw(images: frames.FrameArray, random: CallRandom) -> frames.FrameArray:
             left = images.copy()
             for image, channel in zip(left, random.integers(images.shape[3]).tolist(), strict=True):
                 image[..., channel] = 0
@@ -247,11 +247,11 @@ class DeadSensors(Fault):
 
     rate: float = scaled(0.02, 0, 1, "probability that a leaf fails at a call")
     mean_calls: float = number(5.0, 1, 1e9, _MEAN)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        spells = Spells(self.at("rate"), self.mean_calls)
+        spells = LeafOutages(self.at("rate"), self.mean_calls)
         change = ChangeLeaves(self.kind, unknowns(self.out_of_space), spells, free=True, describe=False)
         return Composition(ChangeReplies(change), 1.0, self.targets, self.out_of_space)
 
@@ -266,11 +266,11 @@ class FrozenFrames(Fault):
 
     rate: float = scaled(0.1, 0, 1, "probability that a moving picture freezes at a call")
     mean_calls: float = number(5.0, 1, 1e9, _MEAN)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Any:
+        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: AffectedCalls) -> Any:
             last = last_frames(batch, leaf)[batch.rows]
             if isinstance(values, np.ndarray):
                 return last
@@ -279,7 +279,7 @@ class FrozenFrames(Fault):
         change = ChangeLeaves(
             self.kind,
             edit,
-            Spells(self.at("rate"), self.mean_calls),
+            LeafOutages(self.at("rate"), self.mean_calls),
             out_of_space=self.out_of_space,
             describe=False,
             leaves=lambda batch, replies: frames_of(batch.scope.leaves),

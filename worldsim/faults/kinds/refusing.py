@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from worldsim.faults.arrays import Floats, Mask
 from worldsim.faults.definition import Composition, Fault, fault
-from worldsim.faults.effects.base import Batch, Mask
+from worldsim.faults.effects.base import AffectedCalls
 from worldsim.faults.effects.delays import ON_TIME_S
-from worldsim.faults.effects.refusals import Answer, Refuse, every_call
-from worldsim.faults.keys import Floats
+from worldsim.faults.effects.refusals import Refusal, Refuse, every_call
 from worldsim.faults.parameters import number, option, scaled
 
 RETRIED_WITHIN = 100  # calls: services, too, keep a request's key for a while, and take what comes later for a new one
@@ -25,7 +25,7 @@ _RETRY_AFTER = "seconds after which the service asks to be called again; null: i
 
 
 def refusal(
-    given: Fault, answer: Answer, lose_answer: float, retry_after_s: float | None, until_retried: int
+    given: Fault, answer: Refusal, lose_answer: float, retry_after_s: float | None, until_retried: int
 ) -> Composition:
     """A share of the calls is refused, each by itself or until it has been retried often enough."""
     refused = _until(until_retried) if until_retried else every_call
@@ -33,10 +33,10 @@ def refusal(
     return Composition(effect, share=given.at("rate"))
 
 
-def _until(retries: int) -> Callable[[Batch], Mask]:
+def _until(retries: int) -> Callable[[AffectedCalls], Mask]:
     """Calls that are refused until they have been retried so often: the same request, by canonical JSON."""
 
-    def refused(batch: Batch) -> Mask:
+    def refused(batch: AffectedCalls) -> Mask:
         waiting = batch.memory.objects("waiting", dict[Any, list[int]])  # request -> retries that are left, last try
         found = np.zeros(len(batch), np.bool_)
         each = zip(batch.rows.tolist(), batch.calls.requests(batch.rows), batch.numbers.tolist(), strict=True)
@@ -74,12 +74,12 @@ class RateLimited(Fault):
     lose_answer: float = number(0.0, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        answer = Answer("rate_limited", 429, "Too Many Requests")
+        answer = Refusal("rate_limited", 429, "Too Many Requests")
         if not self.until_retry_after:
             return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
         wait_s = self.retry_after_s or 0.0
 
-        def refused(batch: Batch) -> Mask:
+        def refused(batch: AffectedCalls) -> Mask:
             ends = _per_tool(batch, "ends_s")
             now_s, asked = batch.seconds, ends < np.inf
             held = asked & (now_s < ends - ON_TIME_S)
@@ -89,21 +89,21 @@ class RateLimited(Fault):
             _set_per_tool(batch, "ends_s", waited, np.full(len(batch), np.inf))
             return held | new
 
-        def left_s(batch: Batch) -> Floats:
+        def left_s(batch: AffectedCalls) -> Floats:
             return np.maximum(_per_tool(batch, "ends_s") - batch.seconds, 0.0)
 
         effect = Refuse(self.kind, answer, refused, self.lose_answer, left_s, counts=True)
         return Composition(effect, share=self.at("rate"))
 
 
-def _per_tool(batch: Batch, name: str) -> Floats:
+def _per_tool(batch: AffectedCalls, name: str) -> Floats:
     """A number that is remembered for the tool of each call, (n,); infinite until then."""
     known = batch.memory.objects(name, dict[str, float])
     each = zip(batch.rows.tolist(), batch.tools.tolist(), strict=True)
     return np.array([known[row].get(tool, np.inf) for row, tool in each])
 
 
-def _set_per_tool(batch: Batch, name: str, which: Mask, values: Floats) -> None:
+def _set_per_tool(batch: AffectedCalls, name: str, which: Mask, values: Floats) -> None:
     known = batch.memory.objects(name, dict[str, float])
     for row, tool, value in zip(batch.rows[which].tolist(), batch.tools[which], values[which].tolist(), strict=True):
         known[row][tool] = value
@@ -130,7 +130,7 @@ class Throttled(Fault):
     def figures(self) -> dict[str, float]:
         return {"calls allowed": self.allowed} if self.severity else {}
 
-    def _recent(self, batch: Batch) -> list[deque[float]]:
+    def _recent(self, batch: AffectedCalls) -> list[deque[float]]:
         """When the calls of each call's tool were let through, (n,), that are still within the window."""
         known = batch.memory.objects("let_through", dict[str, deque[float]])
         names = batch.tools.tolist() if self.per_tool else [""] * len(batch)
@@ -145,7 +145,7 @@ class Throttled(Fault):
     def compose(self) -> Composition:
         allowed = self.allowed
 
-        def refused(batch: Batch) -> Mask:
+        def refused(batch: AffectedCalls) -> Mask:
             found = []
             each = zip(self._recent(batch), batch.seconds.tolist(), batch.triggered.tolist(), strict=True)
             for recent, now_s, active in each:
@@ -154,12 +154,12 @@ class Throttled(Fault):
                     recent.append(now_s)
             return np.array(found, np.bool_)
 
-        def left_s(batch: Batch) -> Floats:
+        def left_s(batch: AffectedCalls) -> Floats:
             recent = self._recent(batch)
             oldest = np.array([each[len(each) - allowed] if len(each) >= allowed else -np.inf for each in recent])
             return np.maximum(oldest + self.window_s - batch.seconds, 0.0)
 
-        answer = Answer("rate_limited", 429, "Too Many Requests")
+        answer = Refusal("rate_limited", 429, "Too Many Requests")
         return Composition(Refuse(self.kind, answer, refused, 0.0, left_s, counts=True))
 
 
@@ -176,7 +176,7 @@ class ServerError(Fault):
     lose_answer: float = number(0.5, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        answer = Answer("server_error", 500, "Internal Server Error")
+        answer = Refusal("server_error", 500, "Internal Server Error")
         return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
 
 
@@ -193,7 +193,7 @@ class BadGateway(Fault):
     lose_answer: float = number(0.5, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        answer = Answer("bad_gateway", 502, "Bad Gateway")
+        answer = Refusal("bad_gateway", 502, "Bad Gateway")
         return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
 
 
@@ -210,7 +210,7 @@ class Unavailable(Fault):
     lose_answer: float = number(0.0, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        answer = Answer("unavailable", 503, "Service Unavailable")
+        answer = Refusal("unavailable", 503, "Service Unavailable")
         return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
 
 
@@ -226,22 +226,22 @@ class DroppedConnection(Fault):
     lose_answer: float = number(0.5, 0, 1, "share of the drops that come after the call was carried out")
 
     def compose(self) -> Composition:
-        return refusal(self, Answer("connection"), self.lose_answer, None, self.until_retried)
+        return refusal(self, Refusal("connection"), self.lose_answer, None, self.until_retried)
 
 
 # --- outages ---
 
 
 def _outage(
-    calls: int, chances: Callable[[Batch, str], Any], parts: Callable[[Batch], list[str]]
-) -> Callable[[Batch], Mask]:
+    calls: int, chances: Callable[[AffectedCalls, str], Any], parts: Callable[[AffectedCalls], list[str]]
+) -> Callable[[AffectedCalls], Mask]:
     """Calls that are refused for a while once something has happened.
 
     calls: how many it lasts. chances: the probabilities that it begins at calls of a part. parts: what of the service
     each call is of, (n,), which goes down by itself.
     """
 
-    def refused(batch: Batch) -> Mask:
+    def refused(batch: AffectedCalls) -> Mask:
         found, named = np.zeros(len(batch), np.bool_), np.array(parts(batch), object)
         drawn = np.where(batch.triggered, batch.uniforms, 2.0)
         for part in dict.fromkeys(named.tolist()):
@@ -256,15 +256,15 @@ def _outage(
     return refused
 
 
-def _counted(batch: Batch) -> Any:
+def _counted(batch: AffectedCalls) -> Any:
     """The numbers of these calls among all calls of the session that the fault sees, (n,)."""
     return batch.memory.array("calls", 0)[batch.rows]
 
 
-def _counting(refused: Callable[[Batch], Mask]) -> Callable[[Batch], Mask]:
+def _counting(refused: Callable[[AffectedCalls], Mask]) -> Callable[[AffectedCalls], Mask]:
     """The same, with the calls of all tools counted together: an outage of so many calls hits them all alike."""
 
-    def counted(batch: Batch) -> Mask:
+    def counted(batch: AffectedCalls) -> Mask:
         found = refused(batch)
         batch.memory.array("calls", 0)[batch.rows] += 1
         return found
@@ -287,7 +287,7 @@ class ExpiredToken(Fault):
 
     def compose(self) -> Composition:
         refused = _outage(self.outage_calls, lambda batch, _: self.at("rate"), lambda batch: [""] * len(batch))
-        answer = Answer("unauthorized", 401, "Unauthorized")
+        answer = Refusal("unauthorized", 401, "Unauthorized")
         return Composition(
             Refuse(self.kind, answer, _counting(refused), self.lose_answer, self.retry_after_s, counts=True)
         )
@@ -306,7 +306,7 @@ class LostPermission(Fault):
     lose_answer: float = number(0.0, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        def refused(batch: Batch) -> Mask:
+        def refused(batch: AffectedCalls) -> Mask:
             until = _per_tool(batch, "until")
             known = np.isfinite(until)
             hit = batch.triggered & (batch.uniforms < self.at("rate"))
@@ -314,7 +314,7 @@ class LostPermission(Fault):
             _set_per_tool(batch, "until", hit, until)
             return np.asarray(until > batch.numbers)
 
-        answer = Answer("forbidden", 403, "Forbidden")
+        answer = Refusal("forbidden", 403, "Forbidden")
         return Composition(Refuse(self.kind, answer, refused, self.lose_answer, self.retry_after_s, counts=True))
 
 
@@ -340,12 +340,12 @@ class QuotaExceeded(Fault):
         return {"calls allowed": self.allowed}
 
     def compose(self) -> Composition:
-        def refused(batch: Batch) -> Mask:
+        def refused(batch: AffectedCalls) -> Mask:
             used = batch.memory.array("used", 0)
             used[batch.rows] += 1
             return np.asarray(used[batch.rows] > self.allowed)
 
-        answer = Answer("quota", 429, "Quota Exceeded")
+        answer = Refusal("quota", 429, "Quota Exceeded")
         return Composition(Refuse(self.kind, answer, refused, self.lose_answer))
 
 
@@ -366,7 +366,7 @@ class Cascade(Fault):
     def compose(self) -> Composition:
         alone, pulled = self.at("rate"), max(self.at("rate"), self.at("spread"))
 
-        def chances(batch: Batch, tool: str) -> Floats:
+        def chances(batch: AffectedCalls, tool: str) -> Floats:
             down = batch.memory.objects("down", dict[str, int])
             numbers = _counted(batch).tolist()
             others = [
@@ -377,14 +377,14 @@ class Cascade(Fault):
 
         outage = _outage(self.outage_calls, chances, lambda batch: batch.tools.tolist())
 
-        def refused(batch: Batch) -> Mask:
+        def refused(batch: AffectedCalls) -> Mask:
             found = outage(batch)
             down = batch.memory.objects("down", dict[str, int])
             for row, tool in zip(batch.rows.tolist(), batch.tools.tolist(), strict=True):
                 down[row][tool] = int(batch.memory.array(f"until {tool}", 0)[row])
             return found
 
-        answer = Answer("unavailable", 503, "Service Unavailable")
+        answer = Refusal("unavailable", 503, "Service Unavailable")
         return Composition(
             Refuse(self.kind, answer, _counting(refused), self.lose_answer, self.retry_after_s, counts=True)
         )

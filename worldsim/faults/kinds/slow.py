@@ -8,12 +8,12 @@ import numpy as np
 from pydantic import model_validator
 
 from worldsim.errors import ConfigError
+from worldsim.faults.arrays import Floats, Rows
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects.delays import Delay, SlowService, TimeOut, Trickle
 from worldsim.faults.effects.texts import sizes
-from worldsim.faults.keys import Floats, normal_quantiles
-from worldsim.faults.parameters import Mistake, Numbers, number, option, scaled
-from worldsim.faults.payloads import Rows
+from worldsim.faults.keys import normal_quantiles
+from worldsim.faults.parameters import Mistake, NumberTuple, number, option, scaled
 
 _SLOW = "slow"
 
@@ -134,7 +134,7 @@ class EmpiricalLatency(Fault):
     """
 
     file: str = option("", "path of a text file with one measured latency in seconds a line; replaces values_s")
-    values_s: Numbers = option((0.05, 0.08, 0.12, 0.2, 0.4, 1.5, 6.0), "measured latencies in seconds")
+    values_s: NumberTuple = option((0.05, 0.08, 0.12, 0.2, 0.4, 1.5, 6.0), "measured latencies in seconds")
 
     @model_validator(mode="after")
     def _readable(self) -> "EmpiricalLatency":

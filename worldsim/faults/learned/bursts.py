@@ -6,15 +6,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.faults.arrays import Floats
 from worldsim.faults.schedule import Bursts
-
-Floats = NDArray[np.float64]
 
 FEWEST = 10  # failures below which nothing is said of bursts
 BELIEVED = 10.0  # AIC by which bursts must be the better story (Burnham and Anderson 2002: "essentially no support")
 
 
-class Failures(NamedTuple):
+class FailureFit(NamedTuple):
     """How calls fail: a share `rate` of all of them, or of those in bursts."""
 
     rate: float
@@ -23,7 +22,7 @@ class Failures(NamedTuple):
     aic: float  # of the story that is told
 
 
-def fit_failures(failed: NDArray[np.bool_], numbers: NDArray[np.int64], sessions: NDArray[np.int64]) -> Failures:
+def fit_failures(failed: NDArray[np.bool_], numbers: NDArray[np.int64], sessions: NDArray[np.int64]) -> FailureFit:
     """The likelier of the two for one tool.
 
     failed: (n,) of the calls at which the failure could have been seen, n at least 1. numbers: (n,) where they stand
@@ -34,14 +33,14 @@ def fit_failures(failed: NDArray[np.bool_], numbers: NDArray[np.int64], sessions
     share = float(failed.mean())
     alone = 2.0 - 2.0 * _bernoulli(int(failed.sum()), len(failed))
     if failed.sum() < FEWEST or share == 1:
-        return Failures(share, None, 0.0, alone)
+        return FailureFit(share, None, 0.0, alone)
     gaps = np.diff(numbers, prepend=numbers[0]).astype(np.float64)
     gaps[np.diff(sessions, prepend=sessions[0] - 1) != 0] = np.inf  # nothing is remembered over an endless gap
     into, out_of, rate, log_likelihood = _gilbert(failed, gaps)
     together = 6.0 - 2.0 * log_likelihood
     if alone - together < BELIEVED:
-        return Failures(share, None, alone - together, alone)
-    return Failures(rate, Bursts(mean_calls=1 / out_of, mean_gap=1 / into), alone - together, together)
+        return FailureFit(share, None, alone - together, alone)
+    return FailureFit(rate, Bursts(mean_calls=1 / out_of, mean_gap=1 / into), alone - together, together)
 
 
 def _bernoulli(ones: int, total: int) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 from worldsim.faults.learned.calls import TracedCall
 from worldsim.faults.learned.errors import failure_of, judge
-from worldsim.faults.learned.spans import Span, error_of, has_failed, service_of, status_of, whole
+from worldsim.faults.learned.spans import TraceSpan, error_of, has_failed, service_of, status_of, whole
 from worldsim.faults.learned.times import LONGEST_S, wait_s
 
 MODEL_KEYS = ("gen_ai.operation.name", "gen_ai.request.model", "llm.request.type", "llm.model_name", "ai.model.id")
@@ -15,13 +15,13 @@ SIDE_BY_SIDE = 20  # requests among which the one is looked for that a try goes 
 RETRY_AFTER_KEYS = ("http.response.header.retry-after", "http.response.header.retry_after")
 
 
-def calls_of(spans: Iterable[Span], left_out: Counter[str]) -> list[TracedCall]:
+def calls_of(spans: Iterable[TraceSpan], left_out: Counter[str]) -> list[TracedCall]:
     """The calls that spans tell of, in the order in which they started; what is not counted is added to `left_out`.
 
     Where any span names a tool, those that do are calls, else those of kind client that are not the model's own. A
     span within a call is part of it: of the same tool, or of the service that the tool asks.
     """
-    tree = _Tree(spans, left_out)
+    tree = _SpanTree(spans, left_out)
     named = any(span.tool for span in tree.spans)
     found = [span for span in tree.spans if (span.tool if named else tree.asks_a_service(span))]
     below = tree.below(found)
@@ -39,11 +39,11 @@ def calls_of(spans: Iterable[Span], left_out: Counter[str]) -> list[TracedCall]:
     return [_call(tries, below.get(id(tries[-1]), ()), tree.session(tries[0])) for tries in counted]
 
 
-class _Tree:
+class _SpanTree:
     """Spans, each once, and what is above each of them."""
 
-    def __init__(self, spans: Iterable[Span], left_out: Counter[str]) -> None:
-        self._known: dict[tuple[str, str, bool], Span] = {}
+    def __init__(self, spans: Iterable[TraceSpan], left_out: Counter[str]) -> None:
+        self._known: dict[tuple[str, str, bool], TraceSpan] = {}
         nameless = []
         for span in spans:
             if not span.id:  # nothing tells a span that was sent again from another one
@@ -60,7 +60,7 @@ class _Tree:
             if span.session:
                 self._sessions[span.trace].add(span.session)
 
-    def above(self, span: Span) -> Iterable[Span]:
+    def above(self, span: TraceSpan) -> Iterable[TraceSpan]:
         """The ancestors of a span, from its parent on."""
         known, below = self._known, span
         for _ in range(DEEPEST):
@@ -72,7 +72,7 @@ class _Tree:
             yield parent
             span = parent
 
-    def asks_a_service(self, span: Span) -> bool:
+    def asks_a_service(self, span: TraceSpan) -> bool:
         """Whether a span that names no tool is a call of one all the same."""
         if span.kind == "step":
             return (span.trace, span.id) not in self._parents
@@ -80,7 +80,7 @@ class _Tree:
             return False
         return not any(each.is_model_call for each in self.above(span))  # the model's own HTTP
 
-    def call_over(self, span: Span, calls: Container[tuple[str, str, bool]]) -> Span | None:
+    def call_over(self, span: TraceSpan, calls: Container[tuple[str, str, bool]]) -> TraceSpan | None:
         """The outermost call that a span is part of. A tool that an agent calls as part of another tool is its own."""
         asked = not span.tool or span.kind in ("client", "server") or "mcp.method.name" in span.attributes
         outermost = None
@@ -89,16 +89,16 @@ class _Tree:
                 outermost = each
         return outermost
 
-    def below(self, calls: Iterable[Span]) -> dict[int, list[Span]]:
+    def below(self, calls: Iterable[TraceSpan]) -> dict[int, list[TraceSpan]]:
         """The spans that are part of these calls, by the id of the object that is the call."""
         keys = {call.key for call in calls if call.id}
-        found: dict[int, list[Span]] = defaultdict(list)
+        found: dict[int, list[TraceSpan]] = defaultdict(list)
         for span in self.spans:
             if (span.tool or span.kind in ("client", "server")) and (call := self.call_over(span, keys)) is not None:
                 found[id(call)].append(span)
         return found
 
-    def session(self, span: Span) -> str:
+    def session(self, span: TraceSpan) -> str:
         """What the span says, or what is above it, or the only one in its trace, or else the trace itself."""
         if span.session or not (of_trace := self._sessions.get(span.trace)):
             return span.session or span.trace
@@ -107,10 +107,10 @@ class _Tree:
         return next((each.session for each in self.above(span) if each.session), span.trace)
 
 
-def _with_their_retries(spans: Iterable[Span]) -> list[list[Span]]:
+def _with_their_retries(spans: Iterable[TraceSpan]) -> list[list[TraceSpan]]:
     """Spans in the order of their start, each with those after it that sent the same request again."""
-    counted: list[list[Span]] = []
-    by_request: dict[tuple[str, str, str], list[list[Span]]] = defaultdict(list)
+    counted: list[list[TraceSpan]] = []
+    by_request: dict[tuple[str, str, str], list[list[TraceSpan]]] = defaultdict(list)
     for span in spans:
         requests = by_request[span.trace, span.parent, service_of(span)]
         number = whole(span.attributes.get("http.request.resend_count", span.attributes.get("http.resend_count"))) or 0
@@ -122,7 +122,7 @@ def _with_their_retries(spans: Iterable[Span]) -> list[list[Span]]:
     return counted
 
 
-def _goes_on(span: Span, number: int, requests: Sequence[list[Span]]) -> list[Span]:
+def _goes_on(span: TraceSpan, number: int, requests: Sequence[list[TraceSpan]]) -> list[TraceSpan]:
     """The request that a try goes on: the last that was tried as often and had come to an end."""
     ended = (
         each for each in reversed(requests) if len(each) == number and (each[-1].end_ns or 0) <= (span.start_ns or 0)
@@ -130,7 +130,7 @@ def _goes_on(span: Span, number: int, requests: Sequence[list[Span]]) -> list[Sp
     return next(ended, requests[-1])
 
 
-def _call(tries: list[Span], below: Iterable[Span], session: str) -> TracedCall:
+def _call(tries: list[TraceSpan], below: Iterable[TraceSpan], session: str) -> TracedCall:
     """One call, from its first try to the outcome of its last. below: the spans that are part of the last."""
     first, last = tries[0], tries[-1]
     assert first.start_ns is not None and last.end_ns is not None, "only spans that have ended are counted"
@@ -145,7 +145,7 @@ def _call(tries: list[Span], below: Iterable[Span], session: str) -> TracedCall:
     )
 
 
-def _failure(last: Span, below: Iterable[Span]) -> dict[str, Any]:
+def _failure(last: TraceSpan, below: Iterable[TraceSpan]) -> dict[str, Any]:
     """What is known of a failure: where a tool says no more than that it failed, what it asked says why."""
     asked = sorted((span for span in below if has_failed(span)), key=lambda span: span.end_ns or 0)
     causes = [(status_of(span.attributes), error_of(span), span) for span in (last, *reversed(asked))]

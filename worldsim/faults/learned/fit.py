@@ -12,9 +12,9 @@ from pydantic import Field
 from rich.table import Table
 
 from worldsim.errors import ConfigError
-from worldsim.faults.learned.bursts import Failures, fit_failures
+from worldsim.faults.learned.bursts import FailureFit, fit_failures
 from worldsim.faults.learned.calls import TracedCall
-from worldsim.faults.learned.latencies import GivenUp, Latencies, fit_given_up, fit_latencies, shortened
+from worldsim.faults.learned.latencies import CensoredLognormal, LatencyFit, fit_censored, fit_latencies, shortened
 from worldsim.faults.learned.traces import read_traces
 from worldsim.faults.plans.plan import Plan
 from worldsim.faults.schedule import Bursts
@@ -35,7 +35,7 @@ REFUSALS: dict[str, dict[str, Any]] = {  # kind of failure -> the fault that cau
 HEADING = "# Learned by worldsim faults fit"  # the first line of a learned plan
 # After these nobody can tell whether the call was carried out. 503 is among them: a service that says so itself has
 # done nothing, but proxies and gRPC say the same of a connection that broke after the request had been sent.
-UNTOLD = ("connection", "server_error", "bad_gateway", "unavailable")
+AMBIGUOUS_FAILURES = ("connection", "server_error", "bad_gateway", "unavailable")
 
 
 class FitConfig(Settings):
@@ -70,13 +70,13 @@ class ToolFit(NamedTuple):
 
     tool: str
     calls: int
-    latencies: Latencies | None  # None: no call was answered, or nobody measured how long it took
-    failures: dict[str, tuple[int, Failures]]  # kind -> how many, and how they come; outermost first
+    latencies: LatencyFit | None  # None: no call was answered, or nobody measured how long it took
+    failures: dict[str, tuple[int, FailureFit]]  # kind -> how many, and how they come; outermost first
     retry_after_s: dict[str, float]
     timeout_s: float | None  # None: no time-out, or none that was measured
 
 
-class Fitted(NamedTuple):
+class FitResult(NamedTuple):
     """A plan and what it was learned from."""
 
     plan: Plan
@@ -98,7 +98,7 @@ class Fitted(NamedTuple):
 
     def failure_table(self) -> Table:
         """Per tool and kind of failure: how many, how often, and whether in bursts."""
-        table = Table(title="Failures", title_justify="left")
+        table = Table(title="FailureFit", title_justify="left")
         for name in ("tool", "failure"):
             table.add_column(name, overflow="fold")
         for name in ("calls", "failed", "share", "bursts of", "every", "AIC gain"):
@@ -114,7 +114,7 @@ class Fitted(NamedTuple):
         return table
 
 
-def fit(config: FitConfig) -> Fitted:
+def fit(config: FitConfig) -> FitResult:
     """Learns a plan and writes it to `config.out`.
 
     At severity 1 the plan does what the traces show. Refusals take no time; latencies are those of answered calls.
@@ -134,7 +134,7 @@ def fit(config: FitConfig) -> Fitted:
     return fitted._replace(notes=[*traces.notes, *fitted.notes])
 
 
-def fit_calls(calls: Sequence[TracedCall], config: FitConfig) -> Fitted:
+def fit_calls(calls: Sequence[TracedCall], config: FitConfig) -> FitResult:
     """The same for calls in the order in which they started, without writing anything."""
     by_tool: dict[str, list[TracedCall]] = defaultdict(list)
     for call in calls:
@@ -149,13 +149,13 @@ def fit_calls(calls: Sequence[TracedCall], config: FitConfig) -> Fitted:
     untimed = [tool for tool in tools if all(call.latency_s is None for call in by_tool[tool])]
     notes = [f"the traces do not say how long calls took: {', '.join(untimed)}"] if untimed else []
     learned = f"Learned from {len(calls)} recorded calls."
-    return Fitted(Plan(name=config.out.stem, description=learned, faults=faults), found, left_out, notes)
+    return FitResult(Plan(name=config.out.stem, description=learned, faults=faults), found, left_out, notes)
 
 
 def _fit_tool(tool: str, calls: Sequence[TracedCall], config: FitConfig, rng: np.random.Generator) -> ToolFit:
     own, numbers, sessions = _by_session(calls)
     kinds = np.array([call.failure or "" for call in own])
-    failures: dict[str, tuple[int, Failures]] = {}
+    failures: dict[str, tuple[int, FailureFit]] = {}
     asked = np.ones(len(own), np.bool_)  # calls that got past the failures further out
     for kind, count in sorted(Counter(kinds[kinds != ""].tolist()).items(), key=_outermost_first):
         failures[kind] = (count, fit_failures(kinds[asked] == kind, numbers[asked], sessions[asked]))
@@ -193,13 +193,13 @@ def _outermost_first(item: tuple[str, int]) -> tuple[bool, int, str]:
 def _fit_latencies(
     answered: NDArray[np.float64],
     late: list[float],
-    failures: dict[str, tuple[int, Failures]],
+    failures: dict[str, tuple[int, FailureFit]],
     tolerance: float,
     rng: np.random.Generator,
-) -> Latencies:
+) -> LatencyFit:
     """By themselves, or with the time-outs as their tail, whichever is likelier for both together."""
     apart = fit_latencies(answered, tolerance, rng)
-    whole = fit_given_up(answered, len(late), min(late), rng) if late else None
+    whole = fit_censored(answered, len(late), min(late), rng) if late else None
     if whole is None or whole.goodness.distance > tolerance:
         return apart
     aic = min(apart.aic.values()) + failures["timeout"][1].aic
@@ -213,23 +213,23 @@ def _entries(found: ToolFit, lose_answer: float) -> list[dict[str, Any]]:
     for kind, (_, failures) in found.failures.items():
         if kind != "timeout":
             entries.append({**_refusal(kind, failures, found, lose_answer), **at, **_schedule(failures.bursts)})
-        elif not isinstance(found.latencies and found.latencies.family, GivenUp):
+        elif not isinstance(found.latencies and found.latencies.family, CensoredLognormal):
             entries += [{**each, **at} for each in _timeouts(failures, found.timeout_s, lose_answer)]
     if found.latencies is not None:
-        given_up = isinstance(found.latencies.family, GivenUp)
+        given_up = isinstance(found.latencies.family, CensoredLognormal)
         entries.append({**found.latencies.family.to_json(), **({"lose_answer": lose_answer} if given_up else {}), **at})
     return entries
 
 
-def _refusal(kind: str, failures: Failures, found: ToolFit, lose_answer: float) -> dict[str, Any]:
+def _refusal(kind: str, failures: FailureFit, found: ToolFit, lose_answer: float) -> dict[str, Any]:
     entry = {**REFUSALS[kind], "severity": 1.0, "rate": shortened(failures.rate)}
     if kind == "malformed":  # what came back garbled was carried out
         return entry
-    entry["lose_answer"] = lose_answer if kind in UNTOLD else 0.0
+    entry["lose_answer"] = lose_answer if kind in AMBIGUOUS_FAILURES else 0.0
     return {**entry, "retry_after_s": shortened(found.retry_after_s[kind])} if kind in found.retry_after_s else entry
 
 
-def _timeouts(failures: Failures, timeout_s: float | None, lose_answer: float) -> list[dict[str, Any]]:
+def _timeouts(failures: FailureFit, timeout_s: float | None, lose_answer: float) -> list[dict[str, Any]]:
     """Time-outs that lose the request, and among the calls that get through those that lose the answer.
 
     The two have bursts of their own: each burst loses either requests or answers, in as many calls as before.
@@ -262,7 +262,7 @@ def _schedule(bursts: Bursts | None) -> dict[str, Any]:
     return {"schedule": {"kind": "bursts", **lengths}}
 
 
-def _latency_row(found: Latencies) -> list[str]:
+def _latency_row(found: LatencyFit) -> list[str]:
     family = found.family
     said = {key: value for key, value in family.to_json().items() if key not in ("kind", "severity", "values_s")}
     shares = np.array([0.5, 0.95, 0.99])

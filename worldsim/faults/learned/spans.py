@@ -29,7 +29,7 @@ _IS_ERROR = re.compile(r'\\?"isError\\?"\s*:\s*true')
 
 
 @dataclass(slots=True)
-class Span:
+class TraceSpan:
     """One span, whichever form it was exported in. Ids are texts, empty where there is none."""
 
     trace: str
@@ -88,7 +88,7 @@ def _tool(attributes: Mapping[str, Any], name: str) -> str:
     return name.removeprefix("execute_tool ") if operation else ""
 
 
-def has_failed(span: Span) -> bool:
+def has_failed(span: TraceSpan) -> bool:
     """Whether a span says, in any way, that it failed."""
     attributes = span.attributes
     if span.failed or "error.type" in attributes or str(attributes.get("error")).lower() == "true" or _result(span):
@@ -98,7 +98,7 @@ def has_failed(span: Span) -> bool:
     )
 
 
-def _result(span: Span) -> str:
+def _result(span: TraceSpan) -> str:
     """The result of a tool, where it is one that says of itself that it is none."""
     texts = (str(span.attributes[key]) for key in RESULT_KEYS if key in span.attributes)
     return next((text for text in texts if _IS_ERROR.search(text)), "")
@@ -116,7 +116,7 @@ def whole(value: Any) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def error_of(span: Span) -> str:
+def error_of(span: TraceSpan) -> str:
     """All that a span says of its error: the type, the code of gRPC, exceptions, the message of its status."""
     code = whole(span.attributes.get("rpc.grpc.status_code"))
     causes = [
@@ -134,7 +134,7 @@ def error_of(span: Span) -> str:
     return ": ".join(texts) or "error"
 
 
-def service_of(span: Span) -> str:
+def service_of(span: TraceSpan) -> str:
     """The span's name; of one that is named by nothing but HTTP's method, the server besides."""
     attributes = span.attributes
     method = attributes.get("http.request.method", attributes.get("http.method"))

@@ -14,7 +14,7 @@ from worldsim.errors import ConfigError
 from worldsim.faults.definition import KINDS, Fault
 from worldsim.faults.parameters import Mistake, suggest
 from worldsim.faults.plans.plain import fault_from_json, fault_to_json, how_to
-from worldsim.faults.plans.written import Source, read_yaml, write_yaml
+from worldsim.faults.plans.written import YAMLSource, read_yaml, write_yaml
 from worldsim.faults.stage import require_match
 from worldsim.spaces import Leaf
 
@@ -45,7 +45,7 @@ class Plan(BaseModel):
         None, ge=0, lt=2**63, strict=True, description="of the faults that have none; null: that of whoever runs it"
     )
     faults: tuple[PlannedFault, ...] = Field(description="what goes wrong, outermost first")
-    _source: Source = PrivateAttr(default_factory=Source)
+    _source: YAMLSource = PrivateAttr(default_factory=YAMLSource)
 
     def __init__(self, /, **values: Any) -> None:
         try:

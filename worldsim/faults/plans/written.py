@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worldsim.errors import ConfigError
-from worldsim.faults.parameters import Mistake, Place
+from worldsim.faults.parameters import Mistake
+from worldsim.faults.trees import TreePath
 
 
 @dataclass(frozen=True)
-class Source:
+class YAMLSource:
     """Where data was written down. It is no part of the data's value: all sources are equal."""
 
     name: str = field(default="", compare=False)
-    lines: Mapping[Place, int] = field(default_factory=dict, compare=False)  # from 1
+    lines: Mapping[TreePath, int] = field(default_factory=dict, compare=False)  # from 1
 
     def located(self, mistake: Mistake) -> ConfigError:
         """The mistake with the file and line that it is in, or as it is where there is no file."""
@@ -26,7 +27,7 @@ class Source:
         return ConfigError(f"{self.name}:{self.lines.get(at, 1)}: {mistake}")
 
 
-def read_yaml(text: str, name: str) -> tuple[Any, Source]:
+def read_yaml(text: str, name: str) -> tuple[Any, YAMLSource]:
     """The data in a YAML text, and where everything in it is. `name` stands for the text in messages.
 
     Raises ConfigError, with the line, for what is not YAML and for keys that are given twice.
@@ -36,7 +37,7 @@ def read_yaml(text: str, name: str) -> tuple[Any, Source]:
     try:
         loader = _loader()(text)
         node = loader.get_single_node()
-        source = Source(name, _lines_of(node, name))
+        source = YAMLSource(name, _lines_of(node, name))
         return (None if node is None else loader.construct_document(node)), source
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -48,12 +49,12 @@ def read_yaml(text: str, name: str) -> tuple[Any, Source]:
         raise ConfigError(f"{name}:1: not YAML: {said}; check that it is a text file in UTF-8") from error
 
 
-def _lines_of(root: Any, name: str) -> dict[Place, int]:
+def _lines_of(root: Any, name: str) -> dict[TreePath, int]:
     """The line of every key and item. What an alias stands for is where the alias is."""
-    lines: dict[Place, int] = {(): 1}
+    lines: dict[TreePath, int] = {(): 1}
     seen: set[int] = set()
 
-    def walk(node: Any, at: Place) -> None:
+    def walk(node: Any, at: TreePath) -> None:
         if node is None or id(node) in seen:
             return
         seen.add(id(node))

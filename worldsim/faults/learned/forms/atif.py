@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from worldsim.faults.learned.errors import judge
-from worldsim.faults.learned.spans import Span
+from worldsim.faults.learned.spans import TraceSpan
 from worldsim.faults.learned.times import known_ns
 
 _STARTS_AS_ERROR = re.compile(
@@ -17,7 +17,7 @@ _STARTS_AS_ERROR = re.compile(
 )
 
 
-def read_trajectory(trajectory: Mapping[str, Any]) -> Iterator[Span]:
+def read_trajectory(trajectory: Mapping[str, Any]) -> Iterator[TraceSpan]:
     """The calls of one trajectory, and of those of sub-agents within it."""
     whole = str(trajectory.get("trajectory_id") or trajectory.get("session_id") or "")
     session = str(trajectory.get("session_id") or whole)
@@ -52,13 +52,13 @@ def _span(
     call: Mapping[str, Any],
     result: Mapping[str, Any] | None,
     moment_ns: int,
-) -> Span:
+) -> TraceSpan:
     timing = _timing(step, number, call)
     start_ns, end_ns = known_ns(timing.get("start_timestamp")), known_ns(timing.get("end_timestamp"))
     timed = start_ns is not None and end_ns is not None
     content = _text((result or {}).get("content"))
     failed = _failed(step, timing, result or {}, content)
-    return Span(
+    return TraceSpan(
         trace="",
         id=f"{step.get('step_id')}:{call['tool_call_id']}",
         parent="",

@@ -10,13 +10,13 @@ from pydantic import ValidationError
 from worldsim.errors import ConfigError
 from worldsim.faults.learned.calls import TracedCall
 from worldsim.faults.learned.forms import atif, jaeger, langfuse, openinference, otlp
-from worldsim.faults.learned.spans import Span
+from worldsim.faults.learned.spans import TraceSpan
 from worldsim.faults.learned.times import moment_ns, wait_s
 
 Document = Mapping[str, Any]
-Found = Span | TracedCall
+SpanOrCall = TraceSpan | TracedCall
 
-A_CALL = 'a call is {"tool": "pay", "latency_s": 0.2} or more'
+CALL_EXAMPLE = 'a call is {"tool": "pay", "latency_s": 0.2} or more'
 MUST_BE = {
     "start": "must be ISO 8601 or a number since 1970",
     "retry_after_s": "must be seconds, or a date as HTTP writes it, which needs a start",
@@ -24,46 +24,50 @@ MUST_BE = {
 }
 
 
-class Form(NamedTuple):
+class TraceFormat(NamedTuple):
     """A form: what it is called, what it is known by, and how it is read."""
 
     name: str
     is_it: Callable[[Document], bool]
-    read: Callable[[Document], Iterator[Span]]
+    read: Callable[[Document], Iterator[TraceSpan]]
 
 
 def _has(*keys: str) -> Callable[[Document], bool]:
     return lambda document: any(key in document for key in keys)
 
 
-FORMS = (
-    Form(
+FORMATS = (
+    TraceFormat(
         "OTLP/JSON",
         _has("resourceSpans", "resource_spans"),
         lambda document: otlp.read_resources(otlp.get(document, "resourceSpans")),
     ),
-    Form("Tempo's JSON", _has("batches"), lambda document: otlp.read_resources(document["batches"])),
-    Form("OTLP/JSON", _has("scopeSpans", "scope_spans"), lambda document: otlp.read_resources([document])),
-    Form(
+    TraceFormat("Tempo's JSON", _has("batches"), lambda document: otlp.read_resources(document["batches"])),
+    TraceFormat("OTLP/JSON", _has("scopeSpans", "scope_spans"), lambda document: otlp.read_resources([document])),
+    TraceFormat(
         "OTLP/JSON",
         _has("startTimeUnixNano", "start_time_unix_nano"),
         lambda document: iter([otlp.read_span(document)]),
     ),
-    Form(
+    TraceFormat(
         "ATIF",
         lambda document: str(document.get("schema_version")).startswith("ATIF"),
         atif.read_trajectory,
     ),
-    Form("Jaeger's JSON", lambda document: "spans" in document and "traceID" in document, jaeger.read_trace),
-    Form("Jaeger's JSON", _has("operationName"), lambda document: iter([jaeger.read_span(document)])),
-    Form("Langfuse's JSON", lambda document: isinstance(document.get("observations"), list), langfuse.read_trace),
-    Form("Langfuse's JSON", langfuse.is_observation, lambda document: iter([langfuse.read_observation(document)])),
-    Form(
+    TraceFormat("Jaeger's JSON", lambda document: "spans" in document and "traceID" in document, jaeger.read_trace),
+    TraceFormat("Jaeger's JSON", _has("operationName"), lambda document: iter([jaeger.read_span(document)])),
+    TraceFormat(
+        "Langfuse's JSON", lambda document: isinstance(document.get("observations"), list), langfuse.read_trace
+    ),
+    TraceFormat(
+        "Langfuse's JSON", langfuse.is_observation, lambda document: iter([langfuse.read_observation(document)])
+    ),
+    TraceFormat(
         "a table of spans",
         openinference.is_table,
         lambda document: map(openinference.read_span, openinference.rows(document)),
     ),
-    Form("JSON of Phoenix", openinference.is_span, lambda document: iter([openinference.read_span(document)])),
+    TraceFormat("JSON of Phoenix", openinference.is_span, lambda document: iter([openinference.read_span(document)])),
 )
 WRAPPERS = ("data", "result", "trace", "spans", "traces")  # around documents, or lists of them
 OTHERS = {  # what else comes in the same files
@@ -73,7 +77,7 @@ OTHERS = {  # what else comes in the same files
 }
 
 
-def read(document: Any, where: str) -> Iterator[Found]:
+def read(document: Any, where: str) -> Iterator[SpanOrCall]:
     """The calls and spans that a document holds. where: its file and line.
 
     Raises ConfigError, which names the form and what is missing, for what cannot be read.
@@ -83,8 +87,8 @@ def read(document: Any, where: str) -> Iterator[Found]:
             yield from read(each, where)
         return
     if not isinstance(document, Mapping):
-        raise ConfigError(f"{where}: {document!r:.40} is no call; {A_CALL}")
-    form = None if "tool" in document else next((form for form in FORMS if form.is_it(document)), None)
+        raise ConfigError(f"{where}: {document!r:.40} is no call; {CALL_EXAMPLE}")
+    form = None if "tool" in document else next((form for form in FORMATS if form.is_it(document)), None)
     if form is not None:
         try:
             for span in form.read(document):
@@ -107,11 +111,11 @@ def _own(document: Document, where: str) -> TracedCall:
             raise ConfigError(f"{where}: {what}, and no calls; export the spans")
     if document and not {"tool", "latency_s", "start", "ok", "error", "status"} & set(document):
         keys = ", ".join(list(document)[:5])
-        raise ConfigError(f"{where}: no form that is known has the keys {keys}; {A_CALL}, or see docs/faults.md")
+        raise ConfigError(f"{where}: no form that is known has the keys {keys}; {CALL_EXAMPLE}, or see docs/faults.md")
     try:
         return TracedCall.model_validate({**document, **_waits(document)})
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_explained(error)}; {A_CALL}") from error
+        raise ConfigError(f"{where}: {_explained(error)}; {CALL_EXAMPLE}") from error
 
 
 def _waits(document: Document) -> Document:

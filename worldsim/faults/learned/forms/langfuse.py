@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from worldsim.faults.learned.forms.otlp import attributes, get
-from worldsim.faults.learned.spans import Span
+from worldsim.faults.learned.spans import TraceSpan
 from worldsim.faults.learned.times import known_ns
 
 KINDS = {  # type of observation -> kind of span
@@ -24,7 +24,7 @@ def is_observation(document: Mapping[str, Any]) -> bool:
     return document.get("type") in TYPES and ("startTime" in document or "start_time" in document)
 
 
-def read_trace(trace: Mapping[str, Any]) -> Iterator[Span]:
+def read_trace(trace: Mapping[str, Any]) -> Iterator[TraceSpan]:
     """The observations of one trace, which knows its session."""
     session = str(get(trace, "sessionId") or "")
     for observation in trace["observations"]:
@@ -33,13 +33,13 @@ def read_trace(trace: Mapping[str, Any]) -> Iterator[Span]:
         yield read_observation({"traceId": trace.get("id"), **observation}, session)
 
 
-def read_observation(observation: Mapping[str, Any], session: str = "") -> Span:
+def read_observation(observation: Mapping[str, Any], session: str = "") -> TraceSpan:
     """One observation. session: what its trace says."""
     fields = _attributes(observation.get("metadata"))
     if observation["type"] == "TOOL":
         fields = {"langfuse.observation.type": "tool", **fields}
     message = get(observation, "statusMessage")
-    return Span(
+    return TraceSpan(
         trace=str(get(observation, "traceId") or ""),
         id=str(observation.get("id") or ""),
         parent=str(get(observation, "parentObservationId") or ""),

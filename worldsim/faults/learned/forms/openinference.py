@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from worldsim.faults.learned.forms.otlp import attributes, plain_id, span_kind, status_failed
-from worldsim.faults.learned.spans import Span, exceptions_in
+from worldsim.faults.learned.spans import TraceSpan, exceptions_in
 from worldsim.faults.learned.times import is_nothing, known_ns
 
 MARKS = ("span_kind", "context", "context.span_id", "status_code", "attributes.openinference.span.kind")
@@ -33,7 +33,7 @@ def rows(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield from ({key: column.get(row) for key, column in table.items()} for row in table["start_time"])
 
 
-def read_span(document: Mapping[str, Any]) -> Span:
+def read_span(document: Mapping[str, Any]) -> TraceSpan:
     """One span."""
     flat = _flat(document)
     fields = {key.removeprefix("attributes."): value for key, value in flat.items() if key.startswith("attributes.")}
@@ -41,7 +41,7 @@ def read_span(document: Mapping[str, Any]) -> Span:
         fields.setdefault("openinference.span.kind", flat["span_kind"])
     message = _first(flat, "status_message", "status.description", "status.message")
     start_ns = known_ns(flat.get("start_time"))
-    return Span(
+    return TraceSpan(
         trace=plain_id(_first(flat, "context.trace_id", "trace_id")),
         id=plain_id(_first(flat, "context.span_id", "span_id")),
         parent=plain_id(_first(flat, "parent_id", "parent_span_id")),
