@@ -87,12 +87,12 @@ class FaultyShift:
         shown = self._payload(observation)
         pipeline.start(np.zeros(1, np.int64), [(0,)], lambda: Replies.single(Reply(shown)))
 
-        def carry_out(call: Call, trip: ForwardContext) -> Reply:
+        def execute(call: Call, context: ForwardContext) -> Reply:
             return Reply(self._payload(env.step(np.int64(ACTIONS.index(call.tool)))[0]))
 
         found = []
         for tool in SHIFT:
-            reply, records = pipeline.call(tool, {"page": 1} if tool == "look_up" else {}, carry_out)
+            reply, records = pipeline.call(tool, {"page": 1} if tool == "look_up" else {}, execute)
             found.append((reply, list(records)))
         return found
 

@@ -24,17 +24,17 @@ class PipelineSession:
         session: str = "0",
     ) -> None:
         self.clock, self._answer, self._lasts_s = VirtualClock(), answer, lasts_s
-        self.carried_out: list[Call] = []
+        self.executed: list[Call] = []
         self.records: list[FaultRecord] = []  # of the last call
         self.pipeline = Pipeline([(fault, 0) for fault in faults], None, tools, self.clock)
         self.pipeline.start(np.array([0]), [(session,)])
 
     def call(self, tool: str, arguments: dict[str, Any] | None = None) -> Reply:
         """The reply to a call."""
-        reply, self.records = self.pipeline.call(tool, arguments or {}, self._carry_out)
+        reply, self.records = self.pipeline.call(tool, arguments or {}, self._execute)
         return reply
 
-    def _carry_out(self, call: Call, trip: ForwardContext) -> Reply:
-        self.carried_out.append(call)
+    def _execute(self, call: Call, context: ForwardContext) -> Reply:
+        self.executed.append(call)
         self.clock.sleep(self._lasts_s)
         return Reply(self._answer(call))

@@ -23,8 +23,8 @@ from worldsim.faults import (
     Sleep,
     VirtualClock,
 )
-from worldsim.faults.doors import CallOutcome
-from worldsim.faults.generators import fault_of
+from worldsim.faults.entry_points import CallOutcome
+from worldsim.faults.generators import fault_from_generator
 from worldsim.faults.pipeline import ForwardContext
 from worldsim.faults.tools import Faults
 
@@ -45,7 +45,7 @@ def by_tool_and_number(kind: str) -> Any:
     """A fault written as a generator that no plan knows by name."""
 
     def made(function: Any) -> type[Fault]:
-        found = fault_of(function)
+        found = fault_from_generator(function)
         found.kind, found.family = kind, "of your own"
         return found
 
@@ -87,12 +87,12 @@ class Seen(NamedTuple):
     tool: str
     reply: Reply
     records: list[FaultRecord]
-    carried_out: list[Call]
+    executed: list[Call]
 
     @property
     def numbers(self) -> set[int]:
         """The numbers that it goes by, wherever one is told."""
-        return {call.number for call in self.carried_out} | {record.call for record in self.records}
+        return {call.number for call in self.executed} | {record.call for record in self.records}
 
 
 def answered(call: Call) -> Any:
@@ -107,27 +107,27 @@ def a_pipeline(plan: Sequence[Fault] = PLAN, clock: Any = None) -> Pipeline:
 
 
 def called(pipeline: Pipeline, tool: str, answer: Callable[[Call], Any] = answered) -> Seen:
-    carried_out: list[Call] = []
+    executed: list[Call] = []
 
-    def carry_out(call: Call, trip: ForwardContext) -> Reply:
-        carried_out.append(call)
+    def execute(call: Call, context: ForwardContext) -> Reply:
+        executed.append(call)
         return Reply(answer(call))
 
-    reply, records = pipeline.call(tool, {"action": 0}, carry_out)
-    return Seen(tool, reply, list(records), carried_out)
+    reply, records = pipeline.call(tool, {"action": 0}, execute)
+    return Seen(tool, reply, list(records), executed)
 
 
 async def acalled(pipeline: Pipeline, tool: str, answer: Callable[[Call], Any] = answered, turns: int = 1) -> Seen:
-    carried_out: list[Call] = []
+    executed: list[Call] = []
 
-    async def carry_out(call: Call, trip: ForwardContext) -> Reply:
-        carried_out.append(call)
+    async def execute(call: Call, context: ForwardContext) -> Reply:
+        executed.append(call)
         for _ in range(turns):
             await asyncio.sleep(0)
         return Reply(answer(call))
 
-    reply, records = await pipeline.acall(tool, {"action": 0}, carry_out)
-    return Seen(tool, reply, list(records), carried_out)
+    reply, records = await pipeline.acall(tool, {"action": 0}, execute)
+    return Seen(tool, reply, list(records), executed)
 
 
 def outcomes(seen: Sequence[Seen]) -> dict[tuple[str, int], Seen]:
@@ -137,7 +137,7 @@ def outcomes(seen: Sequence[Seen]) -> dict[tuple[str, int], Seen]:
         (number,) = each.numbers
         assert (each.tool, number) not in found
         assert all((record.tool, record.call) == (each.tool, number) for record in each.records)
-        assert all(call.tool == each.tool for call in each.carried_out)
+        assert all(call.tool == each.tool for call in each.executed)
         found[each.tool, number] = each
     counts = Counter(tool for tool, _ in found)
     assert set(found) == {(tool, number) for tool, count in counts.items() for number in range(count)}
@@ -154,7 +154,7 @@ def assert_same(found: dict[tuple[str, int], Seen], wanted: dict[tuple[str, int]
     assert found.keys() == wanted.keys()
     for (tool, number), each in found.items():
         one, other = (
-            CallOutcome(0, Call(tool, {}, number), seen.reply, seen.carried_out, [], seen.reply.latency_s, seen.records)
+            CallOutcome(0, Call(tool, {}, number), seen.reply, seen.executed, [], seen.reply.latency_s, seen.records)
             for seen in (each, wanted[tool, number])
         )
         assert not one.otherwise_than(other), f"call {number} of {tool}: {one.otherwise_than(other)}"
@@ -225,24 +225,24 @@ def test_tools_in_threads_and_tasks_share_a_session() -> None:
     shared = Faults(PLAN, seed=7, tools=TOOLS)
 
     def call(tool: str) -> Seen:
-        carried_out: list[Call] = []
+        executed: list[Call] = []
 
-        def carry_out(call: Call) -> Any:
-            carried_out.append(call)
+        def execute(call: Call) -> Any:
+            executed.append(call)
             return answered(call)
 
         known = shared.session("anna")
-        return Seen(tool, known.call(tool, {"action": 0}, carry_out), [], carried_out)
+        return Seen(tool, known.call(tool, {"action": 0}, execute), [], executed)
 
     async def acall(tool: str) -> Seen:
-        carried_out: list[Call] = []
+        executed: list[Call] = []
 
-        async def carry_out(call: Call) -> Any:
+        async def execute(call: Call) -> Any:
             await asyncio.sleep(0)
-            carried_out.append(call)
+            executed.append(call)
             return answered(call)
 
-        return Seen(tool, await shared.session("anna").acall(tool, {"action": 0}, carry_out), [], carried_out)
+        return Seen(tool, await shared.session("anna").acall(tool, {"action": 0}, execute), [], executed)
 
     async def many(tools: list[str]) -> list[Seen]:
         return await asyncio.gather(*map(acall, tools))
@@ -255,8 +255,8 @@ def test_tools_in_threads_and_tasks_share_a_session() -> None:
     wanted = alone(seen)
     records = Counter(repr(record) for each in wanted.values() for record in each.records)
     assert Counter(map(repr, shared.session("anna").records)) == records
-    went = Counter((each.tool, call.number) for each in seen for call in each.carried_out)
-    assert went == Counter((each.tool, call.number) for each in wanted.values() for call in each.carried_out)
+    went = Counter((each.tool, call.number) for each in seen for call in each.executed)
+    assert went == Counter((each.tool, call.number) for each in wanted.values() for call in each.executed)
 
 
 WITHOUT_A_WORLD = sorted(set(KINDS) - {"plausible_lie"})
@@ -275,7 +275,7 @@ def test_every_kind_counts_and_records_exactly_whatever_runs_beside(kind: str) -
     records = pipeline.records[0]
     assert Counter(map(repr, records)) == Counter(repr(record) for each in seen for record in each.records)
     for each in seen:
-        told = {record.call for record in each.records} or {call.number for call in each.carried_out}
+        told = {record.call for record in each.records} or {call.number for call in each.executed}
         assert len(told) == 1 and all(record.tool == each.tool for record in each.records)
     counts = Counter(each.tool for each in seen)
     numbers = {(each.tool, number) for each in seen for number in each.numbers}
@@ -415,12 +415,12 @@ def test_calls_that_are_cancelled_leave_a_session_as_it_should_be(plan: list[Fau
     pipeline, never = a_pipeline(plan), asyncio.Event
 
     async def stuck(tool: str, arrived: Callable[[int], None]) -> None:
-        async def carry_out(call: Call, trip: ForwardContext) -> Reply:
+        async def execute(call: Call, context: ForwardContext) -> Reply:
             arrived(call.number)
             await never().wait()
             raise AssertionError("it waits for ever")
 
-        await pipeline.acall(tool, {"action": 0}, carry_out)
+        await pipeline.acall(tool, {"action": 0}, execute)
 
     async def with_cancelled_ones() -> tuple[list[Seen], int, int]:
         before = [await acalled(pipeline, tool) for tool in some_tools(40, 1)]
@@ -465,4 +465,4 @@ def test_a_call_may_need_another_one_of_the_same_session() -> None:
         return seen
 
     seen = in_threads(work, 2)
-    assert len([each for each in seen if each.carried_out]) >= 2
+    assert len([each for each in seen if each.executed]) >= 2

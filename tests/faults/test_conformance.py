@@ -30,13 +30,13 @@ from worldsim.faults import (
 )
 from worldsim.faults import conformance as suite
 from worldsim.faults.conformance import TIES_TOOLS, CallOutcome, MockService, check_fault
-from worldsim.faults.doors import ENTRY_POINTS, PipelineCall, check_entry_points
 from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, same_for_each
-from worldsim.faults.generators import fault_of
+from worldsim.faults.entry_points import ENTRY_POINTS, PipelineCall, check_entry_points
+from worldsim.faults.generators import fault_from_generator
 from worldsim.faults.parameters import number
 from worldsim.faults.trees import copied
 
-from .doors_http import AsyncHttp, Http
+from .http_entry_points import AsyncHttp, Http
 from .payloads import RICH, orders
 from .strategies import observation_spaces
 
@@ -134,10 +134,10 @@ def test_those_that_tie_tools_together_do_and_say_so(kind: str) -> None:
     ],
 )
 def test_schedules_tie_tools_together_only_where_they_are_asked_to(schedule: Callable[[bool], Any]) -> None:
-    bench = MockService(None, orders, SEED)
-    suite.check_interleaving(partial(faults.LostRequest, rate=1.0, schedule=schedule(True)), bench, CALLS)
+    service = MockService(None, orders, SEED)
+    suite.check_interleaving(partial(faults.LostRequest, rate=1.0, schedule=schedule(True)), service, CALLS)
     with pytest.raises(AssertionError, match="depends on calls of other tools"):
-        suite.check_interleaving(partial(faults.LostRequest, rate=1.0, schedule=schedule(False)), bench, CALLS)
+        suite.check_interleaving(partial(faults.LostRequest, rate=1.0, schedule=schedule(False)), service, CALLS)
 
 
 @settings(max_examples=80, deadline=None)
@@ -167,11 +167,11 @@ json_values = st.recursive(
 @given(kind=st.sampled_from(ALL), payloads=st.lists(json_values, min_size=1, max_size=3), seed=st.integers(0, 1000))
 def test_promises_are_kept_on_any_plain_json(kind: str, payloads: list[Any], seed: int) -> None:
     for check in suite.CHECKS:
-        if check is not suite.check_entry_points:  # where a tool answers with a text, some doors look into it
+        if check is not suite.check_entry_points:  # where a tool answers with a text, some entry points look into it
             check(KINDS[kind], MockService(None, lambda number: payloads[number % len(payloads)], seed), 8)
 
 
-# --- every door ---
+# --- every entry point ---
 
 STALE = [kind.kind for kind in FAMILIES["stale and repeated"]] + ["other_record", "false_success"]
 
@@ -238,8 +238,8 @@ def test_a_door_that_does_otherwise_is_named(monkeypatch: pytest.MonkeyPatch) ->
         def _open(self, faults: Any, session: str) -> None:
             super()._open(faults, "another")
 
-    monkeypatch.setitem(ENTRY_POINTS, "back door", Forgetful)
-    with pytest.raises(AssertionError, match="otherwise through the door 'back door': call 0 of search: "):
+    monkeypatch.setitem(ENTRY_POINTS, "another", Forgetful)
+    with pytest.raises(AssertionError, match="differs through the entry point 'another': call 0 of search: "):
         check_entry_points(MockService(None, orders), [faults.Jitter()], 3)
 
 
@@ -248,7 +248,7 @@ def test_a_door_that_does_otherwise_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 def unlisted(function: Any) -> Any:
     """A kind of fault, written as a class or a generator, that no plan knows by name."""
-    made = function if isinstance(function, type) else fault_of(function)
+    made = function if isinstance(function, type) else fault_from_generator(function)
     made.kind, made.family = "bad", "of your own"
     return made
 
@@ -464,7 +464,7 @@ class Forgetful(Fault):
         (suite.check_independence, Restless, "depends on other faults"),
         (suite.check_interleaving, Jealous, "depends on calls of other tools"),
         (suite.check_snapshot, composed(Counts), "after a snapshot was restored"),
-        (suite.check_entry_points, composed(FirstOnly), "through the door 'among rows'"),
+        (suite.check_entry_points, composed(FirstOnly), "through the entry point 'among rows'"),
         (partial(suite.check_growth, statistic=suite.harm), Shrinking, "does not grow"),
     ],
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from worldsim import faults
 from worldsim.faults import Fault
-from worldsim.faults.doors import EntryPoint, MockService, PipelineCall, RowOfVector
+from worldsim.faults.entry_points import EntryPoint, MockService, PipelineCall, RowOfVector
 from worldsim.faults.trees import alike
 
 from .sessions import PipelineSession
@@ -186,10 +186,10 @@ BOXES = [
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("out_of_space", [False, True])
-@pytest.mark.parametrize("door", [PipelineCall, RowOfVector])
+@pytest.mark.parametrize("entry_point", [PipelineCall, RowOfVector])
 @pytest.mark.parametrize("space", BOXES, ids=str)
 def test_digits_of_vectors_are_swapped_in_one_entry_and_no_value_is_cut(
-    space: Any, door: type[EntryPoint], out_of_space: bool
+    space: Any, entry_point: type[EntryPoint], out_of_space: bool
 ) -> None:
     rng = np.random.default_rng(0)
 
@@ -207,7 +207,7 @@ def test_digits_of_vectors_are_swapped_in_one_entry_and_no_value_is_cut(
 
     space.seed(0)
     fault, changed = faults.TransposedDigits(severity=1.0, rate=1.0, out_of_space=out_of_space), 0
-    for each in MockService(space, sample).run([fault], 60, door=door):
+    for each in MockService(space, sample).run([fault], 60, entry_point=entry_point):
         before, after = each.answers[0].payload, each.reply.payload
         assert np.asarray(after).dtype == np.asarray(before).dtype and np.shape(after) == np.shape(before)
         different = np.flatnonzero(np.ravel(before) != np.ravel(after))

@@ -13,8 +13,8 @@ from worldsim import faults
 from worldsim.errors import ConfigError
 from worldsim.faults import KINDS, LOST, Call, CallContext, Fault, FaultGenerator, Plan, Reply, Sleep, fault
 from worldsim.faults.conformance import check_fault
-from worldsim.faults.doors import ENTRY_POINTS, MockService, check_entry_points
-from worldsim.faults.generators import fault_of
+from worldsim.faults.entry_points import ENTRY_POINTS, MockService, check_entry_points
+from worldsim.faults.generators import fault_from_generator
 from worldsim.faults.parameters import number, scaled
 
 from .payloads import RICH, orders
@@ -27,7 +27,7 @@ def unlisted(kind: str) -> Any:
     """A kind of fault written as a generator that no plan knows by name. It draws what a kind of that name draws."""
 
     def made(function: Any) -> type[Fault]:
-        found = fault_of(function)
+        found = fault_from_generator(function)
         found.kind, found.family = kind, "of your own"
         return found
 
@@ -81,12 +81,12 @@ TWINS = [lost_request, false_failure, duplicate_execution, slow_start]
     "settings", [{}, {"probability": 0.8, "schedule": faults.After(calls=2), "tools": ["r*", "write"]}]
 )
 def test_it_does_what_the_composition_does_through_every_door(twin: Any, space: Any, settings: dict[str, Any]) -> None:
-    bench = MockService(space, None if space else orders, seed=3)
+    service = MockService(space, None if space else orders, seed=3)
     composed, seen = KINDS[twin.kind](severity=0.8, **settings), 0
-    for name, door in ENTRY_POINTS.items():
-        if door.fits(bench):
-            wanted = bench.run([composed], CALLS, door=door)
-            got = bench.run([twin(severity=0.8, **settings)], CALLS, door=door)
+    for name, entry_point in ENTRY_POINTS.items():
+        if entry_point.fits(service):
+            wanted = service.run([composed], CALLS, entry_point=entry_point)
+            got = service.run([twin(severity=0.8, **settings)], CALLS, entry_point=entry_point)
             assert [one.otherwise_than(other) for one, other in zip(wanted, got, strict=True)] == [""] * CALLS, name
             seen = sum(each.changed for each in got)
     assert seen > 2
@@ -134,10 +134,10 @@ MOODS = {0, 1, 2, 3, 4, 5}
 
 @pytest.mark.parametrize("space", [RICH, None], ids=["space", "plain"])
 def test_doors_agree_where_some_calls_are_dropped_some_repeated_and_some_sleep(space: Any) -> None:
-    bench = MockService(space, None if space else orders, seed=5)
-    outcomes = bench.run([moody(severity=1.0)], 90)
+    service = MockService(space, None if space else orders, seed=5)
+    outcomes = service.run([moody(severity=1.0)], 90)
     assert {record.details["mood"] for each in outcomes for record in each.records} == MOODS
-    check_entry_points(bench, [moody(severity=1.0)], 90)
+    check_entry_points(service, [moody(severity=1.0)], 90)
 
 
 def test_doors_agree_where_several_stand_in_a_row() -> None:
@@ -149,8 +149,8 @@ def test_doors_agree_where_several_stand_in_a_row() -> None:
         moody(severity=0.9, tools=["read", "write"]),
         faults.LognormalLatency(severity=0.2),
     ]
-    for bench in (MockService(RICH, seed=5), MockService(None, orders, seed=5)):
-        check_entry_points(bench, plan, 60)
+    for service in (MockService(RICH, seed=5), MockService(None, orders, seed=5)):
+        check_entry_points(service, plan, 60)
 
 
 def test_it_keeps_what_every_fault_keeps() -> None:
@@ -180,9 +180,9 @@ def test_memory_lasts_for_the_session_and_is_each_ones_own() -> None:
         context.record(calls=context.memory["calls"])
         return (yield call)
 
-    bench = MockService(RICH)
-    for door in ("call", "among rows"):
-        outcomes = bench.run([counting(), counting()], 5, door=ENTRY_POINTS[door])
+    service = MockService(RICH)
+    for entry_point in ("call", "among rows"):
+        outcomes = service.run([counting(), counting()], 5, entry_point=ENTRY_POINTS[entry_point])
         assert [[record.details["calls"] for record in each.records] for each in outcomes] == [
             [k + 1, k + 1] for k in range(5)
         ]
@@ -268,7 +268,7 @@ def test_a_parameter_needs_a_default() -> None:
         return (yield call)
 
     with pytest.raises(ConfigError, match="^forgetful: parameter 'rate' needs a default; give it one$"):
-        fault_of(forgetful)
+        fault_from_generator(forgetful)
 
 
 def test_bounds_of_parameters_are_kept() -> None:
@@ -291,11 +291,11 @@ def test_what_is_no_generator_is_refused() -> None:
         return Reply.failed("timeout")
 
     with pytest.raises(ConfigError, match="^plain: a fault is a generator: write `reply = yield call` in it$"):
-        fault_of(plain)
+        fault_from_generator(plain)
 
 
-@pytest.mark.parametrize("door", ["call", "among rows"])
-def test_what_cannot_be_passed_on_or_returned_is_one_clear_line(door: str) -> None:
+@pytest.mark.parametrize("entry_point", ["call", "among rows"])
+def test_what_cannot_be_passed_on_or_returned_is_one_clear_line(entry_point: str) -> None:
     @unlisted("numb")
     def numb(call: Call, context: CallContext) -> FaultGenerator:
         yield 3  # type: ignore[misc]
@@ -305,8 +305,8 @@ def test_what_cannot_be_passed_on_or_returned_is_one_clear_line(door: str) -> No
     def silent(call: Call, context: CallContext) -> FaultGenerator:  # type: ignore[return]
         yield call
 
-    bench = MockService(RICH)
+    service = MockService(RICH)
     with pytest.raises(ConfigError, match=r"^numb: yields a Call to pass it on or a Sleep, not 3$"):
-        bench.run([numb()], 1, door=ENTRY_POINTS[door])
+        service.run([numb()], 1, entry_point=ENTRY_POINTS[entry_point])
     with pytest.raises(ConfigError, match=r"^silent: returns a Reply, not None$"):
-        bench.run([silent()], 1, door=ENTRY_POINTS[door])
+        service.run([silent()], 1, entry_point=ENTRY_POINTS[entry_point])

@@ -20,7 +20,7 @@ from tests.faults.http_service import EVENTS, ORDER, PIXELS, Client, Handler, Se
 from worldsim.errors import ConfigError, MissingExtraError
 from worldsim.faults import Faults, WallClock
 from worldsim.faults.calls import Call, Reply
-from worldsim.faults.generators import CallContext, FaultGenerator, fault_of
+from worldsim.faults.generators import CallContext, FaultGenerator, fault_from_generator
 from worldsim.faults.http import AsyncFaultTransport, FaultTransport
 from worldsim.faults.http.requests import ParsedRequest, PathTemplates
 
@@ -143,7 +143,7 @@ def watching() -> Any:
         return (yield call)
 
     watch.__name__ = "watch"
-    kind = fault_of(watch)
+    kind = fault_from_generator(watch)
     kind.kind = "watch"
     return kind(severity=1.0)
 
@@ -190,7 +190,7 @@ def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         importlib.import_module("worldsim.faults.http")
 
 
-def asked(method: str, url: str, **content: Any) -> ParsedRequest:
+def parsed_request(method: str, url: str, **content: Any) -> ParsedRequest:
     request = httpx.Request(method, f"http://service{url}", **content)
     request.read()
     return ParsedRequest(request, PathTemplates(["/orders/{id}"]).match(method, request.url.path))
@@ -199,41 +199,41 @@ def asked(method: str, url: str, **content: Any) -> ParsedRequest:
 @pytest.mark.parametrize(
     ("found", "arguments"),
     [
-        (asked("GET", "/orders/a%20b?page=2&tag=x&tag=y&q=007"),
+        (parsed_request("GET", "/orders/a%20b?page=2&tag=x&tag=y&q=007"),
          {"id": "a b", "page": 2, "tag": ["x", "y"], "q": "007"}),
-        (asked("POST", "/orders/7?id=8", json={"id": 9, "lines": [1]}),
+        (parsed_request("POST", "/orders/7?id=8", json={"id": 9, "lines": [1]}),
          {"id": 7, "query.id": 8, "body.id": 9, "lines": [1]}),
-        (asked("POST", "/form", data={"a": "1", "b": "x y"}), {"a": 1, "b": "x y"}),
-        (asked("POST", "/list", json=[1, 2]), {"body": [1, 2]}),
-        (asked("POST", "/text", content="hello"), {"body": "hello"}),
-        (asked("POST", "/bad", content="{", headers={"Content-Type": "application/json"}), {"body": "{"}),
+        (parsed_request("POST", "/form", data={"a": "1", "b": "x y"}), {"a": 1, "b": "x y"}),
+        (parsed_request("POST", "/list", json=[1, 2]), {"body": [1, 2]}),
+        (parsed_request("POST", "/text", content="hello"), {"body": "hello"}),
+        (parsed_request("POST", "/bad", content="{", headers={"Content-Type": "application/json"}), {"body": "{"}),
     ],
 )  # fmt: skip
 def test_arguments_are_path_query_and_body(found: ParsedRequest, arguments: dict[str, Any]) -> None:
     assert found.arguments == arguments
-    assert found.asking(dict(arguments)) is found.request
+    assert found.with_arguments(dict(arguments)) is found.request
 
 
 def test_bytes_are_told_apart_by_their_hash_and_uploads_by_their_length() -> None:
-    one, two = (asked("POST", "/raw", content=bytes([255, number])).arguments for number in (1, 2))
+    one, two = (parsed_request("POST", "/raw", content=bytes([255, number])).arguments for number in (1, 2))
     assert one != two and one["body"]["bytes"] == 2
-    first, again = (asked("POST", "/up", files={"f": b"abc"}).arguments for _ in range(2))
+    first, again = (parsed_request("POST", "/up", files={"f": b"abc"}).arguments for _ in range(2))
     assert first == again  # httpx draws another boundary each time
 
 
 def test_other_arguments_make_another_request() -> None:
-    found = asked("POST", "/orders/7?page=2&q=a+b", json={"amount": 5, "note": "ü"})
-    request = found.asking({**found.arguments, "id": "a/b", "page": 3, "amount": 6, "new": True})
+    found = parsed_request("POST", "/orders/7?page=2&q=a+b", json={"amount": 5, "note": "ü"})
+    request = found.with_arguments({**found.arguments, "id": "a/b", "page": 3, "amount": 6, "new": True})
     request.read()
     assert request.url.raw_path == b"/orders/a%2Fb?page=3&q=a+b"
     assert json.loads(request.content) == {"amount": 6, "note": "ü", "new": True}
     assert request.headers["content-length"] == str(len(request.content))
     assert found.request.url.raw_path == b"/orders/7?page=2&q=a+b"  # the client's own stays what it was
-    form = asked("POST", "/form", data={"a": "1", "b": "x y"})
-    request = form.asking({"a": 2, "b": "x y"})
+    form = parsed_request("POST", "/form", data={"a": "1", "b": "x y"})
+    request = form.with_arguments({"a": 2, "b": "x y"})
     assert request.read() == b"a=2&b=x+y" and request.headers["content-length"] == "9"
-    plain = asked("GET", "/orders?page=2&tag=x&tag=y")
-    assert plain.asking({"tag": ["x", "z"]}).url.query == b"tag=x&tag=z"
+    plain = parsed_request("GET", "/orders?page=2&tag=x&tag=y")
+    assert plain.with_arguments({"tag": ["x", "z"]}).url.query == b"tag=x&tag=z"
 
 
 def test_a_turned_page_is_what_the_service_is_asked_for(service: Service, mode: str) -> None:
@@ -641,7 +641,7 @@ def test_a_fault_of_ones_own_can_make_up_a_reply_and_rewrite_a_request(service: 
         return Reply({"made": "up"})
         yield
 
-    kind = fault_of(made_up)
+    kind = fault_from_generator(made_up)
     kind.kind = "made_up"
     with Client(service, mode, [kind(severity=1.0)]) as client:
         assert client.get("/orders?page=1").json()["page"] == 9

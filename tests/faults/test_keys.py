@@ -31,7 +31,7 @@ from worldsim.faults import (
 )
 from worldsim.faults.definition import Composition, Fault
 from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls
-from worldsim.faults.generators import fault_of
+from worldsim.faults.generators import fault_from_generator
 from worldsim.faults.keys import CallRandom, fold_in, fold_in_one, last_where, new_key, uniforms
 
 keys_of_calls = st.integers(0, 2**64 - 1)
@@ -172,7 +172,7 @@ def drawing(call: Call, context: CallContext) -> FaultGenerator:
 
 def unregistered(function: Any, kind: str) -> Any:
     """A fault that is written as a generator, and is in no catalogue."""
-    made = fault_of(function)
+    made = fault_from_generator(function)
     made.kind, made.family = kind, "of a test"
     return made
 
@@ -190,7 +190,7 @@ def pipeline_of(*given: Any, tools: Sequence[str] | None = None, clock: Any = No
 
 def play(pipeline: Pipeline, tools: Sequence[str]) -> list[list[Any]]:
     """The records of one call after another."""
-    return [list(pipeline.call(tool, {}, lambda call, trip: Reply({}))[1]) for tool in tools]
+    return [list(pipeline.call(tool, {}, lambda call, context: Reply({}))[1]) for tool in tools]
 
 
 def test_what_a_call_draws_follows_from_seed_kind_session_tool_and_number() -> None:

@@ -100,7 +100,7 @@ def test_without_a_world_or_with_another_ones_observations_it_says_so(world_fold
         MockService(IMAGE_SPACE).run([faults.PlausibleLie()], 1)
     with pytest.raises(SpaceMismatchError, match="give the world that was learned from this environment"):
         MockService(spaces.Dict(total=spaces.Discrete(3))).run([faults.PlausibleLie(world=str(world_folder))], 1)
-    idle = faults.PlausibleLie(world=str(world_folder)).idle_in(None, None)
+    idle = faults.PlausibleLie(world=str(world_folder)).idle_reason(None, None)
     assert idle == "there are no observations of a world"
 
 

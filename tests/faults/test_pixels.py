@@ -73,8 +73,8 @@ def test_dead_pixels_stay_where_they_are() -> None:
     frames = seen(fault, grey(100))
     assert all(np.array_equal(frames[0], frame) for frame in frames)
     assert (frames[0] != 100).any(-1).mean() == pytest.approx(0.1, abs=0.02)
-    bench = MockService(SPACE, lambda _: grey(100))
-    other = bench.run([fault], 1, episode=1)[0].reply.payload
+    service = MockService(SPACE, lambda _: grey(100))
+    other = service.run([fault], 1, episode=1)[0].reply.payload
     assert not np.array_equal(other, frames[0])
 
 

@@ -76,7 +76,7 @@ def test_a_plan_learned_from_what_faults_did_is_that_plan(sessions: int, tmp_pat
 
 
 def test_the_learned_plan_does_what_the_recording_shows(tmp_path: Path) -> None:
-    """Back in the same door, with another seed: as many failures, and as close together."""
+    """Back in at the same entry point, with another seed: as many failures, and as close together."""
     first = recorded(Plan.from_yaml(PLAN), tmp_path / "calls.jsonl", 7)
     fit(FitConfig(traces=first, out=tmp_path / "plan.yaml", lose_answer=1.0))
     again = recorded(Plan.load(tmp_path / "plan.yaml"), tmp_path / "again.jsonl", 7, seed=5)

@@ -10,7 +10,7 @@ import pytest
 
 from worldsim import faults
 from worldsim.faults import Call, Fault, Reply
-from worldsim.faults.doors import EntryPoint, MockService, PipelineCall, RowOfVector, script
+from worldsim.faults.entry_points import EntryPoint, MockService, PipelineCall, RowOfVector, script
 
 from .payloads import RICH, orders
 from .sessions import PipelineSession
@@ -107,8 +107,8 @@ def test_a_milder_cache_answers_fewer_calls_and_no_others() -> None:
 def delays(severity: float, calls: int = 3000) -> Any:
     """Delays of an environment whose steps all ask for the same."""
     fault = faults.DelayedObservation(severity=severity, min_calls=2, max_calls=5, hold=0.8)
-    bench = MockService(None, orders, one_request=True)
-    outcomes = bench.play([fault], script(calls, tools=["search"]))[5:]
+    service = MockService(None, orders, one_request=True)
+    outcomes = service.play([fault], script(calls, tools=["search"]))[5:]
     return np.array([each.at - (each.reply.payload["page"] - 1) for each in outcomes])
 
 
@@ -196,21 +196,21 @@ def test_what_was_asked_once_fills_no_memory() -> None:
     assert sizes == [3, 3]
 
 
-# --- through every door, in a space ---
+# --- through every entry point, in a space ---
 
 
-@pytest.mark.parametrize("door", [PipelineCall, RowOfVector])
+@pytest.mark.parametrize("entry_point", [PipelineCall, RowOfVector])
 @pytest.mark.parametrize(
     "fault", [*STALE[:4], faults.EventualConsistency(rate=1.0, severity=1.0, writes=["write"])], ids=str
 )
 def test_stale_observations_are_those_of_the_same_request_in_the_leaves_that_are_targets(
-    fault: Fault, door: type[EntryPoint]
+    fault: Fault, entry_point: type[EntryPoint]
 ) -> None:
-    bench = MockService(RICH)
+    service = MockService(RICH)
     earlier: dict[Any, list[Reply]] = defaultdict(list)
     stale = 0
-    for each in bench.run([fault.but(targets=["reply/*"])], 120, door=door):
-        answers = earlier[request_of(each.asked.tool, dict(each.asked.arguments))]
+    for each in service.run([fault.but(targets=["reply/*"])], 120, entry_point=entry_point):
+        answers = earlier[request_of(each.call.tool, dict(each.call.arguments))]
         answers.append(each.answers[0])
         age = each.records[0].details["age"] if each.records else 0
         then, now = answers[-1 - age].payload, each.answers[0].payload

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from worldsim import faults
 from worldsim.faults import Fault, Reply, TimeWindow
-from worldsim.faults.doors import ENTRY_POINTS, EntryPoint, MockService, RowOfVector
+from worldsim.faults.entry_points import ENTRY_POINTS, EntryPoint, MockService, RowOfVector
 from worldsim.faults.keys import fold_in_one, new_key
 
 from .payloads import RICH, orders
@@ -31,7 +31,7 @@ def test_an_outage_of_a_minute_is_over_after_a_minute_however_often_one_tries(ev
         seen.append((session.clock.now(), session.call("get").ok))
         session.clock.sleep(every_s)
     assert [ok for _, ok in seen] == [not 30 <= now_s < 90 for now_s, _ in seen]
-    assert len(session.carried_out) == sum(ok for _, ok in seen)
+    assert len(session.executed) == sum(ok for _, ok in seen)
 
 
 def test_an_outage_passes_while_the_service_works_and_while_other_tools_are_called() -> None:
@@ -53,14 +53,14 @@ def test_the_seconds_of_a_schedule_count_from_where_the_session_began() -> None:
     assert seen == [True, True, False, False, True, True]
 
 
-FITTING = {name: door for name, door in ENTRY_POINTS.items() if door.fits(MockService(RICH))}
+FITTING = {name: entry_point for name, entry_point in ENTRY_POINTS.items() if entry_point.fits(MockService(RICH))}
 
 
-@pytest.mark.parametrize("door", FITTING.values(), ids=FITTING)
-def test_an_outage_comes_again_every_so_often_through_every_door(door: type[EntryPoint]) -> None:
+@pytest.mark.parametrize("entry_point", FITTING.values(), ids=FITTING)
+def test_an_outage_comes_again_every_so_often_through_every_door(entry_point: type[EntryPoint]) -> None:
     schedule = TimeWindow(start_s=4, stop_s=7, every_s=10)
-    bench = MockService(RICH, every_s=0.5)
-    outcomes = bench.run([faults.ServerError(severity=1.0, rate=1.0, schedule=schedule)], 60, door=door)
+    service = MockService(RICH, every_s=0.5)
+    outcomes = service.run([faults.ServerError(severity=1.0, rate=1.0, schedule=schedule)], 60, entry_point=entry_point)
     assert [each.reply.ok for each in outcomes] == [not 4 <= at / 2 % 10 < 7 for at in range(60)]
 
 
@@ -184,8 +184,10 @@ def test_waiting_pays_where_a_service_means_its_retry_after() -> None:
     ids=str,
 )
 def test_sessions_of_a_vector_wait_on_clocks_of_their_own(fault: Fault) -> None:
-    bench = MockService(RICH)
-    alone, among = (bench.run([fault], 90, door=door) for door in (ENTRY_POINTS["call"], RowOfVector))
+    service = MockService(RICH)
+    alone, among = (
+        service.run([fault], 90, entry_point=entry_point) for entry_point in (ENTRY_POINTS["call"], RowOfVector)
+    )
     assert [one.otherwise_than(other) for one, other in zip(alone, among, strict=True)] == [""] * 90
     assert {each.reply.ok for each in alone} == {True, False}
 
@@ -193,8 +195,10 @@ def test_sessions_of_a_vector_wait_on_clocks_of_their_own(fault: Fault) -> None:
 # --- callers that give up ---
 
 
-def waits(plan: list[Fault], calls: int = 40, door: type[EntryPoint] | None = None, space: Any = None) -> list[Any]:
-    return MockService(space, None if space else orders, every_s=100.0).run(plan, calls, door=door)
+def waits(
+    plan: list[Fault], calls: int = 40, entry_point: type[EntryPoint] | None = None, space: Any = None
+) -> list[Any]:
+    return MockService(space, None if space else orders, every_s=100.0).run(plan, calls, entry_point=entry_point)
 
 
 SLOW_INSIDE: dict[str, list[Fault]] = {
@@ -215,28 +219,28 @@ SLOW_INSIDE: dict[str, list[Fault]] = {
 
 
 @pytest.mark.parametrize("inside", SLOW_INSIDE)
-@pytest.mark.parametrize("door", ["call", "acall", "among rows"])
+@pytest.mark.parametrize("entry_point", ["call", "acall", "among rows"])
 def test_whose_answer_is_lost_waits_for_the_time_out_and_no_longer_whatever_stands_inside(
-    inside: str, door: str
+    inside: str, entry_point: str
 ) -> None:
     plan = [faults.LostAnswer(severity=1.0, rate=1.0, timeout_s=4.0), *SLOW_INSIDE[inside]]
-    for each in waits(plan, door=ENTRY_POINTS[door], space=RICH):
+    for each in waits(plan, entry_point=ENTRY_POINTS[entry_point], space=RICH):
         assert (each.reply.ok, each.reply.error) == (False, "timeout")
         assert each.waited_s == pytest.approx(4.0) and each.reply.latency_s == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("inside", SLOW_INSIDE)
-@pytest.mark.parametrize("door", ["call", "acall", "among rows"])
-def test_a_slow_service_answers_before_the_time_out_or_is_given_up_at_it(inside: str, door: str) -> None:
+@pytest.mark.parametrize("entry_point", ["call", "acall", "among rows"])
+def test_a_slow_service_answers_before_the_time_out_or_is_given_up_at_it(inside: str, entry_point: str) -> None:
     plan = [faults.SlowAPI(severity=1.0, median_s=1.0, sigma=1.5, timeout_s=4.0), *SLOW_INSIDE[inside]]
     given_up = 0
-    for each in waits(plan, door=ENTRY_POINTS[door], space=RICH):
+    for each in waits(plan, entry_point=ENTRY_POINTS[entry_point], space=RICH):
         late = each.waited_s > 4.0 - 1e-5
         assert each.waited_s <= 4.0 + 1e-5 and each.reply.latency_s == pytest.approx(each.waited_s)
         gave_up = any(record.fault == "slow_api" and record.kind == "timeout" for record in each.records)
         assert not late or (each.reply.error == "timeout" and gave_up)
         lost = [record.details["lost"] for record in each.records if "lost" in record.details]
-        assert bool(each.carried_out) == ("request" not in lost)
+        assert bool(each.executed) == ("request" not in lost)
         given_up += late
     assert given_up > 0 or inside == "a shorter time-out"
 
@@ -271,13 +275,13 @@ def waited(plan: list[Fault], latencies_s: dict[int, float], place: int = 0) -> 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(latencies | time_outs | slow_apis, min_size=1, max_size=5), st.sampled_from(sorted(FITTING)))
-def test_a_time_out_is_a_ceiling_wherever_it_stands_among_others(plan: list[Fault], door: str) -> None:
-    for each in waits(plan, 3, door=ENTRY_POINTS[door], space=RICH):
+def test_a_time_out_is_a_ceiling_wherever_it_stands_among_others(plan: list[Fault], entry_point: str) -> None:
+    for each in waits(plan, 3, entry_point=ENTRY_POINTS[entry_point], space=RICH):
         slow = [place for place, fault in enumerate(plan) if isinstance(fault, faults.SlowAPI)]
         took = {}
         for place in slow:
             further_in = sum(isinstance(fault, faults.SlowAPI) for fault in plan[place + 1 :])
-            took[place] = own_latency_s(plan[place], further_in, each.asked)
+            took[place] = own_latency_s(plan[place], further_in, each.call)
         assert each.waited_s == pytest.approx(waited(plan, took), abs=1e-4)
         assert each.reply.latency_s == pytest.approx(each.waited_s, abs=1e-6)
 
@@ -297,4 +301,4 @@ def test_what_a_caller_gave_up_on_is_not_waited_for_any_more() -> None:
     session = PipelineSession(*plan)
     replies: list[Reply] = [session.call("get") for _ in range(5)]
     assert session.clock.now() == pytest.approx(10.0) and {reply.error for reply in replies} == {"timeout"}
-    assert len(session.carried_out) == 5
+    assert len(session.executed) == 5

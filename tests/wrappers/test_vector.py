@@ -33,23 +33,23 @@ from worldsim.wrappers import (
     VectorSlowAPI,
 )
 
-from .witness import BUILT_IN, DESK, KINDS, Witness
+from .recording_env import BUILT_IN, DESK, KINDS, RecordingEnv
 
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP]
 COUNT = 3
 
 
 def desk() -> gym.Env[Any, Any]:
-    return Witness(length=9)  # every kind of leaf, an image among them
+    return RecordingEnv(length=9)  # every kind of leaf, an image among them
 
 
-def clerk(length: int = 9) -> Witness:
+def clerk(length: int = 9) -> RecordingEnv:
     """A desk on which every kind finds something: times, rows, a text that has room, two fields of one kind."""
     more = {"other": gym.spaces.Discrete(900), "placed_at": gym.spaces.Discrete(100_000)}
     note = gym.spaces.Text(200, charset=string.printable)
     reply = gym.spaces.Dict({**DESK["reply"].spaces, **more, "note": note})
     rows = gym.spaces.Box(-1e6, 1e6, (6, 2), np.float32)
-    return Witness(gym.spaces.Dict({**DESK.spaces, "reply": reply, "rows": rows}), length)
+    return RecordingEnv(gym.spaces.Dict({**DESK.spaces, "reply": reply, "rows": rows}), length)
 
 
 def named() -> gym.Env[Any, Any]:
@@ -69,7 +69,7 @@ def acting(kind: str) -> faults.Fault:
 
 def wordless() -> gym.Env[Any, Any]:
     leaves = {name: space for name, space in DESK["reply"].items() if name != "order"}
-    return Witness(gym.spaces.Dict({**DESK, "reply": gym.spaces.Dict(leaves)}), length=9)
+    return RecordingEnv(gym.spaces.Dict({**DESK, "reply": gym.spaces.Dict(leaves)}), length=9)
 
 
 def pair(
@@ -283,7 +283,7 @@ def test_named_ones_are_twins_of_those_on_one(wrap: Any, alone: Any) -> None:
 @given(space=observation_spaces(), seed=st.integers(0, 99), kinds=st.lists(st.sampled_from(KINDS), max_size=3))
 def test_any_space_and_any_plan(space: Any, seed: int, kinds: list[str]) -> None:
     def make() -> gym.Env[Any, Any]:
-        env = Witness(space, length=6)
+        env = RecordingEnv(space, length=6)
         env.metadata = {"render_modes": []}
         return env
 
@@ -466,7 +466,7 @@ def test_records_are_like_a_list_and_stay_what_they_were() -> None:
 @pytest.mark.parametrize("kind", ["wrong_encoding", "invalid_json", "truncated_json", "blur", "frozen_frames"])
 def test_no_frame_and_no_text_of_one_lasts_as_long_as_the_records(kind: str) -> None:
     def camera() -> gym.Env[Any, Any]:
-        return Witness(gym.spaces.Box(0, 255, (64, 64, 3), np.uint8))
+        return RecordingEnv(gym.spaces.Box(0, 255, (64, 64, 3), np.uint8))
 
     envs = VectorInjectFaults(SyncVectorEnv([camera] * 2), [faults.KINDS[kind](severity=1.0)])
     envs.reset(seed=0)
@@ -482,7 +482,7 @@ def test_no_frame_and_no_text_of_one_lasts_as_long_as_the_records(kind: str) -> 
 
 
 def test_records_and_seconds_are_of_each_environment() -> None:
-    ours, theirs = pair(lambda: Witness(), THREE)
+    ours, theirs = pair(lambda: RecordingEnv(), THREE)
     play_both(ours, theirs, 40)
     assert ours.records == [env.records for env in theirs.envs]  # type: ignore[attr-defined]
     assert ours.seconds == pytest.approx([env.clock.now() for env in theirs.envs])  # type: ignore[attr-defined]

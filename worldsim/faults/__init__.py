@@ -96,8 +96,8 @@ from worldsim.faults.kinds.stale import (
 )
 from worldsim.faults.pipeline import Pipeline
 from worldsim.faults.plans.catalogue import FAMILIES
-from worldsim.faults.plans.plain import fault_from_json, fault_to_json
 from worldsim.faults.plans.plan import Plan, ready_plans
+from worldsim.faults.plans.serialization import fault_from_json, fault_to_json
 from worldsim.faults.schedule import After, Always, Bursts, Schedule, TimeWindow, Window
 from worldsim.faults.tools import (
     Faults,

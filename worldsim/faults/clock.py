@@ -22,7 +22,7 @@ class Clock(Protocol):
 class VirtualClock:
     """Time that passes only by sleeping, and costs nothing.
 
-    What happens within `own_time` sees the time of its own call: calls that are in flight side by side, in tasks or
+    What happens within `call_time` sees the time of its own call: calls that are in flight side by side, in tasks or
     threads, wait side by side, and none is late because another one waits. For everybody else it is as late as it is
     for the call that has waited longest.
     """
@@ -33,12 +33,12 @@ class VirtualClock:
     def now(self) -> float:
         own = _own.get()
         if own is not None and own._clock is not self:
-            own = own_time.of(self)
+            own = call_time.of(self)
         return self._now if own is None else own.now_s
 
     def sleep(self, seconds: float) -> None:
         assert seconds >= 0, f"a clock runs forward, not by {seconds} s"
-        own = own_time.of(self)
+        own = call_time.of(self)
         with _LOCK:
             if own is None:
                 self._now += seconds
@@ -55,7 +55,7 @@ class VirtualClock:
         self._now = now
 
 
-class own_time:
+class call_time:
     """The time of one call, from now on: a context. Real time is the same for all, and left alone.
 
     Within it, in this task or thread and in those that it starts, a virtual clock shows the call's own time. A call
@@ -67,7 +67,7 @@ class own_time:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    def __enter__(self) -> "own_time":
+    def __enter__(self) -> "call_time":
         if isinstance(self._clock, VirtualClock):
             self._outer = _own.get()
             self.now_s = self._clock._now if self._outer is None else self._clock.now()
@@ -87,7 +87,7 @@ class own_time:
                 outer.now_s = max(outer.now_s, self.now_s)
 
     @staticmethod
-    def of(clock: Clock) -> "own_time | None":
+    def of(clock: Clock) -> "call_time | None":
         """The innermost one of this clock."""
         found = _own.get()
         if found is None or found._clock is clock:
@@ -97,7 +97,7 @@ class own_time:
         return found
 
 
-_own: ContextVar[own_time | None] = ContextVar("worldsim.faults.clock", default=None)
+_own: ContextVar[call_time | None] = ContextVar("worldsim.faults.clock", default=None)
 _LOCK = threading.Lock()  # one for all clocks, so that a clock can be pickled
 
 

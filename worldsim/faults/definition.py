@@ -14,9 +14,9 @@ from pydantic import BaseModel, SerializeAsAny, field_validator
 
 from worldsim.errors import ConfigError
 from worldsim.faults.parameters import (
-    CHECKED,
     EVERYTHING,
-    Mistake,
+    STRICT_AND_FROZEN,
+    LocatedError,
     NameGlobs,
     checked_init,
     is_scaled,
@@ -30,7 +30,7 @@ from worldsim.spaces import Leaf
 
 if TYPE_CHECKING:
     from worldsim.faults.effects.base import Effect
-    from worldsim.faults.effects.needs import Requirement
+    from worldsim.faults.effects.requirements import Requirement
 
 F = TypeVar("F", bound="type[Fault]")
 
@@ -60,7 +60,7 @@ class Fault(BaseModel):
     Raises ConfigError for parameters out of range.
     """
 
-    model_config = CHECKED
+    model_config = STRICT_AND_FROZEN
 
     kind: ClassVar[str]
     family: ClassVar[str]
@@ -112,9 +112,11 @@ class Fault(BaseModel):
         needs, targets = composition.needs, composition.targets
         if targets == EVERYTHING or needs is None or not needs.aim or needs.met([*_among(targets, leaves)]):
             return
-        raise Mistake(f"{self.kind}: there is nothing for it in {', '.join(targets)}; aim at {needs.aim}", "targets")
+        raise LocatedError(
+            f"{self.kind}: there is nothing for it in {', '.join(targets)}; aim at {needs.aim}", "targets"
+        )
 
-    def idle_in(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> str | None:
+    def idle_reason(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> str | None:
         """Why it can never do anything there; None where it may.
 
         tools: the names of all there are, None where they are not known. leaves: of replies, None for plain JSON.
@@ -151,9 +153,9 @@ def fault(kind: str, family: str = "of your own") -> Callable[[Any], Any]:
     """
 
     def register(given: Any) -> Any:
-        from worldsim.faults.generators import fault_of
+        from worldsim.faults.generators import fault_from_generator
 
-        made: type[Fault] = given if isinstance(given, type) else fault_of(given)
+        made: type[Fault] = given if isinstance(given, type) else fault_from_generator(given)
         known = KINDS.get(kind)
         if known is not None and (known.__module__, known.__qualname__) != (made.__module__, made.__qualname__):
             raise ConfigError(f"two faults are of kind '{kind}': {known.__module__} has one already; rename yours")
@@ -167,19 +169,21 @@ def fault(kind: str, family: str = "of your own") -> Callable[[Any], Any]:
 def schedule_from_json(data: Any) -> Schedule:
     """The schedule that a mapping describes. Raises ConfigError for what is unknown or out of range."""
     if not isinstance(data, Mapping):
-        raise Mistake(f"a schedule is a mapping such as {{kind: window, start: 5, stop: 9}}, got {data!r}")
+        raise LocatedError(f"a schedule is a mapping such as {{kind: window, start: 5, stop: 9}}, got {data!r}")
     if "kind" not in data:
         fitting = [name for name, each in SCHEDULES.items() if set(data) & set(each.model_fields)]
-        raise Mistake(f"a schedule needs a kind. Choose from: {', '.join(fitting or SCHEDULES)}")
+        raise LocatedError(f"a schedule needs a kind. Choose from: {', '.join(fitting or SCHEDULES)}")
     kind = SCHEDULES.get(str(data["kind"]))
     if kind is None:
         known = f"Choose from: {', '.join(SCHEDULES)}"
-        raise Mistake(
+        raise LocatedError(
             f"no schedule is of kind {data['kind']!r}. {suggest(data['kind'], list(SCHEDULES), known)}", "kind"
         )
     given = {str(key): value for key, value in data.items() if key != "kind"}
     for key in given:
         others = [name for name, each in SCHEDULES.items() if key in each.model_fields]
         if key not in kind.model_fields and others:
-            raise Mistake(f"schedule {kind.kind}: '{key}' belongs to a schedule of kind '{others[0]}'; keep one", key)
+            raise LocatedError(
+                f"schedule {kind.kind}: '{key}' belongs to a schedule of kind '{others[0]}'; keep one", key
+            )
     return kind(**given)

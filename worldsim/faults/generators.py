@@ -95,21 +95,21 @@ class GeneratorEffect(Effect):
         }
         answers: dict[int, Reply | None] = dict.fromkeys(under_way)
         finished: dict[int, Reply] = {}
-        asked = yield from self._until_all_ask(under_way, answers, finished, batch)
-        dropped = np.array([row for row in batch.rows.tolist() if row not in asked], np.int64)
-        replies = yield from forward(batch.calls.without(dropped).instead(asked))
+        forwarded = yield from self._advance_until_forwarded(under_way, answers, finished, batch)
+        dropped = np.array([row for row in batch.rows.tolist() if row not in forwarded], np.int64)
+        replies = yield from forward(batch.calls.without(dropped).with_calls(forwarded))
         arrived = replies
-        while asked:
-            answers = {row: arrived.of(row) for row in asked}
-            asked = yield from self._until_all_ask(under_way, answers, finished, batch)
-            if asked:
-                again = batch.calls.only(np.array(sorted(asked), np.int64)).instead(asked)
+        while forwarded:
+            answers = {row: arrived.of(row) for row in forwarded}
+            forwarded = yield from self._advance_until_forwarded(under_way, answers, finished, batch)
+            if forwarded:
+                again = batch.calls.only(np.array(sorted(forwarded), np.int64)).with_calls(forwarded)
                 arrived = yield from forward(again)
         for row, reply in finished.items():
             replies.put(row, reply)
         return replies
 
-    def _until_all_ask(
+    def _advance_until_forwarded(
         self,
         under_way: dict[int, FaultGenerator],
         answers: dict[int, Reply | None],
@@ -117,7 +117,7 @@ class GeneratorEffect(Effect):
         batch: AffectedCalls,
     ) -> Generator[Any, Any, dict[int, Call]]:
         """Let every exchange go on until it passes a call on, or is over: the calls that are passed on, by row."""
-        asked: dict[int, Call] = {}
+        forwarded: dict[int, Call] = {}
         going = list(answers)
         while going:
             sleeping: dict[int, float] = {}
@@ -132,17 +132,17 @@ class GeneratorEffect(Effect):
                 if isinstance(wanted, Sleep):
                     sleeping[row] = wanted.seconds
                 elif isinstance(wanted, Call):
-                    asked[row] = wanted
+                    forwarded[row] = wanted
                 else:
                     raise ConfigError(f"{self.fault.kind}: yields a Call to pass it on or a Sleep, not {wanted!r}")
                 answers[row] = None
             if sleeping:
                 yield Wait(batch.calls, np.array(list(sleeping)), np.array(list(sleeping.values())))
             going = list(sleeping)
-        return asked
+        return forwarded
 
 
-def fault_of(function: Callable[..., FaultGenerator]) -> type[Fault]:
+def fault_from_generator(function: Callable[..., FaultGenerator]) -> type[Fault]:
     """The class of parameters of a fault that is written as a generator.
 
     Raises ConfigError for what is no generator, and for a parameter without a default: plans must be able to leave it

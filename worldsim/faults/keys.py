@@ -59,7 +59,7 @@ def fold_in_one(key: int, index: int) -> int:
     return mixed ^ mixed >> 31
 
 
-def unit(keys: Keys) -> Floats:
+def to_unit_interval(keys: Keys) -> Floats:
     """Numbers in [0, 1) from the upper 53 bits of keys."""
     if keys.shape == _ALONE:
         return np.array([(keys.item() >> 11) * 2.0**-53])
@@ -68,10 +68,10 @@ def unit(keys: Keys) -> Floats:
 
 def uniforms(keys: Keys, numbers: NDArray[Any]) -> Floats:
     """The uniforms in [0, 1) of calls `numbers`, under one key for each of them or one for all."""
-    return unit(fold_in(keys, numbers))
+    return to_unit_interval(fold_in(keys, numbers))
 
 
-def below(numbers: Floats, high: Any) -> NDArray[np.int64]:
+def integers_below(numbers: Floats, high: Any) -> NDArray[np.int64]:
     """Whole numbers in [0, high) from uniforms in [0, 1); high is one number or one for each."""
     return np.asarray(numbers * high).astype(np.int64)
 
@@ -153,13 +153,13 @@ class CallRandom:
             together, position = self._siblings
             return np.asarray(together.uniform(stream, *shape)[position])
         if not shape:
-            return unit(fold_in(self.keys, stream * _STREAM))
+            return to_unit_interval(fold_in(self.keys, stream * _STREAM))
         inner = np.arange(int(np.prod(shape)), dtype=np.uint64).reshape(shape) + np.uint64(stream * _STREAM)
-        return unit(fold_in(self.keys.reshape(-1, *[1] * len(shape)), inner))
+        return to_unit_interval(fold_in(self.keys.reshape(-1, *[1] * len(shape)), inner))
 
     def integers(self, high: Any, stream: int = 0) -> NDArray[np.int64]:
         """Whole numbers in [0, high), (n,); high is one number or one a call."""
-        return below(self.uniform(stream), high)
+        return integers_below(self.uniform(stream), high)
 
     def normal(self, stream: int = 0, *shape: int) -> Floats:
         """Standard normal numbers, (n, *shape), from two uniforms each (Box and Muller 1958)."""

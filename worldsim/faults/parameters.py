@@ -17,16 +17,16 @@ from worldsim.faults.trees import TreePath
 FEW = 12  # words that an error message lists
 
 
-class Mistake(ConfigError):
+class LocatedError(ConfigError):
     """A mistake in plain data, and where in it."""
 
-    def __init__(self, says: str, *at: str | int) -> None:
-        super().__init__(says)
+    def __init__(self, description: str, *at: str | int) -> None:
+        super().__init__(description)
         self.at: TreePath = at
 
-    def within(self, *outer: str | int) -> "Mistake":
+    def within(self, *outer: str | int) -> "LocatedError":
         """The same mistake, seen from further out."""
-        return Mistake(str(self), *outer, *self.at)
+        return LocatedError(str(self), *outer, *self.at)
 
 
 def matches(name: str, globs: Iterable[str]) -> bool:
@@ -66,20 +66,22 @@ NumberTuple = Annotated[
 EVERYTHING = ("*",)
 
 
-def number(default: float | None, low: float, high: float, says: str) -> Any:
+def number(default: float | None, low: float, high: float, description: str) -> Any:
     """A field: a number in [low, high] and what it means. Annotate it `float`, or `int` for whole numbers."""
-    return Field(default=default, ge=low, le=high, description=says, allow_inf_nan=False)
+    return Field(default=default, ge=low, le=high, description=description, allow_inf_nan=False)
 
 
-def scaled(default: float, low: float, high: float, says: str) -> Any:
+def scaled(default: float, low: float, high: float, description: str) -> Any:
     """A field whose value at severity 1 this is: elsewhere it is multiplied by the severity (`Fault.at`)."""
     extra: dict[str, Any] = {"scaled": True}
-    return Field(default=default, ge=low, le=high, description=says, allow_inf_nan=False, json_schema_extra=extra)
+    return Field(
+        default=default, ge=low, le=high, description=description, allow_inf_nan=False, json_schema_extra=extra
+    )
 
 
-def option(default: Any, says: str) -> Any:
+def option(default: Any, description: str) -> Any:
     """A field that is not a number, and what it means."""
-    return Field(default=default, description=says)
+    return Field(default=default, description=description)
 
 
 def targets(default: tuple[str, ...] = EVERYTHING) -> Any:
@@ -102,7 +104,7 @@ def is_scaled(field: FieldInfo) -> bool:
 # --- models ---
 
 
-CHECKED = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+STRICT_AND_FROZEN = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 """The configuration of models that are values. Validators are built when one is made: few programs use all 79 kinds."""
 
 
@@ -111,25 +113,25 @@ def checked_init(model: Any, name: str, values: dict[str, Any]) -> None:
     try:
         BaseModel.__init__(model, **values)
     except ValidationError as error:
-        raise mistake_of(error, name, type(model).model_fields) from None
+        raise located_error_from(error, name, type(model).model_fields) from None
 
 
-def mistake_of(error: ValidationError, name: str, fields: Mapping[str, FieldInfo]) -> Mistake:
+def located_error_from(error: ValidationError, name: str, fields: Mapping[str, FieldInfo]) -> LocatedError:
     """The first of pydantic's findings in one line."""
     found = error.errors()[0]
     at = tuple(found["loc"])
     cause = found.get("ctx", {}).get("error")
-    if isinstance(cause, Mistake):  # of something within, which has told it already
+    if isinstance(cause, LocatedError):  # of something within, which has told it already
         return cause.within(*at)
     if cause is not None:
-        return Mistake(f"{name}: {cause}", *at)
+        return LocatedError(f"{name}: {cause}", *at)
     key = str(at[0]) if at else ""
     if found["type"] == "extra_forbidden":
-        return Mistake(f"{name}: no parameter '{key}'. {suggest(key, list(fields))}", *at)
+        return LocatedError(f"{name}: no parameter '{key}'. {suggest(key, list(fields))}", *at)
     if found["type"] == "missing":
-        return Mistake(f"{name}: needs '{key}'", *at)
+        return LocatedError(f"{name}: needs '{key}'", *at)
     given = found["input"]
-    return Mistake(f"{name}: {key} must be {_wanted(found, fields.get(key))}, got {given!r}", *at[:1])
+    return LocatedError(f"{name}: {key} must be {_wanted(found, fields.get(key))}, got {given!r}", *at[:1])
 
 
 def bounds(field: FieldInfo) -> tuple[float, float] | None:
@@ -152,5 +154,5 @@ def _wanted(found: Any, field: FieldInfo | None) -> str:
         return f"a list of {'names' if 'str' in kind else 'numbers'}"
     if "bool" in kind:
         return "true or false"
-    says = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{says[0].lower()}{says[1:]}"
+    description = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{description[0].lower()}{description[1:]}"

@@ -17,13 +17,13 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults.arrays import Rows
-from worldsim.faults.callbatch import FIRST, CallBatch, InFlight, alone, call_space
+from worldsim.faults.call_batch import FIRST_ROW, CallBatch, InFlight, call_space, single_row
 from worldsim.faults.calls import LOST, Call, FaultRecord, Reply
-from worldsim.faults.clock import Clock, VirtualClock, own_time
+from worldsim.faults.clock import Clock, VirtualClock, call_time
 from worldsim.faults.definition import Fault
 from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, Wait
+from worldsim.faults.fault_log import CallIdentity, EpisodeLog, FaultLog, LazyRecords
 from worldsim.faults.keys import new_key
-from worldsim.faults.log import CallIdentity, EpisodeLog, FaultLog, LazyRecords
 from worldsim.faults.parameters import matches
 from worldsim.faults.payloads import Payloads
 from worldsim.faults.replies import Replies
@@ -43,7 +43,7 @@ class ForwardContext(NamedTuple):
 
 
 class OuterCall(NamedTuple):
-    """Of a call that comes from faults further out, behind another door: as what it counts.
+    """Of a call that comes from the faults of an outer wrapper: which call it counts as.
 
     tool, number: those that count for what is drawn. joint: its numbers among the calls of several tools together.
     deadline_s: when its caller gives up, on the clock; None: never.
@@ -55,10 +55,10 @@ class OuterCall(NamedTuple):
     deadline_s: float | None = None
 
 
-CarryOut = Callable[[Call, ForwardContext], Reply]
+ExecuteCall = Callable[[Call, ForwardContext], Reply]
 """Carries a call out, where the last fault passes it on."""
 
-CarryOutAsync = Callable[[Call, ForwardContext], Awaitable[Reply]]
+ExecuteCallAsync = Callable[[Call, ForwardContext], Awaitable[Reply]]
 
 
 class Pipeline:
@@ -75,7 +75,7 @@ class Pipeline:
         count: N.
         action_space: of one environment, where calls come as batches of actions.
         missing: leaf name -> what stands for "unknown" there, as plain JSON.
-        below: how many faults of each kind are further in, behind another door.
+        below: how many faults of each kind an inner wrapper has.
         one_request: whether all calls ask for the same, as steps do whose action is no named tool.
         text: the space of replies that are a text; leaves are then None, and count where it holds no JSON.
         possible: whether a session, by its number, can make a call that its caller has not made; None: any can.
@@ -161,7 +161,7 @@ class Pipeline:
         self,
         tool: str,
         arguments: Mapping[str, Any],
-        forward: CarryOut,
+        forward: ExecuteCall,
         outer: OuterCall | None = None,
         deadline_s: float | None = None,
     ) -> tuple[Reply, Sequence[FaultRecord]]:
@@ -170,44 +170,46 @@ class Pipeline:
         outer: as what it counts where it comes from faults further out. deadline_s: on the clock, when the caller gives
         up, where it does not. Gives the reply and what was done to the call, which is written down when somebody looks.
         """
-        call, steps, flight = self._begin(tool, arguments, outer, deadline_s)
+        call, steps, in_flight = self._begin(tool, arguments, outer, deadline_s)
         if steps is None:
             return forward(call, _FREE if outer is None else ForwardContext(outer.deadline_s)), NO_RECORDS
         clock, answer = self._clock, None
-        with own_time(clock):
+        with call_time(clock):
             try:
                 while True:
-                    asked = self._advance(steps, answer)
-                    if isinstance(asked, Replies):
-                        return self._arrived(asked, flight)
-                    if isinstance(asked, Wait):
-                        clock.sleep(self.sessions.waiting_single(asked))
+                    yielded = self._advance(steps, answer)
+                    if isinstance(yielded, Replies):
+                        return self._arrived(yielded, in_flight)
+                    if isinstance(yielded, Wait):
+                        clock.sleep(self.sessions.apply_wait_single(yielded))
                         answer = None
                     else:
-                        answer = Replies.single(forward(asked.call(0), _trip(asked)) if len(asked.rows) else _LOST)
+                        answer = Replies.single(
+                            forward(yielded.call(0), _context_of(yielded)) if len(yielded.rows) else _LOST
+                        )
             except BaseException:
                 self._end(steps)
                 raise
 
     async def acall(
-        self, tool: str, arguments: Mapping[str, Any], forward: CarryOutAsync, deadline_s: float | None = None
+        self, tool: str, arguments: Mapping[str, Any], forward: ExecuteCallAsync, deadline_s: float | None = None
     ) -> tuple[Reply, Sequence[FaultRecord]]:
         """`call` for a coroutine: while it waits and while it is carried out, others go on."""
-        call, steps, flight = self._begin(tool, arguments, None, deadline_s)
+        call, steps, in_flight = self._begin(tool, arguments, None, deadline_s)
         if steps is None:
             return await forward(call, _FREE), NO_RECORDS
         clock, answer = self._clock, None
-        with own_time(clock):
+        with call_time(clock):
             try:
                 while True:
-                    asked = self._advance(steps, answer)
-                    if isinstance(asked, Replies):
-                        return self._arrived(asked, flight)
-                    if isinstance(asked, Wait):
-                        await clock.asleep(self.sessions.waiting_single(asked))
+                    yielded = self._advance(steps, answer)
+                    if isinstance(yielded, Replies):
+                        return self._arrived(yielded, in_flight)
+                    if isinstance(yielded, Wait):
+                        await clock.asleep(self.sessions.apply_wait_single(yielded))
                         answer = None
                     else:
-                        reply = await forward(asked.call(0), _trip(asked)) if len(asked.rows) else _LOST
+                        reply = await forward(yielded.call(0), _context_of(yielded)) if len(yielded.rows) else _LOST
                         answer = Replies.single(reply)
             except BaseException:
                 self._end(steps)
@@ -236,18 +238,22 @@ class Pipeline:
             self._next[position] = number + 1
             call = Call(tool, arguments, number)
             for at, stage in enumerate(self.stages):
-                if stage.reaches(tool, drawn_as, number, joint):
-                    flight = InFlight(1)
-                    calls = self._single(call, drawn_as, joint, flight, deadline_s)
-                    self._history.add(flight.log)
-                    return call, stage.effect.run(AffectedCalls(stage, calls, FIRST), _Forward(self, at + 1)), flight
+                if stage.acts_on(tool, drawn_as, number, joint):
+                    in_flight = InFlight(1)
+                    calls = self._single(call, drawn_as, joint, in_flight, deadline_s)
+                    self._history.add(in_flight.log)
+                    return (
+                        call,
+                        stage.effect.run(AffectedCalls(stage, calls, FIRST_ROW), _Forward(self, at + 1)),
+                        in_flight,
+                    )
         return call, None, None
 
     def effects(self, tool: str, number: int) -> list[Effect]:
         """Of the faults that may act on a call of a single session: where only the time or other tools tell, too."""
         with self.lock:
             position = self.sessions.position(tool)
-            return [stage.effect for stage in self.stages if stage.may_reach(tool, position, number)]
+            return [stage.effect for stage in self.stages if stage.may_act_on(tool, position, number)]
 
     def count_joint(self, tool: str) -> Mapping[tuple[str, ...], Rows]:
         """Count a call among those of all tools that some schedule counts together."""
@@ -260,12 +266,12 @@ class Pipeline:
         return found
 
     def _single(
-        self, call: Call, drawn_as: int, joint: Mapping[Any, Rows], flight: InFlight, deadline_s: float | None
+        self, call: Call, drawn_as: int, joint: Mapping[Any, Rows], in_flight: InFlight, deadline_s: float | None
     ) -> CallBatch:
-        origin = CallIdentity(self.sessions.names, alone(drawn_as), alone(call.number), joint)
-        asked = Payloads(1, overrides={0: {"tool": call.tool, "arguments": call.arguments}})
+        identity = CallIdentity(self.sessions.names, single_row(drawn_as), single_row(call.number), joint)
+        payloads = Payloads(1, overrides={0: {"tool": call.tool, "arguments": call.arguments}})
         deadline = None if deadline_s is None else np.array([deadline_s])
-        return CallBatch(FIRST, origin, asked, (), flight, deadline)
+        return CallBatch(FIRST_ROW, identity, payloads, (), in_flight, deadline)
 
     def _advance(self, steps: EffectGenerator, answer: Replies | None) -> CallBatch | Wait | Replies:
         """The next thing that a call on its way asks for, or the replies where it has come back."""
@@ -281,9 +287,9 @@ class Pipeline:
         with self.lock:
             steps.close()
 
-    def _arrived(self, replies: Replies, flight: InFlight | None) -> tuple[Reply, Sequence[FaultRecord]]:
-        assert flight is not None, "a call without faults has no flight"
-        return replies.of(0, flight.waited_s[0]), LazyRecords(flight.log, 0)
+    def _arrived(self, replies: Replies, in_flight: InFlight | None) -> tuple[Reply, Sequence[FaultRecord]]:
+        assert in_flight is not None, "a call without faults has no flight"
+        return replies.of(0, in_flight.waited_s[0]), LazyRecords(in_flight.log, 0)
 
     # --- one call of each of many sessions ---
 
@@ -305,34 +311,34 @@ class Pipeline:
         """
         assert self._call_space is not None, "calls come as batches where there is an action space"
         space, leaves = self._call_space
-        flight = InFlight(self.count)
+        in_flight = InFlight(self.count)
         if not self.idle:
-            self._history.add(flight.log)
-        asked = Payloads(self.count, space, {"tool": tools, "arguments": {"action": actions}}, in_space=True)
+            self._history.add(in_flight.log)
+        payloads = Payloads(self.count, space, {"tool": tools, "arguments": {"action": actions}}, in_space=True)
         if named is not None:
             asks = {row: {"tool": tool, "arguments": arguments} for row, (tool, arguments) in enumerate(named)}
-            asked, leaves = Payloads(self.count, overrides=asks), ()
+            payloads, leaves = Payloads(self.count, overrides=asks), ()
         if self.numbers.shape[1] < len(self.sessions.names):
             self.numbers = np.pad(self.numbers, ((0, 0), (0, len(self.sessions.names) - self.numbers.shape[1])))
         numbers = (
             self.numbers[:, 0].copy() if self.numbers.shape[1] == 1 else self.numbers[np.arange(self.count), tools]
         )
         joint = {globs: known.copy() for globs, known in self._joint.items()}
-        calls = CallBatch(rows, CallIdentity(self.sessions.names, tools, numbers, joint), asked, leaves, flight)
+        calls = CallBatch(rows, CallIdentity(self.sessions.names, tools, numbers, joint), payloads, leaves, in_flight)
         self.numbers[rows, tools[rows]] += 1
         for globs, known in self._joint.items():
-            known[rows[calls.calling(rows, globs)]] += 1
+            known[rows[calls.calls_tool(rows, globs)]] += 1
         steps, answer = self._run(0, calls), None
         while True:
-            asking = self._advance(steps, answer)
-            if isinstance(asking, Replies):
-                asking.latency_s += np.asarray(flight.waited_s)
-                return asking, flight.log
-            if isinstance(asking, Wait):
-                self.sessions.clock_s[asking.rows] += self.sessions.waiting(asking)
+            yielded = self._advance(steps, answer)
+            if isinstance(yielded, Replies):
+                yielded.latency_s += np.asarray(in_flight.waited_s)
+                return yielded, in_flight.log
+            if isinstance(yielded, Wait):
+                self.sessions.clock_s[yielded.rows] += self.sessions.apply_wait(yielded)
                 answer = None
             else:
-                answer = forward(asking)
+                answer = forward(yielded)
 
     # --- both ---
 
@@ -365,9 +371,9 @@ class Pipeline:
             self.sessions.clock_s[:] = seconds
         elif isinstance(self.sessions.clock, VirtualClock):
             self.sessions.clock.set(seconds)
-        self.sessions.began_s = self.sessions.seconds(np.arange(self.count)) - elapsed_s
+        self.sessions.started_s = self.sessions.seconds(np.arange(self.count)) - elapsed_s
         for stage, (keys, memory) in zip(self.stages, stages, strict=True):
-            stage.resume(keys, memory)
+            stage.restore(keys, memory)
 
 
 class _Forward:
@@ -382,8 +388,8 @@ class _Forward:
         return self._pipeline._run(self._position, calls)
 
 
-def _trip(calls: CallBatch) -> ForwardContext:
-    return ForwardContext(None if calls.deadline_s is None else float(calls.deadline_s[0]), calls.flight.log)
+def _context_of(calls: CallBatch) -> ForwardContext:
+    return ForwardContext(None if calls.deadline_s is None else float(calls.deadline_s[0]), calls.in_flight.log)
 
 
 _FREE = ForwardContext()

@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 
 from worldsim.faults.arrays import Rows
+from worldsim.faults.batch_rows import where_rows
 from worldsim.faults.calls import LOST, Reply
 from worldsim.faults.payloads import Payloads
-from worldsim.faults.stacking import chosen
 
 
 class Replies(Payloads):
     """What came back to N sessions: their payloads, and a column for each other field of `Reply`.
 
-    Latencies are not among them: the pipeline counts what was waited. `latency_s` is what was waited further in, behind
-    another door.
+    Latencies are not among them: the pipeline counts what was waited. `latency_s` is what was waited in an inner
+    wrapper.
     """
 
     def __init__(self, count: int, *settings: Any, **more: Any) -> None:
@@ -85,7 +85,7 @@ class Replies(Payloads):
         if self._space is not None:
             theirs_count = np.zeros(len(self.ok), np.bool_)
             theirs_count[rows] = True
-            self.batch, self._own = chosen(self.space, theirs_count, other.batch, self.batch), set()
+            self.batch, self._own = where_rows(self.space, theirs_count, other.batch, self.batch), set()
 
     def arrive(self, rows: Rows) -> None:
         """A payload comes to these sessions after all; it still has to be written."""

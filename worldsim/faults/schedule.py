@@ -17,7 +17,7 @@ from pydantic import BaseModel, model_validator
 
 from worldsim.faults.arrays import Floats, Mask
 from worldsim.faults.keys import Keys, last_where, uniforms
-from worldsim.faults.parameters import CHECKED, Mistake, checked_init, number, option
+from worldsim.faults.parameters import STRICT_AND_FROZEN, LocatedError, checked_init, number, option
 
 MANY = 10**12  # calls, more than any session has
 
@@ -27,7 +27,7 @@ PER_TOOL = "count each tool's calls by themselves; false: those of all tools tha
 class Schedule(BaseModel):
     """When a fault is at work. Raises ConfigError for values out of range."""
 
-    model_config = CHECKED
+    model_config = STRICT_AND_FROZEN
 
     kind: ClassVar[str]
 
@@ -73,7 +73,7 @@ class Window(Schedule):
     @model_validator(mode="after")
     def _ordered(self) -> "Window":
         if self.stop <= self.start:
-            raise Mistake(f"schedule window: stop must be more than start ({self.start}), got {self.stop}", "stop")
+            raise LocatedError(f"schedule window: stop must be more than start ({self.start}), got {self.stop}", "stop")
         return self
 
     def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:
@@ -104,8 +104,8 @@ class Bursts(Schedule):
         between them keeps the state, or turns it over where stay < enter. Hence the state follows from the last call
         that decided and how many there were since. Call 0 decides by `share`.
         """
-        enter, stay = 1 / self.mean_gap, 1 - 1 / self.mean_calls
-        low, high = min(enter, stay), max(enter, stay)
+        p_begin, p_stay = 1 / self.mean_gap, 1 - 1 / self.mean_calls
+        low, high = min(p_begin, p_stay), max(p_begin, p_stay)
         keys = np.broadcast_to(keys, numbers.shape)
 
         def decides(rows: NDArray[np.int64], which: NDArray[np.int64]) -> Mask:
@@ -114,7 +114,7 @@ class Bursts(Schedule):
 
         at = last_where(numbers, decides)
         on = uniforms(keys, at) < np.where(at == 0, self.share, low)
-        return on ^ ((numbers - at) % 2 == 1) if stay < enter else on
+        return on ^ ((numbers - at) % 2 == 1) if p_stay < p_begin else on
 
 
 class TimeWindow(Schedule):
@@ -129,10 +129,10 @@ class TimeWindow(Schedule):
     def _ordered(self) -> "TimeWindow":
         if self.stop_s <= self.start_s:
             says = f"stop_s must be more than start_s ({self.start_s:g}), got {self.stop_s:g}"
-            raise Mistake(f"schedule time_window: {says}", "stop_s")
+            raise LocatedError(f"schedule time_window: {says}", "stop_s")
         if self.every_s is not None and self.every_s < self.stop_s - self.start_s:
             says = f"every_s must be {self.stop_s - self.start_s:g} or more, got {self.every_s:g}"
-            raise Mistake(f"schedule time_window: {says}", "every_s")
+            raise LocatedError(f"schedule time_window: {says}", "every_s")
         return self
 
     def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:

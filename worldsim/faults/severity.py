@@ -18,7 +18,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults.definition import Fault
-from worldsim.faults.doors import CallOutcome, MockService
+from worldsim.faults.entry_points import CallOutcome, MockService
 from worldsim.faults.plans.plan import Plan
 from worldsim.faults.trees import alike, nodes
 
@@ -56,12 +56,12 @@ def measured(
     what: a plan, whose faults have their shares of the severity (`Plan.at`), a fault, or a kind with its defaults.
     """
     plan = _plan_of(what)
-    bench = MockService(SCREEN, picture) if any(map(_of_pictures, plan.faults)) else MockService(None, orders)
+    service = MockService(SCREEN, picture) if any(map(_of_pictures, plan.faults)) else MockService(None, orders)
     rows = []
     for severity in severities:
-        played = [bench.run(plan.at(severity).faults, calls, episode=episode) for episode in range(sessions)]
+        played = [service.run(plan.at(severity).faults, calls, episode=episode) for episode in range(sessions)]
         outcomes = [outcome for session in played for outcome in session]
-        differences = [difference_of(outcome, bench) for outcome in outcomes]
+        differences = [difference_of(outcome, service) for outcome in outcomes]
         changed = [each for each in differences if each is not None]
         rows.append(
             SeverityMeasurement(
@@ -86,16 +86,16 @@ def _of_pictures(fault: Fault) -> bool:
     return fault.family == "pixels and sensors" or (needs is not None and not needs.in_plain)
 
 
-def difference_of(outcome: CallOutcome, bench: MockService) -> float | None:
+def difference_of(outcome: CallOutcome, service: MockService) -> float | None:
     """How far a call is from the true one, from 0 to 1; None where it is the same.
 
     1 where no answer came, or the call was not carried out once and as it was asked. Else the mean over the fields of
     both replies: of numbers the difference as a share of the sum of their sizes, of times as a share of a day, of
     pictures as a share of the brightest level, pixel by pixel; 1 for other fields that differ or are in one only.
     """
-    if not outcome.reply.ok or outcome.carried_out != [outcome.asked]:
+    if not outcome.reply.ok or outcome.executed != [outcome.call]:
         return 1.0
-    here, there = _fields(outcome.reply.payload), _fields(bench.answer(outcome.at))
+    here, there = _fields(outcome.reply.payload), _fields(service.answer(outcome.at))
     if here.keys() == there.keys() and all(alike(here[path], there[path]) for path in here):
         return None
     paths = here.keys() | there.keys()

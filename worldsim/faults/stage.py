@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.faults.arrays import Floats, Rows
-from worldsim.faults.callbatch import FIRST, CallBatch, InFlight
+from worldsim.faults.call_batch import FIRST_ROW, CallBatch, InFlight
 from worldsim.faults.clock import Clock
 from worldsim.faults.definition import Composition, Fault
 from worldsim.faults.effects.base import AffectedCalls, ByNumber, Effect, Memory, Scope, Wait
-from worldsim.faults.keys import Keys, fold_in, unit
-from worldsim.faults.log import CallIdentity
+from worldsim.faults.fault_log import CallIdentity
+from worldsim.faults.keys import Keys, fold_in, to_unit_interval
 from worldsim.faults.parameters import EVERYTHING, matches, suggest
 from worldsim.faults.payloads import Payloads
 from worldsim.faults.replies import Replies
@@ -95,10 +95,12 @@ class FaultStage:
         self._in_time = isinstance(schedule, TimeWindow)
         self._draws_schedule = isinstance(schedule, Bursts)
         self.joint = None if getattr(schedule, "per_tool", True) else fault.tools
-        self._share, self._sees_all = composition.share, self.effect.sees_all(self.scope)
+        self._share, self._needs_all_calls = composition.share, self.effect.needs_all_calls(self.scope)
         self._every_tool = fault.tools == EVERYTHING
         scheduled = not (self._always or self._in_time or self.joint is not None)
-        self._free = not scheduled and fault.probability >= 1 and self._share >= 1  # nothing is left to chance
+        self._always_triggers = (
+            not scheduled and fault.probability >= 1 and self._share >= 1
+        )  # nothing is left to chance
         self._blocks: dict[Any, tuple[int, list[Any]]] = {}  # of a single session: what is known of many calls ahead
 
     def start(self, rows: Rows, keys: Sequence[int], shown: Callable[[], Replies] | None) -> None:
@@ -110,8 +112,8 @@ class FaultStage:
         self._blocks = {}
         if shown is not None and type(self.effect).begin is not Effect.begin:
             count = self._sessions.count
-            origin = CallIdentity(self._sessions.names, np.zeros(count, np.int64), np.full(count, -1), {})
-            calls = CallBatch(rows, origin, Payloads(count), (), InFlight(count))
+            identity = CallIdentity(self._sessions.names, np.zeros(count, np.int64), np.full(count, -1), {})
+            calls = CallBatch(rows, identity, Payloads(count), (), InFlight(count))
             self.effect.begin(AffectedCalls(self, calls, rows), shown())
 
     def _add_tools(self) -> None:
@@ -129,31 +131,31 @@ class FaultStage:
         keys: Keys = self._tool_keys[stream]
         return keys
 
-    def keys(self, rows: Rows, origin: CallIdentity) -> Keys:
+    def keys(self, rows: Rows, identity: CallIdentity) -> Keys:
         """The fault's keys for the tools that are called, (n,), of all draws but those that trigger it."""
-        return _of_tools(self._stream(EFFECT), rows, origin)
+        return _select_tools(self._stream(EFFECT), rows, identity)
 
-    def drawn(self, rows: Rows, origin: CallIdentity) -> Floats:
+    def trigger_uniforms(self, rows: Rows, identity: CallIdentity) -> Floats:
         """The uniforms that decide whether the fault is triggered, (n,)."""
         if self._sessions.count == 1 and len(rows):
-            tool, number = int(origin.tools[0]), int(origin.numbers[0])
-            return self._ahead("uniform", tool, number, _uniform)
-        return self._uniforms(TRIGGER, rows, origin)
+            tool, number = int(identity.tools[0]), int(identity.numbers[0])
+            return self._from_block("uniform", tool, number, _uniform)
+        return self._uniforms(TRIGGER, rows, identity)
 
     def by_number(self, name: str, function: ByNumber, batch: AffectedCalls) -> NDArray[Any]:
         """What a function makes of the uniforms and numbers of calls, (n,); of a single session's for many ahead."""
         if self._sessions.count > 1 or not len(batch):
             return function(batch.uniforms, batch.numbers)
-        origin = batch.calls.origin
-        return self._ahead(name, int(origin.tools[0]), int(origin.numbers[0]), function)
+        identity = batch.calls.identity
+        return self._from_block(name, int(identity.tools[0]), int(identity.numbers[0]), function)
 
-    def _ahead(self, name: str, tool: int, number: int, function: ByNumber) -> NDArray[Any]:
+    def _from_block(self, name: str, tool: int, number: int, function: ByNumber) -> NDArray[Any]:
         """What a function makes of the uniform and the number of a call, (1,)."""
         block, offset = divmod(number, BLOCK)
         known = self._blocks.get((name, tool))
         if known is None or known[0] != block:
             numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
-            drawn = unit(fold_in(self._stream(TRIGGER)[0, tool : tool + 1], numbers))
+            drawn = to_unit_interval(fold_in(self._stream(TRIGGER)[0, tool : tool + 1], numbers))
             known = self._blocks[name, tool] = block, list(function(drawn, numbers)[:, None])
         value: NDArray[Any] = known[1][offset]
         return value
@@ -162,74 +164,78 @@ class FaultStage:
         """How late it is, (n,)."""
         return self._sessions.seconds(rows)
 
-    def _uniforms(self, stream: int, rows: Rows, origin: CallIdentity) -> Floats:
-        return unit(fold_in(_of_tools(self._stream(stream), rows, origin), _of(origin.numbers, rows)))
+    def _uniforms(self, stream: int, rows: Rows, identity: CallIdentity) -> Floats:
+        return to_unit_interval(
+            fold_in(_select_tools(self._stream(stream), rows, identity), _select_rows(identity.numbers, rows))
+        )
 
     def batch(self, calls: CallBatch) -> AffectedCalls | None:
         """The calls that the effect must see: those that it triggers on, or all of its tools. None for none."""
-        rows, origin = calls.rows, calls.origin
+        rows, identity = calls.rows, calls.identity
         if not len(rows):
             return None
         if self._sessions.count == 1:
             return AffectedCalls(self, calls, rows) if self._single(calls) else None
         if not self._every_tool:
-            rows = rows[calls.calling(rows, self.fault.tools)]
-        if self._sees_all:
+            rows = rows[calls.calls_tool(rows, self.fault.tools)]
+        if self._needs_all_calls:
             return AffectedCalls(self, calls, rows) if len(rows) else None
         if not self._always and len(rows):
-            rows = rows[self._scheduled(rows, origin)]
+            rows = rows[self._scheduled(rows, identity)]
         if self.fault.probability < 1 and len(rows):
-            rows = rows[self._uniforms(PROBABILITY, rows, origin) < self.fault.probability]
+            rows = rows[self._uniforms(PROBABILITY, rows, identity) < self.fault.probability]
         drawn = None
         if self._share < 1 and len(rows):
-            drawn = self.drawn(rows, origin)
+            drawn = self.trigger_uniforms(rows, identity)
             hit = drawn < self._share
             rows, drawn = rows[hit], drawn[hit]
         return AffectedCalls(self, calls, rows, drawn) if len(rows) else None
 
     def triggered(self, calls: CallBatch, rows: Rows) -> NDArray[np.bool_]:
         """On which calls, (n,), of its tools the fault triggers: by schedule and probability, and by its share."""
-        origin = calls.origin
+        identity = calls.identity
         if self._sessions.count == 1 and len(rows):
-            return np.array([self._due(int(origin.tools[0]), int(origin.numbers[0]), origin.joint)])
-        hit = np.ones(len(rows), np.bool_) if self._always else self._scheduled(rows, origin)
+            return np.array([self._is_triggered(int(identity.tools[0]), int(identity.numbers[0]), identity.joint)])
+        hit = np.ones(len(rows), np.bool_) if self._always else self._scheduled(rows, identity)
         if self.fault.probability < 1:
-            hit = hit & (self._uniforms(PROBABILITY, rows, origin) < self.fault.probability)
-        return hit & (self.drawn(rows, origin) < self._share) if self._share < 1 else hit
+            hit = hit & (self._uniforms(PROBABILITY, rows, identity) < self.fault.probability)
+        return hit & (self.trigger_uniforms(rows, identity) < self._share) if self._share < 1 else hit
 
-    def _scheduled(self, rows: Rows, origin: CallIdentity) -> NDArray[np.bool_]:
-        numbers, keys = origin.numbers, self.session_keys
+    def _scheduled(self, rows: Rows, identity: CallIdentity) -> NDArray[np.bool_]:
+        numbers, keys = identity.numbers, self.session_keys
         if self.joint is not None:
-            numbers, keys = origin.joint[self.joint], fold_in(self.session_keys[rows], SCHEDULE)
+            numbers, keys = identity.joint[self.joint], fold_in(self.session_keys[rows], SCHEDULE)
         elif self._draws_schedule:
-            keys = _of_tools(self._stream(SCHEDULE), rows, origin)
+            keys = _select_tools(self._stream(SCHEDULE), rows, identity)
         seconds = self._sessions.elapsed_s(rows) if self._in_time else 0.0
-        return self.fault.schedule.active(keys, _of(numbers, rows), seconds)
+        return self.fault.schedule.active(keys, _select_rows(numbers, rows), seconds)
 
     def _single(self, calls: CallBatch) -> bool:
         """Whether the effect must see the one call of a single session."""
-        origin = calls.origin
-        if not self._every_tool and not _fits(self.fault.tools, calls.call(0).tool):
+        identity = calls.identity
+        if not self._every_tool and not _tool_matches(self.fault.tools, calls.call(0).tool):
             return False
-        return self._sees_all or self._due(int(origin.tools[0]), int(origin.numbers[0]), origin.joint)
+        return self._needs_all_calls or self._is_triggered(
+            int(identity.tools[0]), int(identity.numbers[0]), identity.joint
+        )
 
-    def _due(self, tool: int, number: int, joint: Mapping[tuple[str, ...], Rows]) -> bool:
+    def _is_triggered(self, tool: int, number: int, joint: Mapping[tuple[str, ...], Rows]) -> bool:
         """`triggered` of a call of a single session: what depends on its number alone is known for many ahead."""
-        seconds = self._sessions.elapsed_s(FIRST) if self._in_time else 0.0
-        if self._in_time and not self.fault.schedule.active(self.session_keys, FIRST, seconds)[0]:
+        seconds = self._sessions.elapsed_s(FIRST_ROW) if self._in_time else 0.0
+        if self._in_time and not self.fault.schedule.active(self.session_keys, FIRST_ROW, seconds)[0]:
             return False
-        if self.joint is not None and not self._joint_due(int(joint[self.joint][0])):
+        if self.joint is not None and not self._joint_is_triggered(int(joint[self.joint][0])):
             return False
-        if self._free:
+        if self._always_triggers:
             return True
         block, offset = divmod(number, BLOCK)
         known = self._blocks.get(tool)
         if known is None or known[0] != block:
             numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
-            known = self._blocks[tool] = block, self._due_ahead(tool, numbers).tolist()
+            known = self._blocks[tool] = block, self._triggered_block(tool, numbers).tolist()
         return bool(known[1][offset])
 
-    def _joint_due(self, number: int) -> bool:
+    def _joint_is_triggered(self, number: int) -> bool:
         """By a schedule that counts the calls of all tools together."""
         block, offset = divmod(number, BLOCK)
         known = self._blocks.get("joint")
@@ -239,26 +245,26 @@ class FaultStage:
             known = self._blocks["joint"] = block, due.tolist()
         return bool(known[1][offset])
 
-    def _due_ahead(self, tool: int, numbers: Rows) -> NDArray[np.bool_]:
+    def _triggered_block(self, tool: int, numbers: Rows) -> NDArray[np.bool_]:
         found = np.ones(BLOCK, np.bool_)
         if not (self._always or self._in_time or self.joint is not None):
             found &= self.fault.schedule.active(self._stream(SCHEDULE)[0, tool : tool + 1], numbers, 0.0)
         for stream, share in ((PROBABILITY, self.fault.probability), (TRIGGER, self._share)):
             if share < 1:
-                found &= unit(fold_in(self._stream(stream)[0, tool : tool + 1], numbers)) < share
+                found &= to_unit_interval(fold_in(self._stream(stream)[0, tool : tool + 1], numbers)) < share
         return found
 
-    def reaches(self, tool: str, position: int, number: int, joint: Mapping[tuple[str, ...], Rows]) -> bool:
+    def acts_on(self, tool: str, position: int, number: int, joint: Mapping[tuple[str, ...], Rows]) -> bool:
         """`batch` for the call of a single session, before there is anything but its tool and its number."""
-        if not self._every_tool and not _fits(self.fault.tools, tool):
+        if not self._every_tool and not _tool_matches(self.fault.tools, tool):
             return False
-        return self._sees_all or self._due(position, number, joint)
+        return self._needs_all_calls or self._is_triggered(position, number, joint)
 
-    def may_reach(self, tool: str, position: int, number: int) -> bool:
-        """`reaches` where nobody knows how late it will be, or how many calls of other tools there were."""
+    def may_act_on(self, tool: str, position: int, number: int) -> bool:
+        """`acts_on` where nobody knows how late it will be, or how many calls of other tools there were."""
         if self._in_time or self.joint is not None:
-            return self._every_tool or _fits(self.fault.tools, tool)
-        return self.reaches(tool, position, number, {})
+            return self._every_tool or _tool_matches(self.fault.tools, tool)
+        return self.acts_on(tool, position, number, {})
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "effect"}  # effects are made of functions
@@ -266,7 +272,7 @@ class FaultStage:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, effect=state["fault"].compose().effect)
 
-    def resume(self, keys: Keys, memory: Memory) -> None:
+    def restore(self, keys: Keys, memory: Memory) -> None:
         """Go to where a snapshot was taken."""
         self.session_keys, self.memory = keys.copy(), memory.copy()
         self._tool_keys = self._keys_of_tools(np.arange(self._sessions.count))
@@ -282,7 +288,7 @@ class Sessions:
         self.hashes: list[int] = []
         self.positions: dict[str, int] = {}
         self.clock_s: Floats = np.zeros(count)  # where there is no clock from outside
-        self.began_s: Floats = np.zeros(count)  # on the clocks
+        self.started_s: Floats = np.zeros(count)  # on the clocks
         for name in names:
             self.position(name)
 
@@ -302,32 +308,32 @@ class Sessions:
 
     def begin(self, rows: Rows) -> None:
         """Sessions begin, now."""
-        self.began_s[rows] = self.seconds(rows)
+        self.started_s[rows] = self.seconds(rows)
 
     def elapsed_s(self, rows: Rows) -> Floats:
         """Seconds since these sessions began, (n,)."""
-        return self.seconds(rows) - self.began_s[rows]
+        return self.seconds(rows) - self.started_s[rows]
 
-    def waiting(self, wait: Wait) -> Floats:
+    def apply_wait(self, wait: Wait) -> Floats:
         """The seconds that these calls wait, (n,): no longer than until their callers give up."""
         seconds = np.maximum(wait.seconds, 0.0)
         if wait.calls.deadline_s is not None:
             left = wait.calls.deadline_s[wait.rows] - self.seconds(wait.rows)
             seconds = np.minimum(seconds, np.maximum(left, 0.0))
         if self.count == 1:
-            wait.calls.flight.waited_s[0] += float(seconds.sum())
+            wait.calls.in_flight.waited_s[0] += float(seconds.sum())
         else:
-            wait.calls.flight.waited_s[wait.rows] += seconds
+            wait.calls.in_flight.waited_s[wait.rows] += seconds
         return seconds
 
-    def waiting_single(self, wait: Wait) -> float:
+    def apply_wait_single(self, wait: Wait) -> float:
         """The same for the one call of a single session, without arrays: it happens at every call of a slow service."""
         if not len(wait.rows):
             return 0.0
         seconds = max(float(wait.seconds[0]), 0.0)
         if wait.calls.deadline_s is not None and self.clock is not None:
             seconds = min(seconds, max(float(wait.calls.deadline_s[0]) - self.clock.now(), 0.0))
-        wait.calls.flight.waited_s[0] += seconds
+        wait.calls.in_flight.waited_s[0] += seconds
         return seconds
 
 
@@ -335,16 +341,16 @@ def _uniform(drawn: Floats, numbers: Rows) -> Floats:
     return drawn
 
 
-def _of(values: NDArray[Any], rows: Rows) -> NDArray[Any]:
+def _select_rows(values: NDArray[Any], rows: Rows) -> NDArray[Any]:
     """The values of some sessions; those very values where they are all."""
     return values if len(rows) == len(values) else values[rows]
 
 
-def _of_tools(matrix: NDArray[Any], rows: Rows, origin: CallIdentity) -> NDArray[Any]:
+def _select_tools(matrix: NDArray[Any], rows: Rows, identity: CallIdentity) -> NDArray[Any]:
     """What stands in a matrix (N, tools) for the tools that these sessions call, (n,)."""
-    return _of(matrix[:, 0], rows) if matrix.shape[1] == 1 else matrix[rows, origin.tools[rows]]
+    return _select_rows(matrix[:, 0], rows) if matrix.shape[1] == 1 else matrix[rows, identity.tools[rows]]
 
 
 @lru_cache(maxsize=4096)
-def _fits(globs: tuple[str, ...], tool: str) -> bool:
+def _tool_matches(globs: tuple[str, ...], tool: str) -> bool:
     return matches(tool, globs)

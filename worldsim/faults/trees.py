@@ -150,7 +150,7 @@ def copied(payload: Any) -> Any:
 _FIXED = (str, int, float, np.generic, type(None))  # values that nobody can write into
 
 
-def same(left: Any, right: Any) -> bool:
+def identical(left: Any, right: Any) -> bool:
     """Whether two leaf values are alike in shape, type and every bit (NaN equals NaN)."""
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
         left, right = np.asarray(left), np.asarray(right)
@@ -165,15 +165,15 @@ def same(left: Any, right: Any) -> bool:
 def alike(left: Any, right: Any) -> bool:
     """Whether two payloads are alike in structure and in every leaf, to the bit."""
     if isinstance(left, _FIXED):
-        return type(left) is type(right) and same(left, right)
+        return type(left) is type(right) and identical(left, right)
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return list(left) == list(right) and all(alike(left[key], right[key]) for key in left)
     if isinstance(left, list | tuple) and type(left) is type(right):
         return len(left) == len(right) and all(map(alike, left, right))
-    return type(left) is type(right) and same(left, right)
+    return type(left) is type(right) and identical(left, right)
 
 
-def usual(leaf: Leaf, value: Any) -> bool:
+def has_leaf_form(leaf: Leaf, value: Any) -> bool:
     """Whether a value has the type and shape of its leaf, and anything in it. After another fault it may not."""
     space = leaf.space
     if isinstance(space, spaces.Text):
@@ -186,12 +186,12 @@ def usual(leaf: Leaf, value: Any) -> bool:
     return is_array and value.dtype.kind in ("b", "i", "u", "f")
 
 
-def plain(value: Any) -> Any:
+def to_plain_json(value: Any) -> Any:
     """A small leaf value as plain JSON, non-finite numbers as strings; "..." for a large one."""
     if isinstance(value, np.ndarray):
-        return [plain(item) for item in value.ravel().tolist()] if value.size <= SMALL else "..."
+        return [to_plain_json(item) for item in value.ravel().tolist()] if value.size <= SMALL else "..."
     if isinstance(value, list) and len(value) <= SMALL:
-        return [plain(item) for item in value]
+        return [to_plain_json(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -201,7 +201,7 @@ def plain(value: Any) -> Any:
 
 def described(before: Any, after: Any) -> dict[str, Any]:
     """Two small values for a record, nothing where one of them is large."""
-    small = {"before": plain(before), "after": plain(after)}
+    small = {"before": to_plain_json(before), "after": to_plain_json(after)}
     return {} if "..." in small.values() else small
 
 
@@ -236,7 +236,7 @@ _ENCODER = json.JSONEncoder(default=_json_of, ensure_ascii=False)
 _CANONICAL = json.JSONEncoder(default=str, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
-def like(old: Any, new: int) -> Any:
+def cast_like(old: Any, new: int) -> Any:
     """An integer in the type in which the old value came (int, numpy scalar or 0-d array)."""
     return np.asarray(new, old.dtype) if isinstance(old, np.ndarray) else type(old)(new)
 
@@ -259,7 +259,7 @@ def from_json(leaf: Leaf, given: Any) -> Any:
     return array.astype(space.dtype)
 
 
-def nothing(space: spaces.Space[Any], value: Any, out_of_space: bool = False) -> Any:
+def empty_value(space: spaces.Space[Any], value: Any, out_of_space: bool = False) -> Any:
     """What an absent value looks like; spaces of unknown kinds stay as they are."""
     if isinstance(space, spaces.Box):
         if out_of_space:
@@ -268,7 +268,7 @@ def nothing(space: spaces.Space[Any], value: Any, out_of_space: bool = False) ->
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Text) and out_of_space:
         return None
     if isinstance(space, spaces.Discrete):
-        return like(value, int(space.start))
+        return cast_like(value, int(space.start))
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
         return np.zeros_like(value) + np.asarray(getattr(space, "start", 0), value.dtype)
     return space.character_list[0] * space.min_length if isinstance(space, spaces.Text) else value

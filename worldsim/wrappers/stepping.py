@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from worldsim.errors import ConfigError
 from worldsim.faults import Pipeline
 from worldsim.faults.arrays import Mask
-from worldsim.faults.stacking import with_rows
+from worldsim.faults.batch_rows import with_rows
 
 StepResult = tuple[Any, NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]
 

@@ -19,12 +19,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults.arrays import Floats, Mask, Rows
-from worldsim.faults.callbatch import CallBatch
+from worldsim.faults.call_batch import CallBatch
 from worldsim.faults.calls import Call
-from worldsim.faults.history import Combine, PayloadHistory
+from worldsim.faults.fault_log import CallIdentity, Details
 from worldsim.faults.keys import CallRandom, Keys, fold_in, last_where
-from worldsim.faults.log import CallIdentity, Details
 from worldsim.faults.parameters import EVERYTHING, matches
+from worldsim.faults.payload_history import Combine, PayloadHistory
 from worldsim.faults.payloads import Payloads
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import ABSENT, copied, get, plain_leaves, put
@@ -141,7 +141,7 @@ class Scope:
         """Whether a place in the payload, by its name, is among the fault's targets."""
         return matches(name, self.targets)
 
-    def combined(self, payload: Any, other: Any) -> Any:
+    def combine(self, payload: Any, other: Any) -> Any:
         """A payload with the leaves that the fault may change taken from another one, where both have them.
 
         Plain JSON of which it may change everything becomes the other one.
@@ -162,11 +162,11 @@ class StageProtocol(Protocol):
     memory: Memory
     session_keys: Keys  # (N,)
 
-    def keys(self, rows: Rows, origin: CallIdentity) -> Keys:
+    def keys(self, rows: Rows, identity: CallIdentity) -> Keys:
         """(n,) the fault's keys for the tools that are called, of all draws but those that trigger it."""
         ...
 
-    def drawn(self, rows: Rows, origin: CallIdentity) -> Floats:
+    def trigger_uniforms(self, rows: Rows, identity: CallIdentity) -> Floats:
         """(n,) the uniforms that decide whether the fault is triggered."""
         ...
 
@@ -231,18 +231,18 @@ class AffectedCalls:
     @cached_property
     def numbers(self) -> Rows:
         """(n,) of the calls, among those of their tools."""
-        return self.calls.origin.numbers[self.rows]
+        return self.calls.identity.numbers[self.rows]
 
     @property
     def uniforms(self) -> Floats:
         """(n,) a number in [0, 1) a call, the one that decides whether the fault is triggered."""
         if self._uniforms is None:
-            self._uniforms = self._source.drawn(self.rows, self.calls.origin)
+            self._uniforms = self._source.trigger_uniforms(self.rows, self.calls.identity)
         return self._uniforms
 
     @cached_property
     def _keys(self) -> Keys:
-        return self._source.keys(self.rows, self.calls.origin)
+        return self._source.keys(self.rows, self.calls.identity)
 
     @cached_property
     def random(self) -> CallRandom:
@@ -266,29 +266,29 @@ class AffectedCalls:
         """
         keys = self._keys
 
-        def asked(rows: Rows, numbers: Rows) -> Mask:
+        def decided(rows: Rows, numbers: Rows) -> Mask:
             drawn = CallRandom(fold_in(np.repeat(keys[rows], numbers.shape[1]), numbers.ravel()))
             return decides(drawn).reshape(numbers.shape)
 
-        last = last_where(self.numbers, asked)
+        last = last_where(self.numbers, decided)
         return last, CallRandom(fold_in(keys, last))
 
     def session_random(self, name: str) -> CallRandom:
         """Draws that stay the same for the whole session; others for each name."""
         return CallRandom(fold_in(self._source.session_keys[self.rows], SESSION + crc32(name.encode())))
 
-    def requests(self) -> list[Any] | None:
+    def request_keys(self) -> list[Any] | None:
         """What tells the request of each call from others; None where all calls ask for the same."""
-        return None if self.scope.one_request else self.calls.requests(self.rows)
+        return None if self.scope.one_request else self.calls.request_keys(self.rows)
 
     def leaves(self, replies: Replies) -> tuple[Leaf, ...]:
         """The leaves that the fault may change in the replies, all of them of one form."""
         return self.scope.leaves_in(replies.payload(int(self.rows[0])) if self.scope.plain else None)
 
     @property
-    def combined(self) -> Combine:
-        """`Scope.combined`."""
-        return self.scope.combined
+    def combine(self) -> Combine:
+        """`Scope.combine`."""
+        return self.scope.combine
 
     def answered(self, replies: Replies) -> "AffectedCalls":
         """Those of these calls to which a payload came."""
@@ -315,7 +315,7 @@ class AffectedCalls:
     def record(self, kind: str, details: Details) -> None:
         """Note what was really done to each of these calls."""
         if len(self.rows):
-            self.calls.flight.log.add(self.rows, self.calls.origin, self.scope.kind, kind, details)
+            self.calls.in_flight.log.add(self.rows, self.calls.identity, self.scope.kind, kind, details)
 
 
 NO_REPLIES = Replies(0)
@@ -334,7 +334,7 @@ class Effect(ABC):
         """Whether it may have a call carried out more than once, or later than it was made."""
         return False
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         """Whether it must see the calls of its tools that it does nothing to, because it remembers them."""
         return False
 

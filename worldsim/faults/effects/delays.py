@@ -63,7 +63,7 @@ class TimeOut(Effect):
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         batch.record(self.kind, same_for_each(batch, lost="request" if self.request_lost else "answer"))
         ends_s = batch.seconds + self.timeout_s
-        calls = batch.calls.without(batch.rows) if self.request_lost else batch.calls.until(batch.rows, ends_s)
+        calls = batch.calls.without(batch.rows) if self.request_lost else batch.calls.with_deadline(batch.rows, ends_s)
         replies = yield from forward(calls)
         yield from give_up(batch, ends_s, replies)
         return replies
@@ -87,7 +87,7 @@ class SlowService(Effect):
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         latencies_s, ends_s = batch.by_number("latency", self.latencies_s), batch.seconds + self.timeout_s
-        calls = batch.calls.until(batch.rows, ends_s)
+        calls = batch.calls.with_deadline(batch.rows, ends_s)
         slow = latencies_s >= self.timeout_s
         if not np.count_nonzero(slow):
             yield delay(batch, latencies_s)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from worldsim.faults.effects.base import AffectedCalls
-from worldsim.faults.effects.texts import plain_payloads
+from worldsim.faults.effects.json_text import plain_payloads
 from worldsim.faults.keys import CallRandom
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import as_text

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from worldsim.faults import columns, trees
 from worldsim.faults.arrays import Mask, Rows
-from worldsim.faults.columns import Values, by_form, differing, like_old, one_by_one, some, within
+from worldsim.faults.columns import Values, by_form, cast_like_old, differing, one_by_one, select, within
 from worldsim.faults.effects import frames
 from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, Scope
-from worldsim.faults.effects.texts import plain_payloads
+from worldsim.faults.effects.json_text import plain_payloads
+from worldsim.faults.fault_log import Details
 from worldsim.faults.keys import CallRandom
-from worldsim.faults.log import Details
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import as_text
 from worldsim.spaces import Leaf
@@ -42,16 +42,16 @@ class ChangeReplies(Effect):
     change: ReplyChange
     remembers_frames: bool = False
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return self.remembers_frames and bool(frames_of(scope.leaves))
 
     def begin(self, batch: AffectedCalls, shown: Replies) -> None:
-        if self.sees_all(batch.scope):
+        if self.needs_all_calls(batch.scope):
             remember_frames(batch, shown)
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies = yield from forward(batch.calls)
-        answered, remembers = batch.answered(replies), self.sees_all(batch.scope)
+        answered, remembers = batch.answered(replies), self.needs_all_calls(batch.scope)
         changing = answered[answered.triggered] if remembers else answered
         for alike in changing.one_by_one(replies) if len(changing) else ():
             self.change(alike, replies)
@@ -155,16 +155,16 @@ class LeafOutages:
 
     def _out(self, stream: int, batch: AffectedCalls) -> Mask:
         """Whether the leaf is out: one uniform a call moves the chain, as in `worldsim.faults.schedule.Bursts`."""
-        enter, stay = self.begins, 1 - 1 / self.mean_calls
-        low, high = min(enter, stay), max(enter, stay)
+        p_begin, p_stay = self.begins, 1 - 1 / self.mean_calls
+        low, high = min(p_begin, p_stay), max(p_begin, p_stay)
 
         def decides(drawn: CallRandom) -> Mask:
             numbers = drawn.uniform(stream)
             return np.asarray((numbers < low) | (numbers >= high))
 
         at, drawn = batch.last_where(decides)
-        out = drawn.uniform(stream) < np.where(at == 0, enter, low)
-        turned = (batch.numbers - at) % 2 == 1 if stay < enter else np.zeros(len(batch), np.bool_)
+        out = drawn.uniform(stream) < np.where(at == 0, p_begin, low)
+        turned = (batch.numbers - at) % 2 == 1 if p_stay < p_begin else np.zeros(len(batch), np.bool_)
         return np.asarray(out ^ turned)
 
     def takes(self, effective: Mask, batch: AffectedCalls) -> Mask:
@@ -268,7 +268,7 @@ class ChangeLeaves:
             if one is not None and len(chosen):
                 if self.records == "leaf":
                     self._record(leaf, one, chosen, batch)
-                changes.append((leaf, batch.rows[one.at[chosen]], some(one.edited.after, chosen)))
+                changes.append((leaf, batch.rows[one.at[chosen]], select(one.edited.after, chosen)))
         if changes:
             self._deliver(batch[taken.any(1)], changes, replies)
 
@@ -301,13 +301,13 @@ class ChangeLeaves:
     def _described(self, leaf: Leaf, candidate: _Candidate, chosen: NDArray[np.int64]) -> Details:
         """What was there before and after, worked out when somebody asks. Only copies of small values are held."""
         before, after = candidate.before, candidate.edited.after
-        if not (self.describe and columns.small(before) and columns.small(after)):
+        if not (self.describe and columns.are_small(before) and columns.are_small(after)):
             if not self.describe:
                 return lambda: [{} for _ in chosen]
-            before, after = (one_by_one(leaf, some(values, chosen)) for values in (before, after))
+            before, after = (one_by_one(leaf, select(values, chosen)) for values in (before, after))
             said = columns.descriptions(leaf, before, after)
             return lambda: said
-        copies = [trees.copied(some(values, chosen)) for values in (before, after)]
+        copies = [trees.copied(select(values, chosen)) for values in (before, after)]
         return lambda: columns.descriptions(leaf, *copies)
 
     def _deliver(self, batch: AffectedCalls, changes: LeafChanges, replies: Replies) -> None:
@@ -335,7 +335,7 @@ def by_column(
     numbers: NumberEdit | None = None,
     texts: TextEdit | None = None,
     integers: IntegerEdit | None = None,
-    suits: Callable[[Leaf, Any], bool] = trees.usual,
+    suits: Callable[[Leaf, Any], bool] = trees.has_leaf_form,
 ) -> LeafEdit:
     """An edit of the values that a leaf has in many replies together.
 
@@ -370,7 +370,7 @@ def by_column(
             else:
                 after = numbers(leaf, column, here, those) if numbers is not None else column
             for position, new in zip(at, after, strict=True):
-                changed[position] = like_old(values[position], new)
+                changed[position] = cast_like_old(values[position], new)
         return changed
 
     return edit

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from worldsim.faults import trees
 from worldsim.faults.arrays import Floats
 from worldsim.faults.columns import Values
-from worldsim.faults.effects import frames, wrong
+from worldsim.faults.effects import frames, wrong_values
 from worldsim.faults.effects.base import AffectedCalls
 from worldsim.faults.effects.leaves import LeafEdit, TextEdit, by_column
-from worldsim.faults.keys import CallRandom, below
+from worldsim.faults.keys import CallRandom, integers_below
 from worldsim.spaces import Leaf
 
 _DIGITS = re.compile(r"\d{2,}")
@@ -24,7 +24,7 @@ _DIGITS = re.compile(r"\d{2,}")
 def is_number(leaf: Leaf, value: Any) -> bool:
     """Whether a leaf is a number or a vector of them, and no frame; `value` is one of its."""
     numbers = isinstance(leaf.space, spaces.Box | spaces.Discrete) and not frames.frame_axes(leaf.space)
-    return numbers and not isinstance(value, bool) and trees.usual(leaf, value)
+    return numbers and not isinstance(value, bool) and trees.has_leaf_form(leaf, value)
 
 
 Affine = Callable[[CallRandom, AffectedCalls], tuple[Floats, Floats]]
@@ -41,7 +41,7 @@ def affine(
 
     def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: AffectedCalls) -> Values:
         factors, terms = coefficients(random, batch)
-        return wrong.numbers_changed(leaf, values, random.uniform(), lambda entries: entries * factors + terms)
+        return wrong_values.numbers_changed(leaf, values, random.uniform(), lambda entries: entries * factors + terms)
 
     def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: AffectedCalls) -> list[Any]:
         factors, terms = coefficients(random, batch)
@@ -60,10 +60,10 @@ def transposed_digits(suits: Callable[[Leaf, Any], bool] = is_number) -> LeafEdi
     def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: AffectedCalls) -> Values:
         chance = random.uniform(0, 2)
         if isinstance(leaf.space, spaces.Discrete):
-            changed = wrong.transposed(values.astype(np.int64), chance[:, 0])
-            return wrong.existing(changed, values, leaf.space)
+            changed = wrong_values.transposed(values.astype(np.int64), chance[:, 0])
+            return wrong_values.existing(changed, values, leaf.space)
         flat = values.reshape(len(values), -1).copy()
-        rows, index = np.arange(len(flat)), below(chance[:, 1], flat.shape[1])
+        rows, index = np.arange(len(flat)), integers_below(chance[:, 1], flat.shape[1])
         entries = [_digits_transposed(each, one) for each, one in zip(flat[rows, index], chance[:, 0], strict=True)]
         flat[rows, index] = entries
         return flat.reshape(values.shape)

@@ -43,7 +43,7 @@ class Refuse(Effect):
     """
 
     kind: str
-    answer: Refusal
+    refusal: Refusal
     refused: Callable[[AffectedCalls], Mask] = every_call
     lose_answer: float = 0.0
     retry_after_s: float | Callable[[AffectedCalls], Floats] | None = None
@@ -53,17 +53,17 @@ class Refuse(Effect):
     def may_drop(self) -> bool:
         return self.lose_answer < 1
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return self.counts
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         batch = batch[self.refused(batch)]
         done = batch.random.uniform() < self.lose_answer if self.lose_answer else np.zeros(len(batch), np.bool_)
-        status = {} if self.answer.status is None else {"status": self.answer.status}
+        status = {} if self.refusal.status is None else {"status": self.refusal.status}
         batch.record(self.kind, lambda: [{**status, "lost": "answer" if each else "request"} for each in done.tolist()])
         waits = self.retry_after_s(batch) if callable(self.retry_after_s) else self.retry_after_s
         replies = yield from forward(batch.calls.without(batch.rows[~done]))
-        replies.lose(batch.rows, self.answer.error, self.answer.raw)
+        replies.lose(batch.rows, self.refusal.error, self.refusal.raw)
         replies.retry_after_s[batch.rows] = np.nan if waits is None else waits
         return replies
 

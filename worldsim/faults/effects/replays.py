@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from worldsim.faults.arrays import Rows
 from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, Scope, same_for_each
-from worldsim.faults.history import PayloadHistory, whole
+from worldsim.faults.payload_history import PayloadHistory, replace_whole
 from worldsim.faults.replies import Replies
 
 Ages = NDArray[np.int64]
@@ -18,10 +18,10 @@ Ages = NDArray[np.int64]
 def answers_to_same(batch: AffectedCalls, depth: int) -> tuple[PayloadHistory, Rows]:
     """The last answers to the very requests of these calls, and which line of them is each call's."""
     history = batch.memory.history("answers", depth)
-    return history, history.lines(batch.rows, batch.requests())
+    return history, history.buffers(batch.rows, batch.request_keys())
 
 
-def begin_answers(batch: AffectedCalls, shown: Replies, depth: int) -> None:
+def remember_first_answers(batch: AffectedCalls, shown: Replies, depth: int) -> None:
     """What was seen before the first call is the first answer where all calls ask for the same."""
     if batch.scope.one_request:
         history = batch.memory.history("answers", depth)
@@ -40,25 +40,27 @@ class ReplayReply(Effect):
     oldest: int
     ages: Callable[[AffectedCalls, Ages], Ages]
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return True
 
     def begin(self, batch: AffectedCalls, shown: Replies) -> None:
-        begin_answers(batch, shown, self.oldest + 1)
+        remember_first_answers(batch, shown, self.oldest + 1)
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies = yield from forward(batch.calls)
         answered = batch.answered(replies)
         if not len(answered):
             return replies
-        history, lines = answers_to_same(answered, self.oldest + 1)
-        history.add(lines, answered.rows, replies, answered.scope.leaves or ())
-        ages = np.clip(self.ages(answered, history.known[lines]), 0, np.minimum(history.known[lines] - 1, self.oldest))
+        history, buffers = answers_to_same(answered, self.oldest + 1)
+        history.add(buffers, answered.rows, replies, answered.scope.leaves or ())
+        ages = np.clip(
+            self.ages(answered, history.counts[buffers]), 0, np.minimum(history.counts[buffers] - 1, self.oldest)
+        )
         old = ages > 0
-        stale, lines, ages = answered[old], lines[old], ages[old]
+        stale, buffers, ages = answered[old], buffers[old], ages[old]
         if not len(stale):
             return replies
-        shown = history.ago(lines, stale.rows, replies, ages, stale.combined)
+        shown = history.look_back(buffers, stale.rows, replies, ages, stale.combine)
         differ = shown.differ(replies)
         stale[differ].record(self.kind, lambda: [{"age": age} for age in ages[differ].tolist()])
         shown.write(differ, replies)
@@ -72,7 +74,7 @@ class ReplayOtherReply(Effect):
     kind: str
     memory: int
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return True
 
     def begin(self, batch: AffectedCalls, shown: Replies) -> None:
@@ -92,12 +94,12 @@ class ReplayOtherReply(Effect):
             return replies
         history, calls = self._answers(batch)
         asked = batch[batch.triggered]
-        others = history.others(asked.rows, asked.rows, replies, asked.combined)
+        others = history.differing_from(asked.rows, asked.rows, replies, asked.combine)
         some = others.any(1)
         asked, others = asked[some], others[some]
         ages = (others.cumsum(1) > asked.random.integers(others.sum(1))[:, None]).argmax(1)
         of = calls[asked.rows, ages]
-        shown = history.ago(asked.rows, asked.rows, replies, ages, asked.combined)
+        shown = history.look_back(asked.rows, asked.rows, replies, ages, asked.combine)
         history.add(batch.rows, batch.rows, replies, batch.scope.leaves or ())
         calls[batch.rows] = np.roll(calls[batch.rows], 1, 1)
         calls[batch.rows, 0] = batch.numbers
@@ -110,15 +112,15 @@ def last_answers(batch: AffectedCalls) -> tuple[PayloadHistory, Rows]:
     """The last answer of each tool that is called."""
     history = batch.memory.history("answers", 1)
     names = None if batch.scope.one_request else batch.tools.tolist()
-    return history, history.lines(batch.rows, names)
+    return history, history.buffers(batch.rows, names)
 
 
 def remember_last(batch: AffectedCalls, replies: Replies) -> None:
     """Remember these answers as the last ones of their tools."""
     answered = batch.answered(replies)
     if len(answered):
-        history, lines = last_answers(answered)
-        history.add(lines, answered.rows, replies, answered.scope.leaves or ())
+        history, buffers = last_answers(answered)
+        history.add(buffers, answered.rows, replies, answered.scope.leaves or ())
 
 
 @dataclass(frozen=True)
@@ -134,21 +136,21 @@ class FakeSuccess(Effect):
     def may_drop(self) -> bool:
         return True
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return True
 
     def begin(self, batch: AffectedCalls, shown: Replies) -> None:
-        begin_answers(batch, shown, 1)
+        remember_first_answers(batch, shown, 1)
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
-        history, lines = last_answers(batch)
-        lies = batch.triggered & (history.known[lines] > 0)
-        lied, lines = batch[lies], lines[lies]
+        history, buffers = last_answers(batch)
+        lies = batch.triggered & (history.counts[buffers] > 0)
+        lied, buffers = batch[lies], buffers[lies]
         lied.record(self.kind, same_for_each(lied, lost="request"))
         replies = yield from forward(batch.calls.without(lied.rows))
         remember_last(batch[~lies], replies)
         replies.arrive(lied.rows)
-        history.repeat(lines, lied.rows, replies)
+        history.write_last(buffers, lied.rows, replies)
         return replies
 
 
@@ -189,34 +191,34 @@ class ReorderCalls(Effect):
     def may_repeat(self) -> bool:
         return True
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return True
 
     def begin(self, batch: AffectedCalls, shown: Replies) -> None:
-        begin_answers(batch, shown, 1)
+        remember_first_answers(batch, shown, 1)
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
-        history, lines = last_answers(batch)
+        history, buffers = last_answers(batch)
         waiting = batch.memory.history("waiting", 1)
         held = batch.memory.array("held", -1)  # the numbers of the calls that wait
         free = held[batch.rows] < 0
-        late = free & batch.triggered & (history.known[lines] > 0)
+        late = free & batch.triggered & (history.counts[buffers] > 0)
         delayed, due = batch[late], batch[~free]
         delayed.record(self.kind, lambda: [{"held": each, "lost": "request"} for each in delayed.numbers.tolist()])
-        waiting.add(delayed.rows, delayed.rows, delayed.calls.asked, delayed.calls.leaves)
+        waiting.add(delayed.rows, delayed.rows, delayed.calls.payloads, delayed.calls.leaves)
         numbers = held[due.rows]
         held[due.rows], held[delayed.rows] = -1, delayed.numbers
         replies = yield from forward(batch.calls.without(delayed.rows))
         if len(due):
             due.record(self.kind, lambda: [{"held": number} for number in numbers.tolist()])
-            asked = due.calls.asked.copy()
-            waiting.repeat(due.rows, due.rows, asked)
-            after = yield from forward(due.calls.only(due.rows).asking(asked))
+            asked = due.calls.payloads.copy()
+            waiting.write_last(due.rows, due.rows, asked)
+            after = yield from forward(due.calls.only(due.rows).with_payloads(asked))
             if batch.scope.one_request:  # what is seen is what there is after both; a tool answers what it was asked
                 replies.take(due.rows, after)
         remember_last(batch[~late], replies)
         replies.arrive(delayed.rows)
-        history.repeat(lines[late], delayed.rows, replies)
+        history.write_last(buffers[late], delayed.rows, replies)
         return replies
 
 
@@ -233,14 +235,14 @@ class ReplayCall(Effect):
     ages: Callable[[AffectedCalls, PayloadHistory], Ages]
     details: Callable[[Ages], Sequence[dict[str, Any]]] = lambda ages: [{} for _ in ages]
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return True
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
-        calls, asked = batch.memory.history("calls", self.remembered), batch.calls.asked.copy()
+        calls, asked = batch.memory.history("calls", self.remembered), batch.calls.payloads.copy()
         ages = self.ages(batch, calls)
-        done = calls.ago(batch.rows, batch.rows, asked, ages, whole)
+        done = calls.look_back(batch.rows, batch.rows, asked, ages, replace_whole)
         differ = done.differ(asked)
         done.write(differ, asked)
         batch[differ].record(self.kind, lambda: self.details(ages[differ]))
-        return (yield from forward(batch.calls.asking(asked)))
+        return (yield from forward(batch.calls.with_payloads(asked)))

@@ -55,7 +55,7 @@ class ChangeRows:
                 chosen = self.choose(len(value), one)
                 counts_of[position] = {"before": len(value), "after": chosen.shape[1]}
                 changed[position] = trees.copied([value[row] for row in chosen[0].tolist()])
-            elif trees.usual(leaf, value):
+            elif trees.has_leaf_form(leaf, value):
                 column, counts_of[position] = self._column(leaf, value[None], one)
                 changed[position] = column[0]
         return EditResult(changed, lambda chosen: [counts_of[each] for each in chosen.tolist()])
@@ -67,7 +67,7 @@ class ChangeRows:
         arrived: NDArray[Any] = values[np.arange(len(values))[:, None], chosen]
         if self.out_of_space:
             return arrived, counts
-        padded: NDArray[Any] = trees.nothing(leaf.space, values)
+        padded: NDArray[Any] = trees.empty_value(leaf.space, values)
         padded[:, : chosen.shape[1]] = arrived[:, :count]
         return padded, counts
 

@@ -9,8 +9,8 @@ from functools import cached_property, lru_cache
 from types import ModuleType
 from typing import Any
 
+from worldsim.faults.payload_views import json_like
 from worldsim.faults.trees import alike, as_text
-from worldsim.faults.views import json_like
 
 _REMEMBERED = 64  # answers of a tool: faults that show old ones go back a few
 _STREAM_CHARACTERS = 2000  # what a stream whose length nobody knows counts as: some dozens of events
@@ -42,20 +42,20 @@ class UpstreamResponse:
     def __init__(self, response: Any) -> None:
         self.response = response
         self.chunks: list[bytes] | None = None
-        self.seen: list[bytes] = []
+        self.passed: list[bytes] = []
 
     def __deepcopy__(self, memo: Any) -> "UpstreamResponse":
         return self  # a response that came does not change
 
     @property
-    def is_events(self) -> bool:
+    def is_event_stream(self) -> bool:
         """Whether the body is a stream of events, each of which counts when it comes."""
         return media_type(self.response) == "text/event-stream"
 
     @property
     def body(self) -> bytes:
         """The bytes as they came."""
-        return b"".join(self.chunks if self.chunks is not None else self.seen)
+        return b"".join(self.chunks if self.chunks is not None else self.passed)
 
     @cached_property
     def charset(self) -> str:
@@ -94,16 +94,16 @@ class UpstreamResponse:
         found: Any = self._parsed
         if isinstance(found, dict):
             found = _JSONObject(found)
-            found.answer = self
+            found.upstream = self
         return found
 
     @cached_property
-    def sent(self) -> str:
+    def sent_text(self) -> str:
         """The payload as faults write it that garble it."""
         text = as_text(self.payload)
         return text if text.startswith(("{", "[")) else f'{{"result": {text}}}'
 
-    def written(self, payload: Any) -> bytes:
+    def encode(self, payload: Any) -> bytes:
         """Another payload as bytes, in the form of this one."""
         if isinstance(payload, str) and (self.text is None or self._parsed is self.text):
             text = payload
@@ -111,7 +111,7 @@ class UpstreamResponse:
             text = json_like(payload, self.text or "")
         return text.encode(self.charset, "replace")
 
-    def says(self, payload: Any) -> bool:
+    def equals_payload(self, payload: Any) -> bool:
         """Whether a payload is what came."""
         return payload is self.payload or alike(payload, self.payload)
 
@@ -123,7 +123,7 @@ class _JSONObject(dict[str, Any]):
     their own; for those, see `RecentResponses`.
     """
 
-    answer: UpstreamResponse
+    upstream: UpstreamResponse
 
 
 class RecentResponses:
@@ -132,35 +132,35 @@ class RecentResponses:
     def __init__(self) -> None:
         self._last: deque[UpstreamResponse] = deque(maxlen=_REMEMBERED)
 
-    def add(self, answer: UpstreamResponse) -> None:
+    def add(self, upstream: UpstreamResponse) -> None:
         """An answer whose payload does not know of it."""
-        if not isinstance(answer.payload, _JSONObject | OpaqueBody):
-            self._last.appendleft(answer)
+        if not isinstance(upstream.payload, _JSONObject | OpaqueBody):
+            self._last.appendleft(upstream)
 
     def find(self, payload: Any) -> UpstreamResponse | None:
         """The newest one that says this; None for none."""
-        return next((answer for answer in tuple(self._last) if answer.says(payload)), None)
+        return next((upstream for upstream in tuple(self._last) if upstream.equals_payload(payload)), None)
 
 
 class OpaqueBody:
     """A body that faults can delay or lose or cut, and not look into: bytes that are no text, or not read yet."""
 
-    def __init__(self, answer: UpstreamResponse) -> None:
-        self.answer = answer
+    def __init__(self, upstream: UpstreamResponse) -> None:
+        self.upstream = upstream
 
     def __deepcopy__(self, memo: Any) -> "OpaqueBody":
         return self
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, OpaqueBody) or self.answer.chunks is None or other.answer.chunks is None:
+        if not isinstance(other, OpaqueBody) or self.upstream.chunks is None or other.upstream.chunks is None:
             return self is other
-        return self.answer.body == other.answer.body
+        return self.upstream.body == other.upstream.body
 
     __hash__ = object.__hash__
 
     def __str__(self) -> str:
         """Something as long as the body, for faults to whom the length matters."""
-        return "." * (_STREAM_CHARACTERS if self.answer.chunks is None else len(self.answer.body))
+        return "." * (_STREAM_CHARACTERS if self.upstream.chunks is None else len(self.upstream.body))
 
 
 # --- streams ---
@@ -169,8 +169,8 @@ class OpaqueBody:
 class _FixedStream:
     """A body that is there, and how it ends."""
 
-    def __init__(self, chunks: Sequence[bytes], error: Exception | None = None) -> None:
-        self._chunks, self._error = chunks, error
+    def __init__(self, fixed_stream: Sequence[bytes], error: Exception | None = None) -> None:
+        self._chunks, self._error = fixed_stream, error
 
     def __iter__(self) -> Iterator[bytes]:
         yield from self._chunks
@@ -224,7 +224,7 @@ def _stream_class(library: ModuleType, kind: type) -> Any:
     return type(kind.__name__, (kind, library.SyncByteStream, library.AsyncByteStream), {})
 
 
-def chunks(library: Any, given: Sequence[bytes], error: Exception | None = None) -> Any:
+def fixed_stream(library: Any, given: Sequence[bytes], error: Exception | None = None) -> Any:
     """A stream of a body that is there, and how it ends."""
     return _stream_class(library, _FixedStream)(given, error)
 
@@ -264,17 +264,17 @@ def as_utf16(charset: str) -> Callable[[bytes | None], Chunk]:
     return change
 
 
-def remembered(answer: UpstreamResponse) -> Callable[[bytes | None], Chunk]:
+def record_chunks(upstream: UpstreamResponse) -> Callable[[bytes | None], Chunk]:
     """Passes everything on, for the answer to have it when it is shown again."""
 
     def change(chunk: bytes | None) -> Chunk:
-        answer.seen += [] if chunk is None else [chunk]
+        upstream.passed += [] if chunk is None else [chunk]
         return chunk or b"", None
 
     return change
 
 
-def answer_of(payload: Any) -> UpstreamResponse | None:
+def response_of(payload: Any) -> UpstreamResponse | None:
     """The response that a payload is of."""
-    found: UpstreamResponse | None = getattr(payload, "answer", None)
+    found: UpstreamResponse | None = getattr(payload, "upstream", None)
     return found

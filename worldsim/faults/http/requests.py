@@ -99,7 +99,7 @@ class ParameterLocation(NamedTuple):
     key: its name there; None: it is the whole body.
     """
 
-    where: str
+    part: str
     key: str | None
 
 
@@ -131,15 +131,15 @@ class ParsedRequest:
         return self  # what was asked does not change
 
     def _add(self, place: ParameterLocation, value: Any) -> None:
-        name = place.key or place.where
-        name = f"{place.where}.{name}" if name in self.arguments else name
+        name = place.key or place.part
+        name = f"{place.part}.{name}" if name in self.arguments else name
         self.arguments[name], self._places[name] = value, place
 
-    def _add_fields(self, where: str, items: Sequence[tuple[str, str]]) -> None:
+    def _add_fields(self, part: str, items: Sequence[tuple[str, str]]) -> None:
         """Fields, whose values are texts; of those that come several times, lists."""
         for key in dict.fromkeys(key for key, _ in items):
             values = [_number(value) for name, value in items if name == key]
-            self._add(ParameterLocation(where, key), values[0] if len(values) == 1 else values)
+            self._add(ParameterLocation(part, key), values[0] if len(values) == 1 else values)
 
     def _add_body(self, content: bytes) -> None:
         self._body: Any = None  # JSON, or the fields of a form
@@ -168,7 +168,7 @@ class ParsedRequest:
             digest = {} if kind.startswith("multipart/") else {"sha256": hashlib.sha256(content).hexdigest()}
             self._add(ParameterLocation("body", None), {"bytes": len(content), **digest})
 
-    def asking(self, arguments: Mapping[str, Any]) -> Any:
+    def with_arguments(self, arguments: Mapping[str, Any]) -> Any:
         """The request that asks for other arguments; this very one where they are none."""
         changed = {
             name
@@ -177,9 +177,9 @@ class ParsedRequest:
         }
         if not changed:
             return self.request
-        where = {name: self._places.get(name) or ParameterLocation(self._for_new, name) for name in changed}
-        touched = {place.where for place in where.values()}
-        wanted = {where.get(name) or self._places[name]: value for name, value in arguments.items()}
+        part = {name: self._places.get(name) or ParameterLocation(self._for_new, name) for name in changed}
+        touched = {place.part for place in part.values()}
+        wanted = {part.get(name) or self._places[name]: value for name, value in arguments.items()}
         path, query, content = self._matched.path, self.request.url.query, self.request.content
         if "path" in touched:
             values = {
@@ -212,7 +212,7 @@ class ParsedRequest:
         if media_type(self.request) == _FORM:
             return urlencode(_fields("body", self._body, wanted)).encode()
         if isinstance(self._body, dict):
-            fields = {place.key: value for place, value in wanted.items() if place.where == "body"}
+            fields = {place.key: value for place, value in wanted.items() if place.part == "body"}
             return _json(fields)
         whole = wanted.get(ParameterLocation("body", None), "")
         if self._body is None and isinstance(whole, str):
@@ -221,13 +221,13 @@ class ParsedRequest:
 
 
 def _fields(
-    where: str, items: Sequence[tuple[str, str]], wanted: Mapping[ParameterLocation, Any]
+    part: str, items: Sequence[tuple[str, str]], wanted: Mapping[ParameterLocation, Any]
 ) -> list[tuple[str, str]]:
     """The fields of a query or form, in their order, with other values."""
-    keys = dict.fromkeys([*[key for key, _ in items], *[place.key or "" for place in wanted if place.where == where]])
+    keys = dict.fromkeys([*[key for key, _ in items], *[place.key or "" for place in wanted if place.part == part]])
     found = []
     for key in keys:
-        value = wanted.get(ParameterLocation(where, key), _NONE)
+        value = wanted.get(ParameterLocation(part, key), _NONE)
         values = value if isinstance(value, list) else [] if value is _NONE else [value]
         found += [(key, _written(each)) for each in values]
     return found

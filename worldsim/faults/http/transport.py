@@ -32,26 +32,26 @@ class FaultTransport(FaultTransportBase, httpx.BaseTransport):
     """
 
     def handle_request(self, request: Any) -> Any:
-        inner, matched = self._transport(request), self.matched(request)
-        if matched is None:
+        inner, route = self._transport(request), self.match_route(request)
+        if route is None:
             return inner.handle_request(request)
-        exchange = HTTPExchange(self, request, matched)
-        if self.aimed_at(matched.tool):
+        exchange = HTTPExchange(self, request, route)
+        if self.is_targeted(route.tool):
             request.read()
 
-        def carry_out(call: Call, trip: ForwardContext) -> Reply:
+        def execute(call: Call, context: ForwardContext) -> Reply:
             for each in exchange.superseded():
                 each.response.close()
-            answer = exchange.answered(inner.handle_request(exchange.outgoing(call, trip)))
-            if exchange.needs_body(call, trip, answer):
-                read = [*answer.response.stream]
-                answer.response.close()
-                exchange.read(answer, read)
-            return Reply(answer.payload)
+            upstream = exchange.receive(inner.handle_request(exchange.outgoing_request(call, context)))
+            if exchange.needs_body(call, context, upstream):
+                read = [*upstream.response.stream]
+                upstream.response.close()
+                exchange.read(upstream, read)
+            return Reply(upstream.payload)
 
         try:
-            reply, records = exchange.session.exchange(
-                exchange.tool, exchange.arguments(), carry_out, exchange.timeout_s
+            reply, records = exchange.session.call_with_records(
+                exchange.tool, exchange.arguments(), execute, exchange.timeout_s
             )
             return exchange.response(reply, records)
         finally:
@@ -72,26 +72,26 @@ class AsyncFaultTransport(FaultTransportBase, httpx.AsyncBaseTransport):
     """`FaultTransport` for `httpx.AsyncClient`, under asyncio."""
 
     async def handle_async_request(self, request: Any) -> Any:
-        inner, matched = self._transport(request), self.matched(request)
-        if matched is None:
+        inner, route = self._transport(request), self.match_route(request)
+        if route is None:
             return await inner.handle_async_request(request)
-        exchange = HTTPExchange(self, request, matched)
-        if self.aimed_at(matched.tool):
+        exchange = HTTPExchange(self, request, route)
+        if self.is_targeted(route.tool):
             await request.aread()
 
-        async def carry_out(call: Call, trip: ForwardContext) -> Reply:
+        async def execute(call: Call, context: ForwardContext) -> Reply:
             for each in exchange.superseded():
                 await each.response.aclose()
-            answer = exchange.answered(await inner.handle_async_request(exchange.outgoing(call, trip)))
-            if exchange.needs_body(call, trip, answer):
-                read = [chunk async for chunk in answer.response.stream]
-                await answer.response.aclose()
-                exchange.read(answer, read)
-            return Reply(answer.payload)
+            upstream = exchange.receive(await inner.handle_async_request(exchange.outgoing_request(call, context)))
+            if exchange.needs_body(call, context, upstream):
+                read = [chunk async for chunk in upstream.response.stream]
+                await upstream.response.aclose()
+                exchange.read(upstream, read)
+            return Reply(upstream.payload)
 
         try:
-            reply, records = await exchange.session.aexchange(
-                exchange.tool, exchange.arguments(), carry_out, exchange.timeout_s
+            reply, records = await exchange.session.acall_with_records(
+                exchange.tool, exchange.arguments(), execute, exchange.timeout_s
             )
             return exchange.response(reply, records)
         finally:

@@ -9,8 +9,8 @@ import numpy as np
 from worldsim.faults import trees
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects.base import AffectedCalls, same_for_each
+from worldsim.faults.effects.json_text import plain_payloads
 from worldsim.faults.effects.leaves import ChangeReplies, Delivery, arrives
-from worldsim.faults.effects.texts import plain_payloads
 from worldsim.faults.parameters import NameGlobs, number, option, out_of_space, scaled, targets
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import TreePath, as_text

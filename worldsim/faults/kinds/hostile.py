@@ -18,10 +18,10 @@ from worldsim.faults.columns import Values, within
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects import frames
 from worldsim.faults.effects.base import AffectedCalls
+from worldsim.faults.effects.frame_edits import by_frame
 from worldsim.faults.effects.leaves import ChangeLeaves, ChangeReplies, EditResult, OneLeaf
-from worldsim.faults.effects.needs import FRAMES, TEXTS
-from worldsim.faults.effects.pictures import by_frame
-from worldsim.faults.keys import CallRandom, below
+from worldsim.faults.effects.requirements import FRAMES, TEXTS
+from worldsim.faults.keys import CallRandom, integers_below
 from worldsim.faults.parameters import NameGlobs, option, out_of_space, scaled, targets
 from worldsim.faults.replies import Replies
 from worldsim.spaces import Leaf
@@ -43,7 +43,7 @@ def obeyed(records: Iterable[FaultRecord], said: str) -> list[FaultRecord]:
 
 def tokens(random: CallRandom) -> list[str]:
     """A word of eight letters a call that nobody says by chance."""
-    letters: list[str] = _LETTERS[below(random.uniform(_WORD, 8), len(_LETTERS))].view("U8").ravel().tolist()
+    letters: list[str] = _LETTERS[integers_below(random.uniform(_WORD, 8), len(_LETTERS))].view("U8").ravel().tolist()
     return letters
 
 
@@ -175,8 +175,8 @@ def _line(text: str, height: int, width: int) -> frames.FrameArray:
     import cv2
 
     font = cv2.FONT_HERSHEY_SIMPLEX
-    (wide, tall), below = cv2.getTextSize(text, font, 1.0, 2)
-    line: frames.FrameArray = np.zeros((tall + below + 4, wide + 4), np.uint8)
+    (wide, tall), integers_below = cv2.getTextSize(text, font, 1.0, 2)
+    line: frames.FrameArray = np.zeros((tall + integers_below + 4, wide + 4), np.uint8)
     cv2.putText(line, text, (2, tall + 2), font, 1.0, 255, 2)
     rows = min(max(1, round(line.shape[0] * width / line.shape[1])), height)
     return cv2.resize(line, (width, rows), interpolation=cv2.INTER_AREA).astype(np.float32)[..., None]

@@ -16,9 +16,9 @@ from worldsim.faults.columns import within
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls
 from worldsim.faults.effects.leaves import ChangeReplies
-from worldsim.faults.effects.needs import Requirement
-from worldsim.faults.keys import CallRandom, below
-from worldsim.faults.parameters import Mistake, NameGlobs, number, option, out_of_space, scaled, targets
+from worldsim.faults.effects.requirements import Requirement
+from worldsim.faults.keys import CallRandom, integers_below
+from worldsim.faults.parameters import LocatedError, NameGlobs, number, option, out_of_space, scaled, targets
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import leaves_of
 from worldsim.spaces import Arrays, Leaf, leaves
@@ -82,11 +82,11 @@ class PlausibleLie(Fault):
         try:
             known = {leaf.name: leaf.space for leaf in leaves_of(self.opened().observation_space)}
         except WorldsimError as error:
-            raise Mistake(str(error), "world") from None
+            raise LocatedError(str(error), "world") from None
         for name in sorted(set(known) | set(here)):
             if known.get(name) != here.get(name):
                 both = f"{name} is {here.get(name, 'nothing')} here and {known.get(name, 'nothing')} there"
-                raise Mistake(f"{self.kind}: another world's observations; {both}; {GIVE_ITS_OWN}", "world")
+                raise LocatedError(f"{self.kind}: another world's observations; {both}; {GIVE_ITS_OWN}", "world")
 
     def _change(self, batch: AffectedCalls, replies: Replies) -> None:
         world, at_once = self.opened(), max(1, _AT_ONCE // (self.dreams * (self.ticks + 1)))
@@ -133,7 +133,7 @@ class PlausibleLie(Fault):
 
     def _candidates(self, world: LearnedWorld, true: Arrays, random: CallRandom) -> Arrays:
         """Flat observations (n, (ticks + 1) * dreams, ...): recorded starts, and futures from the n true ones."""
-        seeds = below(random.uniform(_SEEDS, self.dreams), 2**62).ravel().tolist()
+        seeds = integers_below(random.uniform(_SEEDS, self.dreams), 2**62).ravel().tolist()
         state = world.encode({name: np.repeat(rows, self.dreams, 0) for name, rows in true.items()}, seeds)
         seen = [world.observation(world.start_seeds(seeds))]
         for tick in range(self.ticks):
@@ -188,7 +188,9 @@ def random_actions(space: spaces.Space[Any], random: CallRandom, count: int) -> 
             numbers = _evenly(leaf.space, random.stream(stream), count)
             found[leaf.name] = leaf.flatten(numbers.reshape(*batch, *leaf.space.shape), batch)
         else:
-            found[leaf.name] = below(random.uniform(stream, count, *leaf.shape), leaf.nvec).reshape(*batch, *leaf.shape)
+            found[leaf.name] = integers_below(random.uniform(stream, count, *leaf.shape), leaf.nvec).reshape(
+                *batch, *leaf.shape
+            )
     return found
 
 
@@ -228,6 +230,6 @@ def _by_rank(distances: NDArray[np.float64], quantile: float) -> tuple[NDArray[n
 
 @lru_cache(maxsize=4)
 def _load(folder: str) -> LearnedWorld:
-    import worldsim  # its own door: faults know nothing of the simulator
+    import worldsim  # by its public function: faults may not import the simulator
 
     return worldsim.load(folder)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from worldsim.faults import trees
 from worldsim.faults.columns import Values
 from worldsim.faults.definition import Composition, Fault, fault
-from worldsim.faults.effects import wrong
+from worldsim.faults.effects import wrong_values
 from worldsim.faults.effects.base import AffectedCalls
 from worldsim.faults.effects.garble import Garble, WriteTexts
 from worldsim.faults.effects.leaves import ChangeLeaves, ChangeReplies, Delivery, LeafEdit, SomeLeaves, by_column
-from worldsim.faults.effects.needs import BOUNDED, CLASSES, NAN, TYPED, Requirement
+from worldsim.faults.effects.requirements import BOUNDED, CLASSES, NAN, TYPED, Requirement
 from worldsim.faults.keys import CallRandom
 from worldsim.faults.parameters import NameGlobs, out_of_space, scaled, targets
 from worldsim.spaces import Leaf
@@ -152,7 +152,7 @@ class WrongType(Fault):
 
     def compose(self) -> Composition:
         edit = by_column(
-            lambda leaf, values, random, batch: wrong.wrong_type(values, leaf.space, 0.0, random.uniform(0, 4)),
+            lambda leaf, values, random, batch: wrong_values.wrong_type(values, leaf.space, 0.0, random.uniform(0, 4)),
             texts=lambda leaf, texts, random, batch: [*map(len, texts)],
             integers=lambda leaf, values, random, batch: [*map(str, values)],
         )
@@ -174,7 +174,7 @@ class WrongShape(Fault):
 
     def compose(self) -> Composition:
         edit = by_column(
-            lambda leaf, values, random, batch: wrong.wrong_shape(values, leaf.space, 0.0, random.uniform(0, 4)),
+            lambda leaf, values, random, batch: wrong_values.wrong_shape(values, leaf.space, 0.0, random.uniform(0, 4)),
             texts=lambda leaf, texts, random, batch: [[text] for text in texts],
             integers=lambda leaf, values, random, batch: [[value, value] for value in values],
         )
@@ -197,7 +197,7 @@ class NonFinite(Fault):
     def compose(self) -> Composition:
         def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: AffectedCalls) -> Values:
             entries = np.where(random.uniform(1) < 0.5, np.nan, np.inf)
-            return wrong.poked(values, random.integers(values[0].size), entries)
+            return wrong_values.poked(values, random.integers(values[0].size), entries)
 
         def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: AffectedCalls) -> list[Any]:
             return [math.nan if drawn < 0.5 else math.inf for drawn in random.uniform(1).tolist()]
@@ -206,7 +206,7 @@ class NonFinite(Fault):
 
 
 def _may_be_nan(leaf: Leaf, value: Any) -> bool:
-    return isinstance(leaf.space, spaces.Box) and leaf.space.dtype != np.uint8 and trees.usual(leaf, value)
+    return isinstance(leaf.space, spaces.Box) and leaf.space.dtype != np.uint8 and trees.has_leaf_form(leaf, value)
 
 
 @fault("out_of_range", _LOUD)
@@ -227,7 +227,7 @@ class OutOfRange(Fault):
         def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: AffectedCalls) -> Values:
             if batch.scope.plain:
                 return values * 1e6 + 1e6 if isinstance(leaf.space, spaces.Box) else values
-            return wrong.out_of_range(values, leaf.space, 0.0, random.uniform(0, 4))
+            return wrong_values.out_of_range(values, leaf.space, 0.0, random.uniform(0, 4))
 
         def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: AffectedCalls) -> list[Any]:
             return [value * 10**6 + 10**6 for value in values]
@@ -253,7 +253,7 @@ class UnknownValue(Fault):
         def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: AffectedCalls) -> Values:
             if batch.scope.plain:
                 return values
-            return wrong.out_of_range(values, leaf.space, 0.0, random.uniform(0, 4))
+            return wrong_values.out_of_range(values, leaf.space, 0.0, random.uniform(0, 4))
 
         def texts(leaf: Leaf, texts: list[str], random: CallRandom, batch: AffectedCalls) -> list[Any]:
             return [f"{text.upper()}_V2" for text in texts] if batch.scope.plain else texts
@@ -263,7 +263,7 @@ class UnknownValue(Fault):
 
 def _is_class(leaf: Leaf, value: Any) -> bool:
     is_class = isinstance(leaf.space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
-    return is_class and trees.usual(leaf, value)
+    return is_class and trees.has_leaf_form(leaf, value)
 
 
 @fault("null_for_required", _LOUD)

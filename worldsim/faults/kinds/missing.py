@@ -10,6 +10,7 @@ from worldsim.faults.columns import Values, each_like_first
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects import frames
 from worldsim.faults.effects.base import AffectedCalls
+from worldsim.faults.effects.frame_edits import by_frame
 from worldsim.faults.effects.leaves import (
     ChangeLeaves,
     ChangeReplies,
@@ -20,8 +21,7 @@ from worldsim.faults.effects.leaves import (
     frames_of,
     last_frames,
 )
-from worldsim.faults.effects.needs import FRAMES, ROWS, Requirement
-from worldsim.faults.effects.pictures import by_frame
+from worldsim.faults.effects.requirements import FRAMES, ROWS, Requirement
 from worldsim.faults.effects.rows import ChangeRows
 from worldsim.faults.keys import CallRandom
 from worldsim.faults.kinds.loud import RATE, SPREAD

@@ -10,6 +10,7 @@ from worldsim.faults.columns import Values
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects import frames
 from worldsim.faults.effects.base import AffectedCalls, same_for_each
+from worldsim.faults.effects.frame_edits import is_frame
 from worldsim.faults.effects.leaves import (
     ChangeLeaves,
     ChangeReplies,
@@ -18,8 +19,7 @@ from worldsim.faults.effects.leaves import (
     SomeLeavesEvenIfEqual,
     last_frames,
 )
-from worldsim.faults.effects.pictures import is_frame
-from worldsim.faults.effects.wrong import wrong_values
+from worldsim.faults.effects.wrong_values import wrong_values
 from worldsim.faults.keys import CallRandom
 from worldsim.faults.parameters import NameGlobs, number, out_of_space, scaled, targets
 from worldsim.faults.replies import Replies
@@ -131,7 +131,7 @@ class MissingData(Fault):
     def _each_frame(self, leaf: Leaf, values: list[Any], random: CallRandom, batch: AffectedCalls) -> EditResult:
         changed, hows = list(values), [{"how": ""} for _ in values]
         for position, value in enumerate(values):
-            if trees.usual(leaf, value):
+            if trees.has_leaf_form(leaf, value):
                 edited = self._frames(leaf, value[None], random[[position]], batch[[position]])
                 assert edited.notes is not None, "frames are missing in some way"
                 changed[position], hows[position] = edited.after[0], edited.notes(np.zeros(1, np.int64))[0]
@@ -146,4 +146,4 @@ def unknown(leaf: Leaf, value: Any, batch: AffectedCalls, out_of_space: bool) ->
         return None
     if leaf.name in batch.scope.missing:
         return trees.from_json(leaf, batch.scope.missing[leaf.name])
-    return trees.nothing(leaf.space, value, out_of_space) if trees.usual(leaf, value) else value
+    return trees.empty_value(leaf.space, value, out_of_space) if trees.has_leaf_form(leaf, value) else value

@@ -16,9 +16,9 @@ from worldsim.faults import columns, trees
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects import frames
 from worldsim.faults.effects.base import AffectedCalls
+from worldsim.faults.effects.frame_edits import by_frame, is_frame, levels, redrawn
 from worldsim.faults.effects.leaves import by_column
-from worldsim.faults.effects.needs import FRAMES_OR_FLOATS, is_floats
-from worldsim.faults.effects.pictures import by_frame, is_frame, levels, redrawn
+from worldsim.faults.effects.requirements import FRAMES_OR_FLOATS, is_floats
 from worldsim.faults.keys import CallRandom, normal_quantiles
 from worldsim.faults.kinds.missing import frames_only
 from worldsim.faults.parameters import NameGlobs, number, option, out_of_space, scaled, targets
@@ -128,7 +128,7 @@ class GaussianNoise(Fault):
 
 
 def _is_frame_or_floats(leaf: Leaf, value: Any) -> bool:
-    return (is_floats(leaf) or is_frame(leaf)) and trees.usual(leaf, value)
+    return (is_floats(leaf) or is_frame(leaf)) and trees.has_leaf_form(leaf, value)
 
 
 def _with_noise(images: frames.FrameArray, std: float, random: CallRandom) -> frames.FrameArray:

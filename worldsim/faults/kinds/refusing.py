@@ -25,11 +25,11 @@ _RETRY_AFTER = "seconds after which the service asks to be called again; null: i
 
 
 def refusal(
-    given: Fault, answer: Refusal, lose_answer: float, retry_after_s: float | None, until_retried: int
+    given: Fault, response: Refusal, lose_answer: float, retry_after_s: float | None, until_retried: int
 ) -> Composition:
     """A share of the calls is refused, each by itself or until it has been retried often enough."""
     refused = _until(until_retried) if until_retried else every_call
-    effect = Refuse(given.kind, answer, refused, lose_answer, retry_after_s, counts=until_retried > 0)
+    effect = Refuse(given.kind, response, refused, lose_answer, retry_after_s, counts=until_retried > 0)
     return Composition(effect, share=given.at("rate"))
 
 
@@ -39,7 +39,7 @@ def _until(retries: int) -> Callable[[AffectedCalls], Mask]:
     def refused(batch: AffectedCalls) -> Mask:
         waiting = batch.memory.objects("waiting", dict[Any, list[int]])  # request -> retries that are left, last try
         found = np.zeros(len(batch), np.bool_)
-        each = zip(batch.rows.tolist(), batch.calls.requests(batch.rows), batch.numbers.tolist(), strict=True)
+        each = zip(batch.rows.tolist(), batch.calls.request_keys(batch.rows), batch.numbers.tolist(), strict=True)
         for position, ((row, request, at), hit) in enumerate(zip(each, batch.triggered.tolist(), strict=True)):
             known = waiting[row].get(request)
             if known is not None and at - known[1] <= RETRIED_WITHIN:
@@ -74,16 +74,16 @@ class RateLimited(Fault):
     lose_answer: float = number(0.0, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        answer = Refusal("rate_limited", 429, "Too Many Requests")
+        response = Refusal("rate_limited", 429, "Too Many Requests")
         if not self.until_retry_after:
-            return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
+            return refusal(self, response, self.lose_answer, self.retry_after_s, self.until_retried)
         wait_s = self.retry_after_s or 0.0
 
         def refused(batch: AffectedCalls) -> Mask:
             ends = _per_tool(batch, "ends_s")
-            now_s, asked = batch.seconds, ends < np.inf
-            held = asked & (now_s < ends - ON_TIME_S)
-            waited = asked & ~held & (wait_s > 0)  # however long it has waited, it is served
+            now_s, backing_off = batch.seconds, ends < np.inf
+            held = backing_off & (now_s < ends - ON_TIME_S)
+            waited = backing_off & ~held & (wait_s > 0)  # however long it has waited, it is served
             new = ~held & ~waited & batch.triggered
             _set_per_tool(batch, "ends_s", new, now_s + wait_s)
             _set_per_tool(batch, "ends_s", waited, np.full(len(batch), np.inf))
@@ -92,7 +92,7 @@ class RateLimited(Fault):
         def left_s(batch: AffectedCalls) -> Floats:
             return np.maximum(_per_tool(batch, "ends_s") - batch.seconds, 0.0)
 
-        effect = Refuse(self.kind, answer, refused, self.lose_answer, left_s, counts=True)
+        effect = Refuse(self.kind, response, refused, self.lose_answer, left_s, counts=True)
         return Composition(effect, share=self.at("rate"))
 
 
@@ -159,8 +159,8 @@ class Throttled(Fault):
             oldest = np.array([each[len(each) - allowed] if len(each) >= allowed else -np.inf for each in recent])
             return np.maximum(oldest + self.window_s - batch.seconds, 0.0)
 
-        answer = Refusal("rate_limited", 429, "Too Many Requests")
-        return Composition(Refuse(self.kind, answer, refused, 0.0, left_s, counts=True))
+        response = Refusal("rate_limited", 429, "Too Many Requests")
+        return Composition(Refuse(self.kind, response, refused, 0.0, left_s, counts=True))
 
 
 @fault("server_error", _REFUSING)
@@ -176,8 +176,8 @@ class ServerError(Fault):
     lose_answer: float = number(0.5, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        answer = Refusal("server_error", 500, "Internal Server Error")
-        return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
+        response = Refusal("server_error", 500, "Internal Server Error")
+        return refusal(self, response, self.lose_answer, self.retry_after_s, self.until_retried)
 
 
 @fault("bad_gateway", _REFUSING)
@@ -193,8 +193,8 @@ class BadGateway(Fault):
     lose_answer: float = number(0.5, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        answer = Refusal("bad_gateway", 502, "Bad Gateway")
-        return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
+        response = Refusal("bad_gateway", 502, "Bad Gateway")
+        return refusal(self, response, self.lose_answer, self.retry_after_s, self.until_retried)
 
 
 @fault("unavailable", _REFUSING)
@@ -210,8 +210,8 @@ class Unavailable(Fault):
     lose_answer: float = number(0.0, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        answer = Refusal("unavailable", 503, "Service Unavailable")
-        return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
+        response = Refusal("unavailable", 503, "Service Unavailable")
+        return refusal(self, response, self.lose_answer, self.retry_after_s, self.until_retried)
 
 
 @fault("dropped_connection", _REFUSING)
@@ -287,9 +287,9 @@ class ExpiredToken(Fault):
 
     def compose(self) -> Composition:
         refused = _outage(self.outage_calls, lambda batch, _: self.at("rate"), lambda batch: [""] * len(batch))
-        answer = Refusal("unauthorized", 401, "Unauthorized")
+        response = Refusal("unauthorized", 401, "Unauthorized")
         return Composition(
-            Refuse(self.kind, answer, _counting(refused), self.lose_answer, self.retry_after_s, counts=True)
+            Refuse(self.kind, response, _counting(refused), self.lose_answer, self.retry_after_s, counts=True)
         )
 
 
@@ -314,8 +314,8 @@ class LostPermission(Fault):
             _set_per_tool(batch, "until", hit, until)
             return np.asarray(until > batch.numbers)
 
-        answer = Refusal("forbidden", 403, "Forbidden")
-        return Composition(Refuse(self.kind, answer, refused, self.lose_answer, self.retry_after_s, counts=True))
+        response = Refusal("forbidden", 403, "Forbidden")
+        return Composition(Refuse(self.kind, response, refused, self.lose_answer, self.retry_after_s, counts=True))
 
 
 @fault("quota_exceeded", _REFUSING)
@@ -345,8 +345,8 @@ class QuotaExceeded(Fault):
             used[batch.rows] += 1
             return np.asarray(used[batch.rows] > self.allowed)
 
-        answer = Refusal("quota", 429, "Quota Exceeded")
-        return Composition(Refuse(self.kind, answer, refused, self.lose_answer))
+        response = Refusal("quota", 429, "Quota Exceeded")
+        return Composition(Refuse(self.kind, response, refused, self.lose_answer))
 
 
 @fault("cascade", _REFUSING)
@@ -384,7 +384,7 @@ class Cascade(Fault):
                 down[row][tool] = int(batch.memory.array(f"until {tool}", 0)[row])
             return found
 
-        answer = Refusal("unavailable", 503, "Service Unavailable")
+        response = Refusal("unavailable", 503, "Service Unavailable")
         return Composition(
-            Refuse(self.kind, answer, _counting(refused), self.lose_answer, self.retry_after_s, counts=True)
+            Refuse(self.kind, response, _counting(refused), self.lose_answer, self.retry_after_s, counts=True)
         )

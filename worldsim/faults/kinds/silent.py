@@ -12,12 +12,12 @@ from worldsim.faults.calls import Call
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects import frames
 from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls
+from worldsim.faults.effects.leaf_pairs import exchangeable, exchanged, first_of
 from worldsim.faults.effects.leaves import ChangeLeaves, ChangeReplies, LeafChanges, LeafEdit, SomeLeaves
-from worldsim.faults.effects.needs import NUMBERS, PAIR, ROWS, TWO_DIGITS, times
 from worldsim.faults.effects.numbers import affine, is_number, transposed_digits
-from worldsim.faults.effects.pairs import exchangeable, exchanged, first_of
 from worldsim.faults.effects.refusals import FailAfterExecution
 from worldsim.faults.effects.replays import FakeSuccess, ReplayOtherReply
+from worldsim.faults.effects.requirements import NUMBERS, PAIR, ROWS, TWO_DIGITS, times
 from worldsim.faults.effects.rows import ChangeRows
 from worldsim.faults.keys import CallRandom
 from worldsim.faults.kinds.loud import RATE, SPREAD
@@ -314,7 +314,7 @@ class TurnPage(Effect):
     otherwise: Effect
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
-        calls = {row: batch.calls.call(row) for row in batch.rows.tolist()} if batch.calls.named else {}
+        calls = {row: batch.calls.call(row) for row in batch.rows.tolist()} if batch.calls.has_named_arguments else {}
         pages = {row: name for row, call in calls.items() for name in [self._page(call.arguments)] if name}
         changed = {row: _next_page(calls[row], name) for row, name in pages.items()}
         if batch.scope.possible is not None:
@@ -326,7 +326,7 @@ class TurnPage(Effect):
             if row in changed
         ]
         batch[turned].record(self.kind, lambda: details)
-        asking = batch.calls.instead(changed) if changed else batch.calls
+        asking = batch.calls.with_calls(changed) if changed else batch.calls
         if turned.all():
             return (yield from forward(asking))
         return (yield from self.otherwise.run(batch.with_calls(asking, ~turned), forward))

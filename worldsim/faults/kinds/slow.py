@@ -11,9 +11,9 @@ from worldsim.errors import ConfigError
 from worldsim.faults.arrays import Floats, Rows
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects.delays import Delay, SlowService, TimeOut, Trickle
-from worldsim.faults.effects.texts import sizes
+from worldsim.faults.effects.json_text import sizes
 from worldsim.faults.keys import normal_quantiles
-from worldsim.faults.parameters import Mistake, NumberTuple, number, option, scaled
+from worldsim.faults.parameters import LocatedError, NumberTuple, number, option, scaled
 
 _SLOW = "slow"
 
@@ -77,7 +77,7 @@ class UniformLatency(Fault):
     def _ordered(self) -> "UniformLatency":
         if self.high_s < self.low_s:
             says = f"high_s must be at least low_s ({self.low_s:g}), got {self.high_s:g}"
-            raise Mistake(f"{self.kind}: {says}", "high_s")
+            raise LocatedError(f"{self.kind}: {says}", "high_s")
         return self
 
     def latencies_s(self, quantiles: Floats) -> Floats:

@@ -10,8 +10,8 @@ import numpy as np
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects.base import AffectedCalls
 from worldsim.faults.effects.replays import Ages, ExecuteTwice, ReorderCalls, ReplayCall, ReplayReply
-from worldsim.faults.history import PayloadHistory
 from worldsim.faults.parameters import EVERYTHING, NameGlobs, matches, number, option, scaled, targets
+from worldsim.faults.payload_history import PayloadHistory
 from worldsim.spaces import Leaf
 
 _STALE = "stale and repeated"
@@ -104,16 +104,16 @@ class EventualConsistency(Fault):
     def compose(self) -> Composition:
         return Composition(ReplayReply(self.kind, self.calls, self._ages), self.at("rate"), self.targets)
 
-    def idle_in(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> str | None:
+    def idle_reason(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> str | None:
         if tools is not None and not any(matches(tool, self.writes) for tool in tools):
             return f"there is no tool {', '.join(self.writes)} that writes"
-        return super().idle_in(tools, leaves)
+        return super().idle_reason(tools, leaves)
 
     def _ages(self, batch: AffectedCalls, known: Ages) -> Ages:
         """How many answers to the same request there were since the first write that is not seen yet."""
         sessions = batch.memory.objects("session", _Lag)
-        writes = batch.calls.calling(batch.rows, self.writes) & batch.triggered
-        requests: list[Any] = batch.requests() or [None] * len(batch)
+        writes = batch.calls.calls_tool(batch.rows, self.writes) & batch.triggered
+        requests: list[Any] = batch.request_keys() or [None] * len(batch)
         found = []
         each = zip(batch.rows.tolist(), requests, writes.tolist(), known.tolist(), strict=True)
         for row, request, is_write, answers in each:
@@ -196,9 +196,9 @@ class DelayedAction(Fault):
         remembered = math.ceil(most) + 2
 
         def ages(batch: AffectedCalls, calls: PayloadHistory) -> Ages:
-            calls.add(batch.rows, batch.rows, batch.calls.asked, batch.calls.leaves)
+            calls.add(batch.rows, batch.rows, batch.calls.payloads, batch.calls.leaves)
             late = np.where(batch.triggered, delays(batch, self.at("min_calls"), most, self.hold), 0)
-            return np.asarray(np.minimum(late, np.minimum(calls.known[batch.rows], remembered) - 1))
+            return np.asarray(np.minimum(late, np.minimum(calls.counts[batch.rows], remembered) - 1))
 
         return Composition(
             ReplayCall(self.kind, remembered, ages, lambda ages: [{"age": age} for age in ages.tolist()])
@@ -217,9 +217,9 @@ class StickyAction(Fault):
 
     def compose(self) -> Composition:
         def ages(batch: AffectedCalls, calls: PayloadHistory) -> Ages:
-            sticks = (calls.known[batch.rows] > 0) & batch.triggered
+            sticks = (calls.counts[batch.rows] > 0) & batch.triggered
             new = batch.rows[~sticks]
-            calls.add(new, new, batch.calls.asked, batch.calls.leaves)  # what sticks is remembered already
+            calls.add(new, new, batch.calls.payloads, batch.calls.leaves)  # what sticks is remembered already
             return np.zeros(len(batch), np.int64)
 
         return Composition(ReplayCall(self.kind, 1, ages), self.at("rate"))

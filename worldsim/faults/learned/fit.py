@@ -14,7 +14,7 @@ from rich.table import Table
 from worldsim.errors import ConfigError
 from worldsim.faults.learned.bursts import FailureFit, fit_failures
 from worldsim.faults.learned.calls import TracedCall
-from worldsim.faults.learned.latencies import CensoredLognormal, LatencyFit, fit_censored, fit_latencies, shortened
+from worldsim.faults.learned.latencies import CensoredLognormal, LatencyFit, fit_censored, fit_latencies, rounded
 from worldsim.faults.learned.traces import read_traces
 from worldsim.faults.plans.plan import Plan
 from worldsim.faults.schedule import Bursts
@@ -156,15 +156,15 @@ def _fit_tool(tool: str, calls: Sequence[TracedCall], config: FitConfig, rng: np
     own, numbers, sessions = _by_session(calls)
     kinds = np.array([call.failure or "" for call in own])
     failures: dict[str, tuple[int, FailureFit]] = {}
-    asked = np.ones(len(own), np.bool_)  # calls that got past the failures further out
+    reached = np.ones(len(own), np.bool_)  # calls that got past the failures further out
     for kind, count in sorted(Counter(kinds[kinds != ""].tolist()).items(), key=_outermost_first):
-        failures[kind] = (count, fit_failures(kinds[asked] == kind, numbers[asked], sessions[asked]))
-        asked &= kinds != kind
-    asked_for: dict[str, list[float]] = defaultdict(list)
+        failures[kind] = (count, fit_failures(kinds[reached] == kind, numbers[reached], sessions[reached]))
+        reached &= kinds != kind
+    retry_afters: dict[str, list[float]] = defaultdict(list)
     for kind, call in zip(kinds.tolist(), own, strict=True):
         if kind and call.retry_after_s is not None:
-            asked_for[kind].append(call.retry_after_s)
-    retry_after_s = {kind: float(np.median(waits)) for kind, waits in asked_for.items()}
+            retry_afters[kind].append(call.retry_after_s)
+    retry_after_s = {kind: float(np.median(waits)) for kind, waits in retry_afters.items()}
     timed = [
         (kind, call.latency_s) for kind, call in zip(kinds.tolist(), own, strict=True) if call.latency_s is not None
     ]
@@ -222,11 +222,11 @@ def _entries(found: ToolFit, lose_answer: float) -> list[dict[str, Any]]:
 
 
 def _refusal(kind: str, failures: FailureFit, found: ToolFit, lose_answer: float) -> dict[str, Any]:
-    entry = {**REFUSALS[kind], "severity": 1.0, "rate": shortened(failures.rate)}
+    entry = {**REFUSALS[kind], "severity": 1.0, "rate": rounded(failures.rate)}
     if kind == "malformed":  # what came back garbled was carried out
         return entry
     entry["lose_answer"] = lose_answer if kind in AMBIGUOUS_FAILURES else 0.0
-    return {**entry, "retry_after_s": shortened(found.retry_after_s[kind])} if kind in found.retry_after_s else entry
+    return {**entry, "retry_after_s": rounded(found.retry_after_s[kind])} if kind in found.retry_after_s else entry
 
 
 def _timeouts(failures: FailureFit, timeout_s: float | None, lose_answer: float) -> list[dict[str, Any]]:
@@ -238,7 +238,7 @@ def _timeouts(failures: FailureFit, timeout_s: float | None, lose_answer: float)
     share = rate * (bursts.share if bursts else 1.0)
     request = share * (1 - lose_answer)
     shares = {"lost_request": request, "lost_answer": share * lose_answer / (1 - request) if request < 1 else 0.0}
-    common = {"severity": 1.0, **({} if timeout_s is None else {"timeout_s": shortened(timeout_s)})}
+    common = {"severity": 1.0, **({} if timeout_s is None else {"timeout_s": rounded(timeout_s)})}
     return [
         {"kind": kind, **common, **_in_bursts_of(bursts, of_calls, rate)}
         for kind, of_calls in shares.items()
@@ -249,16 +249,16 @@ def _timeouts(failures: FailureFit, timeout_s: float | None, lose_answer: float)
 def _in_bursts_of(bursts: Bursts | None, of_calls: float, rate: float) -> dict[str, Any]:
     """A failure of this share of all calls, by itself or at this rate in bursts of the same length."""
     if bursts is None:
-        return {"rate": shortened(of_calls)}
+        return {"rate": rounded(of_calls)}
     within = min(of_calls / rate, bursts.mean_calls / (bursts.mean_calls + 1))  # a gap is one call or more
     gap = bursts.mean_calls * (1 - within) / within
-    return {"rate": shortened(rate), **_schedule(Bursts(mean_calls=bursts.mean_calls, mean_gap=gap))}
+    return {"rate": rounded(rate), **_schedule(Bursts(mean_calls=bursts.mean_calls, mean_gap=gap))}
 
 
 def _schedule(bursts: Bursts | None) -> dict[str, Any]:
     if bursts is None:
         return {}
-    lengths = {"mean_calls": shortened(bursts.mean_calls), "mean_gap": shortened(bursts.mean_gap)}
+    lengths = {"mean_calls": rounded(bursts.mean_calls), "mean_gap": rounded(bursts.mean_gap)}
     return {"schedule": {"kind": "bursts", **lengths}}
 
 

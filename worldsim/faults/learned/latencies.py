@@ -42,7 +42,7 @@ class Distribution(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """The fault, as plans write it."""
-        return {"kind": self.kind, "severity": 1.0, **{k: shortened(v) for k, v in asdict(self).items()}}
+        return {"kind": self.kind, "severity": 1.0, **{k: rounded(v) for k, v in asdict(self).items()}}
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class Empirical(Distribution):
 
     @classmethod
     def fitted(cls, seconds: Floats) -> "Empirical":
-        return cls(tuple(shortened(each) for each in np.quantile(seconds, np.linspace(0.005, 0.995, 100)).tolist()))
+        return cls(tuple(rounded(each) for each in np.quantile(seconds, np.linspace(0.005, 0.995, 100)).tolist()))
 
     def cdf(self, seconds: Floats) -> Floats:
         return np.asarray(np.searchsorted(self.values_s, seconds, side="right") / len(self.values_s), np.float64)
@@ -229,7 +229,7 @@ class CensoredLognormal(ParametricDistribution):
         return np.minimum(self._whole.quantile(share), self.timeout_s)
 
     def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "sigma": shortened(self.sigma / 1.1)}  # as SlowAPI spreads at severity 1
+        return {**super().to_json(), "sigma": rounded(self.sigma / 1.1)}  # as SlowAPI spreads at severity 1
 
     @property
     def _whole(self) -> Lognormal:
@@ -296,6 +296,6 @@ def _goodness(family: ParametricDistribution, seconds: Floats, rng: np.random.Ge
     return GoodnessOfFit(distance, (greater + 1) / (RESAMPLES + 1))
 
 
-def shortened(value: float) -> float:
+def rounded(value: float) -> float:
     """A number with four digits that count, as a plan is read by people."""
     return float(f"{value:.4g}")

@@ -94,7 +94,7 @@ def has_failed(span: TraceSpan) -> bool:
     if span.failed or "error.type" in attributes or str(attributes.get("error")).lower() == "true" or _result(span):
         return True
     return span.failed is None and (
-        (status_of(attributes) or 0) >= 400 or bool(whole(attributes.get("rpc.grpc.status_code")))
+        (status_of(attributes) or 0) >= 400 or bool(whole_number(attributes.get("rpc.grpc.status_code")))
     )
 
 
@@ -106,11 +106,11 @@ def _result(span: TraceSpan) -> str:
 
 def status_of(attributes: Mapping[str, Any]) -> int | None:
     """The status of HTTP, which HTTP instrumentations repeat as `error.type` and some proxies write as text."""
-    found = (whole(attributes.get(key)) for key in (*STATUS_KEYS, "error.type"))
+    found = (whole_number(attributes.get(key)) for key in (*STATUS_KEYS, "error.type"))
     return next((status for status in found if status is not None and 100 <= status < 600), None)
 
 
-def whole(value: Any) -> int | None:
+def whole_number(value: Any) -> int | None:
     """A whole number that may be written as text, or with a point as columns of tables have it."""
     text = str(value).removesuffix(".0")
     return int(text) if text.isdecimal() else None
@@ -118,7 +118,7 @@ def whole(value: Any) -> int | None:
 
 def error_of(span: TraceSpan) -> str:
     """All that a span says of its error: the type, the code of gRPC, exceptions, the message of its status."""
-    code = whole(span.attributes.get("rpc.grpc.status_code"))
+    code = whole_number(span.attributes.get("rpc.grpc.status_code"))
     causes = [
         span.attributes.get("error.type"),
         grpc_name(code) if code else None,

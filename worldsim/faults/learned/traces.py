@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from worldsim.errors import ConfigError
 from worldsim.faults.learned.calls import TracedCall
-from worldsim.faults.learned.counted import calls_of
-from worldsim.faults.learned.forms.known import CALL_EXAMPLE, read
+from worldsim.faults.learned.formats.detection import CALL_EXAMPLE, read
+from worldsim.faults.learned.span_calls import calls_from_spans
 from worldsim.faults.learned.spans import TraceSpan
 
 GZIP = b"\x1f\x8b"
@@ -49,7 +49,7 @@ def read_traces(path: Path) -> Traces:
                 else:
                     found.trace = found.trace or str(file)
                     spans.append(found)
-    calls += calls_of(spans, left_out)
+    calls += calls_from_spans(spans, left_out)
     skipped = {what: count for what, count in left_out.items() if count}
     if not calls:
         raise ConfigError(

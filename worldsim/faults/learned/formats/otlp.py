@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from worldsim.faults.learned.spans import TraceSpan, exceptions_in, session_of
-from worldsim.faults.learned.times import moment_ns
+from worldsim.faults.learned.timestamps import moment_ns
 
 KINDS = {1: "internal", 2: "server", 3: "client"}
 FAILED = {1: False, 2: True}  # by the code of the status; 0 says nothing

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from worldsim.faults.learned.forms.otlp import attributes, get
+from worldsim.faults.learned.formats.otlp import attributes, get
 from worldsim.faults.learned.spans import TraceSpan
-from worldsim.faults.learned.times import known_ns
+from worldsim.faults.learned.timestamps import optional_moment_ns
 
 KINDS = {  # type of observation -> kind of span
     "TOOL": "internal",
@@ -45,8 +45,8 @@ def read_observation(observation: Mapping[str, Any], session: str = "") -> Trace
         parent=str(get(observation, "parentObservationId") or ""),
         name=str(observation.get("name") or observation["type"]),
         kind=KINDS.get(observation["type"], ""),
-        start_ns=known_ns(get(observation, "startTime")),
-        end_ns=known_ns(get(observation, "endTime")),
+        start_ns=optional_moment_ns(get(observation, "startTime")),
+        end_ns=optional_moment_ns(get(observation, "endTime")),
         attributes=fields,
         failed=True if observation.get("level") == "ERROR" else None,
         texts=[str(message)] if message else [],

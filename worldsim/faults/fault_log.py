@@ -39,9 +39,9 @@ class FaultLog:
         self._pending: list[tuple[Rows, CallIdentity, str, str, Details]] = []
         self._records: list[list[FaultRecord]] | None = None
 
-    def add(self, rows: Rows, origin: CallIdentity, fault: str, kind: str, details: Details) -> None:
+    def add(self, rows: Rows, identity: CallIdentity, fault: str, kind: str, details: Details) -> None:
         """Something was done to the calls of the sessions `rows`."""
-        self._pending.append((rows, origin, fault, kind, details))
+        self._pending.append((rows, identity, fault, kind, details))
 
     @property
     def records(self) -> list[list[FaultRecord]]:
@@ -52,15 +52,15 @@ class FaultLog:
             if self._records is None:
                 self._records = [[] for _ in range(self._count)]
             pending = self._pending.copy()
-            for rows, origin, fault, kind, details in pending:
+            for rows, identity, fault, kind, details in pending:
                 for row, each in zip(rows.tolist(), details(), strict=True):
-                    tool, number = origin.names[origin.tools[row]], int(origin.numbers[row])
+                    tool, number = identity.names[identity.tools[row]], int(identity.numbers[row])
                     self._records[row].append(FaultRecord(tool, number, fault, kind, each))
             del self._pending[: len(pending)]
             return self._records
 
     def extend(self, row: int, records: Iterable[FaultRecord]) -> None:
-        """What faults behind another door have done to a session's call."""
+        """What the faults of an inner wrapper have done to a session's call."""
         self.records[row].extend(records)
 
     def of_each(self) -> list["LazyRecords"]:

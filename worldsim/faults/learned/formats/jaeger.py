@@ -6,7 +6,7 @@ https://www.jaegertracing.io/docs/latest/apis/
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from worldsim.faults.learned.forms.otlp import plain_id, status_failed
+from worldsim.faults.learned.formats.otlp import plain_id, status_failed
 from worldsim.faults.learned.spans import TraceSpan, exceptions_in, session_of
 
 

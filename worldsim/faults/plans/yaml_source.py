@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worldsim.errors import ConfigError
-from worldsim.faults.parameters import Mistake
+from worldsim.faults.parameters import LocatedError
 from worldsim.faults.trees import TreePath
 
 
@@ -17,7 +17,7 @@ class YAMLSource:
     name: str = field(default="", compare=False)
     lines: Mapping[TreePath, int] = field(default_factory=dict, compare=False)  # from 1
 
-    def located(self, mistake: Mistake) -> ConfigError:
+    def located(self, mistake: LocatedError) -> ConfigError:
         """The mistake with the file and line that it is in, or as it is where there is no file."""
         if not self.name:
             return mistake

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 class PayloadView(NamedTuple):
     """A payload as faults see it.
 
-    inner: what they change. close: makes a payload of what they have made of it. garbled: makes one of a text that
+    inner: what they change. rebuild: makes a payload of what they have made of it. malformed: makes one of a text that
     cannot be parsed, where the payload has a text that its reader parses; None elsewhere.
     """
 
     inner: Any
-    close: Callable[[Any], Any]
-    garbled: Callable[[str], Any] | None = None
+    rebuild: Callable[[Any], Any]
+    malformed: Callable[[str], Any] | None = None
 
 
 def view_of(payload: Any) -> PayloadView:
@@ -53,12 +53,12 @@ def _text(text: str) -> PayloadView:
         return PayloadView(text, lambda changed: changed if isinstance(changed, str) else json.dumps(changed), str)
     view = view_of(found)
 
-    def close(changed: Any) -> str:
+    def rebuild(changed: Any) -> str:
         if isinstance(changed, str):  # an answer from before, which was no JSON
             return changed
-        return text if changed is view.inner else json_like(view.close(changed), text)
+        return text if changed is view.inner else json_like(view.rebuild(changed), text)
 
-    return PayloadView(view.inner, close, str)
+    return PayloadView(view.inner, rebuild, str)
 
 
 def json_like(value: Any, like: str) -> str:
@@ -73,20 +73,20 @@ def _mcp(result: Mapping[str, Any]) -> PayloadView:
     texts = {at: each["text"] for at, each in enumerate(result["content"]) if isinstance(each.get("text"), str)}
     structured = result.get("structuredContent")
 
-    def garbled(raw: str) -> Any:
-        said = {key: value for key, value in result.items() if key != "structuredContent"}
-        return {**said, "content": [{"type": "text", "text": raw}]}
+    def malformed(raw: str) -> Any:
+        rest = {key: value for key, value in result.items() if key != "structuredContent"}
+        return {**rest, "content": [{"type": "text", "text": raw}]}
 
     if structured is not None:
-        return PayloadView(structured, lambda inner: _rewritten(result, texts, structured, inner), garbled)
+        return PayloadView(structured, lambda inner: _rewritten(result, texts, structured, inner), malformed)
     if len(texts) != 1:
         inner = list(texts.values())
         return PayloadView(
-            inner, lambda changed: _with_texts(result, dict(zip(texts, _texts(changed, inner), strict=True))), garbled
+            inner, lambda changed: _with_texts(result, dict(zip(texts, _texts(changed, inner), strict=True))), malformed
         )
     ((at, text),) = texts.items()
     view = _text(text)
-    return PayloadView(view.inner, lambda changed: _with_texts(result, {at: view.close(changed)}), garbled)
+    return PayloadView(view.inner, lambda changed: _with_texts(result, {at: view.rebuild(changed)}), malformed)
 
 
 def _texts(changed: Any, before: list[str]) -> list[str]:

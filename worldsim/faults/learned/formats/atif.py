@@ -10,7 +10,7 @@ from typing import Any
 
 from worldsim.faults.learned.errors import judge
 from worldsim.faults.learned.spans import TraceSpan
-from worldsim.faults.learned.times import known_ns
+from worldsim.faults.learned.timestamps import optional_moment_ns
 
 _STARTS_AS_ERROR = re.compile(
     r"\s*\[?(error|\w*(error|exception)|traceback|http \d\d\d|api error|failed|mcp error)\b", re.I
@@ -24,7 +24,7 @@ def read_trajectory(trajectory: Mapping[str, Any]) -> Iterator[TraceSpan]:
     moment_ns = 0
     for step in trajectory["steps"]:
         calls = step.get("tool_calls") or []
-        started_ns = known_ns(step.get("timestamp"))  # of calls of one step the first comes first
+        started_ns = optional_moment_ns(step.get("timestamp"))  # of calls of one step the first comes first
         moment_ns = moment_ns + 1 if started_ns is None else max(started_ns, moment_ns)
         results = (step.get("observation") or {}).get("results") or []
         for number, call in enumerate(calls):
@@ -54,7 +54,10 @@ def _span(
     moment_ns: int,
 ) -> TraceSpan:
     timing = _timing(step, number, call)
-    start_ns, end_ns = known_ns(timing.get("start_timestamp")), known_ns(timing.get("end_timestamp"))
+    start_ns, end_ns = (
+        optional_moment_ns(timing.get("start_timestamp")),
+        optional_moment_ns(timing.get("end_timestamp")),
+    )
     timed = start_ns is not None and end_ns is not None
     content = _text((result or {}).get("content"))
     failed = _failed(step, timing, result or {}, content)

@@ -6,8 +6,8 @@ from typing import Any
 
 from worldsim.faults.learned.calls import TracedCall
 from worldsim.faults.learned.errors import failure_of, judge
-from worldsim.faults.learned.spans import TraceSpan, error_of, has_failed, service_of, status_of, whole
-from worldsim.faults.learned.times import LONGEST_S, wait_s
+from worldsim.faults.learned.spans import TraceSpan, error_of, has_failed, service_of, status_of, whole_number
+from worldsim.faults.learned.timestamps import LONGEST_S, retry_after_seconds
 
 MODEL_KEYS = ("gen_ai.operation.name", "gen_ai.request.model", "llm.request.type", "llm.model_name", "ai.model.id")
 DEEPEST = 200  # ancestors that are looked at: a guard against circles
@@ -15,7 +15,7 @@ SIDE_BY_SIDE = 20  # requests among which the one is looked for that a try goes 
 RETRY_AFTER_KEYS = ("http.response.header.retry-after", "http.response.header.retry_after")
 
 
-def calls_of(spans: Iterable[TraceSpan], left_out: Counter[str]) -> list[TracedCall]:
+def calls_from_spans(spans: Iterable[TraceSpan], left_out: Counter[str]) -> list[TracedCall]:
     """The calls that spans tell of, in the order in which they started; what is not counted is added to `left_out`.
 
     Where any span names a tool, those that do are calls, else those of kind client that are not the model's own. A
@@ -113,7 +113,10 @@ def _with_their_retries(spans: Iterable[TraceSpan]) -> list[list[TraceSpan]]:
     by_request: dict[tuple[str, str, str], list[list[TraceSpan]]] = defaultdict(list)
     for span in spans:
         requests = by_request[span.trace, span.parent, service_of(span)]
-        number = whole(span.attributes.get("http.request.resend_count", span.attributes.get("http.resend_count"))) or 0
+        number = (
+            whole_number(span.attributes.get("http.request.resend_count", span.attributes.get("http.resend_count")))
+            or 0
+        )
         if number and requests:
             _goes_on(span, number, requests[-SIDE_BY_SIDE:]).append(span)
         else:
@@ -152,7 +155,10 @@ def _failure(last: TraceSpan, below: Iterable[TraceSpan]) -> dict[str, Any]:
     status, error, _ = next((each for each in causes if (each[0] or 0) >= 400 or judge(each[1])), causes[0])
     same = [span for its, text, span in causes if failure_of(its, text) == failure_of(status, error)]
     waits = (
-        wait_s(span.attributes[key], span.end_ns) for span in same for key in RETRY_AFTER_KEYS if key in span.attributes
+        retry_after_seconds(span.attributes[key], span.end_ns)
+        for span in same
+        for key in RETRY_AFTER_KEYS
+        if key in span.attributes
     )
     wait = next((wait for wait in waits if wait is not None), None)
     return {"ok": False, "error": error, "status": status, "retry_after_s": wait}

@@ -17,7 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector.utils import concatenate, create_empty_array
 
-from worldsim.faults.callbatch import CallBatch
+from worldsim.faults.call_batch import CallBatch
 from worldsim.faults.calls import Call, FaultRecord, Reply
 from worldsim.faults.clock import Clock, VirtualClock
 from worldsim.faults.definition import Fault
@@ -53,9 +53,9 @@ class CallOutcome:
     """One call as it went: what was asked and got, what was really carried out, and what the faults say of it."""
 
     at: int  # its place in the script
-    asked: Call
+    call: Call
     reply: Reply
-    carried_out: list[Call]
+    executed: list[Call]
     answers: list[Reply]  # as they came from behind the faults
     waited_s: float
     records: list[FaultRecord]
@@ -63,21 +63,21 @@ class CallOutcome:
     @property
     def place(self) -> str:
         """Which call it was."""
-        return f"call {self.asked.number} of {self.asked.tool}"
+        return f"call {self.call.number} of {self.call.tool}"
 
     @property
     def changed(self) -> bool:
         """Whether anything at all was otherwise than without faults."""
-        untouched = len(self.answers) == 1 and self.carried_out == [self.asked] and not self.waited_s
+        untouched = len(self.answers) == 1 and self.executed == [self.call] and not self.waited_s
         return not (untouched and same_reply(self.reply, self.answers[0]))
 
     def otherwise_than(self, other: "CallOutcome") -> str:
         """In what another outcome of the same call differs, in a line; "" where in nothing. Times are rounded."""
         pairs = {
-            "asked": (self.asked, other.asked),
+            "call": (self.call, other.call),
             "payload": (self.reply.payload, other.reply.payload),
             "reply": (self.reply[1:], other.reply[1:]),
-            "carried out": (self.carried_out, other.carried_out),
+            "carried out": (self.executed, other.executed),
             "waited_s": (self.waited_s, other.waited_s),
             "records": (self.records, other.records),
         }
@@ -147,44 +147,44 @@ class MockService:
         calls: int,
         first: int = 0,
         episode: int = 0,
-        door: "type[EntryPoint] | None" = None,
+        entry_point: "type[EntryPoint] | None" = None,
     ) -> list[CallOutcome]:
         """An episode of so many calls; those before `first` are made, too, and left out of the result."""
-        return self.play(faults, script(calls), episode, door)[first:]
+        return self.play(faults, script(calls), episode, entry_point)[first:]
 
     def play(
         self,
         faults: Sequence[Fault],
         calls: Sequence[ScriptedCall],
         episode: int = 0,
-        door: "type[EntryPoint] | None" = None,
+        entry_point: "type[EntryPoint] | None" = None,
     ) -> list[CallOutcome]:
-        """These calls, one after the other, through a door; by default a function call."""
-        with (door or PipelineCall)(self, faults, episode) as opened:
+        """These calls, one after the other, through an entry point; by default a function call."""
+        with (entry_point or PipelineCall)(self, faults, episode) as opened:
             return [opened.call(each) for each in calls]
 
 
 class ObservedCall:
     """One call on its way to the service. handed: all that passed between the faults and whoever owns it."""
 
-    def __init__(self, bench: MockService, asked: ScriptedCall, number: int) -> None:
-        self._bench, self.asked, self.number, self.handed = bench, asked, number, list[Any]()
-        self.arguments = self.hand(dict(asked.arguments))
-        self.carried_out: list[Call] = []
+    def __init__(self, service: MockService, scripted: ScriptedCall, number: int) -> None:
+        self._service, self.scripted, self.number, self.handed = service, scripted, number, list[Any]()
+        self.arguments = self.hand(dict(scripted.arguments))
+        self.executed: list[Call] = []
         self.answers: list[Reply] = []
 
     def hand(self, value: Any) -> Any:
         """The same object, to be looked at later."""
         self.handed.append(value)
-        if self._bench.watch:
-            self._bench.given.append((value, copied(value)))
+        if self._service.watch:
+            self._service.given.append((value, copied(value)))
         return value
 
-    def carry_out(self, call: Call) -> Reply:
+    def execute(self, call: Call) -> Reply:
         """The service's answer; what was carried out is remembered."""
-        self.carried_out.append(Call(call.tool, copied(dict(call.arguments)), call.number))
-        answer = self._bench.answer(self.asked.at)
-        self.answers.append(Reply(copied(answer) if self._bench.watch or self._bench.scribble else answer))
+        self.executed.append(Call(call.tool, copied(dict(call.arguments)), call.number))
+        answer = self._service.answer(self.scripted.at)
+        self.answers.append(Reply(copied(answer) if self._service.watch or self._service.scribble else answer))
         return Reply(self.hand(answer))
 
 
@@ -197,22 +197,22 @@ class EntryPoint(ABC):
     takes_spaces: ClassVar[bool] = True
     takes_plain: ClassVar[bool] = True
 
-    def __init__(self, bench: MockService, faults: Sequence[Fault], episode: int = 0) -> None:
-        self.bench = bench
+    def __init__(self, service: MockService, faults: Sequence[Fault], episode: int = 0) -> None:
+        self.service = service
         self._numbers: dict[str, int] = {}
-        self._open([(fault, bench.seed) for fault in faults], str(episode))
+        self._open([(fault, service.seed) for fault in faults], str(episode))
 
     @classmethod
-    def fits(cls, bench: MockService) -> bool:
-        """Whether the service's answers can come through this door."""
-        return cls.takes_plain if bench.space is None else cls.takes_spaces
+    def fits(cls, service: MockService) -> bool:
+        """Whether the service's answers can come through this entry point."""
+        return cls.takes_plain if service.space is None else cls.takes_spaces
 
     @abstractmethod
     def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
         """Begin a session under this name."""
 
     @abstractmethod
-    def _call(self, visit: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
+    def _call(self, observed: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
         """Make a call; give the reply and what was done to it."""
 
     def now(self) -> float:
@@ -225,24 +225,24 @@ class EntryPoint(ABC):
 
     clock: Clock
 
-    def call(self, asked: ScriptedCall) -> CallOutcome:
+    def call(self, scripted: ScriptedCall) -> CallOutcome:
         """One call through the faults to the service."""
-        self.wait(max(0.0, asked.at * self.bench.every_s - self.now()))
-        number = self._numbers.get(asked.tool, 0)
-        self._numbers[asked.tool] = number + 1
-        visit, before = ObservedCall(self.bench, asked, number), self.now()
-        reply, records = self._call(visit)
+        self.wait(max(0.0, scripted.at * self.service.every_s - self.now()))
+        number = self._numbers.get(scripted.tool, 0)
+        self._numbers[scripted.tool] = number + 1
+        observed, before = ObservedCall(self.service, scripted, number), self.now()
+        reply, records = self._call(observed)
         waited_s, got = self.now() - before, reply
-        if self.bench.watch or self.bench.scribble:
+        if self.service.watch or self.service.scribble:
             got = reply._replace(payload=copied(reply.payload))
-            self.bench.replied.append((reply.payload, got.payload))
-        for each in (reply.payload, *visit.handed) if self.bench.scribble else ():
+            self.service.replied.append((reply.payload, got.payload))
+        for each in (reply.payload, *observed.handed) if self.service.scribble else ():
             scribble(each)
-        call = Call(asked.tool, asked.arguments, number)
-        return CallOutcome(asked.at, call, got, visit.carried_out, visit.answers, waited_s, list(records))
+        call = Call(scripted.tool, scripted.arguments, number)
+        return CallOutcome(scripted.at, call, got, observed.executed, observed.answers, waited_s, list(records))
 
-    def close(self) -> None:  # noqa: B027  (most doors stay open)
-        """Give back what the door has taken."""
+    def close(self) -> None:  # noqa: B027  (most have nothing to close)
+        """Release what the entry point holds."""
 
     def __enter__(self) -> Self:
         return self
@@ -272,19 +272,19 @@ class PipelineCall(EntryPoint):
 
     def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
         self.clock = VirtualClock()
-        bench = self.bench
-        self.pipeline = Pipeline(faults, bench.leaves, TOOLS, self.clock, one_request=bench.one_request)
-        shown = None if bench.space is None else self._shown  # what answers in plain JSON shows nothing before
+        service = self.service
+        self.pipeline = Pipeline(faults, service.leaves, TOOLS, self.clock, one_request=service.one_request)
+        shown = None if service.space is None else self._shown  # what answers in plain JSON shows nothing before
         self.pipeline.start(np.zeros(1, np.int64), [(session,)], shown)
 
     def _shown(self) -> Replies:
-        return Replies.single(Reply(self.bench.answer(BEFORE)))
+        return Replies.single(Reply(self.service.answer(BEFORE)))
 
-    def _call(self, visit: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
-        def carry_out(call: Call, trip: ForwardContext) -> Reply:
-            return visit.carry_out(call)
+    def _call(self, observed: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
+        def execute(call: Call, context: ForwardContext) -> Reply:
+            return observed.execute(call)
 
-        return self.pipeline.call(visit.asked.tool, visit.arguments, carry_out)
+        return self.pipeline.call(observed.scripted.tool, observed.arguments, execute)
 
     def snapshot(self) -> Any:
         """Where the session stands."""
@@ -303,12 +303,12 @@ class PipelineAsyncCall(PipelineCall):
         super()._open(faults, session)
         self._loop = asyncio.new_event_loop()
 
-    def _call(self, visit: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
-        async def carry_out(call: Call, trip: ForwardContext) -> Reply:
+    def _call(self, observed: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
+        async def execute(call: Call, context: ForwardContext) -> Reply:
             await asyncio.sleep(0)
-            return visit.carry_out(call)
+            return observed.execute(call)
 
-        return self._loop.run_until_complete(self.pipeline.acall(visit.asked.tool, visit.arguments, carry_out))
+        return self._loop.run_until_complete(self.pipeline.acall(observed.scripted.tool, observed.arguments, execute))
 
     def close(self) -> None:
         self._loop.close()
@@ -322,18 +322,18 @@ class VectorOfOne(EntryPoint):
     row: ClassVar[int] = 0
 
     def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
-        bench, count = self.bench, self.count
+        service, count = self.service, self.count
         self._in_space = not any(getattr(fault, "out_of_space", False) for fault, _ in faults)
         self.pipeline = Pipeline(
-            faults, bench.leaves, TOOLS, count=count, action_space=ACTIONS, one_request=bench.one_request
+            faults, service.leaves, TOOLS, count=count, action_space=ACTIONS, one_request=service.one_request
         )
         sessions = [(session if row == self.row else f"other {row}",) for row in range(count)]
-        shown = [bench.answer(BEFORE if row == self.row else row) for row in range(count)]
+        shown = [service.answer(BEFORE if row == self.row else row) for row in range(count)]
         self.pipeline.start(np.arange(count), sessions, lambda: self._replies(shown))
         self._rng = np.random.default_rng(0)
 
     def _replies(self, payloads: list[Any]) -> Replies:
-        space: Any = self.bench.space
+        space: Any = self.service.space
         blank: Any = create_empty_array(space, self.count)
         batch = concatenate(space, payloads, blank)
         return Replies(self.count, space, batch, self._in_space)
@@ -344,22 +344,22 @@ class VectorOfOne(EntryPoint):
     def wait(self, seconds: float) -> None:
         self.pipeline.sessions.clock_s[self.row] += seconds
 
-    def _call(self, visit: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
-        asked, count = visit.asked, self.count
+    def _call(self, observed: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
+        scripted, count = observed.scripted, self.count
         tools, actions = self._rng.integers(0, len(TOOLS), count), self._rng.integers(0, ACTIONS.n, count)
-        tools[self.row], actions[self.row] = TOOLS.index(asked.tool), visit.arguments["action"]
+        tools[self.row], actions[self.row] = TOOLS.index(scripted.tool), observed.arguments["action"]
         calling = self._rng.random(count) < 0.8
         calling[self.row] = True
 
         def forward(calls: CallBatch) -> Replies:
-            payloads = [self.bench.answer((asked.at + 5 * row) % 23) for row in range(count)]
+            payloads = [self.service.answer((scripted.at + 5 * row) % 23) for row in range(count)]
             if self.row in calls.rows:
-                payloads[self.row] = visit.carry_out(calls.call(self.row)).payload
+                payloads[self.row] = observed.execute(calls.call(self.row)).payload
             replies = self._replies(payloads)
-            visit.hand(replies.batch)
+            observed.hand(replies.batch)
             return replies
 
-        replies, log = self.pipeline.batch_call(np.flatnonzero(calling), tools, visit.hand(actions), forward)
+        replies, log = self.pipeline.batch_call(np.flatnonzero(calling), tools, observed.hand(actions), forward)
         return replies.of(self.row), log.of_each()[self.row]
 
 
@@ -376,33 +376,33 @@ class FaultsCall(EntryPoint):
     takes_spaces = False
 
     @classmethod
-    def fits(cls, bench: MockService) -> bool:
-        return super().fits(bench) and not bench.one_request
+    def fits(cls, service: MockService) -> bool:
+        return super().fits(service) and not service.one_request
 
     def _open(self, faults: list[tuple[Fault, int]], session: str) -> None:
-        self.faults = Faults([fault for fault, _ in faults], seed=self.bench.seed, tools=TOOLS)
+        self.faults = Faults([fault for fault, _ in faults], seed=self.service.seed, tools=TOOLS)
         self.session = self.faults.session(session)
         self.clock = self.session.clock
 
-    def _call(self, visit: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
+    def _call(self, observed: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
         known = len(self.session.records)
         with self.session:
-            reply = self._reply(visit)
+            reply = self._reply(observed)
         return reply, self.session.records[known:]
 
-    def _reply(self, visit: ObservedCall) -> Reply:
-        return self.faults.call(visit.asked.tool, visit.arguments, lambda call: visit.carry_out(call).payload)
+    def _reply(self, observed: ObservedCall) -> Reply:
+        return self.faults.call(observed.scripted.tool, observed.arguments, lambda call: observed.execute(call).payload)
 
 
 class FaultsAsyncCall(FaultsCall):
     """`Faults.acall`."""
 
-    def _reply(self, visit: ObservedCall) -> Reply:
-        async def carry_out(call: Call) -> Any:
+    def _reply(self, observed: ObservedCall) -> Reply:
+        async def execute(call: Call) -> Any:
             await asyncio.sleep(0)
-            return visit.carry_out(call).payload
+            return observed.execute(call).payload
 
-        return asyncio.run(self.faults.acall(visit.asked.tool, visit.arguments, carry_out))
+        return asyncio.run(self.faults.acall(observed.scripted.tool, observed.arguments, execute))
 
 
 class DecoratedTool(FaultsCall):
@@ -414,22 +414,22 @@ class DecoratedTool(FaultsCall):
 
     def _function(self, name: str) -> Callable[..., Any]:
         def function(action: int) -> Any:
-            return self.visit.carry_out(Call(name, {"action": action}, self.visit.number)).payload
+            return self.observed.execute(Call(name, {"action": action}, self.observed.number)).payload
 
         return function
 
     def _behind(self, functions: dict[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
         return {name: tool(self.faults, name=name)(function) for name, function in functions.items()}
 
-    def _reply(self, visit: ObservedCall) -> Reply:
-        self.visit, before = visit, self.now()
+    def _reply(self, observed: ObservedCall) -> Reply:
+        self.observed, before = observed, self.now()
         try:
-            return Reply(self._answer(visit), latency_s=self.now() - before)
+            return Reply(self._answer(observed), latency_s=self.now() - before)
         except ToolError as error:
             return error.reply
 
-    def _answer(self, visit: ObservedCall) -> Any:
-        return self.tools[visit.asked.tool](**visit.arguments)
+    def _answer(self, observed: ObservedCall) -> Any:
+        return self.tools[observed.scripted.tool](**observed.arguments)
 
 
 class DecoratedAsyncTool(DecoratedTool):
@@ -444,8 +444,8 @@ class DecoratedAsyncTool(DecoratedTool):
 
         return coroutine
 
-    def _answer(self, visit: ObservedCall) -> Any:
-        return asyncio.run(super()._answer(visit))
+    def _answer(self, observed: ObservedCall) -> Any:
+        return asyncio.run(super()._answer(observed))
 
 
 class WrappedTool(DecoratedTool):
@@ -469,11 +469,11 @@ ENTRY_POINTS: dict[str, type[EntryPoint]] = {
 """Every way by which calls come to faults. Whoever writes another adds it here."""
 
 
-def check_entry_points(bench: MockService, faults: Sequence[Fault], calls: int, says: str = "a call") -> None:
-    """Raise AssertionError unless the same calls have the same outcomes through every door that takes such answers."""
-    direct = bench.run(faults, calls)
-    for name, door in ENTRY_POINTS.items():
-        if door is not PipelineCall and door.fits(bench):
-            for one, other in zip(direct, bench.run(faults, calls, door=door), strict=True):
+def check_entry_points(service: MockService, faults: Sequence[Fault], calls: int, says: str = "a call") -> None:
+    """Raise AssertionError unless the same calls have the same outcomes through every entry point that fits."""
+    direct = service.run(faults, calls)
+    for name, entry_point in ENTRY_POINTS.items():
+        if entry_point is not PipelineCall and entry_point.fits(service):
+            for one, other in zip(direct, service.run(faults, calls, entry_point=entry_point), strict=True):
                 found = one.otherwise_than(other)
-                assert not found, f"{says} goes otherwise through the door '{name}': {one.place}: {found}"
+                assert not found, f"{says} differs through the entry point '{name}': {one.place}: {found}"

@@ -15,151 +15,151 @@ from worldsim.faults.payloads import Payloads, one_each
 from worldsim.faults.trees import ABSENT, TreePath, alike, copied
 from worldsim.spaces import Leaf
 
-Combine = Callable[[Any, Any], Any]  # a payload with parts of another one, as `Batch.combined` has it
-FEWEST_LINES = 1024  # histories that are kept beside those of a session's own, at least
+Combine = Callable[[Any, Any], Any]  # a payload with parts of another one, as `Batch.combine` has it
+MIN_BUFFERS = 1024  # histories that are kept beside those of a session's own, at least
 
 
 class PayloadHistory:
     """The last `depth` payloads of each of many lines of payloads, in the leaves that count.
 
     A line is what belongs together: all that a session was answered, or its answers to one and the same request. What
-    stands in a batch is kept leaf by leaf in arrays (lines, depth, ...); an override is kept whole. `known`, (lines,),
+    stands in a batch is kept leaf by leaf in arrays (lines, depth, ...); an override is kept whole. `counts`, (lines,),
     says how many payloads each line has had.
 
     Of lines that a session opens by a name of their own the oldest are forgotten when there are too many.
     """
 
     def __init__(self, count: int, depth: int) -> None:
-        self.known = np.zeros(count, np.int64)
+        self.counts = np.zeros(count, np.int64)
         self._count, self._depth = count, depth
         self._leaves: Sequence[Leaf] = ()
         self._columns: dict[str, NDArray[Any]] = {}
         self._whole: dict[tuple[int, int], Any] = {}  # by line and place
-        self._lines: OrderedDict[tuple[int, Hashable], int] = OrderedDict()
-        self._lines_of: dict[int, list[int]] = {}  # by session
+        self._buffers: OrderedDict[tuple[int, Hashable], int] = OrderedDict()
+        self._buffers_of: dict[int, list[int]] = {}  # by session
 
-    def lines(self, rows: Rows, names: Sequence[Hashable] | None) -> Rows:
+    def buffers(self, rows: Rows, names: Sequence[Hashable] | None) -> Rows:
         """The lines of these sessions, (n,): the one that each has, or the one of that name."""
         if names is None:
             return rows
-        return np.array([self._line(row, name) for row, name in zip(rows.tolist(), names, strict=True)], np.int64)
+        return np.array([self._buffer(row, name) for row, name in zip(rows.tolist(), names, strict=True)], np.int64)
 
-    def _line(self, row: int, name: Hashable) -> int:
-        line = self._lines.get((row, name))
-        if line is None:
-            if len(self._lines) >= max(FEWEST_LINES, 64 * self._count):
-                (owner, _), line = self._lines.popitem(last=False)
-                self._lines_of[owner].remove(line)
-                self._clear(np.array([line]))
+    def _buffer(self, row: int, name: Hashable) -> int:
+        buffer = self._buffers.get((row, name))
+        if buffer is None:
+            if len(self._buffers) >= max(MIN_BUFFERS, 64 * self._count):
+                (owner, _), buffer = self._buffers.popitem(last=False)
+                self._buffers_of[owner].remove(buffer)
+                self._clear(np.array([buffer]))
             else:
-                line = len(self.known)
-                self.known = np.append(self.known, 0)
-            self._lines[row, name] = line
-            self._lines_of.setdefault(row, []).append(line)
-        return line
+                buffer = len(self.counts)
+                self.counts = np.append(self.counts, 0)
+            self._buffers[row, name] = buffer
+            self._buffers_of.setdefault(row, []).append(buffer)
+        return buffer
 
     def _make_room(self) -> None:
         """Columns are as long as there are lines, and longer: they grow by doubling."""
         for name, column in self._columns.items():
-            if len(column) < len(self.known):
+            if len(column) < len(self.counts):
                 self._columns[name] = np.concatenate(
-                    [column, np.zeros((len(self.known), *column.shape[1:]), column.dtype)]
+                    [column, np.zeros((len(self.counts), *column.shape[1:]), column.dtype)]
                 )
 
     def begin(self, rows: Rows) -> None:
         """Sessions begin, and nothing has been yet."""
-        mine = [line for row in rows.tolist() if row in self._lines_of for line in self._lines_of[row]]
+        mine = [buffer for row in rows.tolist() if row in self._buffers_of for buffer in self._buffers_of[row]]
         self._clear(np.concatenate([rows, np.array(mine, np.int64)]) if mine else rows)
 
-    def _clear(self, lines: Rows) -> None:
-        self.known[lines] = 0
+    def _clear(self, buffers: Rows) -> None:
+        self.counts[buffers] = 0
         if self._whole:
-            gone = set(lines.tolist())
-            self._whole = {place: payload for place, payload in self._whole.items() if place[0] not in gone}
+            gone = set(buffers.tolist())
+            self._whole = {slot: payload for slot, payload in self._whole.items() if slot[0] not in gone}
 
-    def add(self, lines: Rows, rows: Rows, payloads: Payloads, leaves: Sequence[Leaf]) -> None:
+    def add(self, buffers: Rows, rows: Rows, payloads: Payloads, leaves: Sequence[Leaf]) -> None:
         """Each line has one more payload, none of them lost: that of a session. `leaves` are those that count."""
         self._leaves = leaves
-        places = self.known[lines] % self._depth
-        self.known[lines] += 1
+        slots = self.counts[buffers] % self._depth
+        self.counts[buffers] += 1
         batched = payloads.in_batch(rows)
         if np.count_nonzero(batched):
-            self._add_columns(lines[batched], places[batched], rows[batched], payloads)
-            for place in zip(lines[batched].tolist(), places[batched].tolist(), strict=True) if self._whole else ():
-                self._whole.pop(place, None)
+            self._add_columns(buffers[batched], slots[batched], rows[batched], payloads)
+            for slot in zip(buffers[batched].tolist(), slots[batched].tolist(), strict=True) if self._whole else ():
+                self._whole.pop(slot, None)
         outside = ~batched
         if np.count_nonzero(outside):
-            at = zip(lines[outside].tolist(), places[outside].tolist(), rows[outside].tolist(), strict=True)
-            for line, place, row in at:
-                self._whole[line, place] = copied(payloads.payload(row))
+            at = zip(buffers[outside].tolist(), slots[outside].tolist(), rows[outside].tolist(), strict=True)
+            for buffer, slot, row in at:
+                self._whole[buffer, slot] = copied(payloads.payload(row))
 
-    def _add_columns(self, lines: Rows, places: Rows, rows: Rows, payloads: Payloads) -> None:
+    def _add_columns(self, buffers: Rows, slots: Rows, rows: Rows, payloads: Payloads) -> None:
         self._make_room()
         for leaf in self._leaves:
             values = _column(payloads.values(leaf, rows))
             if leaf.name not in self._columns:
-                shape = len(self.known), self._depth, *values.shape[1:]
+                shape = len(self.counts), self._depth, *values.shape[1:]
                 self._columns[leaf.name] = np.zeros(shape, values.dtype)
-            self._columns[leaf.name][lines, places] = values
+            self._columns[leaf.name][buffers, slots] = values
 
-    def ago(
-        self, lines: Rows, rows: Rows, payloads: Payloads, ages: NDArray[np.int64], combine: Combine
+    def look_back(
+        self, buffers: Rows, rows: Rows, payloads: Payloads, ages: NDArray[np.int64], combine: Combine
     ) -> "CombinedPayloads":
         """The payloads of these sessions with what was there `ages`, (n,), payloads ago: 0 is the last one added."""
-        places = (self.known[lines] - 1 - ages) % self._depth
-        batched = self._in_columns(lines, places, rows, payloads)
+        slots = (self.counts[buffers] - 1 - ages) % self._depth
+        batched = self._in_columns(buffers, slots, rows, payloads)
         leaves = self._leaves if np.count_nonzero(batched) else ()
-        values = [self._columns[leaf.name][lines[batched], places[batched]] for leaf in leaves]
+        values = [self._columns[leaf.name][buffers[batched], slots[batched]] for leaf in leaves]
         single = {}
         for at in np.flatnonzero(~batched).tolist():
             payload = payloads.payload(int(rows[at]))
-            single[at] = payload, combine(payload, self._payload(int(lines[at]), int(places[at]), payloads))
+            single[at] = payload, combine(payload, self._payload(int(buffers[at]), int(slots[at]), payloads))
         return CombinedPayloads(rows, batched, self._leaves, values, single)
 
-    def others(self, lines: Rows, rows: Rows, payloads: Payloads, combine: Combine) -> Mask:
+    def differing_from(self, buffers: Rows, rows: Rows, payloads: Payloads, combine: Combine) -> Mask:
         """Which of the last `depth` would make other payloads of these, (n, depth): the newest first."""
         ages = np.arange(self._depth)
-        here = ages < self.known[lines, None]
-        places = (self.known[lines, None] - 1 - ages) % self._depth
-        every = np.repeat(lines, self._depth), places.ravel(), np.repeat(rows, self._depth)
+        here = ages < self.counts[buffers, None]
+        slots = (self.counts[buffers, None] - 1 - ages) % self._depth
+        every = np.repeat(buffers, self._depth), slots.ravel(), np.repeat(rows, self._depth)
         batched = self._in_columns(*every, payloads).reshape(here.shape).all(1)
         different = np.zeros_like(here)
         for leaf in self._leaves if np.count_nonzero(batched) else ():
-            then = self._columns[leaf.name][lines[batched, None], places[batched]]
+            then = self._columns[leaf.name][buffers[batched, None], slots[batched]]
             now = np.repeat(_column(payloads.values(leaf, rows[batched])), self._depth, 0)
             different[batched] |= _differing(now, then.reshape(now.shape)).reshape(-1, self._depth)
         for at in np.flatnonzero(~batched).tolist():
             payload = payloads.payload(int(rows[at]))
-            each = (self._payload(int(lines[at]), place, payloads) for place in places[at, : here[at].sum()].tolist())
+            each = (self._payload(int(buffers[at]), slot, payloads) for slot in slots[at, : here[at].sum()].tolist())
             different[at, : here[at].sum()] = [not alike(payload, combine(payload, then)) for then in each]
         return different & here
 
-    def repeat(self, lines: Rows, rows: Rows, payloads: Payloads) -> None:
+    def write_last(self, buffers: Rows, rows: Rows, payloads: Payloads) -> None:
         """Put the last ones, as they were, in the place of the payloads."""
-        last = self.ago(lines, rows, payloads, np.zeros(len(rows), np.int64), whole)
+        last = self.look_back(buffers, rows, payloads, np.zeros(len(rows), np.int64), replace_whole)
         last.write(np.ones(len(rows), np.bool_), payloads)
 
-    def _in_columns(self, lines: Rows, places: Rows, rows: Rows, payloads: Payloads) -> Mask:
+    def _in_columns(self, buffers: Rows, slots: Rows, rows: Rows, payloads: Payloads) -> Mask:
         """Which of these places, (n,), and of the payloads there are now, stand in batches."""
         batched = payloads.in_batch(rows)
         if self._whole:
-            places_of = zip(lines.tolist(), places.tolist(), strict=True)
-            batched &= np.fromiter((place not in self._whole for place in places_of), np.bool_, len(rows))
+            places_of = zip(buffers.tolist(), slots.tolist(), strict=True)
+            batched &= np.fromiter((slot not in self._whole for slot in places_of), np.bool_, len(rows))
         return batched
 
-    def _payload(self, line: int, place: int, payloads: Payloads) -> Any:
+    def _payload(self, buffer: int, slot: int, payloads: Payloads) -> Any:
         """One of the payloads; of one that stood in a batch the leaves that count."""
-        if (line, place) in self._whole:
-            return self._whole[line, place]
-        known = {leaf.path: _value(leaf, self._columns[leaf.name][line, place]) for leaf in self._leaves}
-        return _built(payloads.space, (), known)
+        if (buffer, slot) in self._whole:
+            return self._whole[buffer, slot]
+        counts = {leaf.path: _value(leaf, self._columns[leaf.name][buffer, slot]) for leaf in self._leaves}
+        return _built(payloads.space, (), counts)
 
     def __deepcopy__(self, memo: Any) -> "PayloadHistory":
         other = PayloadHistory(self._count, self._depth)
-        other.known, other._leaves = self.known.copy(), self._leaves
+        other.counts, other._leaves = self.counts.copy(), self._leaves
         other._columns = {name: column.copy() for name, column in self._columns.items()}
-        other._whole, other._lines = copied(self._whole), self._lines.copy()
-        other._lines_of = {row: list(lines) for row, lines in self._lines_of.items()}
+        other._whole, other._buffers = copied(self._whole), self._buffers.copy()
+        other._buffers_of = {row: list(buffers) for row, buffers in self._buffers_of.items()}
         return other
 
 
@@ -191,7 +191,7 @@ class CombinedPayloads:
                 payloads.overrides[int(self._rows[at])] = then
 
 
-def whole(now: Any, then: Any) -> Any:
+def replace_whole(now: Any, then: Any) -> Any:
     """All of a payload as it was then."""
     return copied(then)
 
@@ -211,13 +211,13 @@ def _value(leaf: Leaf, value: Any) -> Any:
     return np.asarray(value) if isinstance(leaf.space, spaces.Box) else value
 
 
-def _built(space: gym.Space[Any], path: TreePath, known: Mapping[TreePath, Any]) -> Any:
+def _built(space: gym.Space[Any], path: TreePath, counts: Mapping[TreePath, Any]) -> Any:
     """A payload of a space with the leaves that are known, and ABSENT in the place of others."""
     if isinstance(space, spaces.Dict):
-        return {key: _built(inner, (*path, key), known) for key, inner in space.spaces.items()}
+        return {key: _built(inner, (*path, key), counts) for key, inner in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(_built(inner, (*path, at), known) for at, inner in enumerate(space.spaces))
-    return known.get(path, ABSENT)
+        return tuple(_built(inner, (*path, at), counts) for at, inner in enumerate(space.spaces))
+    return counts.get(path, ABSENT)
 
 
 def _listed(column: NDArray[Any]) -> Values:

@@ -7,7 +7,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldsim.faults.effects import frames
-from worldsim.faults.effects.pictures import is_frame
+from worldsim.faults.effects.frame_edits import is_frame
 from worldsim.faults.effects.rows import has_rows
 from worldsim.faults.parameters import matches
 from worldsim.spaces import Leaf

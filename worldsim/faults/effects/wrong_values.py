@@ -12,10 +12,20 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults.arrays import Floats
-from worldsim.faults.columns import Values, belong, bounded, by_form, differing, like_old, one_by_one, some, within
+from worldsim.faults.columns import (
+    Values,
+    bounded,
+    by_form,
+    cast_like_old,
+    differing,
+    fit_column,
+    one_by_one,
+    select,
+    within,
+)
 from worldsim.faults.effects import frames
 from worldsim.faults.effects.frames import Uniforms
-from worldsim.faults.keys import CallRandom, below
+from worldsim.faults.keys import CallRandom, integers_below
 from worldsim.spaces import Leaf
 
 Column = NDArray[Any]
@@ -35,7 +45,7 @@ def wrong_values(
         for at, column in by_form(leaf, values):
             after, hows[at] = _listed_wrong(leaf, column, severity, random[at], out_of_space)
             for position, new in zip(at, after, strict=True):
-                changed[position] = like_old(values[position], new)
+                changed[position] = cast_like_old(values[position], new)
         return changed, hows
     return _column_wrong(leaf, values, severity, random, out_of_space) if values.size else (values, hows)
 
@@ -63,7 +73,7 @@ def _column_wrong(
     for ways, stream, rows in ((valid, _VALID, np.flatnonzero(~astray)), (invalid, _INVALID, np.flatnonzero(astray))):
         if len(rows):
             chance = random.uniform(stream, len(ways), 5)[rows]
-            after, hows[rows] = _each_wrong(leaf, some(values, rows), ways, severity, chance)
+            after, hows[rows] = _each_wrong(leaf, select(values, rows), ways, severity, chance)
             changed = _with_rows(leaf, changed, rows, after)
     return changed, hows
 
@@ -89,7 +99,7 @@ def _each_wrong(
     for number, (way, result) in enumerate(zip(ways, results, strict=True)):
         rows = np.flatnonzero(first == number)
         hows[rows] = way.__name__.strip("_")
-        changed = _with_rows(leaf, changed, rows, some(result, rows))
+        changed = _with_rows(leaf, changed, rows, select(result, rows))
     return changed, hows
 
 
@@ -97,7 +107,7 @@ def _with_rows(leaf: Leaf, values: Values, rows: NDArray[np.int64], others: Valu
     """A column with some of its values replaced, written into it; one by one from where they are of several forms."""
     if not len(rows):
         return values
-    if isinstance(values, np.ndarray) and belong(others, values):
+    if isinstance(values, np.ndarray) and fit_column(others, values):
         values[rows] = others
         return values
     listed = one_by_one(leaf, values)
@@ -154,8 +164,8 @@ def _swapped(values: Column, space: Any, severity: float, chance: Uniforms) -> C
     changed = values.reshape(len(values), -1).copy()
     count = changed.shape[1]
     if count > 1:
-        rows, one = np.arange(len(values)), below(chance[:, 0], count)
-        other = (one + 1 + below(chance[:, 1], count - 1)) % count
+        rows, one = np.arange(len(values)), integers_below(chance[:, 0], count)
+        other = (one + 1 + integers_below(chance[:, 1], count - 1)) % count
         changed[rows, one], changed[rows, other] = changed[rows, other], changed[rows, one]
     swapped = changed.reshape(values.shape)
     if isinstance(space, spaces.Box):
@@ -169,14 +179,14 @@ _SCALES = np.array([-1.0, 0.01, 0.1, 10.0, 100.0])
 
 def _scaled(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     """One entry in another unit, or with its sign turned."""
-    index, scales = below(chance[:, 0], values[0].size), _SCALES[below(chance[:, 1], len(_SCALES))]
+    index, scales = integers_below(chance[:, 0], values[0].size), _SCALES[integers_below(chance[:, 1], len(_SCALES))]
     with np.errstate(over="ignore"):  # the greatest numbers become infinite, which is cut to the space's bounds
         return _with_entries(values, space, index, _entries(values, index) * scales)
 
 
 def _offset(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     """One entry moved by about `severity` times its size, or times its bounds where it has them."""
-    index = below(chance[:, 0], values[0].size)
+    index = integers_below(chance[:, 0], values[0].size)
     entries = _entries(values, index)
     low, high = (bound.ravel()[index].astype(np.float64) for bound in (space.low, space.high))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -195,7 +205,7 @@ def digits_transposed(values: Column, space: spaces.Discrete, severity: float, c
 def _other_class(values: Column, space: Any, severity: float, chance: Uniforms) -> Column:
     """Another class, in one entry."""
     if isinstance(space, spaces.Discrete):
-        steps = 1 + below(chance[:, 1], space.n - 1)
+        steps = 1 + integers_below(chance[:, 1], space.n - 1)
         return np.asarray(space.start + (values - space.start + steps) % space.n, values.dtype)
     changed = values.reshape(len(values), -1).copy()
     size = changed.shape[1]
@@ -203,14 +213,14 @@ def _other_class(values: Column, space: Any, severity: float, chance: Uniforms) 
     starts = np.broadcast_to(np.ravel(getattr(space, "start", 0)), size)
     free = np.flatnonzero(counts > 1)
     if len(free):
-        rows, index = np.arange(len(values)), free[below(chance[:, 0], len(free))]
-        classes = changed[rows, index] - starts[index] + 1 + below(chance[:, 1], counts[index] - 1)
+        rows, index = np.arange(len(values)), free[integers_below(chance[:, 0], len(free))]
+        classes = changed[rows, index] - starts[index] + 1 + integers_below(chance[:, 1], counts[index] - 1)
         changed[rows, index] = starts[index] + classes % counts[index]
     return changed.reshape(values.shape)
 
 
 def _letters_swapped(values: list[str], space: spaces.Text, severity: float, chance: Uniforms) -> list[str]:
-    places = below(chance[:, 0], [max(len(text) - 1, 1) for text in values]).tolist()
+    places = integers_below(chance[:, 0], [max(len(text) - 1, 1) for text in values]).tolist()
     return [
         text[:place] + text[place + 1 : place + 2] + text[place : place + 1] + text[place + 2 :]
         for text, place in zip(values, places, strict=True)
@@ -219,8 +229,8 @@ def _letters_swapped(values: list[str], space: spaces.Text, severity: float, cha
 
 def _other_letter(values: list[str], space: spaces.Text, severity: float, chance: Uniforms) -> list[str]:
     letters = space.character_list
-    places = below(chance[:, 0], [max(len(text), 1) for text in values]).tolist()
-    drawn = below(chance[:, 1], len(letters)).tolist()
+    places = integers_below(chance[:, 0], [max(len(text), 1) for text in values]).tolist()
+    drawn = integers_below(chance[:, 1], len(letters)).tolist()
     return [
         text[:place] + letters[letter] + text[place + 1 :] if text else text
         for text, place, letter in zip(values, places, drawn, strict=True)
@@ -235,11 +245,11 @@ def _null(values: Values, space: Any, severity: float, chance: Uniforms) -> list
 
 
 def nan(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
-    return poked(values, below(chance[:, 0], values[0].size), np.nan)
+    return poked(values, integers_below(chance[:, 0], values[0].size), np.nan)
 
 
 def infinite(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
-    return poked(values, below(chance[:, 0], values[0].size), np.inf)
+    return poked(values, integers_below(chance[:, 0], values[0].size), np.inf)
 
 
 def out_of_range(values: Column, space: Any, severity: float, chance: Uniforms) -> Column:
@@ -247,7 +257,7 @@ def out_of_range(values: Column, space: Any, severity: float, chance: Uniforms) 
     if isinstance(space, spaces.Discrete):
         next_class = int(space.start) + int(space.n)
         return np.full(len(values), next_class, np.promote_types(values.dtype, np.min_scalar_type(next_class)))
-    index = below(chance[:, 0], values[0].size)
+    index = integers_below(chance[:, 0], values[0].size)
     if isinstance(space, spaces.Box):
         with np.errstate(over="ignore"):  # twice the largest number there is, is infinite
             return poked(values, index, 2 * np.abs(space.high.ravel()[index].astype(np.float64)) + 1)
@@ -282,7 +292,7 @@ def transposed(numbers: NDArray[np.int64], chance: Floats) -> NDArray[np.int64]:
     """Whole numbers with two neighbouring digits in each other's place; of one digit as they are. chance: (n,)."""
     sizes = np.abs(numbers)
     digits = np.searchsorted(_TENS, sizes, "right")
-    lower = _TENS[below(chance, np.maximum(digits - 1, 1))]
+    lower = _TENS[integers_below(chance, np.maximum(digits - 1, 1))]
     one, other = sizes // lower % 10, sizes // (10 * lower) % 10
     return np.where(digits > 1, np.sign(numbers) * (sizes + (one - other) * 9 * lower), numbers)
 
@@ -297,7 +307,7 @@ def numbers_changed(leaf: Leaf, values: Column, chance: Floats, change: Callable
     """
     with np.errstate(over="ignore", invalid="ignore"):  # the greatest numbers become infinite
         if isinstance(leaf.space, spaces.Box):
-            index = below(chance, values[0].size)
+            index = integers_below(chance, values[0].size)
             changed = _with_entries(values, leaf.space, index, change(_entries(values, index)))
             keep = np.isfinite(values.reshape(len(values), -1)).all(1).reshape(-1, *[1] * (values.ndim - 1))
             return np.where(keep, changed, values)

@@ -9,8 +9,8 @@ import numpy as np
 
 from worldsim.faults import ERRORS
 from worldsim.faults.arrays import Mask
+from worldsim.faults.batch_rows import copy_into, where_rows
 from worldsim.faults.replies import Replies
-from worldsim.faults.stacking import chosen, refreshed
 from worldsim.faults.trees import copied, from_json
 from worldsim.spaces import Leaf
 
@@ -36,7 +36,7 @@ class LastObservations:
     def begin(self, mask: Mask, observations: Any) -> None:
         """Episodes begin where mask is true, and show `observations`."""
         if not mask.all():
-            self.batch = chosen(self.space, mask, observations, self.batch)
+            self.batch = where_rows(self.space, mask, observations, self.batch)
         else:
             self.batch = copied(observations) if self.keeps else observations
         self.overrides = {row: payload for row, payload in self.overrides.items() if not mask[row]}
@@ -48,26 +48,26 @@ class LastObservations:
         replies.merge()
         observations = replies.batch
         if lost.any():
-            observations = chosen(self.space, lost, self.batch, observations)
-        self.batch = refreshed(self.space, self.batch, observations) if self.keeps else observations
+            observations = where_rows(self.space, lost, self.batch, observations)
+        self.batch = copy_into(self.space, self.batch, observations) if self.keeps else observations
         stayed = {row: payload for row, payload in self.overrides.items() if lost[row]}
         self.overrides = copied({**stayed, **replies.arrived})
         self.errors = dict(zip(np.flatnonzero(lost).tolist(), replies.error[lost].tolist(), strict=True))
-        return self.shown(observations)
+        return self.visible(observations)
 
-    def shown(self, observations: Any) -> Replies:
+    def visible(self, observations: Any) -> Replies:
         """Batched observations, and those that are in no batch, with errors as the environment shows them."""
-        shown = Replies(self.count, self.space, observations, self.in_space, copied(self.overrides))
+        visible = Replies(self.count, self.space, observations, self.in_space, copied(self.overrides))
         if not self.on_error or not self.errors:
-            return shown
+            return visible
         rows, errors = np.array(list(self.errors)), np.array(list(self.errors.values()))
         for error in np.unique(errors).tolist():
             values = self.on_error.get(error, self.on_error.get(ERRORS.get(error, ""), {}))
             for leaf in self.leaves:
                 if leaf.name in values:
-                    those = shown.having(leaf, rows[errors == error])
-                    shown.write(leaf, those, [from_json(leaf, values[leaf.name])] * len(those))
-        return shown
+                    those = visible.having(leaf, rows[errors == error])
+                    visible.write(leaf, those, [from_json(leaf, values[leaf.name])] * len(those))
+        return visible
 
     def copy(self) -> "LastObservations":
         """The same, to go on by itself."""

@@ -20,7 +20,7 @@ Draw = Callable[[frames.FrameArray, CallRandom], frames.FrameArray]
 
 def is_frame(leaf: Leaf, value: Any = None) -> bool:
     """Whether a leaf is a frame, and a value is one of its."""
-    return frames.frame_axes(leaf.space) is not None and (value is None or trees.usual(leaf, value))
+    return frames.frame_axes(leaf.space) is not None and (value is None or trees.has_leaf_form(leaf, value))
 
 
 def by_frame(draw: Draw, lasting: bool = False) -> LeafEdit:

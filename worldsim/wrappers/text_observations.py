@@ -4,15 +4,15 @@ from gymnasium import spaces
 
 from worldsim.faults.arrays import Rows
 from worldsim.faults.calls import LOST, Reply
+from worldsim.faults.payload_views import PayloadView, view_of
 from worldsim.faults.replies import Replies
-from worldsim.faults.views import PayloadView, view_of
 
 
 def reply_with_text(view: PayloadView, reply: Reply, space: spaces.Text, any_text: bool) -> Reply:
     """A reply with a text again; one that its space does not hold is malformed, unless any text may arrive."""
     if reply.payload is LOST:
         return reply
-    text = view.close(reply.payload)
+    text = view.rebuild(reply.payload)
     if text in space or any_text:
         return reply._replace(payload=text)
     return reply._replace(payload=LOST, ok=False, error="malformed", raw=text)

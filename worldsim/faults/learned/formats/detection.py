@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from worldsim.errors import ConfigError
 from worldsim.faults.learned.calls import TracedCall
-from worldsim.faults.learned.forms import atif, jaeger, langfuse, openinference, otlp
+from worldsim.faults.learned.formats import atif, jaeger, langfuse, openinference, otlp
 from worldsim.faults.learned.spans import TraceSpan
-from worldsim.faults.learned.times import moment_ns, wait_s
+from worldsim.faults.learned.timestamps import moment_ns, retry_after_seconds
 
 Document = Mapping[str, Any]
 SpanOrCall = TraceSpan | TracedCall
@@ -120,13 +120,13 @@ def _own(document: Document, where: str) -> TracedCall:
 
 def _waits(document: Document) -> Document:
     """Retry-After, where it was written down as the header has it."""
-    asked = document.get("retry_after_s")
-    if not isinstance(asked, str | list):
+    retry_after = document.get("retry_after_s")
+    if not isinstance(retry_after, str | list):
         return {}
     end_ns: int | None = None
     with suppress(ValueError, TypeError):  # what is wrong with these is told where they are checked
         end_ns = moment_ns(document.get("start")) + round(float(document.get("latency_s") or 0) * 1e9)
-    seconds = wait_s(asked, end_ns)
+    seconds = retry_after_seconds(retry_after, end_ns)
     return {} if seconds is None else {"retry_after_s": seconds}
 
 
