@@ -30,7 +30,7 @@ from worldsim.faults import (
 )
 from worldsim.faults import conformance as suite
 from worldsim.faults.conformance import TIES_TOOLS, CallOutcome, MockService, check_fault
-from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, same_for_each
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, same_details
 from worldsim.faults.entry_points import ENTRY_POINTS, PipelineCall, check_entry_points
 from worldsim.faults.generators import fault_from_generator
 from worldsim.faults.parameters import number
@@ -269,7 +269,7 @@ def Silent(call: Call, context: CallContext) -> FaultGenerator:
 
 
 class Awake(Silent):
-    """Is at work at severity 0."""
+    """Acts at severity 0."""
 
     idle = property(lambda self: False)  # type: ignore[assignment]
 
@@ -385,7 +385,7 @@ class Strays(Effect):
     twice: bool
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
-        batch.record("bad", same_for_each(batch, **({} if self.twice else {"lost": "request"})))
+        batch.record("bad", same_details(batch, **({} if self.twice else {"lost": "request"})))
         if self.twice:
             yield from forward(batch.calls)
             return (yield from forward(batch.calls))
@@ -402,7 +402,7 @@ class Counts(Effect):
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         self.seen[0] += 1
-        batch.record("bad", same_for_each(batch))
+        batch.record("bad", same_details(batch))
         yield from batch.wait(np.full(len(batch), float(self.seen[0])))
         return (yield from forward(batch.calls))
 
@@ -412,7 +412,7 @@ class FirstOnly(Effect):
     """Delays the first of the calls that come together."""
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
-        batch.record("bad", same_for_each(batch))
+        batch.record("bad", same_details(batch))
         yield from batch[[0]].wait(np.ones(1))
         return (yield from forward(batch.calls))
 

@@ -90,8 +90,8 @@ def test_a_wrong_unit_of_a_large_number_is_exact() -> None:
     fault = faults.WrongUnit(severity=1.0, rate=1.0, factors=[100])
     assert replied(fault, {"id": 10**18 + 1})[0] == {"id": 10**20 + 100}
     assert replied(fault, {"id": -(10**40) - 1})[0] == {"id": -(10**42) - 100}
-    assert replied(fault.but(factors=[0.01]), {"id": 10**18 + 151})[0] == {"id": 10**16 + 2}
-    after, ((details),) = replied(fault.but(factors=[1.1]), {"id": 10**18 + 10})
+    assert replied(fault.replace(factors=[0.01]), {"id": 10**18 + 151})[0] == {"id": 10**16 + 2}
+    after, ((details),) = replied(fault.replace(factors=[1.1]), {"id": 10**18 + 10})
     assert after == {"id": 11 * 10**17 + 11}
     assert details == {"leaf": "id", "before": 10**18 + 10, "after": 11 * 10**17 + 11}
 

@@ -225,9 +225,9 @@ def test_the_decorator_alone_makes_it_a_kind_that_plans_know(module: Any) -> Non
     kind = module().maintenance
     (read,) = Plan.from_yaml(text).faults
     assert read == kind(severity=0.5, rate=0.4, words=["x"]) and isinstance(read, Fault)
-    assert (read.kind, read.at("rate"), read.figures()) == ("maintenance_1", 0.2, {"rate": 0.2})  # type: ignore[attr-defined]
+    assert (read.kind, read.scaled("rate"), read.figures()) == ("maintenance_1", 0.2, {"rate": 0.2})  # type: ignore[attr-defined]
     assert KINDS["maintenance_1"] is kind and kind.__doc__ == "Some calls are told to come back in an hour."
-    session = PipelineSession(read.but(severity=1.0, rate=1.0))
+    session = PipelineSession(read.replace(severity=1.0, rate=1.0))
     assert (session.call("read").error, session.records[0].details) == (
         "unavailable",
         {"lost": "request", "words": ["x"]},
@@ -277,7 +277,7 @@ def test_bounds_of_parameters_are_kept() -> None:
                 tries: int = number(3, 1, 9, "tries"), how: str = "x") -> FaultGenerator:  # fmt: skip
         return (yield call)
 
-    assert bounded(tries=9).but(severity=0.1).tries == 9
+    assert bounded(tries=9).replace(severity=0.1).tries == 9
     for wrong, says in {
         "rate": r"bounded: rate must be between 0 and 1, got 12",
         "tries": r"bounded: tries must be a whole number between 1 and 9, got 12",

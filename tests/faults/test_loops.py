@@ -76,7 +76,7 @@ def arranged(kind: str, rows: list[Any], spread: float, draws: CallRandom) -> li
 
 
 def spread_of(fault: Any) -> float:
-    return fault.at("spread") if "spread" in type(fault).model_fields else 0.0
+    return fault.scaled("spread") if "spread" in type(fault).model_fields else 0.0
 
 
 @pytest.mark.parametrize("out_of_space", [False, True])

@@ -264,7 +264,9 @@ def test_faults_of_ones_own_are_named_by_where_their_class_is(tmp_path: Path) ->
 def test_each_fault_has_its_share_of_the_severity(plan: Plan, severity: float) -> None:
     scaled = plan.at(severity)
     assert scaled == plan.model_copy(update={"faults": scaled.faults})
-    assert [each.but(severity=0.5) for each in scaled.faults] == [each.but(severity=0.5) for each in plan.faults]
+    assert [each.replace(severity=0.5) for each in scaled.faults] == [
+        each.replace(severity=0.5) for each in plan.faults
+    ]
     assert [each.severity for each in scaled.faults] == [each.severity * severity for each in plan.faults]
     assert plan.at(1) == plan
 

@@ -209,7 +209,7 @@ def test_stale_observations_are_those_of_the_same_request_in_the_leaves_that_are
     service = MockService(RICH)
     earlier: dict[Any, list[Reply]] = defaultdict(list)
     stale = 0
-    for each in service.run([fault.but(targets=["reply/*"])], 120, entry_point=entry_point):
+    for each in service.run([fault.replace(targets=["reply/*"])], 120, entry_point=entry_point):
         answers = earlier[request_of(each.call.tool, dict(each.call.arguments))]
         answers.append(each.answers[0])
         age = each.records[0].details["age"] if each.records else 0

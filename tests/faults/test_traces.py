@@ -160,7 +160,7 @@ def test_our_own_lines_may_quote_the_header(tmp_path: Path) -> None:
         ('{"span_kind": "TOOL", "start_time": "noon"}', "JSON of Phoenix, but "),
         ('{"resourceLogs": []}', ":1: logs in OTLP/JSON, and no calls; export the spans"),
         ('{"traces": [{"traceID": "1", "rootTraceName": "a"}]}', ":1: Tempo's list of traces, without their spans"),
-        ('{"level": "info", "msg": "started"}', ":1: no form that is known has the keys level, msg; a call is"),
+        ('{"level": "info", "msg": "started"}', ":1: no known format has the keys level, msg; a call is"),
     ],
 )
 def test_a_file_that_is_none_is_told_in_one_line(text: str, says: str, tmp_path: Path) -> None:

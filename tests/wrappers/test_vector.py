@@ -146,11 +146,11 @@ def test_each_kind_keeps_its_schedule_and_its_tools_on_each(kind: str) -> None:
     """Schedules of each tool, of all tools together, and by the clock, on calls that have names."""
     fault = acting(kind)
     plan: list[faults.Fault] = [
-        fault.but(schedule=faults.Window(start=2, stop=9, per_tool=False), tools=["re*", "look_up"]),
-        fault.but(severity=0.8, schedule=faults.TimeWindow(start_s=5.0, stop_s=9.0, every_s=15.0)),
+        fault.replace(schedule=faults.Window(start=2, stop=9, per_tool=False), tools=["re*", "look_up"]),
+        fault.replace(severity=0.8, schedule=faults.TimeWindow(start_s=5.0, stop_s=9.0, every_s=15.0)),
         faults.LognormalLatency(severity=0.9, schedule=faults.After(calls=2, per_tool=False)),
-        fault.but(severity=0.7, schedule=faults.Bursts(mean_calls=3, mean_gap=2, per_tool=False), probability=0.8),
-        fault.but(severity=0.6, schedule=faults.After(calls=1), tools=["re*", "open_?"]),
+        fault.replace(severity=0.7, schedule=faults.Bursts(mean_calls=3, mean_gap=2, per_tool=False), probability=0.8),
+        fault.replace(severity=0.6, schedule=faults.After(calls=1), tools=["re*", "open_?"]),
     ]
     play_both(*pair(lambda: gym.make("worldsim/RefundDesk-v0"), plan), 30)
     acted = {record.fault for record in play_both(*pair(named, plan), 30)}
@@ -371,7 +371,7 @@ def test_where_environments_move_together_lost_calls_need_an_action_to_hold() ->
     lost, twice = faults.LostRequest(severity=1.0), faults.DuplicateExecution()
     with pytest.raises(ConfigError, match="lost_request, rate_limited: a call may be lost, and .* or give hold="):
         VectorInjectFaults(below(), [lost, faults.RateLimited(), THREE[1]])
-    with pytest.raises(ConfigError, match="duplicate_execution: a call may be carried out again"):
+    with pytest.raises(ConfigError, match="duplicate_execution: a call may be executed again"):
         VectorInjectFaults(below(), [lost, twice], hold=0)
     with pytest.raises(ConfigError, match="hold must be an action of Discrete"):
         VectorInjectFaults(below(), [lost], hold=-3)

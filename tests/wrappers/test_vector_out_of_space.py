@@ -105,7 +105,7 @@ def box() -> gym.Env[Any, Any]:
 @pytest.mark.parametrize("make", [clerk, box])
 @pytest.mark.parametrize("kind", WIDE)
 def test_each_kind_gives_each_environment_what_it_would_get_alone(kind: str, make: Any) -> None:
-    fault = acting(kind).but(out_of_space=True)
+    fault = acting(kind).replace(out_of_space=True)
     idle = fault.idle_reason(None, leaves(make().observation_space))
     assert play(make, [fault], 30).acted == (set() if idle else {kind})
 

@@ -1,4 +1,4 @@
-"""Calls of N sessions at once. A call is a payload, too: which tool, and its arguments."""
+"""Calls of N sessions at once. A call is a payload, too: a tool and its arguments."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -131,7 +131,7 @@ class CallBatch:
         return fitting
 
     def request_keys(self, rows: Rows) -> list[Any]:
-        """What tells a request from others, of each of these sessions: the tool and its arguments as canonical JSON."""
+        """A key for the request of each of these sessions, equal for equal requests: tool and arguments."""
         self.payloads.merge()
         if not self.payloads.overrides:
             found: list[int] = self._hashes(rows).tolist()

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 
 class Lost(Enum):
-    """The payload of a reply that never came or could not be read."""
+    """The payload of a reply that was lost or could not be read."""
 
     LOST = "lost"
 
@@ -42,9 +42,9 @@ class Call(NamedTuple):
 class Reply(NamedTuple):
     """What comes out. All but the payload is what a caller may know of how the call went.
 
-    payload: an observation or a tool's result; LOST when nothing readable came.
+    payload: an observation or a tool's result; LOST where none arrived.
     error: the kind of failure, one of `ERRORS`; None when ok.
-    retry_after_s: seconds after which the other side asks to be called again, None when it does not say.
+    retry_after_s: seconds after which the other side asks to be called again, None when it does not.
     latency_s: seconds from call to reply.
     raw: the text as it arrived, where it could not be read or was an error page; None when there is none.
     """

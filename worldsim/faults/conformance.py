@@ -6,7 +6,7 @@
         check_fault(MyFault, space=env.observation_space)
 
 Each check raises AssertionError naming the fault and what it broke. None needs an environment: replies come from a
-`MockService`, which knows what it was asked and what it answered.
+`MockService`, which knows its calls and its answers.
 """
 
 import json
@@ -98,7 +98,7 @@ def check_fault(
 
     kind: its name, its class, or a function that gives the fault for `severity=` and the base parameters (`schedule=`,
     `seed=`), such as a partial of the class.
-    space, payloads: of the replies; `space` None means plain JSON, for which `payloads` says what call k answers.
+    space, payloads: of the replies; `space` None means plain JSON, for which `payloads` gives the answer to call k.
     statistic: what grows with severity; by default `harm`.
     acts: whether the fault can do anything to such replies, so that doing nothing is an error.
     ties_tools: whether what it does to a call depends by design on calls of other tools; by default `TIES_TOOLS`.
@@ -164,7 +164,7 @@ class _Bystander(Fault):
 
 
 def check_records(build: Build, service: MockService, calls: int) -> None:
-    """Something is recorded exactly where something happened, as plain JSON, and says what happened."""
+    """Something is recorded exactly where something happened, as plain JSON, and the record is true."""
     for each in service.run([build(severity=0.8)], calls):
         where, reply = f"{_name(build)}: {each.place}", each.reply
         assert bool(each.records) == each.changed, (
@@ -186,7 +186,7 @@ def check_records(build: Build, service: MockService, calls: int) -> None:
 
 
 def check_promises(build: Build, service: MockService, calls: int) -> None:
-    """What the effect says of itself is true: whether it may drop a call, or have it carried out more than once."""
+    """The effect's promises are true: whether it may drop a call, or have it carried out more than once."""
     fault = build(severity=0.8)
     effect = fault.compose().effect
     for each in service.run([fault], calls):
@@ -196,7 +196,7 @@ def check_promises(build: Build, service: MockService, calls: int) -> None:
 
 
 def check_no_mutation(build: Build, service: MockService, calls: int) -> None:
-    """What was handed in or out is not written to later, and whoever owns it may write to it without any effect."""
+    """What was handed in or out is not written to later, and its owners may write to it without any effect."""
     for fault in _variants(build, service):
         watched = replace(service, watch=True, given=[], replied=[])
         outcomes = watched.run([fault], calls)
@@ -209,7 +209,7 @@ def check_no_mutation(build: Build, service: MockService, calls: int) -> None:
 
 
 def check_space(build: Build, service: MockService, calls: int) -> None:
-    """Replies that arrive stay inside their space unless asked otherwise."""
+    """Replies that arrive stay inside their space, without `out_of_space`."""
     if service.space is None:
         return
     for each in service.run([build(severity=0.8)], calls):
@@ -269,11 +269,11 @@ CHECKS = (
 """Those that hold for every fault on every kind of reply."""
 
 
-def _same(build: Build, left: Sequence[CallOutcome], right: Sequence[CallOutcome], says: str) -> None:
+def _same(build: Build, left: Sequence[CallOutcome], right: Sequence[CallOutcome], message: str) -> None:
     assert len(left) == len(right)
     for one, other in zip(left, right, strict=True):
         found = one.otherwise_than(other)
-        assert not found, f"{_name(build)}: {one.place} {says}: {found}"
+        assert not found, f"{_name(build)}: {one.place} {message}: {found}"
 
 
 def _variants(build: Build, service: MockService) -> list[Fault]:
@@ -281,7 +281,7 @@ def _variants(build: Build, service: MockService) -> list[Fault]:
     fault = build(severity=0.8)
     if service.space is None or "out_of_space" not in type(fault).model_fields:
         return [fault]
-    return [fault, fault.but(out_of_space=True)]
+    return [fault, fault.replace(out_of_space=True)]
 
 
 def _name(build: Build) -> str:

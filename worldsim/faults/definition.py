@@ -1,6 +1,6 @@
 """What a fault is: parameters, and what they compose: trigger + selection + effect + delivery.
 
-The parameters are a pydantic model. Its `compose` says, as plain values, how large a share of the calls it triggers on,
+The parameters are a pydantic model. Its `compose` returns, as plain values, the share of the calls that it triggers on,
 which leaves it selects, what its effect is, and how the result is delivered. All the rest (counting calls, schedules,
 randomness, records, writing) is done by the pipeline, the same for all faults.
 """
@@ -66,17 +66,17 @@ class Fault(BaseModel):
     family: ClassVar[str]
 
     severity: float = number(0.5, 0, 1, "0: nothing happens at all; 1: as bad as it gets")
-    probability: float = number(1.0, 0, 1, "share of the scheduled calls at which the fault is at work")
+    probability: float = number(1.0, 0, 1, "share of the scheduled calls at which the fault is active")
     tools: NameGlobs = option(EVERYTHING, "globs over the names of the calls that it acts on")
     schedule: SerializeAsAny[Schedule] = option(
-        Always(), "when it is at work: always, after, window, bursts or time_window"
+        Always(), "when it is active: always, after, window, bursts or time_window"
     )
     seed: int | None = number(None, 0, 2**63, "seed of its own; by default that of the plan")
 
     def __init__(self, /, **values: Any) -> None:
         checked_init(self, self.kind, values)
 
-    def but(self, **changes: Any) -> Self:
+    def replace(self, **changes: Any) -> Self:
         """The same fault with other values in some parameters."""
         return type(self)(**{**self.values(), **changes})
 
@@ -94,7 +94,7 @@ class Fault(BaseModel):
         """Whether this fault can never do anything."""
         return self.severity == 0 or self.probability == 0
 
-    def at(self, name: str) -> float:
+    def scaled(self, name: str) -> float:
         """A scaled parameter at this severity: the severity times its value at 1."""
         return self.severity * float(getattr(self, name))
 
@@ -104,7 +104,7 @@ class Fault(BaseModel):
 
     def figures(self) -> dict[str, float]:
         """What the severity means here, by name: the scaled parameters, for the documentation."""
-        return {name: self.at(name) for name, field in type(self).model_fields.items() if is_scaled(field)}
+        return {name: self.scaled(name) for name, field in type(self).model_fields.items() if is_scaled(field)}
 
     def check(self, leaves: Sequence[Leaf]) -> None:
         """Raise ConfigError where it cannot have been meant for replies with these leaves."""

@@ -27,10 +27,10 @@ from worldsim.faults.tools import Faults, ToolError, tool, wrap
 from worldsim.faults.trees import alike, copied, leaves_of
 from worldsim.spaces import Leaf
 
-PayloadFunction = Callable[[int], Any]  # what call `at` answers; -1: what is seen before the first call
+PayloadFunction = Callable[[int], Any]  # what call `at` answers; -1: before the first call
 TOOLS = ("search", "read", "write")
 ACTIONS = spaces.Discrete(3)
-BEFORE = -1  # stands for the answer that is seen before the first call
+BEFORE = -1  # stands for the observation before the first call
 
 
 class ScriptedCall(NamedTuple):
@@ -50,13 +50,13 @@ def script(calls: int, tools: Sequence[str] = TOOLS) -> list[ScriptedCall]:
 
 @dataclass
 class CallOutcome:
-    """One call as it went: what was asked and got, what was really carried out, and what the faults say of it."""
+    """One call and its outcome: what the caller got, what was really executed, and the records of the faults."""
 
     at: int  # its place in the script
     call: Call
     reply: Reply
     executed: list[Call]
-    answers: list[Reply]  # as they came from behind the faults
+    answers: list[Reply]  # of the service
     waited_s: float
     records: list[FaultRecord]
 
@@ -109,8 +109,8 @@ class MockService:
     payloads: by default members of `space` drawn for each call; needed where `space` is None (plain JSON).
     every_s: seconds from the beginning of one call to that of the next, if none takes longer.
     one_request: whether all calls ask for the same, as steps do whose action is no named tool.
-    watch: keep copies of all that goes to and fro, to see whether anybody writes into it.
-    scribble: write into answers and replies once their call is over, as whoever owns them may.
+    watch: keep copies of all payloads that are passed, to check that no fault writes into them.
+    scribble: write into answers and replies once their call is over, as their owners may.
     """
 
     space: spaces.Space[Any] | None
@@ -165,7 +165,7 @@ class MockService:
 
 
 class ObservedCall:
-    """One call on its way to the service. handed: all that passed between the faults and whoever owns it."""
+    """One call that the service executes and observes. handed: all objects that were passed to or from the faults."""
 
     def __init__(self, service: MockService, scripted: ScriptedCall, number: int) -> None:
         self._service, self.scripted, self.number, self.handed = service, scripted, number, list[Any]()
@@ -232,14 +232,16 @@ class EntryPoint(ABC):
         self._numbers[scripted.tool] = number + 1
         observed, before = ObservedCall(self.service, scripted, number), self.now()
         reply, records = self._call(observed)
-        waited_s, got = self.now() - before, reply
+        waited_s, copied_reply = self.now() - before, reply
         if self.service.watch or self.service.scribble:
-            got = reply._replace(payload=copied(reply.payload))
-            self.service.replied.append((reply.payload, got.payload))
+            copied_reply = reply._replace(payload=copied(reply.payload))
+            self.service.replied.append((reply.payload, copied_reply.payload))
         for each in (reply.payload, *observed.handed) if self.service.scribble else ():
             scribble(each)
         call = Call(scripted.tool, scripted.arguments, number)
-        return CallOutcome(scripted.at, call, got, observed.executed, observed.answers, waited_s, list(records))
+        return CallOutcome(
+            scripted.at, call, copied_reply, observed.executed, observed.answers, waited_s, list(records)
+        )
 
     def close(self) -> None:  # noqa: B027  (most have nothing to close)
         """Release what the entry point holds."""
@@ -360,7 +362,7 @@ class VectorOfOne(EntryPoint):
             return replies
 
         replies, log = self.pipeline.batch_call(np.flatnonzero(calling), tools, observed.hand(actions), forward)
-        return replies.of(self.row), log.of_each()[self.row]
+        return replies.reply(self.row), log.by_row()[self.row]
 
 
 class RowOfVector(VectorOfOne):
@@ -469,11 +471,11 @@ ENTRY_POINTS: dict[str, type[EntryPoint]] = {
 """Every way by which calls come to faults. Whoever writes another adds it here."""
 
 
-def check_entry_points(service: MockService, faults: Sequence[Fault], calls: int, says: str = "a call") -> None:
+def check_entry_points(service: MockService, faults: Sequence[Fault], calls: int, message: str = "a call") -> None:
     """Raise AssertionError unless the same calls have the same outcomes through every entry point that fits."""
     direct = service.run(faults, calls)
     for name, entry_point in ENTRY_POINTS.items():
         if entry_point is not PipelineCall and entry_point.fits(service):
             for one, other in zip(direct, service.run(faults, calls, entry_point=entry_point), strict=True):
                 found = one.otherwise_than(other)
-                assert not found, f"{says} differs through the entry point '{name}': {one.place}: {found}"
+                assert not found, f"{message} differs through the entry point '{name}': {one.place}: {found}"

@@ -1,4 +1,4 @@
-"""Records of what faults did to the calls of N sessions, made only when somebody reads them."""
+"""Records of what faults did to the calls of N sessions, made only when they are read."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ Details = Callable[[], Iterable[Mapping[str, Any]]]  # gives those of each recor
 
 
 class CallIdentity(NamedTuple):
-    """Which calls these are: one of each of N sessions. What a call draws depends on this alone.
+    """Which calls these are: one of each of N sessions. Their random numbers depend on nothing else.
 
     names: of the tools. tools: (N,) positions in `names` of what was called. numbers: (N,) of the calls among those of
     their tools. joint: for globs over tools the numbers, (N,), among the calls of all tools that they fit.
@@ -63,8 +63,8 @@ class FaultLog:
         """What the faults of an inner wrapper have done to a session's call."""
         self.records[row].extend(records)
 
-    def of_each(self) -> list["LazyRecords"]:
-        """The same, to be made when somebody looks."""
+    def by_row(self) -> list["LazyRecords"]:
+        """The same, each made when it is read."""
         return [*map(LazyRecords, repeat(self), range(self._count))]
 
     def __getstate__(self) -> tuple[int, list[list[FaultRecord]]]:

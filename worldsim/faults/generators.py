@@ -28,17 +28,17 @@ from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator,
 
 
 class Sleep(NamedTuple):
-    """Time passes for a call."""
+    """Yielded by a fault to let time pass."""
 
     seconds: float
 
 
 FaultGenerator = Generator[Call | Sleep, Reply, Reply]
-"""One call on its way through one fault."""
+"""What happens to one call: yields the call to forward it, or a `Sleep`, and returns the reply."""
 
 
 class CallContext:
-    """What a fault written as a generator has to work with in one call.
+    """What a fault written as a generator knows of one call, and its random numbers.
 
     severity: of the fault. number: of the call among those of its tool. memory: a dict that lasts for the session.
     """
@@ -61,13 +61,13 @@ class CallContext:
 
     @property
     def now_s(self) -> float:
-        """How late it is on the session's clock, in seconds."""
+        """The time on the session's clock, in seconds."""
         return float(self._batch.seconds[0])
 
     def record(self, kind: str | None = None, **details: Any) -> None:
         """Note what was really done to this call, as plain JSON; by default under the kind of the fault.
 
-        Say `lost="request"` where the call was not carried out, and `lost="answer"` where it was and nobody is told.
+        Give `lost="request"` where the call was not executed, and `lost="answer"` where only its reply is lost.
         """
         self._batch.record(kind or self._kind, lambda: [details])
 
@@ -77,7 +77,7 @@ class GeneratorEffect(Effect):
     """What a generator does to each call."""
 
     fault: Fault
-    exchange: Callable[..., FaultGenerator]
+    generator: Callable[..., FaultGenerator]
     parameters: dict[str, Any]
 
     @property
@@ -89,19 +89,19 @@ class GeneratorEffect(Effect):
         return True
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
-        under_way = {
-            row: self.exchange(batch.calls.call(row), CallContext(self.fault, batch, position), **self.parameters)
+        running = {
+            row: self.generator(batch.calls.call(row), CallContext(self.fault, batch, position), **self.parameters)
             for position, row in enumerate(batch.rows.tolist())
         }
-        answers: dict[int, Reply | None] = dict.fromkeys(under_way)
+        answers: dict[int, Reply | None] = dict.fromkeys(running)
         finished: dict[int, Reply] = {}
-        forwarded = yield from self._advance_until_forwarded(under_way, answers, finished, batch)
+        forwarded = yield from self._advance_until_forwarded(running, answers, finished, batch)
         dropped = np.array([row for row in batch.rows.tolist() if row not in forwarded], np.int64)
         replies = yield from forward(batch.calls.without(dropped).with_calls(forwarded))
         arrived = replies
         while forwarded:
-            answers = {row: arrived.of(row) for row in forwarded}
-            forwarded = yield from self._advance_until_forwarded(under_way, answers, finished, batch)
+            answers = {row: arrived.reply(row) for row in forwarded}
+            forwarded = yield from self._advance_until_forwarded(running, answers, finished, batch)
             if forwarded:
                 again = batch.calls.only(np.array(sorted(forwarded), np.int64)).with_calls(forwarded)
                 arrived = yield from forward(again)
@@ -111,34 +111,37 @@ class GeneratorEffect(Effect):
 
     def _advance_until_forwarded(
         self,
-        under_way: dict[int, FaultGenerator],
+        running: dict[int, FaultGenerator],
         answers: dict[int, Reply | None],
         finished: dict[int, Reply],
         batch: AffectedCalls,
     ) -> Generator[Any, Any, dict[int, Call]]:
-        """Let every exchange go on until it passes a call on, or is over: the calls that are passed on, by row."""
+        """Resume every generator until it forwards a call or returns; gives the calls to forward, by row.
+
+        Generators sleep side by side: one `Wait` lets time pass for all that sleep at the same moment.
+        """
         forwarded: dict[int, Call] = {}
-        going = list(answers)
-        while going:
+        awake = list(answers)
+        while awake:
             sleeping: dict[int, float] = {}
-            for row in going:
+            for row in awake:
                 try:
-                    wanted = under_way[row].send(answers[row])  # type: ignore[arg-type]
+                    yielded = running[row].send(answers[row])  # type: ignore[arg-type]
                 except StopIteration as end:
                     if not isinstance(end.value, Reply):
                         raise ConfigError(f"{self.fault.kind}: returns a Reply, not {end.value!r}") from None
                     finished[row] = end.value
                     continue
-                if isinstance(wanted, Sleep):
-                    sleeping[row] = wanted.seconds
-                elif isinstance(wanted, Call):
-                    forwarded[row] = wanted
+                if isinstance(yielded, Sleep):
+                    sleeping[row] = yielded.seconds
+                elif isinstance(yielded, Call):
+                    forwarded[row] = yielded
                 else:
-                    raise ConfigError(f"{self.fault.kind}: yields a Call to pass it on or a Sleep, not {wanted!r}")
+                    raise ConfigError(f"{self.fault.kind}: yields a Call to pass it on or a Sleep, not {yielded!r}")
                 answers[row] = None
             if sleeping:
                 yield Wait(batch.calls, np.array(list(sleeping)), np.array(list(sleeping.values())))
-            going = list(sleeping)
+            awake = list(sleeping)
         return forwarded
 
 
@@ -150,12 +153,12 @@ def fault_from_generator(function: Callable[..., FaultGenerator]) -> type[Fault]
     """
     if not isgeneratorfunction(function):
         raise ConfigError(f"{function.__name__}: a fault is a generator: write `reply = yield call` in it")
-    own = list(signature(function).parameters.values())[2:]
-    for each in own:
+    parameters_of_fault = list(signature(function).parameters.values())[2:]
+    for each in parameters_of_fault:
         if each.default is Parameter.empty:
             raise ConfigError(f"{function.__name__}: parameter '{each.name}' needs a default; give it one")
     hints = get_type_hints(function, include_extras=True)
-    names = [each.name for each in own]
+    names = [each.name for each in parameters_of_fault]
 
     def compose(self: Fault) -> Composition:
         return Composition(GeneratorEffect(self, function, {name: getattr(self, name) for name in names}))
@@ -166,7 +169,7 @@ def fault_from_generator(function: Callable[..., FaultGenerator]) -> type[Fault]
         "__doc__": function.__doc__,
         "__annotations__": {name: hints.get(name, Any) for name in names},
         "compose": compose,
-        **{each.name: each.default for each in own},
+        **{each.name: each.default for each in parameters_of_fault},
     }
     camel = re.sub(r"(?:^|_)([a-z0-9])", lambda match: match[1].upper(), function.__name__)
     made: type[Fault] = type(Fault)(camel, (Fault,), namespace)  # type: ignore[misc]

@@ -31,7 +31,7 @@ _30, _27, _31, _11, _1 = (np.uint64(shift) for shift in (30, 27, 31, 11, 1))
 
 
 def new_key(*parts: int | str) -> int:
-    """A key hashed from whatever tells it apart from others."""
+    """A key hashed from the parts that identify it."""
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
 
 
@@ -109,7 +109,7 @@ def last_where(numbers: NDArray[np.int64], decides: Decides) -> NDArray[np.int64
 class CallRandom:
     """The random numbers of n calls: call i draws the same alone as among others.
 
-    There are streams, numbered from 0, and each gives the same numbers whenever it is asked: what is drawn from one
+    There are streams, numbered from 0, and each gives the same numbers every time: what is drawn from one
     does not depend on what was drawn before, from it or from others.
 
     keys: (n,) one a call. stream: which of the streams within those keys; None: the keys themselves.
@@ -121,7 +121,7 @@ class CallRandom:
 
     @cached_property
     def keys(self) -> Keys:
-        """(n,) one a call, worked out when somebody draws."""
+        """(n,) one a call, computed when they are first drawn."""
         if self._siblings:
             streams, position = self._siblings
             keys: Keys = streams.keys[position]
@@ -185,7 +185,7 @@ class _Streams:
 
     @cached_property
     def keys(self) -> Keys:
-        """(streams, n) one a call, worked out when somebody draws."""
+        """(streams, n) one a call, computed when they are first drawn."""
         return fold_in(self._base, _stream_index(self._numbers)[:, None])
 
     def uniform(self, stream: int, *shape: int) -> Floats:

@@ -14,18 +14,18 @@ from pydantic.fields import FieldInfo
 from worldsim.errors import ConfigError
 from worldsim.faults.trees import TreePath
 
-FEW = 12  # words that an error message lists
+MAX_CHOICES = 12  # words that an error message lists
 
 
 class LocatedError(ConfigError):
-    """A mistake in plain data, and where in it."""
+    """An error in plain data, and its location there."""
 
     def __init__(self, description: str, *at: str | int) -> None:
         super().__init__(description)
         self.at: TreePath = at
 
     def within(self, *outer: str | int) -> "LocatedError":
-        """The same mistake, seen from further out."""
+        """The same error, located in a larger structure."""
         return LocatedError(str(self), *outer, *self.at)
 
 
@@ -34,15 +34,15 @@ def matches(name: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
-def suggest(word: object, words: Sequence[str], otherwise: str = "") -> str:
-    """The end of an error message: the nearest of the words; where none is near, `otherwise` or the words."""
+def suggest(name: object, choices: Sequence[str], fallback: str = "") -> str:
+    """The end of an error message: the nearest of the words; where none is near, `fallback` or the words."""
     from difflib import get_close_matches
 
-    near = get_close_matches(str(word), words, n=1)
+    near = get_close_matches(str(name), choices, n=1)
     if near:
         return f"Did you mean '{near[0]}'?"
-    more = f", ... ({len(words)} in all)" if len(words) > FEW else ""
-    return otherwise or f"Choose from: {', '.join(words[:FEW])}{more}"
+    more = f", ... ({len(choices)} in all)" if len(choices) > MAX_CHOICES else ""
+    return fallback or f"Choose from: {', '.join(choices[:MAX_CHOICES])}{more}"
 
 
 # --- fields ---
@@ -121,7 +121,7 @@ def located_error_from(error: ValidationError, name: str, fields: Mapping[str, F
     found = error.errors()[0]
     at = tuple(found["loc"])
     cause = found.get("ctx", {}).get("error")
-    if isinstance(cause, LocatedError):  # of something within, which has told it already
+    if isinstance(cause, LocatedError):  # raised by a nested model, which has worded it already
         return cause.within(*at)
     if cause is not None:
         return LocatedError(f"{name}: {cause}", *at)
@@ -131,7 +131,7 @@ def located_error_from(error: ValidationError, name: str, fields: Mapping[str, F
     if found["type"] == "missing":
         return LocatedError(f"{name}: needs '{key}'", *at)
     given = found["input"]
-    return LocatedError(f"{name}: {key} must be {_wanted(found, fields.get(key))}, got {given!r}", *at[:1])
+    return LocatedError(f"{name}: {key} must be {_expected(found, fields.get(key))}, got {given!r}", *at[:1])
 
 
 def bounds(field: FieldInfo) -> tuple[float, float] | None:
@@ -141,7 +141,7 @@ def bounds(field: FieldInfo) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
-def _wanted(found: Any, field: FieldInfo | None) -> str:
+def _expected(found: Any, field: FieldInfo | None) -> str:
     """What a field takes, in words."""
     limits = bounds(field) if field else None
     if limits:

@@ -1,4 +1,4 @@
-"""What was answered, or asked, lately: to be shown or done again."""
+"""The last payloads of replies or calls, in ring buffers, so that they can be replayed."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -11,22 +11,22 @@ from numpy.typing import NDArray
 
 from worldsim.faults.arrays import Mask, Rows
 from worldsim.faults.columns import Values, differing
-from worldsim.faults.payloads import Payloads, one_each
+from worldsim.faults.payloads import Payloads, object_array
 from worldsim.faults.trees import ABSENT, TreePath, alike, copied
 from worldsim.spaces import Leaf
 
-Combine = Callable[[Any, Any], Any]  # a payload with parts of another one, as `Batch.combine` has it
-MIN_BUFFERS = 1024  # histories that are kept beside those of a session's own, at least
+Combine = Callable[[Any, Any], Any]  # a payload with leaves of another one, as `AffectedCalls.combine` has it
+MIN_BUFFERS = 1024  # named ones that are kept at least, before the oldest is used again
 
 
 class PayloadHistory:
-    """The last `depth` payloads of each of many lines of payloads, in the leaves that count.
+    """Ring buffers of the last `depth` payloads, in the leaves that a fault may change.
 
-    A line is what belongs together: all that a session was answered, or its answers to one and the same request. What
-    stands in a batch is kept leaf by leaf in arrays (lines, depth, ...); an override is kept whole. `counts`, (lines,),
-    says how many payloads each line has had.
+    A buffer holds what belongs together: all replies of a session, or its replies to one and the same request. Payloads
+    in a batch are kept leaf by leaf in arrays (buffers, depth, ...), overrides as whole objects. `counts`, (buffers,):
+    how many payloads were added to each.
 
-    Of lines that a session opens by a name of their own the oldest are forgotten when there are too many.
+    Each session has a buffer, and may have more by name; when there are too many named ones the oldest are dropped.
     """
 
     def __init__(self, count: int, depth: int) -> None:
@@ -34,12 +34,12 @@ class PayloadHistory:
         self._count, self._depth = count, depth
         self._leaves: Sequence[Leaf] = ()
         self._columns: dict[str, NDArray[Any]] = {}
-        self._whole: dict[tuple[int, int], Any] = {}  # by line and place
+        self._whole: dict[tuple[int, int], Any] = {}  # by buffer and slot
         self._buffers: OrderedDict[tuple[int, Hashable], int] = OrderedDict()
         self._buffers_of: dict[int, list[int]] = {}  # by session
 
     def buffers(self, rows: Rows, names: Sequence[Hashable] | None) -> Rows:
-        """The lines of these sessions, (n,): the one that each has, or the one of that name."""
+        """The buffers of these sessions, (n,): each session's own, or the one of that name."""
         if names is None:
             return rows
         return np.array([self._buffer(row, name) for row, name in zip(rows.tolist(), names, strict=True)], np.int64)
@@ -59,7 +59,7 @@ class PayloadHistory:
         return buffer
 
     def _make_room(self) -> None:
-        """Columns are as long as there are lines, and longer: they grow by doubling."""
+        """Let columns be as long as there are buffers; they grow by doubling."""
         for name, column in self._columns.items():
             if len(column) < len(self.counts):
                 self._columns[name] = np.concatenate(
@@ -67,7 +67,7 @@ class PayloadHistory:
                 )
 
     def begin(self, rows: Rows) -> None:
-        """Sessions begin, and nothing has been yet."""
+        """Sessions begin: empty their buffers."""
         mine = [buffer for row in rows.tolist() if row in self._buffers_of for buffer in self._buffers_of[row]]
         self._clear(np.concatenate([rows, np.array(mine, np.int64)]) if mine else rows)
 
@@ -78,7 +78,7 @@ class PayloadHistory:
             self._whole = {slot: payload for slot, payload in self._whole.items() if slot[0] not in gone}
 
     def add(self, buffers: Rows, rows: Rows, payloads: Payloads, leaves: Sequence[Leaf]) -> None:
-        """Each line has one more payload, none of them lost: that of a session. `leaves` are those that count."""
+        """Add the payloads of sessions, none of them lost, one to each buffer. leaves: those that are kept."""
         self._leaves = leaves
         slots = self.counts[buffers] % self._depth
         self.counts[buffers] += 1
@@ -105,7 +105,7 @@ class PayloadHistory:
     def look_back(
         self, buffers: Rows, rows: Rows, payloads: Payloads, ages: NDArray[np.int64], combine: Combine
     ) -> "CombinedPayloads":
-        """The payloads of these sessions with what was there `ages`, (n,), payloads ago: 0 is the last one added."""
+        """The payloads of these sessions, with the leaves of `ages`, (n,), payloads ago: 0 is the last one added."""
         slots = (self.counts[buffers] - 1 - ages) % self._depth
         batched = self._in_columns(buffers, slots, rows, payloads)
         leaves = self._leaves if np.count_nonzero(batched) else ()
@@ -117,7 +117,7 @@ class PayloadHistory:
         return CombinedPayloads(rows, batched, self._leaves, values, single)
 
     def differing_from(self, buffers: Rows, rows: Rows, payloads: Payloads, combine: Combine) -> Mask:
-        """Which of the last `depth` would make other payloads of these, (n, depth): the newest first."""
+        """Which of the last `depth` payloads would change these, (n, depth): the newest first."""
         ages = np.arange(self._depth)
         here = ages < self.counts[buffers, None]
         slots = (self.counts[buffers, None] - 1 - ages) % self._depth
@@ -135,24 +135,24 @@ class PayloadHistory:
         return different & here
 
     def write_last(self, buffers: Rows, rows: Rows, payloads: Payloads) -> None:
-        """Put the last ones, as they were, in the place of the payloads."""
+        """Replace payloads by the last ones of the buffers."""
         last = self.look_back(buffers, rows, payloads, np.zeros(len(rows), np.int64), replace_whole)
         last.write(np.ones(len(rows), np.bool_), payloads)
 
     def _in_columns(self, buffers: Rows, slots: Rows, rows: Rows, payloads: Payloads) -> Mask:
-        """Which of these places, (n,), and of the payloads there are now, stand in batches."""
+        """Where both the slot and the present payload are in columns, (n,)."""
         batched = payloads.in_batch(rows)
         if self._whole:
-            places_of = zip(buffers.tolist(), slots.tolist(), strict=True)
-            batched &= np.fromiter((slot not in self._whole for slot in places_of), np.bool_, len(rows))
+            slots_of = zip(buffers.tolist(), slots.tolist(), strict=True)
+            batched &= np.fromiter((slot not in self._whole for slot in slots_of), np.bool_, len(rows))
         return batched
 
     def _payload(self, buffer: int, slot: int, payloads: Payloads) -> Any:
-        """One of the payloads; of one that stood in a batch the leaves that count."""
+        """One payload of a buffer; of one that came in a batch only the leaves that are kept."""
         if (buffer, slot) in self._whole:
             return self._whole[buffer, slot]
-        counts = {leaf.path: _value(leaf, self._columns[leaf.name][buffer, slot]) for leaf in self._leaves}
-        return _built(payloads.space, (), counts)
+        kept = {leaf.path: _value(leaf, self._columns[leaf.name][buffer, slot]) for leaf in self._leaves}
+        return _built(payloads.space, (), kept)
 
     def __deepcopy__(self, memo: Any) -> "PayloadHistory":
         other = PayloadHistory(self._count, self._depth)
@@ -164,7 +164,7 @@ class PayloadHistory:
 
 
 class CombinedPayloads:
-    """Payloads as they would be with parts of others: n of them, in columns where they stand in a batch."""
+    """n payloads with leaves of older ones: in columns where they are in a batch, else one by one."""
 
     def __init__(
         self, rows: Rows, batched: Mask, leaves: Sequence[Leaf], values: list[NDArray[Any]], single: dict[int, Any]
@@ -172,7 +172,7 @@ class CombinedPayloads:
         self._rows, self._batched, self._leaves, self._values, self._single = rows, batched, leaves, values, single
 
     def differ(self, payloads: Payloads) -> Mask:
-        """Which of them, (n,), are others than the payloads are now."""
+        """Which of them, (n,), differ from the present payloads."""
         different = np.zeros(len(self._rows), np.bool_)
         for leaf, column in zip(self._leaves, self._values, strict=False):
             values = payloads.values(leaf, self._rows[self._batched])
@@ -182,7 +182,7 @@ class CombinedPayloads:
         return different
 
     def write(self, which: Mask, payloads: Payloads) -> None:
-        """Put some of them, (n,), in the place of the payloads."""
+        """Replace some of the payloads, (n,), by them."""
         written, wanted = which & self._batched, which[self._batched]
         for leaf, column in zip(self._leaves, self._values, strict=False) if np.count_nonzero(written) else ():
             payloads.write(leaf, self._rows[written], _listed(column[wanted]))
@@ -192,12 +192,12 @@ class CombinedPayloads:
 
 
 def replace_whole(now: Any, then: Any) -> Any:
-    """All of a payload as it was then."""
+    """The old payload instead of the new one, all of it."""
     return copied(then)
 
 
 def _column(values: Values) -> NDArray[Any]:
-    return values if isinstance(values, np.ndarray) else one_each(map(copied, values), len(values))
+    return values if isinstance(values, np.ndarray) else object_array(map(copied, values), len(values))
 
 
 def _differing(values: Values, column: NDArray[Any]) -> Mask:

@@ -1,6 +1,6 @@
-"""What faults of fields see of a payload: the JSON in a text, and what an MCP result says, each time in one place.
+"""The part of a payload that faults change: the JSON in a text, or the content of an MCP result.
 
-A tool may answer with JSON as a text, or with a result of the Model Context Protocol, which says the same twice: as
+A tool may answer with JSON as a text, or with a result of the Model Context Protocol, which has it twice: as
 `structuredContent` and as the text of `content` (MCP 2025-06-18, section Tools). A view opens such a payload, and what
 has changed in it is written back wherever it stands, so that no two parts of an answer contradict each other.
 """
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 
 class PayloadView(NamedTuple):
-    """A payload as faults see it.
+    """The part of a payload that faults change, and how to put it back.
 
     inner: what they change. rebuild: makes a payload of what they have made of it. malformed: makes one of a text that
     cannot be parsed, where the payload has a text that its reader parses; None elsewhere.
@@ -98,7 +98,7 @@ def _texts(changed: Any, before: list[str]) -> list[str]:
 
 
 def _rewritten(result: Mapping[str, Any], texts: Mapping[int, str], before: Any, after: Any) -> Any:
-    """A result whose structured content is another one, and whose texts that said the same say so, too."""
+    """A result whose structured content is another one, and whose texts that repeated it repeat the new one."""
     same = {at: text for at, text in texts.items() if _parsed(text) == before}
     return {
         **_with_texts(result, {at: json_like(after, text) for at, text in same.items()}),

@@ -38,7 +38,7 @@ class Payloads:
         self.count = count
         self.batch, self.overrides = batch, {} if overrides is None else overrides
         self._space, self._in_space = space, in_space
-        self._own: set[trees.TreePath] = set()  # columns of the batch that are copies
+        self._copied_columns: set[trees.TreePath] = set()  # columns of the batch that are copies
 
     @property
     def space(self) -> gym.Space[Any]:
@@ -104,15 +104,15 @@ class Payloads:
         if len(rows) == len(column):
             whole = whole if whole.flags.writeable else whole.copy()
             self.batch = trees.put(self.batch, leaf.path, whole)
-            self._own.discard(leaf.path)
+            self._copied_columns.discard(leaf.path)
             return
-        if leaf.path not in self._own:
+        if leaf.path not in self._copied_columns:
             column = column.copy()
             self.batch = trees.put(self.batch, leaf.path, column)
-            self._own.add(leaf.path)
+            self._copied_columns.add(leaf.path)
         column[rows] = whole
 
-    def having(self, leaf: Leaf, rows: Rows) -> Rows:
+    def rows_with_leaf(self, leaf: Leaf, rows: Rows) -> Rows:
         """Those of these sessions whose payloads have such a leaf."""
         if self._all_in_batch(rows):
             return rows
@@ -136,7 +136,7 @@ class Payloads:
     def copy(self) -> "Payloads":
         """The same, to be written to by itself."""
         other = copy.copy(self)
-        other.overrides, other._own = dict(self.overrides), set()
+        other.overrides, other._copied_columns = dict(self.overrides), set()
         return other
 
     def copy_leaf(self, leaf: Leaf, rows: Rows, into: NDArray[Any]) -> None:
@@ -166,6 +166,6 @@ def _fitting(values: Values, column: Any) -> NDArray[np.bool_]:
     return np.array([columns.fit_column(each, column) for each in arrays], np.bool_)
 
 
-def one_each(values: Iterable[Any], count: int) -> NDArray[np.object_]:
+def object_array(values: Iterable[Any], count: int) -> NDArray[np.object_]:
     """So many values of any kind as an array (count,) of objects."""
     return np.fromiter(values, object, count)

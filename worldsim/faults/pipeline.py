@@ -1,8 +1,8 @@
 """Faults in a row, from the caller inward: the one core that carries every call.
 
-A call on its way is a generator that asks, of whoever drives it, for two things: to carry calls out, and to let time
-pass. So a function call, a coroutine, and a step of a thousand environments are three short loops around the same
-generator, and calls in flight side by side cannot get into each other's way: each has a generator of its own.
+A call in flight is a generator that yields two things to what drives it: calls to execute, and time to wait. So a
+function call, a coroutine, and a step of a thousand environments are three short loops around the same generator, and
+calls in flight side by side cannot get into each other's way: each has a generator of its own.
 """
 
 import threading
@@ -32,10 +32,10 @@ from worldsim.spaces import Leaf
 
 
 class ForwardContext(NamedTuple):
-    """What whoever carries a call out may know of it.
+    """What the code that executes a call may know of it.
 
-    deadline_s: when its caller gives up, on the clock; None: never. log: where faults further in put their records;
-    None where no fault is at work here.
+    deadline_s: when its caller gives up, on the clock; None: never. log: for the records of inner
+    faults; None where no fault acts on the call.
     """
 
     deadline_s: float | None = None
@@ -45,7 +45,7 @@ class ForwardContext(NamedTuple):
 class OuterCall(NamedTuple):
     """Of a call that comes from the faults of an outer wrapper: which call it counts as.
 
-    tool, number: those that count for what is drawn. joint: its numbers among the calls of several tools together.
+    tool, number: decide what the call draws. joint: its numbers in schedules that count several tools together.
     deadline_s: when its caller gives up, on the clock; None: never.
     """
 
@@ -56,7 +56,7 @@ class OuterCall(NamedTuple):
 
 
 ExecuteCall = Callable[[Call, ForwardContext], Reply]
-"""Carries a call out, where the last fault passes it on."""
+"""Executes a call that the last fault forwards."""
 
 ExecuteCallAsync = Callable[[Call, ForwardContext], Awaitable[Reply]]
 
@@ -69,8 +69,8 @@ class Pipeline:
 
     Args:
         faults: outermost first, each with the seed of its plan. Those that can never do anything are left out.
-        leaves: of the payload; None for plain JSON, whose leaves are seen reply by reply.
-        tools: names of all there are; None: tools get known when they are called.
+        leaves: of the payload; None for plain JSON, whose leaves are found in each reply.
+        tools: names of all there are; None: tools are added when they are first called.
         clock: of a single session. Without one each session has seconds of its own, which pass by waiting.
         count: N.
         action_space: of one environment, where calls come as batches of actions.
@@ -118,12 +118,12 @@ class Pipeline:
         vars(self).update(state, lock=threading.RLock())
 
     def positions(self, tools: Sequence[str]) -> Rows:
-        """The positions of tools, (n,), in the names that are known; those that nobody knew of are added."""
+        """The positions of tools, (n,), in the names that are known; unknown ones are added."""
         return np.array([self.sessions.position(tool) for tool in tools], np.int64)
 
     @property
     def idle(self) -> bool:
-        """Whether no fault can ever do anything."""
+        """Whether no fault can ever act."""
         return not self.stages
 
     @cached_property
@@ -138,14 +138,14 @@ class Pipeline:
 
     @property
     def records(self) -> list[list[FaultRecord]]:
-        """What was done to each session since it began."""
+        """The records of each session since it began."""
         with self.lock:
             return self._history.records()
 
     def start(
-        self, rows: Rows, sessions: Sequence[tuple[int | str, ...]], shown: Callable[[], Replies] | None = None
+        self, rows: Rows, sessions: Sequence[tuple[int | str, ...]], initial: Callable[[], Replies] | None = None
     ) -> None:
-        """Begin sessions: `rows`, named by `sessions`. `shown` gives what they showed before their first calls."""
+        """Begin sessions: `rows`, named by `sessions`. `initial` gives the observations before their first calls."""
         with self.lock:
             self.numbers[rows], self._next = 0, []
             for joint in self._joint.values():
@@ -153,7 +153,7 @@ class Pipeline:
             self._history.start(rows)
             self.sessions.begin(rows)
             for stage in self.stages:
-                stage.start(rows, [new_key(*stage.seeds, *session) for session in sessions], shown)
+                stage.start(rows, [new_key(*stage.seeds, *session) for session in sessions], initial)
 
     # --- one call of a single session ---
 
@@ -165,21 +165,23 @@ class Pipeline:
         outer: OuterCall | None = None,
         deadline_s: float | None = None,
     ) -> tuple[Reply, Sequence[FaultRecord]]:
-        """Carry one call through the faults; `forward` takes it where the last of them passes it on.
+        """Carry one call through the faults; `forward` executes it where the last of them forwards it.
 
-        outer: as what it counts where it comes from faults further out. deadline_s: on the clock, when the caller gives
-        up, where it does not. Gives the reply and what was done to the call, which is written down when somebody looks.
+        outer: the call of an outer wrapper, if this one comes from there. deadline_s: when the caller gives up, on the
+        clock, if there is no outer call. Gives the reply and its records, which are made when they are read.
         """
         call, steps, in_flight = self._begin(tool, arguments, outer, deadline_s)
         if steps is None:
             return forward(call, _FREE if outer is None else ForwardContext(outer.deadline_s)), NO_RECORDS
+        # The same loop is in `acall`, with `await`, and in `batch_call`, for many sessions: Python has no code that is
+        # both sync and async. The lock is held only while the generator runs, never while a call is executed.
         clock, answer = self._clock, None
         with call_time(clock):
             try:
                 while True:
                     yielded = self._advance(steps, answer)
                     if isinstance(yielded, Replies):
-                        return self._arrived(yielded, in_flight)
+                        return self._finish(yielded, in_flight)
                     if isinstance(yielded, Wait):
                         clock.sleep(self.sessions.apply_wait_single(yielded))
                         answer = None
@@ -194,7 +196,7 @@ class Pipeline:
     async def acall(
         self, tool: str, arguments: Mapping[str, Any], forward: ExecuteCallAsync, deadline_s: float | None = None
     ) -> tuple[Reply, Sequence[FaultRecord]]:
-        """`call` for a coroutine: while it waits and while it is carried out, others go on."""
+        """`call` for a coroutine: other tasks run while it waits and while it is executed."""
         call, steps, in_flight = self._begin(tool, arguments, None, deadline_s)
         if steps is None:
             return await forward(call, _FREE), NO_RECORDS
@@ -204,7 +206,7 @@ class Pipeline:
                 while True:
                     yielded = self._advance(steps, answer)
                     if isinstance(yielded, Replies):
-                        return self._arrived(yielded, in_flight)
+                        return self._finish(yielded, in_flight)
                     if isinstance(yielded, Wait):
                         await clock.asleep(self.sessions.apply_wait_single(yielded))
                         answer = None
@@ -223,7 +225,7 @@ class Pipeline:
     def _begin(
         self, tool: str, arguments: Mapping[str, Any], outer: OuterCall | None, deadline_s: float | None = None
     ) -> tuple[Call, EffectGenerator | None, InFlight | None]:
-        """Number the call. There are no steps where no fault is at work on it, as is mostly so."""
+        """Number the call, and start the first fault that acts on it; None where none does, which is the usual case."""
         sessions = self.sessions
         with self.lock:
             position = sessions.position(tool)
@@ -237,6 +239,7 @@ class Pipeline:
                 joint = outer.joint
             self._next[position] = number + 1
             call = Call(tool, arguments, number)
+            # Most calls meet no active fault: arrays and a generator are made for the first fault that acts on it.
             for at, stage in enumerate(self.stages):
                 if stage.acts_on(tool, drawn_as, number, joint):
                     in_flight = InFlight(1)
@@ -250,7 +253,7 @@ class Pipeline:
         return call, None, None
 
     def effects(self, tool: str, number: int) -> list[Effect]:
-        """Of the faults that may act on a call of a single session: where only the time or other tools tell, too."""
+        """The effects of the faults that may act on a call of a single session, as far as tool and number decide."""
         with self.lock:
             position = self.sessions.position(tool)
             return [stage.effect for stage in self.stages if stage.may_act_on(tool, position, number)]
@@ -274,7 +277,7 @@ class Pipeline:
         return CallBatch(FIRST_ROW, identity, payloads, (), in_flight, deadline)
 
     def _advance(self, steps: EffectGenerator, answer: Replies | None) -> CallBatch | Wait | Replies:
-        """The next thing that a call on its way asks for, or the replies where it has come back."""
+        """Resume the generator: the calls to execute, or the time to wait, or the replies where it has returned."""
         with self.lock:
             try:
                 return steps.send(answer)
@@ -283,13 +286,13 @@ class Pipeline:
                 return replies
 
     def _end(self, steps: EffectGenerator) -> None:
-        """End an effect under way, where carrying out has failed or its caller is gone."""
+        """Close the generator of a call that has raised, or whose caller was cancelled."""
         with self.lock:
             steps.close()
 
-    def _arrived(self, replies: Replies, in_flight: InFlight | None) -> tuple[Reply, Sequence[FaultRecord]]:
-        assert in_flight is not None, "a call without faults has no flight"
-        return replies.of(0, in_flight.waited_s[0]), LazyRecords(in_flight.log, 0)
+    def _finish(self, replies: Replies, in_flight: InFlight | None) -> tuple[Reply, Sequence[FaultRecord]]:
+        assert in_flight is not None, "only calls with faults are in flight"
+        return replies.reply(0, in_flight.waited_s[0]), LazyRecords(in_flight.log, 0)
 
     # --- one call of each of many sessions ---
 
@@ -301,13 +304,13 @@ class Pipeline:
         forward: Callable[[CallBatch], Replies],
         named: Sequence[tuple[str, Mapping[str, Any]]] | None = None,
     ) -> tuple[Replies, FaultLog]:
-        """Carry one call of each of the sessions `rows` through the faults; `forward` takes them to where they go.
+        """Carry one call of each of the sessions `rows` through the faults; `forward` executes what they forward.
 
         tools: (N,) positions in the names of the tools. actions: a batch of those of all environments. named: the tools
         and arguments of all, where actions have these by name.
 
-        `forward` is asked once, of no session where all calls are dropped; and again by faults that pass a call on
-        more than once.
+        `forward` is called once, with no sessions where all calls are dropped; and again for faults that forward a
+        call more than once.
         """
         assert self._call_space is not None, "calls come as batches where there is an action space"
         space, leaves = self._call_space
@@ -316,8 +319,9 @@ class Pipeline:
             self._history.add(in_flight.log)
         payloads = Payloads(self.count, space, {"tool": tools, "arguments": {"action": actions}}, in_space=True)
         if named is not None:
-            asks = {row: {"tool": tool, "arguments": arguments} for row, (tool, arguments) in enumerate(named)}
-            payloads, leaves = Payloads(self.count, overrides=asks), ()
+            by_row = {row: {"tool": tool, "arguments": arguments} for row, (tool, arguments) in enumerate(named)}
+            payloads, leaves = Payloads(self.count, overrides=by_row), ()
+        # Tools that were first called since the last step get a column of counters.
         if self.numbers.shape[1] < len(self.sessions.names):
             self.numbers = np.pad(self.numbers, ((0, 0), (0, len(self.sessions.names) - self.numbers.shape[1])))
         numbers = (
@@ -343,7 +347,7 @@ class Pipeline:
     # --- both ---
 
     def _run(self, position: int, calls: CallBatch) -> EffectGenerator:
-        """Pass calls on from the fault at `position`: to those that act on them, one after the other, and out."""
+        """Run calls through the faults from `position` on: the first that acts on them forwards them to the rest."""
         for at in range(position, len(self.stages)):
             stage = self.stages[at]
             batch = stage.batch(calls)
@@ -351,7 +355,7 @@ class Pipeline:
                 replies = yield from stage.effect.run(batch, _Forward(self, at + 1))
                 return replies
         answer = yield calls
-        assert answer is not None, "calls that are passed on are answered"
+        assert answer is not None, "calls that are yielded are answered"
         return answer
 
     def snapshot(self) -> Any:
@@ -377,7 +381,7 @@ class Pipeline:
 
 
 class _Forward:
-    """Passes calls on to the faults from a position on."""
+    """Forwards calls to the faults from a position on."""
 
     __slots__ = ("_pipeline", "_position")
 
@@ -396,7 +400,7 @@ _FREE = ForwardContext()
 
 
 NO_RECORDS: Sequence[FaultRecord] = LazyRecords(FaultLog(1), 0)
-"""What was done to a call on which no fault was at work."""
+"""The records of a call on which no fault acted."""
 
 _LOST = Reply(LOST, False)
 _NO_JOINT: Mapping[tuple[str, ...], Rows] = {}

@@ -1,4 +1,4 @@
-"""When a fault is at work: a small closed set, by the number of the call or by the time on the session's clock.
+"""When a fault is active: a small closed set, by the number of the call or by the time on the session's clock.
 
 Each tool's calls are counted by themselves, from 0 in every session, so that what happens to call k of a tool does not
 depend on what else is called. With `per_tool: false` the calls of all tools that a fault is aimed at count together:
@@ -25,7 +25,7 @@ PER_TOOL = "count each tool's calls by themselves; false: those of all tools tha
 
 
 class Schedule(BaseModel):
-    """When a fault is at work. Raises ConfigError for values out of range."""
+    """When a fault is active. Raises ConfigError for values out of range."""
 
     model_config = STRICT_AND_FROZEN
 
@@ -36,7 +36,7 @@ class Schedule(BaseModel):
 
     @abstractmethod
     def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:
-        """At which of n calls, (n,), the fault is at work.
+        """At which of n calls, (n,), the fault is active.
 
         keys: one for each of the calls, or one for all. numbers: (n,) of the calls, from 0. seconds: on the clocks.
         """
@@ -66,7 +66,7 @@ class Window(Schedule):
     """From call `start` up to, not including, call `stop`; the first call is 0."""
 
     kind: ClassVar[str] = "window"
-    start: int = number(0, 0, MANY, "the first call at which it is at work")
+    start: int = number(0, 0, MANY, "the first call at which it is active")
     stop: int = number(10, 1, MANY, "the first call at which it is not any more")
     per_tool: bool = option(True, PER_TOOL)
 
@@ -128,11 +128,11 @@ class TimeWindow(Schedule):
     @model_validator(mode="after")
     def _ordered(self) -> "TimeWindow":
         if self.stop_s <= self.start_s:
-            says = f"stop_s must be more than start_s ({self.start_s:g}), got {self.stop_s:g}"
-            raise LocatedError(f"schedule time_window: {says}", "stop_s")
+            message = f"stop_s must be more than start_s ({self.start_s:g}), got {self.stop_s:g}"
+            raise LocatedError(f"schedule time_window: {message}", "stop_s")
         if self.every_s is not None and self.every_s < self.stop_s - self.start_s:
-            says = f"every_s must be {self.stop_s - self.start_s:g} or more, got {self.every_s:g}"
-            raise LocatedError(f"schedule time_window: {says}", "every_s")
+            message = f"every_s must be {self.stop_s - self.start_s:g} or more, got {self.every_s:g}"
+            raise LocatedError(f"schedule time_window: {message}", "every_s")
         return self
 
     def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:

@@ -32,7 +32,7 @@ class SeverityMeasurement(NamedTuple):
     """What a fault or plan does at a severity.
 
     share: of the calls, those that come out otherwise: whose reply is another one, or that are not carried out once and
-    as they were asked. difference: how far apart such a call is from the true one, on average, from 0 to 1:
+    as they were made. difference: how far apart such a call is from the true one, on average, from 0 to 1:
     `difference_of`; 0 where none comes out otherwise.
     waited_s: how long a call takes, on average, in seconds. Without faults it takes no time.
     """
@@ -77,7 +77,7 @@ def measured(
 def _plan_of(what: Plan | Fault | type[Fault]) -> Plan:
     if isinstance(what, Plan):
         return what
-    return Plan(faults=[(what() if isinstance(what, type) else what).but(severity=1.0)])
+    return Plan(faults=[(what() if isinstance(what, type) else what).replace(severity=1.0)])
 
 
 def _of_pictures(fault: Fault) -> bool:
@@ -89,7 +89,7 @@ def _of_pictures(fault: Fault) -> bool:
 def difference_of(outcome: CallOutcome, service: MockService) -> float | None:
     """How far a call is from the true one, from 0 to 1; None where it is the same.
 
-    1 where no answer came, or the call was not carried out once and as it was asked. Else the mean over the fields of
+    1 where no answer came, or the call was not executed once and as it was made. Else the mean over the fields of
     both replies: of numbers the difference as a share of the sum of their sizes, of times as a share of a day, of
     pictures as a share of the brightest level, pixel by pixel; 1 for other fields that differ or are in one only.
     """
@@ -131,7 +131,7 @@ def _time(text: Any) -> datetime | None:
         return None
 
 
-# --- what is asked for ---
+# --- the payloads of the mock services ---
 
 
 def orders(at: int) -> dict[str, Any]:

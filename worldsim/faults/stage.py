@@ -1,4 +1,4 @@
-"""A fault in its place among others: on which calls it is at work, and what it draws there."""
+"""A fault in its place in a plan: on which calls it acts, and its random numbers."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from worldsim.faults.replies import Replies
 from worldsim.faults.schedule import Always, Bursts, TimeWindow
 from worldsim.spaces import Leaf
 
-BLOCK = 256  # calls of a single session for which is worked out ahead whether a fault is at work
+BLOCK = 256  # calls of a single session for which triggers are computed ahead
 EFFECT, TRIGGER, PROBABILITY, SCHEDULE = range(4)  # streams of random numbers, folded into a tool's key
 STREAMS = np.arange(4)
 
@@ -52,11 +52,12 @@ def place_faults(
 ) -> list[PlacedFault]:
     """Faults, outermost first and each with the seed of its plan, less those that can never do anything.
 
-    tools: all that there are, None where they are not known. kinds: how many faults there are of each kind further in;
+    tools: all that there are, None where they are not known. kinds: how many inner faults there are of each kind;
     those that are placed are added, so that two of a kind draw different numbers, whatever else there is.
     Raises ConfigError for tools or targets that match nothing.
     """
     found: list[PlacedFault] = []
+    # From the innermost out: a fault's seeds depend on how many of its kind are inside it, and on none outside.
     for fault, seed in reversed(faults):
         if tools is not None:
             require_match(fault, "tool", fault.tools, tools)
@@ -103,21 +104,21 @@ class FaultStage:
         )  # nothing is left to chance
         self._blocks: dict[Any, tuple[int, list[Any]]] = {}  # of a single session: what is known of many calls ahead
 
-    def start(self, rows: Rows, keys: Sequence[int], shown: Callable[[], Replies] | None) -> None:
-        """Begin sessions `rows`, under a key each; `shown` is what they showed before their first calls."""
+    def start(self, rows: Rows, keys: Sequence[int], initial: Callable[[], Replies] | None) -> None:
+        """Begin sessions `rows`, under a key each; `initial` is what they showed before their first calls."""
         self.session_keys[rows] = np.array(keys, np.uint64)
         self._add_tools()
         self._tool_keys[:, rows] = self._keys_of_tools(rows)
         self.memory.begin(rows)
         self._blocks = {}
-        if shown is not None and type(self.effect).begin is not Effect.begin:
+        if initial is not None and type(self.effect).begin is not Effect.begin:
             count = self._sessions.count
             identity = CallIdentity(self._sessions.names, np.zeros(count, np.int64), np.full(count, -1), {})
             calls = CallBatch(rows, identity, Payloads(count), (), InFlight(count))
-            self.effect.begin(AffectedCalls(self, calls, rows), shown())
+            self.effect.begin(AffectedCalls(self, calls, rows), initial())
 
     def _add_tools(self) -> None:
-        """Tools that nobody knew of get their keys when they are first called."""
+        """New tools get their keys when they are first called."""
         if len(self._sessions.names) > self._tool_keys.shape[2]:
             self._tool_keys = self._keys_of_tools(np.arange(self._sessions.count))
 
@@ -150,7 +151,7 @@ class FaultStage:
         return self._from_block(name, int(identity.tools[0]), int(identity.numbers[0]), function)
 
     def _from_block(self, name: str, tool: int, number: int, function: ByNumber) -> NDArray[Any]:
-        """What a function makes of the uniform and the number of a call, (1,)."""
+        """A function of the uniform and the number of a call, (1,), computed for a block of calls at a time."""
         block, offset = divmod(number, BLOCK)
         known = self._blocks.get((name, tool))
         if known is None or known[0] != block:
@@ -161,7 +162,7 @@ class FaultStage:
         return value
 
     def seconds(self, rows: Rows) -> Floats:
-        """How late it is, (n,)."""
+        """The time on the clocks, (n,)."""
         return self._sessions.seconds(rows)
 
     def _uniforms(self, stream: int, rows: Rows, identity: CallIdentity) -> Floats:
@@ -170,7 +171,7 @@ class FaultStage:
         )
 
     def batch(self, calls: CallBatch) -> AffectedCalls | None:
-        """The calls that the effect must see: those that it triggers on, or all of its tools. None for none."""
+        """The calls that the effect gets: those that it triggers on, or all of its tools. None for none."""
         rows, identity = calls.rows, calls.identity
         if not len(rows):
             return None
@@ -211,7 +212,7 @@ class FaultStage:
         return self.fault.schedule.active(keys, _select_rows(numbers, rows), seconds)
 
     def _single(self, calls: CallBatch) -> bool:
-        """Whether the effect must see the one call of a single session."""
+        """Whether the effect gets the call of a single session."""
         identity = calls.identity
         if not self._every_tool and not _tool_matches(self.fault.tools, calls.call(0).tool):
             return False
@@ -220,7 +221,7 @@ class FaultStage:
         )
 
     def _is_triggered(self, tool: int, number: int, joint: Mapping[tuple[str, ...], Rows]) -> bool:
-        """`triggered` of a call of a single session: what depends on its number alone is known for many ahead."""
+        """`triggered` for a call of a single session; what depends on its number alone is computed for many ahead."""
         seconds = self._sessions.elapsed_s(FIRST_ROW) if self._in_time else 0.0
         if self._in_time and not self.fault.schedule.active(self.session_keys, FIRST_ROW, seconds)[0]:
             return False
@@ -255,13 +256,13 @@ class FaultStage:
         return found
 
     def acts_on(self, tool: str, position: int, number: int, joint: Mapping[tuple[str, ...], Rows]) -> bool:
-        """`batch` for the call of a single session, before there is anything but its tool and its number."""
+        """`batch` for the call of a single session, of which only the tool and the number are known yet."""
         if not self._every_tool and not _tool_matches(self.fault.tools, tool):
             return False
         return self._needs_all_calls or self._is_triggered(position, number, joint)
 
     def may_act_on(self, tool: str, position: int, number: int) -> bool:
-        """`acts_on` where nobody knows how late it will be, or how many calls of other tools there were."""
+        """`acts_on` before the time of the call, and the number of calls of other tools, are known."""
         if self._in_time or self.joint is not None:
             return self._every_tool or _tool_matches(self.fault.tools, tool)
         return self.acts_on(tool, position, number, {})
@@ -293,7 +294,7 @@ class Sessions:
             self.position(name)
 
     def position(self, tool: str) -> int:
-        """The tool's position among the names; it is added where nobody knew of it."""
+        """The tool's position among the names; new ones are added."""
         if tool not in self.positions:
             self.positions[tool] = len(self.names)
             self.names.append(tool)
@@ -301,7 +302,7 @@ class Sessions:
         return self.positions[tool]
 
     def seconds(self, rows: Rows) -> Floats:
-        """How late it is for these sessions, (n,)."""
+        """The time on the clocks of these sessions, (n,)."""
         if self.clock is None:
             return self.clock_s[rows]
         return np.array([self.clock.now()] * len(rows))

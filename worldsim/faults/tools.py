@@ -37,7 +37,7 @@ from worldsim.faults.stage import checked_seed
 F = TypeVar("F", bound=Callable[..., Any])
 Errors = Literal["raise", "result"]
 _ROW = np.zeros(1, np.int64)
-DEFAULT = "default"  # the session of whoever opens none
+DEFAULT = "default"  # the session of callers that open none
 
 
 class ToolError(RuntimeError):
@@ -55,20 +55,20 @@ class ToolError(RuntimeError):
 
     @property
     def retry_after_s(self) -> float | None:
-        """Seconds after which the service asks to be called again, None where it does not say."""
+        """Seconds after which the service asks to be called again, None where it does not."""
         return self.reply.retry_after_s
 
 
 class ToolTimeout(ToolError, TimeoutError):
-    """Nothing came in time. Whether the call was carried out cannot be told."""
+    """Nothing came in time. Whether the call was carried out is not known."""
 
 
 class ToolConnectionError(ToolError, ConnectionError):
-    """The connection was lost. Whether the call was carried out cannot be told."""
+    """The connection was lost. Whether the call was carried out is not known."""
 
 
 class ToolRefused(ToolError):
-    """The service said no, or broke: see `status` and `retry_after_s`."""
+    """The service refused the call, or failed: see `status` and `retry_after_s`."""
 
     @property
     def status(self) -> int:
@@ -77,7 +77,7 @@ class ToolRefused(ToolError):
 
 
 class MalformedReply(ToolError, ValueError):
-    """Something came that cannot be read: see `reply.raw`."""
+    """A reply arrived that cannot be parsed: see `reply.raw`."""
 
 
 STATUSES: Mapping[str, int] = {
@@ -99,7 +99,7 @@ _EXCEPTIONS: Mapping[str, type[ToolError]] = {
 
 
 def _error_text(tool: str, reply: Reply) -> str:
-    """What a failed call says, in a line."""
+    """The error message of a failed call, in a line."""
     status = f" {STATUSES[reply.error]}" if reply.error and reply.error in STATUSES else ""
     wait = "" if reply.retry_after_s is None else f"; retry after {reply.retry_after_s:g} s"
     raw = f": {' '.join(reply.raw.split())[:200]}" if reply.raw else ""
@@ -136,7 +136,7 @@ class Session:
 
     @property
     def records(self) -> list[FaultRecord]:
-        """What was done to the calls of this session, in the order in which their replies came."""
+        """The records of the calls of this session, in the order in which their replies arrived."""
         return list(self._records)
 
     def call(self, tool: str, arguments: Mapping[str, Any], forward: Callable[[Call], Any]) -> Reply:
@@ -157,7 +157,7 @@ class Session:
     def call_with_records(
         self, tool: str, arguments: Mapping[str, Any], execute: ExecuteCall, timeout_s: float | None = None
     ) -> tuple[Reply, Sequence[FaultRecord]]:
-        """`call` for whoever opens payloads for the faults in a way of its own; gives what was done to the call, too.
+        """`call` with the records of the call, for entry points that open payloads for the faults in their own way.
 
         timeout_s: seconds that the caller waits at most for what faults hold up; None: for as long as it takes.
         """
@@ -203,7 +203,7 @@ class Session:
         return view.malformed(reply.raw)
 
     def wait(self, seconds: float) -> None:
-        """Let time pass on the session's clock: whoever heeds a Retry-After waits here."""
+        """Let time pass on the session's clock: an agent that heeds a Retry-After waits here."""
         self.clock.sleep(_checked_wait(seconds))
 
     async def await_(self, seconds: float) -> None:
@@ -266,7 +266,7 @@ class _CallAdapter:
         return execute
 
     async def _in_time(self, answer: Awaitable[Any], context: ForwardContext) -> Any:
-        """An answer, unless the caller gives up before: the service goes on then, and nobody hears of it."""
+        """An answer, unless the caller gives up before: the service goes on then, and its answer is dropped."""
         if context.deadline_s is None or not isinstance(self._session.clock, WallClock):
             return await answer
         task = asyncio.ensure_future(answer)
@@ -338,7 +338,7 @@ class Faults:
         self._abandoned: set[asyncio.Future[Any]] = set()  # whose callers have given up; held so that they go on
 
     def session(self, name: str = DEFAULT) -> Session:
-        """The session of this name; it begins when it is first asked for."""
+        """The session of this name; it begins when it is first used."""
         found = self._sessions.get(name)
         return found if found is not None else self._sessions.setdefault(name, Session(self, name))
 
@@ -372,7 +372,7 @@ class Faults:
     def _forget(self, task: "asyncio.Future[Any]") -> None:
         self._abandoned.discard(task)
         if not task.cancelled():
-            task.exception()  # nobody hears of it: without a look asyncio would complain
+            task.exception()  # retrieved, or asyncio would log it
 
 
 def tool(
@@ -416,6 +416,8 @@ def _wrapped(function: Callable[..., Any], name: str, faults: Faults, errors: Er
         raise ConfigError(f"errors cannot be {errors!r}. {suggest(errors, ['raise', 'result'])}")
     signature_ = inspect.signature(function)
 
+    # Faults see arguments by name. The two functions below turn a Python call into names and back, whatever kinds of
+    # parameters the signature has.
     def arguments_of(given: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         bound = signature_.bind(*given, **named)
         arguments = dict(bound.arguments)
@@ -465,7 +467,7 @@ def _wrapped(function: Callable[..., Any], name: str, faults: Faults, errors: Er
 
 
 def _result(session: Session, name: str, reply: Reply, errors: Errors) -> Any:
-    """What a caller gets: the payload, or the failure in the way that was asked for."""
+    """What a caller gets: the payload, or the failure as `errors` has it."""
     payload = session.malformed_payload(name, reply) if reply.payload is LOST else reply.payload
     if payload is not LOST:
         return payload
@@ -475,5 +477,5 @@ def _result(session: Session, name: str, reply: Reply, errors: Errors) -> Any:
 
 
 def _fail(name: str, reply: Reply) -> NoReturn:
-    assert reply.error in ERRORS, f"a lost reply says why, and not {reply.error!r}"
+    assert reply.error in ERRORS, f"a lost reply has an error, not {reply.error!r}"
     raise _EXCEPTIONS.get(str(reply.error), ToolRefused)(name, reply)

@@ -19,7 +19,7 @@ SMALL = 16  # values with more entries than this are not written into records
 TreePath = tuple[str | int, ...]
 """Where something is in nested mappings and lists: their keys and positions from the outside in."""
 
-# What the leaves of plain JSON are, which has no space that would say so.
+# What the leaves of plain JSON are, which has no space.
 _FLAG = spaces.Discrete(2)
 _NUMBER = spaces.Box(-np.inf, np.inf, (), np.float64)
 _STRING = spaces.Text(10**9, min_length=0, charset=string.ascii_letters + string.digits + string.punctuation + " ")
@@ -147,7 +147,7 @@ def copied(payload: Any) -> Any:
     return copy.deepcopy(payload)
 
 
-_FIXED = (str, int, float, np.generic, type(None))  # values that nobody can write into
+_FIXED = (str, int, float, np.generic, type(None))  # immutable values
 
 
 def identical(left: Any, right: Any) -> bool:

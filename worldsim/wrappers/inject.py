@@ -97,7 +97,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         faults: a plan, the name of a ready one or the path of its file; or faults, outermost first, or mappings that
             describe them.
         seed: of the faults, 0 or more, where the plan has none of its own.
-        clock: passes with the latencies; by default that of faults further in, else a new `VirtualClock`.
+        clock: passes with the latencies; by default that of inner faults, else a new `VirtualClock`.
         blind: leave `info["faults"]` and `info["executions"]` out.
         time: None, "virtual" or "wall": whether the world moves on while the agent waits, and by which time.
         step_s: seconds that one step of the world takes; by default 1 / `env.metadata["render_fps"]`.
@@ -217,6 +217,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._inner_records: list[FaultRecord] = []
         self._action = action
         tool, arguments = self._session_actions.call(action)
+        # An outer InjectFaults has counted this call already, and has set which of its calls it is.
         outer, self._outer_call = self._outer_call, None
         self._counted_tool = tool if outer is None else outer.tool
         if outer is None:
@@ -257,7 +258,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             inner = inner._inner_faults
 
     def _view_for_faults(self, observation: Any) -> Any:
-        """An observation as faults see it."""
+        """The observation that the faults get: parsed where it is a text with JSON, scalars as arrays."""
         if self._text is not None:
             self._view = view_of(observation)
             return self._view.inner
@@ -354,7 +355,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     @property
     def snapshot(self) -> Callable[[], FaultSnapshot]:
-        """`snapshot()`: the state of environment and faults, where the environment can tell its own."""
+        """`snapshot()`: the state of environment and faults, where the environment has one, too."""
         below: Callable[[], Any] = self.env.get_wrapper_attr("snapshot")
 
         def take() -> FaultSnapshot:

@@ -1,4 +1,4 @@
-"""What the agents of a vector of environments see: what reached them last, and errors as the environment shows them."""
+"""The last observations of the agents of a vector of environments, and how errors are put into them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +20,7 @@ class LastObservations:
     """The last observations that reached the agents of N environments, and whose calls failed since.
 
     space, leaves: of one observation. on_error: error -> leaf name -> what is shown there, as plain JSON.
-    in_space: whether observations stay inside their space. keeps: whether any of them may be asked for again.
+    in_space: whether observations stay inside their space. keeps: whether any of them may be needed again.
     """
 
     count: int
@@ -43,7 +43,7 @@ class LastObservations:
         self.errors = {row: error for row, error in self.errors.items() if not mask[row]}
 
     def take(self, replies: Replies) -> Replies:
-        """Replies come; gives what the agents see then."""
+        """Take new replies, and give the observations of the agents."""
         lost = ~replies.ok
         replies.merge()
         observations = replies.batch
@@ -65,7 +65,7 @@ class LastObservations:
             values = self.on_error.get(error, self.on_error.get(ERRORS.get(error, ""), {}))
             for leaf in self.leaves:
                 if leaf.name in values:
-                    those = visible.having(leaf, rows[errors == error])
+                    those = visible.rows_with_leaf(leaf, rows[errors == error])
                     visible.write(leaf, those, [from_json(leaf, values[leaf.name])] * len(those))
         return visible
 

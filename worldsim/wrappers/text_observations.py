@@ -1,4 +1,4 @@
-"""Observations that are texts: faults see the fields of the JSON that they hold, and leave texts again."""
+"""Observations that are texts: faults change the fields of the JSON in them, and the result is a text again."""
 
 from gymnasium import spaces
 
@@ -26,7 +26,7 @@ class TextObservations:
         self._views: list[PayloadView] = [view_of("")] * count
 
     def parse(self, shown: Replies, rows: Rows) -> Replies:
-        """What environments show as faults see it, of the sessions `rows`."""
+        """The observations of the sessions `rows`, parsed for the faults."""
         for row in rows.tolist():
             self._views[row] = view_of(shown.payload(row))
         return Replies(shown.count, overrides={row: view.inner for row, view in enumerate(self._views)})
@@ -34,6 +34,6 @@ class TextObservations:
     def serialize(self, replies: Replies, shown: Replies, rows: Rows) -> Replies:
         """Replies to the sessions `rows` with texts again, in the place of what environments show."""
         for row in rows.tolist():
-            shown.put(row, reply_with_text(self._views[row], replies.of(row), self._space, self._any_text))
+            shown.put(row, reply_with_text(self._views[row], replies.reply(row), self._space, self._any_text))
         shown.latency_s = replies.latency_s
         return shown

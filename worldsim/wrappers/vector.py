@@ -290,8 +290,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         going = called & ~progress.done
         if not progress.has_stepped:
             going |= progress.resetting
-        if going.any() or not self._stepper.others_stand:
-            moved = going if self._stepper.others_stand else np.ones_like(going)
+        if going.any() or not self._stepper.can_step_some:
+            moved = going if self._stepper.can_step_some else np.ones_like(going)
             stepped = self._stepper.step(self._actions_batch(calls), going, progress.resetting)
             if not self._blind:
                 progress.record_execution(going, stepped[1])
@@ -348,6 +348,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             known = observations if progress.reset_observations is None else progress.reset_observations
             progress.reset_observations = where_rows(self._space, ended, observations, known)
             observations = with_rows(self._space, observations, finals)
+        # The first result of all environments is taken as it is; later ones are merged where environments moved: rewards
+        # are summed, ends are kept, observations and infos are the last.
         if moved.all() and progress.observations is None and not progress.has_stepped:
             progress.rewards, progress.observations, progress.infos = rewards, observations, infos
             progress.terminated, progress.truncated = terminated, truncated
@@ -396,14 +398,14 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             known["_raw"] = np.isin(np.arange(len(mask)), list(texts))
         infos: dict[str, Any] = {"reply": {**reply, **known}, "_reply": mask.copy()}
         if not self._blind:
-            infos["faults"], infos["_faults"] = np.fromiter(log.of_each(), object, len(mask)), mask.copy()
+            infos["faults"], infos["_faults"] = np.fromiter(log.by_row(), object, len(mask)), mask.copy()
             each = executions or [list[float]() for _ in mask]
             infos["executions"], infos["_executions"] = np.fromiter(each, object, len(mask)), mask.copy()
         return infos
 
     @property
     def snapshot(self) -> Callable[[], VectorFaultSnapshot]:
-        """`snapshot()`: the state of environments and faults, where the environment can tell its own."""
+        """`snapshot()`: the state of environments and faults, where the environment has one, too."""
         below: Callable[[], Any] = self._inner_envs.snapshot  # type: ignore[attr-defined]
 
         def take() -> VectorFaultSnapshot:

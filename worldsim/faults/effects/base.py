@@ -1,8 +1,8 @@
-"""What effects have in common: the calls that one acts on, what it remembers, and how it passes calls on.
+"""What effects have in common: the calls that one acts on, its memory, and how it forwards calls.
 
-An effect is a generator over calls that are in flight together: it yields calls to pass them on and is sent the
-replies, and it yields a `Wait` to let time pass. One call is a batch of one. Who drives the generator (a function call,
-a coroutine, a step of a vector of environments) decides how calls are carried out and how time passes, so an effect is
+An effect is a generator over calls that are in flight together: it yields calls to forward them and is sent the
+replies, and it yields a `Wait` to let time pass. One call is a batch of one. What drives the generator (a function
+call, a coroutine, a step of a vector of environments) executes calls and lets time pass in its own way, so an effect is
 written once for all of them.
 """
 
@@ -45,16 +45,16 @@ EffectGenerator = Generator[CallBatch | Wait, Replies | None, Replies]
 """An effect under way."""
 
 ForwardCalls = Callable[[CallBatch], EffectGenerator]
-"""Passes calls on: `replies = yield from forward(calls)`."""
+"""Forwards calls to the next fault, and in the end to the service: `replies = yield from forward(calls)`."""
 
 ByNumber = Callable[[Floats, Rows], NDArray[Any]]
-"""What depends on nothing but calls' uniforms and numbers, (n,)."""
+"""A function of nothing but the uniforms and numbers of calls, (n,)."""
 
 SESSION = 2**32  # folded into a fault's key for what is drawn once a session; tools take the numbers below
 
 
 class Memory:
-    """What a fault remembers of N sessions between calls. Whatever is in it is forgotten where a session begins."""
+    """The state of a fault between calls, of N sessions. A session's part is reset when it begins."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -118,7 +118,7 @@ class Scope:
     text: spaces.Text | None = None
     possible: Callable[[int, Call], bool] | None = None
 
-    def of(self, payload: Any) -> "Scope":
+    def for_payload(self, payload: Any) -> "Scope":
         """That of one payload: a text without JSON is a leaf of its space, as every other observation is."""
         if self.text is None or not isinstance(payload, str):
             return self
@@ -127,7 +127,7 @@ class Scope:
 
     @property
     def plain(self) -> bool:
-        """Whether payloads are plain JSON, which no space says anything about."""
+        """Whether payloads are plain JSON, which has no space."""
         return self.leaves is None
 
     def leaves_in(self, payload: Any) -> tuple[Leaf, ...]:
@@ -156,7 +156,7 @@ class Scope:
 
 
 class StageProtocol(Protocol):
-    """Where a batch's fault stands: what is the same for all its calls, and what they draw."""
+    """What `AffectedCalls` needs of a `FaultStage`: what its calls have in common, and their random numbers."""
 
     scope: Scope
     memory: Memory
@@ -179,7 +179,7 @@ class StageProtocol(Protocol):
         ...
 
     def seconds(self, rows: Rows) -> Floats:
-        """(n,) how late it is."""
+        """(n,) the time on the clocks."""
         ...
 
 
@@ -218,7 +218,7 @@ class AffectedCalls:
         each = [self] if len(self) == 1 else [self[[position]] for position in range(len(self))]
         if self.scope.text is None:
             return each
-        forms = [self.scope.of(replies.payload(int(one.rows[0]))) for one in each]
+        forms = [self.scope.for_payload(replies.payload(int(one.rows[0]))) for one in each]
         return [
             AffectedCalls(self._source, self.calls, one.rows, one._uniforms, form)
             for one, form in zip(each, forms, strict=True)
@@ -251,7 +251,7 @@ class AffectedCalls:
 
     @property
     def triggered(self) -> Mask:
-        """On which of these calls, (n,), the fault triggers; the others it has to see and to leave alone."""
+        """On which of these calls, (n,), the fault triggers; it only observes the others."""
         return self._source.triggered(self.calls, self.rows)
 
     @property
@@ -278,7 +278,7 @@ class AffectedCalls:
         return CallRandom(fold_in(self._source.session_keys[self.rows], SESSION + crc32(name.encode())))
 
     def request_keys(self) -> list[Any] | None:
-        """What tells the request of each call from others; None where all calls ask for the same."""
+        """A key for the request of each call, equal for equal requests; None where all calls are the same request."""
         return None if self.scope.one_request else self.calls.request_keys(self.rows)
 
     def leaves(self, replies: Replies) -> tuple[Leaf, ...]:
@@ -291,12 +291,12 @@ class AffectedCalls:
         return self.scope.combine
 
     def answered(self, replies: Replies) -> "AffectedCalls":
-        """Those of these calls to which a payload came."""
+        """The calls that got a payload."""
         return self[replies.ok[self.rows]]
 
     @property
     def seconds(self) -> Floats:
-        """(n,) how late it is."""
+        """(n,) the time on the clocks."""
         return self._source.seconds(self.rows)
 
     def by_number(self, name: str, function: "ByNumber") -> NDArray[Any]:
@@ -313,7 +313,7 @@ class AffectedCalls:
         return NO_REPLIES
 
     def record(self, kind: str, details: Details) -> None:
-        """Note what was really done to each of these calls."""
+        """Record what was done to each of these calls."""
         if len(self.rows):
             self.calls.in_flight.log.add(self.rows, self.calls.identity, self.scope.kind, kind, details)
 
@@ -326,31 +326,31 @@ class Effect(ABC):
 
     @property
     def may_drop(self) -> bool:
-        """Whether it may keep a call from being carried out."""
+        """Whether it may keep a call from being executed."""
         return False
 
     @property
     def may_repeat(self) -> bool:
-        """Whether it may have a call carried out more than once, or later than it was made."""
+        """Whether it may have a call executed more than once, or later than it was made."""
         return False
 
     def needs_all_calls(self, scope: Scope) -> bool:
-        """Whether it must see the calls of its tools that it does nothing to, because it remembers them."""
+        """Whether `run` needs all calls of its tools, to remember those on which it does not trigger, too."""
         return False
 
     @abstractmethod
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
-        """Carry out `batch.calls`, all of them: pass calls on by `forward` once or more often, and give the replies.
+        """Carry all of `batch.calls` through this fault: `forward` calls once or more often, and return the replies.
 
-        It forwards calls of no session, too: there is always something to show.
+        Where all calls are dropped it forwards an empty batch, so that there are replies to fill in.
         """
 
-    def begin(self, batch: AffectedCalls, shown: Replies) -> None:  # noqa: B027  (most effects need nothing here)
-        """Sessions begin; `shown` is what the callers got before their first call."""
+    def begin(self, batch: AffectedCalls, initial: Replies) -> None:  # noqa: B027  (most effects need nothing here)
+        """Sessions begin; `initial` is what the callers got before their first call."""
 
 
-def same_for_each(batch: Sized, **details: Any) -> Details:
-    """Details of records that all say the same."""
+def same_details(batch: Sized, **details: Any) -> Details:
+    """The same details for every record."""
     count = len(batch)
     return lambda: [details for _ in range(count)]
 

@@ -13,7 +13,7 @@ from worldsim.faults.effects.base import (
     EffectGenerator,
     ForwardCalls,
     Wait,
-    same_for_each,
+    same_details,
 )
 from worldsim.faults.replies import Replies
 
@@ -61,7 +61,7 @@ class TimeOut(Effect):
         return self.request_lost
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
-        batch.record(self.kind, same_for_each(batch, lost="request" if self.request_lost else "answer"))
+        batch.record(self.kind, same_details(batch, lost="request" if self.request_lost else "answer"))
         ends_s = batch.seconds + self.timeout_s
         calls = batch.calls.without(batch.rows) if self.request_lost else batch.calls.with_deadline(batch.rows, ends_s)
         replies = yield from forward(calls)
@@ -107,7 +107,7 @@ class SlowService(Effect):
         return replies
 
     def _too_late(self, batch: AffectedCalls, latencies_s: Floats, ends_s: Floats, replies: Replies) -> EffectGenerator:
-        """Where something else, further in, has taken so long that callers gave up."""
+        """Time out the calls that inner faults, or the service, have delayed until their callers gave up."""
         late = batch.seconds >= ends_s - ON_TIME_S
         if np.count_nonzero(late):
             batch, latencies_s, ends_s = batch[late], latencies_s[late], ends_s[late]

@@ -15,7 +15,7 @@ from worldsim.faults.keys import CallRandom
 from worldsim.spaces import Leaf
 
 Draw = Callable[[frames.FrameArray, CallRandom], frames.FrameArray]
-"""What is seen instead of n images (n, height, width, channels): the same shape, in grey levels 0 to 255."""
+"""Draws other images instead of n images (n, height, width, channels): the same shape, in grey levels 0 to 255."""
 
 
 def is_frame(leaf: Leaf, value: Any = None) -> bool:

@@ -36,7 +36,7 @@ ReplyChange = Callable[[AffectedCalls, Replies], None]
 class ChangeReplies(Effect):
     """Changes the payloads of replies. The call itself is always carried out.
 
-    remembers_frames: whether it needs the last frames that came through, which `last_frames` gives.
+    remembers_frames: whether it needs the last frames that arrived, which `last_frames` gives.
     """
 
     change: ReplyChange
@@ -45,9 +45,9 @@ class ChangeReplies(Effect):
     def needs_all_calls(self, scope: Scope) -> bool:
         return self.remembers_frames and bool(frames_of(scope.leaves))
 
-    def begin(self, batch: AffectedCalls, shown: Replies) -> None:
+    def begin(self, batch: AffectedCalls, initial: Replies) -> None:
         if self.needs_all_calls(batch.scope):
-            remember_frames(batch, shown)
+            remember_frames(batch, initial)
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies = yield from forward(batch.calls)
@@ -71,7 +71,7 @@ def last_frames(batch: AffectedCalls, leaf: Leaf) -> NDArray[Any]:
 
 
 def remember_frames(batch: AffectedCalls, replies: Replies) -> None:
-    """Remember the frames that came through."""
+    """Remember the frames that arrived."""
     for leaf in frames_of(batch.scope.leaves):
         replies.copy_leaf(leaf, batch.rows, last_frames(batch, leaf))
 
@@ -82,11 +82,11 @@ def remember_frames(batch: AffectedCalls, replies: Replies) -> None:
 class Selection(Protocol):
     """Which leaves are changed."""
 
-    def tries(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
+    def candidates(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
         """Which leaves are tried, (n, leaves)."""
         ...
 
-    def takes(self, effective: Mask, batch: AffectedCalls) -> Mask:
+    def select(self, effective: Mask, batch: AffectedCalls) -> Mask:
         """Of those that could be changed, (n, leaves), which are."""
         ...
 
@@ -95,10 +95,10 @@ class Selection(Protocol):
 class AllLeaves:
     """All leaves."""
 
-    def tries(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
+    def candidates(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
         return np.ones((len(batch), len(leaves)), np.bool_)
 
-    def takes(self, effective: Mask, batch: AffectedCalls) -> Mask:
+    def select(self, effective: Mask, batch: AffectedCalls) -> Mask:
         return effective
 
 
@@ -108,21 +108,21 @@ class SomeLeaves:
 
     share: float
 
-    def tries(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
+    def candidates(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
         return np.ones((len(batch), len(leaves)), np.bool_)
 
-    def takes(self, effective: Mask, batch: AffectedCalls) -> Mask:
-        return first_few(effective, batch, _wanted(self.share, effective.shape[1]))
+    def select(self, effective: Mask, batch: AffectedCalls) -> Mask:
+        return first_few(effective, batch, _count_of_share(self.share, effective.shape[1]))
 
 
 @dataclass(frozen=True)
 class OneLeaf:
     """One leaf, out of those for which there is another value."""
 
-    def tries(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
+    def candidates(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
         return np.ones((len(batch), len(leaves)), np.bool_)
 
-    def takes(self, effective: Mask, batch: AffectedCalls) -> Mask:
+    def select(self, effective: Mask, batch: AffectedCalls) -> Mask:
         return first_few(effective, batch, 1)
 
 
@@ -132,10 +132,10 @@ class SomeLeavesEvenIfEqual:
 
     share: float
 
-    def tries(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
-        return first_few(ALL_LEAVES.tries(leaves, batch), batch, _wanted(self.share, len(leaves)))
+    def candidates(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
+        return first_few(ALL_LEAVES.candidates(leaves, batch), batch, _count_of_share(self.share, len(leaves)))
 
-    def takes(self, effective: Mask, batch: AffectedCalls) -> Mask:
+    def select(self, effective: Mask, batch: AffectedCalls) -> Mask:
         return effective
 
 
@@ -149,7 +149,7 @@ class LeafOutages:
     begins: float
     mean_calls: float
 
-    def tries(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
+    def candidates(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
         out = [self._out(LEAF_NAMES + crc32(leaf.name.encode()) % LEAF_NAMES, batch) for leaf in leaves]
         return np.stack(out, 1) if out else np.zeros((len(batch), 0), np.bool_)
 
@@ -167,25 +167,25 @@ class LeafOutages:
         turned = (batch.numbers - at) % 2 == 1 if p_stay < p_begin else np.zeros(len(batch), np.bool_)
         return np.asarray(out ^ turned)
 
-    def takes(self, effective: Mask, batch: AffectedCalls) -> Mask:
+    def select(self, effective: Mask, batch: AffectedCalls) -> Mask:
         return effective
 
 
 ALL_LEAVES = AllLeaves()
 
 
-def _wanted(share: float, count: int) -> int:
+def _count_of_share(share: float, count: int) -> int:
     return max(1, round(share * count))
 
 
-def first_few(effective: Mask, batch: AffectedCalls, wanted: int) -> Mask:
+def first_few(effective: Mask, batch: AffectedCalls, tried: int) -> Mask:
     """Of the effective ones in each row those that come first in an order that is drawn for it, (n, leaves)."""
-    if wanted >= effective.shape[1]:
+    if tried >= effective.shape[1]:
         return effective
     order = batch.random.permutation(effective.shape[1], ORDER)
     ordered = np.take_along_axis(effective, order, 1)
     chosen = np.zeros_like(effective)
-    np.put_along_axis(chosen, order, ordered & (ordered.cumsum(1) <= wanted), 1)
+    np.put_along_axis(chosen, order, ordered & (ordered.cumsum(1) <= tried), 1)
     return chosen
 
 
@@ -193,7 +193,7 @@ def first_few(effective: Mask, batch: AffectedCalls, wanted: int) -> Mask:
 
 
 class EditResult(NamedTuple):
-    """What a leaf becomes in n payloads, and what records say of that: gives the details of some of them, (m,)."""
+    """The new values of a leaf in n payloads. notes: gives the record details of some of them, (m,)."""
 
     after: Values
     notes: Callable[[NDArray[np.int64]], list[dict[str, Any]]] | None = None
@@ -229,7 +229,7 @@ class ChangeLeaves:
 
     kind: of the records. edit: what they become. selection: which. delivery: how the result arrives.
     out_of_space: whether values outside the space arrive; else what is outside has no effect, unless `free`: then the
-    edit answers for its values itself. describe: whether records say what was there before and after.
+    edit is responsible for its values. describe: whether records have the values before and after.
     records: one for each "leaf", or one for the whole "reply".
     leaves: which there are; by default those that are targets.
     """
@@ -253,15 +253,15 @@ class ChangeLeaves:
         self, leaves: Sequence[Leaf], randoms: Sequence[CallRandom], batch: AffectedCalls, replies: Replies
     ) -> None:
         """Change these leaves of the replies; each draws from a stream of its own."""
-        wanted = self.selection.tries(leaves, batch)
-        effective = np.zeros_like(wanted)
+        tried = self.selection.candidates(leaves, batch)
+        effective = np.zeros_like(tried)
         candidates: list[_Candidate | None] = []
         for position, (leaf, random) in enumerate(zip(leaves, randoms, strict=True)):
-            at = np.flatnonzero(wanted[:, position])
+            at = np.flatnonzero(tried[:, position])
             candidates.append(self._try(leaf, random, at, batch, replies) if len(at) else None)
             if candidates[-1] is not None:
                 effective[at, position] = candidates[-1].effective
-        taken = self.selection.takes(effective, batch)
+        taken = self.selection.select(effective, batch)
         changes = LeafChanges()
         for leaf, one, hit in zip(leaves, candidates, taken.T, strict=True):
             chosen = _NONE if one is None else np.flatnonzero(hit[one.at])
@@ -273,11 +273,11 @@ class ChangeLeaves:
             self._deliver(batch[taken.any(1)], changes, replies)
 
     def _try(self, leaf: Leaf, random: CallRandom, at: Rows, batch: AffectedCalls, replies: Replies) -> _Candidate:
-        those, drawn = (batch, random) if len(at) == len(batch) else (batch[at], random[at])
-        before = replies.values(leaf, those.rows)
-        found = self.edit(leaf, before, drawn, those)
+        batch_here, drawn = (batch, random) if len(at) == len(batch) else (batch[at], random[at])
+        before = replies.values(leaf, batch_here.rows)
+        found = self.edit(leaf, before, drawn, batch_here)
         edited = found if isinstance(found, EditResult) else EditResult(found)
-        return _Candidate(at, before, edited, self._effective(leaf, before, edited.after, those))
+        return _Candidate(at, before, edited, self._effective(leaf, before, edited.after, batch_here))
 
     def _effective(self, leaf: Leaf, before: Values, after: Values, batch: AffectedCalls) -> Mask:
         """Which of the values differ from what was there, and may arrive."""
@@ -299,14 +299,14 @@ class ChangeLeaves:
         batch[candidate.at[chosen]].record(self.kind, details)
 
     def _described(self, leaf: Leaf, candidate: _Candidate, chosen: NDArray[np.int64]) -> Details:
-        """What was there before and after, worked out when somebody asks. Only copies of small values are held."""
+        """The values before and after, described when records are read. Only small values are copied and kept."""
         before, after = candidate.before, candidate.edited.after
         if not (self.describe and columns.are_small(before) and columns.are_small(after)):
             if not self.describe:
                 return lambda: [{} for _ in chosen]
             before, after = (one_by_one(leaf, select(values, chosen)) for values in (before, after))
-            said = columns.descriptions(leaf, before, after)
-            return lambda: said
+            descriptions = columns.descriptions(leaf, before, after)
+            return lambda: descriptions
         copies = [trees.copied(select(values, chosen)) for values in (before, after)]
         return lambda: columns.descriptions(leaf, *copies)
 
@@ -344,6 +344,7 @@ def by_column(
     such as this one, is of a kind that is edited.
     """
 
+    # Whole numbers of plain JSON may be larger than any float holds exactly, so they are not put into float arrays.
     def of_integers(leaf: Leaf, values: list[int], random: CallRandom, batch: AffectedCalls) -> list[Any]:
         if integers is not None:
             return integers(leaf, values, random, batch)
@@ -360,15 +361,15 @@ def by_column(
             return numbers(leaf, values, random, batch) if fit and numbers is not None else values
         changed = list(values)
         for at, column in by_form(leaf, values):
-            here, those = random[at], batch[at]
+            here, batch_here = random[at], batch[at]
             if isinstance(column, list) and isinstance(column[0], str):
-                after: Values = texts(leaf, column, here, those) if texts is not None else column
+                after: Values = texts(leaf, column, here, batch_here) if texts is not None else column
             elif not suits(leaf, values[at[0]]):
                 continue
             elif isinstance(column, list):
-                after = of_integers(leaf, column, here, those)
+                after = of_integers(leaf, column, here, batch_here)
             else:
-                after = numbers(leaf, column, here, those) if numbers is not None else column
+                after = numbers(leaf, column, here, batch_here) if numbers is not None else column
             for position, new in zip(at, after, strict=True):
                 changed[position] = cast_like_old(values[position], new)
         return changed

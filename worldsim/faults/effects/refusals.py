@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from worldsim.faults.arrays import Floats, Mask
-from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, Scope, same_for_each
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, Scope, same_details
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import as_text
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """How a service says no.
+    """How a service refuses a call.
 
-    error: one of `worldsim.faults.ERRORS`. status, phrase: of HTTP (RFC 9110, RFC 6585); None: it says nothing at all.
+    error: one of `worldsim.faults.ERRORS`. status, phrase: of HTTP (RFC 9110, RFC 6585); None: no response at all.
     """
 
     error: str
@@ -37,9 +37,9 @@ def every_call(batch: AffectedCalls) -> Mask:
 class Refuse(Effect):
     """Calls are refused.
 
-    answer: how. refused: which calls, (n,), asked once for each. lose_answer: share of the refusals that come after the
-    call was carried out. retry_after_s: seconds after which the service asks to be called again, one number, or one for
-    each call. counts: whether it must see all calls, because `refused` counts them.
+    refusal: how. refused: which calls, (n,), computed once for each. lose_answer: share of the refusals that come after
+    the call was executed. retry_after_s: seconds in the Retry-After header, one number, or one for each call. counts:
+    whether it needs all calls, because `refused` counts them.
     """
 
     kind: str
@@ -70,7 +70,7 @@ class Refuse(Effect):
 
 @dataclass(frozen=True)
 class FailAfterExecution(Effect):
-    """Calls are carried out, and reported as failed: of those that were answered nothing is said of the answer."""
+    """Calls are carried out, and reported as failed: their answers are lost."""
 
     kind: str
     error: str
@@ -78,6 +78,6 @@ class FailAfterExecution(Effect):
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies: Replies = yield from forward(batch.calls)
         done = batch.answered(replies)
-        done.record(self.kind, same_for_each(done, lost="answer"))
+        done.record(self.kind, same_details(done, lost="answer"))
         replies.lose(done.rows, self.error)
         return replies

@@ -1,4 +1,4 @@
-"""What there must be in replies for a fault to do anything, so that a plan which could never act can say so."""
+"""What replies must contain for a fault to act at all, so that a plan that could never act is reported."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from worldsim.spaces import Leaf
 
 @dataclass(frozen=True)
 class Requirement:
-    """What a fault cannot do without.
+    """What a fault needs in replies.
 
     what: in words, as in "there are no frames". met: whether leaves of a space, those that it may change, have it.
     in_plain: whether plain JSON may have it. aim: what targets must be, where it is a mistake to name others.

@@ -12,7 +12,7 @@ from typing import Any
 from worldsim.faults.payload_views import json_like
 from worldsim.faults.trees import alike, as_text
 
-_REMEMBERED = 64  # answers of a tool: faults that show old ones go back a few
+_REMEMBERED = 64  # responses of a tool: faults that replay old ones go back a few
 _STREAM_CHARACTERS = 2000  # what a stream whose length nobody knows counts as: some dozens of events
 _BINARY = ("image", "audio", "video", "font")
 
@@ -36,7 +36,8 @@ def is_json(kind: str) -> bool:
 class UpstreamResponse:
     """A response of the service, and its body where that was read.
 
-    chunks: the bytes of the body as they came; None: nobody has read it. seen: those that have passed by since.
+    chunks: of the body, as they came; None: it was not read. passed: the chunks of a body that was streamed to the
+    client instead.
     """
 
     def __init__(self, response: Any) -> None:
@@ -45,11 +46,11 @@ class UpstreamResponse:
         self.passed: list[bytes] = []
 
     def __deepcopy__(self, memo: Any) -> "UpstreamResponse":
-        return self  # a response that came does not change
+        return self  # responses do not change
 
     @property
     def is_event_stream(self) -> bool:
-        """Whether the body is a stream of events, each of which counts when it comes."""
+        """Whether the body is a stream of server-sent events, which a client reads as they come."""
         return media_type(self.response) == "text/event-stream"
 
     @property
@@ -88,7 +89,7 @@ class UpstreamResponse:
 
     @cached_property
     def payload(self) -> Any:
-        """What faults see: JSON, or a text, or something that they can only look at as a whole."""
+        """The payload for faults: JSON, a text, or an `OpaqueBody`."""
         if self.text is None:
             return OpaqueBody(self)
         found: Any = self._parsed
@@ -99,7 +100,7 @@ class UpstreamResponse:
 
     @cached_property
     def sent_text(self) -> str:
-        """The payload as faults write it that garble it."""
+        """The payload as faults that make it malformed write it."""
         text = as_text(self.payload)
         return text if text.startswith(("{", "[")) else f'{{"result": {text}}}'
 
@@ -112,12 +113,12 @@ class UpstreamResponse:
         return text.encode(self.charset, "replace")
 
     def equals_payload(self, payload: Any) -> bool:
-        """Whether a payload is what came."""
+        """Whether a payload is that of this response."""
         return payload is self.payload or alike(payload, self.payload)
 
 
 class _JSONObject(dict[str, Any]):
-    """A payload that knows of which response it is: its status and headers belong to it when it is shown again.
+    """A payload with its response: when it is replayed, so are the status and the headers.
 
     To whoever compares payloads it is a dict like any other, which cannot be said of lists and texts of a class of
     their own; for those, see `RecentResponses`.
@@ -127,23 +128,23 @@ class _JSONObject(dict[str, Any]):
 
 
 class RecentResponses:
-    """The last answers of a tool, to be found again by what they say."""
+    """The last responses of a tool, to be found again by their payloads."""
 
     def __init__(self) -> None:
         self._last: deque[UpstreamResponse] = deque(maxlen=_REMEMBERED)
 
     def add(self, upstream: UpstreamResponse) -> None:
-        """An answer whose payload does not know of it."""
+        """Remember a response, unless its payload refers to it anyway."""
         if not isinstance(upstream.payload, _JSONObject | OpaqueBody):
             self._last.appendleft(upstream)
 
     def find(self, payload: Any) -> UpstreamResponse | None:
-        """The newest one that says this; None for none."""
+        """The newest one with this payload; None for none."""
         return next((upstream for upstream in tuple(self._last) if upstream.equals_payload(payload)), None)
 
 
 class OpaqueBody:
-    """A body that faults can delay or lose or cut, and not look into: bytes that are no text, or not read yet."""
+    """A body that faults can delay, lose or cut, but not change: bytes that are no text, or a stream."""
 
     def __init__(self, upstream: UpstreamResponse) -> None:
         self.upstream = upstream
@@ -167,7 +168,7 @@ class OpaqueBody:
 
 
 class _FixedStream:
-    """A body that is there, and how it ends."""
+    """A stream of given chunks, which may end in an error."""
 
     def __init__(self, fixed_stream: Sequence[bytes], error: Exception | None = None) -> None:
         self._chunks, self._error = fixed_stream, error
@@ -183,7 +184,7 @@ class _FixedStream:
 
 
 Chunk = tuple[bytes, Exception | None]
-"""What arrives of a chunk, and with what the stream breaks off after it."""
+"""What arrives of a chunk, and the error with which the stream breaks off after it."""
 
 
 class _ChangedStream:
@@ -225,7 +226,7 @@ def _stream_class(library: ModuleType, kind: type) -> Any:
 
 
 def fixed_stream(library: Any, given: Sequence[bytes], error: Exception | None = None) -> Any:
-    """A stream of a body that is there, and how it ends."""
+    """A stream of given chunks, which may end in an error."""
     return _stream_class(library, _FixedStream)(given, error)
 
 
@@ -265,7 +266,7 @@ def as_utf16(charset: str) -> Callable[[bytes | None], Chunk]:
 
 
 def record_chunks(upstream: UpstreamResponse) -> Callable[[bytes | None], Chunk]:
-    """Passes everything on, for the answer to have it when it is shown again."""
+    """Passes everything on, and keeps it for when the response is replayed."""
 
     def change(chunk: bytes | None) -> Chunk:
         upstream.passed += [] if chunk is None else [chunk]
@@ -275,6 +276,6 @@ def record_chunks(upstream: UpstreamResponse) -> Callable[[bytes | None], Chunk]
 
 
 def response_of(payload: Any) -> UpstreamResponse | None:
-    """The response that a payload is of."""
+    """The response of a payload, where it refers to one."""
     found: UpstreamResponse | None = getattr(payload, "upstream", None)
     return found

@@ -1,4 +1,4 @@
-"""One request on its way through faults: what is sent, what has come, and what the client gets."""
+"""One HTTP exchange through faults: the request that goes upstream, its responses, and the one that the client gets."""
 
 import math
 import re
@@ -35,9 +35,9 @@ from worldsim.faults.plans.plan import Plan
 from worldsim.faults.tools import STATUSES, Faults, Session
 from worldsim.faults.trees import as_text
 
-_LOOK_AT_NO_BODY = (Delay, TimeOut, SlowService, Refuse, FailAfterExecution, ExecuteTwice, ReplayCall)
+_BODY_INDEPENDENT_EFFECTS = (Delay, TimeOut, SlowService, Refuse, FailAfterExecution, ExecuteTwice, ReplayCall)
 _REMEMBERED = 1000  # tools in sessions
-_BROKE_OFF = "peer closed connection without sending complete message body"
+_INCOMPLETE_BODY = "peer closed connection without sending complete message body"
 _PAGE = re.compile(r"\s*<(!doctype html|html)", re.IGNORECASE)
 
 SessionOf = str | Callable[[Any], str] | None
@@ -57,11 +57,11 @@ class FaultTransportBase:
         self.faults = faults if isinstance(faults, Faults) else Faults(faults)
         self._inner, self._templates, self._session = transport, PathTemplates(templates), session
         self._faults = [fault for fault in self.faults.plan.faults if not fault.idle]
-        self._known: OrderedDict[tuple[str, str], ToolState] = OrderedDict()  # by session and tool
+        self._tool_states: OrderedDict[tuple[str, str], ToolState] = OrderedDict()  # by session and tool
         self._lock = threading.Lock()
 
     def match_route(self, request: Any) -> RouteMatch | None:
-        """Which tool a request calls; None where nobody needs to know, as no fault is aimed at it."""
+        """The route of a request; None where no fault is aimed at it and calls are not recorded."""
         if not self._faults and self.faults.recording is None:
             return None
         path = request.url.raw_path.partition(b"?")[0].decode("ascii")
@@ -77,45 +77,45 @@ class FaultTransportBase:
             name = self._session(request)
         return self.faults.current if name is None else self.faults.session(name)
 
-    def remember_request(self, session: Session, asked: ParsedRequest) -> "ToolState":
-        """A tool is called."""
+    def remember_request(self, session: Session, parsed: ParsedRequest) -> "ToolState":
+        """Remember the last request for its tool in this session."""
         with self._lock:
-            found = self._known.setdefault((session.name, asked.tool), ToolState())
-            self._known.move_to_end((session.name, asked.tool))
-            found.asked = asked
-            if len(self._known) > _REMEMBERED:
-                self._known.popitem(last=False)
+            found = self._tool_states.setdefault((session.name, parsed.tool), ToolState())
+            self._tool_states.move_to_end((session.name, parsed.tool))
+            found.last_request = parsed
+            if len(self._tool_states) > _REMEMBERED:
+                self._tool_states.popitem(last=False)
         return found
 
     def last_request_of(self, session: Session, tool: str) -> ParsedRequest:
         """The last request for a tool."""
-        found = self._known.get((session.name, tool))
+        found = self._tool_states.get((session.name, tool))
         if found is None:
-            raise ConfigError(f"a fault calls '{tool}', which no request has called: nobody knows its address")
-        return found.asked
+            raise ConfigError(f"a fault calls '{tool}', which no request has called: so its URL is not known")
+        return found.last_request
 
 
 class ToolState:
-    """What is known of a tool in a session: the last request for it, and its last answers."""
+    """Of one tool in one session: the last request for it, and its recent responses."""
 
-    asked: ParsedRequest
+    last_request: ParsedRequest
 
     def __init__(self) -> None:
         self.responses = RecentResponses()
 
 
 class HTTPExchange:
-    """One request through the faults, and what of it is open.
+    """One request through the faults, and its responses.
 
-    answers: all that have come from the service, the last one last; which of them the client gets shows in the end.
+    responses: all that the service has sent, oldest first; the reply decides which of them the client gets.
     """
 
-    def __init__(self, transport_base: FaultTransportBase, request: Any, route: RouteMatch) -> None:
-        self._transport_base, self._request = transport_base, request
-        self.session, self.tool, self.library = transport_base.session_of(request), route.tool, library_of(request)
+    def __init__(self, transport: FaultTransportBase, request: Any, route: RouteMatch) -> None:
+        self._transport, self._request = transport, request
+        self.session, self.tool, self.library = transport.session_of(request), route.tool, library_of(request)
         self.responses: list[UpstreamResponse] = []
-        self._streamed: UpstreamResponse | None = None  # the one whose stream the client reads
-        self._matched, self._body_needed, self._known = route, False, ToolState()
+        self._streamed: UpstreamResponse | None = None  # whose stream the client reads itself
+        self._route, self._body_needed, self._tool_state = route, False, ToolState()
 
     @property
     def timeout_s(self) -> float | None:
@@ -124,26 +124,26 @@ class HTTPExchange:
         return found
 
     def arguments(self) -> Mapping[str, Any]:
-        """Of the call. The body has been read, if any fault is aimed at it."""
-        if not self._transport_base.is_targeted(self.tool):
+        """The arguments of the call. The request body has been read if any fault is aimed at its tool."""
+        if not self._transport.is_targeted(self.tool):
             return {}
-        self._known = self._transport_base.remember_request(self.session, ParsedRequest(self._request, self._matched))
-        return self._known.asked.arguments
+        self._tool_state = self._transport.remember_request(self.session, ParsedRequest(self._request, self._route))
+        return self._tool_state.last_request.arguments
 
     def outgoing_request(self, call: Call, context: ForwardContext) -> Any:
-        """The request that carries a call out."""
+        """The request to send upstream: the client's own, unless a fault has changed the call or its deadline."""
         if context.log is None:
             return self._request
-        arguments = call.arguments  # those that a fault has written anew do not say of which request they are
-        asked = (
-            arguments.asked
+        arguments = call.arguments  # no `Arguments` where a fault has made them
+        parsed = (
+            arguments.parsed
             if isinstance(arguments, Arguments)
-            else self._transport_base.last_request_of(self.session, call.tool)
+            else self._transport.last_request_of(self.session, call.tool)
         )
-        request = asked.with_arguments(arguments)
+        request = parsed.with_arguments(arguments)
         extensions = self._request.extensions
         if context.deadline_s is not None and isinstance(self.session.clock, WallClock):
-            left_s = max(1e-3, context.deadline_s - self.session.clock.now())  # 0 would be no time even to try
+            left_s = max(1e-3, context.deadline_s - self.session.clock.now())  # 0 would fail at once
             timeout = extensions.get("timeout", {})
             read_s = timeout.get("read")
             left_s = left_s if read_s is None else min(left_s, read_s)
@@ -155,37 +155,37 @@ class HTTPExchange:
         )
 
     def receive(self, response: Any) -> UpstreamResponse:
-        """A response has come; of its body nothing is known yet."""
+        """Note a response, whose body is not read yet."""
         self.responses.append(UpstreamResponse(response))
         return self.responses[-1]
 
     def needs_body(self, call: Call, context: ForwardContext, upstream: UpstreamResponse) -> bool:
-        """Whether the body must be read before the faults go on. A stream of events is not: each counts as it comes."""
+        """Whether the faults need the body first. That of an event stream is passed on event by event instead."""
         if context.log is not None:
             effects = self.session.effects(self.tool, call.number)
-            self._body_needed = not all(isinstance(each, _LOOK_AT_NO_BODY) for each in effects)
+            self._body_needed = not all(isinstance(each, _BODY_INDEPENDENT_EFFECTS) for each in effects)
         return self._body_needed and not upstream.is_event_stream
 
-    def read(self, upstream: UpstreamResponse, fixed_stream: list[bytes]) -> None:
-        """The body of an answer is there."""
-        upstream.chunks = fixed_stream
-        self._known.responses.add(upstream)
+    def set_body(self, upstream: UpstreamResponse, chunks: list[bytes]) -> None:
+        """Give a response its body, which was read."""
+        upstream.chunks = chunks
+        self._tool_state.responses.add(upstream)
 
     def unread(self) -> list[UpstreamResponse]:
-        """Answers whose streams nobody is going to read: each holds a connection."""
+        """Responses whose streams nobody will read. Close them: each holds a connection."""
         return [each for each in self.responses if each.chunks is None and each is not self._streamed]
 
     def superseded(self) -> list[UpstreamResponse]:
-        """The same, when the call is carried out once more: a client with one connection needs it for that."""
+        """Those to close before the call is executed again: a client may have one connection only."""
         return [] if self._body_needed else self.unread()
 
     # --- what the client gets ---
 
     def response(self, reply: Reply, records: Sequence[FaultRecord]) -> Any:
-        """The response that a reply is. Raises the library's exceptions where none came."""
+        """The response that the client gets for a reply. Raises the library's exception for a lost one."""
         if reply.payload is not LOST:
             return self._response_with(reply.payload)
-        if reply.error == "timeout":  # were it another one for lost requests, a client could tell what none can
+        if reply.error == "timeout":  # the same for lost requests and lost answers: no client can tell these apart
             raise self.library.ReadTimeout("timed out", request=self._request)
         if reply.error == "connection":
             raise self.library.ReadError("connection reset by peer", request=self._request)
@@ -204,14 +204,14 @@ class HTTPExchange:
         return self._with_body(upstream, upstream.encode(payload))
 
     def _matching_response(self, payload: Any) -> UpstreamResponse | None:
-        """The answer that says this: the one that came now, or one from before; else what a fault has changed."""
+        """The response with this payload, the newest or a recent one; else the newest, with a changed payload."""
         now = self.responses[-1] if self.responses else None
         if now is not None and (now.chunks is None or now.equals_payload(payload)):
             return now
-        return self._known.responses.find(payload) or now
+        return self._tool_state.responses.find(payload) or now
 
     def _unread(self, upstream: UpstreamResponse) -> Any:
-        """A response whose body passes by; one from an earlier request shows what passed by then."""
+        """A response whose body is streamed to the client; one of an earlier request, with the chunks streamed then."""
         if upstream not in self.responses:
             return self._copy(upstream, fixed_stream(self.library, upstream.passed))
         self._streamed = upstream
@@ -229,17 +229,17 @@ class HTTPExchange:
         )
 
     def _with_body(self, upstream: UpstreamResponse, body: bytes) -> Any:
-        """A response with another body, sent in one piece and as it is."""
+        """A response with another body, not chunked and not compressed."""
         headers = with_length(upstream.response.headers, len(body), b"content-encoding")
         return self._copy(upstream, fixed_stream(self.library, [body]), headers)
 
     def _refusal(self, reply: Reply) -> Any:
         status = STATUSES[reply.error or ""]
-        said = {} if reply.retry_after_s is None else {"Retry-After": str(math.ceil(reply.retry_after_s))}
+        headers = {} if reply.retry_after_s is None else {"Retry-After": str(math.ceil(reply.retry_after_s))}
         if reply.raw is None:
             body = {"status": status, "error": HTTPStatus(status).phrase}
-            return self.library.Response(status, headers=said, json=body)
-        return self._new_response(status, "application/json", reply.raw, said)
+            return self.library.Response(status, headers=headers, json=body)
+        return self._new_response(status, "application/json", reply.raw, headers)
 
     def _new_response(self, status: int, kind: str, text: str, headers: Mapping[str, str] | None = None) -> Any:
         content = text.encode("utf-8", "replace")
@@ -256,7 +256,7 @@ class HTTPExchange:
             return self._new_response(200, "application/json", raw or "")
         if upstream.chunks is None:
             return self._malformed_stream(upstream, raw, records)
-        if not upstream.body:  # there is nothing that could be wrong with it but all
+        if not upstream.body:  # an empty body cannot be malformed: the connection breaks
             error = "Server disconnected without sending a response."
             raise self.library.RemoteProtocolError(error, request=self._request)
         if raw is None:
@@ -272,11 +272,11 @@ class HTTPExchange:
     def _incomplete_body_error(self, upstream: UpstreamResponse, received: int) -> Exception:
         expected = upstream.response.headers.get("content-length")
         rest = "incomplete chunked read" if expected is None else f"received {received} bytes, expected {expected}"
-        error: Exception = self.library.RemoteProtocolError(f"{_BROKE_OFF} ({rest})", request=self._request)
+        error: Exception = self.library.RemoteProtocolError(f"{_INCOMPLETE_BODY} ({rest})", request=self._request)
         return error
 
     def _truncated(self, upstream: UpstreamResponse, raw: str) -> Any:
-        """The headers promise all of the body, and as much of it comes as faults have left of it."""
+        """The headers give the full length, and the body ends before: where the faults have cut the payload's text."""
         if upstream.sent_text.startswith(raw):
             left = int(len(upstream.body) * len(raw) / len(upstream.sent_text))
             left = min(max(left, 1), len(upstream.body) - 1)
@@ -284,26 +284,26 @@ class HTTPExchange:
                 upstream,
                 fixed_stream(self.library, [upstream.body[:left]], self._incomplete_body_error(upstream, left)),
             )
-        body = raw.encode(upstream.charset, "replace")  # of what other faults had made of it
+        body = raw.encode(upstream.charset, "replace")  # another fault had changed the text before it was cut
         headers = with_length(upstream.response.headers, max(len(upstream.body), len(body) + 1), b"content-encoding")
         cut = self._copy(upstream, None, headers)
         error = self._incomplete_body_error(UpstreamResponse(cut), len(body))
         return self._copy(upstream, fixed_stream(self.library, [body], error), headers)
 
     def _malformed_stream(self, upstream: UpstreamResponse, raw: str | None, records: Sequence[FaultRecord]) -> Any:
-        """A stream that breaks off, or is in another encoding; or one event that cannot be read."""
+        """A stream that breaks off or is in another encoding, or a single event that cannot be parsed."""
         stream, self._streamed = upstream.response.stream, upstream
         if raw is not None and raw.startswith("\xff\xfe"):
             return self._copy(upstream, changed_stream(self.library, stream, as_utf16(upstream.charset)))
         if raw is None or _are_truncated(records):
             count = len(raw or "") or 1
-            broke_off = self._incomplete_body_error(upstream, count)
-            return self._copy(upstream, changed_stream(self.library, stream, cut_after(count, broke_off)))
+            error = self._incomplete_body_error(upstream, count)
+            return self._copy(upstream, changed_stream(self.library, stream, cut_after(count, error)))
         self._streamed = None
         event = "".join(f"data: {line}\n" for line in raw.splitlines()) + "\n"
         return self._with_body(upstream, event.encode(upstream.charset, "replace"))
 
 
 def _are_truncated(records: Sequence[FaultRecord]) -> bool:
-    """Whether the reply ends in the middle."""
+    """Whether a fault has truncated the reply."""
     return any(record.fault == "truncated_json" for record in records)

@@ -19,7 +19,7 @@ _FORM = "application/x-www-form-urlencoded"
 
 
 class PathParameter(NamedTuple):
-    """Where a parameter stands in a path."""
+    """A parameter of a path, and where it is in it."""
 
     name: str
     start: int
@@ -27,7 +27,7 @@ class PathParameter(NamedTuple):
 
 
 class RouteMatch(NamedTuple):
-    """A path: which tool it is, and where its parameters stand."""
+    """A path that matches a template: the tool that it names, and its parameters."""
 
     tool: str
     path: str
@@ -94,7 +94,7 @@ def _filled(path: str, spans: Sequence[PathParameter], values: Mapping[PathParam
 
 
 class ParameterLocation(NamedTuple):
-    """Where an argument stands: in the "path", the "query", or the "body" of a request, and as what there.
+    """Where an argument is in a request: its part, "path", "query" or "body", and its name there.
 
     key: its name there; None: it is the whole body.
     """
@@ -106,7 +106,7 @@ class ParameterLocation(NamedTuple):
 class Arguments(dict[str, Any]):
     """What a request asks for, by name. asked: the request; faults that ask for the same later have it, too."""
 
-    asked: "ParsedRequest"
+    parsed: "ParsedRequest"
 
 
 class ParsedRequest:
@@ -120,7 +120,7 @@ class ParsedRequest:
     def __init__(self, request: Any, matched: RouteMatch) -> None:
         self.request, self.tool, self._matched = request, matched.tool, matched
         self.arguments, self._places = Arguments(), dict[str, ParameterLocation]()
-        self.arguments.asked = self
+        self.arguments.parsed = self
         for span in matched.spans:
             self._add(ParameterLocation("path", span.name), _number(unquote(matched.path[span.start : span.end])))
         self._query: list[tuple[str, str]] = parse_qsl(request.url.query.decode("ascii"), keep_blank_values=True)
@@ -128,7 +128,7 @@ class ParsedRequest:
         self._add_body(request.content)
 
     def __deepcopy__(self, memo: Any) -> "ParsedRequest":
-        return self  # what was asked does not change
+        return self  # requests do not change
 
     def _add(self, place: ParameterLocation, value: Any) -> None:
         name = place.key or place.part
@@ -169,7 +169,8 @@ class ParsedRequest:
             self._add(ParameterLocation("body", None), {"bytes": len(content), **digest})
 
     def with_arguments(self, arguments: Mapping[str, Any]) -> Any:
-        """The request that asks for other arguments; this very one where they are none."""
+        """The request with other arguments; the same object where none differs."""
+        # Only the parts with changed arguments are written anew: the rest stays the same to the byte.
         changed = {
             name
             for name in [*self.arguments, *arguments]
@@ -179,20 +180,20 @@ class ParsedRequest:
             return self.request
         part = {name: self._places.get(name) or ParameterLocation(self._for_new, name) for name in changed}
         touched = {place.part for place in part.values()}
-        wanted = {part.get(name) or self._places[name]: value for name, value in arguments.items()}
+        new_values = {part.get(name) or self._places[name]: value for name, value in arguments.items()}
         path, query, content = self._matched.path, self.request.url.query, self.request.content
         if "path" in touched:
             values = {
-                span: quote(_written(wanted[place]), safe="")
+                span: quote(_written(new_values[place]), safe="")
                 for span in self._matched.spans
                 for place in [ParameterLocation("path", span.name)]
-                if place in wanted
+                if place in new_values
             }
             path = _filled(path, self._matched.spans, values)
         if "query" in touched:
-            query = urlencode(_fields("query", self._query, wanted)).encode("ascii")
+            query = urlencode(_fields("query", self._query, new_values)).encode("ascii")
         if "body" in touched:
-            content = self._content(wanted)
+            content = self._content(new_values)
         target = path.encode("ascii") + (b"?" + query if query else b"")
         library = library_of(self.request)
         return library.Request(
@@ -205,29 +206,29 @@ class ParsedRequest:
 
     @property
     def _for_new(self) -> str:
-        """Where arguments go that the request does not have."""
+        """The part of the request where new arguments go."""
         return "body" if isinstance(self._body, dict) or media_type(self.request) == _FORM else "query"
 
-    def _content(self, wanted: Mapping[ParameterLocation, Any]) -> bytes:
+    def _content(self, new_values: Mapping[ParameterLocation, Any]) -> bytes:
         if media_type(self.request) == _FORM:
-            return urlencode(_fields("body", self._body, wanted)).encode()
+            return urlencode(_fields("body", self._body, new_values)).encode()
         if isinstance(self._body, dict):
-            fields = {place.key: value for place, value in wanted.items() if place.part == "body"}
+            fields = {place.key: value for place, value in new_values.items() if place.part == "body"}
             return _json(fields)
-        whole = wanted.get(ParameterLocation("body", None), "")
+        whole = new_values.get(ParameterLocation("body", None), "")
         if self._body is None and isinstance(whole, str):
             return whole.encode()
         return _json(whole)
 
 
 def _fields(
-    part: str, items: Sequence[tuple[str, str]], wanted: Mapping[ParameterLocation, Any]
+    part: str, items: Sequence[tuple[str, str]], new_values: Mapping[ParameterLocation, Any]
 ) -> list[tuple[str, str]]:
     """The fields of a query or form, in their order, with other values."""
-    keys = dict.fromkeys([*[key for key, _ in items], *[place.key or "" for place in wanted if place.part == part]])
+    keys = dict.fromkeys([*[key for key, _ in items], *[place.key or "" for place in new_values if place.part == part]])
     found = []
     for key in keys:
-        value = wanted.get(ParameterLocation(part, key), _NONE)
+        value = new_values.get(ParameterLocation(part, key), _NONE)
         values = value if isinstance(value, list) else [] if value is _NONE else [value]
         found += [(key, _written(each)) for each in values]
     return found
@@ -236,10 +237,10 @@ def _fields(
 _NONE = object()
 
 
-def with_length(headers: Any, length: int, *leaving: bytes) -> list[tuple[bytes, bytes]]:
-    """Headers for a body of so many bytes that is sent in one piece, and without those named in `leaving`."""
-    gone = (b"content-length", b"transfer-encoding", *leaving)
-    return [(key, value) for key, value in headers.raw if key.lower() not in gone] + [
+def with_length(headers: Any, length: int, *dropping: bytes) -> list[tuple[bytes, bytes]]:
+    """Headers for a body of so many bytes that is sent in one piece, and without those named in `dropping`."""
+    replaced_headers = (b"content-length", b"transfer-encoding", *dropping)
+    return [(key, value) for key, value in headers.raw if key.lower() not in replaced_headers] + [
         (b"Content-Length", str(length).encode())
     ]
 

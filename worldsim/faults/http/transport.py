@@ -46,7 +46,7 @@ class FaultTransport(FaultTransportBase, httpx.BaseTransport):
             if exchange.needs_body(call, context, upstream):
                 read = [*upstream.response.stream]
                 upstream.response.close()
-                exchange.read(upstream, read)
+                exchange.set_body(upstream, read)
             return Reply(upstream.payload)
 
         try:
@@ -86,7 +86,7 @@ class AsyncFaultTransport(FaultTransportBase, httpx.AsyncBaseTransport):
             if exchange.needs_body(call, context, upstream):
                 read = [chunk async for chunk in upstream.response.stream]
                 await upstream.response.aclose()
-                exchange.read(upstream, read)
+                exchange.set_body(upstream, read)
             return Reply(upstream.payload)
 
         try:

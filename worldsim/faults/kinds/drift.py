@@ -8,7 +8,7 @@ import numpy as np
 
 from worldsim.faults import trees
 from worldsim.faults.definition import Composition, Fault, fault
-from worldsim.faults.effects.base import AffectedCalls, same_for_each
+from worldsim.faults.effects.base import AffectedCalls, same_details
 from worldsim.faults.effects.json_text import plain_payloads
 from worldsim.faults.effects.leaves import ChangeReplies, Delivery, arrives
 from worldsim.faults.parameters import NameGlobs, number, option, out_of_space, scaled, targets
@@ -51,7 +51,7 @@ class SchemaDrift(Fault):
         return {**super().figures(), "fields": self.fields}
 
     def compose(self) -> Composition:
-        return Composition(ChangeReplies(self._change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(self._change), self.scaled("rate"), self.targets, self.out_of_space)
 
     def _change(self, batch: AffectedCalls, replies: Replies) -> None:
         as_is = arrives(Delivery.REFUSED, self.out_of_space, batch)
@@ -147,11 +147,11 @@ class OversizedReply(Fault):
         return {**super().figures(), "KiB added": self.kib}
 
     def compose(self) -> Composition:
-        return Composition(ChangeReplies(self._change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(self._change), self.scaled("rate"), self.targets, self.out_of_space)
 
     def _change(self, batch: AffectedCalls, replies: Replies) -> None:
         padding, rows = _dump(self.kib), batch.rows.tolist()
-        batch.record(self.kind, same_for_each(batch, added_bytes=len(padding)))
+        batch.record(self.kind, same_details(batch, added_bytes=len(padding)))
         if arrives(Delivery.REFUSED, self.out_of_space, batch):
             replies.overrides.update((row, {**_object(replies.payload(row)), "debug": padding}) for row in rows)
             return

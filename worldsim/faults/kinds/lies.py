@@ -24,7 +24,7 @@ from worldsim.faults.trees import leaves_of
 from worldsim.spaces import Arrays, Leaf, leaves
 
 _OBSERVATIONS = Requirement("observations of a world", lambda leaves: True, in_plain=False)
-GIVE_ITS_OWN = "give the world that was learned from this environment"
+WRONG_WORLD_HINT = "give the world that was learned from this environment"
 
 
 @runtime_checkable
@@ -75,7 +75,7 @@ class PlausibleLie(Fault):
 
     def compose(self) -> Composition:
         lie = ShowLie(self, ChangeReplies(self._change))
-        return Composition(lie, self.at("rate"), self.targets, self.out_of_space, _OBSERVATIONS)
+        return Composition(lie, self.scaled("rate"), self.targets, self.out_of_space, _OBSERVATIONS)
 
     def check(self, leaves: Sequence[Leaf]) -> None:
         here = {leaf.name: leaf.space for leaf in leaves}
@@ -86,11 +86,11 @@ class PlausibleLie(Fault):
         for name in sorted(set(known) | set(here)):
             if known.get(name) != here.get(name):
                 both = f"{name} is {here.get(name, 'nothing')} here and {known.get(name, 'nothing')} there"
-                raise LocatedError(f"{self.kind}: another world's observations; {both}; {GIVE_ITS_OWN}", "world")
+                raise LocatedError(f"{self.kind}: another world's observations; {both}; {WRONG_WORLD_HINT}", "world")
 
     def _change(self, batch: AffectedCalls, replies: Replies) -> None:
         world, at_once = self.opened(), max(1, _AT_ONCE // (self.dreams * (self.ticks + 1)))
-        batch = batch[_known(world, replies, batch.rows)]  # other faults may have been at them
+        batch = batch[_valid_rows(world, replies, batch.rows)]  # other faults may have been at them
         for start in range(0, len(batch), at_once):
             self._lie(world, batch[start : start + at_once], replies)
 
@@ -103,12 +103,12 @@ class PlausibleLie(Fault):
         while len(left):  # where one shows nothing else than there is, the next farther one is tried
             index = ranked[left, place[left]]
             drawn = {name: rows[left, index] for name, rows in candidates.items()}
-            lied = self._shown(batch[left], {name: rows[left] for name, rows in true.items()}, drawn, replies)
+            lied = self._show(batch[left], {name: rows[left] for name, rows in true.items()}, drawn, replies)
             batch[left[lied]].record(self.kind, partial(_details, distances[left, index][lied]))
             place[left] += 1
             left = left[~lied & (place[left] < ranked.shape[1])]
 
-    def _shown(self, batch: AffectedCalls, true: Arrays, drawn: Arrays, replies: Replies) -> Mask:
+    def _show(self, batch: AffectedCalls, true: Arrays, drawn: Arrays, replies: Replies) -> Mask:
         """Show what was drawn, (n, ...), in the leaves that are targets: which replies, (n,), are other ones then."""
         known = {leaf.name: leaf for leaf in leaves(self.opened().observation_space)}
         aims = [leaf for leaf in batch.leaves(replies) if leaf.name in known]
@@ -135,14 +135,16 @@ class PlausibleLie(Fault):
         """Flat observations (n, (ticks + 1) * dreams, ...): recorded starts, and futures from the n true ones."""
         seeds = integers_below(random.uniform(_SEEDS, self.dreams), 2**62).ravel().tolist()
         state = world.encode({name: np.repeat(rows, self.dreams, 0) for name, rows in true.items()}, seeds)
-        seen = [world.observation(world.start_seeds(seeds))]
+        observations = [world.observation(world.start_seeds(seeds))]
         for tick in range(self.ticks):
             state, step = world.step(
                 state, random_actions(world.action_space, random.stream(_TICKS + tick), self.dreams)
             )
-            seen.append(step.observation)
+            observations.append(step.observation)
         count = len(random)
-        each = {name: [one[name].reshape(count, self.dreams, *one[name].shape[1:]) for one in seen] for name in true}
+        each = {
+            name: [one[name].reshape(count, self.dreams, *one[name].shape[1:]) for one in observations] for name in true
+        }
         return {name: np.concatenate(rows, 1) for name, rows in each.items()}
 
 
@@ -153,9 +155,9 @@ class ShowLie(Effect):
     lie: PlausibleLie
     change: Effect
 
-    def begin(self, batch: AffectedCalls, shown: Replies) -> None:
-        if not _known(self.lie.opened(), shown, batch.rows).all():
-            raise SpaceMismatchError(f"{self.lie.kind}: the observations are none of this world's; {GIVE_ITS_OWN}")
+    def begin(self, batch: AffectedCalls, initial: Replies) -> None:
+        if not _valid_rows(self.lie.opened(), initial, batch.rows).all():
+            raise SpaceMismatchError(f"{self.lie.kind}: the observations are none of this world's; {WRONG_WORLD_HINT}")
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         return (yield from self.change.run(batch, forward))
@@ -169,7 +171,7 @@ def _flat(leaf: Leaf, replies: Replies, rows: Rows) -> NDArray[Any]:
     return leaf.flatten(replies.values(leaf, rows), (len(rows),))
 
 
-def _known(world: LearnedWorld, replies: Replies, rows: Rows) -> Mask:
+def _valid_rows(world: LearnedWorld, replies: Replies, rows: Rows) -> Mask:
     """Which payloads are observations of this world."""
     found = [within(leaf.space, replies.values(leaf, rows)) for leaf in leaves_of(world.observation_space)]
     return np.asarray(np.all(found, 0))

@@ -32,7 +32,7 @@ SPREAD = "share of the leaves that it changes in such a reply, at least one"
 
 def garbled(given: Fault, write: WriteTexts) -> Composition:
     """Some replies are texts that cannot be parsed."""
-    return Composition(ChangeReplies(Garble(given.kind, write)), share=given.at("rate"))
+    return Composition(ChangeReplies(Garble(given.kind, write)), share=given.scaled("rate"))
 
 
 @fault("truncated_json", _LOUD)
@@ -129,12 +129,12 @@ def breaking(given: Any, edit: LeafEdit, needs: Requirement | None = None) -> Co
     change = ChangeLeaves(
         given.kind,
         edit,
-        SomeLeaves(given.at("spread")),
+        SomeLeaves(given.scaled("spread")),
         delivery=Delivery.REFUSED,
         out_of_space=given.out_of_space,
         free=True,
     )
-    return Composition(ChangeReplies(change), given.at("rate"), given.targets, given.out_of_space, needs)
+    return Composition(ChangeReplies(change), given.scaled("rate"), given.targets, given.out_of_space, needs)
 
 
 @fault("wrong_type", _LOUD)

@@ -57,8 +57,8 @@ class NullFields(Fault):
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        change = ChangeLeaves(self.kind, unknowns(self.out_of_space), SomeLeaves(self.at("spread")), free=True)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        change = ChangeLeaves(self.kind, unknowns(self.out_of_space), SomeLeaves(self.scaled("spread")), free=True)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space)
 
 
 @fault("dropped_fields", _MISSING)
@@ -83,13 +83,13 @@ class DroppedFields(Fault):
                 return [trees.ABSENT] * len(values)
             return empty(leaf, values, random, batch)
 
-        change = ChangeLeaves(self.kind, edit, SomeLeavesEvenIfEqual(self.at("spread")), free=True, describe=False)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        change = ChangeLeaves(self.kind, edit, SomeLeavesEvenIfEqual(self.scaled("spread")), free=True, describe=False)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space)
 
 
 @fault("empty_result", _MISSING)
 class EmptyResult(Fault):
-    """The reply says that there is nothing.
+    """The reply is an empty result.
 
     In plain JSON every list is empty; where there is none, the object has no fields. In a space every leaf is as for
     `null_fields`, and frames are black. Records: `empty_result`.
@@ -106,7 +106,7 @@ class EmptyResult(Fault):
             return [_emptied(each) for each in values] if batch.scope.plain else empty(leaf, values, random, batch)
 
         change = ChangeLeaves(self.kind, edit, free=True, records="reply", leaves=_whole_or_leaves)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space)
 
 
 def _whole_or_leaves(batch: AffectedCalls, replies: Any) -> tuple[Leaf, ...]:
@@ -143,10 +143,10 @@ class MissingRows(Fault):
 
     def compose(self) -> Composition:
         def choose(count: int, random: CallRandom) -> Any:
-            return np.sort(random.permutation(count)[:, _gone(self.at("spread"), count) :], 1)
+            return np.sort(random.permutation(count)[:, _gone(self.scaled("spread"), count) :], 1)
 
         change = ChangeRows(self.kind, choose, self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, ROWS)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, ROWS)
 
 
 @fault("partial_page", _MISSING)
@@ -163,10 +163,10 @@ class PartialPage(Fault):
 
     def compose(self) -> Composition:
         def choose(count: int, random: CallRandom) -> Any:
-            return np.arange(count - _gone(self.at("spread"), count))[None]
+            return np.arange(count - _gone(self.scaled("spread"), count))[None]
 
         change = ChangeRows(self.kind, choose, self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, ROWS)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, ROWS)
 
 
 def _gone(share: float, count: int) -> int:
@@ -195,7 +195,7 @@ class BlackFrames(Fault):
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        return frames_only(self, by_frame(lambda images, random: np.zeros_like(images)), self.at("rate"))
+        return frames_only(self, by_frame(lambda images, random: np.zeros_like(images)), self.scaled("rate"))
 
 
 @fault("occlusion", _MISSING)
@@ -210,7 +210,7 @@ class Occlusion(Fault):
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        side = self.at("size")
+        side = self.scaled("size")
         return frames_only(self, by_frame(lambda images, random: frames.occlude(images, side, random.uniform(0, 4))))
 
 
@@ -232,7 +232,7 @@ class DroppedChannels(Fault):
                 image[..., channel] = 0
             return left
 
-        return frames_only(self, by_frame(draw), self.at("rate"))
+        return frames_only(self, by_frame(draw), self.scaled("rate"))
 
 
 # --- spells ---
@@ -251,7 +251,7 @@ class DeadSensors(Fault):
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        spells = LeafOutages(self.at("rate"), self.mean_calls)
+        spells = LeafOutages(self.scaled("rate"), self.mean_calls)
         change = ChangeLeaves(self.kind, unknowns(self.out_of_space), spells, free=True, describe=False)
         return Composition(ChangeReplies(change), 1.0, self.targets, self.out_of_space)
 
@@ -279,7 +279,7 @@ class FrozenFrames(Fault):
         change = ChangeLeaves(
             self.kind,
             edit,
-            LeafOutages(self.at("rate"), self.mean_calls),
+            LeafOutages(self.scaled("rate"), self.mean_calls),
             out_of_space=self.out_of_space,
             describe=False,
             leaves=lambda batch, replies: frames_of(batch.scope.leaves),

@@ -9,7 +9,7 @@ from worldsim.faults import columns, trees
 from worldsim.faults.columns import Values
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects import frames
-from worldsim.faults.effects.base import AffectedCalls, same_for_each
+from worldsim.faults.effects.base import AffectedCalls, same_details
 from worldsim.faults.effects.frame_edits import is_frame
 from worldsim.faults.effects.leaves import (
     ChangeLeaves,
@@ -48,17 +48,19 @@ class MalformedOutput(Fault):
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        silent = ChangeLeaves("wrong_value", self._wrong, SomeLeaves(self.at("spread")), out_of_space=self.out_of_space)
+        silent = ChangeLeaves(
+            "wrong_value", self._wrong, SomeLeaves(self.scaled("spread")), out_of_space=self.out_of_space
+        )
 
         def change(batch: AffectedCalls, replies: Replies) -> None:
             loud = batch.random.uniform(_WHOLE) < self.loud
             lost, wrong = batch[loud], batch[~loud]
-            lost.record("unparsable", same_for_each(lost))
+            lost.record("unparsable", same_details(lost))
             replies.lose(lost.rows, "malformed")
             if len(wrong):
                 silent(wrong, replies)
 
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space)
 
     def _wrong(self, leaf: Leaf, values: Values, random: CallRandom, batch: AffectedCalls) -> EditResult:
         after, hows = wrong_values(leaf, values, self.severity / 2, random, self.out_of_space)
@@ -84,26 +86,26 @@ class MissingData(Fault):
     rate: float = scaled(0.6, 0, 1, "share of the replies that lack something")
     unavailable: float = number(0.25, 0, 1, "share of these replies that are not there at all")
     spread: float = scaled(1.0, 0, 1, "share of the leaves missing in the others, at least one")
-    retry_after_s: float = number(1.0, 0, 1e9, "what an unavailable reply says: seconds after which to ask again")
+    retry_after_s: float = number(1.0, 0, 1e9, "seconds in the Retry-After of an unavailable reply")
     targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         lacking = ChangeLeaves(
-            "missing", self._missing, SomeLeavesEvenIfEqual(self.at("spread")), free=True, describe=False
+            "missing", self._missing, SomeLeavesEvenIfEqual(self.scaled("spread")), free=True, describe=False
         )
 
         def change(batch: AffectedCalls, replies: Replies) -> None:
             gone = batch.random.uniform(_WHOLE) < self.unavailable
             lost, others = batch[gone], batch[~gone]
-            lost.record("unavailable", same_for_each(lost, retry_after_s=self.retry_after_s))
+            lost.record("unavailable", same_details(lost, retry_after_s=self.retry_after_s))
             replies.lose(lost.rows, "unavailable")
             replies.retry_after_s[lost.rows] = self.retry_after_s
             if len(others):
                 lacking(others, replies)
 
         effect = ChangeReplies(change, remembers_frames=True)
-        return Composition(effect, self.at("rate"), self.targets, self.out_of_space)
+        return Composition(effect, self.scaled("rate"), self.targets, self.out_of_space)
 
     def _missing(self, leaf: Leaf, values: Values, random: CallRandom, batch: AffectedCalls) -> EditResult:
         """What is there instead, and how the leaf is missing."""

@@ -77,11 +77,11 @@ def _photons(gain: float) -> frames.FrameArray:
     counts = np.arange(1500)
     logs = np.array([math.lgamma(count + 1) for count in counts.tolist()])
     photons = np.arange(256) / gain
-    seen = photons[:, None] + np.sqrt(photons[:, None]) * normal
+    observed_levels = photons[:, None] + np.sqrt(photons[:, None]) * normal
     for level in range(min(256, int(1000 * gain))):
         mass = np.exp(counts * math.log(photons[level]) - photons[level] - logs) if level else counts == 0
-        seen[level] = np.searchsorted(np.cumsum(mass), at)
-    return levels(seen * gain)
+        observed_levels[level] = np.searchsorted(np.cumsum(mass), at)
+    return levels(observed_levels * gain)
 
 
 def _specked(images: frames.FrameArray, share: float, random: CallRandom) -> frames.FrameArray:
@@ -116,7 +116,7 @@ class GaussianNoise(Fault):
         return frames_only(self, by_column(self._noisy, suits=_is_frame_or_floats), needs=FRAMES_OR_FLOATS)
 
     def _noisy(self, leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: AffectedCalls) -> NDArray[Any]:
-        space, std = leaf.space, self.at("most_std")
+        space, std = leaf.space, self.scaled("most_std")
         assert isinstance(space, spaces.Box), f"{leaf.name} is neither frame nor vector"
         if space.dtype.kind != "f":
             return redrawn(leaf, values, lambda images: _with_noise(images, std, random))
@@ -152,10 +152,10 @@ class ShotNoise(Fault):
 
     def compose(self) -> Composition:
         def draw(images: frames.FrameArray, random: CallRandom) -> frames.FrameArray:
-            seen, changed = _photons(max(self.at("most_gain"), 1e-3)), np.empty_like(images)
+            observed_levels, changed = _photons(max(self.scaled("most_gain"), 1e-3)), np.empty_like(images)
             grain = _grain(images.shape, random, _quantile_grain)
             for image, quantiles, target in zip(images, grain, changed, strict=True):
-                target[...] = seen[image, quantiles]
+                target[...] = observed_levels[image, quantiles]
             return changed
 
         return frames_only(self, by_frame(draw))
@@ -173,7 +173,7 @@ class SaltNoise(Fault):
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        return frames_only(self, by_frame(lambda images, random: _specked(images, self.at("density"), random)))
+        return frames_only(self, by_frame(lambda images, random: _specked(images, self.scaled("density"), random)))
 
 
 @fault("dead_pixels", _PIXELS)
@@ -188,7 +188,7 @@ class DeadPixels(Fault):
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        edit = by_frame(lambda images, random: _specked(images, self.at("density"), random), lasting=True)
+        edit = by_frame(lambda images, random: _specked(images, self.scaled("density"), random), lasting=True)
         return frames_only(self, edit)
 
 
@@ -209,7 +209,7 @@ class Blur(Fault):
     def _blurred(self, image: frames.FrameArray) -> frames.FrameArray:
         import cv2
 
-        sigma = max(self.at("most_sigma") * min(image.shape[:2]), 1e-3)
+        sigma = max(self.scaled("most_sigma") * min(image.shape[:2]), 1e-3)
         blurred = cv2.GaussianBlur(_floats(image), (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
         return blurred.reshape(image.shape)
 
@@ -263,7 +263,7 @@ class Brightness(Fault):
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        shift = round(self.at("most"))
+        shift = round(self.scaled("most"))
 
         def draw(images: frames.FrameArray, random: CallRandom) -> frames.FrameArray:
             if shift < 0:
@@ -293,7 +293,7 @@ class Contrast(Fault):
 
     def _flat(self, image: frames.FrameArray) -> frames.FrameArray:
         mean, grey = float(image.mean()), np.arange(256)
-        return levels(mean + (1 - self.at("lost")) * (grey - mean))[image]
+        return levels(mean + (1 - self.scaled("lost")) * (grey - mean))[image]
 
 
 @fault("colour_shift", _PIXELS)
@@ -310,7 +310,7 @@ class ColourShift(Fault):
     def compose(self) -> Composition:
         def draw(images: frames.FrameArray, random: CallRandom) -> frames.FrameArray:
             cast = 2 * random.uniform(0, images.shape[3]) - 1
-            shifts = np.rint(self.at("most") * cast / np.abs(cast).max(1, keepdims=True)).astype(np.int16)
+            shifts = np.rint(self.scaled("most") * cast / np.abs(cast).max(1, keepdims=True)).astype(np.int16)
             return levels(images + shifts[:, None, None])
 
         return frames_only(self, by_frame(draw, lasting=True))
@@ -333,7 +333,7 @@ class CameraShift(Fault):
         def draw(images: frames.FrameArray, random: CallRandom) -> frames.FrameArray:
             size = np.array(images.shape[2:0:-1])  # width, height
             sign, part = np.where(random.uniform(0, 2) < 0.5, -1, 1), 0.5 + 0.5 * random.uniform(1, 2)
-            return _each(images, self._moved, np.rint(sign * part * self.at("most") * size))
+            return _each(images, self._moved, np.rint(sign * part * self.scaled("most") * size))
 
         return frames_only(self, by_frame(draw))
 
@@ -359,7 +359,7 @@ class CameraRotation(Fault):
 
     def compose(self) -> Composition:
         def draw(images: frames.FrameArray, random: CallRandom) -> frames.FrameArray:
-            degrees = self.at("most")
+            degrees = self.scaled("most")
             return _each(images, self._turned, np.where(random.uniform() < 0.5, degrees, -degrees))
 
         return frames_only(self, by_frame(draw, lasting=True))
@@ -387,7 +387,9 @@ class Tearing(Fault):
     def compose(self) -> Composition:
         def draw(images: frames.FrameArray, random: CallRandom) -> frames.FrameArray:
             height, width = images.shape[1:3]
-            steps = np.maximum(1, np.rint((0.5 + 0.5 * random.uniform(1)) * self.at("most") * width)).astype(np.int64)
+            steps = np.maximum(1, np.rint((0.5 + 0.5 * random.uniform(1)) * self.scaled("most") * width)).astype(
+                np.int64
+            )
             return _each(images, _torn, 1 + random.integers(height - 1), steps)
 
         return frames_only(self, by_frame(draw))

@@ -21,7 +21,7 @@ _UNTIL_RETRIED = (
     f"One that is not retried within {RETRIED_WITHIN} calls of its tool is forgotten"
 )
 _AFTER = "share of the refusals that come after the call was carried out"
-_RETRY_AFTER = "seconds after which the service asks to be called again; null: it does not say"
+_RETRY_AFTER = "seconds in the Retry-After header; null: no header"
 
 
 def refusal(
@@ -30,7 +30,7 @@ def refusal(
     """A share of the calls is refused, each by itself or until it has been retried often enough."""
     refused = _until(until_retried) if until_retried else every_call
     effect = Refuse(given.kind, response, refused, lose_answer, retry_after_s, counts=until_retried > 0)
-    return Composition(effect, share=given.at("rate"))
+    return Composition(effect, share=given.scaled("rate"))
 
 
 def _until(retries: int) -> Callable[[AffectedCalls], Mask]:
@@ -93,7 +93,7 @@ class RateLimited(Fault):
             return np.maximum(_per_tool(batch, "ends_s") - batch.seconds, 0.0)
 
         effect = Refuse(self.kind, response, refused, self.lose_answer, left_s, counts=True)
-        return Composition(effect, share=self.at("rate"))
+        return Composition(effect, share=self.scaled("rate"))
 
 
 def _per_tool(batch: AffectedCalls, name: str) -> Floats:
@@ -286,7 +286,7 @@ class ExpiredToken(Fault):
     lose_answer: float = number(0.0, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        refused = _outage(self.outage_calls, lambda batch, _: self.at("rate"), lambda batch: [""] * len(batch))
+        refused = _outage(self.outage_calls, lambda batch, _: self.scaled("rate"), lambda batch: [""] * len(batch))
         response = Refusal("unauthorized", 401, "Unauthorized")
         return Composition(
             Refuse(self.kind, response, _counting(refused), self.lose_answer, self.retry_after_s, counts=True)
@@ -309,7 +309,7 @@ class LostPermission(Fault):
         def refused(batch: AffectedCalls) -> Mask:
             until = _per_tool(batch, "until")
             known = np.isfinite(until)
-            hit = batch.triggered & (batch.uniforms < self.at("rate"))
+            hit = batch.triggered & (batch.uniforms < self.scaled("rate"))
             until = np.where(hit, batch.numbers + self.outage_calls, np.where(known, until, 0))
             _set_per_tool(batch, "until", hit, until)
             return np.asarray(until > batch.numbers)
@@ -323,7 +323,7 @@ class QuotaExceeded(Fault):
     """429 with no Retry-After: the session's quota of calls is used up.
 
     Waiting does not help, as it does where calls are `throttled`.
-    It ties the tools together: calls of all of them at which the fault is at work are counted; with `tools`, only
+    It ties the tools together: calls of all of them at which the fault is active are counted; with `tools`, only
     theirs.
     Records: `quota_exceeded` (status, lost).
     """
@@ -364,7 +364,7 @@ class Cascade(Fault):
     lose_answer: float = number(0.0, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        alone, pulled = self.at("rate"), max(self.at("rate"), self.at("spread"))
+        alone, pulled = self.scaled("rate"), max(self.scaled("rate"), self.scaled("spread"))
 
         def chances(batch: AffectedCalls, tool: str) -> Floats:
             down = batch.memory.objects("down", dict[str, int])

@@ -41,9 +41,9 @@ class TransposedDigits(Fault):
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        selection = SomeLeaves(self.at("spread"))
+        selection = SomeLeaves(self.scaled("spread"))
         change = ChangeLeaves(self.kind, transposed_digits(), selection, out_of_space=self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, TWO_DIGITS)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, TWO_DIGITS)
 
 
 @fault("swapped_fields", _SILENT)
@@ -59,7 +59,7 @@ class SwappedFields(Fault):
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        return Composition(ChangeReplies(self._change), self.at("rate"), self.targets, self.out_of_space, PAIR)
+        return Composition(ChangeReplies(self._change), self.scaled("rate"), self.targets, self.out_of_space, PAIR)
 
     def _change(self, batch: AffectedCalls, replies: Replies) -> None:
         leaves = [leaf for leaf in batch.leaves(replies) if not frames.frame_axes(leaf.space)]
@@ -110,9 +110,9 @@ class WrongUnit(Fault):
         def other_unit(random: CallRandom, batch: AffectedCalls) -> tuple[Floats, Floats]:
             return factors[random.integers(len(factors), 1)], np.zeros(len(random))
 
-        selection = SomeLeaves(self.at("spread"))
+        selection = SomeLeaves(self.scaled("spread"))
         change = ChangeLeaves(self.kind, affine(other_unit), selection, out_of_space=self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, NUMBERS)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, NUMBERS)
 
 
 # --- times ---
@@ -164,10 +164,10 @@ class ClockSkew(Fault):
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        edit = times_moved(self.names, lambda batch: np.full(len(batch), self.at("most")))
+        edit = times_moved(self.names, lambda batch: np.full(len(batch), self.scaled("most")))
         change = ChangeLeaves(self.kind, edit, out_of_space=self.out_of_space)
         return Composition(
-            ChangeReplies(change), 1.0, self.targets, self.out_of_space, times(self.names, self.at("most"))
+            ChangeReplies(change), 1.0, self.targets, self.out_of_space, times(self.names, self.scaled("most"))
         )
 
 
@@ -191,7 +191,7 @@ class WrongTimeZone(Fault):
 
         change = ChangeLeaves(self.kind, times_moved(self.names, steps), out_of_space=self.out_of_space)
         return Composition(
-            ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, times(self.names, 3600.0)
+            ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, times(self.names, 3600.0)
         )
 
 
@@ -204,7 +204,7 @@ class OtherRecord(Fault):
 
     It ties the tools together: the answer may have been one of another.
     Drawn from those of the last `memory` answers that differ from this one. Records: `other_record` (of: the number,
-    among those of its tool, of the call whose answer it was; -1 for what was seen before the first call).
+    among those of its tool, of the call whose answer it was; -1 for the observation before the first call).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
@@ -212,7 +212,7 @@ class OtherRecord(Fault):
     targets: NameGlobs = targets()
 
     def compose(self) -> Composition:
-        return Composition(ReplayOtherReply(self.kind, self.memory), self.at("rate"), self.targets)
+        return Composition(ReplayOtherReply(self.kind, self.memory), self.scaled("rate"), self.targets)
 
 
 @fault("false_success", _SILENT)
@@ -225,7 +225,7 @@ class FalseSuccess(Fault):
     rate: float = scaled(0.3, 0, 1, "share of the calls that are not carried out")
 
     def compose(self) -> Composition:
-        return Composition(FakeSuccess(self.kind), self.at("rate"))
+        return Composition(FakeSuccess(self.kind), self.scaled("rate"))
 
 
 @fault("false_failure", _SILENT)
@@ -238,7 +238,7 @@ class FalseFailure(Fault):
     rate: float = scaled(0.3, 0, 1, "share of the calls that are carried out and reported as failed")
 
     def compose(self) -> Composition:
-        return Composition(FailAfterExecution(self.kind, "server_error"), self.at("rate"))
+        return Composition(FailAfterExecution(self.kind, "server_error"), self.scaled("rate"))
 
 
 # --- rows ---
@@ -263,7 +263,7 @@ class DuplicatedRows(Fault):
             return places - (places > random.integers(count)[:, None])
 
         change = ChangeRows(self.kind, choose, self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, ROWS)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, ROWS)
 
 
 @fault("reordered_rows", _SILENT)
@@ -279,7 +279,7 @@ class ReorderedRows(Fault):
 
     def compose(self) -> Composition:
         change = ChangeRows(self.kind, lambda count, random: random.permutation(count), self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, ROWS)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, ROWS)
 
 
 @fault("off_by_one_page", _SILENT)
@@ -298,7 +298,7 @@ class OffByOnePage(Fault):
     def compose(self) -> Composition:
         rows = ChangeRows(self.kind, _next_row, self.out_of_space)
         effect = TurnPage(self.kind, self.arguments, ChangeReplies(rows))
-        return Composition(effect, self.at("rate"), self.targets, self.out_of_space, ROWS)
+        return Composition(effect, self.scaled("rate"), self.targets, self.out_of_space, ROWS)
 
 
 def _next_row(count: int, random: CallRandom) -> Any:

@@ -31,7 +31,7 @@ class PreviousAnswer(Fault):
 
     def compose(self) -> Composition:
         effect = ReplayReply(self.kind, 1, lambda batch, known: batch.triggered.astype(np.int64))
-        return Composition(effect, self.at("rate"), self.targets)
+        return Composition(effect, self.scaled("rate"), self.targets)
 
 
 @fault("stale_cache", _STALE)
@@ -50,7 +50,7 @@ class StaleCache(Fault):
         def ages(batch: AffectedCalls, known: Ages) -> Ages:
             return np.where(batch.triggered, (known - 1) % (self.calls + 1), 0)  # the first answer fills the cache
 
-        return Composition(ReplayReply(self.kind, self.calls, ages), self.at("rate"), self.targets)
+        return Composition(ReplayReply(self.kind, self.calls, ages), self.scaled("rate"), self.targets)
 
 
 def delays(batch: AffectedCalls, least: float, most: float, hold: float) -> Ages:
@@ -78,17 +78,17 @@ class DelayedObservation(Fault):
     targets: NameGlobs = targets()
 
     def compose(self) -> Composition:
-        most = max(self.at("min_calls"), self.at("max_calls"))
+        most = max(self.scaled("min_calls"), self.scaled("max_calls"))
 
         def ages(batch: AffectedCalls, known: Ages) -> Ages:
-            return np.where(batch.triggered, delays(batch, self.at("min_calls"), most, self.hold), 0)
+            return np.where(batch.triggered, delays(batch, self.scaled("min_calls"), most, self.hold), 0)
 
         return Composition(ReplayReply(self.kind, math.ceil(most) + 1, ages), targets=self.targets)
 
 
 @fault("eventual_consistency", _STALE)
 class EventualConsistency(Fault):
-    """What some writes have written is seen only some calls later: until then, replies show what was there before.
+    """Some writes become visible only some calls later: until then, replies show the state before.
 
     A request that was answered before the write gets that answer again. Name the tools that write in `writes` and the
     leaves that lag in `targets`: most services say at once how the write itself went.
@@ -96,13 +96,13 @@ class EventualConsistency(Fault):
     Records: `eventual_consistency` (age: so many answers to the same request ago).
     """
 
-    rate: float = scaled(0.3, 0, 1, "share of the writes that are seen late")
+    rate: float = scaled(0.3, 0, 1, "share of the writes that become visible late")
     calls: int = number(6, 1, 1000, "calls, the write's own counted, that do not show it")
     writes: NameGlobs = option(EVERYTHING, "globs over the tools that write")
     targets: NameGlobs = targets()
 
     def compose(self) -> Composition:
-        return Composition(ReplayReply(self.kind, self.calls, self._ages), self.at("rate"), self.targets)
+        return Composition(ReplayReply(self.kind, self.calls, self._ages), self.scaled("rate"), self.targets)
 
     def idle_reason(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> str | None:
         if tools is not None and not any(matches(tool, self.writes) for tool in tools):
@@ -149,7 +149,7 @@ class _Lag:
 
 @fault("duplicate_execution", _STALE)
 class DuplicateExecution(Fault):
-    """Some calls are carried out twice, and the second answer arrives: a retry that nobody asked for.
+    """Some calls are carried out twice, and the second answer arrives: an unwanted retry.
 
     Records: `duplicate_execution`.
     """
@@ -157,7 +157,7 @@ class DuplicateExecution(Fault):
     rate: float = scaled(0.3, 0, 1, "share of the calls that are carried out twice")
 
     def compose(self) -> Composition:
-        return Composition(ExecuteTwice(self.kind), self.at("rate"))
+        return Composition(ExecuteTwice(self.kind), self.scaled("rate"))
 
 
 @fault("reordered_delivery", _STALE)
@@ -173,7 +173,7 @@ class ReorderedDelivery(Fault):
     rate: float = scaled(0.3, 0, 1, "share of the calls that are held back, if none is already")
 
     def compose(self) -> Composition:
-        return Composition(ReorderCalls(self.kind), self.at("rate"))
+        return Composition(ReorderCalls(self.kind), self.scaled("rate"))
 
 
 @fault("delayed_action", _STALE)
@@ -192,12 +192,12 @@ class DelayedAction(Fault):
     hold: float = number(0.5, 0, 1, "probability that a call has the same delay as the one before")
 
     def compose(self) -> Composition:
-        most = max(self.at("min_calls"), self.at("max_calls"))
+        most = max(self.scaled("min_calls"), self.scaled("max_calls"))
         remembered = math.ceil(most) + 2
 
         def ages(batch: AffectedCalls, calls: PayloadHistory) -> Ages:
             calls.add(batch.rows, batch.rows, batch.calls.payloads, batch.calls.leaves)
-            late = np.where(batch.triggered, delays(batch, self.at("min_calls"), most, self.hold), 0)
+            late = np.where(batch.triggered, delays(batch, self.scaled("min_calls"), most, self.hold), 0)
             return np.asarray(np.minimum(late, np.minimum(calls.counts[batch.rows], remembered) - 1))
 
         return Composition(
@@ -222,4 +222,4 @@ class StickyAction(Fault):
             calls.add(new, new, batch.calls.payloads, batch.calls.leaves)  # what sticks is remembered already
             return np.zeros(len(batch), np.int64)
 
-        return Composition(ReplayCall(self.kind, 1, ages), self.at("rate"))
+        return Composition(ReplayCall(self.kind, 1, ages), self.scaled("rate"))

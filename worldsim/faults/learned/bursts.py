@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from worldsim.faults.arrays import Floats
 from worldsim.faults.schedule import Bursts
 
-MIN_FAILURES = 10  # failures below which nothing is said of bursts
+MIN_FAILURES = 10  # below this many failures bursts are not fitted
 MIN_AIC_GAIN = (
     10.0  # AIC by which bursts must be the better story (Burnham and Anderson 2002: "essentially no support")
 )
@@ -20,8 +20,8 @@ class FailureFit(NamedTuple):
 
     rate: float
     bursts: Bursts | None
-    gain: float  # AIC by which bursts are the better story
-    aic: float  # of the story that is told
+    gain: float  # AIC by which bursts are the better model
+    aic: float  # of the model that is chosen
 
 
 def fit_failures(failed: NDArray[np.bool_], numbers: NDArray[np.int64], sessions: NDArray[np.int64]) -> FailureFit:
@@ -29,7 +29,7 @@ def fit_failures(failed: NDArray[np.bool_], numbers: NDArray[np.int64], sessions
 
     failed: (n,) of the calls at which the failure could have been seen, n at least 1. numbers: (n,) where they stand
     among all calls of the tool in their session, ascending within it: each of those moves the chain on, as
-    `worldsim.faults.Bursts` has it, whether it was seen or hidden by a failure further out. sessions: (n,) which
+    `worldsim.faults.Bursts` has it, whether it was seen or hidden by an outer failure. sessions: (n,) which
     session each is of, equal ones side by side: in each the chain starts anew, as it is on average.
     """
     share = float(failed.mean())

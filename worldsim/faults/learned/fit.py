@@ -33,8 +33,8 @@ REFUSALS: dict[str, dict[str, Any]] = {  # kind of failure -> the fault that cau
     "malformed": {"kind": "malformed_output", "loud": 1.0},
 }
 HEADING = "# Learned by worldsim faults fit"  # the first line of a learned plan
-# After these nobody can tell whether the call was carried out. 503 is among them: a service that says so itself has
-# done nothing, but proxies and gRPC say the same of a connection that broke after the request had been sent.
+# After these it is not known whether the call was executed. 503 is among them: a service that sends it has done
+# nothing, but proxies and gRPC report the same for a connection that broke after the request had been sent.
 AMBIGUOUS_FAILURES = ("connection", "server_error", "bad_gateway", "unavailable")
 
 
@@ -70,7 +70,7 @@ class ToolFit(NamedTuple):
 
     tool: str
     calls: int
-    latencies: LatencyFit | None  # None: no call was answered, or nobody measured how long it took
+    latencies: LatencyFit | None  # None: no call was answered, or none was timed
     failures: dict[str, tuple[int, FailureFit]]  # kind -> how many, and how they come; outermost first
     retry_after_s: dict[str, float]
     timeout_s: float | None  # None: no time-out, or none that was measured
@@ -139,8 +139,8 @@ def fit_calls(calls: Sequence[TracedCall], config: FitConfig) -> FitResult:
     by_tool: dict[str, list[TracedCall]] = defaultdict(list)
     for call in calls:
         by_tool[call.tool].append(call)
-    tools = [tool for tool, own in sorted(by_tool.items()) if len(own) >= config.fewest]
-    left_out = [tool for tool, own in sorted(by_tool.items()) if len(own) < config.fewest]
+    tools = [tool for tool, tool_calls in sorted(by_tool.items()) if len(tool_calls) >= config.fewest]
+    left_out = [tool for tool, tool_calls in sorted(by_tool.items()) if len(tool_calls) < config.fewest]
     if not tools:
         raise ConfigError(f"no tool has {config.fewest} calls in {config.traces}; record more, or set fewest lower")
     rng = np.random.default_rng(config.seed)
@@ -153,25 +153,31 @@ def fit_calls(calls: Sequence[TracedCall], config: FitConfig) -> FitResult:
 
 
 def _fit_tool(tool: str, calls: Sequence[TracedCall], config: FitConfig, rng: np.random.Generator) -> ToolFit:
-    own, numbers, sessions = _by_session(calls)
-    kinds = np.array([call.failure or "" for call in own])
+    tool_calls, numbers, sessions = _by_session(calls)
+    kinds = np.array([call.failure or "" for call in tool_calls])
+    # The plan has the kinds of failure in a row, the commonest outermost and time-outs
+    # innermost: each is fitted on the calls that reach it.
     failures: dict[str, tuple[int, FailureFit]] = {}
-    reached = np.ones(len(own), np.bool_)  # calls that got past the failures further out
+    reached = np.ones(len(tool_calls), np.bool_)  # calls that no outer failure has stopped
     for kind, count in sorted(Counter(kinds[kinds != ""].tolist()).items(), key=_outermost_first):
         failures[kind] = (count, fit_failures(kinds[reached] == kind, numbers[reached], sessions[reached]))
         reached &= kinds != kind
     retry_afters: dict[str, list[float]] = defaultdict(list)
-    for kind, call in zip(kinds.tolist(), own, strict=True):
+    for kind, call in zip(kinds.tolist(), tool_calls, strict=True):
         if kind and call.retry_after_s is not None:
             retry_afters[kind].append(call.retry_after_s)
     retry_after_s = {kind: float(np.median(waits)) for kind, waits in retry_afters.items()}
     timed = [
-        (kind, call.latency_s) for kind, call in zip(kinds.tolist(), own, strict=True) if call.latency_s is not None
+        (kind, call.latency_s)
+        for kind, call in zip(kinds.tolist(), tool_calls, strict=True)
+        if call.latency_s is not None
     ]
-    late = [latency_s for kind, latency_s in timed if kind == "timeout"]
+    timeouts_s = [latency_s for kind, latency_s in timed if kind == "timeout"]
     answered = np.array([latency_s for kind, latency_s in timed if not kind])
-    latencies = _fit_latencies(answered, late, failures, config.tolerance, rng) if len(answered) else None
-    return ToolFit(tool, len(own), latencies, failures, retry_after_s, float(np.median(late)) if late else None)
+    latencies = _fit_latencies(answered, timeouts_s, failures, config.tolerance, rng) if len(answered) else None
+    return ToolFit(
+        tool, len(tool_calls), latencies, failures, retry_after_s, float(np.median(timeouts_s)) if timeouts_s else None
+    )
 
 
 def _by_session(calls: Sequence[TracedCall]) -> tuple[list[TracedCall], NDArray[np.int64], NDArray[np.int64]]:
@@ -179,9 +185,13 @@ def _by_session(calls: Sequence[TracedCall]) -> tuple[list[TracedCall], NDArray[
     by_session: dict[str, list[TracedCall]] = defaultdict(list)
     for call in calls:
         by_session[call.session].append(call)
-    lengths = [len(own) for own in by_session.values()]
+    lengths = [len(tool_calls) for tool_calls in by_session.values()]
     numbers = np.concatenate([np.arange(length) for length in lengths])
-    return [call for own in by_session.values() for call in own], numbers, np.repeat(np.arange(len(lengths)), lengths)
+    return (
+        [call for tool_calls in by_session.values() for call in tool_calls],
+        numbers,
+        np.repeat(np.arange(len(lengths)), lengths),
+    )
 
 
 def _outermost_first(item: tuple[str, int]) -> tuple[bool, int, str]:
@@ -192,14 +202,14 @@ def _outermost_first(item: tuple[str, int]) -> tuple[bool, int, str]:
 
 def _fit_latencies(
     answered: NDArray[np.float64],
-    late: list[float],
+    timeouts_s: list[float],
     failures: dict[str, tuple[int, FailureFit]],
     tolerance: float,
     rng: np.random.Generator,
 ) -> LatencyFit:
     """By themselves, or with the time-outs as their tail, whichever is likelier for both together."""
     apart = fit_latencies(answered, tolerance, rng)
-    whole = fit_censored(answered, len(late), min(late), rng) if late else None
+    whole = fit_censored(answered, len(timeouts_s), min(timeouts_s), rng) if timeouts_s else None
     if whole is None or whole.goodness.distance > tolerance:
         return apart
     aic = min(apart.aic.values()) + failures["timeout"][1].aic
@@ -223,7 +233,7 @@ def _entries(found: ToolFit, lose_answer: float) -> list[dict[str, Any]]:
 
 def _refusal(kind: str, failures: FailureFit, found: ToolFit, lose_answer: float) -> dict[str, Any]:
     entry = {**REFUSALS[kind], "severity": 1.0, "rate": rounded(failures.rate)}
-    if kind == "malformed":  # what came back garbled was carried out
+    if kind == "malformed":  # a malformed reply means that the call was executed
         return entry
     entry["lose_answer"] = lose_answer if kind in AMBIGUOUS_FAILURES else 0.0
     return {**entry, "retry_after_s": rounded(found.retry_after_s[kind])} if kind in found.retry_after_s else entry
@@ -264,12 +274,12 @@ def _schedule(bursts: Bursts | None) -> dict[str, Any]:
 
 def _latency_row(found: LatencyFit) -> list[str]:
     family = found.family
-    said = {key: value for key, value in family.to_json().items() if key not in ("kind", "severity", "values_s")}
+    parameters = {key: value for key, value in family.to_json().items() if key not in ("kind", "severity", "values_s")}
     shares = np.array([0.5, 0.95, 0.99])
     tails = zip(np.quantile(found.measured, shares), family.quantile(shares), strict=True)
     others = sorted(value for value in found.aic.values())[1:]
     return [
-        " ".join([family.kind, *(f"{key}={value:g}" for key, value in said.items())]),
+        " ".join([family.kind, *(f"{key}={value:g}" for key, value in parameters.items())]),
         str(len(found.measured)),
         f"{found.goodness.distance:.3f}",
         "-" if np.isnan(found.goodness.p) else f"{found.goodness.p:.3f}",

@@ -29,7 +29,7 @@ class Distribution(ABC):
 
     @property
     def end_s(self) -> float:
-        """Seconds from which on nothing more is told apart."""
+        """Seconds at which the distribution is cut off (censored)."""
         return math.inf
 
     @abstractmethod

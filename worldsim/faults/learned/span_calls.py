@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 from worldsim.faults.learned.calls import TracedCall
-from worldsim.faults.learned.errors import failure_of, judge
+from worldsim.faults.learned.errors import classify, failure_of
 from worldsim.faults.learned.spans import TraceSpan, error_of, has_failed, service_of, status_of, whole_number
 from worldsim.faults.learned.timestamps import LONGEST_S, retry_after_seconds
 
@@ -16,26 +16,26 @@ RETRY_AFTER_KEYS = ("http.response.header.retry-after", "http.response.header.re
 
 
 def calls_from_spans(spans: Iterable[TraceSpan], left_out: Counter[str]) -> list[TracedCall]:
-    """The calls that spans tell of, in the order in which they started; what is not counted is added to `left_out`.
+    """The calls in spans, in the order in which they started; what is not counted is added to `left_out`.
 
     Where any span names a tool, those that do are calls, else those of kind client that are not the model's own. A
     span within a call is part of it: of the same tool, or of the service that the tool asks.
     """
     tree = _SpanTree(spans, left_out)
     named = any(span.tool for span in tree.spans)
-    found = [span for span in tree.spans if (span.tool if named else tree.asks_a_service(span))]
+    found = [span for span in tree.spans if (span.tool if named else tree.is_service_call(span))]
     below = tree.below(found)
     inner = {id(span) for part in below.values() for span in part}
     left_out["spans within a call that is counted already"] += len(inner)
     outermost = [span for span in found if id(span) not in inner]
     if named:
         others = [span for span in tree.spans if span.kind == "client" and not span.tool and id(span) not in inner]
-        left_out["spans of kind client, outside of all tools"] += sum(map(tree.asks_a_service, others))
-    done = [span for span in outermost if span.start_ns is not None and span.end_ns is not None]
-    left_out["spans without a start or an end"] += len(outermost) - len(done)
-    done.sort(key=lambda span: (span.start_ns, span.id))
-    counted = [[span] for span in done] if named else _with_their_retries(done)
-    left_out["retries within a call"] += len(done) - len(counted)
+        left_out["spans of kind client, outside of all tools"] += sum(map(tree.is_service_call, others))
+    finished = [span for span in outermost if span.start_ns is not None and span.end_ns is not None]
+    left_out["spans without a start or an end"] += len(outermost) - len(finished)
+    finished.sort(key=lambda span: (span.start_ns, span.id))
+    counted = [[span] for span in finished] if named else _with_their_retries(finished)
+    left_out["retries within a call"] += len(finished) - len(counted)
     return [_call(tries, below.get(id(tries[-1]), ()), tree.session(tries[0])) for tries in counted]
 
 
@@ -46,7 +46,7 @@ class _SpanTree:
         self._known: dict[tuple[str, str, bool], TraceSpan] = {}
         nameless = []
         for span in spans:
-            if not span.id:  # nothing tells a span that was sent again from another one
+            if not span.id:  # without an id, spans that were exported twice cannot be recognized
                 nameless.append(span)
                 continue
             before = self._known.get(span.key)
@@ -72,7 +72,7 @@ class _SpanTree:
             yield parent
             span = parent
 
-    def asks_a_service(self, span: TraceSpan) -> bool:
+    def is_service_call(self, span: TraceSpan) -> bool:
         """Whether a span that names no tool is a call of one all the same."""
         if span.kind == "step":
             return (span.trace, span.id) not in self._parents
@@ -82,10 +82,10 @@ class _SpanTree:
 
     def call_over(self, span: TraceSpan, calls: Container[tuple[str, str, bool]]) -> TraceSpan | None:
         """The outermost call that a span is part of. A tool that an agent calls as part of another tool is its own."""
-        asked = not span.tool or span.kind in ("client", "server") or "mcp.method.name" in span.attributes
+        is_request = not span.tool or span.kind in ("client", "server") or "mcp.method.name" in span.attributes
         outermost = None
         for each in self.above(span):
-            if (asked or each.tool == span.tool) and each.key in calls:
+            if (is_request or each.tool == span.tool) and each.key in calls:
                 outermost = each
         return outermost
 
@@ -99,7 +99,7 @@ class _SpanTree:
         return found
 
     def session(self, span: TraceSpan) -> str:
-        """What the span says, or what is above it, or the only one in its trace, or else the trace itself."""
+        """The session in the span, or in its ancestors, or the only one in its trace; else the trace itself."""
         if span.session or not (of_trace := self._sessions.get(span.trace)):
             return span.session or span.trace
         if len(of_trace) == 1:
@@ -118,14 +118,14 @@ def _with_their_retries(spans: Iterable[TraceSpan]) -> list[list[TraceSpan]]:
             or 0
         )
         if number and requests:
-            _goes_on(span, number, requests[-SIDE_BY_SIDE:]).append(span)
+            _request_of_retry(span, number, requests[-SIDE_BY_SIDE:]).append(span)
         else:
             counted.append([span])
             requests.append(counted[-1])
     return counted
 
 
-def _goes_on(span: TraceSpan, number: int, requests: Sequence[list[TraceSpan]]) -> list[TraceSpan]:
+def _request_of_retry(span: TraceSpan, number: int, requests: Sequence[list[TraceSpan]]) -> list[TraceSpan]:
     """The request that a try goes on: the last that was tried as often and had come to an end."""
     ended = (
         each for each in reversed(requests) if len(each) == number and (each[-1].end_ns or 0) <= (span.start_ns or 0)
@@ -149,10 +149,10 @@ def _call(tries: list[TraceSpan], below: Iterable[TraceSpan], session: str) -> T
 
 
 def _failure(last: TraceSpan, below: Iterable[TraceSpan]) -> dict[str, Any]:
-    """What is known of a failure: where a tool says no more than that it failed, what it asked says why."""
-    asked = sorted((span for span in below if has_failed(span)), key=lambda span: span.end_ns or 0)
-    causes = [(status_of(span.attributes), error_of(span), span) for span in (last, *reversed(asked))]
-    status, error, _ = next((each for each in causes if (each[0] or 0) >= 400 or judge(each[1])), causes[0])
+    """What is known of a failure: where a tool's span has no cause, its inner spans may."""
+    failed_inner = sorted((span for span in below if has_failed(span)), key=lambda span: span.end_ns or 0)
+    causes = [(status_of(span.attributes), error_of(span), span) for span in (last, *reversed(failed_inner))]
+    status, error, _ = next((each for each in causes if (each[0] or 0) >= 400 or classify(each[1])), causes[0])
     same = [span for its, text, span in causes if failure_of(its, text) == failure_of(status, error)]
     waits = (
         retry_after_seconds(span.attributes[key], span.end_ns)

@@ -1,4 +1,4 @@
-"""One span of a trace, and what it says: of which tool and session it is, and how it went."""
+"""One span of a trace: its tool, its session, and its outcome."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from worldsim.faults.learned.errors import LONGEST_TEXT, grpc_name
 
 TOOL_KEYS = ("gen_ai.tool.name", "ai.toolCall.name", "mcp.tool.name")  # OpenTelemetry, Vercel's AI SDK, Sentry
-TOOL_KINDS = {  # what says "tool" -> where the tool's name may be then; else the span's name is the tool's
+TOOL_KINDS = {  # attribute that is "tool" -> where the tool's name may be then; else the span's name is the tool's
     "openinference.span.kind": "tool.name",
     "traceloop.span.kind": "traceloop.entity.name",
     "langfuse.observation.type": "",
@@ -24,13 +24,13 @@ MODEL_CALLS = ("chat", "text_completion", "generate_content", "embeddings")  # o
 RESULT_KEYS = ("gen_ai.tool.call.result", "ai.toolCall.result", "output.value", "traceloop.entity.output")
 STATUS_KEYS = ("http.response.status_code", "http.status_code")
 
-# How results of the Model Context Protocol say that they are none, also within a text of JSON
+# How results of the Model Context Protocol are marked as errors, also within a text of JSON
 _IS_ERROR = re.compile(r'\\?"isError\\?"\s*:\s*true')
 
 
 @dataclass(slots=True)
 class TraceSpan:
-    """One span, whichever form it was exported in. Ids are texts, empty where there is none."""
+    """One span, whichever format it was exported in. Ids are texts, empty where there is none."""
 
     trace: str
     id: str
@@ -42,8 +42,8 @@ class TraceSpan:
     attributes: Mapping[str, Any]  # with dots in their names
     failed: bool | None = None  # None: nothing is known of it
     texts: Sequence[str] = ()  # messages of the status and of exceptions
-    session: str = ""  # where the form says it elsewhere than in attributes
-    timed: bool = True  # whether the form says how long it took
+    session: str = ""  # where the format has it elsewhere than in attributes
+    timed: bool = True  # whether the format has durations
     form: str = ""  # that it was exported in
     tool: str = field(init=False)  # empty where no tool is named
 
@@ -89,7 +89,7 @@ def _tool(attributes: Mapping[str, Any], name: str) -> str:
 
 
 def has_failed(span: TraceSpan) -> bool:
-    """Whether a span says, in any way, that it failed."""
+    """Whether a span is marked, in any way, as failed."""
     attributes = span.attributes
     if span.failed or "error.type" in attributes or str(attributes.get("error")).lower() == "true" or _result(span):
         return True
@@ -99,7 +99,7 @@ def has_failed(span: TraceSpan) -> bool:
 
 
 def _result(span: TraceSpan) -> str:
-    """The result of a tool, where it is one that says of itself that it is none."""
+    """The result of a tool, where it is marked as an error."""
     texts = (str(span.attributes[key]) for key in RESULT_KEYS if key in span.attributes)
     return next((text for text in texts if _IS_ERROR.search(text)), "")
 
@@ -117,7 +117,7 @@ def whole_number(value: Any) -> int | None:
 
 
 def error_of(span: TraceSpan) -> str:
-    """All that a span says of its error: the type, the code of gRPC, exceptions, the message of its status."""
+    """All that a span has on its error: the type, the code of gRPC, exceptions, the message of its status."""
     code = whole_number(span.attributes.get("rpc.grpc.status_code"))
     causes = [
         span.attributes.get("error.type"),

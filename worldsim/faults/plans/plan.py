@@ -32,7 +32,7 @@ class Plan(BaseModel):
     """Faults in a row, outermost first: the first gets a call first and its reply last.
 
     What a plan says of severity are shares: `plan.at(s)` is the plan in which each fault has its share of `s`. The seed
-    closest to a fault counts: its own, else that of the plan, else that of whoever runs the plan.
+    closest to a fault counts: its own, else that of the plan, else that of the caller.
 
     Raises ConfigError for what is unknown or out of range; one line, with file and line where it was read from a file.
     """
@@ -42,7 +42,7 @@ class Plan(BaseModel):
     name: str = Field("plan", description="what reports call it")
     description: str = Field("", description="what it stands for, in a sentence or two")
     seed: int | None = Field(
-        None, ge=0, lt=2**63, strict=True, description="of the faults that have none; null: that of whoever runs it"
+        None, ge=0, lt=2**63, strict=True, description="of the faults that have none; null: that of the caller"
     )
     faults: tuple[PlannedFault, ...] = Field(description="what goes wrong, outermost first")
     _source: YAMLSource = PrivateAttr(default_factory=YAMLSource)
@@ -106,7 +106,7 @@ class Plan(BaseModel):
         if isinstance(severity, bool) or not isinstance(severity, int | float) or not 0 <= severity <= 1:
             raise ConfigError(f"{self.name}: severity must be between 0 and 1, got {severity!r}")
         return self.model_copy(
-            update={"faults": tuple(fault.but(severity=fault.severity * severity) for fault in self.faults)}
+            update={"faults": tuple(fault.replace(severity=fault.severity * severity) for fault in self.faults)}
         )
 
     def check(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> None:
@@ -151,8 +151,8 @@ def _explained(error: ValidationError) -> LocatedError:
         return LocatedError(f"a plan needs '{key}'. {usage_hint()}")
     if key == "faults":
         return LocatedError(f"faults must be a list, got {first['input']!r}. {usage_hint()}", *at)
-    says = first["msg"].replace("Input should", "must").replace("tuple", "list")
-    return LocatedError(f"{key}={first['input']!r} {says}", *at)
+    message = first["msg"].replace("Input should", "must").replace("tuple", "list")
+    return LocatedError(f"{key}={first['input']!r} {message}", *at)
 
 
 def _check(fault: Fault, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> None:

@@ -1,4 +1,4 @@
-"""Faults as plain data, the way plans write them, and back; what is wrong with it is told with its place."""
+"""Faults as plain data, the way plans write them, and back; errors name the place in the data."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -13,9 +13,9 @@ from worldsim.faults.schedule import Schedule
 assert catalogue.MODULES, "the catalogue defines kinds"
 
 
-def usage_hint(word: object = None) -> str:
-    """The end of an error message: how a fault is written, of the kind that was meant where that can be seen."""
-    kind = word if isinstance(word, str) and word in KINDS else "slow_api"
+def usage_hint(given_kind: object = None) -> str:
+    """The end of an error message: how a fault is written, of the given kind if that is one."""
+    kind = given_kind if isinstance(given_kind, str) and given_kind in KINDS else "slow_api"
     return f"Write `- kind: {kind}`; `worldsim faults list` shows all kinds"
 
 

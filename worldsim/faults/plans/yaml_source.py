@@ -1,4 +1,4 @@
-"""YAML with the line of everything in it, so that a mistake can be told by file and line."""
+"""YAML with the line of every key and item, so that errors can name file and line."""
 
 import re
 from collections.abc import Mapping
@@ -45,19 +45,19 @@ def read_yaml(text: str, name: str) -> tuple[Any, YAMLSource]:
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        said = " ".join(str(error).split())
-        raise ConfigError(f"{name}:1: not YAML: {said}; check that it is a text file in UTF-8") from error
+        message = " ".join(str(error).split())
+        raise ConfigError(f"{name}:1: not YAML: {message}; check that it is a text file in UTF-8") from error
 
 
 def _lines_of(root: Any, name: str) -> dict[TreePath, int]:
     """The line of every key and item. What an alias stands for is where the alias is."""
     lines: dict[TreePath, int] = {(): 1}
-    seen: set[int] = set()
+    visited: set[int] = set()
 
     def walk(node: Any, at: TreePath) -> None:
-        if node is None or id(node) in seen:
+        if node is None or id(node) in visited:
             return
-        seen.add(id(node))
+        visited.add(id(node))
         for position, item in enumerate(node.value if node.id in ("sequence", "mapping") else ()):
             key, value = (position, item) if node.id == "sequence" else (str(item[0].value), item[1])
             line, inner = (item if node.id == "sequence" else item[0]).start_mark.line + 1, (*at, key)
@@ -86,7 +86,7 @@ def _loader() -> Any:
 
 
 def _as_yaml_1_2(base: Any) -> Any:
-    made: Any = type(base.__name__, (base,), {})
+    extended: Any = type(base.__name__, (base,), {})
     exponent = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-    made.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+0123456789"))
-    return made
+    extended.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+0123456789"))
+    return extended

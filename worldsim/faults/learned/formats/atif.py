@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from worldsim.faults.learned.errors import judge
+from worldsim.faults.learned.errors import classify
 from worldsim.faults.learned.spans import TraceSpan
 from worldsim.faults.learned.timestamps import optional_moment_ns
 
@@ -90,7 +90,7 @@ def _failed(step: Mapping[str, Any], timing: Mapping[str, Any], result: Mapping[
         return True  # as Harbor writes what Claude Code says
     if result.get("is_error") or extra.get("is_error") or timing.get("status") == "error":
         return True
-    return bool(_STARTS_AS_ERROR.match(content)) and judge(content) is not None
+    return bool(_STARTS_AS_ERROR.match(content)) and classify(content) is not None
 
 
 def _text(content: Any) -> str:

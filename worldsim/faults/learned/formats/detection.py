@@ -28,7 +28,7 @@ class TraceFormat(NamedTuple):
     """A form: what it is called, what it is known by, and how it is read."""
 
     name: str
-    is_it: Callable[[Document], bool]
+    recognizes: Callable[[Document], bool]
     read: Callable[[Document], Iterator[TraceSpan]]
 
 
@@ -70,7 +70,7 @@ FORMATS = (
     TraceFormat("JSON of Phoenix", openinference.is_span, lambda document: iter([openinference.read_span(document)])),
 )
 WRAPPERS = ("data", "result", "trace", "spans", "traces")  # around documents, or lists of them
-OTHERS = {  # what else comes in the same files
+NOT_SPANS = {  # what else comes in the same files
     "resourceLogs": "logs in OTLP/JSON",
     "resourceMetrics": "metrics in OTLP/JSON",
     "rootTraceName": "Tempo's list of traces, without their spans (/api/traces/<id> has these)",
@@ -88,30 +88,30 @@ def read(document: Any, where: str) -> Iterator[SpanOrCall]:
         return
     if not isinstance(document, Mapping):
         raise ConfigError(f"{where}: {document!r:.40} is no call; {CALL_EXAMPLE}")
-    form = None if "tool" in document else next((form for form in FORMATS if form.is_it(document)), None)
+    form = None if "tool" in document else next((form for form in FORMATS if form.recognizes(document)), None)
     if form is not None:
         try:
             for span in form.read(document):
                 span.form = form.name
                 yield span
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise ConfigError(f"{where}: {form.name}, but {_says(error)}") from error
+            raise ConfigError(f"{where}: {form.name}, but {_problem(error)}") from error
         return
     inside = [document[key] for key in WRAPPERS if isinstance(document.get(key), list | Mapping)]
     if inside or any(key in document for key in WRAPPERS):
         yield from read(inside, where)
     else:
-        yield _own(document, where)
+        yield _own_format(document, where)
 
 
-def _own(document: Document, where: str) -> TracedCall:
+def _own_format(document: Document, where: str) -> TracedCall:
     """A call in our own form."""
-    for key, what in OTHERS.items():
+    for key, what in NOT_SPANS.items():
         if key in document:
             raise ConfigError(f"{where}: {what}, and no calls; export the spans")
     if document and not {"tool", "latency_s", "start", "ok", "error", "status"} & set(document):
         keys = ", ".join(list(document)[:5])
-        raise ConfigError(f"{where}: no form that is known has the keys {keys}; {CALL_EXAMPLE}, or see docs/faults.md")
+        raise ConfigError(f"{where}: no known format has the keys {keys}; {CALL_EXAMPLE}, or see docs/faults.md")
     try:
         return TracedCall.model_validate({**document, **_waits(document)})
     except ValidationError as error:
@@ -124,7 +124,7 @@ def _waits(document: Document) -> Document:
     if not isinstance(retry_after, str | list):
         return {}
     end_ns: int | None = None
-    with suppress(ValueError, TypeError):  # what is wrong with these is told where they are checked
+    with suppress(ValueError, TypeError):  # the model reports what is wrong with these
         end_ns = moment_ns(document.get("start")) + round(float(document.get("latency_s") or 0) * 1e9)
     seconds = retry_after_seconds(retry_after, end_ns)
     return {} if seconds is None else {"retry_after_s": seconds}
@@ -138,7 +138,7 @@ def _explained(error: ValidationError) -> str:
     return f"{key}={first['input']!r} {MUST_BE.get(str(key), first['msg'].replace('Input should', 'must'))}"
 
 
-def _says(error: Exception) -> str:
+def _problem(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"'{error.args[0]}' is missing"
     if isinstance(error, json.JSONDecodeError):
