@@ -145,12 +145,12 @@ def entry(kind: type[Fault]) -> str:
 
 def described(kind: type[Fault]) -> str:
     """One fault without its example."""
-    own = {name: field for name, field in kind.model_fields.items() if name not in COMMON}
+    own_fields = {name: field for name, field in kind.model_fields.items() if name not in COMMON}
     rows = [
         f"| `{name}` | {_default(field.default)} | {field.description}{', at severity 1' if is_scaled(field) else ''} |"
-        for name, field in own.items()
+        for name, field in own_fields.items()
     ]
-    table = "\n".join(["| parameter | default | what it is |", "|---|---|---|", *rows]) if own else ""
+    table = "\n".join(["| parameter | default | what it is |", "|---|---|---|", *rows]) if own_fields else ""
     parts = [f"### `{kind.kind}`", inspect.getdoc(kind) or "", severity_table(kind), table]
     return "\n\n".join(part for part in parts if part)
 
@@ -278,11 +278,13 @@ def calls_of(env: gym.Env[Any, Any]) -> dict[str, Any]:
 
 def written(reply: Reply, brief: bool) -> list[str]:
     """A reply as lines of JSON. brief: only the beginning of what it says."""
-    said = {"ok": reply.ok}
-    said |= {key: value for key, value in reply.to_json().items() if key not in said and value not in (None, 0.0)}
+    described_reply = {"ok": reply.ok}
+    described_reply |= {
+        key: value for key, value in reply.to_json().items() if key not in described_reply and value not in (None, 0.0)
+    }
     if reply.payload is not LOST:
-        said["reply"] = {"tool": reply.payload["tool"], "...": "..."} if brief else reply.payload
-    return _lines(_short(said))
+        described_reply["reply"] = {"tool": reply.payload["tool"], "...": "..."} if brief else reply.payload
+    return _lines(_short(described_reply))
 
 
 def _lines(value: Any, before: str = "", after: str = "", indent: str = "") -> list[str]:

@@ -32,26 +32,26 @@ class Http(FaultsCall):
 
     def _reply(self, observed: ObservedCall) -> Reply:
         """What the client got; the fields of a failure that no client sees are those of the reply behind it."""
-        self.observed, behind = observed, list[Reply]()
+        self.observed, replies = observed, list[Reply]()
         session = self.faults.current
         arrived = session._finish_call
 
-        def seen(*arguments: Any) -> Reply:
-            behind.append(arrived(*arguments))
-            return behind[-1]
+        def observe(*arguments: Any) -> Reply:
+            replies.append(arrived(*arguments))
+            return replies[-1]
 
-        session._finish_call = seen  # type: ignore[method-assign]
+        session._finish_call = observe  # type: ignore[method-assign]
         try:
             response = self._response(observed)
         except (httpx.ReadTimeout, httpx.ReadError, httpx.RemoteProtocolError) as error:
             kind = {httpx.ReadTimeout: "timeout", httpx.ReadError: "connection"}.get(type(error), "malformed")
-            assert behind[-1].error == kind, f"{error!r} is what the client sees of {behind[-1]}"
-            return behind[-1]
+            assert replies[-1].error == kind, f"{error!r} is what the client sees of {replies[-1]}"
+            return replies[-1]
         finally:
             del session._finish_call
-        if not behind:  # no fault is aimed at this tool, and the request went by all of them
+        if not replies:  # no fault is aimed at this tool, and the request went by all of them
             return Reply(response.json())
-        (reply,) = behind
+        (reply,) = replies
         if reply.payload is not LOST:
             assert response.status_code == 200
             return reply._replace(payload=response.json())

@@ -76,8 +76,8 @@ def skew(outcomes: Sequence[CallOutcome]) -> float:
     def seconds(value: Any) -> float:
         return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else float(np.sum(value))
 
-    said = [record.details for each in outcomes for record in each.records]
-    return sum(abs(seconds(details["after"]) - seconds(details["before"])) for details in said)
+    details_of = [record.details for each in outcomes for record in each.records]
+    return sum(abs(seconds(details["after"]) - seconds(details["before"])) for details in details_of)
 
 
 def slip(outcomes: Sequence[CallOutcome]) -> float:
@@ -177,7 +177,7 @@ STALE = [kind.kind for kind in FAMILIES["stale and repeated"]] + ["other_record"
 
 
 @pytest.mark.parametrize("kind", STALE)
-def test_doors_agree_where_all_calls_ask_for_the_same(kind: str) -> None:
+def test_entry_points_agree_where_all_calls_ask_for_the_same(kind: str) -> None:
     check_entry_points(MockService(RICH, seed=SEED, one_request=True), [KINDS[kind](severity=0.8)], 40)
 
 
@@ -186,7 +186,7 @@ def test_doors_agree_where_all_calls_ask_for_the_same(kind: str) -> None:
     faults.Window(start=2, stop=5), faults.Bursts(mean_calls=2, mean_gap=3),
     faults.Bursts(mean_calls=2, mean_gap=3, per_tool=False),
     faults.TimeWindow(start_s=5, stop_s=12, every_s=20)], ids=str)  # fmt: skip
-def test_doors_agree_on_when_a_fault_is_at_work(space: Any, schedule: Any) -> None:
+def test_entry_points_agree_on_when_a_fault_is_at_work(space: Any, schedule: Any) -> None:
     plan = [
         faults.LognormalLatency(severity=0.3, schedule=schedule),
         faults.LostRequest(severity=0.9, schedule=schedule, probability=0.7, tools=["read", "write"]),
@@ -222,16 +222,16 @@ PLANS: dict[str, list[Fault]] = {
 
 @pytest.mark.parametrize("space", [RICH, None], ids=["space", "plain"])
 @pytest.mark.parametrize("plan", PLANS)
-def test_doors_agree_on_faults_in_a_row(plan: str, space: Any) -> None:
+def test_entry_points_agree_on_faults_in_a_row(plan: str, space: Any) -> None:
     check_entry_points(MockService(space, None if space else orders, SEED), PLANS[plan], 60)
 
 
-def test_doors_agree_on_lies(world_folder: Path) -> None:  # noqa: F811
+def test_entry_points_agree_on_lies(world_folder: Path) -> None:  # noqa: F811
     lie = faults.PlausibleLie(severity=0.7, world=str(world_folder), dreams=3, ticks=2, rate=0.8)
     check_entry_points(MockService(IMAGE_SPACE, seed=SEED), [lie], 8)
 
 
-def test_a_door_that_does_otherwise_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_point_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     class Forgetful(PipelineCall):
         """Begins another session."""
 
@@ -468,8 +468,8 @@ class Forgetful(Fault):
         (partial(suite.check_growth, statistic=suite.harm), Shrinking, "does not grow"),
     ],
 )
-def test_the_suite_catches_what_it_is_for(check: Any, bad: type[Fault], says: str) -> None:
-    with pytest.raises(AssertionError, match=says):
+def test_the_suite_catches_what_it_is_for(check: Any, bad: type[Fault], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
         check(bad, MockService(RICH), 20)
 
 

@@ -80,14 +80,16 @@ TWINS = [lost_request, false_failure, duplicate_execution, slow_start]
 @pytest.mark.parametrize(
     "settings", [{}, {"probability": 0.8, "schedule": faults.After(calls=2), "tools": ["r*", "write"]}]
 )
-def test_it_does_what_the_composition_does_through_every_door(twin: Any, space: Any, settings: dict[str, Any]) -> None:
+def test_it_does_what_the_composition_does_through_every_entry_point(
+    twin: Any, space: Any, settings: dict[str, Any]
+) -> None:
     service = MockService(space, None if space else orders, seed=3)
     composed, seen = KINDS[twin.kind](severity=0.8, **settings), 0
     for name, entry_point in ENTRY_POINTS.items():
         if entry_point.fits(service):
             wanted = service.run([composed], CALLS, entry_point=entry_point)
             got = service.run([twin(severity=0.8, **settings)], CALLS, entry_point=entry_point)
-            assert [one.otherwise_than(other) for one, other in zip(wanted, got, strict=True)] == [""] * CALLS, name
+            assert [one.difference_from(other) for one, other in zip(wanted, got, strict=True)] == [""] * CALLS, name
             seen = sum(each.changed for each in got)
     assert seen > 2
 
@@ -133,14 +135,14 @@ MOODS = {0, 1, 2, 3, 4, 5}
 
 
 @pytest.mark.parametrize("space", [RICH, None], ids=["space", "plain"])
-def test_doors_agree_where_some_calls_are_dropped_some_repeated_and_some_sleep(space: Any) -> None:
+def test_entry_points_agree_where_some_calls_are_dropped_some_repeated_and_some_sleep(space: Any) -> None:
     service = MockService(space, None if space else orders, seed=5)
     outcomes = service.run([moody(severity=1.0)], 90)
     assert {record.details["mood"] for each in outcomes for record in each.records} == MOODS
     check_entry_points(service, [moody(severity=1.0)], 90)
 
 
-def test_doors_agree_where_several_stand_in_a_row() -> None:
+def test_entry_points_agree_where_several_stand_in_a_row() -> None:
     plan = [
         moody(severity=0.7),
         faults.LostAnswer(severity=0.9),

@@ -20,7 +20,7 @@ from worldsim.faults.trees import alike, copied, leaves_of
 from .strategies import observation_spaces
 
 COUNT, DEPTH = 4, 3
-Names = list[str] | None  # of the lines, one a session; None: the one that each session has
+BufferNames = list[str] | None  # of the lines, one a session; None: the one that each session has
 
 
 class Truth:
@@ -39,22 +39,22 @@ class Truth:
         others = {row: {"odd": self.space.sample(), "row": row} for row in overriding}
         return Payloads(COUNT, self.space, self.batches.sample(), overrides=others)
 
-    def list_of(self, row: int, names: Names) -> list[Any]:
+    def list_of(self, row: int, names: BufferNames) -> list[Any]:
         return self.lists.setdefault((row, None if names is None else names[row]), [])
 
-    def buffers(self, rows: Rows, names: Names) -> Rows:
+    def buffers(self, rows: Rows, names: BufferNames) -> Rows:
         return self.history.buffers(rows, None if names is None else [names[row] for row in rows.tolist()])
 
     def begin(self, rows: Rows) -> None:
         self.history.begin(rows)
         self.lists = {key: known for key, known in self.lists.items() if key[0] not in rows.tolist()}
 
-    def add(self, rows: Rows, payloads: Payloads, names: Names = None) -> None:
+    def add(self, rows: Rows, payloads: Payloads, names: BufferNames = None) -> None:
         self.history.add(self.buffers(rows, names), rows, payloads, self.leaves)
         for row in rows.tolist():
             self.list_of(row, names).append(copied(payloads.payload(row)))
 
-    def check(self, ages: list[int], names: Names = None) -> None:
+    def check(self, ages: list[int], names: BufferNames = None) -> None:
         """What was there so long ago in the line comes back in the place of what is there now."""
         known = [len(self.list_of(row, names)) for row in range(COUNT)]
         buffers = self.buffers(np.arange(COUNT), names)
@@ -109,7 +109,7 @@ def test_what_is_remembered_belongs_to_nobody_else() -> None:
     assert copied_history.counts.tolist() == pickled.counts.tolist() == [1] * COUNT
 
 
-def test_of_too_many_lines_the_oldest_are_forgotten_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_too_many_buffers_the_oldest_are_forgotten_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(payload_history, "MIN_BUFFERS", 10)
     known, most = PayloadHistory(1, 1), 64
     row, columns = np.zeros(1, np.int64), 0

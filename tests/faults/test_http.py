@@ -88,7 +88,7 @@ def test_what_no_fault_changes_is_passed_on_byte_for_byte(
         )
         assert got.content == expected.content
         assert client.get(path, headers={"X": "1"}).num_bytes_downloaded == expected.num_bytes_downloaded
-    assert [seen.target for seen in service.seen] == [path] * 3
+    assert [seen.target for seen in service.received] == [path] * 3
 
 
 @settings(max_examples=60, deadline=None)
@@ -240,7 +240,7 @@ def test_a_turned_page_is_what_the_service_is_asked_for(service: Service, mode: 
     with Client(service, mode, always("off_by_one_page")) as client:
         assert client.get("/orders", params={"page": 2}).json()["page"] == 3
         assert client.transport.faults.records[0].details == {"argument": "page", "before": 2, "after": 3}
-    assert service.seen[0].target == "/orders?page=3"
+    assert service.received[0].target == "/orders?page=3"
 
 
 # --- what faults do to replies ---
@@ -484,7 +484,7 @@ def test_a_call_that_is_carried_out_twice(service: Service, mode: str) -> None:
         response = client.post("/refunds", json={"order": 7})
         assert response.json() == {"refund": 2, "asked": {"order": 7}}
     assert service.done["POST /refunds"] == 2
-    assert service.seen[0].body == service.seen[1].body
+    assert service.received[0].body == service.received[1].body
 
 
 def test_a_call_that_is_carried_out_twice_needs_one_connection(service: Service) -> None:
@@ -501,7 +501,7 @@ def test_what_was_asked_before_is_carried_out_as_it_was_asked(service: Service, 
     with Client(service, mode, plan) as client:
         client.post("/refunds", json={"order": 1}, headers={"X-Who": "anna"})
         client.post("/audit?deep=1", content=b"other", headers={"X-Who": "ben"})
-    arrived = [(seen.target, seen.json, seen.headers["X-Who"]) for seen in service.seen]
+    arrived = [(seen.target, seen.json, seen.headers["X-Who"]) for seen in service.received]
     assert arrived == [("/refunds", {"order": 1}, "anna")] * 2
 
 
@@ -513,7 +513,7 @@ def test_a_streamed_upload_arrives_once_for_each_time_that_it_is_carried_out(ser
     with Client(service, mode, always("duplicate_execution")) as client:
         content: Any = achunks() if client.is_async else iter([b'{"order":', b" 7}"])
         client.post("/refunds", content=content, headers={"Content-Type": "application/json"})
-    assert [seen.json for seen in service.seen] == [{"order": 7}] * 2
+    assert [seen.json for seen in service.received] == [{"order": 7}] * 2
 
 
 # --- time ---

@@ -33,7 +33,7 @@ def check(entry_point: type[EntryPoint], service: MockService, plan: list[Any], 
         service.run(plan, calls, entry_point=entry_point),
         strict=True,
     ):
-        found = one.otherwise_than(other)
+        found = one.difference_from(other)
         assert not found, f"call {one.at} goes otherwise through HTTP: {found}"
 
 

@@ -40,7 +40,7 @@ def details(each: CallOutcome) -> list[Any]:
     return [dict(record.details) for record in each.records]
 
 
-class Spells:
+class SpellsByLoop:
     """Leaves that fail for spells of calls of a tool, as states that go on from call to call."""
 
     def __init__(self, begins: float, mean_calls: float) -> None:
@@ -203,7 +203,7 @@ def test_an_empty_result() -> None:
 
 
 def test_sensors_of_a_space_that_die() -> None:
-    fault, spells = faults.DeadSensors(severity=1.0, rate=0.1, mean_calls=4), Spells(0.1, 4)
+    fault, spells = faults.DeadSensors(severity=1.0, rate=0.1, mean_calls=4), SpellsByLoop(0.1, 4)
     names = [leaf.name for leaf in LEAVES_OF_RICH]
     for each, draws, _ in played(fault, RICH, calls=240):
         assert details(each) == check_gone(each, spells.now(names, each.call.tool, draws), NOTHING)
@@ -213,7 +213,7 @@ def test_sensors_of_plain_json_that_come_and_go_while_they_are_dead() -> None:
     def payload(number: int) -> Any:
         return {f"field{k}": number for k in range(6) if number % (k + 1) == 0}
 
-    fault, spells, seen = faults.DeadSensors(severity=1.0, rate=0.3, mean_calls=4), Spells(0.3, 4), set[str]()
+    fault, spells, seen = faults.DeadSensors(severity=1.0, rate=0.3, mean_calls=4), SpellsByLoop(0.3, 4), set[str]()
     every = [f"field{k}" for k in range(6)]
     for each, draws, _ in played(fault, None, payload):
         out = spells.now(every, each.call.tool, draws)
@@ -224,7 +224,7 @@ def test_sensors_of_plain_json_that_come_and_go_while_they_are_dead() -> None:
 
 
 def test_a_frozen_frame_is_the_last_one_that_came_through() -> None:
-    fault, spells = faults.FrozenFrames(severity=1.0, rate=0.3, mean_calls=4), Spells(0.3, 4)
+    fault, spells = faults.FrozenFrames(severity=1.0, rate=0.3, mean_calls=4), SpellsByLoop(0.3, 4)
     last = MockService(RICH).answer(-1)["screen"]
     for each, draws, _ in played(fault, RICH):
         frozen = spells.now(["screen"], each.call.tool, draws)

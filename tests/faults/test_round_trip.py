@@ -39,8 +39,8 @@ def recorded(plan: Plan, path: Path, sessions: int, seed: int = 0) -> Path:
                 tools[name](order=session)
             except ToolError:
                 continue
-    assert faults.recording is not None
-    faults.recording.close()
+    assert faults.recorder is not None
+    faults.recorder.close()
     return path
 
 
@@ -94,8 +94,8 @@ def test_a_recording_holds_no_arguments_and_no_results_and_goes_on(tmp_path: Pat
         faults = Faults([], record=path, clock=WallClock)
         tools = wrap({"login": lambda password: {"token": password}}, faults)
         assert tools["login"](password=secret) == {"token": secret}
-        assert faults.recording is not None
-        faults.recording.close()
+        assert faults.recorder is not None
+        faults.recorder.close()
     text = path.read_text()
     assert len(text.splitlines()) == 2 and "one" not in text and "two" not in text
     assert [call.tool for call in read_traces(path).calls] == ["login", "login"]

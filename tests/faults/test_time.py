@@ -57,7 +57,7 @@ FITTING = {name: entry_point for name, entry_point in ENTRY_POINTS.items() if en
 
 
 @pytest.mark.parametrize("entry_point", FITTING.values(), ids=FITTING)
-def test_an_outage_comes_again_every_so_often_through_every_door(entry_point: type[EntryPoint]) -> None:
+def test_an_outage_comes_again_every_so_often_through_every_entry_point(entry_point: type[EntryPoint]) -> None:
     schedule = TimeWindow(start_s=4, stop_s=7, every_s=10)
     service = MockService(RICH, every_s=0.5)
     outcomes = service.run([faults.ServerError(severity=1.0, rate=1.0, schedule=schedule)], 60, entry_point=entry_point)
@@ -188,7 +188,7 @@ def test_sessions_of_a_vector_wait_on_clocks_of_their_own(fault: Fault) -> None:
     alone, among = (
         service.run([fault], 90, entry_point=entry_point) for entry_point in (ENTRY_POINTS["call"], RowOfVector)
     )
-    assert [one.otherwise_than(other) for one, other in zip(alone, among, strict=True)] == [""] * 90
+    assert [one.difference_from(other) for one, other in zip(alone, among, strict=True)] == [""] * 90
     assert {each.reply.ok for each in alone} == {True, False}
 
 

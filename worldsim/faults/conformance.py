@@ -272,7 +272,7 @@ CHECKS = (
 def _same(build: Build, left: Sequence[CallOutcome], right: Sequence[CallOutcome], message: str) -> None:
     assert len(left) == len(right)
     for one, other in zip(left, right, strict=True):
-        found = one.otherwise_than(other)
+        found = one.difference_from(other)
         assert not found, f"{_name(build)}: {one.place} {message}: {found}"
 
 

@@ -67,17 +67,17 @@ class CallOutcome:
 
     @property
     def changed(self) -> bool:
-        """Whether anything at all was otherwise than without faults."""
+        """Whether anything differs from a call without faults."""
         untouched = len(self.answers) == 1 and self.executed == [self.call] and not self.waited_s
         return not (untouched and same_reply(self.reply, self.answers[0]))
 
-    def otherwise_than(self, other: "CallOutcome") -> str:
-        """In what another outcome of the same call differs, in a line; "" where in nothing. Times are rounded."""
+    def difference_from(self, other: "CallOutcome") -> str:
+        """The first difference from another outcome of the same call, in a line; "" for none. Times are rounded."""
         pairs = {
             "call": (self.call, other.call),
             "payload": (self.reply.payload, other.reply.payload),
             "reply": (self.reply[1:], other.reply[1:]),
-            "carried out": (self.executed, other.executed),
+            "executed": (self.executed, other.executed),
             "waited_s": (self.waited_s, other.waited_s),
             "records": (self.records, other.records),
         }
@@ -104,7 +104,7 @@ def _rounded(value: Any) -> Any:
 
 @dataclass
 class MockService:
-    """A service whose answers are known, and what was handed to and fro.
+    """A service whose answers are known, and which keeps the payloads that were passed to and from faults.
 
     payloads: by default members of `space` drawn for each call; needed where `space` is None (plain JSON).
     every_s: seconds from the beginning of one call to that of the next, if none takes longer.
@@ -174,14 +174,14 @@ class ObservedCall:
         self.answers: list[Reply] = []
 
     def hand(self, value: Any) -> Any:
-        """The same object, to be looked at later."""
+        """Keep an object to check it later, and return it."""
         self.handed.append(value)
         if self._service.watch:
             self._service.given.append((value, copied(value)))
         return value
 
     def execute(self, call: Call) -> Reply:
-        """The service's answer; what was carried out is remembered."""
+        """The service's answer; keeps the call that was executed."""
         self.executed.append(Call(call.tool, copied(dict(call.arguments)), call.number))
         answer = self._service.answer(self.scripted.at)
         self.answers.append(Reply(copied(answer) if self._service.watch or self._service.scribble else answer))
@@ -189,7 +189,7 @@ class ObservedCall:
 
 
 class EntryPoint(ABC):
-    """A way by which calls come to faults: one session of them.
+    """A way to call the service through faults: one session.
 
     takes_spaces, takes_plain: whether it takes payloads of a space, and plain JSON.
     """
@@ -213,7 +213,7 @@ class EntryPoint(ABC):
 
     @abstractmethod
     def _call(self, observed: ObservedCall) -> tuple[Reply, Sequence[FaultRecord]]:
-        """Make a call; give the reply and what was done to it."""
+        """Make a call; return its reply and its records."""
 
     def now(self) -> float:
         """Seconds on the session's clock."""
@@ -232,15 +232,15 @@ class EntryPoint(ABC):
         self._numbers[scripted.tool] = number + 1
         observed, before = ObservedCall(self.service, scripted, number), self.now()
         reply, records = self._call(observed)
-        waited_s, copied_reply = self.now() - before, reply
+        waited_s, reply_as_returned = self.now() - before, reply
         if self.service.watch or self.service.scribble:
-            copied_reply = reply._replace(payload=copied(reply.payload))
-            self.service.replied.append((reply.payload, copied_reply.payload))
+            reply_as_returned = reply._replace(payload=copied(reply.payload))
+            self.service.replied.append((reply.payload, reply_as_returned.payload))
         for each in (reply.payload, *observed.handed) if self.service.scribble else ():
             scribble(each)
         call = Call(scripted.tool, scripted.arguments, number)
         return CallOutcome(
-            scripted.at, call, copied_reply, observed.executed, observed.answers, waited_s, list(records)
+            scripted.at, call, reply_as_returned, observed.executed, observed.answers, waited_s, list(records)
         )
 
     def close(self) -> None:  # noqa: B027  (most have nothing to close)
@@ -468,7 +468,7 @@ ENTRY_POINTS: dict[str, type[EntryPoint]] = {
     "@tool, async": DecoratedAsyncTool,
     "wrap": WrappedTool,
 }
-"""Every way by which calls come to faults. Whoever writes another adds it here."""
+"""All entry points. Add yours here, and every check includes it."""
 
 
 def check_entry_points(service: MockService, faults: Sequence[Fault], calls: int, message: str = "a call") -> None:
@@ -477,5 +477,5 @@ def check_entry_points(service: MockService, faults: Sequence[Fault], calls: int
     for name, entry_point in ENTRY_POINTS.items():
         if entry_point is not PipelineCall and entry_point.fits(service):
             for one, other in zip(direct, service.run(faults, calls, entry_point=entry_point), strict=True):
-                found = one.otherwise_than(other)
+                found = one.difference_from(other)
                 assert not found, f"{message} differs through the entry point '{name}': {one.place}: {found}"

@@ -126,9 +126,7 @@ class Session:
         self.name, self.clock = name, faults._clock()
         self._began = time.time() - self.clock.now()  # when the session's clock stood at 0, in seconds since 1970
         self._faults, self._records = faults, list[FaultRecord]()
-        self._views: dict[
-            str, PayloadView
-        ] = {}  # of the last answer of each tool: how what is repeated becomes a payload
+        self._views: dict[str, PayloadView] = {}  # of the last answer of each tool, to rebuild replayed payloads
         self._tokens: list[Token[Session | None]] = []
         seeded = [(fault, faults.seed) for fault in faults.plan.faults]
         self._pipeline = Pipeline(seeded, None, faults.tools, self.clock)
@@ -140,7 +138,7 @@ class Session:
         return list(self._records)
 
     def call(self, tool: str, arguments: Mapping[str, Any], forward: Callable[[Call], Any]) -> Reply:
-        """Carry a call through the faults. `forward` carries it out: it gives a result, or a `Reply`.
+        """Carry a call through the faults. `forward` executes it, and returns a result or a `Reply`.
 
         What `forward` raises goes on to the caller, unless a fault has lost the answer.
         """
@@ -192,7 +190,7 @@ class Session:
             return self._finish_call(tool, reply, records, started_s, timeout_s), records
 
     def effects(self, tool: str, number: int) -> list[Effect]:
-        """Of the faults that may act on a call."""
+        """The effects of the faults that may act on a call."""
         return self._pipeline.effects(tool, number)
 
     def malformed_payload(self, tool: str, reply: Reply) -> Any:
@@ -215,14 +213,14 @@ class Session:
     ) -> Reply:
         self._records += records
         was_delayed = reply.latency_s > 0
-        if isinstance(self.clock, WallClock):  # carrying out takes time, too
+        if isinstance(self.clock, WallClock):  # execution takes time, too
             reply = reply._replace(latency_s=self.clock.now() - started_s)
         if timeout_s is not None and was_delayed and reply.latency_s >= timeout_s - ON_TIME_S:
             reply = Reply.failed("timeout")._replace(latency_s=reply.latency_s)
         raised = reply.payload.error if isinstance(reply.payload, _ToolException) else None
-        if self._faults.recording is not None:
+        if self._faults.recorder is not None:
             failure = None if raised is None else f"{type(raised).__name__}: {raised}"
-            self._faults.recording.add(self.name, tool, self._began + started_s, reply, failure)
+            self._faults.recorder.add(self.name, tool, self._began + started_s, reply, failure)
         if raised is not None:
             raise raised
         return reply
@@ -241,7 +239,7 @@ _current: ContextVar[Session | None] = ContextVar("worldsim.faults.session", def
 
 
 class _CallAdapter:
-    """Carries one call out, and remembers how its answer was opened for the faults."""
+    """Executes one call, and keeps the view of its answer that the faults changed."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -279,7 +277,7 @@ class _CallAdapter:
         return task.result()
 
     def restore_payload(self, tool: str, reply: Reply) -> Reply:
-        """A reply whose payload is again what tools answer with."""
+        """A reply with its payload in the form of the tool's answers again."""
         view = self.view or self._session._views.get(tool)
         return reply if reply.payload is LOST or view is None else reply._replace(payload=view.rebuild(reply.payload))
 
@@ -331,7 +329,7 @@ class Faults:
         self.seed = checked_seed(seed) if self.plan.seed is None else self.plan.seed
         self.tools = None if tools is None else tuple(tools)
         self.plan.check(self.tools, None)
-        self.recording = None if record is None else CallRecorder(record)
+        self.recorder = None if record is None else CallRecorder(record)
         self._clock = clock
         self._sessions: dict[str, Session] = {}
         self.functions: dict[str, Callable[[Call], Any]] = {}  # what carries each tool out, of those that are wrapped

@@ -39,7 +39,7 @@ class ActionTools(Protocol):
         ...
 
     def action(self, tool: str, arguments: Mapping[str, Any], original: Any) -> Any:
-        """The action that makes a call; `original` is the one that was made, which called something else perhaps."""
+        """The action that makes a call; `original` is the agent's, which may have made another call."""
         ...
 
 
@@ -171,7 +171,7 @@ def _like(before: Any, arguments: Mapping[str, Any]) -> Any:
 
 
 class SessionActions:
-    """The actions that a session has made: what is called again is called in the very words in which it was."""
+    """The actions that a session has made, so that a call which is repeated gets the very action that made it."""
 
     def __init__(self, tools: ActionTools) -> None:
         self._tools = tools
@@ -189,11 +189,11 @@ class SessionActions:
         return tool, arguments
 
     def action(self, tool: str, arguments: Mapping[str, Any], original: Any) -> Any:
-        """The action that makes a call; `original` is the one that was made, which called something else perhaps."""
+        """The action that makes a call; `original` is the agent's, which may have made another call."""
         if self._tools.by_name:
-            known = canonical([tool, arguments])
-            if known in self._actions:
-                return self._actions[known]
+            key = canonical([tool, arguments])
+            if key in self._actions:
+                return self._actions[key]
         return self._tools.action(tool, arguments, original)
 
 

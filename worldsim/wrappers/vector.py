@@ -348,8 +348,8 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             known = observations if progress.reset_observations is None else progress.reset_observations
             progress.reset_observations = where_rows(self._space, ended, observations, known)
             observations = with_rows(self._space, observations, finals)
-        # The first result of all environments is taken as it is; later ones are merged where environments moved: rewards
-        # are summed, ends are kept, observations and infos are the last.
+        # The first result of all environments is taken as it is; later ones are merged where environments moved:
+        # rewards are summed, ends are kept, observations and infos are the last.
         if moved.all() and progress.observations is None and not progress.has_stepped:
             progress.rewards, progress.observations, progress.infos = rewards, observations, infos
             progress.terminated, progress.truncated = terminated, truncated

@@ -62,11 +62,11 @@ class FaultTransportBase:
 
     def match_route(self, request: Any) -> RouteMatch | None:
         """The route of a request; None where no fault is aimed at it and calls are not recorded."""
-        if not self._faults and self.faults.recording is None:
+        if not self._faults and self.faults.recorder is None:
             return None
         path = request.url.raw_path.partition(b"?")[0].decode("ascii")
         found = self._templates.match(request.method, path)
-        return found if self.is_targeted(found.tool) or self.faults.recording is not None else None
+        return found if self.is_targeted(found.tool) or self.faults.recorder is not None else None
 
     def is_targeted(self, tool: str) -> bool:
         return any(matches(tool, fault.tools) for fault in self._faults)

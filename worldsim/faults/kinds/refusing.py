@@ -61,8 +61,8 @@ def _until(retries: int) -> Callable[[AffectedCalls], Mask]:
 class RateLimited(Fault):
     """429 Too Many Requests, with Retry-After.
 
-    With `until_retry_after` the service means it: a tool that has refused a call refuses all others, too, until so much
-    time has passed on the clock. Whoever waits is served, whoever hammers is not.
+    With `until_retry_after` the service enforces it: a tool that has refused a call refuses all others, too, until so
+    much time has passed on the clock. A client that waits is served, one that retries at once is not.
 
     Records: `rate_limited` (status, lost).
     """
@@ -114,7 +114,8 @@ class Throttled(Fault):
     """429 with Retry-After, once so many calls of a tool have been let through within `window_s` on the clock.
 
     The caller's own pace decides; `rate_limited` refuses by chance. Retry-After says when the oldest of them leaves the
-    window: whoever waits so long is served, whoever hammers is refused. Records: `throttled` (status, lost).
+    window: a client that waits so long is served, one that retries at once is refused.
+    Records: `throttled` (status, lost).
     """
 
     calls: int = number(10, 1, 10**9, "calls within the window that are let through at severity 1; 1/severity times as "

@@ -44,7 +44,7 @@ class TraceSpan:
     texts: Sequence[str] = ()  # messages of the status and of exceptions
     session: str = ""  # where the format has it elsewhere than in attributes
     timed: bool = True  # whether the format has durations
-    form: str = ""  # that it was exported in
+    format_name: str = ""  # that it was exported in
     tool: str = field(init=False)  # empty where no tool is named
 
     def __post_init__(self) -> None:

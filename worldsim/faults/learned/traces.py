@@ -106,5 +106,5 @@ def _why(spans: list[TraceSpan], left_out: dict[str, int]) -> str:
     if not spans:
         return ""
     others = "".join(f"; {what}: {count}" for what, count in left_out.items())
-    forms = " and ".join(sorted({span.form for span in spans}))
+    forms = " and ".join(sorted({span.format_name for span in spans}))
     return f" ({len(spans)} spans in {forms}, of which none that has ended names a tool or is of kind client{others})"

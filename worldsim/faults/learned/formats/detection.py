@@ -88,14 +88,18 @@ def read(document: Any, where: str) -> Iterator[SpanOrCall]:
         return
     if not isinstance(document, Mapping):
         raise ConfigError(f"{where}: {document!r:.40} is no call; {CALL_EXAMPLE}")
-    form = None if "tool" in document else next((form for form in FORMATS if form.recognizes(document)), None)
-    if form is not None:
+    trace_format = (
+        None
+        if "tool" in document
+        else next((trace_format for trace_format in FORMATS if trace_format.recognizes(document)), None)
+    )
+    if trace_format is not None:
         try:
-            for span in form.read(document):
-                span.form = form.name
+            for span in trace_format.read(document):
+                span.format_name = trace_format.name
                 yield span
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            raise ConfigError(f"{where}: {form.name}, but {_problem(error)}") from error
+            raise ConfigError(f"{where}: {trace_format.name}, but {_problem(error)}") from error
         return
     inside = [document[key] for key in WRAPPERS if isinstance(document.get(key), list | Mapping)]
     if inside or any(key in document for key in WRAPPERS):
