@@ -98,11 +98,11 @@ class Bursts(Schedule):
         return self.mean_calls / (self.mean_calls + self.mean_gap)
 
     def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:
-        """One uniform u a call moves the chain: from quiet into a burst if u < enter, within one on if u < stay.
+        """One uniform u a call moves the chain: from quiet into a burst if u < p_begin, within one on if u < p_stay.
 
         So a call with u below both ends in a burst, and one with u above both ends in quiet, whatever was before; one
-        between them keeps the state, or turns it over where stay < enter. Hence the state follows from the last call
-        that decided and how many there were since. Call 0 decides by `share`.
+        between them keeps the state, or turns it over where p_stay < p_begin. Hence the state follows from the last
+        call that decided and how many there were since. Call 0 decides by `share`.
         """
         p_begin, p_stay = 1 / self.mean_gap, 1 - 1 / self.mean_calls
         low, high = min(p_begin, p_stay), max(p_begin, p_stay)

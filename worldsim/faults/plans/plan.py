@@ -119,7 +119,7 @@ class Plan(BaseModel):
             except LocatedError as mistake:
                 raise self._source.located(mistake.within("faults", number)) from None
 
-    def idle_reason(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> list[str]:
+    def idle_reasons(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> list[str]:
         """A line for each fault that can never do anything there, with the reason: "black_frames: there are no frames".
 
         tools: the names of all there are, None where they are not known. leaves: of replies, None for plain JSON.
