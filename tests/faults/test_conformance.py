@@ -445,7 +445,7 @@ class Forgetful(Fault):
 
 
 @pytest.mark.parametrize(
-    ("check", "bad", "says"),
+    ("check", "bad", "message"),
     [
         (suite.check_identity, Awake, "severity 0 did something"),
         (suite.check_records, Silent, "went otherwise"),
