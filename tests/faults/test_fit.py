@@ -500,4 +500,4 @@ def test_tools_that_never_answer_or_take_no_time_are_learned_too() -> None:
     rows = [{"tool": "down", "latency_s": 0.0, "status": 503}] * 30 + [{"tool": "quick", "latency_s": 0.0}] * 30
     down, quick = learned(rows).plan.faults
     assert (down.kind, down.tools, down.rate) == ("unavailable", ("down",), 1.0)
-    assert (quick.kind, quick.at("seconds")) == ("constant_latency", 0.0)
+    assert (quick.kind, quick.scaled("seconds")) == ("constant_latency", 0.0)

@@ -326,7 +326,7 @@ def test_nested_directly_they_are_one_plan() -> None:
     for left, right in zip(played(one), played(two), strict=True):
         assert_alike(left, right)
     behind = gym.wrappers.vector.RecordEpisodeStatistics(inner)
-    with pytest.raises(ConfigError, match="there are faults further in"):
+    with pytest.raises(ConfigError, match="there are faults in an inner wrapper"):
         VectorInjectFaults(behind, [THREE[1]])
     with pytest.raises(ConfigError, match="or on each environment: put all in one place"):
         VectorInjectFaults(pair(desk, THREE)[1], [THREE[1]])

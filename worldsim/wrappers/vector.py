@@ -145,9 +145,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             if time is None:
                 self._time, self._step_s = env._time, env._step_s
         elif _has_faults(env):
-            raise ConfigError(
-                "there are faults in an inner wrapper or on each environment already: put all in one place"
-            )
+            raise ConfigError("there are faults in an inner wrapper or on each environment: put all in one place")
         active = [fault for fault, _ in self._plan if not fault.idle]
         in_space = not any(getattr(fault, "out_of_space", False) for fault in active)
         self._space = env.single_observation_space
