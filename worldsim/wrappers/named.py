@@ -21,6 +21,7 @@ class SingleFault(InjectFaults):
     """One fault on an environment. A subclass says which, and has that fault's documentation and parameters."""
 
     fault_class: ClassVar[type[Fault]]
+    kind: ClassVar[str]  # of the fault, as plans name it
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -52,6 +53,7 @@ class VectorSingleFault(VectorInjectFaults):
     """One fault on a vector of environments. A subclass says which, as for `SingleFault`."""
 
     fault_class: ClassVar[type[Fault]]
+    kind: ClassVar[str]  # of the fault, as plans name it
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -87,8 +89,9 @@ _SINGLE, _VECTOR = _own_parameters(SingleFault), _own_parameters(VectorSingleFau
 
 
 def _describe(wrapper: type[Any], base: type[Any], parameters: tuple[Parameter, ...]) -> None:
-    """Give a wrapper its fault's documentation, and a signature with its fault's parameters after its own."""
+    """Give a wrapper its fault's kind and documentation, and a signature that has its fault's parameters, too."""
     fault, taken = wrapper.fault_class, {each.name for each in parameters}
+    wrapper.kind = fault.kind
     wrapper.__doc__ = (
         f"{cleandoc(fault.__doc__ or '')}\n\n"
         f"Keyword arguments: those of `{base.__name__}` except `faults`, and the parameters of "
