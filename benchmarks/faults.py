@@ -61,7 +61,7 @@ class Trivial(gym.Env[Any, Any]):
         return self.observation, 0.0, False, False, {}
 
 
-class Desk(Trivial):
+class ChangingDesk(Trivial):
     """One desk that shows something else at each step: one of four observations in turn."""
 
     def __init__(self) -> None:
@@ -138,13 +138,13 @@ def microseconds(env: gym.Env[Any, Any]) -> float:
     return (time.perf_counter() - start) / STEPS * 1e6
 
 
-def call_microseconds(behind: Faults | None) -> float:
+def call_microseconds(through: Faults | None) -> float:
     """Microseconds a call of a function over one round."""
 
     def find(order: int) -> dict[str, Any]:
         return {"order": order, "status": "shipped"}
 
-    called = find if behind is None else tool(Faults(behind.plan))(find)
+    called = find if through is None else tool(Faults(through.plan))(find)
     start = time.perf_counter()
     for order in range(STEPS):
         with contextlib.suppress(ToolError):
@@ -226,10 +226,15 @@ def kind_by_kind() -> None:
     desks = {kind: VectorInjectFaults(Changing(DESK), [fault()]) for kind, fault in on_desks.items()}
     report(f"an environment a step, {ENVS} desks", {**plain, **desks}, vector_microseconds, *plain)
     plain = {"gymnasium.vector.VectorWrapper": VectorWrapper(Changing(FRAMES))}
-    seen = {kind: VectorInjectFaults(Changing(FRAMES), [fault()]) for kind, fault in on_frames.items()}
-    report(f"the same, 64x64x3 frames, {ENVS} of them", {**plain, **seen}, vector_microseconds, *plain)
-    one = {kind: InjectFaults(Desk(), [kinds[kind]()]) for kind in REMEMBER}
-    report("a step of one desk", {"gymnasium.Wrapper": gym.Wrapper(Desk()), **one}, microseconds, "gymnasium.Wrapper")
+    on_frame_envs = {kind: VectorInjectFaults(Changing(FRAMES), [fault()]) for kind, fault in on_frames.items()}
+    report(f"the same, 64x64x3 frames, {ENVS} of them", {**plain, **on_frame_envs}, vector_microseconds, *plain)
+    one = {kind: InjectFaults(ChangingDesk(), [kinds[kind]()]) for kind in REMEMBER}
+    report(
+        "a step of one desk",
+        {"gymnasium.Wrapper": gym.Wrapper(ChangingDesk()), **one},
+        microseconds,
+        "gymnasium.Wrapper",
+    )
 
 
 def _changes_frames(fault: type[Fault]) -> bool:
@@ -260,16 +265,16 @@ def main() -> None:
     bare = {"gymnasium.vector.VectorWrapper": VectorWrapper(TrivialVector())}
     report(f"an environment a step, {ENVS} of them", {**bare, **many}, vector_microseconds, *bare)
     timed: dict[str, Any] = {"time": "virtual", "step_s": 0.1}  # slow_api takes 3.5 s a call: 35 steps of the world
-    asked = {
+    with_options = {
         "malformed_output, out of space": VectorInjectFaults(TrivialVector(), [MalformedOutput(out_of_space=True)]),
         "no faults, real time": VectorInjectFaults(TrivialVector(), [], **timed),
         "slow_api, real time": VectorInjectFaults(TrivialVector(), [SlowAPI()], **timed),
     }
-    report("the same with more asked for", {**bare, **asked}, vector_microseconds, *bare)
-    seen = {name: VectorInjectFaults(TrivialVector(FRAMES), plan) for name, plan in ON_FRAMES.items()}
+    report("the same with more asked for", {**bare, **with_options}, vector_microseconds, *bare)
+    on_frame_envs = {name: VectorInjectFaults(TrivialVector(FRAMES), plan) for name, plan in ON_FRAMES.items()}
     plain = {"gymnasium.vector.VectorWrapper": VectorWrapper(TrivialVector(FRAMES))}
     plain["no faults"] = VectorInjectFaults(TrivialVector(FRAMES), [])
-    report(f"the same, 64x64x3 frames, {ENVS} of them", {**plain, **seen}, vector_microseconds, *bare)
+    report(f"the same, 64x64x3 frames, {ENVS} of them", {**plain, **on_frame_envs}, vector_microseconds, *bare)
     calls = {name: Faults(faults(**settings)) for name, settings in PLANS.items()}
     bare_call = {"the function itself": None}
     report("a call of a plain function", {**bare_call, **calls}, call_microseconds, *bare_call)

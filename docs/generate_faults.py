@@ -33,16 +33,16 @@ from worldsim.faults import (
     LOST,
     Call,
     Fault,
+    FaultRecord,
     Pipeline,
     Plan,
     PlausibleLie,
-    Record,
     Reply,
     VirtualClock,
     ready_plans,
 )
 from worldsim.faults.parameters import is_scaled
-from worldsim.faults.pipeline import Trip
+from worldsim.faults.pipeline import ForwardContext
 from worldsim.faults.plans.listing import COMMON
 from worldsim.faults.replies import Replies
 from worldsim.faults.severity import SEVERITIES as MEASURED_AT
@@ -70,14 +70,14 @@ LONGEST = 100  # characters of a text that are shown
 
 
 @dataclass
-class Desk:
+class FaultyShift:
     """A shift at the refund desk with faults between it and whoever calls, as frames or as JSON."""
 
     faults: list[Fault]
     plain: bool
     seed: int = 1
 
-    def run(self) -> list[tuple[Reply, list[Record]]]:
+    def run(self) -> list[tuple[Reply, list[FaultRecord]]]:
         """The replies to the calls of `SHIFT`, and what faults did to them."""
         env = RefundDeskEnv()
         observation, _ = env.reset(seed=3)
@@ -87,12 +87,12 @@ class Desk:
         shown = self._payload(observation)
         pipeline.start(np.zeros(1, np.int64), [(0,)], lambda: Replies.single(Reply(shown)))
 
-        def carry_out(call: Call, trip: Trip) -> Reply:
+        def execute(call: Call, context: ForwardContext) -> Reply:
             return Reply(self._payload(env.step(np.int64(ACTIONS.index(call.tool)))[0]))
 
         found = []
         for tool in SHIFT:
-            reply, records = pipeline.call(tool, {"page": 1} if tool == "look_up" else {}, carry_out)
+            reply, records = pipeline.call(tool, {"page": 1} if tool == "look_up" else {}, execute)
             found.append((reply, list(records)))
         return found
 
@@ -145,12 +145,12 @@ def entry(kind: type[Fault]) -> str:
 
 def described(kind: type[Fault]) -> str:
     """One fault without its example."""
-    own = {name: field for name, field in kind.model_fields.items() if name not in COMMON}
+    own_fields = {name: field for name, field in kind.model_fields.items() if name not in COMMON}
     rows = [
         f"| `{name}` | {_default(field.default)} | {field.description}{', at severity 1' if is_scaled(field) else ''} |"
-        for name, field in own.items()
+        for name, field in own_fields.items()
     ]
-    table = "\n".join(["| parameter | default | what it is |", "|---|---|---|", *rows]) if own else ""
+    table = "\n".join(["| parameter | default | what it is |", "|---|---|---|", *rows]) if own_fields else ""
     parts = [f"### `{kind.kind}`", inspect.getdoc(kind) or "", severity_table(kind), table]
     return "\n\n".join(part for part in parts if part)
 
@@ -218,8 +218,8 @@ def changed_reply(kind: type[Fault]) -> str:
     """
     lost_one = ""
     for seed in range(1, 40):
-        faulty = Desk([kind(severity=1.0, **EXAMPLES.get(kind.kind, {}))], True, seed).run()
-        for (before, _), (after, records) in zip(Desk([], True, seed).run(), faulty, strict=True):
+        faulty = FaultyShift([kind(severity=1.0, **EXAMPLES.get(kind.kind, {}))], True, seed).run()
+        for (before, _), (after, records) in zip(FaultyShift([], True, seed).run(), faulty, strict=True):
             lost = after.payload is LOST
             from_before = any(record.details.get("of") == -1 for record in records)  # of a call that nobody has made
             if not records or from_before or written(before, lost) == written(after, lost):
@@ -278,11 +278,13 @@ def calls_of(env: gym.Env[Any, Any]) -> dict[str, Any]:
 
 def written(reply: Reply, brief: bool) -> list[str]:
     """A reply as lines of JSON. brief: only the beginning of what it says."""
-    said = {"ok": reply.ok}
-    said |= {key: value for key, value in reply.to_json().items() if key not in said and value not in (None, 0.0)}
+    described_reply = {"ok": reply.ok}
+    described_reply |= {
+        key: value for key, value in reply.to_json().items() if key not in described_reply and value not in (None, 0.0)
+    }
     if reply.payload is not LOST:
-        said["reply"] = {"tool": reply.payload["tool"], "...": "..."} if brief else reply.payload
-    return _lines(_short(said))
+        described_reply["reply"] = {"tool": reply.payload["tool"], "...": "..."} if brief else reply.payload
+    return _lines(_short(described_reply))
 
 
 def _lines(value: Any, before: str = "", after: str = "", indent: str = "") -> list[str]:
@@ -321,7 +323,7 @@ def tiles_of(kind: type[Fault], seed: int) -> list[Any]:
 
 def screens(faults: list[Fault], seed: int, bare: list[Any]) -> list[Any]:
     """The screen after each call; that of `bare` where a reply was lost."""
-    replies = [reply for reply, _ in Desk(faults, False, seed).run()]
+    replies = [reply for reply, _ in FaultyShift(faults, False, seed).run()]
     return [bare[call] if reply.payload is LOST else reply.payload["screen"] for call, reply in enumerate(replies)]
 
 

@@ -9,7 +9,7 @@ import yaml
 from worldsim.agents import make_agent
 from worldsim.envs.make import EnvConfig, make_env
 from worldsim.evaluation.runs import Episode, SuccessCriteria, fault_kinds, request_lost, run_episode
-from worldsim.faults import Record
+from worldsim.faults import FaultRecord
 from worldsim.wrappers import InjectFaults
 
 DESK = EnvConfig.model_validate(yaml.safe_load((files("worldsim") / "configs/env/refund_desk.yaml").read_text()))
@@ -64,8 +64,8 @@ def test_a_fault_is_counted_once_a_call_whatever_number_of_fields_it_changed() -
         assert sum(len(row["faults"]) for row in episode.trace) > 3 * sum(counted.values())
 
 
-def record(kind: str, **details: Any) -> Record:
-    return Record("refund", 0, "some_fault", kind, details)
+def record(kind: str, **details: Any) -> FaultRecord:
+    return FaultRecord("refund", 0, "some_fault", kind, details)
 
 
 def test_kinds_are_named_with_what_was_lost() -> None:

@@ -32,7 +32,7 @@ class Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else self._chunked_body()
-        self.server.seen.append(Seen(self.command, self.path, dict(self.headers), body))
+        self.server.received.append(ReceivedRequest(self.command, self.path, dict(self.headers), body))
         self.server.done[f"{self.command} {path}"] += 1
         with suppress(ConnectionError):  # whoever asked may have gone
             self._answer(path, dict(parse_qsl(query)), body)
@@ -118,7 +118,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
 
-class Seen(NamedTuple):
+class ReceivedRequest(NamedTuple):
     """A request as it arrived."""
 
     method: str
@@ -141,7 +141,7 @@ class Service(ThreadingHTTPServer):
 
     def __init__(self, handler: type[BaseHTTPRequestHandler] = Handler) -> None:
         super().__init__(("127.0.0.1", 0), handler)
-        self.seen: list[Seen] = []
+        self.received: list[ReceivedRequest] = []
         self.done: Counter[str] = Counter()
         self.gate = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -150,7 +150,7 @@ class Service(ThreadingHTTPServer):
         """Clients that hang up in the middle are what is tested here."""
 
     def reset(self) -> None:
-        self.seen.clear()
+        self.received.clear()
         self.done.clear()
         self.gate.clear()
 
@@ -196,7 +196,7 @@ class Client:
         """The chunks of a response that is streamed; `each` is called with what has come after every one."""
         found: list[bytes] = []
 
-        def came(chunk: bytes) -> None:
+        def arrived(chunk: bytes) -> None:
             found.append(chunk)
             if each is not None:
                 each(found)
@@ -204,13 +204,13 @@ class Client:
         if not self.is_async:
             with self.raw.stream("GET", url) as response:
                 for chunk in response.iter_raw():
-                    came(chunk)
+                    arrived(chunk)
             return found
 
         async def run() -> None:
             async with self.raw.stream("GET", url) as response:
                 async for chunk in response.aiter_raw():
-                    came(chunk)
+                    arrived(chunk)
 
         self._runner.run(run())
         return found

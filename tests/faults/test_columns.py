@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from worldsim import faults
 from worldsim.faults import columns, trees
-from worldsim.faults.conformance import Bench
-from worldsim.faults.effects import frames, wrong
-from worldsim.faults.effects.pairs import exchangeable, exchanged, first_of
+from worldsim.faults.conformance import MockService
+from worldsim.faults.effects import frames, wrong_values
+from worldsim.faults.effects.leaf_pairs import exchangeable, exchanged, first_of
 from worldsim.faults.keys import CallRandom
 from worldsim.spaces import Leaf
 
@@ -39,7 +39,7 @@ def column_of(space: Any, seed: int) -> Any:
 @settings(max_examples=200)
 @given(st.lists(st.integers(-(2**62), 2**62), min_size=1), st.floats(0, 1, exclude_max=True))
 def test_digits_are_transposed_as_they_are_written(numbers: list[int], chance: float) -> None:
-    swapped = wrong.transposed(np.array(numbers), np.full(len(numbers), chance))
+    swapped = wrong_values.transposed(np.array(numbers), np.full(len(numbers), chance))
     for number, got in zip(numbers, swapped.tolist(), strict=True):
         digits = [*str(abs(number))]
         if len(digits) > 1:
@@ -51,7 +51,7 @@ def test_digits_are_transposed_as_they_are_written(numbers: list[int], chance: f
 @settings(max_examples=100)
 @given(st.lists(st.floats(-1e300, 1e300), min_size=1), seeds)
 def test_of_numbers_with_decimals_the_digits_before_the_point_are_transposed(numbers: list[float], seed: int) -> None:
-    outcomes = Bench(None, lambda number: {"total": numbers[number % len(numbers)]}, seed).run(
+    outcomes = MockService(None, lambda number: {"total": numbers[number % len(numbers)]}, seed).run(
         [faults.TransposedDigits(severity=1.0, rate=1.0)], 8
     )
     for each in outcomes:
@@ -73,7 +73,7 @@ def test_one_number_of_each_is_changed_as_in_a_loop(space: Any, seed: int, facto
         return
     chance = draws_of(seed).uniform()
     with np.errstate(over="ignore"):
-        changed = wrong.numbers_changed(leaf, values, chance, lambda numbers: numbers * factor)
+        changed = wrong_values.numbers_changed(leaf, values, chance, lambda numbers: numbers * factor)
     for value, after, place in zip(values, changed, chance.tolist(), strict=True):
         if isinstance(space, spaces.Discrete):
             wanted = round(int(value) * factor)
@@ -94,7 +94,7 @@ def test_what_is_out_of_range_is_so_in_one_entry(space: Any, seed: int) -> None:
     if isinstance(space, spaces.Text):
         return
     values = column_of(space, seed)
-    changed = wrong.out_of_range(values, space, 1.0, draws_of(seed).uniform(0, 4))
+    changed = wrong_values.out_of_range(values, space, 1.0, draws_of(seed).uniform(0, 4))
     high = {
         spaces.Discrete: lambda: space.start + space.n - 1,
         spaces.MultiDiscrete: lambda: space.start + space.nvec - 1,
@@ -217,9 +217,9 @@ def test_a_text_that_has_room_gets_the_whole_instruction() -> None:
 
 def test_painting_leaves_all_but_a_band_alone_and_is_the_same_in_every_frame_of_a_reply() -> None:
     frame = spaces.Box(0, 255, (40, 60, 3), np.uint8)
-    bench = Bench(spaces.Dict({"left": frame, "right": frame}))
+    service = MockService(spaces.Dict({"left": frame, "right": frame}))
     tokens = set()
-    for each in bench.run([faults.PaintedInstruction(severity=1.0)], 20):
+    for each in service.run([faults.PaintedInstruction(severity=1.0)], 20):
         assert [record.details["leaf"] for record in each.records] == ["left", "right"]
         assert len({record.details["token"] for record in each.records}) == 1
         tokens.add(each.records[0].details["token"])

@@ -11,10 +11,21 @@ import numpy as np
 import pytest
 
 from worldsim import faults
-from worldsim.faults import KINDS, Call, Context, Exchange, Fault, Pipeline, Record, Reply, Sleep, VirtualClock
-from worldsim.faults.doors import Outcome
-from worldsim.faults.generators import fault_of
-from worldsim.faults.pipeline import Trip
+from worldsim.faults import (
+    KINDS,
+    Call,
+    CallContext,
+    Fault,
+    FaultGenerator,
+    FaultRecord,
+    Pipeline,
+    Reply,
+    Sleep,
+    VirtualClock,
+)
+from worldsim.faults.entry_points import CallOutcome
+from worldsim.faults.generators import fault_from_generator
+from worldsim.faults.pipeline import ForwardContext
 from worldsim.faults.tools import Faults
 
 TOOLS = ("search", "read", "write")
@@ -34,7 +45,7 @@ def by_tool_and_number(kind: str) -> Any:
     """A fault written as a generator that no plan knows by name."""
 
     def made(function: Any) -> type[Fault]:
-        found = fault_of(function)
+        found = fault_from_generator(function)
         found.kind, found.family = kind, "of your own"
         return found
 
@@ -42,7 +53,7 @@ def by_tool_and_number(kind: str) -> Any:
 
 
 @by_tool_and_number("fickle")
-def fickle(call: Call, context: Context, rate: float = 0.6) -> Exchange:
+def fickle(call: Call, context: CallContext, rate: float = 0.6) -> FaultGenerator:
     """Drops, repeats, or delays a call, by its own random numbers."""
     if context.uniform >= context.severity * rate:
         return (yield call)
@@ -70,18 +81,18 @@ PLAN: list[Fault] = [
 ]
 
 
-class Seen(NamedTuple):
+class SeenCall(NamedTuple):
     """One call as it went."""
 
     tool: str
     reply: Reply
-    records: list[Record]
-    carried_out: list[Call]
+    records: list[FaultRecord]
+    executed: list[Call]
 
     @property
     def numbers(self) -> set[int]:
         """The numbers that it goes by, wherever one is told."""
-        return {call.number for call in self.carried_out} | {record.call for record in self.records}
+        return {call.number for call in self.executed} | {record.call for record in self.records}
 
 
 def answered(call: Call) -> Any:
@@ -95,67 +106,75 @@ def a_pipeline(plan: Sequence[Fault] = PLAN, clock: Any = None) -> Pipeline:
     return made
 
 
-def called(pipeline: Pipeline, tool: str, answer: Callable[[Call], Any] = answered) -> Seen:
-    carried_out: list[Call] = []
+def called(pipeline: Pipeline, tool: str, answer: Callable[[Call], Any] = answered) -> SeenCall:
+    executed: list[Call] = []
 
-    def carry_out(call: Call, trip: Trip) -> Reply:
-        carried_out.append(call)
+    def execute(call: Call, context: ForwardContext) -> Reply:
+        executed.append(call)
         return Reply(answer(call))
 
-    reply, records = pipeline.call(tool, {"action": 0}, carry_out)
-    return Seen(tool, reply, list(records), carried_out)
+    reply, records = pipeline.call(tool, {"action": 0}, execute)
+    return SeenCall(tool, reply, list(records), executed)
 
 
-async def acalled(pipeline: Pipeline, tool: str, answer: Callable[[Call], Any] = answered, turns: int = 1) -> Seen:
-    carried_out: list[Call] = []
+async def acalled(pipeline: Pipeline, tool: str, answer: Callable[[Call], Any] = answered, turns: int = 1) -> SeenCall:
+    executed: list[Call] = []
 
-    async def carry_out(call: Call, trip: Trip) -> Reply:
-        carried_out.append(call)
+    async def execute(call: Call, context: ForwardContext) -> Reply:
+        executed.append(call)
         for _ in range(turns):
             await asyncio.sleep(0)
         return Reply(answer(call))
 
-    reply, records = await pipeline.acall(tool, {"action": 0}, carry_out)
-    return Seen(tool, reply, list(records), carried_out)
+    reply, records = await pipeline.acall(tool, {"action": 0}, execute)
+    return SeenCall(tool, reply, list(records), executed)
 
 
-def outcomes(seen: Sequence[Seen]) -> dict[tuple[str, int], Seen]:
+def outcomes(outcomes_seen: Sequence[SeenCall]) -> dict[tuple[str, int], SeenCall]:
     """By tool and number; each of them occurs once, and numbers are 0, 1, 2 and so on."""
-    found: dict[tuple[str, int], Seen] = {}
-    for each in seen:
+    found: dict[tuple[str, int], SeenCall] = {}
+    for each in outcomes_seen:
         (number,) = each.numbers
         assert (each.tool, number) not in found
         assert all((record.tool, record.call) == (each.tool, number) for record in each.records)
-        assert all(call.tool == each.tool for call in each.carried_out)
+        assert all(call.tool == each.tool for call in each.executed)
         found[each.tool, number] = each
     counts = Counter(tool for tool, _ in found)
     assert set(found) == {(tool, number) for tool, count in counts.items() for number in range(count)}
     return found
 
 
-def alone(seen: Sequence[Seen], plan: Sequence[Fault] = PLAN) -> dict[tuple[str, int], Seen]:
+def alone(outcomes_seen: Sequence[SeenCall], plan: Sequence[Fault] = PLAN) -> dict[tuple[str, int], SeenCall]:
     """What so many calls of each tool would have met one after the other, tool by tool."""
     pipeline = a_pipeline(plan)
-    return outcomes([called(pipeline, tool) for tool in sorted(each.tool for each in seen)])
+    return outcomes([called(pipeline, tool) for tool in sorted(each.tool for each in outcomes_seen)])
 
 
-def assert_same(found: dict[tuple[str, int], Seen], wanted: dict[tuple[str, int], Seen]) -> None:
+def assert_same(found: dict[tuple[str, int], SeenCall], wanted: dict[tuple[str, int], SeenCall]) -> None:
     assert found.keys() == wanted.keys()
     for (tool, number), each in found.items():
         one, other = (
-            Outcome(0, Call(tool, {}, number), seen.reply, seen.carried_out, [], seen.reply.latency_s, seen.records)
-            for seen in (each, wanted[tool, number])
+            CallOutcome(
+                0,
+                Call(tool, {}, number),
+                outcomes_seen.reply,
+                outcomes_seen.executed,
+                [],
+                outcomes_seen.reply.latency_s,
+                outcomes_seen.records,
+            )
+            for outcomes_seen in (each, wanted[tool, number])
         )
-        assert not one.otherwise_than(other), f"call {number} of {tool}: {one.otherwise_than(other)}"
+        assert not one.difference_from(other), f"call {number} of {tool}: {one.difference_from(other)}"
 
 
 def some_tools(count: int, seed: int = 0) -> list[str]:
     return [TOOLS[position] for position in np.random.default_rng(seed).integers(0, 3, count)]
 
 
-def in_threads(work: Callable[[int], list[Seen]], count: int = THREADS) -> list[Seen]:
+def in_threads(work: Callable[[int], list[SeenCall]], count: int = THREADS) -> list[SeenCall]:
     """The work of each thread, all begun at the same moment."""
-    together, done = threading.Barrier(count), dict[int, list[Seen]]()
+    together, done = threading.Barrier(count), dict[int, list[SeenCall]]()
 
     def run(position: int) -> None:
         together.wait(30)
@@ -167,30 +186,34 @@ def in_threads(work: Callable[[int], list[Seen]], count: int = THREADS) -> list[
     for thread in threads:
         thread.join(120)
     assert sorted(done) == list(range(count)), "a thread is stuck, or has failed"
-    return [seen for position in range(count) for seen in done[position]]
+    return [outcomes_seen for position in range(count) for outcomes_seen in done[position]]
 
 
 def test_a_thousand_calls_in_tasks() -> None:
     pipeline, tools = a_pipeline(), some_tools(TASKS)
 
-    async def all_at_once() -> list[Seen]:
+    async def all_at_once() -> list[SeenCall]:
         each = (acalled(pipeline, tool, turns=position * 7 % 5) for position, tool in enumerate(tools))
         return await asyncio.wait_for(asyncio.gather(*each), 120)
 
-    seen = asyncio.run(all_at_once())
-    found = outcomes(seen)
-    assert_same(found, alone(seen))
-    said = pipeline.records[0]
-    assert Counter(map(repr, said)) == Counter(repr(record) for each in seen for record in each.records)
-    assert {record.fault for record in said} == {fault.kind for fault in PLAN}
+    outcomes_seen = asyncio.run(all_at_once())
+    found = outcomes(outcomes_seen)
+    assert_same(found, alone(outcomes_seen))
+    records_seen = pipeline.records[0]
+    assert Counter(map(repr, records_seen)) == Counter(
+        repr(record) for each in outcomes_seen for record in each.records
+    )
+    assert {record.fault for record in records_seen} == {fault.kind for fault in PLAN}
 
 
 def test_eight_threads_of_500_calls() -> None:
     pipeline = a_pipeline()
-    seen = in_threads(lambda position: [called(pipeline, tool) for tool in some_tools(EACH, position)])
-    assert len(seen) == THREADS * EACH
-    assert_same(outcomes(seen), alone(seen))
-    assert Counter(map(repr, pipeline.records[0])) == Counter(repr(record) for each in seen for record in each.records)
+    outcomes_seen = in_threads(lambda position: [called(pipeline, tool) for tool in some_tools(EACH, position)])
+    assert len(outcomes_seen) == THREADS * EACH
+    assert_same(outcomes(outcomes_seen), alone(outcomes_seen))
+    assert Counter(map(repr, pipeline.records[0])) == Counter(
+        repr(record) for each in outcomes_seen for record in each.records
+    )
 
 
 def test_records_can_be_read_meanwhile() -> None:
@@ -203,49 +226,51 @@ def test_records_can_be_read_meanwhile() -> None:
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    seen = in_threads(lambda position: [called(pipeline, tool) for tool in some_tools(60, position)], 4)
+    outcomes_seen = in_threads(lambda position: [called(pipeline, tool) for tool in some_tools(60, position)], 4)
     reading.set()
     reader.join(60)
-    outcomes(seen)
-    assert Counter(map(repr, pipeline.records[0])) == Counter(repr(record) for each in seen for record in each.records)
+    outcomes(outcomes_seen)
+    assert Counter(map(repr, pipeline.records[0])) == Counter(
+        repr(record) for each in outcomes_seen for record in each.records
+    )
 
 
 def test_tools_in_threads_and_tasks_share_a_session() -> None:
     shared = Faults(PLAN, seed=7, tools=TOOLS)
 
-    def call(tool: str) -> Seen:
-        carried_out: list[Call] = []
+    def call(tool: str) -> SeenCall:
+        executed: list[Call] = []
 
-        def carry_out(call: Call) -> Any:
-            carried_out.append(call)
+        def execute(call: Call) -> Any:
+            executed.append(call)
             return answered(call)
 
         known = shared.session("anna")
-        return Seen(tool, known.call(tool, {"action": 0}, carry_out), [], carried_out)
+        return SeenCall(tool, known.call(tool, {"action": 0}, execute), [], executed)
 
-    async def acall(tool: str) -> Seen:
-        carried_out: list[Call] = []
+    async def acall(tool: str) -> SeenCall:
+        executed: list[Call] = []
 
-        async def carry_out(call: Call) -> Any:
+        async def execute(call: Call) -> Any:
             await asyncio.sleep(0)
-            carried_out.append(call)
+            executed.append(call)
             return answered(call)
 
-        return Seen(tool, await shared.session("anna").acall(tool, {"action": 0}, carry_out), [], carried_out)
+        return SeenCall(tool, await shared.session("anna").acall(tool, {"action": 0}, execute), [], executed)
 
-    async def many(tools: list[str]) -> list[Seen]:
+    async def many(tools: list[str]) -> list[SeenCall]:
         return await asyncio.gather(*map(acall, tools))
 
-    def work(position: int) -> list[Seen]:
+    def work(position: int) -> list[SeenCall]:
         tools = some_tools(100, position)
         return asyncio.run(many(tools)) if position % 2 else [call(tool) for tool in tools]
 
-    seen = in_threads(work)
-    wanted = alone(seen)
+    outcomes_seen = in_threads(work)
+    wanted = alone(outcomes_seen)
     records = Counter(repr(record) for each in wanted.values() for record in each.records)
     assert Counter(map(repr, shared.session("anna").records)) == records
-    went = Counter((each.tool, call.number) for each in seen for call in each.carried_out)
-    assert went == Counter((each.tool, call.number) for each in wanted.values() for call in each.carried_out)
+    went = Counter((each.tool, call.number) for each in outcomes_seen for call in each.executed)
+    assert went == Counter((each.tool, call.number) for each in wanted.values() for call in each.executed)
 
 
 WITHOUT_A_WORLD = sorted(set(KINDS) - {"plausible_lie"})
@@ -255,26 +280,26 @@ WITHOUT_A_WORLD = sorted(set(KINDS) - {"plausible_lie"})
 def test_every_kind_counts_and_records_exactly_whatever_runs_beside(kind: str) -> None:
     pipeline = a_pipeline([KINDS[kind](severity=0.9)])
 
-    async def tasks() -> list[Seen]:
+    async def tasks() -> list[SeenCall]:
         each = (acalled(pipeline, tool, turns=position % 3) for position, tool in enumerate(some_tools(60, 1)))
         return await asyncio.gather(*each)
 
-    seen = in_threads(lambda position: [called(pipeline, tool) for tool in some_tools(30, position)], 2)
-    seen += asyncio.run(asyncio.wait_for(tasks(), 60))
+    outcomes_seen = in_threads(lambda position: [called(pipeline, tool) for tool in some_tools(30, position)], 2)
+    outcomes_seen += asyncio.run(asyncio.wait_for(tasks(), 60))
     records = pipeline.records[0]
-    assert Counter(map(repr, records)) == Counter(repr(record) for each in seen for record in each.records)
-    for each in seen:
-        told = {record.call for record in each.records} or {call.number for call in each.carried_out}
-        assert len(told) == 1 and all(record.tool == each.tool for record in each.records)
-    counts = Counter(each.tool for each in seen)
-    numbers = {(each.tool, number) for each in seen for number in each.numbers}
+    assert Counter(map(repr, records)) == Counter(repr(record) for each in outcomes_seen for record in each.records)
+    for each in outcomes_seen:
+        numbers_recorded = {record.call for record in each.records} or {call.number for call in each.executed}
+        assert len(numbers_recorded) == 1 and all(record.tool == each.tool for record in each.records)
+    counts = Counter(each.tool for each in outcomes_seen)
+    numbers = {(each.tool, number) for each in outcomes_seen for number in each.numbers}
     assert numbers == {(tool, number) for tool, count in counts.items() for number in range(count)}
 
 
 # --- time ---
 
 
-class Together:
+class TogetherGate:
     """A clock whose sleepers go on when all have fallen asleep."""
 
     def __init__(self, sleepers: int) -> None:
@@ -295,7 +320,7 @@ class Together:
 
 
 def test_while_a_coroutine_waits_others_go_on() -> None:
-    clock = Together(50)
+    clock = TogetherGate(50)
     pipeline = a_pipeline([faults.ConstantLatency(severity=1.0)], clock)
 
     async def all_at_once() -> None:
@@ -363,17 +388,17 @@ def broken(numbers: set[int]) -> Callable[[Call], Any]:
 
 @pytest.mark.parametrize("through", ["call", "acall"])
 def test_what_carrying_out_raises_goes_on_to_the_caller_and_the_next_call_is_as_ever(through: str) -> None:
-    pipeline, seen, failed = a_pipeline(), [], 0
+    pipeline, outcomes_seen, failed = a_pipeline(), [], 0
     for tool in some_tools(300):
         try:
             answer = broken({3, 4, 11, 30})
             one = called(pipeline, tool, answer) if through == "call" else asyncio.run(acalled(pipeline, tool, answer))
-            seen.append(one)
+            outcomes_seen.append(one)
         except Broke as error:
             name, number = str(error).split()
-            seen.append(Seen(name, Reply.failed("server_error"), [], [Call(name, {}, int(number))]))
+            outcomes_seen.append(SeenCall(name, Reply.failed("server_error"), [], [Call(name, {}, int(number))]))
             failed += 1
-    found, wanted = outcomes(seen), alone(seen)
+    found, wanted = outcomes(outcomes_seen), alone(outcomes_seen)
     assert failed >= 3
     for key in [key for key, each in found.items() if each.reply.error == "server_error" and not each.records]:
         del found[key], wanted[key]
@@ -384,7 +409,7 @@ def test_a_fault_under_way_is_over_when_its_call_has_failed() -> None:
     open_now: list[int] = []
 
     @by_tool_and_number("careful")
-    def careful(call: Call, context: Context) -> Exchange:
+    def careful(call: Call, context: CallContext) -> FaultGenerator:
         open_now.append(context.number)
         try:
             return (yield call)
@@ -404,14 +429,14 @@ def test_calls_that_are_cancelled_leave_a_session_as_it_should_be(plan: list[Fau
     pipeline, never = a_pipeline(plan), asyncio.Event
 
     async def stuck(tool: str, arrived: Callable[[int], None]) -> None:
-        async def carry_out(call: Call, trip: Trip) -> Reply:
+        async def execute(call: Call, context: ForwardContext) -> Reply:
             arrived(call.number)
             await never().wait()
             raise AssertionError("it waits for ever")
 
-        await pipeline.acall(tool, {"action": 0}, carry_out)
+        await pipeline.acall(tool, {"action": 0}, execute)
 
-    async def with_cancelled_ones() -> tuple[list[Seen], int, int]:
+    async def with_cancelled_ones() -> tuple[list[SeenCall], int, int]:
         before = [await acalled(pipeline, tool) for tool in some_tools(40, 1)]
         arrived: list[int] = []
         tasks = [asyncio.ensure_future(stuck(tool, arrived.append)) for tool in TOOLS * 20]
@@ -425,16 +450,16 @@ def test_calls_that_are_cancelled_leave_a_session_as_it_should_be(plan: list[Fau
         after = [await acalled(pipeline, tool) for tool in some_tools(40, 2)]
         return before + after, cancelled, len(arrived)
 
-    seen, cancelled, arrived = asyncio.run(with_cancelled_ones())
+    outcomes_seen, cancelled, arrived = asyncio.run(with_cancelled_ones())
     assert cancelled >= 10 and arrived >= 10
-    before = Counter(each.tool for each in seen[:40])
-    for each in seen[40:]:
+    before = Counter(each.tool for each in outcomes_seen[:40])
+    for each in outcomes_seen[40:]:
         assert min(each.numbers) >= before[each.tool] + 20
     if plan is PLAN:
-        wanted = alone([*seen, *(Seen(tool, Reply(None), [], []) for tool in TOOLS * 20)])
+        wanted = alone([*outcomes_seen, *(SeenCall(tool, Reply(None), [], []) for tool in TOOLS * 20)])
         assert_same(
-            {(each.tool, min(each.numbers)): each for each in seen},
-            {(each.tool, min(each.numbers)): wanted[each.tool, min(each.numbers)] for each in seen},
+            {(each.tool, min(each.numbers)): each for each in outcomes_seen},
+            {(each.tool, min(each.numbers)): wanted[each.tool, min(each.numbers)] for each in outcomes_seen},
         )
 
 
@@ -446,12 +471,12 @@ def test_a_call_may_need_another_one_of_the_same_session() -> None:
         assert done.wait(60), "the other call cannot begin before this one is over"
         return called(pipeline, "read").reply.latency_s
 
-    def work(position: int) -> list[Seen]:
+    def work(position: int) -> list[SeenCall]:
         if position == 0:
             return [called(pipeline, "search", waits) for _ in range(3)]
-        seen = [called(pipeline, "write") for _ in range(3)]
+        outcomes_seen = [called(pipeline, "write") for _ in range(3)]
         done.set()
-        return seen
+        return outcomes_seen
 
-    seen = in_threads(work, 2)
-    assert len([each for each in seen if each.carried_out]) >= 2
+    outcomes_seen = in_threads(work, 2)
+    assert len([each for each in outcomes_seen if each.executed]) >= 2

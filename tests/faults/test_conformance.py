@@ -21,26 +21,26 @@ from worldsim.faults import (
     KINDS,
     LOST,
     Call,
+    CallContext,
     Composition,
-    Context,
-    Exchange,
     Fault,
+    FaultGenerator,
     Reply,
     Sleep,
 )
 from worldsim.faults import conformance as suite
-from worldsim.faults.conformance import TIES_TOOLS, Bench, Outcome, check_fault
-from worldsim.faults.doors import DOORS, Direct, check_doors
-from worldsim.faults.effects.base import Batch, Effect, Forward, Steps, same_for_each
-from worldsim.faults.generators import fault_of
+from worldsim.faults.conformance import TIES_TOOLS, CallOutcome, MockService, check_fault
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, same_details
+from worldsim.faults.entry_points import ENTRY_POINTS, PipelineCall, check_entry_points
+from worldsim.faults.generators import fault_from_generator
 from worldsim.faults.parameters import number
 from worldsim.faults.trees import copied
 
-from .doors_http import AsyncHttp, Http
+from .http_entry_points import AsyncHttp, Http
 from .payloads import RICH, orders
 from .strategies import observation_spaces
 
-DOORS.update({"httpx": Http, "httpx, async": AsyncHttp})  # here, as httpx is an extra
+ENTRY_POINTS.update({"httpx": Http, "httpx, async": AsyncHttp})  # here, as httpx is an extra
 
 # What cannot do anything to plain JSON: what wants frames or a shape.
 NEEDS_FRAMES = {kind.kind for kind in FAMILIES["pixels and sensors"] if kind.__module__.endswith("pixels")} | {
@@ -56,31 +56,31 @@ SEED = 1  # under which the rare ones happen, too
 ALL = sorted({kind.kind for family in FAMILIES.values() for kind in family} - NEEDS_A_WORLD)
 
 
-def records(outcomes: Sequence[Outcome]) -> float:
+def records(outcomes: Sequence[CallOutcome]) -> float:
     return sum(bool(each.records) for each in outcomes)
 
 
-def age(outcomes: Sequence[Outcome]) -> float:
+def age(outcomes: Sequence[CallOutcome]) -> float:
     return sum(record.details["age"] for each in outcomes for record in each.records)
 
 
-def noise(outcomes: Sequence[Outcome]) -> float:
+def noise(outcomes: Sequence[CallOutcome]) -> float:
     """Mean square difference of the screens: the energy of a disturbance."""
     pairs = [(each.reply.payload["screen"], each.answers[-1].payload["screen"]) for each in outcomes]
     return float(np.mean([np.square(left.astype(float) - right).mean() for left, right in pairs]))
 
 
-def skew(outcomes: Sequence[Outcome]) -> float:
+def skew(outcomes: Sequence[CallOutcome]) -> float:
     """Seconds by which times are off, from texts and numbers alike."""
 
     def seconds(value: Any) -> float:
         return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else float(np.sum(value))
 
-    said = [record.details for each in outcomes for record in each.records]
-    return sum(abs(seconds(details["after"]) - seconds(details["before"])) for details in said)
+    details_of = [record.details for each in outcomes for record in each.records]
+    return sum(abs(seconds(details["after"]) - seconds(details["before"])) for details in details_of)
 
 
-def slip(outcomes: Sequence[Outcome]) -> float:
+def slip(outcomes: Sequence[CallOutcome]) -> float:
     """Pixels by which the last rows of the screens are shifted."""
     rows = [(each.reply.payload["screen"][-1], each.answers[-1].payload["screen"][-1]) for each in outcomes]
     return sum(next(s for s in range(12) if np.array_equal(np.roll(true, s, axis=0), seen)) for seen, true in rows)
@@ -121,7 +121,7 @@ def test_every_kind_keeps_its_promises_on_plain_json(kind: str) -> None:
 @pytest.mark.parametrize("kind", sorted(TIES_TOOLS))
 def test_those_that_tie_tools_together_do_and_say_so(kind: str) -> None:
     with pytest.raises(AssertionError, match="depends on calls of other tools"):
-        suite.check_interleaving(KINDS[kind], Bench(RICH, seed=SEED), CALLS)
+        suite.check_interleaving(KINDS[kind], MockService(RICH, seed=SEED), CALLS)
     assert "ties the tools together" in " ".join((KINDS[kind].__doc__ or "").split())
 
 
@@ -134,17 +134,17 @@ def test_those_that_tie_tools_together_do_and_say_so(kind: str) -> None:
     ],
 )
 def test_schedules_tie_tools_together_only_where_they_are_asked_to(schedule: Callable[[bool], Any]) -> None:
-    bench = Bench(None, orders, SEED)
-    suite.check_interleaving(partial(faults.LostRequest, rate=1.0, schedule=schedule(True)), bench, CALLS)
+    service = MockService(None, orders, SEED)
+    suite.check_interleaving(partial(faults.LostRequest, rate=1.0, schedule=schedule(True)), service, CALLS)
     with pytest.raises(AssertionError, match="depends on calls of other tools"):
-        suite.check_interleaving(partial(faults.LostRequest, rate=1.0, schedule=schedule(False)), bench, CALLS)
+        suite.check_interleaving(partial(faults.LostRequest, rate=1.0, schedule=schedule(False)), service, CALLS)
 
 
 @settings(max_examples=80, deadline=None)
 @given(kind=st.sampled_from(ALL), space=observation_spaces(), seed=st.integers(0, 1000))
 def test_promises_are_kept_on_any_space(kind: str, space: Any, seed: int) -> None:
     for check in suite.CHECKS:
-        check(KINDS[kind], Bench(space, seed=seed), 6)
+        check(KINDS[kind], MockService(space, seed=seed), 6)
 
 
 LEAVE_THE_SPACE = [kind for kind in ALL if "out_of_space" in KINDS[kind].model_fields]
@@ -153,7 +153,7 @@ LEAVE_THE_SPACE = [kind for kind in ALL if "out_of_space" in KINDS[kind].model_f
 @settings(max_examples=200, deadline=None)
 @given(kind=st.sampled_from(LEAVE_THE_SPACE), space=observation_spaces(), seed=st.integers(0, 1000))
 def test_what_leaves_the_space_is_recorded_too(kind: str, space: Any, seed: int) -> None:
-    suite.check_records(partial(KINDS[kind], out_of_space=True), Bench(space, seed=seed), 12)
+    suite.check_records(partial(KINDS[kind], out_of_space=True), MockService(space, seed=seed), 12)
 
 
 json_values = st.recursive(
@@ -167,18 +167,18 @@ json_values = st.recursive(
 @given(kind=st.sampled_from(ALL), payloads=st.lists(json_values, min_size=1, max_size=3), seed=st.integers(0, 1000))
 def test_promises_are_kept_on_any_plain_json(kind: str, payloads: list[Any], seed: int) -> None:
     for check in suite.CHECKS:
-        if check is not suite.check_doors:  # where a tool answers with a text, some doors look into it
-            check(KINDS[kind], Bench(None, lambda number: payloads[number % len(payloads)], seed), 8)
+        if check is not suite.check_entry_points:  # where a tool answers with a text, some entry points look into it
+            check(KINDS[kind], MockService(None, lambda number: payloads[number % len(payloads)], seed), 8)
 
 
-# --- every door ---
+# --- every entry point ---
 
 STALE = [kind.kind for kind in FAMILIES["stale and repeated"]] + ["other_record", "false_success"]
 
 
 @pytest.mark.parametrize("kind", STALE)
-def test_doors_agree_where_all_calls_ask_for_the_same(kind: str) -> None:
-    check_doors(Bench(RICH, seed=SEED, one_request=True), [KINDS[kind](severity=0.8)], 40)
+def test_entry_points_agree_where_all_calls_ask_for_the_same(kind: str) -> None:
+    check_entry_points(MockService(RICH, seed=SEED, one_request=True), [KINDS[kind](severity=0.8)], 40)
 
 
 @pytest.mark.parametrize("space", [RICH, None], ids=["space", "plain"])
@@ -186,13 +186,13 @@ def test_doors_agree_where_all_calls_ask_for_the_same(kind: str) -> None:
     faults.Window(start=2, stop=5), faults.Bursts(mean_calls=2, mean_gap=3),
     faults.Bursts(mean_calls=2, mean_gap=3, per_tool=False),
     faults.TimeWindow(start_s=5, stop_s=12, every_s=20)], ids=str)  # fmt: skip
-def test_doors_agree_on_when_a_fault_is_at_work(space: Any, schedule: Any) -> None:
+def test_entry_points_agree_on_when_a_fault_is_at_work(space: Any, schedule: Any) -> None:
     plan = [
         faults.LognormalLatency(severity=0.3, schedule=schedule),
         faults.LostRequest(severity=0.9, schedule=schedule, probability=0.7, tools=["read", "write"]),
         faults.DuplicateExecution(severity=1.0, schedule=schedule),
     ]
-    check_doors(Bench(space, None if space else orders, SEED), plan, 50)
+    check_entry_points(MockService(space, None if space else orders, SEED), plan, 50)
 
 
 PLANS: dict[str, list[Fault]] = {
@@ -222,25 +222,25 @@ PLANS: dict[str, list[Fault]] = {
 
 @pytest.mark.parametrize("space", [RICH, None], ids=["space", "plain"])
 @pytest.mark.parametrize("plan", PLANS)
-def test_doors_agree_on_faults_in_a_row(plan: str, space: Any) -> None:
-    check_doors(Bench(space, None if space else orders, SEED), PLANS[plan], 60)
+def test_entry_points_agree_on_faults_in_a_row(plan: str, space: Any) -> None:
+    check_entry_points(MockService(space, None if space else orders, SEED), PLANS[plan], 60)
 
 
-def test_doors_agree_on_lies(world_folder: Path) -> None:  # noqa: F811
+def test_entry_points_agree_on_lies(world_folder: Path) -> None:  # noqa: F811
     lie = faults.PlausibleLie(severity=0.7, world=str(world_folder), dreams=3, ticks=2, rate=0.8)
-    check_doors(Bench(IMAGE_SPACE, seed=SEED), [lie], 8)
+    check_entry_points(MockService(IMAGE_SPACE, seed=SEED), [lie], 8)
 
 
-def test_a_door_that_does_otherwise_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Forgetful(Direct):
+def test_an_entry_point_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(PipelineCall):
         """Begins another session."""
 
         def _open(self, faults: Any, session: str) -> None:
             super()._open(faults, "another")
 
-    monkeypatch.setitem(DOORS, "back door", Forgetful)
-    with pytest.raises(AssertionError, match="otherwise through the door 'back door': call 0 of search: "):
-        check_doors(Bench(None, orders), [faults.Jitter()], 3)
+    monkeypatch.setitem(ENTRY_POINTS, "another", Forgetful)
+    with pytest.raises(AssertionError, match="differs through the entry point 'another': call 0 of search: "):
+        check_entry_points(MockService(None, orders), [faults.Jitter()], 3)
 
 
 # --- what the suite is for ---
@@ -248,13 +248,13 @@ def test_a_door_that_does_otherwise_is_named(monkeypatch: pytest.MonkeyPatch) ->
 
 def unlisted(function: Any) -> Any:
     """A kind of fault, written as a class or a generator, that no plan knows by name."""
-    made = function if isinstance(function, type) else fault_of(function)
+    made = function if isinstance(function, type) else fault_from_generator(function)
     made.kind, made.family = "bad", "of your own"
     return made
 
 
 @unlisted
-def Sound(call: Call, context: Context, wait_s: float = 1.0) -> Exchange:
+def Sound(call: Call, context: CallContext, wait_s: float = 1.0) -> FaultGenerator:
     """Takes longer the graver it is."""
     context.record(wait_s=context.severity * wait_s)
     yield Sleep(context.severity * wait_s)
@@ -262,27 +262,27 @@ def Sound(call: Call, context: Context, wait_s: float = 1.0) -> Exchange:
 
 
 @unlisted
-def Silent(call: Call, context: Context) -> Exchange:
+def Silent(call: Call, context: CallContext) -> FaultGenerator:
     """Changes and does not say so."""
     reply = yield call
     return reply._replace(payload=None)
 
 
 class Awake(Silent):
-    """Is at work at severity 0."""
+    """Acts at severity 0."""
 
     idle = property(lambda self: False)  # type: ignore[assignment]
 
 
 @unlisted
-def Boastful(call: Call, context: Context) -> Exchange:
+def Boastful(call: Call, context: CallContext) -> FaultGenerator:
     """Says and does not change."""
     context.record()
     return (yield call)
 
 
 @unlisted
-def Scribbling(call: Call, context: Context) -> Exchange:
+def Scribbling(call: Call, context: CallContext) -> FaultGenerator:
     """Writes into what it was given."""
     reply = yield call
     reply.payload["screen"][:] = 0
@@ -294,7 +294,7 @@ STREAM = np.random.default_rng(0)
 
 
 @unlisted
-def Restless(call: Call, context: Context) -> Exchange:
+def Restless(call: Call, context: CallContext) -> FaultGenerator:
     """Draws from a stream of its own."""
     context.record()
     yield Sleep(float(STREAM.random()))
@@ -302,7 +302,7 @@ def Restless(call: Call, context: Context) -> Exchange:
 
 
 @unlisted
-def Shrinking(call: Call, context: Context) -> Exchange:
+def Shrinking(call: Call, context: CallContext) -> FaultGenerator:
     """Does less the graver it is."""
     context.record()
     yield Sleep(1 - context.severity / 2)
@@ -310,7 +310,7 @@ def Shrinking(call: Call, context: Context) -> Exchange:
 
 
 @unlisted
-def Outside(call: Call, context: Context) -> Exchange:
+def Outside(call: Call, context: CallContext) -> FaultGenerator:
     """Gives what the space does not allow, without being asked to."""
     context.record()
     reply = yield call
@@ -318,7 +318,7 @@ def Outside(call: Call, context: Context) -> Exchange:
 
 
 @unlisted
-def Repeating(call: Call, context: Context) -> Exchange:
+def Repeating(call: Call, context: CallContext) -> FaultGenerator:
     """Writes into a reply that it has already given."""
     reply = yield call
     given = context.memory.setdefault("given", copied(reply.payload))
@@ -328,7 +328,7 @@ def Repeating(call: Call, context: Context) -> Exchange:
 
 
 @unlisted
-def Hoarding(call: Call, context: Context) -> Exchange:
+def Hoarding(call: Call, context: CallContext) -> FaultGenerator:
     """Holds on to what others own, to show it again."""
     reply = yield call
     before = context.memory.get("before", reply.payload)
@@ -338,7 +338,7 @@ def Hoarding(call: Call, context: Context) -> Exchange:
 
 
 @unlisted
-def Jealous(call: Call, context: Context) -> Exchange:
+def Jealous(call: Call, context: CallContext) -> FaultGenerator:
     """Counts the calls of all tools."""
     context.memory["calls"] = context.memory.get("calls", 0) + 1
     context.record()
@@ -347,7 +347,7 @@ def Jealous(call: Call, context: Context) -> Exchange:
 
 
 @unlisted
-def Wordless(call: Call, context: Context) -> Exchange:
+def Wordless(call: Call, context: CallContext) -> FaultGenerator:
     """Fails without saying how."""
     yield call
     context.record(lost="answer")
@@ -355,7 +355,7 @@ def Wordless(call: Call, context: Context) -> Exchange:
 
 
 @unlisted
-def Untimely(call: Call, context: Context) -> Exchange:
+def Untimely(call: Call, context: CallContext) -> FaultGenerator:
     """Says that it took time, and took none."""
     context.record()
     reply = yield call
@@ -363,7 +363,7 @@ def Untimely(call: Call, context: Context) -> Exchange:
 
 
 @unlisted
-def Secretive(call: Call, context: Context) -> Exchange:
+def Secretive(call: Call, context: CallContext) -> FaultGenerator:
     """Drops calls and does not say that they were not carried out."""
     context.record()
     return Reply.failed("timeout")
@@ -371,7 +371,7 @@ def Secretive(call: Call, context: Context) -> Exchange:
 
 
 @unlisted
-def Mistaken(call: Call, context: Context) -> Exchange:
+def Mistaken(call: Call, context: CallContext) -> FaultGenerator:
     """Says that the call was carried out, which it was not."""
     context.record(lost="answer")
     return Reply.failed("timeout")
@@ -384,8 +384,8 @@ class Strays(Effect):
 
     twice: bool
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
-        batch.record("bad", same_for_each(batch, **({} if self.twice else {"lost": "request"})))
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
+        batch.record("bad", same_details(batch, **({} if self.twice else {"lost": "request"})))
         if self.twice:
             yield from forward(batch.calls)
             return (yield from forward(batch.calls))
@@ -400,9 +400,9 @@ class Counts(Effect):
 
     seen: list[int] = field(default_factory=lambda: [0])
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         self.seen[0] += 1
-        batch.record("bad", same_for_each(batch))
+        batch.record("bad", same_details(batch))
         yield from batch.wait(np.full(len(batch), float(self.seen[0])))
         return (yield from forward(batch.calls))
 
@@ -411,8 +411,8 @@ class Counts(Effect):
 class FirstOnly(Effect):
     """Delays the first of the calls that come together."""
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
-        batch.record("bad", same_for_each(batch))
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
+        batch.record("bad", same_details(batch))
         yield from batch[[0]].wait(np.ones(1))
         return (yield from forward(batch.calls))
 
@@ -445,7 +445,7 @@ class Forgetful(Fault):
 
 
 @pytest.mark.parametrize(
-    ("check", "bad", "says"),
+    ("check", "bad", "message"),
     [
         (suite.check_identity, Awake, "severity 0 did something"),
         (suite.check_records, Silent, "went otherwise"),
@@ -464,13 +464,13 @@ class Forgetful(Fault):
         (suite.check_independence, Restless, "depends on other faults"),
         (suite.check_interleaving, Jealous, "depends on calls of other tools"),
         (suite.check_snapshot, composed(Counts), "after a snapshot was restored"),
-        (suite.check_doors, composed(FirstOnly), "through the door 'among rows'"),
+        (suite.check_entry_points, composed(FirstOnly), "through the entry point 'among rows'"),
         (partial(suite.check_growth, statistic=suite.harm), Shrinking, "does not grow"),
     ],
 )
-def test_the_suite_catches_what_it_is_for(check: Any, bad: type[Fault], says: str) -> None:
-    with pytest.raises(AssertionError, match=says):
-        check(bad, Bench(RICH), 20)
+def test_the_suite_catches_what_it_is_for(check: Any, bad: type[Fault], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check(bad, MockService(RICH), 20)
 
 
 def test_the_suite_reads_what_it_has_written() -> None:

@@ -16,23 +16,23 @@ from gymnasium import spaces
 from worldsim import faults
 from worldsim.errors import ConfigError
 from worldsim.faults import LOST, Fault
-from worldsim.faults.doors import TOOLS, AmongRows, Bench, Direct, Door, Outcome
+from worldsim.faults.entry_points import TOOLS, CallOutcome, EntryPoint, MockService, PipelineCall, RowOfVector
 from worldsim.faults.kinds.refusing import RETRIED_WITHIN
 from worldsim.faults.trees import alike, get, leaves_of, plain_leaves
 
 from .payloads import RICH, orders
-from .sessions import Session
+from .sessions import PipelineSession
 
 
-def on_json(fault: Fault, calls: int = 200, payloads: Callable[[int], Any] = orders) -> list[Outcome]:
-    return Bench(None, payloads).run([fault], calls)
+def on_json(fault: Fault, calls: int = 200, payloads: Callable[[int], Any] = orders) -> list[CallOutcome]:
+    return MockService(None, payloads).run([fault], calls)
 
 
-def on_space(fault: Fault, calls: int = 200, space: Any = RICH) -> list[Outcome]:
-    return Bench(space).run([fault], calls)
+def on_space(fault: Fault, calls: int = 200, space: Any = RICH) -> list[CallOutcome]:
+    return MockService(space).run([fault], calls)
 
 
-def recorded(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def recorded(outcomes: Sequence[CallOutcome]) -> list[CallOutcome]:
     found = [each for each in outcomes if each.records]
     assert found, "the fault never did anything"
     return found
@@ -84,14 +84,14 @@ def test_a_drip_takes_time_by_size_and_is_cut_when_patience_ends() -> None:
     outcomes = on_json(faults.SlowDrip(severity=1.0, slowness=2, patience_s=9), 3, lambda number: pages[number])
     assert [each.waited_s for each in outcomes] == pytest.approx([2.0, 4.0, 9.0], rel=0.01)
     assert [each.reply.error for each in outcomes] == [None, None, "timeout"]
-    assert all(each.carried_out for each in outcomes)
+    assert all(each.executed for each in outcomes)
 
 
 def test_a_lost_request_is_not_carried_out_and_a_lost_answer_is() -> None:
     for each in recorded(on_json(faults.LostRequest(severity=1.0))):
-        assert (each.reply.error, each.waited_s, each.carried_out) == ("timeout", pytest.approx(4.0), [])
+        assert (each.reply.error, each.waited_s, each.executed) == ("timeout", pytest.approx(4.0), [])
     for each in recorded(on_json(faults.LostAnswer(severity=1.0))):
-        assert (each.reply.error, each.waited_s, len(each.carried_out)) == ("timeout", pytest.approx(4.0), 1)
+        assert (each.reply.error, each.waited_s, len(each.executed)) == ("timeout", pytest.approx(4.0), 1)
 
 
 def test_a_skewed_clock_is_late_by_the_same_everywhere() -> None:
@@ -123,7 +123,7 @@ def test_a_skewed_clock_is_late_by_the_same_everywhere() -> None:
 )
 def test_refusals_say_what_http_says(fault: Fault, error: str, status: int | None, retry_after_s: float | None) -> None:
     outcomes = recorded(on_json(fault, 400))
-    done = sum(bool(each.carried_out) for each in outcomes) / len(outcomes)
+    done = sum(bool(each.executed) for each in outcomes) / len(outcomes)
     assert done == pytest.approx(getattr(fault, "lose_answer"), abs=0.15)  # noqa: B009
     for each in outcomes:
         assert (each.reply.error, each.reply.retry_after_s, each.reply.payload) == (error, retry_after_s, LOST)
@@ -136,7 +136,7 @@ def test_shares_of_refusals_are_those_of_the_docstring() -> None:
 
 
 def test_until_retried_the_same_call_fails_so_often_and_then_goes_through() -> None:
-    session, refused = Session(faults.Unavailable(severity=1.0, rate=0.5, until_retried=3)), 0
+    session, refused = PipelineSession(faults.Unavailable(severity=1.0, rate=0.5, until_retried=3)), 0
     for order in range(40):
         tries = []
         while not tries or not tries[-1]:
@@ -149,7 +149,7 @@ def test_until_retried_the_same_call_fails_so_often_and_then_goes_through() -> N
 @pytest.mark.parametrize(("others", "goes"), [(RETRIED_WITHIN - 1, True), (RETRIED_WITHIN, False)])
 def test_until_retried_a_call_is_forgotten_unless_it_is_retried_in_time(others: int, goes: bool) -> None:
     """In time is within so many calls of its tool; those of other tools do not count."""
-    session = Session(faults.Unavailable(severity=1.0, rate=1.0, until_retried=2))
+    session = PipelineSession(faults.Unavailable(severity=1.0, rate=1.0, until_retried=2))
 
     def pay_after(calls: int) -> bool:
         for order in range(1, calls + 1):
@@ -160,7 +160,7 @@ def test_until_retried_a_call_is_forgotten_unless_it_is_retried_in_time(others: 
 
 
 def test_until_retried_what_is_never_retried_fills_no_memory() -> None:
-    session, sizes = Session(faults.Unavailable(severity=1.0, rate=1.0, until_retried=1)), []
+    session, sizes = PipelineSession(faults.Unavailable(severity=1.0, rate=1.0, until_retried=1)), []
     for action in range(5 * RETRIED_WITHIN):
         session.call("step", {"action": np.array([action])})
         *_, ((_, memory),) = session.pipeline.snapshot()
@@ -170,7 +170,7 @@ def test_until_retried_what_is_never_retried_fills_no_memory() -> None:
 
 def went(*asked: Any) -> list[bool]:
     """Which of these requests, one after the other, go through where each must be retried once."""
-    session = Session(faults.Unavailable(severity=1.0, rate=1.0, until_retried=1))
+    session = PipelineSession(faults.Unavailable(severity=1.0, rate=1.0, until_retried=1))
     return [session.call("step", arguments).ok for arguments in asked]
 
 
@@ -221,8 +221,8 @@ def test_a_lost_permission_stays_lost_for_its_tool_alone() -> None:
     gone: set[str] = set()
     for each in outcomes:
         if not each.reply.ok:
-            gone.add(each.asked.tool)
-        assert each.reply.ok == (each.asked.tool not in gone)
+            gone.add(each.call.tool)
+        assert each.reply.ok == (each.call.tool not in gone)
     assert sum(not each.reply.ok for each in outcomes) > 100
 
 
@@ -241,11 +241,11 @@ def test_a_cascade_pulls_others_down_and_independent_outages_do_not() -> None:
         begun, met = 0, 0
         for each in outcomes:
             if not each.reply.ok:
-                begins = each.at - last_down.get(each.asked.tool, -99) > 3
-                others = [at for tool, at in last_down.items() if tool != each.asked.tool]
+                begins = each.at - last_down.get(each.call.tool, -99) > 3
+                others = [at for tool, at in last_down.items() if tool != each.call.tool]
                 begun += begins
                 met += begins and each.at - max(others, default=-99) <= 3
-                last_down[each.asked.tool] = each.at
+                last_down[each.call.tool] = each.at
         return met / begun
 
     assert meeting(0.5) > 2 * meeting(0.0)
@@ -275,7 +275,7 @@ PAYLOADS: dict[str, Callable[[int], Any]] = {
 def test_unreadable_text_is_made_of_the_real_reply(form: str) -> None:
     """Of objects and lists themselves: no beginning of one is JSON. What is neither stands in an object."""
 
-    def sent(each: Outcome) -> Any:
+    def sent(each: CallOutcome) -> Any:
         payload = each.answers[0].payload
         return payload if form in ("object", "list") else {"result": payload}
 
@@ -303,7 +303,7 @@ def test_what_no_schema_takes_is_refused_with_its_text_or_arrives_outside_the_sp
         assert each.reply.ok and each.reply.payload not in RICH
 
 
-def leaves_changed(each: Outcome) -> list[tuple[Any, Any]]:
+def leaves_changed(each: CallOutcome) -> list[tuple[Any, Any]]:
     return [(record.details["before"], record.details["after"]) for record in each.records]
 
 
@@ -393,13 +393,13 @@ def test_false_success_and_false_failure_say_the_opposite_of_what_was_done() -> 
     lied = 0
     for each in on_json(faults.FalseSuccess(severity=1.0)):
         if each.records:
-            assert each.reply.ok and not each.carried_out and each.reply.payload == last[each.asked.tool]
+            assert each.reply.ok and not each.executed and each.reply.payload == last[each.call.tool]
             lied += 1
         else:
-            last[each.asked.tool] = each.reply.payload
+            last[each.call.tool] = each.reply.payload
     assert lied > 30
     for each in recorded(on_json(faults.FalseFailure(severity=1.0))):
-        assert each.reply.error == "server_error" and len(each.carried_out) == 1
+        assert each.reply.error == "server_error" and len(each.executed) == 1
 
 
 def ids(payload: Any) -> list[str]:
@@ -431,7 +431,9 @@ def test_rows_of_a_space_keep_their_shape_unless_asked_otherwise() -> None:
 
 
 def test_where_a_call_names_its_page_the_next_one_is_fetched() -> None:
-    session = Session(faults.OffByOnePage(severity=1.0, rate=1.0), answer=lambda call: orders(call.arguments["page"]))
+    session = PipelineSession(
+        faults.OffByOnePage(severity=1.0, rate=1.0), answer=lambda call: orders(call.arguments["page"])
+    )
     assert session.call("list", {"page": 4}).payload == orders(5)
     (record,) = session.records
     assert record.details == {"argument": "page", "before": 4, "after": 5}
@@ -479,8 +481,8 @@ def test_a_frozen_frame_is_the_last_one_for_a_whole_spell_of_its_tools_calls() -
     last = None
     for each in outcomes:
         shown, true = each.reply.payload["screen"], each.answers[0].payload["screen"]
-        frozen[each.asked.tool].append(not np.array_equal(shown, true))
-        assert not frozen[each.asked.tool][-1] or last is None or np.array_equal(shown, last)
+        frozen[each.call.tool].append(not np.array_equal(shown, true))
+        assert not frozen[each.call.tool][-1] or last is None or np.array_equal(shown, last)
         last = shown
     wanted = 6  # a spell ends at a call with probability 1/6
     assert np.mean(sum(map(lengths, frozen.values()), [])) == pytest.approx(wanted, rel=0.25)
@@ -488,7 +490,7 @@ def test_a_frozen_frame_is_the_last_one_for_a_whole_spell_of_its_tools_calls() -
 
 def test_sensors_die_and_come_back_each_by_itself() -> None:
     fault = faults.DeadSensors(severity=1.0, rate=0.1, mean_calls=8, targets=["pose/0", "rows"])
-    outcomes = [each for each in on_space(fault, 1800, SENSORS) if each.asked.tool == TOOLS[0]]
+    outcomes = [each for each in on_space(fault, 1800, SENSORS) if each.call.tool == TOOLS[0]]
     dead = np.array(
         [[not each.reply.payload["pose"][0].any(), not each.reply.payload["rows"].any()] for each in outcomes]
     )
@@ -502,20 +504,20 @@ def test_sensors_die_and_come_back_each_by_itself() -> None:
 
 def test_duplicates_are_carried_out_twice() -> None:
     for each in recorded(on_json(faults.DuplicateExecution(severity=1.0))):
-        assert each.carried_out == [each.asked, each.asked]
+        assert each.executed == [each.call, each.call]
 
 
 def test_a_reordered_call_is_carried_out_after_the_next_one() -> None:
     outcomes = on_json(faults.ReorderedDelivery(severity=1.0), 300)
-    done = [call for each in outcomes for call in each.carried_out]
-    asked = [each.asked for each in outcomes]
-    held = [each.at for each in outcomes if not each.carried_out]
+    done = [call for each in outcomes for call in each.executed]
+    asked = [each.call for each in outcomes]
+    held = [each.at for each in outcomes if not each.executed]
     assert len(held) > 30 and not set(held) & {0, 1, 2}  # a tool that has not answered yet is left alone
     last: dict[str, Any] = {}  # what each tool was last seen to answer
     for each in outcomes:
         if each.at in held:
-            assert each.reply.ok and each.reply.payload == last[each.asked.tool]
-        last[each.asked.tool] = each.reply.payload
+            assert each.reply.ok and each.reply.payload == last[each.call.tool]
+        last[each.call.tool] = each.reply.payload
     for at in held:
         asked[at : at + 2] = asked[at : at + 2][::-1]
     assert [call[:2] for call in done] == [call[:2] for call in asked[: len(done)]]
@@ -524,13 +526,13 @@ def test_a_reordered_call_is_carried_out_after_the_next_one() -> None:
 def test_actions_are_delayed_and_stick() -> None:
     fault = faults.DelayedAction(severity=1.0, min_calls=3, max_calls=3)
     outcomes = on_json(fault, 30)
-    asked = [each.asked[:2] for each in outcomes]
-    assert [each.carried_out[0][:2] for each in outcomes] == [*[asked[0]] * 3, *asked[:27]]
+    asked = [each.call[:2] for each in outcomes]
+    assert [each.executed[0][:2] for each in outcomes] == [*[asked[0]] * 3, *asked[:27]]
     sticky = on_json(faults.StickyAction(severity=1.0), 4000, lambda _: {})
-    done = [each.carried_out[0][:2] for each in sticky]
+    done = [each.executed[0][:2] for each in sticky]
     repeats = np.mean([left == right for left, right in zip(done, done[1:], strict=False)])
     assert repeats == pytest.approx(0.25, abs=0.03)
-    asked = [each.asked[:2] for each in sticky]
+    asked = [each.call[:2] for each in sticky]
     assert all(now in (wanted, before) for now, wanted, before in zip(done[1:], asked[1:], done, strict=False))
 
 
@@ -560,15 +562,17 @@ TEXTS = spaces.Dict(
 
 @pytest.mark.parametrize("style", ["plain", "comment", "role"])
 @pytest.mark.parametrize(("space", "texts"), [(None, 20), (TEXTS, 6), (RICH, 1)], ids=["plain JSON", "texts", "rich"])
-@pytest.mark.parametrize("door", [Direct, AmongRows])
+@pytest.mark.parametrize("entry_point", [PipelineCall, RowOfVector])
 def test_an_instruction_stands_in_one_text_of_many_and_all_else_is_as_it_was(
-    door: type[Door], space: Any, texts: int, style: str
+    entry_point: type[EntryPoint], space: Any, texts: int, style: str
 ) -> None:
-    bench = Bench(space, orders if space is None else None)
-    if not door.fits(bench):
+    service = MockService(space, orders if space is None else None)
+    if not entry_point.fits(service):
         return
     where = Counter[str]()
-    for each in recorded(bench.run([faults.HiddenInstruction(severity=1.0, style=style)], 150, door=door)):
+    for each in recorded(
+        service.run([faults.HiddenInstruction(severity=1.0, style=style)], 150, entry_point=entry_point)
+    ):
         true, shown = each.answers[0].payload, each.reply.payload
         leaves = [*plain_leaves(true)] if space is None else leaves_of(space)
         changed = [leaf.name for leaf in leaves if not alike(get(true, leaf.path), get(shown, leaf.path))]
@@ -601,8 +605,10 @@ def test_a_painted_instruction_is_what_a_stencil_of_it_says() -> None:
     space = spaces.Box(0, 255, (120, 240, 3), np.uint8)
 
     def painted(severity: float) -> Any:
-        bench = Bench(space, lambda _: np.zeros(space.shape, np.uint8))
-        return bench.run([faults.PaintedInstruction(severity=severity, text="IIIIIIII", rate=1.0)], 1)[0].reply.payload
+        service = MockService(space, lambda _: np.zeros(space.shape, np.uint8))
+        return service.run([faults.PaintedInstruction(severity=severity, text="IIIIIIII", rate=1.0)], 1)[
+            0
+        ].reply.payload
 
     full = painted(1.0)
     columns = full[..., 0].max(0) > 128
@@ -664,6 +670,6 @@ CAMERA = [
 def test_a_camera_takes_what_another_fault_has_left_of_a_frame_as_grey_levels(camera: Any, inner: Any) -> None:
     plan = [camera(severity=1.0), inner(severity=1.0, rate=1.0, out_of_space=True)]
     frame = spaces.Box(0, 255, (9, 8, 3), np.uint8)
-    for each in Bench(frame).run(plan, 20):
+    for each in MockService(frame).run(plan, 20):
         own = [record for record in each.records if record.fault == camera.kind]
         assert not own or each.reply.payload in frame

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 
 from worldsim import faults
 from worldsim.faults import Fault
-from worldsim.faults.doors import AmongRows, Bench, Direct, Door
+from worldsim.faults.entry_points import EntryPoint, MockService, PipelineCall, RowOfVector
 from worldsim.faults.trees import alike
 
-from .sessions import Session
+from .sessions import PipelineSession
 
 WHOLE = st.integers() | st.integers(-(10**60), 10**60) | st.integers(2**53, 2**64)
 
 
 def replied(fault: Fault, payload: Any, calls: int = 1) -> tuple[Any, list[Any]]:
     """What arrives instead of a payload, and the details of the records."""
-    session = Session(fault, answer=lambda call: payload)
+    session = PipelineSession(fault, answer=lambda call: payload)
     for _ in range(calls):
         reply = session.call("get")
     return reply.payload, [record.details for record in session.records]
@@ -60,7 +60,7 @@ def test_whole_numbers_of_any_size_are_the_services_own_or_recorded(kind: str) -
     """Whatever else happens to a reply: no whole number in it has lost digits on the way."""
     there = set[int]()
     changed = 0
-    for each in Bench(None, ledger).run([faults.KINDS[kind](severity=1.0)], 150):
+    for each in MockService(None, ledger).run([faults.KINDS[kind](severity=1.0)], 150):
         there |= set(whole_numbers(each.answers[0].payload if each.answers else ledger(each.at)))
         there |= set(whole_numbers(ledger(-1)))
         said = {value for record in each.records for value in whole_numbers(dict(record.details))}
@@ -90,8 +90,8 @@ def test_a_wrong_unit_of_a_large_number_is_exact() -> None:
     fault = faults.WrongUnit(severity=1.0, rate=1.0, factors=[100])
     assert replied(fault, {"id": 10**18 + 1})[0] == {"id": 10**20 + 100}
     assert replied(fault, {"id": -(10**40) - 1})[0] == {"id": -(10**42) - 100}
-    assert replied(fault.but(factors=[0.01]), {"id": 10**18 + 151})[0] == {"id": 10**16 + 2}
-    after, ((details),) = replied(fault.but(factors=[1.1]), {"id": 10**18 + 10})
+    assert replied(fault.replace(factors=[0.01]), {"id": 10**18 + 151})[0] == {"id": 10**16 + 2}
+    after, ((details),) = replied(fault.replace(factors=[1.1]), {"id": 10**18 + 10})
     assert after == {"id": 11 * 10**17 + 11}
     assert details == {"leaf": "id", "before": 10**18 + 10, "after": 11 * 10**17 + 11}
 
@@ -186,10 +186,10 @@ BOXES = [
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("out_of_space", [False, True])
-@pytest.mark.parametrize("door", [Direct, AmongRows])
+@pytest.mark.parametrize("entry_point", [PipelineCall, RowOfVector])
 @pytest.mark.parametrize("space", BOXES, ids=str)
 def test_digits_of_vectors_are_swapped_in_one_entry_and_no_value_is_cut(
-    space: Any, door: type[Door], out_of_space: bool
+    space: Any, entry_point: type[EntryPoint], out_of_space: bool
 ) -> None:
     rng = np.random.default_rng(0)
 
@@ -207,7 +207,7 @@ def test_digits_of_vectors_are_swapped_in_one_entry_and_no_value_is_cut(
 
     space.seed(0)
     fault, changed = faults.TransposedDigits(severity=1.0, rate=1.0, out_of_space=out_of_space), 0
-    for each in Bench(space, sample).run([fault], 60, door=door):
+    for each in MockService(space, sample).run([fault], 60, entry_point=entry_point):
         before, after = each.answers[0].payload, each.reply.payload
         assert np.asarray(after).dtype == np.asarray(before).dtype and np.shape(after) == np.shape(before)
         different = np.flatnonzero(np.ravel(before) != np.ravel(after))

@@ -18,8 +18,8 @@ from worldsim.errors import ConfigError
 from worldsim.faults import Bursts, Plan
 from worldsim.faults.learned.bursts import fit_failures, gilbert_log_likelihood
 from worldsim.faults.learned.calls import TracedCall
-from worldsim.faults.learned.fit import FitConfig, Fitted, fit, fit_calls
-from worldsim.faults.learned.latencies import GivenUp, Lognormal, Pareto, Uniform, fit_latencies, ks_distance
+from worldsim.faults.learned.fit import FitConfig, FitResult, fit, fit_calls
+from worldsim.faults.learned.latencies import CensoredLognormal, Lognormal, Pareto, Uniform, fit_latencies, ks_distance
 from worldsim.faults.learned.traces import read_traces
 
 PRODUCTION = """
@@ -89,7 +89,7 @@ def outcome(row: Row, fault: Any, rng: np.random.Generator) -> None:
         row["retry_after_s"] = getattr(fault, "retry_after_s", None)
 
 
-def learned(rows: list[Row], **settings: Any) -> Fitted:
+def learned(rows: list[Row], **settings: Any) -> FitResult:
     return fit_calls([TracedCall(**row) for row in rows], FitConfig(traces=Path("t.jsonl"), **settings))
 
 
@@ -110,11 +110,11 @@ def production() -> list[Row]:
 
 
 @pytest.fixture(scope="module")
-def found(production: list[Row]) -> Fitted:
+def found(production: list[Row]) -> FitResult:
     return learned(production, lose_answer=0)
 
 
-def test_a_plan_learned_from_what_a_plan_did_is_that_plan(found: Fitted) -> None:
+def test_a_plan_learned_from_what_a_plan_did_is_that_plan(found: FitResult) -> None:
     """Latencies within 5 % (four standard errors), rates within 20 %, lengths of bursts within a third.
 
     Some 5,000 calls a tool; 400 of them refused in bursts, of which there are about 70.
@@ -132,7 +132,7 @@ def test_a_plan_learned_from_what_a_plan_did_is_that_plan(found: Fitted) -> None
             assert got == pytest.approx(value, rel=tolerances.get(key, 0.05)), (fault.kind, key)
 
 
-def test_the_fit_is_good_where_the_family_is_right(found: Fitted, production: list[Row]) -> None:
+def test_the_fit_is_good_where_the_family_is_right(found: FitResult, production: list[Row]) -> None:
     for each in found.tools:
         assert each.latencies is not None and each.latencies.goodness.p > 0.01, each.tool
         assert each.calls == sum(row["tool"] == each.tool for row in production)
@@ -140,7 +140,7 @@ def test_the_fit_is_good_where_the_family_is_right(found: Fitted, production: li
             assert count == sum(row["tool"] == each.tool and row.get("error") == kind for row in production)
 
 
-def test_the_learned_plan_does_what_the_traces_show(found: Fitted, production: list[Row]) -> None:
+def test_the_learned_plan_does_what_the_traces_show(found: FitResult, production: list[Row]) -> None:
     """Run again under other seeds, calls have the same latencies and errors, by tests that know nothing of plans."""
     again = record(found.plan, TOOLS, 25_000, seed=5)
     for tool in TOOLS:
@@ -395,7 +395,7 @@ def test_families_agree_with_scipy(drawn: Any, scipys: Any) -> None:
 
 def test_latencies_that_were_cut_off_agree_with_scipys_censored_fit() -> None:
     seconds = stats.lognorm(0.9, scale=1.5).rvs(800, random_state=np.random.default_rng(2))
-    found = GivenUp.fitted(np.minimum(seconds, 3.0))
+    found = CensoredLognormal.fitted(np.minimum(seconds, 3.0))
     censored = stats.CensoredData(np.log(seconds[seconds < 3]), right=np.full((seconds >= 3).sum(), math.log(3.0)))
     mean, sigma = stats.norm.fit(censored)
     assert (math.log(found.median_s), found.sigma) == pytest.approx((mean, sigma), rel=1e-3)
@@ -500,4 +500,4 @@ def test_tools_that_never_answer_or_take_no_time_are_learned_too() -> None:
     rows = [{"tool": "down", "latency_s": 0.0, "status": 503}] * 30 + [{"tool": "quick", "latency_s": 0.0}] * 30
     down, quick = learned(rows).plan.faults
     assert (down.kind, down.tools, down.rate) == ("unavailable", ("down",), 1.0)
-    assert (quick.kind, quick.at("seconds")) == ("constant_latency", 0.0)
+    assert (quick.kind, quick.scaled("seconds")) == ("constant_latency", 0.0)

@@ -11,14 +11,14 @@ import pytest
 
 from worldsim import faults
 from worldsim.errors import ConfigError
-from worldsim.faults import KINDS, LOST, Call, Context, Exchange, Fault, Plan, Reply, Sleep, fault
+from worldsim.faults import KINDS, LOST, Call, CallContext, Fault, FaultGenerator, Plan, Reply, Sleep, fault
 from worldsim.faults.conformance import check_fault
-from worldsim.faults.doors import DOORS, Bench, check_doors
-from worldsim.faults.generators import fault_of
+from worldsim.faults.entry_points import ENTRY_POINTS, MockService, check_entry_points
+from worldsim.faults.generators import fault_from_generator
 from worldsim.faults.parameters import number, scaled
 
 from .payloads import RICH, orders
-from .sessions import Session
+from .sessions import PipelineSession
 
 CALLS = 45
 
@@ -27,7 +27,7 @@ def unlisted(kind: str) -> Any:
     """A kind of fault written as a generator that no plan knows by name. It draws what a kind of that name draws."""
 
     def made(function: Any) -> type[Fault]:
-        found = fault_of(function)
+        found = fault_from_generator(function)
         found.kind, found.family = kind, "of your own"
         return found
 
@@ -38,7 +38,7 @@ def unlisted(kind: str) -> Any:
 
 
 @unlisted("lost_request")
-def lost_request(call: Call, context: Context, rate: float = 0.3, timeout_s: float = 4.0) -> Exchange:
+def lost_request(call: Call, context: CallContext, rate: float = 0.3, timeout_s: float = 4.0) -> FaultGenerator:
     if context.uniform >= context.severity * rate:
         return (yield call)
     context.record(lost="request")
@@ -47,7 +47,7 @@ def lost_request(call: Call, context: Context, rate: float = 0.3, timeout_s: flo
 
 
 @unlisted("false_failure")
-def false_failure(call: Call, context: Context, rate: float = 0.3) -> Exchange:
+def false_failure(call: Call, context: CallContext, rate: float = 0.3) -> FaultGenerator:
     reply = yield call
     if context.uniform >= context.severity * rate or reply.payload is LOST:
         return reply
@@ -56,7 +56,7 @@ def false_failure(call: Call, context: Context, rate: float = 0.3) -> Exchange:
 
 
 @unlisted("duplicate_execution")
-def duplicate_execution(call: Call, context: Context, rate: float = 0.3) -> Exchange:
+def duplicate_execution(call: Call, context: CallContext, rate: float = 0.3) -> FaultGenerator:
     if context.uniform < context.severity * rate:
         context.record()
         yield call
@@ -64,7 +64,7 @@ def duplicate_execution(call: Call, context: Context, rate: float = 0.3) -> Exch
 
 
 @unlisted("slow_start")
-def slow_start(call: Call, context: Context, first_s: float = 10.0, calls: float = 5.0) -> Exchange:
+def slow_start(call: Call, context: CallContext, first_s: float = 10.0, calls: float = 5.0) -> FaultGenerator:
     latency_s = context.severity * first_s * float(np.exp(-context.number / calls))
     if latency_s >= 1e-3:
         context.record("delay", latency_s=latency_s)
@@ -80,14 +80,16 @@ TWINS = [lost_request, false_failure, duplicate_execution, slow_start]
 @pytest.mark.parametrize(
     "settings", [{}, {"probability": 0.8, "schedule": faults.After(calls=2), "tools": ["r*", "write"]}]
 )
-def test_it_does_what_the_composition_does_through_every_door(twin: Any, space: Any, settings: dict[str, Any]) -> None:
-    bench = Bench(space, None if space else orders, seed=3)
+def test_it_does_what_the_composition_does_through_every_entry_point(
+    twin: Any, space: Any, settings: dict[str, Any]
+) -> None:
+    service = MockService(space, None if space else orders, seed=3)
     composed, seen = KINDS[twin.kind](severity=0.8, **settings), 0
-    for name, door in DOORS.items():
-        if door.fits(bench):
-            wanted = bench.run([composed], CALLS, door=door)
-            got = bench.run([twin(severity=0.8, **settings)], CALLS, door=door)
-            assert [one.otherwise_than(other) for one, other in zip(wanted, got, strict=True)] == [""] * CALLS, name
+    for name, entry_point in ENTRY_POINTS.items():
+        if entry_point.fits(service):
+            wanted = service.run([composed], CALLS, entry_point=entry_point)
+            got = service.run([twin(severity=0.8, **settings)], CALLS, entry_point=entry_point)
+            assert [one.difference_from(other) for one, other in zip(wanted, got, strict=True)] == [""] * CALLS, name
             seen = sum(each.changed for each in got)
     assert seen > 2
 
@@ -96,7 +98,7 @@ def test_it_does_what_the_composition_does_through_every_door(twin: Any, space: 
 
 
 @unlisted("moody")
-def moody(call: Call, context: Context, rate: float = 0.9) -> Exchange:
+def moody(call: Call, context: CallContext, rate: float = 0.9) -> FaultGenerator:
     """By chance a call is dropped, carried out twice, asked otherwise, slowed down before and after, or left alone."""
     mood = int(context.uniform / (context.severity * rate) * 6)
     said = context.memory.setdefault("said", [])
@@ -133,14 +135,14 @@ MOODS = {0, 1, 2, 3, 4, 5}
 
 
 @pytest.mark.parametrize("space", [RICH, None], ids=["space", "plain"])
-def test_doors_agree_where_some_calls_are_dropped_some_repeated_and_some_sleep(space: Any) -> None:
-    bench = Bench(space, None if space else orders, seed=5)
-    outcomes = bench.run([moody(severity=1.0)], 90)
+def test_entry_points_agree_where_some_calls_are_dropped_some_repeated_and_some_sleep(space: Any) -> None:
+    service = MockService(space, None if space else orders, seed=5)
+    outcomes = service.run([moody(severity=1.0)], 90)
     assert {record.details["mood"] for each in outcomes for record in each.records} == MOODS
-    check_doors(bench, [moody(severity=1.0)], 90)
+    check_entry_points(service, [moody(severity=1.0)], 90)
 
 
-def test_doors_agree_where_several_stand_in_a_row() -> None:
+def test_entry_points_agree_where_several_stand_in_a_row() -> None:
     plan = [
         moody(severity=0.7),
         faults.LostAnswer(severity=0.9),
@@ -149,8 +151,8 @@ def test_doors_agree_where_several_stand_in_a_row() -> None:
         moody(severity=0.9, tools=["read", "write"]),
         faults.LognormalLatency(severity=0.2),
     ]
-    for bench in (Bench(RICH, seed=5), Bench(None, orders, seed=5)):
-        check_doors(bench, plan, 60)
+    for service in (MockService(RICH, seed=5), MockService(None, orders, seed=5)):
+        check_entry_points(service, plan, 60)
 
 
 def test_it_keeps_what_every_fault_keeps() -> None:
@@ -164,25 +166,25 @@ def test_it_keeps_what_every_fault_keeps() -> None:
 
 def test_a_caller_that_gives_up_cuts_its_sleep_short() -> None:
     @unlisted("sleepy")
-    def sleepy(call: Call, context: Context) -> Exchange:
+    def sleepy(call: Call, context: CallContext) -> FaultGenerator:
         context.record()
         yield Sleep(60.0)
         return (yield call)
 
-    session = Session(faults.LostAnswer(severity=1.0, rate=1.0, timeout_s=5.0), sleepy())
+    session = PipelineSession(faults.LostAnswer(severity=1.0, rate=1.0, timeout_s=5.0), sleepy())
     assert (session.call("read").latency_s, session.clock.now()) == (5.0, 5.0)
 
 
 def test_memory_lasts_for_the_session_and_is_each_ones_own() -> None:
     @unlisted("counting")
-    def counting(call: Call, context: Context) -> Exchange:
+    def counting(call: Call, context: CallContext) -> FaultGenerator:
         context.memory["calls"] = context.memory.get("calls", 0) + 1
         context.record(calls=context.memory["calls"])
         return (yield call)
 
-    bench = Bench(RICH)
-    for door in ("call", "among rows"):
-        outcomes = bench.run([counting(), counting()], 5, door=DOORS[door])
+    service = MockService(RICH)
+    for entry_point in ("call", "among rows"):
+        outcomes = service.run([counting(), counting()], 5, entry_point=ENTRY_POINTS[entry_point])
         assert [[record.details["calls"] for record in each.records] for each in outcomes] == [
             [k + 1, k + 1] for k in range(5)
         ]
@@ -191,13 +193,13 @@ def test_memory_lasts_for_the_session_and_is_each_ones_own() -> None:
 # --- plans know it by name ---
 
 WRITTEN = '''
-from worldsim.faults import Call, Context, Exchange, Reply, fault
-from worldsim.faults.parameters import Names, option, scaled
+from worldsim.faults import Call, CallContext, FaultGenerator, Reply, fault
+from worldsim.faults.parameters import NameGlobs, option, scaled
 
 
 @fault("maintenance_{0}")
-def maintenance(call: Call, context: Context, rate: float = scaled(0.2, 0, 1, "share of the calls"),
-                words: Names = option(("a", "b"), "what it says"), most: int = 3) -> Exchange:
+def maintenance(call: Call, context: CallContext, rate: float = scaled(0.2, 0, 1, "share of the calls"),
+                words: NameGlobs = option(("a", "b"), "what it says"), most: int = 3) -> FaultGenerator:
     """Some calls are told to come back in an hour."""
     if context.uniform >= context.severity * rate:
         return (yield call)
@@ -225,9 +227,9 @@ def test_the_decorator_alone_makes_it_a_kind_that_plans_know(module: Any) -> Non
     kind = module().maintenance
     (read,) = Plan.from_yaml(text).faults
     assert read == kind(severity=0.5, rate=0.4, words=["x"]) and isinstance(read, Fault)
-    assert (read.kind, read.at("rate"), read.figures()) == ("maintenance_1", 0.2, {"rate": 0.2})  # type: ignore[attr-defined]
+    assert (read.kind, read.scaled("rate"), read.figures()) == ("maintenance_1", 0.2, {"rate": 0.2})  # type: ignore[attr-defined]
     assert KINDS["maintenance_1"] is kind and kind.__doc__ == "Some calls are told to come back in an hour."
-    session = Session(read.but(severity=1.0, rate=1.0))
+    session = PipelineSession(read.replace(severity=1.0, rate=1.0))
     assert (session.call("read").error, session.records[0].details) == (
         "unavailable",
         {"lost": "request", "words": ["x"]},
@@ -252,7 +254,7 @@ def test_a_clash_of_names_is_one_clear_line(module: Any) -> None:
         with pytest.raises(ConfigError) as caught:
 
             @fault(kind)
-            def mine(call: Call, context: Context) -> Exchange:
+            def mine(call: Call, context: CallContext) -> FaultGenerator:
                 return (yield call)
 
         assert str(caught.value) == f"two faults are of kind '{kind}': {where} has one already; rename yours"
@@ -264,20 +266,20 @@ def test_a_clash_of_names_is_one_clear_line(module: Any) -> None:
 
 
 def test_a_parameter_needs_a_default() -> None:
-    def forgetful(call: Call, context: Context, rate: float) -> Exchange:
+    def forgetful(call: Call, context: CallContext, rate: float) -> FaultGenerator:
         return (yield call)
 
     with pytest.raises(ConfigError, match="^forgetful: parameter 'rate' needs a default; give it one$"):
-        fault_of(forgetful)
+        fault_from_generator(forgetful)
 
 
 def test_bounds_of_parameters_are_kept() -> None:
     @unlisted("bounded")
-    def bounded(call: Call, context: Context, rate: float = scaled(0.2, 0, 1, "share"),
-                tries: int = number(3, 1, 9, "tries"), how: str = "x") -> Exchange:  # fmt: skip
+    def bounded(call: Call, context: CallContext, rate: float = scaled(0.2, 0, 1, "share"),
+                tries: int = number(3, 1, 9, "tries"), how: str = "x") -> FaultGenerator:  # fmt: skip
         return (yield call)
 
-    assert bounded(tries=9).but(severity=0.1).tries == 9
+    assert bounded(tries=9).replace(severity=0.1).tries == 9
     for wrong, says in {
         "rate": r"bounded: rate must be between 0 and 1, got 12",
         "tries": r"bounded: tries must be a whole number between 1 and 9, got 12",
@@ -287,26 +289,26 @@ def test_bounds_of_parameters_are_kept() -> None:
 
 
 def test_what_is_no_generator_is_refused() -> None:
-    def plain(call: Call, context: Context) -> Reply:
+    def plain(call: Call, context: CallContext) -> Reply:
         return Reply.failed("timeout")
 
     with pytest.raises(ConfigError, match="^plain: a fault is a generator: write `reply = yield call` in it$"):
-        fault_of(plain)
+        fault_from_generator(plain)
 
 
-@pytest.mark.parametrize("door", ["call", "among rows"])
-def test_what_cannot_be_passed_on_or_returned_is_one_clear_line(door: str) -> None:
+@pytest.mark.parametrize("entry_point", ["call", "among rows"])
+def test_what_cannot_be_passed_on_or_returned_is_one_clear_line(entry_point: str) -> None:
     @unlisted("numb")
-    def numb(call: Call, context: Context) -> Exchange:
+    def numb(call: Call, context: CallContext) -> FaultGenerator:
         yield 3  # type: ignore[misc]
         return (yield call)
 
     @unlisted("silent")
-    def silent(call: Call, context: Context) -> Exchange:  # type: ignore[return]
+    def silent(call: Call, context: CallContext) -> FaultGenerator:  # type: ignore[return]
         yield call
 
-    bench = Bench(RICH)
+    service = MockService(RICH)
     with pytest.raises(ConfigError, match=r"^numb: yields a Call to pass it on or a Sleep, not 3$"):
-        bench.run([numb()], 1, door=DOORS[door])
+        service.run([numb()], 1, entry_point=ENTRY_POINTS[entry_point])
     with pytest.raises(ConfigError, match=r"^silent: returns a Reply, not None$"):
-        bench.run([silent()], 1, door=DOORS[door])
+        service.run([silent()], 1, entry_point=ENTRY_POINTS[entry_point])

@@ -20,9 +20,9 @@ from tests.faults.http_service import EVENTS, ORDER, PIXELS, Client, Handler, Se
 from worldsim.errors import ConfigError, MissingExtraError
 from worldsim.faults import Faults, WallClock
 from worldsim.faults.calls import Call, Reply
-from worldsim.faults.generators import Context, Exchange, fault_of
+from worldsim.faults.generators import CallContext, FaultGenerator, fault_from_generator
 from worldsim.faults.http import AsyncFaultTransport, FaultTransport
-from worldsim.faults.http.requests import Asked, Templates
+from worldsim.faults.http.requests import ParsedRequest, PathTemplates
 
 PATHS = ["/orders/7", "/orders?page=2", "/missing", "/empty", "/list", "/scalar", "/text", "/latin", "/pixels",
          "/gzip", "/until_close", "/chunked", "/events", "/else"]  # fmt: skip
@@ -88,7 +88,7 @@ def test_what_no_fault_changes_is_passed_on_byte_for_byte(
         )
         assert got.content == expected.content
         assert client.get(path, headers={"X": "1"}).num_bytes_downloaded == expected.num_bytes_downloaded
-    assert [seen.target for seen in service.seen] == [path] * 3
+    assert [seen.target for seen in service.received] == [path] * 3
 
 
 @settings(max_examples=60, deadline=None)
@@ -139,11 +139,11 @@ def test_severity_zero_and_watching_change_no_bit_of_any_response(
 def watching() -> Any:
     """A fault that looks at every reply and leaves it alone."""
 
-    def watch(call: Call, context: Context) -> Exchange:
+    def watch(call: Call, context: CallContext) -> FaultGenerator:
         return (yield call)
 
     watch.__name__ = "watch"
-    kind = fault_of(watch)
+    kind = fault_from_generator(watch)
     kind.kind = "watch"
     return kind(severity=1.0)
 
@@ -164,16 +164,16 @@ def watching() -> Any:
     ],
 )
 def test_identifiers_in_paths_are_parameters(method: str, path: str, tool: str) -> None:
-    assert Templates(()).match(method, path).tool == tool
+    assert PathTemplates(()).match(method, path).tool == tool
 
 
 def test_the_most_specific_template_counts() -> None:
-    templates = Templates(["/orders/{number}", "/orders/search", "PUT /orders/{order}", "/{any}/{thing}"])
+    templates = PathTemplates(["/orders/{number}", "/orders/search", "PUT /orders/{order}", "/{any}/{thing}"])
     assert templates.match("GET", "/orders/abc").tool == "GET /orders/{number}"
     assert templates.match("GET", "/orders/search").tool == "GET /orders/search"
     assert templates.match("PUT", "/orders/abc").tool == "PUT /orders/{order}"
     assert templates.match("GET", "/a/b").tool == "GET /{any}/{thing}"
-    assert Templates({"POST /refunds": "refund"}).match("POST", "/refunds").tool == "refund"
+    assert PathTemplates({"POST /refunds": "refund"}).match("POST", "/refunds").tool == "refund"
 
 
 @pytest.mark.parametrize("bad", ["orders/{id}", "G3T /orders", "", "/a/{id}/b/{id}"])
@@ -190,57 +190,57 @@ def test_without_httpx_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         importlib.import_module("worldsim.faults.http")
 
 
-def asked(method: str, url: str, **content: Any) -> Asked:
+def parsed_request(method: str, url: str, **content: Any) -> ParsedRequest:
     request = httpx.Request(method, f"http://service{url}", **content)
     request.read()
-    return Asked(request, Templates(["/orders/{id}"]).match(method, request.url.path))
+    return ParsedRequest(request, PathTemplates(["/orders/{id}"]).match(method, request.url.path))
 
 
 @pytest.mark.parametrize(
     ("found", "arguments"),
     [
-        (asked("GET", "/orders/a%20b?page=2&tag=x&tag=y&q=007"),
+        (parsed_request("GET", "/orders/a%20b?page=2&tag=x&tag=y&q=007"),
          {"id": "a b", "page": 2, "tag": ["x", "y"], "q": "007"}),
-        (asked("POST", "/orders/7?id=8", json={"id": 9, "lines": [1]}),
+        (parsed_request("POST", "/orders/7?id=8", json={"id": 9, "lines": [1]}),
          {"id": 7, "query.id": 8, "body.id": 9, "lines": [1]}),
-        (asked("POST", "/form", data={"a": "1", "b": "x y"}), {"a": 1, "b": "x y"}),
-        (asked("POST", "/list", json=[1, 2]), {"body": [1, 2]}),
-        (asked("POST", "/text", content="hello"), {"body": "hello"}),
-        (asked("POST", "/bad", content="{", headers={"Content-Type": "application/json"}), {"body": "{"}),
+        (parsed_request("POST", "/form", data={"a": "1", "b": "x y"}), {"a": 1, "b": "x y"}),
+        (parsed_request("POST", "/list", json=[1, 2]), {"body": [1, 2]}),
+        (parsed_request("POST", "/text", content="hello"), {"body": "hello"}),
+        (parsed_request("POST", "/bad", content="{", headers={"Content-Type": "application/json"}), {"body": "{"}),
     ],
 )  # fmt: skip
-def test_arguments_are_path_query_and_body(found: Asked, arguments: dict[str, Any]) -> None:
+def test_arguments_are_path_query_and_body(found: ParsedRequest, arguments: dict[str, Any]) -> None:
     assert found.arguments == arguments
-    assert found.asking(dict(arguments)) is found.request
+    assert found.with_arguments(dict(arguments)) is found.request
 
 
 def test_bytes_are_told_apart_by_their_hash_and_uploads_by_their_length() -> None:
-    one, two = (asked("POST", "/raw", content=bytes([255, number])).arguments for number in (1, 2))
+    one, two = (parsed_request("POST", "/raw", content=bytes([255, number])).arguments for number in (1, 2))
     assert one != two and one["body"]["bytes"] == 2
-    first, again = (asked("POST", "/up", files={"f": b"abc"}).arguments for _ in range(2))
+    first, again = (parsed_request("POST", "/up", files={"f": b"abc"}).arguments for _ in range(2))
     assert first == again  # httpx draws another boundary each time
 
 
 def test_other_arguments_make_another_request() -> None:
-    found = asked("POST", "/orders/7?page=2&q=a+b", json={"amount": 5, "note": "ü"})
-    request = found.asking({**found.arguments, "id": "a/b", "page": 3, "amount": 6, "new": True})
+    found = parsed_request("POST", "/orders/7?page=2&q=a+b", json={"amount": 5, "note": "ü"})
+    request = found.with_arguments({**found.arguments, "id": "a/b", "page": 3, "amount": 6, "new": True})
     request.read()
     assert request.url.raw_path == b"/orders/a%2Fb?page=3&q=a+b"
     assert json.loads(request.content) == {"amount": 6, "note": "ü", "new": True}
     assert request.headers["content-length"] == str(len(request.content))
     assert found.request.url.raw_path == b"/orders/7?page=2&q=a+b"  # the client's own stays what it was
-    form = asked("POST", "/form", data={"a": "1", "b": "x y"})
-    request = form.asking({"a": 2, "b": "x y"})
+    form = parsed_request("POST", "/form", data={"a": "1", "b": "x y"})
+    request = form.with_arguments({"a": 2, "b": "x y"})
     assert request.read() == b"a=2&b=x+y" and request.headers["content-length"] == "9"
-    plain = asked("GET", "/orders?page=2&tag=x&tag=y")
-    assert plain.asking({"tag": ["x", "z"]}).url.query == b"tag=x&tag=z"
+    plain = parsed_request("GET", "/orders?page=2&tag=x&tag=y")
+    assert plain.with_arguments({"tag": ["x", "z"]}).url.query == b"tag=x&tag=z"
 
 
 def test_a_turned_page_is_what_the_service_is_asked_for(service: Service, mode: str) -> None:
     with Client(service, mode, always("off_by_one_page")) as client:
         assert client.get("/orders", params={"page": 2}).json()["page"] == 3
         assert client.transport.faults.records[0].details == {"argument": "page", "before": 2, "after": 3}
-    assert service.seen[0].target == "/orders?page=3"
+    assert service.received[0].target == "/orders?page=3"
 
 
 # --- what faults do to replies ---
@@ -484,7 +484,7 @@ def test_a_call_that_is_carried_out_twice(service: Service, mode: str) -> None:
         response = client.post("/refunds", json={"order": 7})
         assert response.json() == {"refund": 2, "asked": {"order": 7}}
     assert service.done["POST /refunds"] == 2
-    assert service.seen[0].body == service.seen[1].body
+    assert service.received[0].body == service.received[1].body
 
 
 def test_a_call_that_is_carried_out_twice_needs_one_connection(service: Service) -> None:
@@ -501,7 +501,7 @@ def test_what_was_asked_before_is_carried_out_as_it_was_asked(service: Service, 
     with Client(service, mode, plan) as client:
         client.post("/refunds", json={"order": 1}, headers={"X-Who": "anna"})
         client.post("/audit?deep=1", content=b"other", headers={"X-Who": "ben"})
-    arrived = [(seen.target, seen.json, seen.headers["X-Who"]) for seen in service.seen]
+    arrived = [(seen.target, seen.json, seen.headers["X-Who"]) for seen in service.received]
     assert arrived == [("/refunds", {"order": 1}, "anna")] * 2
 
 
@@ -513,7 +513,7 @@ def test_a_streamed_upload_arrives_once_for_each_time_that_it_is_carried_out(ser
     with Client(service, mode, always("duplicate_execution")) as client:
         content: Any = achunks() if client.is_async else iter([b'{"order":', b" 7}"])
         client.post("/refunds", content=content, headers={"Content-Type": "application/json"})
-    assert [seen.json for seen in service.seen] == [{"order": 7}] * 2
+    assert [seen.json for seen in service.received] == [{"order": 7}] * 2
 
 
 # --- time ---
@@ -634,14 +634,14 @@ def test_calls_through_threads(service: Service) -> None:
 
 
 def test_a_fault_of_ones_own_can_make_up_a_reply_and_rewrite_a_request(service: Service, mode: str) -> None:
-    def made_up(call: Call, context: Context) -> Exchange:
+    def made_up(call: Call, context: CallContext) -> FaultGenerator:
         if call.tool == "GET /orders":
             return (yield call._replace(arguments={**call.arguments, "page": 9}))
         context.record(lost="request")
         return Reply({"made": "up"})
         yield
 
-    kind = fault_of(made_up)
+    kind = fault_from_generator(made_up)
     kind.kind = "made_up"
     with Client(service, mode, [kind(severity=1.0)]) as client:
         assert client.get("/orders?page=1").json()["page"] == 9

@@ -19,8 +19,8 @@ from worldsim.faults import (
     Always,
     Bursts,
     Call,
-    Context,
-    Exchange,
+    CallContext,
+    FaultGenerator,
     Pipeline,
     Reply,
     Schedule,
@@ -30,8 +30,8 @@ from worldsim.faults import (
     Window,
 )
 from worldsim.faults.definition import Composition, Fault
-from worldsim.faults.effects.base import Batch, Effect, Forward, Steps
-from worldsim.faults.generators import fault_of
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls
+from worldsim.faults.generators import fault_from_generator
 from worldsim.faults.keys import CallRandom, fold_in, fold_in_one, last_where, new_key, uniforms
 
 keys_of_calls = st.integers(0, 2**64 - 1)
@@ -164,7 +164,7 @@ def test_the_last_call_that_decided_something_is_found_by_looking_back(
 # --- what the calls of a fault draw ---
 
 
-def drawing(call: Call, context: Context) -> Exchange:
+def drawing(call: Call, context: CallContext) -> FaultGenerator:
     """Records what a call draws."""
     context.record(uniform=context.uniform, more=context.rng.random(3).tolist(), number=context.number)
     return (yield call)
@@ -172,7 +172,7 @@ def drawing(call: Call, context: Context) -> Exchange:
 
 def unregistered(function: Any, kind: str) -> Any:
     """A fault that is written as a generator, and is in no catalogue."""
-    made = fault_of(function)
+    made = fault_from_generator(function)
     made.kind, made.family = kind, "of a test"
     return made
 
@@ -190,7 +190,7 @@ def pipeline_of(*given: Any, tools: Sequence[str] | None = None, clock: Any = No
 
 def play(pipeline: Pipeline, tools: Sequence[str]) -> list[list[Any]]:
     """The records of one call after another."""
-    return [list(pipeline.call(tool, {}, lambda call, trip: Reply({}))[1]) for tool in tools]
+    return [list(pipeline.call(tool, {}, lambda call, context: Reply({}))[1]) for tool in tools]
 
 
 def test_what_a_call_draws_follows_from_seed_kind_session_tool_and_number() -> None:
@@ -234,7 +234,7 @@ def test_other_seeds_sessions_tools_and_faults_of_a_kind_draw_otherwise() -> Non
 class _Lasting(Effect):
     """Records what stays the same for a session."""
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         drawn = {name: float(batch.session_random(name).uniform()[0]) for name in ("", "screen", "pose")}
         batch.record("lasting", lambda: [drawn])
         return (yield from forward(batch.calls))
@@ -335,7 +335,7 @@ def test_every_call_of_a_session_is_as_likely_in_a_burst_as_any_other(mean_calls
     )
 
 
-def marking(call: Call, context: Context) -> Exchange:
+def marking(call: Call, context: CallContext) -> FaultGenerator:
     """Records that it was at work."""
     context.record()
     return (yield call)

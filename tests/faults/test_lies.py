@@ -21,7 +21,7 @@ from tests.wrappers.test_vector import play_both
 from worldsim import faults
 from worldsim.envs.make import make_env
 from worldsim.errors import ConfigError, SpaceMismatchError
-from worldsim.faults.conformance import Bench, Outcome, check_fault
+from worldsim.faults.conformance import CallOutcome, MockService, check_fault
 from worldsim.faults.keys import CallRandom, fold_in, new_key
 from worldsim.faults.kinds.lies import random_actions
 from worldsim.faults.trees import copied
@@ -30,13 +30,13 @@ from worldsim.spaces import flatten, unflatten_batch
 from worldsim.wrappers import InjectFaults, VectorInjectFaults
 
 
-def lies(folder: Any, severity: float, calls: int = 5, **settings: Any) -> dict[int, Outcome]:
+def lies(folder: Any, severity: float, calls: int = 5, **settings: Any) -> dict[int, CallOutcome]:
     """Those of so many calls that are lied to, by their places: a share of them as great as the severity."""
     fault = faults.PlausibleLie(severity=severity, world=folder, rate=1.0, **settings)
-    return {each.at: each for each in Bench(IMAGE_SPACE).run([fault], calls) if each.records}
+    return {each.at: each for each in MockService(IMAGE_SPACE).run([fault], calls) if each.records}
 
 
-def distances(folder: Path, outcomes: Sequence[Outcome]) -> list[float]:
+def distances(folder: Path, outcomes: Sequence[CallOutcome]) -> list[float]:
     """Latent distances between what was shown and what was there, by the model itself."""
     world = load(folder)
     shown, true = ([flatten(IMAGE_SPACE, payload) for payload in payloads] for payloads in _pairs(outcomes))
@@ -44,7 +44,7 @@ def distances(folder: Path, outcomes: Sequence[Outcome]) -> list[float]:
     return np.sqrt(np.square(codes[0].astype(float) - codes[1]).mean(1)).tolist()
 
 
-def _pairs(outcomes: Sequence[Outcome]) -> tuple[list[Any], list[Any]]:
+def _pairs(outcomes: Sequence[CallOutcome]) -> tuple[list[Any], list[Any]]:
     return [each.reply.payload for each in outcomes], [each.answers[0].payload for each in outcomes]
 
 
@@ -53,7 +53,7 @@ def test_it_keeps_what_every_fault_keeps(world_folder: Path) -> None:  # noqa: F
     check_fault(build, IMAGE_SPACE, calls=12, statistic=lambda outcomes: sum(map(distance_shown, outcomes)))
 
 
-def distance_shown(each: Outcome) -> float:
+def distance_shown(each: CallOutcome) -> float:
     return sum(record.details["distance"] for record in each.records)
 
 
@@ -97,10 +97,10 @@ def test_only_targets_lie(world_folder: Path) -> None:  # noqa: F811
 
 def test_without_a_world_or_with_another_ones_observations_it_says_so(world_folder: Path) -> None:  # noqa: F811
     with pytest.raises(ConfigError, match="plausible_lie: world must be the folder of a trained world"):
-        Bench(IMAGE_SPACE).run([faults.PlausibleLie()], 1)
+        MockService(IMAGE_SPACE).run([faults.PlausibleLie()], 1)
     with pytest.raises(SpaceMismatchError, match="give the world that was learned from this environment"):
-        Bench(spaces.Dict(total=spaces.Discrete(3))).run([faults.PlausibleLie(world=str(world_folder))], 1)
-    idle = faults.PlausibleLie(world=str(world_folder)).idle_in(None, None)
+        MockService(spaces.Dict(total=spaces.Discrete(3))).run([faults.PlausibleLie(world=str(world_folder))], 1)
+    idle = faults.PlausibleLie(world=str(world_folder)).idle_reason(None, None)
     assert idle == "there are no observations of a world"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from worldsim import faults
-from worldsim.faults.doors import Bench, Outcome
+from worldsim.faults.entry_points import CallOutcome, MockService
 from worldsim.faults.keys import CallRandom, fold_in_one, new_key
 from worldsim.faults.trees import ABSENT, alike, get, leaves_of
 
@@ -21,7 +21,7 @@ LEAVES_OF_RICH = leaves_of(RICH)
 
 
 def draws_of(fault: Any, tool: str, number: int) -> tuple[CallRandom, float]:
-    """What a call of a bench draws, and the number that decides whether the fault is triggered."""
+    """What a call of a service draws, and the number that decides whether the fault is triggered."""
     key = fold_in_one(new_key(0, fault.kind, 0, "0"), crc32(tool.encode()))
     call = np.array([fold_in_one(fold_in_one(key, 0), number)], np.uint64)
     return CallRandom(call), (fold_in_one(fold_in_one(key, TRIGGER), number) >> 11) / 2**53
@@ -29,18 +29,18 @@ def draws_of(fault: Any, tool: str, number: int) -> tuple[CallRandom, float]:
 
 def played(
     fault: Any, space: Any, payloads: Any = None, calls: int = 120
-) -> Iterator[tuple[Outcome, CallRandom, bool]]:
+) -> Iterator[tuple[CallOutcome, CallRandom, bool]]:
     """Each call with what it draws, and whether it is among the share of those on which the fault triggers."""
-    for each in Bench(space, payloads).run([fault], calls):
-        random, uniform = draws_of(fault, each.asked.tool, each.asked.number)
+    for each in MockService(space, payloads).run([fault], calls):
+        random, uniform = draws_of(fault, each.call.tool, each.call.number)
         yield each, random, uniform < fault.compose().share
 
 
-def details(each: Outcome) -> list[Any]:
+def details(each: CallOutcome) -> list[Any]:
     return [dict(record.details) for record in each.records]
 
 
-class Spells:
+class SpellsByLoop:
     """Leaves that fail for spells of calls of a tool, as states that go on from call to call."""
 
     def __init__(self, begins: float, mean_calls: float) -> None:
@@ -76,7 +76,7 @@ def arranged(kind: str, rows: list[Any], spread: float, draws: CallRandom) -> li
 
 
 def spread_of(fault: Any) -> float:
-    return fault.at("spread") if "spread" in type(fault).model_fields else 0.0
+    return fault.scaled("spread") if "spread" in type(fault).model_fields else 0.0
 
 
 @pytest.mark.parametrize("out_of_space", [False, True])
@@ -144,7 +144,7 @@ NOTHING: dict[str, Any] = {
 }
 
 
-def check_gone(each: Outcome, gone: set[str], nothing: Any) -> list[dict[str, Any]]:
+def check_gone(each: CallOutcome, gone: set[str], nothing: Any) -> list[dict[str, Any]]:
     """Those leaves, and no others, are as in `nothing`; gives a record for each where that is something else."""
     records = []
     for leaf in LEAVES_OF_RICH:
@@ -203,20 +203,20 @@ def test_an_empty_result() -> None:
 
 
 def test_sensors_of_a_space_that_die() -> None:
-    fault, spells = faults.DeadSensors(severity=1.0, rate=0.1, mean_calls=4), Spells(0.1, 4)
+    fault, spells = faults.DeadSensors(severity=1.0, rate=0.1, mean_calls=4), SpellsByLoop(0.1, 4)
     names = [leaf.name for leaf in LEAVES_OF_RICH]
     for each, draws, _ in played(fault, RICH, calls=240):
-        assert details(each) == check_gone(each, spells.now(names, each.asked.tool, draws), NOTHING)
+        assert details(each) == check_gone(each, spells.now(names, each.call.tool, draws), NOTHING)
 
 
 def test_sensors_of_plain_json_that_come_and_go_while_they_are_dead() -> None:
     def payload(number: int) -> Any:
         return {f"field{k}": number for k in range(6) if number % (k + 1) == 0}
 
-    fault, spells, seen = faults.DeadSensors(severity=1.0, rate=0.3, mean_calls=4), Spells(0.3, 4), set[str]()
+    fault, spells, seen = faults.DeadSensors(severity=1.0, rate=0.3, mean_calls=4), SpellsByLoop(0.3, 4), set[str]()
     every = [f"field{k}" for k in range(6)]
     for each, draws, _ in played(fault, None, payload):
-        out = spells.now(every, each.asked.tool, draws)
+        out = spells.now(every, each.call.tool, draws)
         names = list(each.answers[0].payload)
         assert [name for name, value in each.reply.payload.items() if value is None] == [n for n in names if n in out]
         seen |= out - set(names)
@@ -224,10 +224,10 @@ def test_sensors_of_plain_json_that_come_and_go_while_they_are_dead() -> None:
 
 
 def test_a_frozen_frame_is_the_last_one_that_came_through() -> None:
-    fault, spells = faults.FrozenFrames(severity=1.0, rate=0.3, mean_calls=4), Spells(0.3, 4)
-    last = Bench(RICH).answer(-1)["screen"]
+    fault, spells = faults.FrozenFrames(severity=1.0, rate=0.3, mean_calls=4), SpellsByLoop(0.3, 4)
+    last = MockService(RICH).answer(-1)["screen"]
     for each, draws, _ in played(fault, RICH):
-        frozen = spells.now(["screen"], each.asked.tool, draws)
+        frozen = spells.now(["screen"], each.call.tool, draws)
         last = last if frozen else each.answers[0].payload["screen"]
         assert check_gone(each, frozen, {"screen": last}) == details(each)
 
@@ -235,7 +235,7 @@ def test_a_frozen_frame_is_the_last_one_that_came_through() -> None:
 @pytest.mark.parametrize("kind", [*ROWS, "dropped_fields", "empty_result", "dead_sensors", "frozen_frames"])
 def test_a_graver_one_acts_wherever_a_milder_one_did_and_more(kind: str) -> None:
     def acted(severity: float) -> set[tuple[int, Any]]:
-        outcomes = Bench(RICH).run([faults.KINDS[kind](severity=severity)], 150)
+        outcomes = MockService(RICH).run([faults.KINDS[kind](severity=severity)], 150)
         return {(each.at, record.details.get("leaf")) for each in outcomes for record in each.records}
 
     mild, middle, grave = map(acted, (0.2, 0.5, 0.9))

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from PIL import Image
 
 from worldsim import faults
-from worldsim.faults.conformance import Bench
+from worldsim.faults.conformance import MockService
 
 SPACE = spaces.Box(0, 255, (64, 80, 3), np.uint8)
 
@@ -24,7 +24,7 @@ def smooth() -> Any:
 
 def seen(fault: faults.Fault, frame: Any = None, calls: int = 20, space: Any = SPACE) -> list[Any]:
     frame = smooth() if frame is None else frame
-    return [each.reply.payload for each in Bench(space, lambda _: frame).run([fault], calls)]
+    return [each.reply.payload for each in MockService(space, lambda _: frame).run([fault], calls)]
 
 
 def grey(level: int) -> Any:
@@ -73,8 +73,8 @@ def test_dead_pixels_stay_where_they_are() -> None:
     frames = seen(fault, grey(100))
     assert all(np.array_equal(frames[0], frame) for frame in frames)
     assert (frames[0] != 100).any(-1).mean() == pytest.approx(0.1, abs=0.02)
-    bench = Bench(SPACE, lambda _: grey(100))
-    other = bench.run([fault], 1, episode=1)[0].reply.payload
+    service = MockService(SPACE, lambda _: grey(100))
+    other = service.run([fault], 1, episode=1)[0].reply.payload
     assert not np.array_equal(other, frames[0])
 
 

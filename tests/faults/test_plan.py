@@ -16,8 +16,8 @@ from worldsim.faults import (
     KINDS,
     Bursts,
     Call,
-    Context,
-    Exchange,
+    CallContext,
+    FaultGenerator,
     MalformedOutput,
     MissingData,
     Plan,
@@ -238,7 +238,7 @@ def test_round_trip_through_yaml(plan: Plan) -> None:
 
 
 @fault("gone")
-def gone(call: Call, context: Context, often: float = number(0.5, 0, 1, "how often")) -> Exchange:
+def gone(call: Call, context: CallContext, often: float = number(0.5, 0, 1, "how often")) -> FaultGenerator:
     """A fault of somebody's own."""
     context.record(lost="request")
     return Reply.failed("timeout")
@@ -264,7 +264,9 @@ def test_faults_of_ones_own_are_named_by_where_their_class_is(tmp_path: Path) ->
 def test_each_fault_has_its_share_of_the_severity(plan: Plan, severity: float) -> None:
     scaled = plan.at(severity)
     assert scaled == plan.model_copy(update={"faults": scaled.faults})
-    assert [each.but(severity=0.5) for each in scaled.faults] == [each.but(severity=0.5) for each in plan.faults]
+    assert [each.replace(severity=0.5) for each in scaled.faults] == [
+        each.replace(severity=0.5) for each in plan.faults
+    ]
     assert [each.severity for each in scaled.faults] == [each.severity * severity for each in plan.faults]
     assert plan.at(1) == plan
 

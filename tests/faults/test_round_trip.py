@@ -39,8 +39,8 @@ def recorded(plan: Plan, path: Path, sessions: int, seed: int = 0) -> Path:
                 tools[name](order=session)
             except ToolError:
                 continue
-    assert faults.recording is not None
-    faults.recording.close()
+    assert faults.recorder is not None
+    faults.recorder.close()
     return path
 
 
@@ -76,7 +76,7 @@ def test_a_plan_learned_from_what_faults_did_is_that_plan(sessions: int, tmp_pat
 
 
 def test_the_learned_plan_does_what_the_recording_shows(tmp_path: Path) -> None:
-    """Back in the same door, with another seed: as many failures, and as close together."""
+    """Back in at the same entry point, with another seed: as many failures, and as close together."""
     first = recorded(Plan.from_yaml(PLAN), tmp_path / "calls.jsonl", 7)
     fit(FitConfig(traces=first, out=tmp_path / "plan.yaml", lose_answer=1.0))
     again = recorded(Plan.load(tmp_path / "plan.yaml"), tmp_path / "again.jsonl", 7, seed=5)
@@ -94,8 +94,8 @@ def test_a_recording_holds_no_arguments_and_no_results_and_goes_on(tmp_path: Pat
         faults = Faults([], record=path, clock=WallClock)
         tools = wrap({"login": lambda password: {"token": password}}, faults)
         assert tools["login"](password=secret) == {"token": secret}
-        assert faults.recording is not None
-        faults.recording.close()
+        assert faults.recorder is not None
+        faults.recorder.close()
     text = path.read_text()
     assert len(text.splitlines()) == 2 and "one" not in text and "two" not in text
     assert [call.tool for call in read_traces(path).calls] == ["login", "login"]

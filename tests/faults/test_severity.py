@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from worldsim.faults import FAMILIES, KINDS, BlackFrames, Blur, Plan, RateLimited, SlowStart, WrongUnit, ready_plans
-from worldsim.faults.doors import Bench
-from worldsim.faults.severity import SEVERITIES, Row, difference_of, measured, orders
+from worldsim.faults.entry_points import MockService
+from worldsim.faults.severity import SEVERITIES, SeverityMeasurement, difference_of, measured, orders
 
 BUILT_IN = {kind.kind for family in FAMILIES.values() for kind in family}
 EACH = sorted(BUILT_IN - {"plausible_lie"})  # it needs a world: see tests/faults/test_lies.py
@@ -22,7 +22,7 @@ LESS_SMALL = {
 
 
 @lru_cache
-def rows_of(name: str) -> tuple[Row, ...]:
+def rows_of(name: str) -> tuple[SeverityMeasurement, ...]:
     if name in ready_plans():
         return tuple(measured(Plan.load(name)))
     return tuple(measured(KINDS[name], sessions=4))
@@ -74,14 +74,14 @@ def test_what_is_measured_is_what_was_done() -> None:
 
 
 def test_the_difference_of_a_change_is_the_mean_over_all_fields() -> None:
-    bench = Bench(None, orders)
-    (outcome,) = bench.run([], 1)
-    assert difference_of(outcome, bench) is None
+    service = MockService(None, orders)
+    (outcome,) = service.run([], 1)
+    assert difference_of(outcome, service) is None
     fields = 3 + 4 * 5
 
     def difference(**changes: Any) -> float | None:
         other = outcome.reply._replace(payload={**orders(0), **changes})
-        return difference_of(replace(outcome, reply=other), bench)
+        return difference_of(replace(outcome, reply=other), service)
 
     assert difference(page=3) == pytest.approx(0.5 / fields)
     assert difference(page="1") == difference(page=None) == difference(status="shut") == pytest.approx(1 / fields)

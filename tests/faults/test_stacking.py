@@ -5,7 +5,7 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldsim.faults.stacking import chosen, copy_rows
+from worldsim.faults.batch_rows import copy_rows, where_rows
 from worldsim.faults.trees import alike
 
 
@@ -18,7 +18,7 @@ def test_rows_are_copied_and_chosen_as_one_by_one(count: int, rows: set[int], se
         wanted[row], picked[row] = one[row], True
     before = one.copy(), other.copy()
     space = spaces.Box(0, 99, (2,), np.int64)
-    assert alike(chosen(space, picked, one, other), wanted)
+    assert alike(where_rows(space, picked, one, other), wanted)
     assert alike(before, (one, other))
     copy_rows(one, np.flatnonzero(picked), other)
     assert alike(other, wanted) and alike(before[0], one)

@@ -10,10 +10,10 @@ import pytest
 
 from worldsim import faults
 from worldsim.faults import Call, Fault, Reply
-from worldsim.faults.doors import AmongRows, Bench, Direct, Door, script
+from worldsim.faults.entry_points import EntryPoint, MockService, PipelineCall, RowOfVector, script
 
 from .payloads import RICH, orders
-from .sessions import Session
+from .sessions import PipelineSession
 
 TOOLS = ["get_order", "get_customer", "list_refunds"]
 STALE = [
@@ -50,7 +50,7 @@ def numbered() -> Any:
 
 def stale_ages(given: list[tuple[str, dict[str, Any]]], fault: Fault) -> list[int]:
     """How many answers to the same request ago each reply is from; fails where it is an answer to another request."""
-    session, answers, ages = Session(fault, answer=numbered()), defaultdict[Any, list[Any]](list), []
+    session, answers, ages = PipelineSession(fault, answer=numbered()), defaultdict[Any, list[Any]](list), []
     for number, (tool, arguments) in enumerate(given):
         reply = session.call(tool, arguments)
         earlier = answers[request_of(tool, arguments)]
@@ -72,7 +72,7 @@ def test_every_stale_answer_is_an_earlier_one_to_the_same_tool_with_the_same_arg
     "fault", [faults.FalseSuccess(severity=1.0), faults.ReorderedDelivery(severity=1.0)], ids=lambda fault: fault.kind
 )
 def test_what_stands_for_an_answer_that_never_came_is_the_last_one_of_the_same_tool(fault: Fault) -> None:
-    session, last, pretended = Session(fault, answer=numbered()), dict[str, Any](), 0
+    session, last, pretended = PipelineSession(fault, answer=numbered()), dict[str, Any](), 0
     for tool, arguments in random_calls(900):
         reply = session.call(tool, arguments)
         assert reply.ok and reply.payload["tool"] == tool
@@ -107,8 +107,8 @@ def test_a_milder_cache_answers_fewer_calls_and_no_others() -> None:
 def delays(severity: float, calls: int = 3000) -> Any:
     """Delays of an environment whose steps all ask for the same."""
     fault = faults.DelayedObservation(severity=severity, min_calls=2, max_calls=5, hold=0.8)
-    bench = Bench(None, orders, one_request=True)
-    outcomes = bench.play([fault], script(calls, tools=["search"]))[5:]
+    service = MockService(None, orders, one_request=True)
+    outcomes = service.play([fault], script(calls, tools=["search"]))[5:]
     return np.array([each.at - (each.reply.payload["page"] - 1) for each in outcomes])
 
 
@@ -141,7 +141,9 @@ class Counted:
 
 def test_a_write_is_seen_so_many_calls_later() -> None:
     """Reads right after a write show what they showed before it; what was never read is not known from before."""
-    session = Session(faults.EventualConsistency(rate=1.0, severity=1.0, calls=3, writes=["write"]), answer=Counted())
+    session = PipelineSession(
+        faults.EventualConsistency(rate=1.0, severity=1.0, calls=3, writes=["write"]), answer=Counted()
+    )
     tools = ["read", "write", *["read"] * 4, "write", "write", *["read"] * 4]
     shown = [session.call(tool).payload["value"] for tool in tools]
     #         the first write, unknown before, is shown; then reads lag; then writes, too, show what they showed before
@@ -155,7 +157,7 @@ def test_a_read_shows_its_own_answer_from_before_the_write_until_so_many_calls_l
     for seed in range(40):
         rng, service = np.random.default_rng(seed), Counted()
         fault = faults.EventualConsistency(rate=1.0, severity=1.0, calls=calls, writes=["write"])
-        session = Session(fault, answer=service)
+        session = PipelineSession(fault, answer=service)
         answered: dict[Any, list[tuple[int, int]]] = defaultdict(list)  # by request: at which call, and what
         writes: list[int] = []
         for now in range(60):
@@ -175,7 +177,7 @@ def test_a_read_shows_its_own_answer_from_before_the_write_until_so_many_calls_l
 
 def test_a_share_of_the_writes_is_seen_late() -> None:
     fault = faults.EventualConsistency(rate=1.0, severity=0.3, calls=2, writes=["write"])
-    session, late = Session(fault, answer=Counted()), 0
+    session, late = PipelineSession(fault, answer=Counted()), 0
     for number in range(1, 1001):
         session.call("read"), session.call("write", {"number": number})
         late += session.call("read").payload["value"] != number
@@ -184,7 +186,7 @@ def test_a_share_of_the_writes_is_seen_late() -> None:
 
 def test_what_was_asked_once_fills_no_memory() -> None:
     fault = faults.EventualConsistency(rate=1.0, severity=1.0, calls=3)
-    session, sizes = Session(fault, answer=Counted()), []
+    session, sizes = PipelineSession(fault, answer=Counted()), []
     for number in range(3000):
         session.call("read", {"id": 10_000 + number})
         if number in (1500, 2999):
@@ -194,21 +196,21 @@ def test_what_was_asked_once_fills_no_memory() -> None:
     assert sizes == [3, 3]
 
 
-# --- through every door, in a space ---
+# --- through every entry point, in a space ---
 
 
-@pytest.mark.parametrize("door", [Direct, AmongRows])
+@pytest.mark.parametrize("entry_point", [PipelineCall, RowOfVector])
 @pytest.mark.parametrize(
     "fault", [*STALE[:4], faults.EventualConsistency(rate=1.0, severity=1.0, writes=["write"])], ids=str
 )
 def test_stale_observations_are_those_of_the_same_request_in_the_leaves_that_are_targets(
-    fault: Fault, door: type[Door]
+    fault: Fault, entry_point: type[EntryPoint]
 ) -> None:
-    bench = Bench(RICH)
+    service = MockService(RICH)
     earlier: dict[Any, list[Reply]] = defaultdict(list)
     stale = 0
-    for each in bench.run([fault.but(targets=["reply/*"])], 120, door=door):
-        answers = earlier[request_of(each.asked.tool, dict(each.asked.arguments))]
+    for each in service.run([fault.replace(targets=["reply/*"])], 120, entry_point=entry_point):
+        answers = earlier[request_of(each.call.tool, dict(each.call.arguments))]
         answers.append(each.answers[0])
         age = each.records[0].details["age"] if each.records else 0
         then, now = answers[-1 - age].payload, each.answers[0].payload

@@ -9,7 +9,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldsim.faults.effects.texts import plain_payloads, sizes
+from worldsim.faults.effects.json_text import plain_payloads, sizes
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import as_text, copied, leaves_of, put
 

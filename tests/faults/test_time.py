@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from worldsim import faults
 from worldsim.faults import Fault, Reply, TimeWindow
-from worldsim.faults.doors import DOORS, AmongRows, Bench, Door
+from worldsim.faults.entry_points import ENTRY_POINTS, EntryPoint, MockService, RowOfVector
 from worldsim.faults.keys import fold_in_one, new_key
 
 from .payloads import RICH, orders
-from .sessions import Session
+from .sessions import PipelineSession
 
 gaps = st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 1.0, 7.7, 20.0]) | st.floats(0, 30), min_size=1, max_size=40)
 
@@ -26,24 +26,24 @@ gaps = st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 1.0, 7.7, 20.0]) | st.floats(0
 @pytest.mark.parametrize("every_s", [0.7, 10.0, 59.0])
 def test_an_outage_of_a_minute_is_over_after_a_minute_however_often_one_tries(every_s: float) -> None:
     outage = faults.Unavailable(severity=1.0, rate=1.0, schedule=TimeWindow(start_s=30, stop_s=90))
-    session, seen = Session(outage), list[tuple[float, bool]]()
+    session, seen = PipelineSession(outage), list[tuple[float, bool]]()
     while session.clock.now() < 150:
         seen.append((session.clock.now(), session.call("get").ok))
         session.clock.sleep(every_s)
     assert [ok for _, ok in seen] == [not 30 <= now_s < 90 for now_s, _ in seen]
-    assert len(session.carried_out) == sum(ok for _, ok in seen)
+    assert len(session.executed) == sum(ok for _, ok in seen)
 
 
 def test_an_outage_passes_while_the_service_works_and_while_other_tools_are_called() -> None:
     outage = faults.Unavailable(severity=1.0, rate=1.0, tools=["pay"], schedule=TimeWindow(start_s=5, stop_s=20))
-    session = Session(outage, lasts_s=4.0)
+    session = PipelineSession(outage, lasts_s=4.0)
     tries = [session.call(tool).ok for tool in ["pay", "look", "pay", "look", "pay", "look", "look", "pay"]]
     #   at:    0     4       8      8       12     12     16      20
     assert tries == [True, True, False, True, False, True, True, True]
 
 
 def test_the_seconds_of_a_schedule_count_from_where_the_session_began() -> None:
-    session = Session(faults.Unavailable(severity=1.0, rate=1.0, schedule=TimeWindow(start_s=10, stop_s=20)))
+    session = PipelineSession(faults.Unavailable(severity=1.0, rate=1.0, schedule=TimeWindow(start_s=10, stop_s=20)))
     session.clock.sleep(100)
     session.pipeline.start(np.array([0]), [("1",)])
     seen = []
@@ -53,21 +53,21 @@ def test_the_seconds_of_a_schedule_count_from_where_the_session_began() -> None:
     assert seen == [True, True, False, False, True, True]
 
 
-FITTING = {name: door for name, door in DOORS.items() if door.fits(Bench(RICH))}
+FITTING = {name: entry_point for name, entry_point in ENTRY_POINTS.items() if entry_point.fits(MockService(RICH))}
 
 
-@pytest.mark.parametrize("door", FITTING.values(), ids=FITTING)
-def test_an_outage_comes_again_every_so_often_through_every_door(door: type[Door]) -> None:
+@pytest.mark.parametrize("entry_point", FITTING.values(), ids=FITTING)
+def test_an_outage_comes_again_every_so_often_through_every_entry_point(entry_point: type[EntryPoint]) -> None:
     schedule = TimeWindow(start_s=4, stop_s=7, every_s=10)
-    bench = Bench(RICH, every_s=0.5)
-    outcomes = bench.run([faults.ServerError(severity=1.0, rate=1.0, schedule=schedule)], 60, door=door)
+    service = MockService(RICH, every_s=0.5)
+    outcomes = service.run([faults.ServerError(severity=1.0, rate=1.0, schedule=schedule)], 60, entry_point=entry_point)
     assert [each.reply.ok for each in outcomes] == [not 4 <= at / 2 % 10 < 7 for at in range(60)]
 
 
 # --- services that mean it ---
 
 
-def tries(session: Session, heeds: bool, tool: str = "get", calls: int = 200) -> tuple[int, int, int]:
+def tries(session: PipelineSession, heeds: bool, tool: str = "get", calls: int = 200) -> tuple[int, int, int]:
     """Of so many calls that are tried again until they are served, at once or after what the service asks for: how many
     there were, how many of them were refused, and how many of the refused ones were refused again.
     """
@@ -88,23 +88,25 @@ def tries(session: Session, heeds: bool, tool: str = "get", calls: int = 200) ->
 
 def test_who_heeds_retry_after_is_served_at_the_next_try_and_who_hammers_is_refused() -> None:
     throttled = faults.Throttled(severity=1.0, calls=10, window_s=60)
-    made, refused, again = tries(Session(throttled), True)
+    made, refused, again = tries(PipelineSession(throttled), True)
     assert (made, refused, again) == (219, 19, 0)  # 10 at once, then a wait, in each of 20 windows
-    hammered, in_vain, again = tries(Session(throttled), False)
+    hammered, in_vain, again = tries(PipelineSession(throttled), False)
     assert in_vain > 50 * refused and again == in_vain - 19 and hammered == in_vain + 200
 
 
 def test_a_milder_throttle_lets_more_calls_through() -> None:
     for severity, allowed in [(1.0, 10), (0.5, 20), (0.3, 34), (1e-9, 200)]:
-        session = Session(faults.Throttled(severity=severity, calls=10, window_s=60))
+        session = PipelineSession(faults.Throttled(severity=severity, calls=10, window_s=60))
         assert [session.call("get").ok for _ in range(200)] == [True] * allowed + [False] * (200 - allowed)
-    assert not any(session.records for session in [Session(faults.Throttled(severity=0.0))] if session.call("get"))
+    assert not any(
+        session.records for session in [PipelineSession(faults.Throttled(severity=0.0))] if session.call("get")
+    )
 
 
 @settings(max_examples=150)
 @given(gaps, st.integers(1, 4), st.sampled_from([1.0, 12.5, 60.0]))
 def test_a_throttle_lets_so_many_calls_through_in_any_window(steps: list[float], allowed: int, window_s: float) -> None:
-    session, through = Session(faults.Throttled(severity=1.0, calls=allowed, window_s=window_s)), deque[float]()
+    session, through = PipelineSession(faults.Throttled(severity=1.0, calls=allowed, window_s=window_s)), deque[float]()
     for step_s in steps:
         session.clock.sleep(step_s)
         now_s = session.clock.now()
@@ -125,7 +127,7 @@ def test_whoever_waits_for_what_retry_after_says_is_served(steps: list[float], w
     fault: Fault = faults.Throttled(severity=1.0, calls=2, window_s=wait_s)
     if kind == "rate_limited":
         fault = faults.RateLimited(severity=1.0, rate=0.7, until_retry_after=True, retry_after_s=wait_s)
-    session = Session(fault)
+    session = PipelineSession(fault)
     for step_s in steps:
         session.clock.sleep(step_s)
         reply = session.call("get")
@@ -137,7 +139,7 @@ def test_whoever_waits_for_what_retry_after_says_is_served(steps: list[float], w
 
 def test_tools_are_throttled_each_by_itself_or_all_together() -> None:
     def let_through(**more: Any) -> list[bool]:
-        session = Session(faults.Throttled(severity=1.0, calls=2, tools=["pay", "look"], **more))
+        session = PipelineSession(faults.Throttled(severity=1.0, calls=2, tools=["pay", "look"], **more))
         return [session.call(tool).ok for tool in ["pay", "look", "list"] * 3]
 
     assert let_through() == [True] * 6 + [False, False, True]
@@ -146,7 +148,7 @@ def test_tools_are_throttled_each_by_itself_or_all_together() -> None:
 
 def test_a_tool_that_has_refused_a_call_refuses_all_until_the_time_that_it_asked_for_is_over() -> None:
     fault = faults.RateLimited(severity=1.0, rate=0.3, until_retry_after=True, retry_after_s=8.0)
-    session, ends_s, seen = Session(fault), dict[str, float](), set[tuple[bool, bool]]()
+    session, ends_s, seen = PipelineSession(fault), dict[str, float](), set[tuple[bool, bool]]()
     rng = np.random.default_rng(0)
     for _ in range(600):
         tool = ["pay", "look"][int(rng.integers(2))]
@@ -166,9 +168,9 @@ def test_a_tool_that_has_refused_a_call_refuses_all_until_the_time_that_it_asked
 
 def test_waiting_pays_where_a_service_means_its_retry_after() -> None:
     fault = faults.RateLimited(severity=1.0, rate=0.3, until_retry_after=True, retry_after_s=8.0)
-    made, refused, again = tries(Session(fault), True)
+    made, refused, again = tries(PipelineSession(fault), True)
     assert again == 0 and made == 200 + refused and 40 < refused < 80
-    hammered, in_vain, again = tries(Session(fault), False)
+    hammered, in_vain, again = tries(PipelineSession(fault), False)
     assert in_vain > 10 * refused and again > 0.9 * in_vain and hammered == in_vain + 200
 
 
@@ -182,17 +184,21 @@ def test_waiting_pays_where_a_service_means_its_retry_after() -> None:
     ids=str,
 )
 def test_sessions_of_a_vector_wait_on_clocks_of_their_own(fault: Fault) -> None:
-    bench = Bench(RICH)
-    alone, among = (bench.run([fault], 90, door=door) for door in (DOORS["call"], AmongRows))
-    assert [one.otherwise_than(other) for one, other in zip(alone, among, strict=True)] == [""] * 90
+    service = MockService(RICH)
+    alone, among = (
+        service.run([fault], 90, entry_point=entry_point) for entry_point in (ENTRY_POINTS["call"], RowOfVector)
+    )
+    assert [one.difference_from(other) for one, other in zip(alone, among, strict=True)] == [""] * 90
     assert {each.reply.ok for each in alone} == {True, False}
 
 
 # --- callers that give up ---
 
 
-def waits(plan: list[Fault], calls: int = 40, door: type[Door] | None = None, space: Any = None) -> list[Any]:
-    return Bench(space, None if space else orders, every_s=100.0).run(plan, calls, door=door)
+def waits(
+    plan: list[Fault], calls: int = 40, entry_point: type[EntryPoint] | None = None, space: Any = None
+) -> list[Any]:
+    return MockService(space, None if space else orders, every_s=100.0).run(plan, calls, entry_point=entry_point)
 
 
 SLOW_INSIDE: dict[str, list[Fault]] = {
@@ -213,28 +219,28 @@ SLOW_INSIDE: dict[str, list[Fault]] = {
 
 
 @pytest.mark.parametrize("inside", SLOW_INSIDE)
-@pytest.mark.parametrize("door", ["call", "acall", "among rows"])
+@pytest.mark.parametrize("entry_point", ["call", "acall", "among rows"])
 def test_whose_answer_is_lost_waits_for_the_time_out_and_no_longer_whatever_stands_inside(
-    inside: str, door: str
+    inside: str, entry_point: str
 ) -> None:
     plan = [faults.LostAnswer(severity=1.0, rate=1.0, timeout_s=4.0), *SLOW_INSIDE[inside]]
-    for each in waits(plan, door=DOORS[door], space=RICH):
+    for each in waits(plan, entry_point=ENTRY_POINTS[entry_point], space=RICH):
         assert (each.reply.ok, each.reply.error) == (False, "timeout")
         assert each.waited_s == pytest.approx(4.0) and each.reply.latency_s == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("inside", SLOW_INSIDE)
-@pytest.mark.parametrize("door", ["call", "acall", "among rows"])
-def test_a_slow_service_answers_before_the_time_out_or_is_given_up_at_it(inside: str, door: str) -> None:
+@pytest.mark.parametrize("entry_point", ["call", "acall", "among rows"])
+def test_a_slow_service_answers_before_the_time_out_or_is_given_up_at_it(inside: str, entry_point: str) -> None:
     plan = [faults.SlowAPI(severity=1.0, median_s=1.0, sigma=1.5, timeout_s=4.0), *SLOW_INSIDE[inside]]
     given_up = 0
-    for each in waits(plan, door=DOORS[door], space=RICH):
+    for each in waits(plan, entry_point=ENTRY_POINTS[entry_point], space=RICH):
         late = each.waited_s > 4.0 - 1e-5
         assert each.waited_s <= 4.0 + 1e-5 and each.reply.latency_s == pytest.approx(each.waited_s)
         gave_up = any(record.fault == "slow_api" and record.kind == "timeout" for record in each.records)
         assert not late or (each.reply.error == "timeout" and gave_up)
         lost = [record.details["lost"] for record in each.records if "lost" in record.details]
-        assert bool(each.carried_out) == ("request" not in lost)
+        assert bool(each.executed) == ("request" not in lost)
         given_up += late
     assert given_up > 0 or inside == "a shorter time-out"
 
@@ -269,13 +275,13 @@ def waited(plan: list[Fault], latencies_s: dict[int, float], place: int = 0) -> 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(latencies | time_outs | slow_apis, min_size=1, max_size=5), st.sampled_from(sorted(FITTING)))
-def test_a_time_out_is_a_ceiling_wherever_it_stands_among_others(plan: list[Fault], door: str) -> None:
-    for each in waits(plan, 3, door=DOORS[door], space=RICH):
+def test_a_time_out_is_a_ceiling_wherever_it_stands_among_others(plan: list[Fault], entry_point: str) -> None:
+    for each in waits(plan, 3, entry_point=ENTRY_POINTS[entry_point], space=RICH):
         slow = [place for place, fault in enumerate(plan) if isinstance(fault, faults.SlowAPI)]
         took = {}
         for place in slow:
             further_in = sum(isinstance(fault, faults.SlowAPI) for fault in plan[place + 1 :])
-            took[place] = own_latency_s(plan[place], further_in, each.asked)
+            took[place] = own_latency_s(plan[place], further_in, each.call)
         assert each.waited_s == pytest.approx(waited(plan, took), abs=1e-4)
         assert each.reply.latency_s == pytest.approx(each.waited_s, abs=1e-6)
 
@@ -292,7 +298,7 @@ def own_latency_s(fault: Any, further_in: int, asked: Any) -> float:
 def test_what_a_caller_gave_up_on_is_not_waited_for_any_more() -> None:
     """The next call begins when the time-out is over, and not when the service has done with the one before."""
     plan = [faults.LostAnswer(severity=1.0, rate=1.0, timeout_s=2.0), faults.ConstantLatency(severity=1.0, seconds=60)]
-    session = Session(*plan)
+    session = PipelineSession(*plan)
     replies: list[Reply] = [session.call("get") for _ in range(5)]
     assert session.clock.now() == pytest.approx(10.0) and {reply.error for reply in replies} == {"timeout"}
-    assert len(session.carried_out) == 5
+    assert len(session.executed) == 5

@@ -12,7 +12,7 @@ import pytest
 
 from worldsim.errors import ConfigError
 from worldsim.faults.learned.calls import TracedCall
-from worldsim.faults.learned.times import moment_ns, wait_s
+from worldsim.faults.learned.timestamps import moment_ns, retry_after_seconds
 from worldsim.faults.learned.traces import Traces, read_traces
 
 
@@ -85,7 +85,7 @@ def test_all_ways_to_write_a_moment_are_one(start: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "wait"),
+    ("retry_after", "wait"),
     [
         (7, 7.0),
         ("7", 7.0),
@@ -105,15 +105,15 @@ def test_all_ways_to_write_a_moment_are_one(start: Any) -> None:
         (True, None),
     ],
 )
-def test_what_a_service_asks_to_wait(asked: Any, wait: float | None) -> None:
+def test_what_a_service_asks_to_wait(retry_after: Any, wait: float | None) -> None:
     """A date is relative to the end of the call, here half a minute past midnight."""
-    assert wait_s(asked, moment_ns("2026-01-01T00:00:30Z")) == wait
+    assert retry_after_seconds(retry_after, moment_ns("2026-01-01T00:00:30Z")) == wait
 
 
 def test_our_own_lines_may_quote_the_header(tmp_path: Path) -> None:
     row = {"tool": "a", "latency_s": 30, "start": "2026-01-01T00:00:00Z", "status": 429}
-    asked = [2, "2", ["2"], "Thu, 01 Jan 2026 00:00:32 GMT"]
-    calls = read(tmp_path, *({**row, "retry_after_s": each} for each in asked)).calls
+    retry_after = [2, "2", ["2"], "Thu, 01 Jan 2026 00:00:32 GMT"]
+    calls = read(tmp_path, *({**row, "retry_after_s": each} for each in retry_after)).calls
     assert [each.retry_after_s for each in calls] == [2.0] * 4
 
 
@@ -160,7 +160,7 @@ def test_our_own_lines_may_quote_the_header(tmp_path: Path) -> None:
         ('{"span_kind": "TOOL", "start_time": "noon"}', "JSON of Phoenix, but "),
         ('{"resourceLogs": []}', ":1: logs in OTLP/JSON, and no calls; export the spans"),
         ('{"traces": [{"traceID": "1", "rootTraceName": "a"}]}', ":1: Tempo's list of traces, without their spans"),
-        ('{"level": "info", "msg": "started"}', ":1: no form that is known has the keys level, msg; a call is"),
+        ('{"level": "info", "msg": "started"}', ":1: no known format has the keys level, msg; a call is"),
     ],
 )
 def test_a_file_that_is_none_is_told_in_one_line(text: str, says: str, tmp_path: Path) -> None:

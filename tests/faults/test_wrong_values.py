@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.faults.effects import frames
-from worldsim.faults.effects.wrong import wrong_values
+from worldsim.faults.effects.wrong_values import wrong_values
 from worldsim.faults.keys import CallRandom
-from worldsim.faults.trees import from_json, get, leaves_of, plain, put
+from worldsim.faults.trees import from_json, get, leaves_of, put, to_plain_json
 from worldsim.spaces import Leaf, leaves
 
 from .strategies import leaf_spaces, observation_spaces
@@ -41,7 +41,7 @@ def test_a_wrong_value_differs_and_stays_inside(space: Any, seed: int, severity:
     if result is None:
         return
     how, changed = result
-    json.dumps([how, plain(changed)], allow_nan=False)
+    json.dumps([how, to_plain_json(changed)], allow_nan=False)
     assert not data_equivalence(changed, before, exact=True)
     if not out_of_space:
         assert changed in space, (how, before, changed)

@@ -12,13 +12,13 @@ from worldsim import faults
 from worldsim.faults.trees import alike
 from worldsim.wrappers import InjectFaults
 
-from .witness import KINDS, Witness
+from .recording_env import KINDS, RecordingEnv
 
 each_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 def broken(kind: str, below: Any = None) -> InjectFaults:
-    env = InjectFaults(Witness() if below is None else below, [faults.KINDS[kind](severity=0.9)], seed=2)
+    env = InjectFaults(RecordingEnv() if below is None else below, [faults.KINDS[kind](severity=0.9)], seed=2)
     env.reset(seed=0)
     return env
 

@@ -17,7 +17,7 @@ from worldsim import faults
 from worldsim.faults.trees import get, leaves_of
 from worldsim.wrappers import InjectFaults, MalformedOutput, MissingData, SlowAPI
 
-from .witness import FIELDS, Witness
+from .recording_env import FIELDS, RecordingEnv
 
 WRAPPERS = (SlowAPI, MalformedOutput, MissingData)
 Wrap = Callable[..., InjectFaults]
@@ -44,7 +44,7 @@ def different_leaves(space: Any, left: Any, right: Any) -> set[str]:
 
 @each_fault
 def test_severity_0_is_the_identity(wrap: Wrap) -> None:
-    bare, wrapped = Witness(length=40), Witness(length=40)
+    bare, wrapped = RecordingEnv(length=40), RecordingEnv(length=40)
     for number, (plain, faulty) in enumerate(zip(play(bare, 50), play(wrap(wrapped, severity=0), 50), strict=True)):
         told = faulty[-1]
         assert told.pop("faults") == [] and told.pop("executions") == ([plain[1]] if number else [])
@@ -54,7 +54,7 @@ def test_severity_0_is_the_identity(wrap: Wrap) -> None:
 
 @each_fault
 def test_severity_0_hands_the_very_objects_through(wrap: Wrap) -> None:
-    class Same(Witness):
+    class Same(RecordingEnv):
         def step(self, action: Any) -> Any:
             self.last = super().step(action)
             return self.last
@@ -68,9 +68,9 @@ def test_severity_0_hands_the_very_objects_through(wrap: Wrap) -> None:
 
 @each_fault
 def test_the_same_seeds_do_the_same_and_others_do_not(wrap: Wrap) -> None:
-    env = wrap(Witness(), severity=0.8, seed=5)
+    env = wrap(RecordingEnv(), severity=0.8, seed=5)
     first = play(env, 80)
-    assert alike(first, play(wrap(Witness(), severity=0.8, seed=5), 80))
+    assert alike(first, play(wrap(RecordingEnv(), severity=0.8, seed=5), 80))
     again = play(env, 80)  # later on the clock, whose sums are rounded
     for step, other in zip(first, again, strict=True):
         late, other_late = (each[-1]["reply"].pop("latency_s") for each in (copy.deepcopy(step), other))
@@ -84,7 +84,7 @@ def test_the_same_seeds_do_the_same_and_others_do_not(wrap: Wrap) -> None:
 
 
 def wrap_records(wrap: Wrap, seed: int, reset: int) -> list[Any]:
-    env = wrap(Witness(), severity=0.8, seed=seed)
+    env = wrap(RecordingEnv(), severity=0.8, seed=seed)
     play(env, 80, reset)
     return env.records
 
@@ -92,7 +92,7 @@ def wrap_records(wrap: Wrap, seed: int, reset: int) -> list[Any]:
 @each_fault
 def test_episodes_without_a_seed_differ_and_repeat_as_a_sequence(wrap: Wrap) -> None:
     def episodes() -> list[Any]:
-        env = wrap(Witness(), severity=0.8)
+        env = wrap(RecordingEnv(), severity=0.8)
         seen = []
         for seed in (3, None, None):
             play(env, 40, seed)
@@ -111,7 +111,7 @@ def test_what_happens_to_call_k_does_not_depend_on_other_faults_or_calls(wrap: W
     built = faults.KINDS[kind]
 
     def struck(plan: list[faults.Fault]) -> set[int]:
-        env = InjectFaults(Witness(), plan, seed=1)
+        env = InjectFaults(RecordingEnv(), plan, seed=1)
         play(env, 60)
         return {record.call for record in env.records if record.fault == kind and record.kind != "delay"}
 
@@ -128,7 +128,7 @@ def test_what_happens_to_call_k_does_not_depend_on_other_faults_or_calls(wrap: W
 def test_a_graver_fault_strikes_where_a_milder_one_did_and_more(wrap: Wrap) -> None:
     struck = []
     for severity in (0.1, 0.3, 0.6, 1.0):
-        env = wrap(Witness(FIELDS), severity=severity)
+        env = wrap(RecordingEnv(FIELDS), severity=severity)
         play(env, 600)
         struck.append({record.call for record in env.records if record.kind != "delay"})
     assert all(mild < grave for mild, grave in zip(struck, struck[1:], strict=False))
@@ -150,7 +150,7 @@ def test_rates_are_those_of_the_docstring(wrap: Wrap, severity: float) -> None:
         },
     }
     calls = 3000
-    env = wrap(Witness(FIELDS), severity=severity)
+    env = wrap(RecordingEnv(FIELDS), severity=severity)
     play(env, calls)
     for kind, table in promised[wrap].items():  # type: ignore[index]
         rate = len({record.call for record in env.records if record.kind == kind}) / calls
@@ -162,7 +162,7 @@ def test_rates_are_those_of_the_docstring(wrap: Wrap, severity: float) -> None:
 @settings(max_examples=40, deadline=None)
 @given(space=observation_spaces(), seed=st.integers(0, 1000), severity=st.floats(0.3, 1.0))
 def test_records_say_what_happened_on_any_space(wrap: Wrap, space: Any, seed: int, severity: float) -> None:
-    below = Witness(space)
+    below = RecordingEnv(space)
     below.metadata = {"render_modes": []}
     env = wrap(below, severity=severity, seed=seed)
     seen, info = env.reset(seed=seed)
@@ -195,7 +195,7 @@ def test_records_say_what_happened_on_any_space(wrap: Wrap, space: Any, seed: in
 @each_fault
 @pytest.mark.parametrize("out_of_space", [False, True])
 def test_what_the_environment_and_the_agent_hold_is_never_written_to(wrap: Wrap, out_of_space: bool) -> None:
-    class Reusing(Witness):
+    class Reusing(RecordingEnv):
         """Keeps what it gave away, as environments that answer from one buffer do."""
 
         def _answer(self) -> Any:
@@ -216,8 +216,8 @@ def test_what_the_environment_and_the_agent_hold_is_never_written_to(wrap: Wrap,
 
 @each_fault
 def test_what_the_agent_writes_into_its_observation_does_not_come_back(wrap: Wrap) -> None:
-    env = wrap(Witness(), severity=1.0)
-    clean = [step[0] for step in play(wrap(Witness(), severity=1.0), 60)]
+    env = wrap(RecordingEnv(), severity=1.0)
+    clean = [step[0] for step in play(wrap(RecordingEnv(), severity=1.0), 60)]
     observation, _ = env.reset(seed=0)
     for action in range(60):
         observation["screen"][:] = 77
@@ -227,7 +227,7 @@ def test_what_the_agent_writes_into_its_observation_does_not_come_back(wrap: Wra
 
 @pytest.mark.parametrize("wrap", [MalformedOutput, MissingData])
 def test_out_of_space_values_arrive_when_asked_for_and_chains_survive_them(wrap: Wrap) -> None:
-    env = wrap(Witness(), severity=1.0, out_of_space=True)
+    env = wrap(RecordingEnv(), severity=1.0, out_of_space=True)
     steps = play(env, 200)
     outside = [step for step in steps if step[0] not in env.observation_space]
     assert len(outside) > 20
@@ -239,7 +239,7 @@ def test_out_of_space_values_arrive_when_asked_for_and_chains_survive_them(wrap:
 @pytest.mark.parametrize("wrap", [MalformedOutput, MissingData])
 def test_targets_and_schedules_confine_a_fault(wrap: Wrap) -> None:
     window = faults.Window(start=10, stop=40)
-    env = wrap(Witness(), severity=1.0, targets=["reply/*"], schedule=window, rate=1.0)
+    env = wrap(RecordingEnv(), severity=1.0, targets=["reply/*"], schedule=window, rate=1.0)
     play(env, 80)
     assert {record.call for record in env.records} == set(range(10, 40))
     touched = {record.details["leaf"] for record in env.records if "leaf" in record.details}
@@ -248,7 +248,7 @@ def test_targets_and_schedules_confine_a_fault(wrap: Wrap) -> None:
 
 @each_fault
 def test_probability_thins_a_fault_out(wrap: Wrap) -> None:
-    full, half = wrap(Witness(FIELDS), severity=1.0), wrap(Witness(FIELDS), severity=1.0, probability=0.5)
+    full, half = wrap(RecordingEnv(FIELDS), severity=1.0), wrap(RecordingEnv(FIELDS), severity=1.0, probability=0.5)
     play(full, 1000)
     play(half, 1000)
     struck = [{record.call for record in env.records} for env in (full, half)]

@@ -1,4 +1,4 @@
-"""The door to Gymnasium: nesting, snapshots, pickles, specs, checks, what an agent may know."""
+"""`InjectFaults`: nesting, snapshots, pickles, specs, checks, what an agent may know."""
 
 import copy
 import json
@@ -11,11 +11,11 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from worldsim import faults
 from worldsim.errors import ConfigError
-from worldsim.faults import Call, Context, Exchange, fault
+from worldsim.faults import Call, CallContext, FaultGenerator, fault
 from worldsim.wrappers import InjectFaults, MalformedOutput, MissingData, SlowAPI
 
+from .recording_env import BUILT_IN, KINDS, RecordingEnv
 from .test_conformance import WRAPPERS, alike, each_fault, play
-from .witness import BUILT_IN, KINDS, Witness
 
 MINIGRID_LIKE = gym.spaces.Dict(
     {
@@ -30,7 +30,7 @@ MINIGRID_LIKE = gym.spaces.Dict(
 @pytest.mark.parametrize("blind", [False, True])
 def test_nested_wrappers_mean_the_same_as_one_plan(between: bool, blind: bool) -> None:
     def nested() -> gym.Env[Any, Any]:
-        env: gym.Env[Any, Any] = MissingData(Witness(length=200), severity=0.7, seed=3)
+        env: gym.Env[Any, Any] = MissingData(RecordingEnv(length=200), severity=0.7, seed=3)
         env = MalformedOutput(env, severity=0.8, seed=3)
         if between:
             env = gym.wrappers.TimeLimit(env, 10**6)
@@ -38,7 +38,7 @@ def test_nested_wrappers_mean_the_same_as_one_plan(between: bool, blind: bool) -
 
     plan = [faults.SlowAPI(severity=0.9), faults.SlowAPI(severity=0.5)]
     plan += [faults.MalformedOutput(severity=0.8), faults.MissingData(severity=0.7)]  # type: ignore[list-item]
-    one, other = nested(), InjectFaults(Witness(length=200), plan, seed=3, blind=blind)
+    one, other = nested(), InjectFaults(RecordingEnv(length=200), plan, seed=3, blind=blind)
     assert alike(play(one, 10**4), play(other, 10**4))
     assert isinstance(one, InjectFaults)
     assert one.records == other.records
@@ -47,14 +47,14 @@ def test_nested_wrappers_mean_the_same_as_one_plan(between: bool, blind: bool) -
 
 
 def test_a_blind_wrapper_hides_the_ground_truth_and_keeps_it() -> None:
-    env = SlowAPI(MissingData(Witness(), severity=1.0, blind=True), severity=1.0)
+    env = SlowAPI(MissingData(RecordingEnv(), severity=1.0, blind=True), severity=1.0)
     assert all("faults" not in step[-1] for step in play(env, 30))
     assert env.records
 
 
 @each_fault
 def test_snapshots_are_exact_even_under_a_nest(wrap: Any) -> None:
-    env = wrap(MissingData(SlowAPI(Witness(), severity=0.6), severity=0.8), severity=0.9)
+    env = wrap(MissingData(SlowAPI(RecordingEnv(), severity=0.6), severity=0.8), severity=0.9)
     play(env, 17)
     kept = env.get_wrapper_attr("snapshot")()
     time_s, records = env.clock.now(), list(env.records)
@@ -74,7 +74,7 @@ def test_no_snapshot_is_offered_where_the_environment_has_none() -> None:
 
 @each_fault
 def test_pickled_in_mid_episode_it_goes_on_alike(wrap: Any) -> None:
-    env = wrap(Witness(), severity=0.9)
+    env = wrap(RecordingEnv(), severity=0.9)
     play(env, 20)
     twin = pickle.loads(pickle.dumps(env))
     for action in range(30):
@@ -92,7 +92,7 @@ def test_gymnasiums_checks_pass(wrap: Any, env_id: str) -> None:
 @each_fault
 @pytest.mark.filterwarnings("ignore:.*different from the unwrapped version.*")
 def test_gymnasiums_checks_pass_on_dicts_like_minigrids(wrap: Any) -> None:
-    check_env(wrap(Witness(MINIGRID_LIKE), severity=0.9), skip_render_check=True)
+    check_env(wrap(RecordingEnv(MINIGRID_LIKE), severity=0.9), skip_render_check=True)
 
 
 def test_a_part_of_the_observation_that_worldsim_cannot_encode_is_left_alone() -> None:
@@ -104,7 +104,7 @@ def test_a_part_of_the_observation_that_worldsim_cannot_encode_is_left_alone() -
             return x == "get the key"
 
     space = gym.spaces.Dict({"mission": Mission(None, None), "direction": gym.spaces.Discrete(4)})
-    below = Witness(space)
+    below = RecordingEnv(space)
     kinds = [BUILT_IN[name] for name in KINDS]
     env = InjectFaults(below, [kind(severity=1.0) for kind in kinds])  # type: ignore[call-arg]
     assert {step[0]["mission"] for step in play(env, 100)} == {"get the key"}
@@ -144,7 +144,7 @@ def test_vector_environments_take_it(wrap: Any) -> None:
 
 
 def test_what_stands_for_missing_can_be_declared() -> None:
-    below = Witness()
+    below = RecordingEnv()
     below.metadata = {
         **below.metadata,
         "on_missing": {"reply/status": 1, "pose/0": [0.5, 0.5, 0.5], "reply/order": "none"},
@@ -159,7 +159,7 @@ def test_what_stands_for_missing_can_be_declared() -> None:
 
 
 def test_frames_go_black_freeze_or_are_occluded() -> None:
-    below = Witness()
+    below = RecordingEnv()
     env = MissingData(below, severity=0.5, rate=1.0, unavailable=0.0, targets="screen")
     last = env.reset(seed=0)[0]["screen"].copy()
     ways = set()
@@ -179,7 +179,7 @@ def test_frames_go_black_freeze_or_are_occluded() -> None:
 
 
 @fault("once_more")
-def once_more(call: Call, context: Context) -> Exchange:
+def once_more(call: Call, context: CallContext) -> FaultGenerator:
     """A user's own fault: every call is carried out twice."""
     yield call
     context.record("duplicate")
@@ -187,7 +187,7 @@ def once_more(call: Call, context: Context) -> Exchange:
 
 
 def test_a_call_can_be_carried_out_twice_but_not_past_the_end() -> None:
-    below = Witness(length=3)
+    below = RecordingEnv(length=3)
     env = InjectFaults(below, [once_more()])
     env.reset(seed=0)
     *first, info = env.step(7)
@@ -199,13 +199,13 @@ def test_a_call_can_be_carried_out_twice_but_not_past_the_end() -> None:
 
 def test_mistakes_are_named_at_once() -> None:
     with pytest.raises(ConfigError, match="target 'reply/statsu' matches nothing. Did you mean 'reply/status'?"):
-        MissingData(Witness(), targets=["reply/statsu"])
+        MissingData(RecordingEnv(), targets=["reply/statsu"])
     with pytest.raises(ConfigError, match="tool 'refund' matches nothing. Choose from: step"):
-        SlowAPI(Witness(), tools="refund")
+        SlowAPI(RecordingEnv(), tools="refund")
     with pytest.raises(ConfigError, match="seed of faults must be a whole number, 0 or more; got -1"):
-        SlowAPI(Witness(), seed=-1)
+        SlowAPI(RecordingEnv(), seed=-1)
     with pytest.raises(ConfigError, match="no parameter 'timeouts'. Did you mean 'timeout_s'?"):
-        SlowAPI(Witness(), timeouts=3)
+        SlowAPI(RecordingEnv(), timeouts=3)
     for wrap in WRAPPERS:
         with pytest.raises(ConfigError, match="severity must be between 0 and 1, got 1.2"):
-            wrap(Witness(), severity=1.2)
+            wrap(RecordingEnv(), severity=1.2)

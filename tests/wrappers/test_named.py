@@ -16,13 +16,18 @@ from worldsim.errors import ConfigError
 from worldsim.faults.trees import alike
 from worldsim.wrappers import InjectFaults, VectorInjectFaults
 
+from .recording_env import BUILT_IN, KINDS, RecordingEnv
 from .test_vector import assert_alike
-from .witness import BUILT_IN, KINDS, Witness
 
 each_kind = pytest.mark.parametrize("kind", [BUILT_IN[name] for name in KINDS], ids=lambda kind: kind.kind)
 
 
-def test_there_is_one_of_every_name_and_no_other() -> None:
+def test_every_kind_has_its_wrappers_and_no_name_is_left_over() -> None:
+    for kind in BUILT_IN.values():
+        for name, base in ((kind.__name__, InjectFaults), (f"Vector{kind.__name__}", VectorInjectFaults)):
+            wrapper = vars(wrappers.named).get(name)
+            assert wrapper is not None, f"{kind.kind} needs a class {name} in worldsim/wrappers/named.py"
+            assert issubclass(wrapper, base) and wrapper.fault_class is kind and vars(wrappers).get(name) is wrapper
     names = {kind.__name__ for kind in BUILT_IN.values()}
     own = {"Ragged", "FlattenDict", "InjectFaults", "VectorInjectFaults"}
     assert set(wrappers.__all__) == own | names | {f"Vector{name}" for name in names} == set(dir(wrappers))
@@ -34,8 +39,8 @@ def test_there_is_one_of_every_name_and_no_other() -> None:
 
 @each_kind
 def test_it_is_that_fault_on_an_environment(kind: type[faults.Fault]) -> None:
-    named = getattr(wrappers, kind.__name__)(Witness(), severity=0.9, seed=3, probability=0.8)
-    plain = InjectFaults(Witness(), [kind(severity=0.9, probability=0.8)], seed=3)
+    named = getattr(wrappers, kind.__name__)(RecordingEnv(), severity=0.9, seed=3, probability=0.8)
+    plain = InjectFaults(RecordingEnv(), [kind(severity=0.9, probability=0.8)], seed=3)
     assert alike(named.reset(seed=1), plain.reset(seed=1))
     for action in range(10):
         assert alike(named.step(action)[:4], plain.step(action)[:4])
@@ -45,7 +50,7 @@ def test_it_is_that_fault_on_an_environment(kind: type[faults.Fault]) -> None:
 @each_kind
 def test_it_is_that_fault_on_a_vector(kind: type[faults.Fault]) -> None:
     def envs() -> SyncVectorEnv:
-        return SyncVectorEnv([Witness] * 3)
+        return SyncVectorEnv([RecordingEnv] * 3)
 
     named = getattr(wrappers, f"Vector{kind.__name__}")(envs(), severity=0.9, seed=3, probability=0.8)
     plain = VectorInjectFaults(envs(), [kind(severity=0.9, probability=0.8)], seed=3)
@@ -77,7 +82,7 @@ def test_gymnasium_makes_it_from_a_spec_and_pickle_from_bytes(kind: type[faults.
             assert alike(env.step(action)[:4], plain.step(action)[:4])
 
 
-def test_pickles_are_read_where_no_wrapper_was_made_before() -> None:
+def test_pickles_are_read_in_a_fresh_process() -> None:
     made = pickle.dumps(wrappers.StickyAction(gym.make("CartPole-v1"), severity=0.2))
     program = "import sys, pickle; print(type(pickle.load(sys.stdin.buffer)).__name__)"
     out = subprocess.run([sys.executable, "-c", program], input=made, capture_output=True, check=True).stdout

@@ -11,11 +11,11 @@ import pytest
 
 from worldsim import faults
 from worldsim.faults import Fault, VirtualClock
-from worldsim.faults.conformance import Bench, Outcome, check_records, check_space
+from worldsim.faults.conformance import CallOutcome, MockService, check_records, check_space
 from worldsim.faults.trees import alike, as_text, copied
 from worldsim.wrappers import InjectFaults
 
-from .witness import KINDS
+from .recording_env import KINDS
 
 DESK, ATARI = "worldsim/RefundDesk-v0", "ALE/Breakout-v5"
 DOOM, GRID = "VizdoomBasic-v1", "MiniGrid-DoorKey-5x5-v0"
@@ -42,21 +42,21 @@ def recorded(name: str) -> tuple[Any, list[Any]]:
     return env.observation_space, replies
 
 
-def bench(name: str) -> Bench:
+def service_of(name: str) -> MockService:
     space, replies = recorded(name)
-    return Bench(space, lambda number: replies[(number + 1) % len(replies)])
+    return MockService(space, lambda number: replies[(number + 1) % len(replies)])
 
 
 @pytest.mark.parametrize("name", [DESK, ATARI, DOOM, GRID])
 @pytest.mark.parametrize("kind", KINDS)
 def test_records_tell_what_happened_to_real_replies(kind: str, name: str) -> None:
     fault = faults.KINDS[kind]
-    check_records(fault, bench(name), 6)
-    check_space(fault, bench(name), 6)
+    check_records(fault, service_of(name), 6)
+    check_space(fault, service_of(name), 6)
 
 
-def struck(name: str, fault: Fault, calls: int = 24) -> list[Outcome]:
-    return [each for each in bench(name).run([fault], calls) if each.records]
+def struck(name: str, fault: Fault, calls: int = 24) -> list[CallOutcome]:
+    return [each for each in service_of(name).run([fault], calls) if each.records]
 
 
 def test_a_desks_reply_with_other_digits_fields_and_units() -> None:
@@ -260,12 +260,12 @@ def test_each_kind_has_its_effect_on_real_replies(kind: str, name: str) -> None:
     assert bool(found) == (name not in NOTHING_FOR_IT.get(kind, ()))
     space = recorded(name)[0]
     for each in found:
-        true, reply = bench(name).answer(each.at), each.reply
+        true, reply = service_of(name).answer(each.at), each.reply
         assert (each.waited_s > 0) == (kind in WAITS or reply.error == "timeout")
         assert (reply.ok, reply.error) == (kind not in ERRORS, ERRORS.get(kind))
-        assert not (each.carried_out and kind in NOT_CARRIED_OUT)
+        assert not (each.executed and kind in NOT_CARRIED_OUT)
         if kind in DONE_OTHERWISE:
-            assert each.carried_out != [each.asked]
+            assert each.executed != [each.call]
         elif reply.ok and kind not in NOT_CARRIED_OUT:
             assert reply.payload in space and alike(reply.payload, true) == (kind in WAITS)
         if kind in UNREADABLE:

@@ -9,11 +9,11 @@ from worldsim.errors import ConfigError
 from worldsim.faults import ConstantLatency, LostRequest
 from worldsim.wrappers import InjectFaults, SlowAPI
 
-from .witness import FIELDS, Witness
+from .recording_env import FIELDS, RecordingEnv
 
 
-def world(**settings: Any) -> tuple[Witness, InjectFaults]:
-    below = Witness(FIELDS, length=settings.pop("length", 10**9))
+def world(**settings: Any) -> tuple[RecordingEnv, InjectFaults]:
+    below = RecordingEnv(FIELDS, length=settings.pop("length", 10**9))
     faults = settings.pop("faults", [ConstantLatency(severity=1.0, seconds=settings.pop("seconds", 0.35))])
     env = InjectFaults(below, faults, **{"time": "virtual", "step_s": 0.1, **settings})
     env.reset(seed=0)
@@ -90,7 +90,7 @@ def test_snapshots_keep_the_time_of_the_world() -> None:
 
 
 def test_seconds_per_step_come_from_the_environment_or_are_asked_for() -> None:
-    below = Witness(FIELDS)
+    below = RecordingEnv(FIELDS)
     with pytest.raises(ConfigError, match="step_s must be the seconds"):
         SlowAPI(below, time="virtual")
     with pytest.raises(ConfigError, match="time must be 'virtual', 'wall'"):

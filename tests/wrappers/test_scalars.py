@@ -12,7 +12,7 @@ from gymnasium.vector import SyncVectorEnv
 from worldsim.faults import Plan
 from worldsim.wrappers import InjectFaults, VectorInjectFaults
 
-from .witness import KINDS
+from .recording_env import KINDS
 
 FORMS: dict[str, Callable[[np.float32], Any]] = {"numpy": np.float32, "array": np.asarray, "python": float}
 STEPS = 40

@@ -11,7 +11,7 @@ from worldsim import faults
 from worldsim.faults import VirtualClock, WallClock
 from worldsim.wrappers import SlowAPI
 
-from .witness import Witness
+from .recording_env import RecordingEnv
 
 
 def always(lose_answer: float) -> dict[str, float]:
@@ -19,7 +19,7 @@ def always(lose_answer: float) -> dict[str, float]:
 
 
 def test_a_lost_request_never_arrives() -> None:
-    below = Witness(length=2)
+    below = RecordingEnv(length=2)
     env = SlowAPI(below, **always(lose_answer=0.0))
     first, info = env.reset(seed=0)
     for action in range(5):
@@ -32,7 +32,7 @@ def test_a_lost_request_never_arrives() -> None:
 
 
 def test_a_lost_answer_leaves_the_effect_the_reward_and_the_end() -> None:
-    below = Witness(length=3)
+    below = RecordingEnv(length=3)
     env = SlowAPI(below, **always(lose_answer=1.0))
     first, _ = env.reset(seed=0)
     first = copy.deepcopy(first)
@@ -51,7 +51,7 @@ def test_a_lost_answer_leaves_the_effect_the_reward_and_the_end() -> None:
 
 
 def test_half_of_the_timeouts_lose_the_request() -> None:
-    below = Witness()
+    below = RecordingEnv()
     env = SlowAPI(below, severity=1.0)
     env.reset(seed=0)
     for action in range(2000):
@@ -62,7 +62,7 @@ def test_half_of_the_timeouts_lose_the_request() -> None:
 
 
 def test_latencies_are_log_normal_and_the_clock_and_the_reply_agree_with_the_records() -> None:
-    env = SlowAPI(Witness(), severity=0.5, timeout_s=1e9)
+    env = SlowAPI(RecordingEnv(), severity=0.5, timeout_s=1e9)
     env.reset(seed=0)
     replies = [env.step(action)[-1]["reply"] for action in range(4000)]
     latencies = np.array([record.details["latency_s"] for record in env.records])
@@ -73,7 +73,7 @@ def test_latencies_are_log_normal_and_the_clock_and_the_reply_agree_with_the_rec
 
 
 def test_a_caller_never_waits_longer_than_the_timeout() -> None:
-    env = SlowAPI(Witness(), severity=1.0, timeout_s=4.0)
+    env = SlowAPI(RecordingEnv(), severity=1.0, timeout_s=4.0)
     env.reset(seed=0)
     waited = []
     for action in range(300):
@@ -85,7 +85,7 @@ def test_a_caller_never_waits_longer_than_the_timeout() -> None:
 
 
 def test_one_simulated_hour_costs_milliseconds() -> None:
-    env = SlowAPI(Witness(space=Witness().action_space), severity=1.0)
+    env = SlowAPI(RecordingEnv(space=RecordingEnv().action_space), severity=1.0)
     env.reset(seed=0)
     start = time.process_time()
     while env.clock.now() < 3600:
@@ -94,7 +94,7 @@ def test_one_simulated_hour_costs_milliseconds() -> None:
 
 
 def test_the_wall_clock_really_waits() -> None:
-    env = SlowAPI(Witness(), severity=1.0, median_s=0.002, timeout_s=0.004, clock=WallClock())
+    env = SlowAPI(RecordingEnv(), severity=1.0, median_s=0.002, timeout_s=0.004, clock=WallClock())
     env.reset(seed=0)
     start = time.monotonic()
     latency_s = sum(env.step(action)[-1]["reply"]["latency_s"] for action in range(10))
@@ -103,7 +103,7 @@ def test_the_wall_clock_really_waits() -> None:
 
 def test_a_clock_can_be_shared() -> None:
     clock = VirtualClock()
-    one, other = SlowAPI(Witness(), clock=clock), SlowAPI(Witness(), clock=clock)
+    one, other = SlowAPI(RecordingEnv(), clock=clock), SlowAPI(RecordingEnv(), clock=clock)
     one.reset(seed=0), other.reset(seed=0)
     one.step(0), other.step(0)
     assert clock.now() == one.clock.now() == other.clock.now() > 0

@@ -12,11 +12,11 @@ from worldsim import faults
 from worldsim.errors import ConfigError
 from worldsim.wrappers import InjectFaults, VectorInjectFaults
 
+from .recording_env import BUILT_IN, KINDS, RecordingEnv
 from .shop import ACTIONS, OBSERVATIONS, PAGES, Shop, action_of, called
 from .test_conformance import alike
 from .test_inject import once_more
 from .test_vector import assert_alike
-from .witness import BUILT_IN, KINDS, Witness
 
 each_form = pytest.mark.parametrize("form", ACTIONS)
 COUNT = 3
@@ -349,7 +349,7 @@ def check_nested(form: str, observations: str, plan: Any) -> list[Any]:
 def test_executions_are_told_for_each_call() -> None:
     """None where a call was lost on the way, two where it was carried out twice; a world's own steps are none."""
     plan = [faults.LostRequest(severity=1.0, rate=0.3), once_more(probability=0.5), faults.LostAnswer(severity=0.5)]
-    below = Witness()
+    below = RecordingEnv()
     env = InjectFaults(below, plan, seed=1)
     assert env.reset(seed=0)[1]["executions"] == []
     counts = set()
@@ -360,11 +360,13 @@ def test_executions_are_told_for_each_call() -> None:
         assert info["executions"] == paid and reward == sum(paid)
         counts.add(len(paid))
     assert counts == {0, 1, 2}
-    slow = InjectFaults(Witness(), [faults.ConstantLatency(severity=1.0, seconds=0.35)], time="virtual", step_s=0.1)
+    slow = InjectFaults(
+        RecordingEnv(), [faults.ConstantLatency(severity=1.0, seconds=0.35)], time="virtual", step_s=0.1
+    )
     slow.reset(seed=0)
     _, reward, *_, info = slow.step(7)  # three ticks, worth 1, 2 and 3, and then the call
     assert (reward, info["executions"]) == (10.0, [4.0])
-    hidden = InjectFaults(InjectFaults(Witness(), plan), plan, blind=True)
+    hidden = InjectFaults(InjectFaults(RecordingEnv(), plan), plan, blind=True)
     hidden.reset(seed=0)
     assert not {"executions", "faults"} & set(hidden.step(0)[-1])
 

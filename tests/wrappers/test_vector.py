@@ -33,23 +33,23 @@ from worldsim.wrappers import (
     VectorSlowAPI,
 )
 
-from .witness import BUILT_IN, DESK, KINDS, Witness
+from .recording_env import BUILT_IN, DESK, KINDS, RecordingEnv
 
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP]
 COUNT = 3
 
 
 def desk() -> gym.Env[Any, Any]:
-    return Witness(length=9)  # every kind of leaf, an image among them
+    return RecordingEnv(length=9)  # every kind of leaf, an image among them
 
 
-def clerk(length: int = 9) -> Witness:
+def clerk(length: int = 9) -> RecordingEnv:
     """A desk on which every kind finds something: times, rows, a text that has room, two fields of one kind."""
     more = {"other": gym.spaces.Discrete(900), "placed_at": gym.spaces.Discrete(100_000)}
     note = gym.spaces.Text(200, charset=string.printable)
     reply = gym.spaces.Dict({**DESK["reply"].spaces, **more, "note": note})
     rows = gym.spaces.Box(-1e6, 1e6, (6, 2), np.float32)
-    return Witness(gym.spaces.Dict({**DESK.spaces, "reply": reply, "rows": rows}), length)
+    return RecordingEnv(gym.spaces.Dict({**DESK.spaces, "reply": reply, "rows": rows}), length)
 
 
 def named() -> gym.Env[Any, Any]:
@@ -69,7 +69,7 @@ def acting(kind: str) -> faults.Fault:
 
 def wordless() -> gym.Env[Any, Any]:
     leaves = {name: space for name, space in DESK["reply"].items() if name != "order"}
-    return Witness(gym.spaces.Dict({**DESK, "reply": gym.spaces.Dict(leaves)}), length=9)
+    return RecordingEnv(gym.spaces.Dict({**DESK, "reply": gym.spaces.Dict(leaves)}), length=9)
 
 
 def pair(
@@ -146,11 +146,11 @@ def test_each_kind_keeps_its_schedule_and_its_tools_on_each(kind: str) -> None:
     """Schedules of each tool, of all tools together, and by the clock, on calls that have names."""
     fault = acting(kind)
     plan: list[faults.Fault] = [
-        fault.but(schedule=faults.Window(start=2, stop=9, per_tool=False), tools=["re*", "look_up"]),
-        fault.but(severity=0.8, schedule=faults.TimeWindow(start_s=5.0, stop_s=9.0, every_s=15.0)),
+        fault.replace(schedule=faults.Window(start=2, stop=9, per_tool=False), tools=["re*", "look_up"]),
+        fault.replace(severity=0.8, schedule=faults.TimeWindow(start_s=5.0, stop_s=9.0, every_s=15.0)),
         faults.LognormalLatency(severity=0.9, schedule=faults.After(calls=2, per_tool=False)),
-        fault.but(severity=0.7, schedule=faults.Bursts(mean_calls=3, mean_gap=2, per_tool=False), probability=0.8),
-        fault.but(severity=0.6, schedule=faults.After(calls=1), tools=["re*", "open_?"]),
+        fault.replace(severity=0.7, schedule=faults.Bursts(mean_calls=3, mean_gap=2, per_tool=False), probability=0.8),
+        fault.replace(severity=0.6, schedule=faults.After(calls=1), tools=["re*", "open_?"]),
     ]
     play_both(*pair(lambda: gym.make("worldsim/RefundDesk-v0"), plan), 30)
     acted = {record.fault for record in play_both(*pair(named, plan), 30)}
@@ -283,7 +283,7 @@ def test_named_ones_are_twins_of_those_on_one(wrap: Any, alone: Any) -> None:
 @given(space=observation_spaces(), seed=st.integers(0, 99), kinds=st.lists(st.sampled_from(KINDS), max_size=3))
 def test_any_space_and_any_plan(space: Any, seed: int, kinds: list[str]) -> None:
     def make() -> gym.Env[Any, Any]:
-        env = Witness(space, length=6)
+        env = RecordingEnv(space, length=6)
         env.metadata = {"render_modes": []}
         return env
 
@@ -326,7 +326,7 @@ def test_nested_directly_they_are_one_plan() -> None:
     for left, right in zip(played(one), played(two), strict=True):
         assert_alike(left, right)
     behind = gym.wrappers.vector.RecordEpisodeStatistics(inner)
-    with pytest.raises(ConfigError, match="there are faults further in"):
+    with pytest.raises(ConfigError, match="there are faults in an inner wrapper"):
         VectorInjectFaults(behind, [THREE[1]])
     with pytest.raises(ConfigError, match="or on each environment: put all in one place"):
         VectorInjectFaults(pair(desk, THREE)[1], [THREE[1]])
@@ -371,7 +371,7 @@ def test_where_environments_move_together_lost_calls_need_an_action_to_hold() ->
     lost, twice = faults.LostRequest(severity=1.0), faults.DuplicateExecution()
     with pytest.raises(ConfigError, match="lost_request, rate_limited: a call may be lost, and .* or give hold="):
         VectorInjectFaults(below(), [lost, faults.RateLimited(), THREE[1]])
-    with pytest.raises(ConfigError, match="duplicate_execution: a call may be carried out again"):
+    with pytest.raises(ConfigError, match="duplicate_execution: a call may be executed again"):
         VectorInjectFaults(below(), [lost, twice], hold=0)
     with pytest.raises(ConfigError, match="hold must be an action of Discrete"):
         VectorInjectFaults(below(), [lost], hold=-3)
@@ -466,7 +466,7 @@ def test_records_are_like_a_list_and_stay_what_they_were() -> None:
 @pytest.mark.parametrize("kind", ["wrong_encoding", "invalid_json", "truncated_json", "blur", "frozen_frames"])
 def test_no_frame_and_no_text_of_one_lasts_as_long_as_the_records(kind: str) -> None:
     def camera() -> gym.Env[Any, Any]:
-        return Witness(gym.spaces.Box(0, 255, (64, 64, 3), np.uint8))
+        return RecordingEnv(gym.spaces.Box(0, 255, (64, 64, 3), np.uint8))
 
     envs = VectorInjectFaults(SyncVectorEnv([camera] * 2), [faults.KINDS[kind](severity=1.0)])
     envs.reset(seed=0)
@@ -482,7 +482,7 @@ def test_no_frame_and_no_text_of_one_lasts_as_long_as_the_records(kind: str) -> 
 
 
 def test_records_and_seconds_are_of_each_environment() -> None:
-    ours, theirs = pair(lambda: Witness(), THREE)
+    ours, theirs = pair(lambda: RecordingEnv(), THREE)
     play_both(ours, theirs, 40)
     assert ours.records == [env.records for env in theirs.envs]  # type: ignore[attr-defined]
     assert ours.seconds == pytest.approx([env.clock.now() for env in theirs.envs])  # type: ignore[attr-defined]

@@ -20,8 +20,8 @@ from worldsim.simulator import WorldEnv, WorldVectorEnv
 from worldsim.spaces import leaves
 from worldsim.wrappers import InjectFaults, Ragged, VectorInjectFaults, VectorNonFinite
 
+from .recording_env import DESK, KINDS, RecordingEnv
 from .test_vector import acting, check_restored, clerk, told
-from .witness import DESK, KINDS, Witness
 
 COUNT = 3
 WIDE = sorted(kind for kind in KINDS if "out_of_space" in faults.KINDS[kind].model_fields)
@@ -95,18 +95,18 @@ def play(make: Any, plan: Sequence[faults.Fault], steps: int, **settings: Any) -
 
 
 def desk() -> gym.Env[Any, Any]:
-    return Witness(DESK, length=13)
+    return RecordingEnv(DESK, length=13)
 
 
 def box() -> gym.Env[Any, Any]:
-    return Witness(BOX, length=13)
+    return RecordingEnv(BOX, length=13)
 
 
 @pytest.mark.parametrize("make", [clerk, box])
 @pytest.mark.parametrize("kind", WIDE)
 def test_each_kind_gives_each_environment_what_it_would_get_alone(kind: str, make: Any) -> None:
-    fault = acting(kind).but(out_of_space=True)
-    idle = fault.idle_in(None, leaves(make().observation_space))
+    fault = acting(kind).replace(out_of_space=True)
+    idle = fault.idle_reason(None, leaves(make().observation_space))
     assert play(make, [fault], 30).acted == (set() if idle else {kind})
 
 
@@ -153,10 +153,10 @@ def test_records_of_frames_of_which_some_are_gone() -> None:
     assert play(desk, [faults.BlackFrames(severity=0.9), dropped], 30).acted == {"black_frames", "dropped_fields"}
 
 
-class Declaring(Witness):
+class Declaring(RecordingEnv):
     """Says what "unknown" is."""
 
-    metadata = {**Witness.metadata, "on_missing": {"reply/status": 4, "reply/amount": 7}}  # noqa: RUF012
+    metadata = {**RecordingEnv.metadata, "on_missing": {"reply/status": 4, "reply/amount": 7}}  # noqa: RUF012
 
 
 @pytest.mark.parametrize("kind", ["null_fields", "empty_result", "dead_sensors", "missing_data"])
@@ -206,7 +206,7 @@ def test_learned_worlds_too() -> None:
 @pytest.mark.parametrize("plan", [LOUD, GONE, [fault for fault in GONE if not getattr(fault, "out_of_space", False)]])
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
 def test_ends_of_episodes_too(mode: AutoresetMode, plan: Sequence[faults.Fault]) -> None:
-    makers = [lambda length=length: Witness(DESK, length=length) for length in (4, 6, 9)]
+    makers = [lambda length=length: RecordingEnv(DESK, length=length) for length in (4, 6, 9)]
     ours = VectorInjectFaults(SyncVectorEnv(makers, autoreset_mode=mode), plan, seed=5)
     assert play_over_ends(ours, [InjectFaults(make(), plan, seed=5) for make in makers], 60) > 6
 
@@ -214,15 +214,15 @@ def test_ends_of_episodes_too(mode: AutoresetMode, plan: Sequence[faults.Fault])
 @pytest.mark.parametrize("kind", WIDE)
 def test_a_single_number_without_axes_is_a_leaf_like_any_other(kind: str) -> None:
     fault, number = acting(kind), spaces.Box(0.0, 1.0, (), np.float32)
-    idle = fault.idle_in(None, leaves(number))
-    assert play(lambda: Witness(number, length=9), [fault], 12).acted == (set() if idle else {kind})
+    idle = fault.idle_reason(None, leaves(number))
+    assert play(lambda: RecordingEnv(number, length=9), [fault], 12).acted == (set() if idle else {kind})
 
 
 @settings(max_examples=40, deadline=None)
 @given(space=observation_spaces(), kinds=st.lists(st.sampled_from(WIDE), min_size=1, max_size=3))
 def test_any_space_and_any_plan(space: Any, kinds: list[str]) -> None:
     def make() -> gym.Env[Any, Any]:
-        env = Witness(space, length=9)
+        env = RecordingEnv(space, length=9)
         env.metadata = {"render_modes": []}
         return env
 

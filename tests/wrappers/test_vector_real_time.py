@@ -12,19 +12,19 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from tests.simulator.stub_world import StubWorld
 from worldsim import faults
 from worldsim.errors import ConfigError
-from worldsim.faults import Call, Context, Exchange, Sleep
+from worldsim.faults import Call, CallContext, FaultGenerator, Sleep
 from worldsim.simulator import WorldEnv, WorldVectorEnv
 from worldsim.wrappers import InjectFaults, VectorInjectFaults, VectorSlowAPI
 
+from .recording_env import DESK, FIELDS, RecordingEnv
 from .test_vector import check_restored, play_both
-from .witness import DESK, FIELDS, Witness
 
 COUNT = 3
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP]
 
 
 @faults.fault("hesitation")
-def hesitation(call: Call, context: Context) -> Exchange:
+def hesitation(call: Call, context: CallContext) -> FaultGenerator:
     """Passes calls on as they are, 0.24 s late, and their replies 0.11 s late."""
     yield Sleep(0.24 * context.uniform)
     reply = yield call
@@ -33,7 +33,7 @@ def hesitation(call: Call, context: Context) -> Exchange:
 
 
 @faults.fault("waits_twice")
-def waits_twice(call: Call, context: Context) -> Exchange:
+def waits_twice(call: Call, context: CallContext) -> FaultGenerator:
     """Waits before each of two calls."""
     yield Sleep(0.3 * context.uniform)
     yield call
@@ -62,7 +62,7 @@ PLANS: dict[str, Sequence[faults.Fault]] = {
 
 
 def desk(length: int = 25) -> gym.Env[Any, Any]:
-    return Witness(DESK, length=length)
+    return RecordingEnv(DESK, length=length)
 
 
 def pair(
@@ -85,17 +85,17 @@ def arrived(envs: SyncVectorEnv) -> list[Any]:
 def test_each_world_moves_on_as_it_would_alone(plan: Any, mode: AutoresetMode, hold: Any) -> None:
     ours, theirs = pair(desk, plan, mode, hold=hold)
     play_both(ours, theirs, 40)
-    assert arrived(ours._bare) == arrived(theirs)  # type: ignore[arg-type]
+    assert arrived(ours._inner_envs) == arrived(theirs)  # type: ignore[arg-type]
     assert ours.seconds.tolist() == [env.clock.now() for env in theirs.envs]  # type: ignore[attr-defined]
     assert ours.records == [env.records for env in theirs.envs]  # type: ignore[attr-defined]
 
 
 def test_ticks_are_counted_for_each_world() -> None:
     plan = [faults.ConstantLatency(severity=1.0, seconds=0.35)]
-    ours = pair(lambda: Witness(FIELDS), plan)[0]
+    ours = pair(lambda: RecordingEnv(FIELDS), plan)[0]
     ours.reset(seed=0)
     _, rewards, *_ = ours.step(np.array([7, 8, 9]))  # 0.35 s under way: three ticks, and the action in the fourth
-    assert arrived(ours._bare) == [[0, 0, 0, 7], [0, 0, 0, 8], [0, 0, 0, 9]]  # type: ignore[arg-type]
+    assert arrived(ours._inner_envs) == [[0, 0, 0, 7], [0, 0, 0, 8], [0, 0, 0, 9]]  # type: ignore[arg-type]
     assert rewards.tolist() == [10.0] * COUNT and ours.seconds == pytest.approx([0.4] * COUNT)
 
 
@@ -117,7 +117,7 @@ def test_nested_directly_one_time_counts_for_all() -> None:
 
 def test_seconds_per_step_come_from_the_environment_and_bad_ones_are_told() -> None:
     def paced() -> gym.Env[Any, Any]:
-        env = Witness(FIELDS)
+        env = RecordingEnv(FIELDS)
         env.metadata = {**env.metadata, "render_fps": 4}
         return env
 
@@ -138,7 +138,7 @@ def test_seconds_per_step_come_from_the_environment_and_bad_ones_are_told() -> N
 
 
 @faults.fault("slow_for_one")
-def slow_for_one(call: Call, context: Context) -> Exchange:
+def slow_for_one(call: Call, context: CallContext) -> FaultGenerator:
     """A call takes 0.2 s where its action is 1."""
     yield Sleep(0.2 if call.arguments["action"] == 1 else 0.0)
     return (yield call)
@@ -146,16 +146,16 @@ def slow_for_one(call: Call, context: Context) -> Exchange:
 
 def test_real_time_counts_thinking_and_the_last_reply_is_waited_for() -> None:
     envs = VectorInjectFaults(
-        SyncVectorEnv([lambda: Witness(FIELDS)] * COUNT), [slow_for_one()], time="wall", step_s=0.02
+        SyncVectorEnv([lambda: RecordingEnv(FIELDS)] * COUNT), [slow_for_one()], time="wall", step_s=0.02
     )
     envs.reset(seed=0)
     start = time.monotonic()
     envs.step(np.array([7, 1, 9]))
     assert time.monotonic() - start >= 0.2
-    quick, slow, _ = arrived(envs._bare)  # type: ignore[arg-type]
+    quick, slow, _ = arrived(envs._inner_envs)  # type: ignore[arg-type]
     assert quick[0] == 7 and len(quick) >= 10 and set(quick[1:]) == {0}
     assert slow.index(1) >= 10 and set(slow) == {0, 1}
     time.sleep(0.1)
     envs.step(np.array([7, 8, 9]))
-    assert len(arrived(envs._bare)[0]) >= len(quick) + 5  # type: ignore[arg-type]
+    assert len(arrived(envs._inner_envs)[0]) >= len(quick) + 5  # type: ignore[arg-type]
     assert np.ptp(envs.seconds) == 0

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.agents import Agent
-from worldsim.faults import Record
+from worldsim.faults import FaultRecord
 from worldsim.simulator.drawing import draw
 from worldsim.spaces import flatten, leaves
 
@@ -101,7 +101,7 @@ def request_lost(info: Mapping[str, Any]) -> bool:
     return bool(info.get("faults")) and not info.get("executions", True)
 
 
-def _kind(record: Record) -> str:
+def _kind(record: FaultRecord) -> str:
     """A record's kind, and what was lost where it says so."""
     lost = record.details.get("lost")
     return f"{record.kind}, {lost} lost" if lost else record.kind

@@ -373,7 +373,7 @@ class StressTest:
         severities = [severity for severity in self.config.severities if severity]
         found = {}
         for name, plan in self.plans.items():
-            reasons = [plan.at(severity).idle_in(tools, observed) for severity in severities]
+            reasons = [plan.at(severity).idle_reasons(tools, observed) for severity in severities]
             if reasons and all(len(each) == len(plan.faults) for each in reasons):
                 found[name] = reasons[-1]
         return found

@@ -1,9 +1,9 @@
 """What can go wrong, as data: faults, schedules, clocks, and the core that carries every call. Loads no torch."""
 
-from worldsim.faults.calls import ERRORS, LOST, Call, Forward, Record, Reply
+from worldsim.faults.calls import ERRORS, LOST, Call, FaultRecord, Reply
 from worldsim.faults.clock import Clock, VirtualClock, WallClock
 from worldsim.faults.definition import KINDS, Composition, Fault, fault
-from worldsim.faults.generators import Context, Exchange, Sleep
+from worldsim.faults.generators import CallContext, FaultGenerator, Sleep
 from worldsim.faults.kinds.drift import OversizedReply, SchemaDrift
 from worldsim.faults.kinds.hostile import HiddenInstruction, PaintedInstruction, obeyed
 from worldsim.faults.kinds.lies import PlausibleLie
@@ -96,8 +96,8 @@ from worldsim.faults.kinds.stale import (
 )
 from worldsim.faults.pipeline import Pipeline
 from worldsim.faults.plans.catalogue import FAMILIES
-from worldsim.faults.plans.plain import fault_from_json, fault_to_json
 from worldsim.faults.plans.plan import Plan, ready_plans
+from worldsim.faults.plans.serialization import fault_from_json, fault_to_json
 from worldsim.faults.schedule import After, Always, Bursts, Schedule, TimeWindow, Window
 from worldsim.faults.tools import (
     Faults,
@@ -129,7 +129,7 @@ __all__ = [
     "Composition",
     "Compression",
     "ConstantLatency",
-    "Context",
+    "CallContext",
     "Contrast",
     "DeadPixels",
     "DeadSensors",
@@ -144,14 +144,13 @@ __all__ = [
     "EmpiricalLatency",
     "EmptyResult",
     "EventualConsistency",
-    "Exchange",
+    "FaultGenerator",
     "ExpiredToken",
     "FAMILIES",
     "FalseFailure",
     "FalseSuccess",
     "Fault",
     "Faults",
-    "Forward",
     "FrozenFrames",
     "GaussianNoise",
     "HTMLErrorPage",
@@ -185,7 +184,7 @@ __all__ = [
     "PreviousAnswer",
     "QuotaExceeded",
     "RateLimited",
-    "Record",
+    "FaultRecord",
     "ReorderedDelivery",
     "ReorderedRows",
     "Reply",

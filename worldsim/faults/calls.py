@@ -1,12 +1,12 @@
 """A call goes in and a reply comes out. Faults stand between, and record what they did."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
 
 class Lost(Enum):
-    """The payload of a reply that never came or could not be read."""
+    """The payload of a reply that was lost or could not be read."""
 
     LOST = "lost"
 
@@ -42,9 +42,9 @@ class Call(NamedTuple):
 class Reply(NamedTuple):
     """What comes out. All but the payload is what a caller may know of how the call went.
 
-    payload: an observation or a tool's result; LOST when nothing readable came.
+    payload: an observation or a tool's result; LOST where none arrived.
     error: the kind of failure, one of `ERRORS`; None when ok.
-    retry_after_s: seconds after which the other side asks to be called again, None when it does not say.
+    retry_after_s: seconds after which the other side asks to be called again, None when it does not.
     latency_s: seconds from call to reply.
     raw: the text as it arrived, where it could not be read or was an error page; None when there is none.
     """
@@ -78,11 +78,7 @@ class Reply(NamedTuple):
         return shown if self.raw is None else {**shown, "raw": self.raw}
 
 
-Forward = Callable[[Call], Reply]
-"""Carries a call out, where the last fault passes it on."""
-
-
-class Record(NamedTuple):
+class FaultRecord(NamedTuple):
     """What a fault really did to one call: ground truth, for reports and not for agents.
 
     tool, call: which call, by its tool's name and its number among the calls of that tool. fault: the kind of fault.

@@ -22,7 +22,7 @@ class Clock(Protocol):
 class VirtualClock:
     """Time that passes only by sleeping, and costs nothing.
 
-    What happens within `own_time` sees the time of its own call: calls that are in flight side by side, in tasks or
+    Within `call_time` the clock shows the time of that call: calls that are in flight side by side, in tasks or
     threads, wait side by side, and none is late because another one waits. For everybody else it is as late as it is
     for the call that has waited longest.
     """
@@ -31,20 +31,20 @@ class VirtualClock:
         self._now = now
 
     def now(self) -> float:
-        own = _own.get()
-        if own is not None and own._clock is not self:
-            own = own_time.of(self)
-        return self._now if own is None else own.now_s
+        current = _current_call_time.get()
+        if current is not None and current._clock is not self:
+            current = call_time.innermost(self)
+        return self._now if current is None else current.now_s
 
     def sleep(self, seconds: float) -> None:
         assert seconds >= 0, f"a clock runs forward, not by {seconds} s"
-        own = own_time.of(self)
+        current = call_time.innermost(self)
         with _LOCK:
-            if own is None:
+            if current is None:
                 self._now += seconds
             else:
-                own.now_s += seconds
-                self._now = max(self._now, own.now_s)
+                current.now_s += seconds
+                self._now = max(self._now, current.now_s)
 
     async def asleep(self, seconds: float) -> None:
         await asyncio.sleep(0)  # calls that are made at the same moment begin before anybody's time has passed
@@ -55,7 +55,7 @@ class VirtualClock:
         self._now = now
 
 
-class own_time:
+class call_time:
     """The time of one call, from now on: a context. Real time is the same for all, and left alone.
 
     Within it, in this task or thread and in those that it starts, a virtual clock shows the call's own time. A call
@@ -67,29 +67,29 @@ class own_time:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    def __enter__(self) -> "own_time":
+    def __enter__(self) -> "call_time":
         if isinstance(self._clock, VirtualClock):
-            self._outer = _own.get()
+            self._outer = _current_call_time.get()
             self.now_s = self._clock._now if self._outer is None else self._clock.now()
-            self._token = _own.set(self)
+            self._token = _current_call_time.set(self)
         return self
 
     def __exit__(self, *error: object) -> None:
         if not isinstance(self._clock, VirtualClock):
             return
         try:
-            _own.reset(self._token)
-        except ValueError:  # a coroutine that nobody has finished is ended anywhere
+            _current_call_time.reset(self._token)
+        except ValueError:  # an unfinished coroutine may be closed in another context
             return
         if self._outer is not None:
-            outer = self.of(self._clock)
+            outer = self.innermost(self._clock)
             if outer is not None:
                 outer.now_s = max(outer.now_s, self.now_s)
 
     @staticmethod
-    def of(clock: Clock) -> "own_time | None":
+    def innermost(clock: Clock) -> "call_time | None":
         """The innermost one of this clock."""
-        found = _own.get()
+        found = _current_call_time.get()
         if found is None or found._clock is clock:
             return found
         while found is not None and found._clock is not clock:
@@ -97,12 +97,12 @@ class own_time:
         return found
 
 
-_own: ContextVar[own_time | None] = ContextVar("worldsim.faults.clock", default=None)
+_current_call_time: ContextVar[call_time | None] = ContextVar("worldsim.faults.clock", default=None)
 _LOCK = threading.Lock()  # one for all clocks, so that a clock can be pickled
 
 
 class WallClock:
-    """Real time: whoever calls waits."""
+    """Real time: callers really wait."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()

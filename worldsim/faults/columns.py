@@ -8,7 +8,16 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.trees import ABSENT, SMALL, described, is_plain_integer, plain, same, usual, written
+from worldsim.faults.trees import (
+    ABSENT,
+    SMALL,
+    described,
+    has_leaf_form,
+    identical,
+    is_plain_integer,
+    to_plain_json,
+    written,
+)
 from worldsim.spaces import Leaf
 
 Values = NDArray[Any] | list[Any]  # of one leaf in many payloads, (n, ...)
@@ -38,7 +47,7 @@ def by_form(leaf: Leaf, values: Sequence[Any]) -> Iterator[tuple[list[int], Any]
     """
     found: dict[Any, list[int]] = {}
     for position, value in enumerate(values):
-        if usual(leaf, value):
+        if has_leaf_form(leaf, value):
             listed = isinstance(value, str) or is_plain_integer(leaf, value)
             form = type(value) if listed else (np.asarray(value).dtype, np.shape(value))
             found.setdefault(form, []).append(position)
@@ -47,21 +56,21 @@ def by_form(leaf: Leaf, values: Sequence[Any]) -> Iterator[tuple[list[int], Any]
         yield positions, column if form in (str, int) else np.stack(column)
 
 
-def like_old(old: Any, new: Any) -> Any:
+def cast_like_old(old: Any, new: Any) -> Any:
     """A value of a changed column in the form in which the old value came; what has no such form stays as it is."""
     if isinstance(old, np.ndarray):
         return np.asarray(new) if isinstance(new, np.generic) else new
     return type(old)(new) if isinstance(new, np.generic) else new
 
 
-def belong(values: Values, column: Any) -> bool:
+def fit_column(values: Values, column: Any) -> bool:
     """Whether values can stand in an array and still be what they are."""
     if not isinstance(column, np.ndarray) or not isinstance(values, np.ndarray):
         return False
     return bool(values.dtype == column.dtype and values.shape[1:] == column.shape[1:])
 
 
-def some(values: Values, rows: NDArray[np.int64]) -> Values:
+def select(values: Values, rows: NDArray[np.int64]) -> Values:
     """Some of the values of a column, by their positions in ascending order."""
     if len(rows) == len(values):
         return values
@@ -69,13 +78,13 @@ def some(values: Values, rows: NDArray[np.int64]) -> Values:
 
 
 def differing(left: Values, right: Values) -> NDArray[np.bool_]:
-    """Which values of two columns, (n,), are not alike: the `same` of every two."""
+    """Which values of two columns, (n,), are not alike: the `identical` of every two."""
     if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
         if left.shape != right.shape or left.dtype != right.dtype:
             return np.ones(len(left), np.bool_)
         bits = _bits(left) != _bits(right)
         return bits[:, 0] if bits.shape[1] == 1 else np.asarray(bits.any(1))
-    return np.array([not same(*both) for both in zip(left, right, strict=True)], np.bool_)
+    return np.array([not identical(*both) for both in zip(left, right, strict=True)], np.bool_)
 
 
 def _bits(column: NDArray[Any]) -> NDArray[Any]:
@@ -112,7 +121,7 @@ def within(space: spaces.Space[Any], values: Values) -> NDArray[np.bool_]:
 
 
 def _is_text_of(space: spaces.Text, value: Any) -> bool:
-    """Whether a value is in a space of texts: what the space itself says, and it takes ten times as long."""
+    """Whether a value is in a space of texts: as `value in space`, which takes ten times as long."""
     is_text = isinstance(value, str) and space.min_length <= len(value) <= space.max_length
     return is_text and space.character_set.issuperset(value)
 
@@ -133,8 +142,8 @@ def bounded(values: NDArray[Any], space: spaces.Box) -> NDArray[Any]:
     return values if _unbounded(space) else np.asarray(np.clip(values, space.low, space.high), values.dtype)
 
 
-def small(values: Values) -> bool:
-    """Whether the values of a column, one at least, are small enough to be told in records."""
+def are_small(values: Values) -> bool:
+    """Whether the values of a column, one at least, are small enough for records."""
     if isinstance(values, np.ndarray):
         return bool(values[0].size <= SMALL)
     return all(not isinstance(value, np.ndarray) or value.size <= SMALL for value in values)
@@ -145,14 +154,14 @@ def descriptions(leaf: Leaf, before: Values, after: Values) -> list[dict[str, An
     if not (isinstance(before, np.ndarray) and isinstance(after, np.ndarray)):
         each = zip(one_by_one(leaf, before), one_by_one(leaf, after), strict=True)
         return [described(*(written(leaf, value) for value in both)) for both in each]
-    if not (small(before) and small(after)):
+    if not (are_small(before) and are_small(after)):
         return [{} for _ in before]
     both = zip(_plain_column(leaf, before), _plain_column(leaf, after), strict=True)
     return [{"before": old, "after": new} for old, new in both]
 
 
 def _plain_column(leaf: Leaf, values: NDArray[Any]) -> list[Any]:
-    """`plain` of each value of a column."""
+    """`to_plain_json` of each value of a column."""
     scalars = isinstance(leaf.space, spaces.Discrete)
     rows: list[Any] = (values if scalars else values.reshape(len(values), -1)).tolist()
-    return rows if values.dtype.kind != "f" or np.isfinite(values).all() else [plain(row) for row in rows]
+    return rows if values.dtype.kind != "f" or np.isfinite(values).all() else [to_plain_json(row) for row in rows]

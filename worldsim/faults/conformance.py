@@ -6,7 +6,7 @@
         check_fault(MyFault, space=env.observation_space)
 
 Each check raises AssertionError naming the fault and what it broke. None needs an environment: replies come from a
-`Bench`, which knows what it was asked and what it answered.
+`MockService`, which knows its calls and its answers.
 """
 
 import json
@@ -18,18 +18,18 @@ from typing import Any, ClassVar
 import numpy as np
 from gymnasium import spaces
 
-from worldsim.faults import doors
+from worldsim.faults import entry_points
 from worldsim.faults.calls import ERRORS, LOST
 from worldsim.faults.definition import KINDS, Composition, Fault
-from worldsim.faults.doors import TOOLS, Bench, Direct, Outcome, Payloads, script
-from worldsim.faults.effects.base import Batch, Effect, Forward, Scope, Steps
-from worldsim.faults.plans.plain import fault_from_json, fault_to_json
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, Scope
+from worldsim.faults.entry_points import TOOLS, CallOutcome, MockService, PayloadFunction, PipelineCall, script
 from worldsim.faults.plans.plan import Plan
+from worldsim.faults.plans.serialization import fault_from_json, fault_to_json
 from worldsim.faults.schedule import After
 from worldsim.faults.trees import alike, get, leaves_of, nodes
 
 Build = Callable[..., Fault]
-Statistic = Callable[[Sequence[Outcome]], float]
+Statistic = Callable[[Sequence[CallOutcome]], float]
 
 TIES_TOOLS = frozenset(
     {
@@ -48,11 +48,11 @@ TIES_TOOLS = frozenset(
 """Kinds that tie tools together by design: what they do to a call depends on those of other tools before it."""
 
 
-def harm(outcomes: Sequence[Outcome], space: spaces.Space[Any] | None = None) -> float:
+def harm(outcomes: Sequence[CallOutcome], space: spaces.Space[Any] | None = None) -> float:
     """The default statistic of a fault's effect: seconds, failures, calls carried out otherwise, payloads changed."""
     total = 0.0
     for each in outcomes:
-        total += each.waited_s + 10 * (not each.reply.ok) + (each.carried_out != [each.asked])
+        total += each.waited_s + 10 * (not each.reply.ok) + (each.executed != [each.call])
         if each.reply.ok and each.answers:
             total += distance(each.reply.payload, each.answers[-1].payload, space)
         elif each.reply.ok:
@@ -87,7 +87,7 @@ def _gap(left: Any, right: Any) -> float:
 def check_fault(
     kind: Build | str,
     space: spaces.Space[Any] | None = None,
-    payloads: Payloads | None = None,
+    payloads: PayloadFunction | None = None,
     calls: int = 60,
     seed: int = 0,
     statistic: Statistic | None = None,
@@ -98,58 +98,58 @@ def check_fault(
 
     kind: its name, its class, or a function that gives the fault for `severity=` and the base parameters (`schedule=`,
     `seed=`), such as a partial of the class.
-    space, payloads: of the replies; `space` None means plain JSON, for which `payloads` says what call k answers.
+    space, payloads: of the replies; `space` None means plain JSON, for which `payloads` gives the answer to call k.
     statistic: what grows with severity; by default `harm`.
     acts: whether the fault can do anything to such replies, so that doing nothing is an error.
     ties_tools: whether what it does to a call depends by design on calls of other tools; by default `TIES_TOOLS`.
     """
     build = KINDS[kind] if isinstance(kind, str) else kind
-    bench = Bench(space, payloads, seed)
+    service = MockService(space, payloads, seed)
     for check in CHECKS:
-        check(build, bench, calls)
+        check(build, service, calls)
     if not (build(severity=0.5).kind in TIES_TOOLS if ties_tools is None else ties_tools):
-        check_interleaving(build, bench, calls)
+        check_interleaving(build, service, calls)
     check_yaml(build)
     if acts:
-        check_growth(build, bench, calls, statistic or partial(harm, space=space))
+        check_growth(build, service, calls, statistic or partial(harm, space=space))
 
 
-def check_identity(build: Build, bench: Bench, calls: int) -> None:
+def check_identity(build: Build, service: MockService, calls: int) -> None:
     """Severity 0 does nothing at all."""
-    for each in bench.run([build(severity=0.0)], calls):
+    for each in service.run([build(severity=0.0)], calls):
         assert not each.changed and not each.records, f"{_name(build)}: severity 0 did something to {each.place}"
 
 
-def check_determinism(build: Build, bench: Bench, calls: int) -> None:
+def check_determinism(build: Build, service: MockService, calls: int) -> None:
     """The same seeds do the same again."""
-    first, again = (bench.run([build(severity=0.8)], calls) for _ in range(2))
+    first, again = (service.run([build(severity=0.8)], calls) for _ in range(2))
     _same(build, first, again, "went otherwise the second time under the same seeds")
 
 
-def check_independence(build: Build, bench: Bench, calls: int) -> None:
+def check_independence(build: Build, service: MockService, calls: int) -> None:
     """What happens to a call is the same whichever other faults there are and whether or not they could do anything."""
-    alone = bench.run([build(severity=0.8)], calls)
+    alone = service.run([build(severity=0.8)], calls)
     never = _Bystander(severity=1.0, schedule=After(calls=10**9))
-    among = bench.run([_Bystander(severity=0.5), build(severity=0.8), never], calls)
+    among = service.run([_Bystander(severity=0.5), build(severity=0.8), never], calls)
     _same(build, alone, among, "depends on other faults that did nothing to it")
 
 
-def check_interleaving(build: Build, bench: Bench, calls: int) -> None:
+def check_interleaving(build: Build, service: MockService, calls: int) -> None:
     """What happens to call k of a tool is the same whether or not other tools are called beside it."""
-    together = bench.run([build(severity=0.8)], calls)
+    together = service.run([build(severity=0.8)], calls)
     for tool in TOOLS:
-        alone = bench.play([build(severity=0.8)], [each for each in script(calls) if each.tool == tool])
-        beside = [each for each in together if each.asked.tool == tool]
+        alone = service.play([build(severity=0.8)], [each for each in script(calls) if each.tool == tool])
+        beside = [each for each in together if each.call.tool == tool]
         _same(build, beside, alone, "depends on calls of other tools (`ties_tools=True` if it is meant to)")
 
 
 class _Watch(Effect):
     """Draws and does nothing."""
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return True
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         batch.uniforms, batch.random.generator().random()
         return (yield from forward(batch.calls))
 
@@ -163,15 +163,15 @@ class _Bystander(Fault):
         return Composition(_Watch())
 
 
-def check_records(build: Build, bench: Bench, calls: int) -> None:
-    """Something is recorded exactly where something happened, as plain JSON, and says what happened."""
-    for each in bench.run([build(severity=0.8)], calls):
+def check_records(build: Build, service: MockService, calls: int) -> None:
+    """Something is recorded exactly where something happened, as plain JSON, and the record is true."""
+    for each in service.run([build(severity=0.8)], calls):
         where, reply = f"{_name(build)}: {each.place}", each.reply
         assert bool(each.records) == each.changed, (
             f"{where} {'went otherwise' if each.changed else 'was left alone'} and the records are {each.records}"
         )
         json.dumps([record.to_json() for record in each.records], allow_nan=False)
-        assert all((record.tool, record.call) == (each.asked.tool, each.asked.number) for record in each.records), (
+        assert all((record.tool, record.call) == (each.call.tool, each.call.number) for record in each.records), (
             f"{where} has records of other calls: {each.records}"
         )
         assert reply.ok == (reply.error is None), f"{where}: error {reply.error!r} with ok={reply.ok}"
@@ -179,62 +179,62 @@ def check_records(build: Build, bench: Bench, calls: int) -> None:
         assert reply.error is None or reply.error in ERRORS, f"{where}: no error is called {reply.error!r}"
         assert abs(each.waited_s - reply.latency_s) < 1e-9, f"{where}: latency_s is not what was waited"
         lost = [record.details["lost"] for record in each.records if "lost" in record.details]
-        assert all(bool(each.carried_out) == (what == "answer") for what in lost), (
-            f"{where}: lost {lost[0]}, and yet {each.carried_out}"
+        assert all(bool(each.executed) == (what == "answer") for what in lost), (
+            f"{where}: lost {lost[0]}, and yet {each.executed}"
         )
-        assert lost or each.carried_out, f"{where} was not carried out, and no record says that the request was lost"
+        assert lost or each.executed, f"{where} was not carried out, and no record says that the request was lost"
 
 
-def check_promises(build: Build, bench: Bench, calls: int) -> None:
-    """What the effect says of itself is true: whether it may drop a call, or have it carried out more than once."""
+def check_promises(build: Build, service: MockService, calls: int) -> None:
+    """The effect's promises are true: whether it may drop a call, or have it carried out more than once."""
     fault = build(severity=0.8)
     effect = fault.compose().effect
-    for each in bench.run([fault], calls):
-        where, sent = f"{_name(build)}: {each.place}", each.carried_out
+    for each in service.run([fault], calls):
+        where, sent = f"{_name(build)}: {each.place}", each.executed
         assert sent or effect.may_drop, f"{where} was dropped, and may_drop is false"
         assert len(sent) < 2 or effect.may_repeat, f"{where} was carried out as {sent}, and may_repeat is false"
 
 
-def check_no_mutation(build: Build, bench: Bench, calls: int) -> None:
-    """What was handed in or out is not written to later, and whoever owns it may write to it without any effect."""
-    for fault in _variants(build, bench):
-        watched = replace(bench, watch=True, given=[], replied=[])
+def check_no_mutation(build: Build, service: MockService, calls: int) -> None:
+    """What was handed in or out is not written to later, and its owners may write to it without any effect."""
+    for fault in _variants(build, service):
+        watched = replace(service, watch=True, given=[], replied=[])
         outcomes = watched.run([fault], calls)
         for payload, before in watched.given:
             assert alike(payload, before), f"{_name(build)}: wrote into what it was given"
         for payload, before in watched.replied:
             assert alike(payload, before), f"{_name(build)}: wrote into a reply that it had given"
-        owners_write = replace(bench, scribble=True, replied=[]).run([fault], calls)
+        owners_write = replace(service, scribble=True, replied=[]).run([fault], calls)
         _same(build, outcomes, owners_write, "holds on to what others own, and they have written to it")
 
 
-def check_space(build: Build, bench: Bench, calls: int) -> None:
-    """Replies that arrive stay inside their space unless asked otherwise."""
-    if bench.space is None:
+def check_space(build: Build, service: MockService, calls: int) -> None:
+    """Replies that arrive stay inside their space, without `out_of_space`."""
+    if service.space is None:
         return
-    for each in bench.run([build(severity=0.8)], calls):
-        inside = not each.reply.ok or each.reply.payload in bench.space
+    for each in service.run([build(severity=0.8)], calls):
+        inside = not each.reply.ok or each.reply.payload in service.space
         assert inside, f"{_name(build)}: the reply to {each.place} is not in the space: {each.reply.payload}"
 
 
-def check_snapshot(build: Build, bench: Bench, calls: int) -> None:
+def check_snapshot(build: Build, service: MockService, calls: int) -> None:
     """From a snapshot everything goes on as it did, as often as one likes."""
-    asked = script(calls)
-    with Direct(bench, [build(severity=0.8)]) as door:
-        for each in asked[: calls // 2]:
-            door.call(each)
-        snapshot = door.snapshot()
-        first = [door.call(each) for each in asked[calls // 2 :]]
+    calls_of_script = script(calls)
+    with PipelineCall(service, [build(severity=0.8)]) as entry_point:
+        for each in calls_of_script[: calls // 2]:
+            entry_point.call(each)
+        snapshot = entry_point.snapshot()
+        first = [entry_point.call(each) for each in calls_of_script[calls // 2 :]]
         for _ in range(2):
-            door.restore(snapshot)
-            again = [door.call(each) for each in asked[calls // 2 :]]
+            entry_point.restore(snapshot)
+            again = [entry_point.call(each) for each in calls_of_script[calls // 2 :]]
             _same(build, first, again, "went otherwise after a snapshot was restored")
 
 
-def check_doors(build: Build, bench: Bench, calls: int) -> None:
+def check_entry_points(build: Build, service: MockService, calls: int) -> None:
     """The same calls have the same outcomes whichever way they come."""
-    for fault in _variants(build, bench):
-        doors.check_doors(bench, [fault], calls, _name(build))
+    for fault in _variants(build, service):
+        entry_points.check_entry_points(service, [fault], calls, _name(build))
 
 
 def check_yaml(build: Build) -> None:
@@ -247,9 +247,9 @@ def check_yaml(build: Build) -> None:
         assert same, f"{_name(build)}: {text!r} reads as another fault: {read!r}"
 
 
-def check_growth(build: Build, bench: Bench, calls: int, statistic: Statistic) -> None:
+def check_growth(build: Build, service: MockService, calls: int, statistic: Statistic) -> None:
     """The statistic never falls with severity, and is greater in the end than in the beginning."""
-    sizes = [statistic(bench.run([build(severity=severity)], calls)) for severity in (0.0, 0.1, 0.4, 0.7, 1.0)]
+    sizes = [statistic(service.run([build(severity=severity)], calls)) for severity in (0.0, 0.1, 0.4, 0.7, 1.0)]
     slack = [size * 1.02 + 1e-9 for size in sizes[1:]]  # rounding and clipping cost a little
     grows = all(left <= right for left, right in zip(sizes, slack, strict=False)) and sizes[-1] > sizes[0]
     assert grows and sizes[-1] > sizes[1], f"{_name(build)}: its effect does not grow with severity: {sizes}"
@@ -264,24 +264,24 @@ CHECKS = (
     check_no_mutation,
     check_space,
     check_snapshot,
-    check_doors,
+    check_entry_points,
 )
 """Those that hold for every fault on every kind of reply."""
 
 
-def _same(build: Build, left: Sequence[Outcome], right: Sequence[Outcome], says: str) -> None:
+def _same(build: Build, left: Sequence[CallOutcome], right: Sequence[CallOutcome], message: str) -> None:
     assert len(left) == len(right)
     for one, other in zip(left, right, strict=True):
-        found = one.otherwise_than(other)
-        assert not found, f"{_name(build)}: {one.place} {says}: {found}"
+        found = one.difference_from(other)
+        assert not found, f"{_name(build)}: {one.place} {message}: {found}"
 
 
-def _variants(build: Build, bench: Bench) -> list[Fault]:
+def _variants(build: Build, service: MockService) -> list[Fault]:
     """The fault as it is, and where it could leave the space of replies also doing so."""
     fault = build(severity=0.8)
-    if bench.space is None or "out_of_space" not in type(fault).model_fields:
+    if service.space is None or "out_of_space" not in type(fault).model_fields:
         return [fault]
-    return [fault, fault.but(out_of_space=True)]
+    return [fault, fault.replace(out_of_space=True)]
 
 
 def _name(build: Build) -> str:

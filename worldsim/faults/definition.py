@@ -1,6 +1,6 @@
 """What a fault is: parameters, and what they compose: trigger + selection + effect + delivery.
 
-The parameters are a pydantic model. Its `compose` says, as plain values, how large a share of the calls it triggers on,
+The parameters are a pydantic model. Its `compose` returns, as plain values, the share of the calls that it triggers on,
 which leaves it selects, what its effect is, and how the result is delivered. All the rest (counting calls, schedules,
 randomness, records, writing) is done by the pipeline, the same for all faults.
 """
@@ -14,10 +14,10 @@ from pydantic import BaseModel, SerializeAsAny, field_validator
 
 from worldsim.errors import ConfigError
 from worldsim.faults.parameters import (
-    CHECKED,
     EVERYTHING,
-    Mistake,
-    Names,
+    STRICT_AND_FROZEN,
+    LocatedError,
+    NameGlobs,
     checked_init,
     is_scaled,
     matches,
@@ -30,7 +30,7 @@ from worldsim.spaces import Leaf
 
 if TYPE_CHECKING:
     from worldsim.faults.effects.base import Effect
-    from worldsim.faults.effects.needs import Need
+    from worldsim.faults.effects.requirements import Requirement
 
 F = TypeVar("F", bound="type[Fault]")
 
@@ -48,7 +48,7 @@ class Composition:
     share: float = 1.0
     targets: tuple[str, ...] = EVERYTHING
     out_of_space: bool = False
-    needs: "Need | None" = None
+    needs: "Requirement | None" = None
 
 
 class Fault(BaseModel):
@@ -60,23 +60,23 @@ class Fault(BaseModel):
     Raises ConfigError for parameters out of range.
     """
 
-    model_config = CHECKED
+    model_config = STRICT_AND_FROZEN
 
     kind: ClassVar[str]
     family: ClassVar[str]
 
     severity: float = number(0.5, 0, 1, "0: nothing happens at all; 1: as bad as it gets")
-    probability: float = number(1.0, 0, 1, "share of the scheduled calls at which the fault is at work")
-    tools: Names = option(EVERYTHING, "globs over the names of the calls that it acts on")
+    probability: float = number(1.0, 0, 1, "share of the scheduled calls at which the fault is active")
+    tools: NameGlobs = option(EVERYTHING, "globs over the names of the calls that it acts on")
     schedule: SerializeAsAny[Schedule] = option(
-        Always(), "when it is at work: always, after, window, bursts or time_window"
+        Always(), "when it is active: always, after, window, bursts or time_window"
     )
     seed: int | None = number(None, 0, 2**63, "seed of its own; by default that of the plan")
 
     def __init__(self, /, **values: Any) -> None:
         checked_init(self, self.kind, values)
 
-    def but(self, **changes: Any) -> Self:
+    def replace(self, **changes: Any) -> Self:
         """The same fault with other values in some parameters."""
         return type(self)(**{**self.values(), **changes})
 
@@ -94,7 +94,7 @@ class Fault(BaseModel):
         """Whether this fault can never do anything."""
         return self.severity == 0 or self.probability == 0
 
-    def at(self, name: str) -> float:
+    def scaled(self, name: str) -> float:
         """A scaled parameter at this severity: the severity times its value at 1."""
         return self.severity * float(getattr(self, name))
 
@@ -104,7 +104,7 @@ class Fault(BaseModel):
 
     def figures(self) -> dict[str, float]:
         """What the severity means here, by name: the scaled parameters, for the documentation."""
-        return {name: self.at(name) for name, field in type(self).model_fields.items() if is_scaled(field)}
+        return {name: self.scaled(name) for name, field in type(self).model_fields.items() if is_scaled(field)}
 
     def check(self, leaves: Sequence[Leaf]) -> None:
         """Raise ConfigError where it cannot have been meant for replies with these leaves."""
@@ -112,9 +112,11 @@ class Fault(BaseModel):
         needs, targets = composition.needs, composition.targets
         if targets == EVERYTHING or needs is None or not needs.aim or needs.met([*_among(targets, leaves)]):
             return
-        raise Mistake(f"{self.kind}: there is nothing for it in {', '.join(targets)}; aim at {needs.aim}", "targets")
+        raise LocatedError(
+            f"{self.kind}: there is nothing for it in {', '.join(targets)}; aim at {needs.aim}", "targets"
+        )
 
-    def idle_in(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> str | None:
+    def idle_reason(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> str | None:
         """Why it can never do anything there; None where it may.
 
         tools: the names of all there are, None where they are not known. leaves: of replies, None for plain JSON.
@@ -144,16 +146,16 @@ KINDS: dict[str, type[Fault]] = {}
 def fault(kind: str, family: str = "of your own") -> Callable[[Any], Any]:
     """Make a class of parameters, or a generator, a kind of fault that plans know by this name.
 
-    A generator gets the call and a `Context`, and its other parameters with their defaults are the fault's: see
+    A generator gets the call and a `CallContext`, and its other parameters with their defaults are the fault's: see
     `worldsim.faults.generators`.
 
     Raises ConfigError for a name that another fault has.
     """
 
     def register(given: Any) -> Any:
-        from worldsim.faults.generators import fault_of
+        from worldsim.faults.generators import fault_from_generator
 
-        made: type[Fault] = given if isinstance(given, type) else fault_of(given)
+        made: type[Fault] = given if isinstance(given, type) else fault_from_generator(given)
         known = KINDS.get(kind)
         if known is not None and (known.__module__, known.__qualname__) != (made.__module__, made.__qualname__):
             raise ConfigError(f"two faults are of kind '{kind}': {known.__module__} has one already; rename yours")
@@ -167,19 +169,21 @@ def fault(kind: str, family: str = "of your own") -> Callable[[Any], Any]:
 def schedule_from_json(data: Any) -> Schedule:
     """The schedule that a mapping describes. Raises ConfigError for what is unknown or out of range."""
     if not isinstance(data, Mapping):
-        raise Mistake(f"a schedule is a mapping such as {{kind: window, start: 5, stop: 9}}, got {data!r}")
+        raise LocatedError(f"a schedule is a mapping such as {{kind: window, start: 5, stop: 9}}, got {data!r}")
     if "kind" not in data:
         fitting = [name for name, each in SCHEDULES.items() if set(data) & set(each.model_fields)]
-        raise Mistake(f"a schedule needs a kind. Choose from: {', '.join(fitting or SCHEDULES)}")
+        raise LocatedError(f"a schedule needs a kind. Choose from: {', '.join(fitting or SCHEDULES)}")
     kind = SCHEDULES.get(str(data["kind"]))
     if kind is None:
         known = f"Choose from: {', '.join(SCHEDULES)}"
-        raise Mistake(
+        raise LocatedError(
             f"no schedule is of kind {data['kind']!r}. {suggest(data['kind'], list(SCHEDULES), known)}", "kind"
         )
     given = {str(key): value for key, value in data.items() if key != "kind"}
     for key in given:
         others = [name for name, each in SCHEDULES.items() if key in each.model_fields]
         if key not in kind.model_fields and others:
-            raise Mistake(f"schedule {kind.kind}: '{key}' belongs to a schedule of kind '{others[0]}'; keep one", key)
+            raise LocatedError(
+                f"schedule {kind.kind}: '{key}' belongs to a schedule of kind '{others[0]}'; keep one", key
+            )
     return kind(**given)

@@ -1,7 +1,7 @@
 """Faults written as generators: what happens to one call, from top to bottom.
 
     @fault("maintenance")
-    def maintenance(call: Call, context: Context, rate: float = 0.2) -> Exchange:
+    def maintenance(call: Call, context: CallContext, rate: float = 0.2) -> FaultGenerator:
         'Some calls are told to come back in an hour, and not carried out.'
         if context.uniform >= context.severity * rate:
             return (yield call)
@@ -24,26 +24,26 @@ import numpy as np
 from worldsim.errors import ConfigError
 from worldsim.faults.calls import Call, Reply
 from worldsim.faults.definition import Composition, Fault
-from worldsim.faults.effects.base import Batch, Effect, Forward, Steps, Wait
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, Wait
 
 
 class Sleep(NamedTuple):
-    """Time passes for a call."""
+    """Yielded by a fault to let time pass."""
 
     seconds: float
 
 
-Exchange = Generator[Call | Sleep, Reply, Reply]
-"""One call on its way through one fault."""
+FaultGenerator = Generator[Call | Sleep, Reply, Reply]
+"""What happens to one call: yields the call to forward it, or a `Sleep`, and returns the reply."""
 
 
-class Context:
-    """What a fault written as a generator has to work with in one call.
+class CallContext:
+    """What a fault written as a generator knows of one call, and its random numbers.
 
     severity: of the fault. number: of the call among those of its tool. memory: a dict that lasts for the session.
     """
 
-    def __init__(self, fault: Fault, batch: Batch, position: int) -> None:
+    def __init__(self, fault: Fault, batch: AffectedCalls, position: int) -> None:
         self.severity, self._kind, self._batch = fault.severity, fault.kind, batch[[position]]
         row = int(batch.rows[position])
         self.memory: dict[str, Any] = batch.memory.objects("memory", dict[str, Any])[row]
@@ -61,23 +61,23 @@ class Context:
 
     @property
     def now_s(self) -> float:
-        """How late it is on the session's clock, in seconds."""
+        """The time on the session's clock, in seconds."""
         return float(self._batch.seconds[0])
 
     def record(self, kind: str | None = None, **details: Any) -> None:
         """Note what was really done to this call, as plain JSON; by default under the kind of the fault.
 
-        Say `lost="request"` where the call was not carried out, and `lost="answer"` where it was and nobody is told.
+        Give `lost="request"` where the call was not executed, and `lost="answer"` where only its reply is lost.
         """
         self._batch.record(kind or self._kind, lambda: [details])
 
 
 @dataclass(frozen=True)
-class PerCall(Effect):
+class GeneratorEffect(Effect):
     """What a generator does to each call."""
 
     fault: Fault
-    exchange: Callable[..., Exchange]
+    generator: Callable[..., FaultGenerator]
     parameters: dict[str, Any]
 
     @property
@@ -88,61 +88,64 @@ class PerCall(Effect):
     def may_repeat(self) -> bool:
         return True
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
-        under_way = {
-            row: self.exchange(batch.calls.call(row), Context(self.fault, batch, position), **self.parameters)
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
+        running = {
+            row: self.generator(batch.calls.call(row), CallContext(self.fault, batch, position), **self.parameters)
             for position, row in enumerate(batch.rows.tolist())
         }
-        answers: dict[int, Reply | None] = dict.fromkeys(under_way)
+        answers: dict[int, Reply | None] = dict.fromkeys(running)
         finished: dict[int, Reply] = {}
-        asked = yield from self._until_all_ask(under_way, answers, finished, batch)
-        dropped = np.array([row for row in batch.rows.tolist() if row not in asked], np.int64)
-        replies = yield from forward(batch.calls.without(dropped).instead(asked))
+        forwarded = yield from self._advance_until_forwarded(running, answers, finished, batch)
+        dropped = np.array([row for row in batch.rows.tolist() if row not in forwarded], np.int64)
+        replies = yield from forward(batch.calls.without(dropped).with_calls(forwarded))
         arrived = replies
-        while asked:
-            answers = {row: arrived.of(row) for row in asked}
-            asked = yield from self._until_all_ask(under_way, answers, finished, batch)
-            if asked:
-                again = batch.calls.only(np.array(sorted(asked), np.int64)).instead(asked)
+        while forwarded:
+            answers = {row: arrived.reply(row) for row in forwarded}
+            forwarded = yield from self._advance_until_forwarded(running, answers, finished, batch)
+            if forwarded:
+                again = batch.calls.only(np.array(sorted(forwarded), np.int64)).with_calls(forwarded)
                 arrived = yield from forward(again)
         for row, reply in finished.items():
             replies.put(row, reply)
         return replies
 
-    def _until_all_ask(
+    def _advance_until_forwarded(
         self,
-        under_way: dict[int, Exchange],
+        running: dict[int, FaultGenerator],
         answers: dict[int, Reply | None],
         finished: dict[int, Reply],
-        batch: Batch,
+        batch: AffectedCalls,
     ) -> Generator[Any, Any, dict[int, Call]]:
-        """Let every exchange go on until it passes a call on, or is over: the calls that are passed on, by row."""
-        asked: dict[int, Call] = {}
-        going = list(answers)
-        while going:
+        """Resume every generator until it forwards a call or returns; gives the calls to forward, by row.
+
+        Generators sleep side by side: one `Wait` lets time pass for all that sleep at the same moment.
+        """
+        forwarded: dict[int, Call] = {}
+        awake = list(answers)
+        while awake:
             sleeping: dict[int, float] = {}
-            for row in going:
+            for row in awake:
                 try:
-                    wanted = under_way[row].send(answers[row])  # type: ignore[arg-type]
+                    yielded = running[row].send(answers[row])  # type: ignore[arg-type]
                 except StopIteration as end:
                     if not isinstance(end.value, Reply):
                         raise ConfigError(f"{self.fault.kind}: returns a Reply, not {end.value!r}") from None
                     finished[row] = end.value
                     continue
-                if isinstance(wanted, Sleep):
-                    sleeping[row] = wanted.seconds
-                elif isinstance(wanted, Call):
-                    asked[row] = wanted
+                if isinstance(yielded, Sleep):
+                    sleeping[row] = yielded.seconds
+                elif isinstance(yielded, Call):
+                    forwarded[row] = yielded
                 else:
-                    raise ConfigError(f"{self.fault.kind}: yields a Call to pass it on or a Sleep, not {wanted!r}")
+                    raise ConfigError(f"{self.fault.kind}: yields a Call to pass it on or a Sleep, not {yielded!r}")
                 answers[row] = None
             if sleeping:
                 yield Wait(batch.calls, np.array(list(sleeping)), np.array(list(sleeping.values())))
-            going = list(sleeping)
-        return asked
+            awake = list(sleeping)
+        return forwarded
 
 
-def fault_of(function: Callable[..., Exchange]) -> type[Fault]:
+def fault_from_generator(function: Callable[..., FaultGenerator]) -> type[Fault]:
     """The class of parameters of a fault that is written as a generator.
 
     Raises ConfigError for what is no generator, and for a parameter without a default: plans must be able to leave it
@@ -150,15 +153,15 @@ def fault_of(function: Callable[..., Exchange]) -> type[Fault]:
     """
     if not isgeneratorfunction(function):
         raise ConfigError(f"{function.__name__}: a fault is a generator: write `reply = yield call` in it")
-    own = list(signature(function).parameters.values())[2:]
-    for each in own:
+    parameters_of_fault = list(signature(function).parameters.values())[2:]
+    for each in parameters_of_fault:
         if each.default is Parameter.empty:
             raise ConfigError(f"{function.__name__}: parameter '{each.name}' needs a default; give it one")
     hints = get_type_hints(function, include_extras=True)
-    names = [each.name for each in own]
+    names = [each.name for each in parameters_of_fault]
 
     def compose(self: Fault) -> Composition:
-        return Composition(PerCall(self, function, {name: getattr(self, name) for name in names}))
+        return Composition(GeneratorEffect(self, function, {name: getattr(self, name) for name in names}))
 
     namespace: dict[str, Any] = {
         "__module__": function.__module__,
@@ -166,7 +169,7 @@ def fault_of(function: Callable[..., Exchange]) -> type[Fault]:
         "__doc__": function.__doc__,
         "__annotations__": {name: hints.get(name, Any) for name in names},
         "compose": compose,
-        **{each.name: each.default for each in own},
+        **{each.name: each.default for each in parameters_of_fault},
     }
     camel = re.sub(r"(?:^|_)([a-z0-9])", lambda match: match[1].upper(), function.__name__)
     made: type[Fault] = type(Fault)(camel, (Fault,), namespace)  # type: ignore[misc]

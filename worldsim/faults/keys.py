@@ -15,8 +15,9 @@ import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
+from worldsim.faults.arrays import Floats
+
 Keys = NDArray[np.uint64]
-Floats = NDArray[np.float64]
 
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio
 _STEP = np.uint64(_GOLDEN)
@@ -30,7 +31,7 @@ _30, _27, _31, _11, _1 = (np.uint64(shift) for shift in (30, 27, 31, 11, 1))
 
 
 def new_key(*parts: int | str) -> int:
-    """A key hashed from whatever tells it apart from others."""
+    """A key hashed from the parts that identify it."""
     return int.from_bytes(blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
 
 
@@ -58,7 +59,7 @@ def fold_in_one(key: int, index: int) -> int:
     return mixed ^ mixed >> 31
 
 
-def unit(keys: Keys) -> Floats:
+def to_unit_interval(keys: Keys) -> Floats:
     """Numbers in [0, 1) from the upper 53 bits of keys."""
     if keys.shape == _ALONE:
         return np.array([(keys.item() >> 11) * 2.0**-53])
@@ -67,10 +68,10 @@ def unit(keys: Keys) -> Floats:
 
 def uniforms(keys: Keys, numbers: NDArray[Any]) -> Floats:
     """The uniforms in [0, 1) of calls `numbers`, under one key for each of them or one for all."""
-    return unit(fold_in(keys, numbers))
+    return to_unit_interval(fold_in(keys, numbers))
 
 
-def below(numbers: Floats, high: Any) -> NDArray[np.int64]:
+def integers_below(numbers: Floats, high: Any) -> NDArray[np.int64]:
     """Whole numbers in [0, high) from uniforms in [0, 1); high is one number or one for each."""
     return np.asarray(numbers * high).astype(np.int64)
 
@@ -108,7 +109,7 @@ def last_where(numbers: NDArray[np.int64], decides: Decides) -> NDArray[np.int64
 class CallRandom:
     """The random numbers of n calls: call i draws the same alone as among others.
 
-    There are streams, numbered from 0, and each gives the same numbers whenever it is asked: what is drawn from one
+    There are streams, numbered from 0, and each gives the same numbers every time: what is drawn from one
     does not depend on what was drawn before, from it or from others.
 
     keys: (n,) one a call. stream: which of the streams within those keys; None: the keys themselves.
@@ -120,7 +121,7 @@ class CallRandom:
 
     @cached_property
     def keys(self) -> Keys:
-        """(n,) one a call, worked out when somebody draws."""
+        """(n,) one a call, computed when they are first drawn."""
         if self._siblings:
             streams, position = self._siblings
             keys: Keys = streams.keys[position]
@@ -152,13 +153,13 @@ class CallRandom:
             together, position = self._siblings
             return np.asarray(together.uniform(stream, *shape)[position])
         if not shape:
-            return unit(fold_in(self.keys, stream * _STREAM))
+            return to_unit_interval(fold_in(self.keys, stream * _STREAM))
         inner = np.arange(int(np.prod(shape)), dtype=np.uint64).reshape(shape) + np.uint64(stream * _STREAM)
-        return unit(fold_in(self.keys.reshape(-1, *[1] * len(shape)), inner))
+        return to_unit_interval(fold_in(self.keys.reshape(-1, *[1] * len(shape)), inner))
 
     def integers(self, high: Any, stream: int = 0) -> NDArray[np.int64]:
         """Whole numbers in [0, high), (n,); high is one number or one a call."""
-        return below(self.uniform(stream), high)
+        return integers_below(self.uniform(stream), high)
 
     def normal(self, stream: int = 0, *shape: int) -> Floats:
         """Standard normal numbers, (n, *shape), from two uniforms each (Box and Muller 1958)."""
@@ -184,7 +185,7 @@ class _Streams:
 
     @cached_property
     def keys(self) -> Keys:
-        """(streams, n) one a call, worked out when somebody draws."""
+        """(streams, n) one a call, computed when they are first drawn."""
         return fold_in(self._base, _stream_index(self._numbers)[:, None])
 
     def uniform(self, stream: int, *shape: int) -> Floats:

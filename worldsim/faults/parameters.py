@@ -12,23 +12,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from worldsim.errors import ConfigError
+from worldsim.faults.trees import TreePath
 
-FEW = 12  # words that an error message lists
-
-Place = tuple[str | int, ...]
-"""Where something is in nested mappings and lists: their keys and positions from the outside in."""
+MAX_CHOICES = 12  # words that an error message lists
 
 
-class Mistake(ConfigError):
-    """A mistake in plain data, and where in it."""
+class LocatedError(ConfigError):
+    """An error in plain data, and its location there."""
 
-    def __init__(self, says: str, *at: str | int) -> None:
-        super().__init__(says)
-        self.at: Place = at
+    def __init__(self, description: str, *at: str | int) -> None:
+        super().__init__(description)
+        self.at: TreePath = at
 
-    def within(self, *outer: str | int) -> "Mistake":
-        """The same mistake, seen from further out."""
-        return Mistake(str(self), *outer, *self.at)
+    def within(self, *outer: str | int) -> "LocatedError":
+        """The same error, located in a larger structure."""
+        return LocatedError(str(self), *outer, *self.at)
 
 
 def matches(name: str, globs: Iterable[str]) -> bool:
@@ -36,15 +34,15 @@ def matches(name: str, globs: Iterable[str]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs)
 
 
-def suggest(word: object, words: Sequence[str], otherwise: str = "") -> str:
-    """The end of an error message: the nearest of the words; where none is near, `otherwise` or the words."""
+def suggest(name: object, choices: Sequence[str], fallback: str = "") -> str:
+    """The end of an error message: the nearest of the words; where none is near, `fallback` or the words."""
     from difflib import get_close_matches
 
-    near = get_close_matches(str(word), words, n=1)
+    near = get_close_matches(str(name), choices, n=1)
     if near:
         return f"Did you mean '{near[0]}'?"
-    more = f", ... ({len(words)} in all)" if len(words) > FEW else ""
-    return otherwise or f"Choose from: {', '.join(words[:FEW])}{more}"
+    more = f", ... ({len(choices)} in all)" if len(choices) > MAX_CHOICES else ""
+    return fallback or f"Choose from: {', '.join(choices[:MAX_CHOICES])}{more}"
 
 
 # --- fields ---
@@ -57,10 +55,10 @@ def _listed(given: Any) -> Any:
     return (given,) if isinstance(given, str | int | float) and not isinstance(given, bool) else given
 
 
-Names = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)]
+NameGlobs = Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(_listed)]
 """One or more names or globs over names; a single one may stand without a list."""
 
-Numbers = Annotated[
+NumberTuple = Annotated[
     tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1), BeforeValidator(_listed)
 ]
 """One or more numbers; a single one may stand without a list."""
@@ -68,20 +66,22 @@ Numbers = Annotated[
 EVERYTHING = ("*",)
 
 
-def number(default: float | None, low: float, high: float, says: str) -> Any:
+def number(default: float | None, low: float, high: float, description: str) -> Any:
     """A field: a number in [low, high] and what it means. Annotate it `float`, or `int` for whole numbers."""
-    return Field(default=default, ge=low, le=high, description=says, allow_inf_nan=False)
+    return Field(default=default, ge=low, le=high, description=description, allow_inf_nan=False)
 
 
-def scaled(default: float, low: float, high: float, says: str) -> Any:
+def scaled(default: float, low: float, high: float, description: str) -> Any:
     """A field whose value at severity 1 this is: elsewhere it is multiplied by the severity (`Fault.at`)."""
     extra: dict[str, Any] = {"scaled": True}
-    return Field(default=default, ge=low, le=high, description=says, allow_inf_nan=False, json_schema_extra=extra)
+    return Field(
+        default=default, ge=low, le=high, description=description, allow_inf_nan=False, json_schema_extra=extra
+    )
 
 
-def option(default: Any, says: str) -> Any:
+def option(default: Any, description: str) -> Any:
     """A field that is not a number, and what it means."""
-    return Field(default=default, description=says)
+    return Field(default=default, description=description)
 
 
 def targets(default: tuple[str, ...] = EVERYTHING) -> Any:
@@ -104,7 +104,7 @@ def is_scaled(field: FieldInfo) -> bool:
 # --- models ---
 
 
-CHECKED = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+STRICT_AND_FROZEN = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 """The configuration of models that are values. Validators are built when one is made: few programs use all 79 kinds."""
 
 
@@ -113,25 +113,25 @@ def checked_init(model: Any, name: str, values: dict[str, Any]) -> None:
     try:
         BaseModel.__init__(model, **values)
     except ValidationError as error:
-        raise mistake_of(error, name, type(model).model_fields) from None
+        raise located_error_from(error, name, type(model).model_fields) from None
 
 
-def mistake_of(error: ValidationError, name: str, fields: Mapping[str, FieldInfo]) -> Mistake:
+def located_error_from(error: ValidationError, name: str, fields: Mapping[str, FieldInfo]) -> LocatedError:
     """The first of pydantic's findings in one line."""
     found = error.errors()[0]
     at = tuple(found["loc"])
     cause = found.get("ctx", {}).get("error")
-    if isinstance(cause, Mistake):  # of something within, which has told it already
+    if isinstance(cause, LocatedError):  # raised by a nested model, which has worded it already
         return cause.within(*at)
     if cause is not None:
-        return Mistake(f"{name}: {cause}", *at)
+        return LocatedError(f"{name}: {cause}", *at)
     key = str(at[0]) if at else ""
     if found["type"] == "extra_forbidden":
-        return Mistake(f"{name}: no parameter '{key}'. {suggest(key, list(fields))}", *at)
+        return LocatedError(f"{name}: no parameter '{key}'. {suggest(key, list(fields))}", *at)
     if found["type"] == "missing":
-        return Mistake(f"{name}: needs '{key}'", *at)
+        return LocatedError(f"{name}: needs '{key}'", *at)
     given = found["input"]
-    return Mistake(f"{name}: {key} must be {_wanted(found, fields.get(key))}, got {given!r}", *at[:1])
+    return LocatedError(f"{name}: {key} must be {_expected(found, fields.get(key))}, got {given!r}", *at[:1])
 
 
 def bounds(field: FieldInfo) -> tuple[float, float] | None:
@@ -141,7 +141,7 @@ def bounds(field: FieldInfo) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
-def _wanted(found: Any, field: FieldInfo | None) -> str:
+def _expected(found: Any, field: FieldInfo | None) -> str:
     """What a field takes, in words."""
     limits = bounds(field) if field else None
     if limits:
@@ -154,5 +154,5 @@ def _wanted(found: Any, field: FieldInfo | None) -> str:
         return f"a list of {'names' if 'str' in kind else 'numbers'}"
     if "bool" in kind:
         return "true or false"
-    says = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    return f"{says[0].lower()}{says[1:]}"
+    description = found["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{description[0].lower()}{description[1:]}"

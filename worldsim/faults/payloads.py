@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.faults import columns, trees
+from worldsim.faults.arrays import Rows
+from worldsim.faults.batch_rows import copy_rows, row_of, with_any_rows, with_rows
 from worldsim.faults.columns import Values
-from worldsim.faults.stacking import copy_rows, row_of, with_any_rows, with_rows
 from worldsim.spaces import Leaf
-
-Rows = NDArray[np.int64]  # numbers of sessions, ascending
 
 
 class Payloads:
@@ -39,7 +38,7 @@ class Payloads:
         self.count = count
         self.batch, self.overrides = batch, {} if overrides is None else overrides
         self._space, self._in_space = space, in_space
-        self._own: set[tuple[str | int, ...]] = set()  # columns of the batch that are copies
+        self._copied_columns: set[trees.TreePath] = set()  # columns of the batch that are copies
 
     @property
     def space(self) -> gym.Space[Any]:
@@ -82,14 +81,14 @@ class Payloads:
         """Put other values into a leaf of the payloads of these sessions."""
         self.merge()
         column = trees.get(self.batch, leaf.path)
-        if not self.overrides and columns.belong(values, column):
+        if not self.overrides and columns.fit_column(values, column):
             self._write_column(leaf, column, rows, values)
             return
         stay = self.in_batch(rows) & _fitting(values, column)
         staying, going = np.flatnonzero(stay), np.flatnonzero(~stay)
         if len(staying):
-            self._write_column(leaf, column, rows[staying], columns.some(values, staying))
-        values = columns.some(values, going)
+            self._write_column(leaf, column, rows[staying], columns.select(values, staying))
+        values = columns.select(values, going)
         if isinstance(values, np.ndarray) and not values.flags.writeable:
             values = values.copy()
         for row, value in zip(rows[going].tolist(), columns.one_by_one(leaf, values), strict=True):
@@ -105,15 +104,15 @@ class Payloads:
         if len(rows) == len(column):
             whole = whole if whole.flags.writeable else whole.copy()
             self.batch = trees.put(self.batch, leaf.path, whole)
-            self._own.discard(leaf.path)
+            self._copied_columns.discard(leaf.path)
             return
-        if leaf.path not in self._own:
+        if leaf.path not in self._copied_columns:
             column = column.copy()
             self.batch = trees.put(self.batch, leaf.path, column)
-            self._own.add(leaf.path)
+            self._copied_columns.add(leaf.path)
         column[rows] = whole
 
-    def having(self, leaf: Leaf, rows: Rows) -> Rows:
+    def rows_with_leaf(self, leaf: Leaf, rows: Rows) -> Rows:
         """Those of these sessions whose payloads have such a leaf."""
         if self._all_in_batch(rows):
             return rows
@@ -137,7 +136,7 @@ class Payloads:
     def copy(self) -> "Payloads":
         """The same, to be written to by itself."""
         other = copy.copy(self)
-        other.overrides, other._own = dict(self.overrides), set()
+        other.overrides, other._copied_columns = dict(self.overrides), set()
         return other
 
     def copy_leaf(self, leaf: Leaf, rows: Rows, into: NDArray[Any]) -> None:
@@ -145,10 +144,10 @@ class Payloads:
         self.merge()
         for row in self.overrides.keys() & rows.tolist() if self.overrides else ():
             value = trees.get(self.overrides[row], leaf.path)
-            if isinstance(value, np.ndarray) and columns.belong(value[None], into):
+            if isinstance(value, np.ndarray) and columns.fit_column(value[None], into):
                 into[row] = value
         column = trees.get(self.batch, leaf.path)
-        if isinstance(column, np.ndarray) and columns.belong(column, into):
+        if isinstance(column, np.ndarray) and columns.fit_column(column, into):
             copy_rows(column, np.setdiff1d(rows, list(self.overrides)) if self.overrides else rows, into)
 
     def _all_in_batch(self, rows: Rows) -> bool:
@@ -160,13 +159,13 @@ def _fitting(values: Values, column: Any) -> NDArray[np.bool_]:
     if column is trees.ABSENT or column is None:
         return np.zeros(len(values), np.bool_)
     if isinstance(values, np.ndarray):
-        return np.full(len(values), columns.belong(values, column))
+        return np.full(len(values), columns.fit_column(values, column))
     if isinstance(column, tuple):
         return np.array([isinstance(value, str) for value in values], np.bool_)
     arrays = [np.asarray(value)[None] if isinstance(value, np.ndarray | np.generic) else [value] for value in values]
-    return np.array([columns.belong(each, column) for each in arrays], np.bool_)
+    return np.array([columns.fit_column(each, column) for each in arrays], np.bool_)
 
 
-def one_each(values: Iterable[Any], count: int) -> NDArray[np.object_]:
+def object_array(values: Iterable[Any], count: int) -> NDArray[np.object_]:
     """So many values of any kind as an array (count,) of objects."""
     return np.fromiter(values, object, count)

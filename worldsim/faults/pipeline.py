@@ -1,8 +1,8 @@
 """Faults in a row, from the caller inward: the one core that carries every call.
 
-A call on its way is a generator that asks, of whoever drives it, for two things: to carry calls out, and to let time
-pass. So a function call, a coroutine, and a step of a thousand environments are three short loops around the same
-generator, and calls in flight side by side cannot get into each other's way: each has a generator of its own.
+A call in flight is a generator that yields two things to what drives it: calls to execute, and time to wait. So a
+function call, a coroutine, and a step of a thousand environments are three short loops around the same generator, and
+calls in flight side by side cannot get into each other's way: each has a generator of its own.
 """
 
 import threading
@@ -16,35 +16,36 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.callbatch import FIRST, Calls, Flight, alone, call_space
-from worldsim.faults.calls import LOST, Call, Record, Reply
-from worldsim.faults.clock import Clock, VirtualClock, own_time
+from worldsim.faults.arrays import Rows
+from worldsim.faults.call_batch import FIRST_ROW, CallBatch, InFlight, call_space, single_row
+from worldsim.faults.calls import LOST, Call, FaultRecord, Reply
+from worldsim.faults.clock import Clock, VirtualClock, call_time
 from worldsim.faults.definition import Fault
-from worldsim.faults.effects.base import Batch, Effect, Steps, Wait
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, Wait
+from worldsim.faults.fault_log import CallIdentity, EpisodeLog, FaultLog, LazyRecords
 from worldsim.faults.keys import new_key
-from worldsim.faults.log import History, Log, Origin, Records
 from worldsim.faults.parameters import matches
-from worldsim.faults.payloads import Payloads, Rows
+from worldsim.faults.payloads import Payloads
 from worldsim.faults.replies import Replies
-from worldsim.faults.stage import Sessions, Stage, placed
+from worldsim.faults.stage import FaultStage, Sessions, place_faults
 from worldsim.spaces import Leaf
 
 
-class Trip(NamedTuple):
-    """What whoever carries a call out may know of it.
+class ForwardContext(NamedTuple):
+    """What the code that executes a call may know of it.
 
-    deadline_s: when its caller gives up, on the clock; None: never. log: where faults further in put their records;
-    None where no fault is at work here.
+    deadline_s: when its caller gives up, on the clock; None: never. log: for the records of inner
+    faults; None where no fault acts on the call.
     """
 
     deadline_s: float | None = None
-    log: Log | None = None
+    log: FaultLog | None = None
 
 
-class Outer(NamedTuple):
-    """Of a call that comes from faults further out, behind another door: as what it counts.
+class OuterCall(NamedTuple):
+    """Of a call that comes from the faults of an outer wrapper: which call it counts as.
 
-    tool, number: those that count for what is drawn. joint: its numbers among the calls of several tools together.
+    tool, number: decide what the call draws. joint: its numbers in schedules that count several tools together.
     deadline_s: when its caller gives up, on the clock; None: never.
     """
 
@@ -54,10 +55,10 @@ class Outer(NamedTuple):
     deadline_s: float | None = None
 
 
-CarryOut = Callable[[Call, Trip], Reply]
-"""Carries a call out, where the last fault passes it on."""
+ExecuteCall = Callable[[Call, ForwardContext], Reply]
+"""Executes a call that the last fault forwards."""
 
-CarryOutAsync = Callable[[Call, Trip], Awaitable[Reply]]
+ExecuteCallAsync = Callable[[Call, ForwardContext], Awaitable[Reply]]
 
 
 class Pipeline:
@@ -68,13 +69,13 @@ class Pipeline:
 
     Args:
         faults: outermost first, each with the seed of its plan. Those that can never do anything are left out.
-        leaves: of the payload; None for plain JSON, whose leaves are seen reply by reply.
-        tools: names of all there are; None: tools get known when they are called.
+        leaves: of the payload; None for plain JSON, whose leaves are found in each reply.
+        tools: names of all there are; None: tools are added when they are first called.
         clock: of a single session. Without one each session has seconds of its own, which pass by waiting.
         count: N.
         action_space: of one environment, where calls come as batches of actions.
         missing: leaf name -> what stands for "unknown" there, as plain JSON.
-        below: how many faults of each kind are further in, behind another door.
+        below: how many faults of each kind an inner wrapper has.
         one_request: whether all calls ask for the same, as steps do whose action is no named tool.
         text: the space of replies that are a text; leaves are then None, and count where it holds no JSON.
         possible: whether a session, by its number, can make a call that its caller has not made; None: any can.
@@ -99,14 +100,14 @@ class Pipeline:
     ) -> None:
         self.count, self.kinds = count, Counter(below)
         self.sessions = Sessions(count, tools or (), clock)
-        places = placed(faults, leaves, tools, self.kinds)
+        places = place_faults(faults, leaves, tools, self.kinds)
         scope = {"missing": dict(missing or {}), "one_request": one_request, "text": text, "possible": possible}
-        self.stages = [Stage(place, self.sessions, **scope) for place in places]
+        self.stages = [FaultStage(place, self.sessions, **scope) for place in places]
         self._joint_globs = tuple(dict.fromkeys(stage.joint for stage in self.stages if stage.joint is not None))
         self.numbers: Rows = np.zeros((count, len(self.sessions.names)), np.int64)  # of next calls, by tool
         self._next: list[int] = []  # the same of a single session, whose calls come one by one
         self._joint = {globs: np.zeros(count, np.int64) for globs in self._joint_globs}
-        self._history = History(count)
+        self._history = EpisodeLog(count)
         self._call_space = None if action_space is None else call_space(action_space)
         self.lock = threading.RLock()
 
@@ -117,12 +118,12 @@ class Pipeline:
         vars(self).update(state, lock=threading.RLock())
 
     def positions(self, tools: Sequence[str]) -> Rows:
-        """The positions of tools, (n,), in the names that are known; those that nobody knew of are added."""
+        """The positions of tools, (n,), in the names that are known; unknown ones are added."""
         return np.array([self.sessions.position(tool) for tool in tools], np.int64)
 
     @property
     def idle(self) -> bool:
-        """Whether no fault can ever do anything."""
+        """Whether no fault can ever act."""
         return not self.stages
 
     @cached_property
@@ -136,15 +137,15 @@ class Pipeline:
         return [stage.fault.kind for stage in self.stages if stage.effect.may_repeat]
 
     @property
-    def records(self) -> list[list[Record]]:
-        """What was done to each session since it began."""
+    def records(self) -> list[list[FaultRecord]]:
+        """The records of each session since it began."""
         with self.lock:
             return self._history.records()
 
     def start(
-        self, rows: Rows, sessions: Sequence[tuple[int | str, ...]], shown: Callable[[], Replies] | None = None
+        self, rows: Rows, sessions: Sequence[tuple[int | str, ...]], initial: Callable[[], Replies] | None = None
     ) -> None:
-        """Begin sessions: `rows`, named by `sessions`. `shown` gives what they showed before their first calls."""
+        """Begin sessions: `rows`, named by `sessions`. `initial` gives the observations before their first calls."""
         with self.lock:
             self.numbers[rows], self._next = 0, []
             for joint in self._joint.values():
@@ -152,7 +153,7 @@ class Pipeline:
             self._history.start(rows)
             self.sessions.begin(rows)
             for stage in self.stages:
-                stage.start(rows, [new_key(*stage.seeds, *session) for session in sessions], shown)
+                stage.start(rows, [new_key(*stage.seeds, *session) for session in sessions], initial)
 
     # --- one call of a single session ---
 
@@ -160,53 +161,57 @@ class Pipeline:
         self,
         tool: str,
         arguments: Mapping[str, Any],
-        forward: CarryOut,
-        outer: Outer | None = None,
+        forward: ExecuteCall,
+        outer: OuterCall | None = None,
         deadline_s: float | None = None,
-    ) -> tuple[Reply, Sequence[Record]]:
-        """Carry one call through the faults; `forward` takes it where the last of them passes it on.
+    ) -> tuple[Reply, Sequence[FaultRecord]]:
+        """Carry one call through the faults; `forward` executes it where the last of them forwards it.
 
-        outer: as what it counts where it comes from faults further out. deadline_s: on the clock, when the caller gives
-        up, where it does not. Gives the reply and what was done to the call, which is written down when somebody looks.
+        outer: the call of an outer wrapper, if this one comes from there. deadline_s: when the caller gives up, on the
+        clock, if there is no outer call. Gives the reply and its records, which are made when they are read.
         """
-        call, steps, flight = self._begin(tool, arguments, outer, deadline_s)
+        call, steps, in_flight = self._begin(tool, arguments, outer, deadline_s)
         if steps is None:
-            return forward(call, _FREE if outer is None else Trip(outer.deadline_s)), NOTHING
+            return forward(call, _FREE if outer is None else ForwardContext(outer.deadline_s)), NO_RECORDS
+        # The same loop is in `acall`, with `await`, and in `batch_call`, for many sessions: Python has no code that is
+        # both sync and async. The lock is held only while the generator runs, never while a call is executed.
         clock, answer = self._clock, None
-        with own_time(clock):
+        with call_time(clock):
             try:
                 while True:
-                    asked = self._advance(steps, answer)
-                    if isinstance(asked, Replies):
-                        return self._arrived(asked, flight)
-                    if isinstance(asked, Wait):
-                        clock.sleep(self.sessions.waiting_single(asked))
+                    yielded = self._advance(steps, answer)
+                    if isinstance(yielded, Replies):
+                        return self._finish(yielded, in_flight)
+                    if isinstance(yielded, Wait):
+                        clock.sleep(self.sessions.apply_wait_single(yielded))
                         answer = None
                     else:
-                        answer = Replies.single(forward(asked.call(0), _trip(asked)) if len(asked.rows) else _LOST)
+                        answer = Replies.single(
+                            forward(yielded.call(0), _context_of(yielded)) if len(yielded.rows) else _LOST
+                        )
             except BaseException:
                 self._end(steps)
                 raise
 
     async def acall(
-        self, tool: str, arguments: Mapping[str, Any], forward: CarryOutAsync, deadline_s: float | None = None
-    ) -> tuple[Reply, Sequence[Record]]:
-        """`call` for a coroutine: while it waits and while it is carried out, others go on."""
-        call, steps, flight = self._begin(tool, arguments, None, deadline_s)
+        self, tool: str, arguments: Mapping[str, Any], forward: ExecuteCallAsync, deadline_s: float | None = None
+    ) -> tuple[Reply, Sequence[FaultRecord]]:
+        """`call` for a coroutine: other tasks run while it waits and while it is executed."""
+        call, steps, in_flight = self._begin(tool, arguments, None, deadline_s)
         if steps is None:
-            return await forward(call, _FREE), NOTHING
+            return await forward(call, _FREE), NO_RECORDS
         clock, answer = self._clock, None
-        with own_time(clock):
+        with call_time(clock):
             try:
                 while True:
-                    asked = self._advance(steps, answer)
-                    if isinstance(asked, Replies):
-                        return self._arrived(asked, flight)
-                    if isinstance(asked, Wait):
-                        await clock.asleep(self.sessions.waiting_single(asked))
+                    yielded = self._advance(steps, answer)
+                    if isinstance(yielded, Replies):
+                        return self._finish(yielded, in_flight)
+                    if isinstance(yielded, Wait):
+                        await clock.asleep(self.sessions.apply_wait_single(yielded))
                         answer = None
                     else:
-                        reply = await forward(asked.call(0), _trip(asked)) if len(asked.rows) else _LOST
+                        reply = await forward(yielded.call(0), _context_of(yielded)) if len(yielded.rows) else _LOST
                         answer = Replies.single(reply)
             except BaseException:
                 self._end(steps)
@@ -218,9 +223,9 @@ class Pipeline:
         return self.sessions.clock
 
     def _begin(
-        self, tool: str, arguments: Mapping[str, Any], outer: Outer | None, deadline_s: float | None = None
-    ) -> tuple[Call, Steps | None, Flight | None]:
-        """Number the call. There are no steps where no fault is at work on it, as is mostly so."""
+        self, tool: str, arguments: Mapping[str, Any], outer: OuterCall | None, deadline_s: float | None = None
+    ) -> tuple[Call, EffectGenerator | None, InFlight | None]:
+        """Number the call, and start the first fault that acts on it; None where none does, which is the usual case."""
         sessions = self.sessions
         with self.lock:
             position = sessions.position(tool)
@@ -234,19 +239,24 @@ class Pipeline:
                 joint = outer.joint
             self._next[position] = number + 1
             call = Call(tool, arguments, number)
+            # Most calls meet no active fault: arrays and a generator are made for the first fault that acts on it.
             for at, stage in enumerate(self.stages):
-                if stage.reaches(tool, drawn_as, number, joint):
-                    flight = Flight(1)
-                    calls = self._single(call, drawn_as, joint, flight, deadline_s)
-                    self._history.add(flight.log)
-                    return call, stage.effect.run(Batch(stage, calls, FIRST), _Forward(self, at + 1)), flight
+                if stage.acts_on(tool, drawn_as, number, joint):
+                    in_flight = InFlight(1)
+                    calls = self._single(call, drawn_as, joint, in_flight, deadline_s)
+                    self._history.add(in_flight.log)
+                    return (
+                        call,
+                        stage.effect.run(AffectedCalls(stage, calls, FIRST_ROW), _Forward(self, at + 1)),
+                        in_flight,
+                    )
         return call, None, None
 
     def effects(self, tool: str, number: int) -> list[Effect]:
-        """Of the faults that may act on a call of a single session: where only the time or other tools tell, too."""
+        """The effects of the faults that may act on a call of a single session, as far as tool and number decide."""
         with self.lock:
             position = self.sessions.position(tool)
-            return [stage.effect for stage in self.stages if stage.may_reach(tool, position, number)]
+            return [stage.effect for stage in self.stages if stage.may_act_on(tool, position, number)]
 
     def count_joint(self, tool: str) -> Mapping[tuple[str, ...], Rows]:
         """Count a call among those of all tools that some schedule counts together."""
@@ -259,15 +269,15 @@ class Pipeline:
         return found
 
     def _single(
-        self, call: Call, drawn_as: int, joint: Mapping[Any, Rows], flight: Flight, deadline_s: float | None
-    ) -> Calls:
-        origin = Origin(self.sessions.names, alone(drawn_as), alone(call.number), joint)
-        asked = Payloads(1, overrides={0: {"tool": call.tool, "arguments": call.arguments}})
+        self, call: Call, drawn_as: int, joint: Mapping[Any, Rows], in_flight: InFlight, deadline_s: float | None
+    ) -> CallBatch:
+        identity = CallIdentity(self.sessions.names, single_row(drawn_as), single_row(call.number), joint)
+        payloads = Payloads(1, overrides={0: {"tool": call.tool, "arguments": call.arguments}})
         deadline = None if deadline_s is None else np.array([deadline_s])
-        return Calls(FIRST, origin, asked, (), flight, deadline)
+        return CallBatch(FIRST_ROW, identity, payloads, (), in_flight, deadline)
 
-    def _advance(self, steps: Steps, answer: Replies | None) -> Calls | Wait | Replies:
-        """The next thing that a call on its way asks for, or the replies where it has come back."""
+    def _advance(self, steps: EffectGenerator, answer: Replies | None) -> CallBatch | Wait | Replies:
+        """Resume the generator: the calls to execute, or the time to wait, or the replies where it has returned."""
         with self.lock:
             try:
                 return steps.send(answer)
@@ -275,14 +285,14 @@ class Pipeline:
                 replies: Replies = arrived.value
                 return replies
 
-    def _end(self, steps: Steps) -> None:
-        """End an effect under way, where carrying out has failed or its caller is gone."""
+    def _end(self, steps: EffectGenerator) -> None:
+        """Close the generator of a call that has raised, or whose caller was cancelled."""
         with self.lock:
             steps.close()
 
-    def _arrived(self, replies: Replies, flight: Flight | None) -> tuple[Reply, Sequence[Record]]:
-        assert flight is not None, "a call without faults has no flight"
-        return replies.of(0, flight.waited_s[0]), Records(flight.log, 0)
+    def _finish(self, replies: Replies, in_flight: InFlight | None) -> tuple[Reply, Sequence[FaultRecord]]:
+        assert in_flight is not None, "only calls with faults are in flight"
+        return replies.reply(0, in_flight.waited_s[0]), LazyRecords(in_flight.log, 0)
 
     # --- one call of each of many sessions ---
 
@@ -291,52 +301,53 @@ class Pipeline:
         rows: Rows,
         tools: NDArray[np.int64],
         actions: Any,
-        forward: Callable[[Calls], Replies],
+        forward: Callable[[CallBatch], Replies],
         named: Sequence[tuple[str, Mapping[str, Any]]] | None = None,
-    ) -> tuple[Replies, Log]:
-        """Carry one call of each of the sessions `rows` through the faults; `forward` takes them to where they go.
+    ) -> tuple[Replies, FaultLog]:
+        """Carry one call of each of the sessions `rows` through the faults; `forward` executes what they forward.
 
         tools: (N,) positions in the names of the tools. actions: a batch of those of all environments. named: the tools
         and arguments of all, where actions have these by name.
 
-        `forward` is asked once, of no session where all calls are dropped; and again by faults that pass a call on
-        more than once.
+        `forward` is called once, with no sessions where all calls are dropped; and again for faults that forward a
+        call more than once.
         """
         assert self._call_space is not None, "calls come as batches where there is an action space"
         space, leaves = self._call_space
-        flight = Flight(self.count)
+        in_flight = InFlight(self.count)
         if not self.idle:
-            self._history.add(flight.log)
-        asked = Payloads(self.count, space, {"tool": tools, "arguments": {"action": actions}}, in_space=True)
+            self._history.add(in_flight.log)
+        payloads = Payloads(self.count, space, {"tool": tools, "arguments": {"action": actions}}, in_space=True)
         if named is not None:
-            asks = {row: {"tool": tool, "arguments": arguments} for row, (tool, arguments) in enumerate(named)}
-            asked, leaves = Payloads(self.count, overrides=asks), ()
+            by_row = {row: {"tool": tool, "arguments": arguments} for row, (tool, arguments) in enumerate(named)}
+            payloads, leaves = Payloads(self.count, overrides=by_row), ()
+        # Tools that were first called since the last step get a column of counters.
         if self.numbers.shape[1] < len(self.sessions.names):
             self.numbers = np.pad(self.numbers, ((0, 0), (0, len(self.sessions.names) - self.numbers.shape[1])))
         numbers = (
             self.numbers[:, 0].copy() if self.numbers.shape[1] == 1 else self.numbers[np.arange(self.count), tools]
         )
         joint = {globs: known.copy() for globs, known in self._joint.items()}
-        calls = Calls(rows, Origin(self.sessions.names, tools, numbers, joint), asked, leaves, flight)
+        calls = CallBatch(rows, CallIdentity(self.sessions.names, tools, numbers, joint), payloads, leaves, in_flight)
         self.numbers[rows, tools[rows]] += 1
         for globs, known in self._joint.items():
-            known[rows[calls.calling(rows, globs)]] += 1
+            known[rows[calls.calls_tool(rows, globs)]] += 1
         steps, answer = self._run(0, calls), None
         while True:
-            asking = self._advance(steps, answer)
-            if isinstance(asking, Replies):
-                asking.latency_s += np.asarray(flight.waited_s)
-                return asking, flight.log
-            if isinstance(asking, Wait):
-                self.sessions.clock_s[asking.rows] += self.sessions.waiting(asking)
+            yielded = self._advance(steps, answer)
+            if isinstance(yielded, Replies):
+                yielded.latency_s += np.asarray(in_flight.waited_s)
+                return yielded, in_flight.log
+            if isinstance(yielded, Wait):
+                self.sessions.clock_s[yielded.rows] += self.sessions.apply_wait(yielded)
                 answer = None
             else:
-                answer = forward(asking)
+                answer = forward(yielded)
 
     # --- both ---
 
-    def _run(self, position: int, calls: Calls) -> Steps:
-        """Pass calls on from the fault at `position`: to those that act on them, one after the other, and out."""
+    def _run(self, position: int, calls: CallBatch) -> EffectGenerator:
+        """Run calls through the faults from `position` on: the first that acts on them forwards them to the rest."""
         for at in range(position, len(self.stages)):
             stage = self.stages[at]
             batch = stage.batch(calls)
@@ -344,7 +355,7 @@ class Pipeline:
                 replies = yield from stage.effect.run(batch, _Forward(self, at + 1))
                 return replies
         answer = yield calls
-        assert answer is not None, "calls that are passed on are answered"
+        assert answer is not None, "calls that are yielded are answered"
         return answer
 
     def snapshot(self) -> Any:
@@ -364,32 +375,32 @@ class Pipeline:
             self.sessions.clock_s[:] = seconds
         elif isinstance(self.sessions.clock, VirtualClock):
             self.sessions.clock.set(seconds)
-        self.sessions.began_s = self.sessions.seconds(np.arange(self.count)) - elapsed_s
+        self.sessions.started_s = self.sessions.seconds(np.arange(self.count)) - elapsed_s
         for stage, (keys, memory) in zip(self.stages, stages, strict=True):
-            stage.resume(keys, memory)
+            stage.restore(keys, memory)
 
 
 class _Forward:
-    """Passes calls on to the faults from a position on."""
+    """Forwards calls to the faults from a position on."""
 
     __slots__ = ("_pipeline", "_position")
 
     def __init__(self, pipeline: Pipeline, position: int) -> None:
         self._pipeline, self._position = pipeline, position
 
-    def __call__(self, calls: Calls) -> Steps:
+    def __call__(self, calls: CallBatch) -> EffectGenerator:
         return self._pipeline._run(self._position, calls)
 
 
-def _trip(calls: Calls) -> Trip:
-    return Trip(None if calls.deadline_s is None else float(calls.deadline_s[0]), calls.flight.log)
+def _context_of(calls: CallBatch) -> ForwardContext:
+    return ForwardContext(None if calls.deadline_s is None else float(calls.deadline_s[0]), calls.in_flight.log)
 
 
-_FREE = Trip()
+_FREE = ForwardContext()
 
 
-NOTHING: Sequence[Record] = Records(Log(1), 0)
-"""What was done to a call on which no fault was at work."""
+NO_RECORDS: Sequence[FaultRecord] = LazyRecords(FaultLog(1), 0)
+"""The records of a call on which no fault acted."""
 
 _LOST = Reply(LOST, False)
 _NO_JOINT: Mapping[tuple[str, ...], Rows] = {}

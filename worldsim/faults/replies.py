@@ -1,27 +1,28 @@
-"""What came back to the calls of N sessions: columns, a row a session."""
+"""The replies to the calls of N sessions: columns, a row a session."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from worldsim.faults.arrays import Rows
+from worldsim.faults.batch_rows import where_rows
 from worldsim.faults.calls import LOST, Reply
-from worldsim.faults.payloads import Payloads, Rows
-from worldsim.faults.stacking import chosen
+from worldsim.faults.payloads import Payloads
 
 
 class Replies(Payloads):
-    """What came back to N sessions: their payloads, and a column for each other field of `Reply`.
+    """The replies to N sessions: their payloads, and a column for each other field of `Reply`.
 
-    Latencies are not among them: the pipeline counts what was waited. `latency_s` is what was waited further in, behind
-    another door.
+    Latencies are not among them: the pipeline counts what was waited. `latency_s` is what was waited in an inner
+    wrapper.
     """
 
     def __init__(self, count: int, *settings: Any, **more: Any) -> None:
         super().__init__(count, *settings, **more)
         self.ok = np.ones(count, np.bool_)
         self.error = np.empty(count, object)  # None, each of them
-        self.retry_after_s = np.full(count, np.nan)  # NaN: nothing is said
+        self.retry_after_s = np.full(count, np.nan)  # NaN: none
         self.latency_s = np.zeros(count)
         self.raws: dict[int, str] = {}  # of those that could not be read
 
@@ -42,10 +43,10 @@ class Replies(Payloads):
         return getattr(self, name)
 
     def payload(self, row: int) -> Any:
-        """The payload of one reply, LOST where none came. Arrays share memory with the batch."""
+        """The payload of one reply, LOST where none arrived. Arrays share memory with the batch."""
         return super().payload(row) if self.ok[row] else LOST
 
-    def of(self, row: int, waited_s: float = 0.0) -> Reply:
+    def reply(self, row: int, waited_s: float = 0.0) -> Reply:
         """The reply to one session, which has waited so long for it besides."""
         untouched: Reply | None = self.__dict__.get("_reply")
         if untouched is not None:
@@ -84,7 +85,7 @@ class Replies(Payloads):
         if self._space is not None:
             theirs_count = np.zeros(len(self.ok), np.bool_)
             theirs_count[rows] = True
-            self.batch, self._own = chosen(self.space, theirs_count, other.batch, self.batch), set()
+            self.batch, self._copied_columns = where_rows(self.space, theirs_count, other.batch, self.batch), set()
 
     def arrive(self, rows: Rows) -> None:
         """A payload comes to these sessions after all; it still has to be written."""

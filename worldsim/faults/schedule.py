@@ -1,4 +1,4 @@
-"""When a fault is at work: a small closed set, by the number of the call or by the time on the session's clock.
+"""When a fault is active: a small closed set, by the number of the call or by the time on the session's clock.
 
 Each tool's calls are counted by themselves, from 0 in every session, so that what happens to call k of a tool does not
 depend on what else is called. With `per_tool: false` the calls of all tools that a fault is aimed at count together:
@@ -15,19 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, model_validator
 
-from worldsim.faults.keys import Floats, Keys, last_where, uniforms
-from worldsim.faults.parameters import CHECKED, Mistake, checked_init, number, option
+from worldsim.faults.arrays import Floats, Mask
+from worldsim.faults.keys import Keys, last_where, uniforms
+from worldsim.faults.parameters import STRICT_AND_FROZEN, LocatedError, checked_init, number, option
 
-Mask = NDArray[np.bool_]
 MANY = 10**12  # calls, more than any session has
 
 PER_TOOL = "count each tool's calls by themselves; false: those of all tools that the fault is aimed at together"
 
 
 class Schedule(BaseModel):
-    """When a fault is at work. Raises ConfigError for values out of range."""
+    """When a fault is active. Raises ConfigError for values out of range."""
 
-    model_config = CHECKED
+    model_config = STRICT_AND_FROZEN
 
     kind: ClassVar[str]
 
@@ -36,7 +36,7 @@ class Schedule(BaseModel):
 
     @abstractmethod
     def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:
-        """At which of n calls, (n,), the fault is at work.
+        """At which of n calls, (n,), the fault is active.
 
         keys: one for each of the calls, or one for all. numbers: (n,) of the calls, from 0. seconds: on the clocks.
         """
@@ -66,14 +66,14 @@ class Window(Schedule):
     """From call `start` up to, not including, call `stop`; the first call is 0."""
 
     kind: ClassVar[str] = "window"
-    start: int = number(0, 0, MANY, "the first call at which it is at work")
+    start: int = number(0, 0, MANY, "the first call at which it is active")
     stop: int = number(10, 1, MANY, "the first call at which it is not any more")
     per_tool: bool = option(True, PER_TOOL)
 
     @model_validator(mode="after")
     def _ordered(self) -> "Window":
         if self.stop <= self.start:
-            raise Mistake(f"schedule window: stop must be more than start ({self.start}), got {self.stop}", "stop")
+            raise LocatedError(f"schedule window: stop must be more than start ({self.start}), got {self.stop}", "stop")
         return self
 
     def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:
@@ -98,14 +98,14 @@ class Bursts(Schedule):
         return self.mean_calls / (self.mean_calls + self.mean_gap)
 
     def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:
-        """One uniform u a call moves the chain: from quiet into a burst if u < enter, within one on if u < stay.
+        """One uniform u a call moves the chain: from quiet into a burst if u < p_begin, within one on if u < p_stay.
 
         So a call with u below both ends in a burst, and one with u above both ends in quiet, whatever was before; one
-        between them keeps the state, or turns it over where stay < enter. Hence the state follows from the last call
-        that decided and how many there were since. Call 0 decides by `share`.
+        between them keeps the state, or turns it over where p_stay < p_begin. Hence the state follows from the last
+        call that decided and how many there were since. Call 0 decides by `share`.
         """
-        enter, stay = 1 / self.mean_gap, 1 - 1 / self.mean_calls
-        low, high = min(enter, stay), max(enter, stay)
+        p_begin, p_stay = 1 / self.mean_gap, 1 - 1 / self.mean_calls
+        low, high = min(p_begin, p_stay), max(p_begin, p_stay)
         keys = np.broadcast_to(keys, numbers.shape)
 
         def decides(rows: NDArray[np.int64], which: NDArray[np.int64]) -> Mask:
@@ -114,7 +114,7 @@ class Bursts(Schedule):
 
         at = last_where(numbers, decides)
         on = uniforms(keys, at) < np.where(at == 0, self.share, low)
-        return on ^ ((numbers - at) % 2 == 1) if stay < enter else on
+        return on ^ ((numbers - at) % 2 == 1) if p_stay < p_begin else on
 
 
 class TimeWindow(Schedule):
@@ -128,11 +128,11 @@ class TimeWindow(Schedule):
     @model_validator(mode="after")
     def _ordered(self) -> "TimeWindow":
         if self.stop_s <= self.start_s:
-            says = f"stop_s must be more than start_s ({self.start_s:g}), got {self.stop_s:g}"
-            raise Mistake(f"schedule time_window: {says}", "stop_s")
+            message = f"stop_s must be more than start_s ({self.start_s:g}), got {self.stop_s:g}"
+            raise LocatedError(f"schedule time_window: {message}", "stop_s")
         if self.every_s is not None and self.every_s < self.stop_s - self.start_s:
-            says = f"every_s must be {self.stop_s - self.start_s:g} or more, got {self.every_s:g}"
-            raise Mistake(f"schedule time_window: {says}", "every_s")
+            message = f"every_s must be {self.stop_s - self.start_s:g} or more, got {self.every_s:g}"
+            raise LocatedError(f"schedule time_window: {message}", "every_s")
         return self
 
     def active(self, keys: Keys, numbers: NDArray[np.int64], seconds: Any) -> Mask:

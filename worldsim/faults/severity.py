@@ -18,7 +18,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults.definition import Fault
-from worldsim.faults.doors import Bench, Outcome
+from worldsim.faults.entry_points import CallOutcome, MockService
 from worldsim.faults.plans.plan import Plan
 from worldsim.faults.trees import alike, nodes
 
@@ -28,11 +28,11 @@ _SIZE = 32  # pixels, height and width of the picture
 SCREEN = spaces.Dict({"screen": spaces.Box(0, 255, (_SIZE, _SIZE, 3), np.uint8)})
 
 
-class Row(NamedTuple):
+class SeverityMeasurement(NamedTuple):
     """What a fault or plan does at a severity.
 
     share: of the calls, those that come out otherwise: whose reply is another one, or that are not carried out once and
-    as they were asked. difference: how far apart such a call is from the true one, on average, from 0 to 1:
+    as they were made. difference: how far apart such a call is from the true one, on average, from 0 to 1:
     `difference_of`; 0 where none comes out otherwise.
     waited_s: how long a call takes, on average, in seconds. Without faults it takes no time.
     """
@@ -50,21 +50,21 @@ class Row(NamedTuple):
 
 def measured(
     what: Plan | Fault | type[Fault], severities: Sequence[float] = SEVERITIES, sessions: int = 8, calls: int = 45
-) -> list[Row]:
+) -> list[SeverityMeasurement]:
     """A row for each severity, from so many sessions of so many calls.
 
     what: a plan, whose faults have their shares of the severity (`Plan.at`), a fault, or a kind with its defaults.
     """
     plan = _plan_of(what)
-    bench = Bench(SCREEN, picture) if any(map(_of_pictures, plan.faults)) else Bench(None, orders)
+    service = MockService(SCREEN, picture) if any(map(_of_pictures, plan.faults)) else MockService(None, orders)
     rows = []
     for severity in severities:
-        played = [bench.run(plan.at(severity).faults, calls, episode=episode) for episode in range(sessions)]
+        played = [service.run(plan.at(severity).faults, calls, episode=episode) for episode in range(sessions)]
         outcomes = [outcome for session in played for outcome in session]
-        differences = [difference_of(outcome, bench) for outcome in outcomes]
+        differences = [difference_of(outcome, service) for outcome in outcomes]
         changed = [each for each in differences if each is not None]
         rows.append(
-            Row(
+            SeverityMeasurement(
                 severity,
                 len(changed) / len(outcomes),
                 float(np.mean(changed)) if changed else 0.0,
@@ -77,7 +77,7 @@ def measured(
 def _plan_of(what: Plan | Fault | type[Fault]) -> Plan:
     if isinstance(what, Plan):
         return what
-    return Plan(faults=[(what() if isinstance(what, type) else what).but(severity=1.0)])
+    return Plan(faults=[(what() if isinstance(what, type) else what).replace(severity=1.0)])
 
 
 def _of_pictures(fault: Fault) -> bool:
@@ -86,16 +86,16 @@ def _of_pictures(fault: Fault) -> bool:
     return fault.family == "pixels and sensors" or (needs is not None and not needs.in_plain)
 
 
-def difference_of(outcome: Outcome, bench: Bench) -> float | None:
+def difference_of(outcome: CallOutcome, service: MockService) -> float | None:
     """How far a call is from the true one, from 0 to 1; None where it is the same.
 
-    1 where no answer came, or the call was not carried out once and as it was asked. Else the mean over the fields of
+    1 where no answer came, or the call was not executed once and as it was made. Else the mean over the fields of
     both replies: of numbers the difference as a share of the sum of their sizes, of times as a share of a day, of
     pictures as a share of the brightest level, pixel by pixel; 1 for other fields that differ or are in one only.
     """
-    if not outcome.reply.ok or outcome.carried_out != [outcome.asked]:
+    if not outcome.reply.ok or outcome.executed != [outcome.call]:
         return 1.0
-    here, there = _fields(outcome.reply.payload), _fields(bench.answer(outcome.at))
+    here, there = _fields(outcome.reply.payload), _fields(service.answer(outcome.at))
     if here.keys() == there.keys() and all(alike(here[path], there[path]) for path in here):
         return None
     paths = here.keys() | there.keys()
@@ -131,7 +131,7 @@ def _time(text: Any) -> datetime | None:
         return None
 
 
-# --- what is asked for ---
+# --- the payloads of the mock services ---
 
 
 def orders(at: int) -> dict[str, Any]:

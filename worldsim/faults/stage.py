@@ -1,4 +1,4 @@
-"""A fault in its place among others: on which calls it is at work, and what it draws there."""
+"""A fault in its place in a plan: on which calls it acts, and its random numbers."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,24 +10,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
-from worldsim.faults.callbatch import FIRST, Calls, Flight
+from worldsim.faults.arrays import Floats, Rows
+from worldsim.faults.call_batch import FIRST_ROW, CallBatch, InFlight
 from worldsim.faults.clock import Clock
 from worldsim.faults.definition import Composition, Fault
-from worldsim.faults.effects.base import Batch, ByNumber, Effect, Memory, Scope, Wait
-from worldsim.faults.keys import Floats, Keys, fold_in, unit
-from worldsim.faults.log import Origin
+from worldsim.faults.effects.base import AffectedCalls, ByNumber, Effect, Memory, Scope, Wait
+from worldsim.faults.fault_log import CallIdentity
+from worldsim.faults.keys import Keys, fold_in, to_unit_interval
 from worldsim.faults.parameters import EVERYTHING, matches, suggest
-from worldsim.faults.payloads import Payloads, Rows
+from worldsim.faults.payloads import Payloads
 from worldsim.faults.replies import Replies
 from worldsim.faults.schedule import Always, Bursts, TimeWindow
 from worldsim.spaces import Leaf
 
-BLOCK = 256  # calls of a single session for which is worked out ahead whether a fault is at work
+BLOCK = 256  # calls of a single session for which triggers are computed ahead
 EFFECT, TRIGGER, PROBABILITY, SCHEDULE = range(4)  # streams of random numbers, folded into a tool's key
 STREAMS = np.arange(4)
 
 
-class Placed(NamedTuple):
+class PlacedFault(NamedTuple):
     """A fault in its place."""
 
     fault: Fault
@@ -43,19 +44,20 @@ def checked_seed(seed: int) -> int:
     return seed
 
 
-def placed(
+def place_faults(
     faults: Sequence[tuple[Fault, int]],
     leaves: tuple[Leaf, ...] | None,
     tools: Sequence[str] | None,
     kinds: Counter[str],
-) -> list[Placed]:
+) -> list[PlacedFault]:
     """Faults, outermost first and each with the seed of its plan, less those that can never do anything.
 
-    tools: all that there are, None where they are not known. kinds: how many faults there are of each kind further in;
+    tools: all that there are, None where they are not known. kinds: how many inner faults there are of each kind;
     those that are placed are added, so that two of a kind draw different numbers, whatever else there is.
     Raises ConfigError for tools or targets that match nothing.
     """
-    found: list[Placed] = []
+    found: list[PlacedFault] = []
+    # From the innermost out: a fault's seeds depend on how many of its kind are inside it, and on none outside.
     for fault, seed in reversed(faults):
         if tools is not None:
             require_match(fault, "tool", fault.tools, tools)
@@ -67,7 +69,7 @@ def placed(
             require_match(fault, "target", composition.targets, [leaf.name for leaf in leaves])
             chosen = tuple(leaf for leaf in leaves if matches(leaf.name, composition.targets))
         if not fault.idle:
-            found.insert(0, Placed(fault, composition, seeds, chosen))
+            found.insert(0, PlacedFault(fault, composition, seeds, chosen))
     return found
 
 
@@ -78,10 +80,10 @@ def require_match(fault: Fault, what: str, globs: Sequence[str], names: Sequence
             raise ConfigError(f"{fault.kind}: {what} '{glob}' matches nothing. {suggest(glob, names)}")
 
 
-class Stage:
+class FaultStage:
     """A fault in its place among others, on N sessions."""
 
-    def __init__(self, place: Placed, sessions: "Sessions", **scope: Any) -> None:
+    def __init__(self, place: PlacedFault, sessions: "Sessions", **scope: Any) -> None:
         fault, composition = place.fault, place.composition
         self.fault, self.effect, self.seeds = fault, composition.effect, place.seeds
         self.scope = Scope(fault.kind, place.leaves, composition.targets, **scope)
@@ -94,27 +96,29 @@ class Stage:
         self._in_time = isinstance(schedule, TimeWindow)
         self._draws_schedule = isinstance(schedule, Bursts)
         self.joint = None if getattr(schedule, "per_tool", True) else fault.tools
-        self._share, self._sees_all = composition.share, self.effect.sees_all(self.scope)
+        self._share, self._needs_all_calls = composition.share, self.effect.needs_all_calls(self.scope)
         self._every_tool = fault.tools == EVERYTHING
         scheduled = not (self._always or self._in_time or self.joint is not None)
-        self._free = not scheduled and fault.probability >= 1 and self._share >= 1  # nothing is left to chance
+        self._always_triggers = (
+            not scheduled and fault.probability >= 1 and self._share >= 1
+        )  # nothing is left to chance
         self._blocks: dict[Any, tuple[int, list[Any]]] = {}  # of a single session: what is known of many calls ahead
 
-    def start(self, rows: Rows, keys: Sequence[int], shown: Callable[[], Replies] | None) -> None:
-        """Begin sessions `rows`, under a key each; `shown` is what they showed before their first calls."""
+    def start(self, rows: Rows, keys: Sequence[int], initial: Callable[[], Replies] | None) -> None:
+        """Begin sessions `rows`, under a key each; `initial` is what they showed before their first calls."""
         self.session_keys[rows] = np.array(keys, np.uint64)
         self._add_tools()
         self._tool_keys[:, rows] = self._keys_of_tools(rows)
         self.memory.begin(rows)
         self._blocks = {}
-        if shown is not None and type(self.effect).begin is not Effect.begin:
+        if initial is not None and type(self.effect).begin is not Effect.begin:
             count = self._sessions.count
-            origin = Origin(self._sessions.names, np.zeros(count, np.int64), np.full(count, -1), {})
-            calls = Calls(rows, origin, Payloads(count), (), Flight(count))
-            self.effect.begin(Batch(self, calls, rows), shown())
+            identity = CallIdentity(self._sessions.names, np.zeros(count, np.int64), np.full(count, -1), {})
+            calls = CallBatch(rows, identity, Payloads(count), (), InFlight(count))
+            self.effect.begin(AffectedCalls(self, calls, rows), initial())
 
     def _add_tools(self) -> None:
-        """Tools that nobody knew of get their keys when they are first called."""
+        """New tools get their keys when they are first called."""
         if len(self._sessions.names) > self._tool_keys.shape[2]:
             self._tool_keys = self._keys_of_tools(np.arange(self._sessions.count))
 
@@ -128,107 +132,111 @@ class Stage:
         keys: Keys = self._tool_keys[stream]
         return keys
 
-    def keys(self, rows: Rows, origin: Origin) -> Keys:
+    def keys(self, rows: Rows, identity: CallIdentity) -> Keys:
         """The fault's keys for the tools that are called, (n,), of all draws but those that trigger it."""
-        return _of_tools(self._stream(EFFECT), rows, origin)
+        return _select_tools(self._stream(EFFECT), rows, identity)
 
-    def drawn(self, rows: Rows, origin: Origin) -> Floats:
+    def trigger_uniforms(self, rows: Rows, identity: CallIdentity) -> Floats:
         """The uniforms that decide whether the fault is triggered, (n,)."""
         if self._sessions.count == 1 and len(rows):
-            tool, number = int(origin.tools[0]), int(origin.numbers[0])
-            return self._ahead("uniform", tool, number, _uniform)
-        return self._uniforms(TRIGGER, rows, origin)
+            tool, number = int(identity.tools[0]), int(identity.numbers[0])
+            return self._from_block("uniform", tool, number, _uniform)
+        return self._uniforms(TRIGGER, rows, identity)
 
-    def by_number(self, name: str, function: ByNumber, batch: Batch) -> NDArray[Any]:
+    def by_number(self, name: str, function: ByNumber, batch: AffectedCalls) -> NDArray[Any]:
         """What a function makes of the uniforms and numbers of calls, (n,); of a single session's for many ahead."""
         if self._sessions.count > 1 or not len(batch):
             return function(batch.uniforms, batch.numbers)
-        origin = batch.calls.origin
-        return self._ahead(name, int(origin.tools[0]), int(origin.numbers[0]), function)
+        identity = batch.calls.identity
+        return self._from_block(name, int(identity.tools[0]), int(identity.numbers[0]), function)
 
-    def _ahead(self, name: str, tool: int, number: int, function: ByNumber) -> NDArray[Any]:
-        """What a function makes of the uniform and the number of a call, (1,)."""
+    def _from_block(self, name: str, tool: int, number: int, function: ByNumber) -> NDArray[Any]:
+        """A function of the uniform and the number of a call, (1,), computed for a block of calls at a time."""
         block, offset = divmod(number, BLOCK)
         known = self._blocks.get((name, tool))
         if known is None or known[0] != block:
             numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
-            drawn = unit(fold_in(self._stream(TRIGGER)[0, tool : tool + 1], numbers))
+            drawn = to_unit_interval(fold_in(self._stream(TRIGGER)[0, tool : tool + 1], numbers))
             known = self._blocks[name, tool] = block, list(function(drawn, numbers)[:, None])
         value: NDArray[Any] = known[1][offset]
         return value
 
     def seconds(self, rows: Rows) -> Floats:
-        """How late it is, (n,)."""
+        """The time on the clocks, (n,)."""
         return self._sessions.seconds(rows)
 
-    def _uniforms(self, stream: int, rows: Rows, origin: Origin) -> Floats:
-        return unit(fold_in(_of_tools(self._stream(stream), rows, origin), _of(origin.numbers, rows)))
+    def _uniforms(self, stream: int, rows: Rows, identity: CallIdentity) -> Floats:
+        return to_unit_interval(
+            fold_in(_select_tools(self._stream(stream), rows, identity), _select_rows(identity.numbers, rows))
+        )
 
-    def batch(self, calls: Calls) -> Batch | None:
-        """The calls that the effect must see: those that it triggers on, or all of its tools. None for none."""
-        rows, origin = calls.rows, calls.origin
+    def batch(self, calls: CallBatch) -> AffectedCalls | None:
+        """The calls that the effect gets: those that it triggers on, or all of its tools. None for none."""
+        rows, identity = calls.rows, calls.identity
         if not len(rows):
             return None
         if self._sessions.count == 1:
-            return Batch(self, calls, rows) if self._single(calls) else None
+            return AffectedCalls(self, calls, rows) if self._single(calls) else None
         if not self._every_tool:
-            rows = rows[calls.calling(rows, self.fault.tools)]
-        if self._sees_all:
-            return Batch(self, calls, rows) if len(rows) else None
+            rows = rows[calls.calls_tool(rows, self.fault.tools)]
+        if self._needs_all_calls:
+            return AffectedCalls(self, calls, rows) if len(rows) else None
         if not self._always and len(rows):
-            rows = rows[self._scheduled(rows, origin)]
+            rows = rows[self._scheduled(rows, identity)]
         if self.fault.probability < 1 and len(rows):
-            rows = rows[self._uniforms(PROBABILITY, rows, origin) < self.fault.probability]
+            rows = rows[self._uniforms(PROBABILITY, rows, identity) < self.fault.probability]
         drawn = None
         if self._share < 1 and len(rows):
-            drawn = self.drawn(rows, origin)
+            drawn = self.trigger_uniforms(rows, identity)
             hit = drawn < self._share
             rows, drawn = rows[hit], drawn[hit]
-        return Batch(self, calls, rows, drawn) if len(rows) else None
+        return AffectedCalls(self, calls, rows, drawn) if len(rows) else None
 
-    def triggered(self, calls: Calls, rows: Rows) -> NDArray[np.bool_]:
+    def triggered(self, calls: CallBatch, rows: Rows) -> NDArray[np.bool_]:
         """On which calls, (n,), of its tools the fault triggers: by schedule and probability, and by its share."""
-        origin = calls.origin
+        identity = calls.identity
         if self._sessions.count == 1 and len(rows):
-            return np.array([self._due(int(origin.tools[0]), int(origin.numbers[0]), origin.joint)])
-        hit = np.ones(len(rows), np.bool_) if self._always else self._scheduled(rows, origin)
+            return np.array([self._is_triggered(int(identity.tools[0]), int(identity.numbers[0]), identity.joint)])
+        hit = np.ones(len(rows), np.bool_) if self._always else self._scheduled(rows, identity)
         if self.fault.probability < 1:
-            hit = hit & (self._uniforms(PROBABILITY, rows, origin) < self.fault.probability)
-        return hit & (self.drawn(rows, origin) < self._share) if self._share < 1 else hit
+            hit = hit & (self._uniforms(PROBABILITY, rows, identity) < self.fault.probability)
+        return hit & (self.trigger_uniforms(rows, identity) < self._share) if self._share < 1 else hit
 
-    def _scheduled(self, rows: Rows, origin: Origin) -> NDArray[np.bool_]:
-        numbers, keys = origin.numbers, self.session_keys
+    def _scheduled(self, rows: Rows, identity: CallIdentity) -> NDArray[np.bool_]:
+        numbers, keys = identity.numbers, self.session_keys
         if self.joint is not None:
-            numbers, keys = origin.joint[self.joint], fold_in(self.session_keys[rows], SCHEDULE)
+            numbers, keys = identity.joint[self.joint], fold_in(self.session_keys[rows], SCHEDULE)
         elif self._draws_schedule:
-            keys = _of_tools(self._stream(SCHEDULE), rows, origin)
+            keys = _select_tools(self._stream(SCHEDULE), rows, identity)
         seconds = self._sessions.elapsed_s(rows) if self._in_time else 0.0
-        return self.fault.schedule.active(keys, _of(numbers, rows), seconds)
+        return self.fault.schedule.active(keys, _select_rows(numbers, rows), seconds)
 
-    def _single(self, calls: Calls) -> bool:
-        """Whether the effect must see the one call of a single session."""
-        origin = calls.origin
-        if not self._every_tool and not _fits(self.fault.tools, calls.call(0).tool):
+    def _single(self, calls: CallBatch) -> bool:
+        """Whether the effect gets the call of a single session."""
+        identity = calls.identity
+        if not self._every_tool and not _tool_matches(self.fault.tools, calls.call(0).tool):
             return False
-        return self._sees_all or self._due(int(origin.tools[0]), int(origin.numbers[0]), origin.joint)
+        return self._needs_all_calls or self._is_triggered(
+            int(identity.tools[0]), int(identity.numbers[0]), identity.joint
+        )
 
-    def _due(self, tool: int, number: int, joint: Mapping[tuple[str, ...], Rows]) -> bool:
-        """`triggered` of a call of a single session: what depends on its number alone is known for many ahead."""
-        seconds = self._sessions.elapsed_s(FIRST) if self._in_time else 0.0
-        if self._in_time and not self.fault.schedule.active(self.session_keys, FIRST, seconds)[0]:
+    def _is_triggered(self, tool: int, number: int, joint: Mapping[tuple[str, ...], Rows]) -> bool:
+        """`triggered` for a call of a single session; what depends on its number alone is computed for many ahead."""
+        seconds = self._sessions.elapsed_s(FIRST_ROW) if self._in_time else 0.0
+        if self._in_time and not self.fault.schedule.active(self.session_keys, FIRST_ROW, seconds)[0]:
             return False
-        if self.joint is not None and not self._joint_due(int(joint[self.joint][0])):
+        if self.joint is not None and not self._joint_is_triggered(int(joint[self.joint][0])):
             return False
-        if self._free:
+        if self._always_triggers:
             return True
         block, offset = divmod(number, BLOCK)
         known = self._blocks.get(tool)
         if known is None or known[0] != block:
             numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
-            known = self._blocks[tool] = block, self._due_ahead(tool, numbers).tolist()
+            known = self._blocks[tool] = block, self._triggered_block(tool, numbers).tolist()
         return bool(known[1][offset])
 
-    def _joint_due(self, number: int) -> bool:
+    def _joint_is_triggered(self, number: int) -> bool:
         """By a schedule that counts the calls of all tools together."""
         block, offset = divmod(number, BLOCK)
         known = self._blocks.get("joint")
@@ -238,26 +246,26 @@ class Stage:
             known = self._blocks["joint"] = block, due.tolist()
         return bool(known[1][offset])
 
-    def _due_ahead(self, tool: int, numbers: Rows) -> NDArray[np.bool_]:
+    def _triggered_block(self, tool: int, numbers: Rows) -> NDArray[np.bool_]:
         found = np.ones(BLOCK, np.bool_)
         if not (self._always or self._in_time or self.joint is not None):
             found &= self.fault.schedule.active(self._stream(SCHEDULE)[0, tool : tool + 1], numbers, 0.0)
         for stream, share in ((PROBABILITY, self.fault.probability), (TRIGGER, self._share)):
             if share < 1:
-                found &= unit(fold_in(self._stream(stream)[0, tool : tool + 1], numbers)) < share
+                found &= to_unit_interval(fold_in(self._stream(stream)[0, tool : tool + 1], numbers)) < share
         return found
 
-    def reaches(self, tool: str, position: int, number: int, joint: Mapping[tuple[str, ...], Rows]) -> bool:
-        """`batch` for the call of a single session, before there is anything but its tool and its number."""
-        if not self._every_tool and not _fits(self.fault.tools, tool):
+    def acts_on(self, tool: str, position: int, number: int, joint: Mapping[tuple[str, ...], Rows]) -> bool:
+        """`batch` for the call of a single session, of which only the tool and the number are known yet."""
+        if not self._every_tool and not _tool_matches(self.fault.tools, tool):
             return False
-        return self._sees_all or self._due(position, number, joint)
+        return self._needs_all_calls or self._is_triggered(position, number, joint)
 
-    def may_reach(self, tool: str, position: int, number: int) -> bool:
-        """`reaches` where nobody knows how late it will be, or how many calls of other tools there were."""
+    def may_act_on(self, tool: str, position: int, number: int) -> bool:
+        """`acts_on` before the time of the call, and the number of calls of other tools, are known."""
         if self._in_time or self.joint is not None:
-            return self._every_tool or _fits(self.fault.tools, tool)
-        return self.reaches(tool, position, number, {})
+            return self._every_tool or _tool_matches(self.fault.tools, tool)
+        return self.acts_on(tool, position, number, {})
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "effect"}  # effects are made of functions
@@ -265,7 +273,7 @@ class Stage:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, effect=state["fault"].compose().effect)
 
-    def resume(self, keys: Keys, memory: Memory) -> None:
+    def restore(self, keys: Keys, memory: Memory) -> None:
         """Go to where a snapshot was taken."""
         self.session_keys, self.memory = keys.copy(), memory.copy()
         self._tool_keys = self._keys_of_tools(np.arange(self._sessions.count))
@@ -281,12 +289,12 @@ class Sessions:
         self.hashes: list[int] = []
         self.positions: dict[str, int] = {}
         self.clock_s: Floats = np.zeros(count)  # where there is no clock from outside
-        self.began_s: Floats = np.zeros(count)  # on the clocks
+        self.started_s: Floats = np.zeros(count)  # on the clocks
         for name in names:
             self.position(name)
 
     def position(self, tool: str) -> int:
-        """The tool's position among the names; it is added where nobody knew of it."""
+        """The tool's position among the names; new ones are added."""
         if tool not in self.positions:
             self.positions[tool] = len(self.names)
             self.names.append(tool)
@@ -294,39 +302,39 @@ class Sessions:
         return self.positions[tool]
 
     def seconds(self, rows: Rows) -> Floats:
-        """How late it is for these sessions, (n,)."""
+        """The time on the clocks of these sessions, (n,)."""
         if self.clock is None:
             return self.clock_s[rows]
         return np.array([self.clock.now()] * len(rows))
 
     def begin(self, rows: Rows) -> None:
         """Sessions begin, now."""
-        self.began_s[rows] = self.seconds(rows)
+        self.started_s[rows] = self.seconds(rows)
 
     def elapsed_s(self, rows: Rows) -> Floats:
         """Seconds since these sessions began, (n,)."""
-        return self.seconds(rows) - self.began_s[rows]
+        return self.seconds(rows) - self.started_s[rows]
 
-    def waiting(self, wait: Wait) -> Floats:
+    def apply_wait(self, wait: Wait) -> Floats:
         """The seconds that these calls wait, (n,): no longer than until their callers give up."""
         seconds = np.maximum(wait.seconds, 0.0)
         if wait.calls.deadline_s is not None:
             left = wait.calls.deadline_s[wait.rows] - self.seconds(wait.rows)
             seconds = np.minimum(seconds, np.maximum(left, 0.0))
         if self.count == 1:
-            wait.calls.flight.waited_s[0] += float(seconds.sum())
+            wait.calls.in_flight.waited_s[0] += float(seconds.sum())
         else:
-            wait.calls.flight.waited_s[wait.rows] += seconds
+            wait.calls.in_flight.waited_s[wait.rows] += seconds
         return seconds
 
-    def waiting_single(self, wait: Wait) -> float:
+    def apply_wait_single(self, wait: Wait) -> float:
         """The same for the one call of a single session, without arrays: it happens at every call of a slow service."""
         if not len(wait.rows):
             return 0.0
         seconds = max(float(wait.seconds[0]), 0.0)
         if wait.calls.deadline_s is not None and self.clock is not None:
             seconds = min(seconds, max(float(wait.calls.deadline_s[0]) - self.clock.now(), 0.0))
-        wait.calls.flight.waited_s[0] += seconds
+        wait.calls.in_flight.waited_s[0] += seconds
         return seconds
 
 
@@ -334,16 +342,16 @@ def _uniform(drawn: Floats, numbers: Rows) -> Floats:
     return drawn
 
 
-def _of(values: NDArray[Any], rows: Rows) -> NDArray[Any]:
+def _select_rows(values: NDArray[Any], rows: Rows) -> NDArray[Any]:
     """The values of some sessions; those very values where they are all."""
     return values if len(rows) == len(values) else values[rows]
 
 
-def _of_tools(matrix: NDArray[Any], rows: Rows, origin: Origin) -> NDArray[Any]:
+def _select_tools(matrix: NDArray[Any], rows: Rows, identity: CallIdentity) -> NDArray[Any]:
     """What stands in a matrix (N, tools) for the tools that these sessions call, (n,)."""
-    return _of(matrix[:, 0], rows) if matrix.shape[1] == 1 else matrix[rows, origin.tools[rows]]
+    return _select_rows(matrix[:, 0], rows) if matrix.shape[1] == 1 else matrix[rows, identity.tools[rows]]
 
 
 @lru_cache(maxsize=4096)
-def _fits(globs: tuple[str, ...], tool: str) -> bool:
+def _tool_matches(globs: tuple[str, ...], tool: str) -> bool:
     return matches(tool, globs)

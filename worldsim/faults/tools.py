@@ -22,22 +22,22 @@ from typing import Any, Literal, NoReturn, TypeVar, cast
 import numpy as np
 
 from worldsim.errors import ConfigError
-from worldsim.faults.calls import ERRORS, LOST, Call, Record, Reply
-from worldsim.faults.clock import Clock, VirtualClock, WallClock, own_time
+from worldsim.faults.call_recorder import CallRecorder
+from worldsim.faults.calls import ERRORS, LOST, Call, FaultRecord, Reply
+from worldsim.faults.clock import Clock, VirtualClock, WallClock, call_time
 from worldsim.faults.definition import Fault
 from worldsim.faults.effects.base import Effect
 from worldsim.faults.effects.delays import ON_TIME_S
 from worldsim.faults.parameters import suggest
-from worldsim.faults.pipeline import CarryOut, CarryOutAsync, Pipeline, Trip
+from worldsim.faults.payload_views import PayloadView, view_of
+from worldsim.faults.pipeline import ExecuteCall, ExecuteCallAsync, ForwardContext, Pipeline
 from worldsim.faults.plans.plan import Plan
-from worldsim.faults.recording import Recording
 from worldsim.faults.stage import checked_seed
-from worldsim.faults.views import View, opened
 
 F = TypeVar("F", bound=Callable[..., Any])
 Errors = Literal["raise", "result"]
 _ROW = np.zeros(1, np.int64)
-DEFAULT = "default"  # the session of whoever opens none
+DEFAULT = "default"  # the session of callers that open none
 
 
 class ToolError(RuntimeError):
@@ -47,7 +47,7 @@ class ToolError(RuntimeError):
     """
 
     def __init__(self, tool: str, reply: Reply) -> None:
-        super().__init__(_said(tool, reply))
+        super().__init__(_error_text(tool, reply))
         self.tool, self.reply = tool, reply
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -55,20 +55,20 @@ class ToolError(RuntimeError):
 
     @property
     def retry_after_s(self) -> float | None:
-        """Seconds after which the service asks to be called again, None where it does not say."""
+        """Seconds after which the service asks to be called again, None where it does not."""
         return self.reply.retry_after_s
 
 
 class ToolTimeout(ToolError, TimeoutError):
-    """Nothing came in time. Whether the call was carried out cannot be told."""
+    """Nothing came in time. Whether the call was carried out is not known."""
 
 
 class ToolConnectionError(ToolError, ConnectionError):
-    """The connection was lost. Whether the call was carried out cannot be told."""
+    """The connection was lost. Whether the call was carried out is not known."""
 
 
 class ToolRefused(ToolError):
-    """The service said no, or broke: see `status` and `retry_after_s`."""
+    """The service refused the call, or failed: see `status` and `retry_after_s`."""
 
     @property
     def status(self) -> int:
@@ -77,7 +77,7 @@ class ToolRefused(ToolError):
 
 
 class MalformedReply(ToolError, ValueError):
-    """Something came that cannot be read: see `reply.raw`."""
+    """A reply arrived that cannot be parsed: see `reply.raw`."""
 
 
 STATUSES: Mapping[str, int] = {
@@ -98,21 +98,21 @@ _EXCEPTIONS: Mapping[str, type[ToolError]] = {
 }
 
 
-def _said(tool: str, reply: Reply) -> str:
-    """What a failed call says, in a line."""
+def _error_text(tool: str, reply: Reply) -> str:
+    """The error message of a failed call, in a line."""
     status = f" {STATUSES[reply.error]}" if reply.error and reply.error in STATUSES else ""
     wait = "" if reply.retry_after_s is None else f"; retry after {reply.retry_after_s:g} s"
     raw = f": {' '.join(reply.raw.split())[:200]}" if reply.raw else ""
     return f"{tool}: {(reply.error or 'failed').replace('_', ' ')}{status}{wait}{raw}"
 
 
-class _Raised:
+class _ToolException:
     """What a tool itself raised: an answer like any other, which faults may delay or lose, but cannot change."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def __deepcopy__(self, memo: Any) -> "_Raised":
+    def __deepcopy__(self, memo: Any) -> "_ToolException":
         return self
 
 
@@ -125,102 +125,102 @@ class Session:
     def __init__(self, faults: "Faults", name: str) -> None:
         self.name, self.clock = name, faults._clock()
         self._began = time.time() - self.clock.now()  # when the session's clock stood at 0, in seconds since 1970
-        self._faults, self._records = faults, list[Record]()
-        self._views: dict[str, View] = {}  # of the last answer of each tool: how what is repeated becomes a payload
+        self._faults, self._records = faults, list[FaultRecord]()
+        self._views: dict[str, PayloadView] = {}  # of the last answer of each tool, to rebuild replayed payloads
         self._tokens: list[Token[Session | None]] = []
         seeded = [(fault, faults.seed) for fault in faults.plan.faults]
         self._pipeline = Pipeline(seeded, None, faults.tools, self.clock)
         self._pipeline.start(_ROW, [(name,)])
 
     @property
-    def records(self) -> list[Record]:
-        """What was done to the calls of this session, in the order in which their replies came."""
+    def records(self) -> list[FaultRecord]:
+        """The records of the calls of this session, in the order in which their replies arrived."""
         return list(self._records)
 
     def call(self, tool: str, arguments: Mapping[str, Any], forward: Callable[[Call], Any]) -> Reply:
-        """Carry a call through the faults. `forward` carries it out: it gives a result, or a `Reply`.
+        """Carry a call through the faults. `forward` executes it, and returns a result or a `Reply`.
 
         What `forward` raises goes on to the caller, unless a fault has lost the answer.
         """
-        carried = _Carried(self)
-        reply, _ = self.exchange(tool, arguments, carried.sync(forward))
-        return carried.closed(tool, reply)
+        adapter = _CallAdapter(self)
+        reply, _ = self.call_with_records(tool, arguments, adapter.sync(forward))
+        return adapter.restore_payload(tool, reply)
 
     async def acall(self, tool: str, arguments: Mapping[str, Any], forward: Callable[[Call], Awaitable[Any]]) -> Reply:
         """`call` for a coroutine."""
-        carried = _Carried(self)
-        reply, _ = await self.aexchange(tool, arguments, carried.coroutine(forward))
-        return carried.closed(tool, reply)
+        adapter = _CallAdapter(self)
+        reply, _ = await self.acall_with_records(tool, arguments, adapter.coroutine(forward))
+        return adapter.restore_payload(tool, reply)
 
-    def exchange(
-        self, tool: str, arguments: Mapping[str, Any], carry_out: CarryOut, timeout_s: float | None = None
-    ) -> tuple[Reply, Sequence[Record]]:
-        """`call` for whoever opens payloads for the faults in a way of its own; gives what was done to the call, too.
+    def call_with_records(
+        self, tool: str, arguments: Mapping[str, Any], execute: ExecuteCall, timeout_s: float | None = None
+    ) -> tuple[Reply, Sequence[FaultRecord]]:
+        """`call` with the records of the call, for entry points that open payloads for the faults in their own way.
 
         timeout_s: seconds that the caller waits at most for what faults hold up; None: for as long as it takes.
         """
 
-        def caught(call: Call, trip: Trip) -> Reply:
+        def caught(call: Call, context: ForwardContext) -> Reply:
             try:
-                return carry_out(call, trip)
+                return execute(call, context)
             except Exception as error:
-                return Reply(_Raised(error))
+                return Reply(_ToolException(error))
 
-        with own_time(self.clock):
+        with call_time(self.clock):
             started_s = self.clock.now()
             deadline_s = None if timeout_s is None else started_s + timeout_s
             reply, records = self._pipeline.call(tool, arguments, caught, deadline_s=deadline_s)
-            return self._arrived(tool, reply, records, started_s, timeout_s), records
+            return self._finish_call(tool, reply, records, started_s, timeout_s), records
 
-    async def aexchange(
-        self, tool: str, arguments: Mapping[str, Any], carry_out: CarryOutAsync, timeout_s: float | None = None
-    ) -> tuple[Reply, Sequence[Record]]:
-        """`exchange` for a coroutine."""
+    async def acall_with_records(
+        self, tool: str, arguments: Mapping[str, Any], execute: ExecuteCallAsync, timeout_s: float | None = None
+    ) -> tuple[Reply, Sequence[FaultRecord]]:
+        """`call_with_records` for a coroutine."""
 
-        async def caught(call: Call, trip: Trip) -> Reply:
+        async def caught(call: Call, context: ForwardContext) -> Reply:
             try:
-                return await carry_out(call, trip)
+                return await execute(call, context)
             except Exception as error:
-                return Reply(_Raised(error))
+                return Reply(_ToolException(error))
 
-        with own_time(self.clock):
+        with call_time(self.clock):
             started_s = self.clock.now()
             deadline_s = None if timeout_s is None else started_s + timeout_s
             reply, records = await self._pipeline.acall(tool, arguments, caught, deadline_s)
-            return self._arrived(tool, reply, records, started_s, timeout_s), records
+            return self._finish_call(tool, reply, records, started_s, timeout_s), records
 
     def effects(self, tool: str, number: int) -> list[Effect]:
-        """Of the faults that may act on a call."""
+        """The effects of the faults that may act on a call."""
         return self._pipeline.effects(tool, number)
 
-    def garbled(self, tool: str, reply: Reply) -> Any:
+    def malformed_payload(self, tool: str, reply: Reply) -> Any:
         """What the caller of a tool that answers with a text gets of a reply that cannot be parsed; LOST for others."""
         view = self._views.get(tool)
-        if reply.error != "malformed" or reply.raw is None or view is None or view.garbled is None:
+        if reply.error != "malformed" or reply.raw is None or view is None or view.malformed is None:
             return LOST
-        return view.garbled(reply.raw)
+        return view.malformed(reply.raw)
 
     def wait(self, seconds: float) -> None:
-        """Let time pass on the session's clock: whoever heeds a Retry-After waits here."""
+        """Let time pass on the session's clock: an agent that heeds a Retry-After waits here."""
         self.clock.sleep(_checked_wait(seconds))
 
     async def await_(self, seconds: float) -> None:
         """`wait` for a coroutine."""
         await self.clock.asleep(_checked_wait(seconds))
 
-    def _arrived(
-        self, tool: str, reply: Reply, records: Sequence[Record], started_s: float, timeout_s: float | None
+    def _finish_call(
+        self, tool: str, reply: Reply, records: Sequence[FaultRecord], started_s: float, timeout_s: float | None
     ) -> Reply:
         self._records += records
-        held_up = reply.latency_s > 0
-        if isinstance(self.clock, WallClock):  # carrying out takes time, too
+        was_delayed = reply.latency_s > 0
+        if isinstance(self.clock, WallClock):  # execution takes time, too
             reply = reply._replace(latency_s=self.clock.now() - started_s)
-        if timeout_s is not None and held_up and reply.latency_s >= timeout_s - ON_TIME_S:
+        if timeout_s is not None and was_delayed and reply.latency_s >= timeout_s - ON_TIME_S:
             reply = Reply.failed("timeout")._replace(latency_s=reply.latency_s)
-        raised = reply.payload.error if isinstance(reply.payload, _Raised) else None
-        if self._faults.recording is not None:
+        raised = reply.payload.error if isinstance(reply.payload, _ToolException) else None
+        if self._faults.recorder is not None:
             failure = None if raised is None else f"{type(raised).__name__}: {raised}"
-            self._faults.recording.add(self.name, tool, self._began + started_s, reply, failure)
+            self._faults.recorder.add(self.name, tool, self._began + started_s, reply, failure)
         if raised is not None:
             raise raised
         return reply
@@ -238,56 +238,58 @@ class Session:
 _current: ContextVar[Session | None] = ContextVar("worldsim.faults.session", default=None)
 
 
-class _Carried:
-    """Carries one call out, and remembers how its answer was opened for the faults."""
+class _CallAdapter:
+    """Executes one call, and keeps the view of its answer that the faults changed."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.view: View | None = None
+        self.view: PayloadView | None = None
 
-    def sync(self, forward: Callable[[Call], Any]) -> Callable[[Call, Trip], Reply]:
-        def carry_out(call: Call, trip: Trip) -> Reply:
-            return self._answered(call.tool, forward(call))
+    def sync(self, forward: Callable[[Call], Any]) -> Callable[[Call, ForwardContext], Reply]:
+        def execute(call: Call, context: ForwardContext) -> Reply:
+            return self._open_payload(call.tool, forward(call))
 
-        return carry_out
+        return execute
 
-    def coroutine(self, forward: Callable[[Call], Awaitable[Any]]) -> Callable[[Call, Trip], Awaitable[Reply]]:
-        async def carry_out(call: Call, trip: Trip) -> Reply:
+    def coroutine(
+        self, forward: Callable[[Call], Awaitable[Any]]
+    ) -> Callable[[Call, ForwardContext], Awaitable[Reply]]:
+        async def execute(call: Call, context: ForwardContext) -> Reply:
             try:
-                answer = await self._in_time(forward(call), trip)
-            except _GaveUp:
+                answer = await self._in_time(forward(call), context)
+            except _CallerTimedOut:
                 return Reply.failed("timeout")
-            return self._answered(call.tool, answer)
+            return self._open_payload(call.tool, answer)
 
-        return carry_out
+        return execute
 
-    async def _in_time(self, answer: Awaitable[Any], trip: Trip) -> Any:
-        """An answer, unless the caller gives up before: the service goes on then, and nobody hears of it."""
-        if trip.deadline_s is None or not isinstance(self._session.clock, WallClock):
+    async def _in_time(self, answer: Awaitable[Any], context: ForwardContext) -> Any:
+        """An answer, unless the caller gives up before: the service goes on then, and its answer is dropped."""
+        if context.deadline_s is None or not isinstance(self._session.clock, WallClock):
             return await answer
         task = asyncio.ensure_future(answer)
-        left_s = max(0.0, trip.deadline_s - self._session.clock.now())
+        left_s = max(0.0, context.deadline_s - self._session.clock.now())
         done, _ = await asyncio.wait({task}, timeout=left_s)
         if not done:
             self._session._faults._abandoned.add(task)
             task.add_done_callback(self._session._faults._forget)
-            raise _GaveUp
+            raise _CallerTimedOut
         return task.result()
 
-    def closed(self, tool: str, reply: Reply) -> Reply:
-        """A reply whose payload is again what tools answer with."""
+    def restore_payload(self, tool: str, reply: Reply) -> Reply:
+        """A reply with its payload in the form of the tool's answers again."""
         view = self.view or self._session._views.get(tool)
-        return reply if reply.payload is LOST or view is None else reply._replace(payload=view.close(reply.payload))
+        return reply if reply.payload is LOST or view is None else reply._replace(payload=view.rebuild(reply.payload))
 
-    def _answered(self, tool: str, answer: Any) -> Reply:
+    def _open_payload(self, tool: str, answer: Any) -> Reply:
         reply = answer if isinstance(answer, Reply) else Reply(answer)
         if reply.payload is LOST:
             return reply
-        self.view = self._session._views[tool] = opened(reply.payload)
+        self.view = self._session._views[tool] = view_of(reply.payload)
         return reply._replace(payload=self.view.inner)
 
 
-class _GaveUp(Exception):
+class _CallerTimedOut(Exception):
     """The caller has given up waiting."""
 
 
@@ -327,22 +329,22 @@ class Faults:
         self.seed = checked_seed(seed) if self.plan.seed is None else self.plan.seed
         self.tools = None if tools is None else tuple(tools)
         self.plan.check(self.tools, None)
-        self.recording = None if record is None else Recording(record)
+        self.recorder = None if record is None else CallRecorder(record)
         self._clock = clock
         self._sessions: dict[str, Session] = {}
         self.functions: dict[str, Callable[[Call], Any]] = {}  # what carries each tool out, of those that are wrapped
         self._abandoned: set[asyncio.Future[Any]] = set()  # whose callers have given up; held so that they go on
 
     def session(self, name: str = DEFAULT) -> Session:
-        """The session of this name; it begins when it is first asked for."""
+        """The session of this name; it begins when it is first used."""
         found = self._sessions.get(name)
         return found if found is not None else self._sessions.setdefault(name, Session(self, name))
 
     @property
     def current(self) -> Session:
         """The session that was entered (`with faults.session(...)`), or else the default one."""
-        entered = _current.get()
-        return entered if entered is not None and entered._faults is self else self.session()
+        active = _current.get()
+        return active if active is not None and active._faults is self else self.session()
 
     def call(self, tool: str, arguments: Mapping[str, Any], forward: Callable[[Call], Any]) -> Reply:
         """`Session.call` in the current session."""
@@ -361,14 +363,14 @@ class Faults:
         await self.current.await_(seconds)
 
     @property
-    def records(self) -> list[Record]:
+    def records(self) -> list[FaultRecord]:
         """What was done to the calls of all sessions."""
         return [record for session in self._sessions.values() for record in session.records]
 
     def _forget(self, task: "asyncio.Future[Any]") -> None:
         self._abandoned.discard(task)
         if not task.cancelled():
-            task.exception()  # nobody hears of it: without a look asyncio would complain
+            task.exception()  # retrieved, or asyncio would log it
 
 
 def tool(
@@ -384,10 +386,10 @@ def tool(
 
     The result has an attribute `faults`.
     """
-    behind = faults if isinstance(faults, Faults) else Faults(faults)
+    faults_of_tool = faults if isinstance(faults, Faults) else Faults(faults)
 
     def put_behind(function: F) -> F:
-        return cast(F, _wrapped(function, name or function.__name__, behind, errors))
+        return cast(F, _wrapped(function, name or function.__name__, faults_of_tool, errors))
 
     return put_behind
 
@@ -402,50 +404,52 @@ def wrap(
 
     Raises ConfigError for a plan that is aimed at none of them.
     """
-    behind = faults if isinstance(faults, Faults) else Faults(faults, tools=list(functions))
-    behind.plan.check(list(functions), None)
-    return {name: _wrapped(function, name, behind, errors) for name, function in functions.items()}
+    faults_of_tool = faults if isinstance(faults, Faults) else Faults(faults, tools=list(functions))
+    faults_of_tool.plan.check(list(functions), None)
+    return {name: _wrapped(function, name, faults_of_tool, errors) for name, function in functions.items()}
 
 
 def _wrapped(function: Callable[..., Any], name: str, faults: Faults, errors: Errors) -> Callable[..., Any]:
     if errors not in ("raise", "result"):
         raise ConfigError(f"errors cannot be {errors!r}. {suggest(errors, ['raise', 'result'])}")
-    taken = inspect.signature(function)
+    signature_ = inspect.signature(function)
 
+    # Faults see arguments by name. The two functions below turn a Python call into names and back, whatever kinds of
+    # parameters the signature has.
     def arguments_of(given: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-        bound = taken.bind(*given, **named)
+        bound = signature_.bind(*given, **named)
         arguments = dict(bound.arguments)
-        rest = next((p.name for p in taken.parameters.values() if p.kind is p.VAR_KEYWORD), None)
+        rest = next((p.name for p in signature_.parameters.values() if p.kind is p.VAR_KEYWORD), None)
         arguments |= arguments.pop(rest, {}) if rest else {}
         return arguments
 
-    positional = [p.name for p in taken.parameters.values() if p.kind is p.POSITIONAL_ONLY]
-    several = next((p.name for p in taken.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
+    positional = [p.name for p in signature_.parameters.values() if p.kind is p.POSITIONAL_ONLY]
+    several = next((p.name for p in signature_.parameters.values() if p.kind is p.VAR_POSITIONAL), None)
 
     def forward(call: Call) -> Any:
         passed = dict(call.arguments)
         first = [passed.pop(each) for each in positional if each in passed]
         more = passed.pop(several, ()) if several else ()
         if more:  # what stands before *args has to be given by position
-            first += [passed.pop(p.name) for p in taken.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD
+            first += [passed.pop(p.name) for p in signature_.parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD
                       and p.name in passed]  # fmt: skip
         return function(*first, *more, **passed)
 
     faults.functions[name] = forward
 
-    def carry_out(call: Call) -> Any:  # what a fault holds back is carried out at a call of another tool
+    def execute(call: Call) -> Any:  # what a fault holds back is carried out at a call of another tool
         return (forward if call.tool == name else faults.functions.get(call.tool, forward))(call)
 
     if inspect.iscoroutinefunction(function):
 
-        async def acarry_out(call: Call) -> Any:
-            answer = carry_out(call)
+        async def execute_async(call: Call) -> Any:
+            answer = execute(call)
             return await answer if inspect.isawaitable(answer) else answer
 
         @functools.wraps(function)
         async def acalled(*given: Any, **named: Any) -> Any:
             session = faults.current
-            reply = await session.acall(name, arguments_of(given, named), acarry_out)
+            reply = await session.acall(name, arguments_of(given, named), execute_async)
             return _result(session, name, reply, errors)
 
         acalled.faults = faults  # type: ignore[attr-defined]
@@ -454,22 +458,22 @@ def _wrapped(function: Callable[..., Any], name: str, faults: Faults, errors: Er
     @functools.wraps(function)
     def called(*given: Any, **named: Any) -> Any:
         session = faults.current
-        return _result(session, name, session.call(name, arguments_of(given, named), carry_out), errors)
+        return _result(session, name, session.call(name, arguments_of(given, named), execute), errors)
 
     called.faults = faults  # type: ignore[attr-defined]
     return called
 
 
 def _result(session: Session, name: str, reply: Reply, errors: Errors) -> Any:
-    """What a caller gets: the payload, or the failure in the way that was asked for."""
-    payload = session.garbled(name, reply) if reply.payload is LOST else reply.payload
+    """What a caller gets: the payload, or the failure as `errors` has it."""
+    payload = session.malformed_payload(name, reply) if reply.payload is LOST else reply.payload
     if payload is not LOST:
         return payload
     if errors == "result":
-        return {"isError": True, "content": [{"type": "text", "text": _said(name, reply)}]}
+        return {"isError": True, "content": [{"type": "text", "text": _error_text(name, reply)}]}
     _fail(name, reply)
 
 
 def _fail(name: str, reply: Reply) -> NoReturn:
-    assert reply.error in ERRORS, f"a lost reply says why, and not {reply.error!r}"
+    assert reply.error in ERRORS, f"a lost reply has an error, not {reply.error!r}"
     raise _EXCEPTIONS.get(str(reply.error), ToolRefused)(name, reply)

@@ -16,7 +16,10 @@ from worldsim.spaces import Leaf
 
 SMALL = 16  # values with more entries than this are not written into records
 
-# What the leaves of plain JSON are, which has no space that would say so.
+TreePath = tuple[str | int, ...]
+"""Where something is in nested mappings and lists: their keys and positions from the outside in."""
+
+# What the leaves of plain JSON are, which has no space.
 _FLAG = spaces.Discrete(2)
 _NUMBER = spaces.Box(-np.inf, np.inf, (), np.float64)
 _STRING = spaces.Text(10**9, min_length=0, charset=string.ascii_letters + string.digits + string.punctuation + " ")
@@ -39,7 +42,7 @@ def leaves_of(space: spaces.Space[Any]) -> tuple[Leaf, ...]:
     """
     found: list[Leaf] = []
 
-    def walk(inner: spaces.Space[Any], path: tuple[str | int, ...]) -> None:
+    def walk(inner: spaces.Space[Any], path: TreePath) -> None:
         if isinstance(inner, spaces.Dict | spaces.Tuple):
             items = inner.spaces.items() if isinstance(inner, spaces.Dict) else enumerate(inner.spaces)
             for key, below in items:
@@ -62,7 +65,7 @@ def plain_leaves(payload: Any) -> Iterator[Leaf]:
             yield Leaf(path, _STRING)
 
 
-def nodes(payload: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+def nodes(payload: Any, path: TreePath = ()) -> Iterator[tuple[TreePath, Any]]:
     """Every place of a payload with what stands there, containers before what is in them."""
     yield path, payload
     if isinstance(payload, Mapping):
@@ -73,7 +76,7 @@ def nodes(payload: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tupl
             yield from nodes(value, (*path, position))
 
 
-def get(payload: Any, path: tuple[str | int, ...]) -> Any:
+def get(payload: Any, path: TreePath) -> Any:
     """The value at a path of keys and positions; ABSENT where there is no such place."""
     try:
         for step in path:
@@ -109,7 +112,7 @@ def written(leaf: Leaf, value: Any) -> Any:
     return value.tolist() if plain_json and isinstance(value, np.ndarray | np.generic) else value
 
 
-def put(payload: Any, path: tuple[str | int, ...], value: Any) -> Any:
+def put(payload: Any, path: TreePath, value: Any) -> Any:
     """A payload with another value at `path`; only the containers on the way are copied.
 
     Where the value is ABSENT the object that has such a field has none.
@@ -144,10 +147,10 @@ def copied(payload: Any) -> Any:
     return copy.deepcopy(payload)
 
 
-_FIXED = (str, int, float, np.generic, type(None))  # values that nobody can write into
+_FIXED = (str, int, float, np.generic, type(None))  # immutable values
 
 
-def same(left: Any, right: Any) -> bool:
+def identical(left: Any, right: Any) -> bool:
     """Whether two leaf values are alike in shape, type and every bit (NaN equals NaN)."""
     if isinstance(left, np.ndarray) or isinstance(right, np.ndarray):
         left, right = np.asarray(left), np.asarray(right)
@@ -162,15 +165,15 @@ def same(left: Any, right: Any) -> bool:
 def alike(left: Any, right: Any) -> bool:
     """Whether two payloads are alike in structure and in every leaf, to the bit."""
     if isinstance(left, _FIXED):
-        return type(left) is type(right) and same(left, right)
+        return type(left) is type(right) and identical(left, right)
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         return list(left) == list(right) and all(alike(left[key], right[key]) for key in left)
     if isinstance(left, list | tuple) and type(left) is type(right):
         return len(left) == len(right) and all(map(alike, left, right))
-    return type(left) is type(right) and same(left, right)
+    return type(left) is type(right) and identical(left, right)
 
 
-def usual(leaf: Leaf, value: Any) -> bool:
+def has_leaf_form(leaf: Leaf, value: Any) -> bool:
     """Whether a value has the type and shape of its leaf, and anything in it. After another fault it may not."""
     space = leaf.space
     if isinstance(space, spaces.Text):
@@ -183,12 +186,12 @@ def usual(leaf: Leaf, value: Any) -> bool:
     return is_array and value.dtype.kind in ("b", "i", "u", "f")
 
 
-def plain(value: Any) -> Any:
+def to_plain_json(value: Any) -> Any:
     """A small leaf value as plain JSON, non-finite numbers as strings; "..." for a large one."""
     if isinstance(value, np.ndarray):
-        return [plain(item) for item in value.ravel().tolist()] if value.size <= SMALL else "..."
+        return [to_plain_json(item) for item in value.ravel().tolist()] if value.size <= SMALL else "..."
     if isinstance(value, list) and len(value) <= SMALL:
-        return [plain(item) for item in value]
+        return [to_plain_json(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -198,7 +201,7 @@ def plain(value: Any) -> Any:
 
 def described(before: Any, after: Any) -> dict[str, Any]:
     """Two small values for a record, nothing where one of them is large."""
-    small = {"before": plain(before), "after": plain(after)}
+    small = {"before": to_plain_json(before), "after": to_plain_json(after)}
     return {} if "..." in small.values() else small
 
 
@@ -233,7 +236,7 @@ _ENCODER = json.JSONEncoder(default=_json_of, ensure_ascii=False)
 _CANONICAL = json.JSONEncoder(default=str, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
-def like(old: Any, new: int) -> Any:
+def cast_like(old: Any, new: int) -> Any:
     """An integer in the type in which the old value came (int, numpy scalar or 0-d array)."""
     return np.asarray(new, old.dtype) if isinstance(old, np.ndarray) else type(old)(new)
 
@@ -256,7 +259,7 @@ def from_json(leaf: Leaf, given: Any) -> Any:
     return array.astype(space.dtype)
 
 
-def nothing(space: spaces.Space[Any], value: Any, out_of_space: bool = False) -> Any:
+def empty_value(space: spaces.Space[Any], value: Any, out_of_space: bool = False) -> Any:
     """What an absent value looks like; spaces of unknown kinds stay as they are."""
     if isinstance(space, spaces.Box):
         if out_of_space:
@@ -265,7 +268,7 @@ def nothing(space: spaces.Space[Any], value: Any, out_of_space: bool = False) ->
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Text) and out_of_space:
         return None
     if isinstance(space, spaces.Discrete):
-        return like(value, int(space.start))
+        return cast_like(value, int(space.start))
     if isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
         return np.zeros_like(value) + np.asarray(getattr(space, "start", 0), value.dtype)
     return space.character_list[0] * space.min_length if isinstance(space, spaces.Text) else value

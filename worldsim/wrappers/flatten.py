@@ -8,8 +8,6 @@ from gymnasium import spaces as gym_spaces
 from worldsim.errors import SpaceMismatchError
 from worldsim.spaces import by_name, leaves
 
-Env = gym.Env[Any, Any]
-
 
 class FlattenDict(gym.ObservationWrapper[dict[str, Any], Any, Any], gym.utils.RecordConstructorArgs):
     """A nested Dict or Tuple observation as one Dict from leaf name to leaf.
@@ -20,7 +18,7 @@ class FlattenDict(gym.ObservationWrapper[dict[str, Any], Any, Any], gym.utils.Re
     Raises SpaceMismatchError for an observation that is no Dict or Tuple.
     """
 
-    def __init__(self, env: Env):
+    def __init__(self, env: gym.Env[Any, Any]):
         gym.utils.RecordConstructorArgs.__init__(self)
         gym.ObservationWrapper.__init__(self, env)
         if not isinstance(env.observation_space, gym_spaces.Dict | gym_spaces.Tuple):

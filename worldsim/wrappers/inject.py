@@ -19,39 +19,39 @@ from worldsim.faults import (
     Call,
     Clock,
     Fault,
+    FaultRecord,
     Pipeline,
     Plan,
-    Record,
     Reply,
     VirtualClock,
     WallClock,
     fault_to_json,
 )
-from worldsim.faults.log import Log
-from worldsim.faults.pipeline import NOTHING, Outer, Trip
+from worldsim.faults.fault_log import FaultLog
+from worldsim.faults.payload_views import PayloadView, view_of
+from worldsim.faults.pipeline import NO_RECORDS, ForwardContext, OuterCall
 from worldsim.faults.replies import Replies
 from worldsim.faults.stage import checked_seed
-from worldsim.faults.trees import ABSENT, copied, from_json, get, leaves_of, put
-from worldsim.faults.views import View, opened
-from worldsim.wrappers.moving import ON_TIME, is_last, resting, step_seconds
-from worldsim.wrappers.texts import closed
-from worldsim.wrappers.tools import Made, action_tools
+from worldsim.faults.trees import ABSENT, TreePath, copied, from_json, get, leaves_of, put
+from worldsim.wrappers.real_time import STEP_TOLERANCE, idle_action, repeats_last, step_seconds
+from worldsim.wrappers.text_observations import reply_with_text
+from worldsim.wrappers.tools import SessionActions, action_tools
 
-_CALM = Reply(None)
+_NO_ERROR = Reply(None)
 _ROW = np.zeros(1, np.int64)
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class FaultSnapshot:
     """An environment's state with that of the faults on it."""
 
     below: Any
     faults: Any
     episode: tuple[int, ...]
-    seen: Any
+    last_observation: Any
     info: dict[str, Any]
     reply: Reply
-    world_s: float
+    ahead_s: float  # of the clock, by which the world has moved, with real-time control
 
 
 class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -97,7 +97,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         faults: a plan, the name of a ready one or the path of its file; or faults, outermost first, or mappings that
             describe them.
         seed: of the faults, 0 or more, where the plan has none of its own.
-        clock: passes with the latencies; by default that of faults further in, else a new `VirtualClock`.
+        clock: passes with the latencies; by default that of inner faults, else a new `VirtualClock`.
         blind: leave `info["faults"]` and `info["executions"]` out.
         time: None, "virtual" or "wall": whether the world moves on while the agent waits, and by which time.
         step_s: seconds that one step of the world takes; by default 1 / `env.metadata["render_fps"]`.
@@ -136,25 +136,25 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             **given,
         )
         super().__init__(env)
-        self._below = nearest_faults(env)
-        self._blind = blind or (self._below is not None and self._below._blind)
+        self._inner_faults = nearest_faults(env)
+        self._blind = blind or (self._inner_faults is not None and self._inner_faults._blind)
         fresh: Clock = WallClock() if time == "wall" else VirtualClock()
-        self.clock: Clock = clock or (self._below.clock if self._below else fresh)
+        self.clock: Clock = clock or (self._inner_faults.clock if self._inner_faults else fresh)
         self._step_s = step_seconds(env.metadata, time, step_s)
-        self._rest = resting(hold, env.action_space) if time else None
-        self._holds_last = is_last(hold)
-        self._world_s = 0.0  # on the clock: up to when the world has moved
-        self._last: Any = self._rest  # the last action that arrived
+        self._idle_action = idle_action(hold, env.action_space) if time else None
+        self._repeats_last = repeats_last(hold)
+        self._world_time_s = 0.0  # on the clock: when the world's last step ended
+        self._last_action: Any = self._idle_action  # the last that was executed
         self._tools = action_tools(env.metadata, env.action_space)
-        self._made = Made(self._tools)
+        self._session_actions = SessionActions(self._tools)
         self._wait_s: Mapping[str, float] = env.metadata.get("wait_s", {})
         space = env.observation_space
         self._text = space if isinstance(space, spaces.Text) else None
         wide = any(getattr(fault, "out_of_space", False) for fault in built if not fault.idle)
-        self._any_text: bool = wide or (self._below is not None and self._below._any_text)
+        self._any_text: bool = wide or (self._inner_faults is not None and self._inner_faults._any_text)
         self._leaves = leaves_of(env.observation_space)
         self._scalars = [leaf for leaf in self._leaves if isinstance(leaf.space, spaces.Box) and not leaf.space.shape]
-        self._forms: dict[tuple[str | int, ...], type] = {}  # as what the environment gives scalars that are no arrays
+        self._scalar_types: dict[TreePath, type] = {}  # of the scalars that the environment does not give as arrays
         self._nested = isinstance(space, spaces.Dict | spaces.Tuple)
         self._on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         plan.check(self._tools.names, None if self._text else self._leaves)
@@ -164,46 +164,46 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             self._tools.names,
             self.clock,
             missing=env.metadata.get("on_missing", {}),
-            below=self._below._pipeline.kinds if self._below else None,
+            below=self._inner_faults._pipeline.kinds if self._inner_faults else None,
             one_request=self._tools.one_request,
             text=self._text,
             possible=self._possible if self._tools.by_name else None,
         )
-        self._records: list[Sequence[Record]] = []  # what was done to each call of this episode
-        self._now: Sequence[Record] = NOTHING  # what was done to the present call
-        self._view: View | None = None  # how the observation was opened, where it is a text with JSON
-        self._asked: Any = None  # the action that was made
-        self._outer: Outer | None = None  # of a call that comes from faults further out: which it is
-        self._counts_as = ""  # the tool that counts for what is drawn
-        self._joint: Mapping[Any, Any] = {}  # its numbers among the calls of several tools together
-        self._keeps = self._below is not None or not self._pipeline.idle
+        self._records: list[Sequence[FaultRecord]] = []  # what was done to each call of this episode
+        self._step_records: Sequence[FaultRecord] = NO_RECORDS  # of the present call
+        self._view: PayloadView | None = None  # of the observation, where it is a text with JSON
+        self._action: Any = None  # the agent's, of the present step
+        self._outer_call: OuterCall | None = None  # set by an outer InjectFaults: which of its calls this is
+        self._counted_tool = ""  # whose random numbers the call draws; that of the outer call, if any
+        self._joint: Mapping[Any, Any] = {}  # the call's numbers in schedules that count several tools together
+        self._keeps_observation = self._inner_faults is not None or not self._pipeline.idle
         self._episode: tuple[int, ...] = (-1, 0)  # the seed of the last seeded reset, and resets since
-        self._seen: Any = None  # the last observation that reached the agent
+        self._last_observation: Any = None  # the last observation that reached the agent
         self._info: dict[str, Any] = {}
-        self._reply = _CALM
+        self._reply = _NO_ERROR
         self._rewards: list[Any] = []  # of this step
-        self._further_in_s = 0.0  # seconds that faults further in made it take
-        self._executions: list[Any] = []  # those of them that the call itself has earned
+        self._inner_latency_s = 0.0  # that inner faults have added
+        self._executions: list[Any] = []  # rewards of the executions of the call itself, without steps in real time
         self._terminated = self._truncated = False
 
     @property
-    def records(self) -> list[Record]:
-        """What the faults of this wrapper and of those further in did in this episode."""
+    def records(self) -> list[FaultRecord]:
+        """What the faults of this wrapper and of the inner ones did in this episode."""
         return [record for records in self._records for record in records]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
         self._episode = (self._episode[0], self._episode[1] + 1) if seed is None else (int(seed), 0)
         self._info, self._executions = dict(info), []
-        self._reply = _CALM
-        if self._keeps:
-            self._seen = copied(observation)
-        self._records, self._now = [], NOTHING
-        self._made.begin()
-        shown = self._opened(observation)
+        self._reply = _NO_ERROR
+        if self._keeps_observation:
+            self._last_observation = copied(observation)
+        self._records, self._step_records = [], NO_RECORDS
+        self._session_actions.begin()
+        shown = self._view_for_faults(observation)
         self._pipeline.start(_ROW, [self._episode], lambda: Replies.single(Reply(shown)))
-        self._world_s, self._last = self.clock.now(), self._rest
-        return observation, self._shown_info()
+        self._world_time_s, self._last_action = self.clock.now(), self._idle_action
+        return observation, self._visible_info()
 
     def wait(self, seconds: float) -> None:
         """Let time pass on the clock, in seconds, 0 or more: nothing is called meanwhile."""
@@ -212,189 +212,194 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.clock.sleep(seconds)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self._rewards, self._executions, self._further_in_s = [], [], 0.0
+        self._rewards, self._executions, self._inner_latency_s = [], [], 0.0
         self._terminated = self._truncated = False
-        self._below_records: list[Record] = []
-        self._asked = action
-        tool, arguments = self._made.call(action)
-        outer, self._outer = self._outer, None
-        self._counts_as = tool if outer is None else outer.tool
+        self._inner_records: list[FaultRecord] = []
+        self._action = action
+        tool, arguments = self._session_actions.call(action)
+        # An outer InjectFaults has counted this call already, and has set which of its calls it is.
+        outer, self._outer_call = self._outer_call, None
+        self._counted_tool = tool if outer is None else outer.tool
         if outer is None:
             if self._wait_s:
                 self.clock.sleep(self._wait_s.get(tool, 0.0))
-            if self._below is not None:
-                self._count_further_in(tool)
-        reply, own = self._pipeline.call(tool, arguments, self._carry_out, outer)
-        if self._further_in_s:
-            reply = reply._replace(latency_s=reply.latency_s + self._further_in_s)
-        self._now = [*self._below_records, *own] if self._below_records else own
-        if self._now is not NOTHING:  # what was done is written down when somebody looks
-            self._records.append(self._now)
+            if self._inner_faults is not None:
+                self._count_in_inner_faults(tool)
+        reply, own_records = self._pipeline.call(tool, arguments, self._execute, outer)
+        if self._inner_latency_s:
+            reply = reply._replace(latency_s=reply.latency_s + self._inner_latency_s)
+        self._step_records = [*self._inner_records, *own_records] if self._inner_records else own_records
+        if self._step_records is not NO_RECORDS:  # records are made when somebody reads them
+            self._records.append(self._step_records)
         if self._step_s:
-            self._move_on()
+            self._advance_world()
         if self._view is not None and self._text is not None:
-            reply = closed(self._view, reply, self._text, self._any_text)
+            reply = reply_with_text(self._view, reply, self._text, self._any_text)
         self._reply = reply
         if reply.payload is LOST:
-            observation = self._as_given(self._at_error(reply.error))
+            observation = self._with_original_scalars(self._observation_after_error(reply.error))
         else:
-            observation = self._as_given(reply.payload)
-            if self._keeps:
-                self._seen = copied(observation)
+            observation = self._with_original_scalars(reply.payload)
+            if self._keeps_observation:
+                self._last_observation = copied(observation)
         rewards = self._rewards
         reward = rewards[0] if len(rewards) == 1 else sum(rewards, 0.0)
-        return observation, reward, self._terminated, self._truncated, self._shown_info()
+        return observation, reward, self._terminated, self._truncated, self._visible_info()
 
     def _possible(self, row: int, call: Call) -> bool:
-        """Whether there is an action that makes a call."""
-        return self._made.action(call.tool, call.arguments, self._asked) in self.env.action_space
+        """Whether an action of the space makes this call: a fault may only forward calls for which there is one."""
+        return self._session_actions.action(call.tool, call.arguments, self._action) in self.env.action_space
 
-    def _count_further_in(self, tool: str) -> None:
-        """Faults further in count a call that begins here whether it reaches them or not, as if all were in one row."""
-        below = self._below
-        while below is not None:
-            below._joint = below._pipeline.count_joint(tool)
-            below = below._below
+    def _count_in_inner_faults(self, tool: str) -> None:
+        """Inner faults count a call whether or not it reaches them, as the later faults of one plan do."""
+        inner = self._inner_faults
+        while inner is not None:
+            inner._joint = inner._pipeline.count_joint(tool)
+            inner = inner._inner_faults
 
-    def _opened(self, observation: Any) -> Any:
-        """An observation as faults see it."""
+    def _view_for_faults(self, observation: Any) -> Any:
+        """The observation that the faults get: parsed where it is a text with JSON, scalars as arrays."""
         if self._text is not None:
-            self._view = opened(observation)
+            self._view = view_of(observation)
             return self._view.inner
-        if not self._keeps:
+        if not self._keeps_observation:
             return observation
-        return self._with_arrays(in_order(self.env.observation_space, observation) if self._nested else observation)
+        return self._with_arrays(
+            in_space_order(self.env.observation_space, observation) if self._nested else observation
+        )
 
     def _with_arrays(self, observation: Any) -> Any:
         """An observation whose scalars are arrays without axes, as in a batch: that is what faults on numbers know."""
         for leaf in self._scalars:
             value = get(observation, leaf.path)
-            self._forms.pop(leaf.path, None)
+            self._scalar_types.pop(leaf.path, None)
             if isinstance(value, np.generic | float | int):
-                self._forms[leaf.path] = type(value)
+                self._scalar_types[leaf.path] = type(value)
                 array = np.asarray(value)
                 array = array if isinstance(value, np.generic) else array.astype(leaf.space.dtype)
                 observation = put(observation, leaf.path, array)
         return observation
 
-    def _as_given(self, observation: Any) -> Any:
-        """An observation whose scalars come as the environment gives them."""
-        for path, form in self._forms.items():
+    def _with_original_scalars(self, observation: Any) -> Any:
+        """An observation whose scalars have the types in which the environment gave them."""
+        for path, form in self._scalar_types.items():
             value = get(observation, path)
             if isinstance(value, np.ndarray) and not value.ndim:
                 observation = put(observation, path, value[()] if issubclass(form, np.generic) else value.item())
         return observation
 
-    def _carry_out(self, call: Call, trip: Trip) -> Reply:
-        """Where the last fault passes the call on: step the environment."""
-        action = self._made.action(call.tool, call.arguments, self._asked)
-        if self._below is not None:  # faults further in go on from here, as if all were in one row
-            self._below._outer = Outer(self._counts_as, call.number, self._below._joint, trip.deadline_s)
+    def _execute(self, call: Call, context: ForwardContext) -> Reply:
+        """Execute a call that the last fault forwards: step the environment."""
+        action = self._session_actions.action(call.tool, call.arguments, self._action)
+        if self._inner_faults is not None:  # nested wrappers mean the same as one plan
+            self._inner_faults._outer_call = OuterCall(
+                self._counted_tool, call.number, self._inner_faults._joint, context.deadline_s
+            )
         if self._step_s:
-            self._move_on()
-            self._last = action
+            self._advance_world()
+            self._last_action = action
         steps = len(self._rewards)
-        reply = self._take(action, trip.log)
+        reply = self._step_env(action, context.log)
         if len(self._rewards) > steps:
-            self._executions += self._rewards[steps:] if self._below is None else self._below._executions
+            self._executions += self._rewards[steps:] if self._inner_faults is None else self._inner_faults._executions
         if not self._step_s:
             return reply
-        self._world_s += self._step_s
-        self.clock.sleep(max(0.0, self._world_s - self.clock.now()))
+        self._world_time_s += self._step_s
+        self.clock.sleep(max(0.0, self._world_time_s - self.clock.now()))
         return reply
 
-    def _move_on(self) -> None:
-        """The world goes on by itself up to the present, a whole step at a time."""
+    def _advance_world(self) -> None:
+        """Step the world up to the present, under the hold action, a whole step at a time."""
         assert self._step_s is not None, "the world stands still"
-        tick_s = self._step_s * ON_TIME
-        while self.clock.now() - self._world_s >= tick_s and not (self._terminated or self._truncated):
-            self._take(self._last if self._holds_last else self._rest)
-            self._world_s += self._step_s
+        tick_s = self._step_s * STEP_TOLERANCE
+        while self.clock.now() - self._world_time_s >= tick_s and not (self._terminated or self._truncated):
+            self._step_env(self._last_action if self._repeats_last else self._idle_action)
+            self._world_time_s += self._step_s
 
-    def _take(self, action: Any, log: Log | None = None) -> Reply:
-        """Step the environment, unless the episode has ended: a call that is carried out twice may find it so."""
+    def _step_env(self, action: Any, log: FaultLog | None = None) -> Reply:
+        """Step the environment, unless the episode has ended: a call that is executed twice may find it ended."""
         if self._terminated or self._truncated:
             return self._reply
         observation, reward, self._terminated, self._truncated, info = self.env.step(action)
         self._rewards.append(reward)
         self._info = info
-        if self._below is not None:
+        if self._inner_faults is not None:
             if log is None:
-                self._below_records += self._below._now
+                self._inner_records += self._inner_faults._step_records
             else:
-                log.extend(0, self._below._now)
-            self._further_in_s += self._below._reply.latency_s
-            reply = self._below._reply._replace(latency_s=0.0)
-            self._reply = reply if reply.payload is LOST else reply._replace(payload=self._opened(observation))
+                log.extend(0, self._inner_faults._step_records)
+            self._inner_latency_s += self._inner_faults._reply.latency_s
+            reply = self._inner_faults._reply._replace(latency_s=0.0)
+            self._reply = reply if reply.payload is LOST else reply._replace(payload=self._view_for_faults(observation))
         else:
-            self._reply = Reply(self._opened(observation))
+            self._reply = Reply(self._view_for_faults(observation))
         return self._reply
 
-    def _at_error(self, error: str | None) -> Any:
-        """What the agent sees when a call failed: what reached it last, and the error as the environment shows it."""
-        observation = copied(self._seen)
+    def _observation_after_error(self, error: str | None) -> Any:
+        """What the agent sees after an error: its last observation, with `metadata["on_error"]` put in."""
+        observation = copied(self._last_observation)
         shown = self._on_error.get(error or "", self._on_error.get(ERRORS.get(error or "", ""), {}))
         for leaf in self._leaves:
             if leaf.name in shown and get(observation, leaf.path) is not ABSENT:
                 observation = put(observation, leaf.path, from_json(leaf, shown[leaf.name]))
         return observation
 
-    def _shown_info(self) -> dict[str, Any]:
+    def _visible_info(self) -> dict[str, Any]:
         info = {**self._info, "reply": self._reply.to_json()}
         if self._blind:
             info.pop("faults", None)
             info.pop("executions", None)
         else:
-            info["faults"], info["executions"] = self._now, list(self._executions)
+            info["faults"], info["executions"] = self._step_records, list(self._executions)
         return info
 
     @property
-    def snapshot(self) -> Callable[[], Snapshot]:
-        """`snapshot()`: the state of environment and faults, where the environment can tell its own."""
+    def snapshot(self) -> Callable[[], FaultSnapshot]:
+        """`snapshot()`: the state of environment and faults, where the environment has one, too."""
         below: Callable[[], Any] = self.env.get_wrapper_attr("snapshot")
 
-        def take() -> Snapshot:
-            return Snapshot(
+        def take() -> FaultSnapshot:
+            return FaultSnapshot(
                 below(),
-                (self._pipeline.snapshot(), list(self._records), list(self._now)),
+                (self._pipeline.snapshot(), list(self._records), list(self._step_records)),
                 self._episode,
-                copied(self._seen),
+                copied(self._last_observation),
                 copy.deepcopy(self._info),
                 self._reply,
-                self._world_s - self.clock.now(),
+                self._world_time_s - self.clock.now(),
             )
 
         return take
 
     @property
-    def restore(self) -> Callable[[Snapshot], Any]:
+    def restore(self) -> Callable[[FaultSnapshot], Any]:
         """`restore(snapshot)`: back to where it was taken; what comes next is the same as it was then."""
         below: Callable[[Any], Any] = self.env.get_wrapper_attr("restore")
 
-        def go_back(snapshot: Snapshot) -> Any:
+        def restore_all(snapshot: FaultSnapshot) -> Any:
             result = below(snapshot.below)
             faults, records, now = snapshot.faults
             self._pipeline.restore(faults)
-            self._records, self._now = list(records), list(now)
-            self._episode, self._seen = snapshot.episode, copied(snapshot.seen)
+            self._records, self._step_records = list(records), list(now)
+            self._episode, self._last_observation = snapshot.episode, copied(snapshot.last_observation)
             self._info, self._reply = copy.deepcopy(snapshot.info), snapshot.reply
-            self._world_s = self.clock.now() + snapshot.world_s
+            self._world_time_s = self.clock.now() + snapshot.ahead_s
             return result
 
-        return go_back
+        return restore_all
 
 
-def in_order(space: gym.Space[Any], observation: Any) -> Any:
+def in_space_order(space: gym.Space[Any], observation: Any) -> Any:
     """An observation with its keys in the order in which its space has them, as a batch has them: faults count places.
 
     The very same object where they are.
     """
     if isinstance(space, spaces.Dict) and isinstance(observation, dict) and observation.keys() == space.spaces.keys():
-        parts = {key: in_order(inner, observation[key]) for key, inner in space.spaces.items()}
+        parts = {key: in_space_order(inner, observation[key]) for key, inner in space.spaces.items()}
         same = list(parts) == list(observation) and all(part is observation[key] for key, part in parts.items())
         return observation if same else parts
     if isinstance(space, spaces.Tuple) and isinstance(observation, tuple) and len(observation) == len(space.spaces):
-        items = tuple(map(in_order, space.spaces, observation))
+        items = tuple(map(in_space_order, space.spaces, observation))
         return observation if all(map(operator.is_, items, observation)) else items
     return observation
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import gymnasium as gym
 from gymnasium import spaces
 
+from worldsim.faults.payload_views import json_like
 from worldsim.faults.trees import canonical
-from worldsim.faults.views import json_like
 
 STEP = "step"  # the name of every call where the environment's actions have no names
 TOOL_KEYS = ("tool", "name", "tool_name", "function")
@@ -38,13 +38,13 @@ class ActionTools(Protocol):
         """The tool that an action calls, and its arguments."""
         ...
 
-    def action(self, tool: str, arguments: Mapping[str, Any], asked: Any) -> Any:
-        """The action that makes a call; `asked` is the one that was made, which called something else perhaps."""
+    def action(self, tool: str, arguments: Mapping[str, Any], original: Any) -> Any:
+        """The action that makes a call; `original` is the agent's, which may have made another call."""
         ...
 
 
 @dataclass(frozen=True)
-class Unnamed:
+class UnnamedActions:
     """Every step is a call of one and the same tool."""
 
     names: tuple[str, ...] | None = (STEP,)
@@ -54,7 +54,7 @@ class Unnamed:
     def call(self, action: Any) -> tuple[str, Mapping[str, Any]]:
         return STEP, {"action": action}
 
-    def action(self, tool: str, arguments: Mapping[str, Any], asked: Any) -> Any:
+    def action(self, tool: str, arguments: Mapping[str, Any], original: Any) -> Any:
         return arguments["action"]
 
 
@@ -70,7 +70,7 @@ class NamedActions:
     def call(self, action: Any) -> tuple[str, Mapping[str, Any]]:
         return self.names[int(action) - self.first], {"action": action}
 
-    def action(self, tool: str, arguments: Mapping[str, Any], asked: Any) -> Any:
+    def action(self, tool: str, arguments: Mapping[str, Any], original: Any) -> Any:
         return arguments["action"]
 
 
@@ -95,11 +95,11 @@ class DictActions:
         arguments = action[self.argument_key] if self.argument_key else _without(action, self.tool_key)
         return tool, _as_arguments(arguments)
 
-    def action(self, tool: str, arguments: Mapping[str, Any], asked: Any) -> Any:
-        named = tool if self.tools is None else type(asked[self.tool_key])(self.tools[0].index(tool) + self.tools[1])
+    def action(self, tool: str, arguments: Mapping[str, Any], original: Any) -> Any:
+        named = tool if self.tools is None else type(original[self.tool_key])(self.tools[0].index(tool) + self.tools[1])
         if self.argument_key is None:
-            return {**asked, **arguments, self.tool_key: named}
-        return {**asked, self.tool_key: named, self.argument_key: _like(asked[self.argument_key], arguments)}
+            return {**original, **arguments, self.tool_key: named}
+        return {**original, self.tool_key: named, self.argument_key: _like(original[self.argument_key], arguments)}
 
 
 @dataclass(frozen=True)
@@ -117,21 +117,21 @@ class TextActions:
         found = _read(action)
         return (STEP, {"action": action}) if found is None else found[:2]
 
-    def action(self, tool: str, arguments: Mapping[str, Any], asked: Any) -> Any:
+    def action(self, tool: str, arguments: Mapping[str, Any], original: Any) -> Any:
         if tool == STEP and set(arguments) == {"action"}:
             return arguments["action"]
-        found = _read(asked)
+        found = _read(original)
         if found is None:
             return json.dumps({"tool": tool, "arguments": dict(arguments)})
         _, _, whole, tool_key, argument_key = found
-        said = {**whole, tool_key: tool, argument_key: _like(whole.get(argument_key, {}), arguments)}
-        return json_like(said, asked)
+        changed = {**whole, tool_key: tool, argument_key: _like(whole.get(argument_key, {}), arguments)}
+        return json_like(changed, original)
 
 
-Read = tuple[str, Mapping[str, Any], Mapping[str, Any], str, str]
+ParsedAction = tuple[str, Mapping[str, Any], Mapping[str, Any], str, str]
 
 
-def _read(text: Any) -> Read | None:
+def _read(text: Any) -> ParsedAction | None:
     """The tool, the arguments, the whole object, and the keys under which the two stand in it."""
     try:
         given = json.loads(text)
@@ -170,8 +170,8 @@ def _like(before: Any, arguments: Mapping[str, Any]) -> Any:
     return dict(arguments)
 
 
-class Made:
-    """The actions that a session has made: what is called again is called in the very words in which it was."""
+class SessionActions:
+    """The actions that a session has made, so that a call which is repeated gets the very action that made it."""
 
     def __init__(self, tools: ActionTools) -> None:
         self._tools = tools
@@ -188,13 +188,13 @@ class Made:
             self._actions[canonical([tool, arguments])] = action
         return tool, arguments
 
-    def action(self, tool: str, arguments: Mapping[str, Any], asked: Any) -> Any:
-        """The action that makes a call; `asked` is the one that was made, which called something else perhaps."""
+    def action(self, tool: str, arguments: Mapping[str, Any], original: Any) -> Any:
+        """The action that makes a call; `original` is the agent's, which may have made another call."""
         if self._tools.by_name:
-            known = canonical([tool, arguments])
-            if known in self._actions:
-                return self._actions[known]
-        return self._tools.action(tool, arguments, asked)
+            key = canonical([tool, arguments])
+            if key in self._actions:
+                return self._actions[key]
+        return self._tools.action(tool, arguments, original)
 
 
 def _without(action: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def action_tools(metadata: Mapping[str, Any], space: gym.Space[Any]) -> ActionTo
         found = _dict_actions(space, tools)
         if found is not None:
             return found
-    return TextActions(tools) if isinstance(space, spaces.Text) else Unnamed()
+    return TextActions(tools) if isinstance(space, spaces.Text) else UnnamedActions()
 
 
 def _dict_actions(space: spaces.Dict, tools: tuple[str, ...] | None) -> DictActions | None:

@@ -13,19 +13,20 @@ from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
-from worldsim.faults import Call, Fault, Pipeline, Plan, Record
-from worldsim.faults.callbatch import Calls
-from worldsim.faults.log import Log
+from worldsim.faults import Call, Fault, FaultRecord, Pipeline, Plan
+from worldsim.faults.arrays import Mask
+from worldsim.faults.batch_rows import merge_infos, where_rows, with_rows
+from worldsim.faults.call_batch import CallBatch
+from worldsim.faults.fault_log import FaultLog
 from worldsim.faults.replies import Replies
-from worldsim.faults.stacking import Mask, chosen, merged, with_rows
 from worldsim.faults.stage import checked_seed
 from worldsim.faults.trees import leaves_of
 from worldsim.wrappers.inject import nearest_faults
-from worldsim.wrappers.moving import Worlds, is_last, step_seconds
-from worldsim.wrappers.seen import Seen
+from worldsim.wrappers.last_observations import LastObservations
+from worldsim.wrappers.real_time import RealTimeWorlds, repeats_last, step_seconds
 from worldsim.wrappers.stepping import stepper_for
-from worldsim.wrappers.texts import Texts
-from worldsim.wrappers.tools import Made, NamedActions, Unnamed, action_tools
+from worldsim.wrappers.text_observations import TextObservations
+from worldsim.wrappers.tools import NamedActions, SessionActions, UnnamedActions, action_tools
 
 
 class VectorFaultSnapshot(NamedTuple):
@@ -35,33 +36,33 @@ class VectorFaultSnapshot(NamedTuple):
     faults: Any
     episodes: list[tuple[int, int]]
     ended: Mask
-    seen: Seen
+    last_observations: LastObservations
     infos: dict[str, Any]
-    worlds: Any  # how far they have moved on, where they do
+    worlds: Any  # how far each has moved on, with real-time control
 
 
 @dataclass
-class _Turn:
-    """One step of all environments, as far as it has come."""
+class _StepProgress:
+    """The results of one step of all environments so far: a fault may have a call executed more than once in it."""
 
     resetting: Mask  # whose step is a reset
     rewards: NDArray[Any]
     terminated: Mask
     truncated: Mask
     infos: dict[str, Any]
-    raw: Any = None  # what the environments showed last; None: none was stepped
-    restarted: Any = None  # what those show that have begun anew in this very step
-    asked: list[Any] = field(default_factory=list)  # the actions, one by one, where they name tools and arguments
-    named: list[tuple[str, Mapping[str, Any]]] | None = None  # what they call
-    executions: list[list[float]] | None = None  # the rewards of each call; None: none was carried out
-    begun: bool = field(default=False)
+    observations: Any = None  # the last ones of the environments; None: none was stepped
+    reset_observations: Any = None  # of the environments that were reset within this step (AutoresetMode.SAME_STEP)
+    actions: list[Any] = field(default_factory=list)  # the actions, one by one, where they name tools and arguments
+    calls_by_name: list[tuple[str, Mapping[str, Any]]] | None = None  # the tool and arguments of each
+    executions: list[list[float]] | None = None  # the rewards of each call; None: none was executed
+    has_stepped: bool = field(default=False)
 
     @property
     def done(self) -> Mask:
         return self.terminated | self.truncated
 
-    def carried_out(self, mask: Mask, rewards: NDArray[Any]) -> None:
-        """Calls have been carried out where mask is true, but for steps that are resets."""
+    def record_execution(self, mask: Mask, rewards: NDArray[Any]) -> None:
+        """Note that calls were executed where mask is true, except in steps that are resets."""
         executed = mask & ~self.resetting if self.resetting.any() else mask
         if self.executions is None:
             self.executions = [[reward] for reward in rewards.tolist()]
@@ -136,31 +137,29 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         checked_seed(seed)
         plan = Plan.of(faults)
         self._plan = [(fault, seed if plan.seed is None else plan.seed) for fault in plan.faults]
-        self._blind, self._hold, self._bare = blind, hold, env
+        self._blind, self._hold, self._inner_envs = blind, hold, env
         self._time, self._step_s = time, step_seconds(env.metadata, time, step_s)
         if isinstance(env, VectorInjectFaults):
-            self._plan, self._bare = self._plan + env._plan, env._bare
+            self._plan, self._inner_envs = self._plan + env._plan, env._inner_envs
             self._blind, self._hold = blind or env._blind, env._hold if hold is None else hold
             if time is None:
                 self._time, self._step_s = env._time, env._step_s
-        elif _faulty(env):
-            raise ConfigError(
-                "there are faults further in, behind another wrapper or on each environment: put all in one place"
-            )
+        elif _has_faults(env):
+            raise ConfigError("there are faults in an inner wrapper or on each environment: put all in one place")
         active = [fault for fault, _ in self._plan if not fault.idle]
         in_space = not any(getattr(fault, "out_of_space", False) for fault in active)
         self._space = env.single_observation_space
         self._leaves = leaves_of(self._space)
         on_error: Mapping[str, Mapping[str, Any]] = env.metadata.get("on_error", {})
         self._tools = action_tools(env.metadata, env.single_action_space)
-        self._made = [Made(self._tools) for _ in range(env.num_envs)]
+        self._session_actions = [SessionActions(self._tools) for _ in range(env.num_envs)]
         self._wait_s: Mapping[str, float] = env.metadata.get("wait_s", {})
         text = self._space if isinstance(self._space, spaces.Text) else None
-        self._texts = None if text is None else Texts(env.num_envs, text, not in_space)
-        plan.check(self._tools.names, None if self._texts else self._leaves)
+        self._text_observations = None if text is None else TextObservations(env.num_envs, text, not in_space)
+        plan.check(self._tools.names, None if self._text_observations else self._leaves)
         self._pipeline = Pipeline(
             self._plan,
-            None if self._texts else self._leaves,
+            None if self._text_observations else self._leaves,
             self._tools.names,
             count=env.num_envs,
             action_space=env.single_action_space,
@@ -169,17 +168,19 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             text=text,
             possible=self._possible if self._tools.by_name else None,
         )
-        self._stepper = stepper_for(self._bare, self._pipeline, self._hold, moving=bool(self._step_s))
-        self._worlds = self._moving() if self._step_s else None
+        self._stepper = stepper_for(self._inner_envs, self._pipeline, self._hold, moving=bool(self._step_s))
+        self._worlds = self._real_time_worlds() if self._step_s else None
         self._autoreset = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         count = env.num_envs
         self._episodes = [(-1 - row, 0) for row in range(count)]  # seed, which may be beyond 64 bits, and resets since
         self._ended = np.zeros(count, np.bool_)  # whose next step is a reset
-        self._seen = Seen(count, self._space, self._leaves, on_error, in_space, not self._pipeline.idle)
+        self._last_observations = LastObservations(
+            count, self._space, self._leaves, on_error, in_space, not self._pipeline.idle
+        )
         self._infos: dict[str, Any] = {}
 
     @property
-    def records(self) -> list[list[Record]]:
+    def records(self) -> list[list[FaultRecord]]:
         """What was done to each environment in its episode."""
         return self._pipeline.records
 
@@ -188,69 +189,71 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         """How late it is on each environment's clock, (N,)."""
         return self._pipeline.sessions.clock_s.copy()
 
-    def _moving(self) -> Worlds:
+    def _real_time_worlds(self) -> RealTimeWorlds:
         """Worlds that move on while their agents wait."""
         space, hold = self.single_action_space, self._hold
-        if hold is not None and not is_last(hold) and hold not in space:
+        if hold is not None and not repeats_last(hold) and hold not in space:
             raise ConfigError(f"hold must be an action of {space} or 'last', got {hold!r}")
         assert self._step_s is not None, "the worlds stand still"
-        return Worlds(self._pipeline.sessions.clock_s, self._step_s, self._time == "wall", hold, space)
+        return RealTimeWorlds(self._pipeline.sessions.clock_s, self._step_s, self._time == "wall", hold, space)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         count = self.num_envs
         mask = np.array((options or {}).get("reset_mask", np.ones(count, np.bool_)))
-        observations, infos = self._bare.reset(seed=seed, options=options)
+        observations, infos = self._inner_envs.reset(seed=seed, options=options)
         seeds = [None] * count if seed is None else seed
         seeds = [int(seeds) + row for row in range(count)] if isinstance(seeds, int | np.integer) else seeds
         if not mask.all():
-            infos = merged(mask, infos, {})
-            observations = chosen(self._space, mask, observations, self._seen.batch)
-        self._infos = infos if mask.all() else merged(mask, infos, self._infos)
-        self._seen.begin(mask, observations)
+            infos = merge_infos(mask, infos, {})
+            observations = where_rows(self._space, mask, observations, self._last_observations.batch)
+        self._infos = infos if mask.all() else merge_infos(mask, infos, self._infos)
+        self._last_observations.begin(mask, observations)
         self._ended = self._ended & ~mask
-        shown = self._seen.shown(observations)
-        self._begin(np.flatnonzero(mask), seeds, shown)
-        return shown.stacked(), {**infos, **self._shown_info(Replies(count), Log(count), None, mask)}
+        visible = self._last_observations.visible(observations)
+        self._begin(np.flatnonzero(mask), seeds, visible)
+        return visible.stacked(), {**infos, **self._info(Replies(count), FaultLog(count), None, mask)}
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         count, none = self.num_envs, np.zeros(self.num_envs, np.bool_)
         actions = np.asarray(actions) if isinstance(self.action_space, _ARRAYS) else actions
         resetting = self._ended if self._autoreset is AutoresetMode.NEXT_STEP else none
-        self._turn = turn = _Turn(resetting, np.zeros(count), none, none, self._infos)
+        self._progress = progress = _StepProgress(resetting, np.zeros(count), none, none, self._infos)
         if self._worlds:
-            self._worlds.go_on()
-        tools, calling = self._tools_of(turn, actions), np.flatnonzero(~resetting)
+            self._worlds.sync_to_wall_clock()
+        tools, calling = self._tools_called(progress, actions), np.flatnonzero(~resetting)
         if self._wait_s:
-            self._pass_time(tools, calling)
-        replies, log = self._pipeline.batch_call(calling, tools, actions, self._carry_out, turn.named)
+            self._wait_for_tools(tools, calling)
+        replies, log = self._pipeline.batch_call(calling, tools, actions, self._execute, progress.calls_by_name)
         if self._worlds:
             self._worlds.wait()
-            self._move_on(self._worlds, ~resetting)
-        if self._texts:
-            replies = self._texts.closed(replies, self._shown_below(turn), calling)
-        shown = self._seen.take(replies)
+            self._advance_worlds(self._worlds, ~resetting)
+        if self._text_observations:
+            replies = self._text_observations.serialize(replies, self._inner_replies(progress), calling)
+        visible = self._last_observations.take(replies)
         self._infos = {
-            key: value for key, value in turn.infos.items() if not key.removeprefix("_").startswith("final_")
+            key: value for key, value in progress.infos.items() if not key.removeprefix("_").startswith("final_")
         }
-        infos = {**turn.infos, **self._shown_info(replies, log, turn.executions, np.ones(count, np.bool_))}
-        if turn.restarted is not None:
-            shown = self._same_step(turn, replies, log, shown, infos)
-        self._ended = turn.done if self._autoreset is AutoresetMode.NEXT_STEP else none
-        begun = resetting if turn.restarted is None else turn.done
+        infos = {**progress.infos, **self._info(replies, log, progress.executions, np.ones(count, np.bool_))}
+        if progress.reset_observations is not None:
+            visible = self._reset_in_same_step(progress, replies, log, visible, infos)
+        self._ended = progress.done if self._autoreset is AutoresetMode.NEXT_STEP else none
+        begun = resetting if progress.reset_observations is None else progress.done
         if begun.any():
-            self._begin(np.flatnonzero(begun), [None] * count, shown)
-        del self._turn
-        return shown.stacked(), turn.rewards, turn.terminated, turn.truncated, infos
+            self._begin(np.flatnonzero(begun), [None] * count, visible)
+        del self._progress
+        return visible.stacked(), progress.rewards, progress.terminated, progress.truncated, infos
 
-    def _tools_of(self, turn: _Turn, actions: Any) -> NDArray[np.int64]:
+    def _tools_called(self, progress: _StepProgress, actions: Any) -> NDArray[np.int64]:
         """Which tool each environment's action calls, (N,) positions in the names that the faults know."""
         if isinstance(self._tools, NamedActions):
             return np.asarray(actions - self._tools.first)
-        if isinstance(self._tools, Unnamed):
+        if isinstance(self._tools, UnnamedActions):
             return np.zeros(self.num_envs, np.int64)
-        turn.asked = list(iterate(self.action_space, actions))
-        turn.named = [made.call(action) for made, action in zip(self._made, turn.asked, strict=True)]
-        return self._pipeline.positions([tool for tool, _ in turn.named])
+        progress.actions = list(iterate(self.action_space, actions))
+        progress.calls_by_name = [
+            session.call(action) for session, action in zip(self._session_actions, progress.actions, strict=True)
+        ]
+        return self._pipeline.positions([tool for tool, _ in progress.calls_by_name])
 
     def wait(self, seconds: float) -> None:
         """Let time pass on every environment's clock, in seconds, 0 or more: nothing is called meanwhile."""
@@ -258,114 +261,127 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             raise ConfigError(f"wait({seconds!r}): the seconds to wait must be 0 or more")
         self._pipeline.sessions.clock_s += seconds
 
-    def _pass_time(self, tools: NDArray[np.int64], calling: NDArray[np.int64]) -> None:
-        """Where an environment's own tool is to wait, time passes on the clock."""
+    def _wait_for_tools(self, tools: NDArray[np.int64], calling: NDArray[np.int64]) -> None:
+        """Let time pass where a tool of the environment is one that waits (`metadata["wait_s"]`)."""
         names = self._pipeline.sessions.names
         seconds = np.array([self._wait_s.get(name, 0.0) for name in names])
         self._pipeline.sessions.clock_s[calling] += seconds[tools[calling]]
 
-    def _begin(self, rows: NDArray[np.int64], seeds: Sequence[int | None], shown: Replies) -> None:
+    def _begin(self, rows: NDArray[np.int64], seeds: Sequence[int | None], visible: Replies) -> None:
         """Episodes begin in some environments."""
         for row in rows.tolist():
             given, (first, resets) = seeds[row], self._episodes[row]
             self._episodes[row] = (first, resets + 1) if given is None else (int(given), 0)
-            self._made[row].begin()
-        first = self._texts.opened(shown, rows) if self._texts else shown
+            self._session_actions[row].begin()
+        first = self._text_observations.parse(visible, rows) if self._text_observations else visible
         self._pipeline.start(rows, [self._episodes[row] for row in rows.tolist()], lambda: first)
         if self._worlds:
             self._worlds.begin(rows)
 
-    def _carry_out(self, calls: Calls) -> Replies:
-        """Where the last fault passes calls on: step their environments, but none whose episode ended in this step."""
-        turn, worlds = self._turn, self._worlds
+    def _execute(self, calls: CallBatch) -> Replies:
+        """Execute the calls that the last fault forwards: step their environments, unless the episode has ended."""
+        progress, worlds = self._progress, self._worlds
         called = np.zeros(self.num_envs, np.bool_)
         called[calls.rows] = True
         if worlds:
-            self._move_on(worlds, called)
-        going = called & ~turn.done
-        if not turn.begun:
-            going |= turn.resetting
-        if going.any() or not self._stepper.others_stand:
-            moved = going if self._stepper.others_stand else np.ones_like(going)
-            stepped = self._stepper.step(self._actions_of(calls), going, turn.resetting)
+            self._advance_worlds(worlds, called)
+        going = called & ~progress.done
+        if not progress.has_stepped:
+            going |= progress.resetting
+        if going.any() or not self._stepper.can_step_some:
+            moved = going if self._stepper.can_step_some else np.ones_like(going)
+            stepped = self._stepper.step(self._actions_batch(calls), going, progress.resetting)
             if not self._blind:
-                turn.carried_out(going, stepped[1])
-            self._take(turn, moved, *stepped)
-        turn.begun = True
+                progress.record_execution(going, stepped[1])
+            self._merge_step(progress, moved, *stepped)
+        progress.has_stepped = True
         if worlds:
-            worlds.arrived(called, self._actions_of(calls))
-        shown = self._shown_below(turn)
-        return self._texts.opened(shown, calls.rows) if self._texts else shown
+            worlds.executed(called, self._actions_batch(calls))
+        visible = self._inner_replies(progress)
+        return self._text_observations.parse(visible, calls.rows) if self._text_observations else visible
 
-    def _shown_below(self, turn: _Turn) -> Replies:
-        """What the environments showed last."""
-        shown = self._seen.batch if turn.raw is None else turn.raw
-        return Replies(self.num_envs, self._space, shown, self._seen.in_space)
+    def _inner_replies(self, progress: _StepProgress) -> Replies:
+        """The last observations of the environments, before faults."""
+        visible = self._last_observations.batch if progress.observations is None else progress.observations
+        return Replies(self.num_envs, self._space, visible, self._last_observations.in_space)
 
-    def _actions_of(self, calls: Calls) -> Any:
-        """What is carried out in each environment, as a batch."""
+    def _actions_batch(self, calls: CallBatch) -> Any:
+        """The actions to execute, as a batch."""
         if not self._tools.by_name:
-            return calls.asked.stacked()["arguments"]["action"]
-        each = list(self._turn.asked)
+            return calls.payloads.stacked()["arguments"]["action"]
+        each = list(self._progress.actions)
         for row in calls.rows.tolist():
             call = calls.call(row)
-            each[row] = self._made[row].action(call.tool, call.arguments, each[row])
+            each[row] = self._session_actions[row].action(call.tool, call.arguments, each[row])
         space = self.single_action_space
         empty: Any = create_empty_array(space, n=len(each), fn=np.zeros)
         return concatenate(space, each, empty)
 
     def _possible(self, row: int, call: Call) -> bool:
-        """Whether there is an action that makes a call."""
-        asked = self._turn.asked[row]
-        return self._made[row].action(call.tool, call.arguments, asked) in self.single_action_space
+        """Whether an action of the space makes this call: a fault may only forward calls for which there is one."""
+        original = self._progress.actions[row]
+        return self._session_actions[row].action(call.tool, call.arguments, original) in self.single_action_space
 
-    def _move_on(self, worlds: Worlds, mask: Mask) -> None:
-        """The worlds where mask is true go on by themselves up to the present, a whole step at a time."""
-        turn, none = self._turn, np.zeros(self.num_envs, np.bool_)
-        while (late := mask & worlds.late & ~turn.done).any():
-            self._take(turn, late, *self._stepper.step(worlds.held, late, none))
-            worlds.moved(late)
+    def _advance_worlds(self, worlds: RealTimeWorlds, mask: Mask) -> None:
+        """Step the worlds where mask is true up to the present, under their hold actions, a whole step at a time."""
+        progress, none = self._progress, np.zeros(self.num_envs, np.bool_)
+        while (late := mask & worlds.behind & ~progress.done).any():
+            self._merge_step(progress, late, *self._stepper.step(worlds.hold_actions, late, none))
+            worlds.stepped(late)
 
-    def _take(
-        self, turn: _Turn, moved: Mask, observations: Any, rewards: Any, terminated: Any, truncated: Any, infos: Any
+    def _merge_step(
+        self,
+        progress: _StepProgress,
+        moved: Mask,
+        observations: Any,
+        rewards: Any,
+        terminated: Any,
+        truncated: Any,
+        infos: Any,
     ) -> None:
-        """What environments showed that were stepped."""
+        """Add the results of the environments that moved to those of this step."""
         ended = (terminated | truncated) & moved
         if self._autoreset is AutoresetMode.SAME_STEP and ended.any():
             finals = {row: infos["final_obs"][row] for row in np.flatnonzero(ended).tolist()}
-            known = observations if turn.restarted is None else turn.restarted
-            turn.restarted = chosen(self._space, ended, observations, known)
+            known = observations if progress.reset_observations is None else progress.reset_observations
+            progress.reset_observations = where_rows(self._space, ended, observations, known)
             observations = with_rows(self._space, observations, finals)
-        if moved.all() and turn.raw is None and not turn.begun:
-            turn.rewards, turn.terminated, turn.truncated, turn.infos = rewards, terminated, truncated, infos
-            turn.raw = observations
+        # The first result of all environments is taken as it is; later ones are merged where environments moved:
+        # rewards are summed, ends are kept, observations and infos are the last.
+        if moved.all() and progress.observations is None and not progress.has_stepped:
+            progress.rewards, progress.observations, progress.infos = rewards, observations, infos
+            progress.terminated, progress.truncated = terminated, truncated
             return
-        turn.rewards = np.where(moved, turn.rewards + rewards, turn.rewards)
-        turn.terminated = turn.terminated | terminated & moved
-        turn.truncated = turn.truncated | truncated & moved
-        turn.infos = merged(moved, infos, turn.infos)
-        turn.raw = observations if turn.raw is None else chosen(self._space, moved, observations, turn.raw)
+        progress.rewards = np.where(moved, progress.rewards + rewards, progress.rewards)
+        progress.terminated = progress.terminated | terminated & moved
+        progress.truncated = progress.truncated | truncated & moved
+        progress.infos = merge_infos(moved, infos, progress.infos)
+        if progress.observations is not None:
+            observations = where_rows(self._space, moved, observations, progress.observations)
+        progress.observations = observations
 
-    def _same_step(self, turn: _Turn, replies: Replies, log: Log, shown: Replies, infos: dict[str, Any]) -> Replies:
+    def _reset_in_same_step(
+        self, progress: _StepProgress, replies: Replies, log: FaultLog, visible: Replies, infos: dict[str, Any]
+    ) -> Replies:
         """Episodes that ended have begun anew in this very step: what the faults left of them goes to `final_obs`."""
-        done, count = turn.done, self.num_envs
+        done, count = progress.done, self.num_envs
         finals = infos["final_obs"].copy()
         for row in np.flatnonzero(done).tolist():
-            finals[row] = shown.payload(row)
-        ended = self._shown_info(replies, log, turn.executions, done)
-        calm = self._shown_info(Replies(count), Log(count), None, done)
+            finals[row] = visible.payload(row)
+        ended = self._info(replies, log, progress.executions, done)
+        no_faults = self._info(Replies(count), FaultLog(count), None, done)
         infos.update(final_obs=finals, final_info={**infos.get("final_info", {}), **ended})
-        infos.update(merged(done, calm, {key: infos[key] for key in calm}))
-        self._seen.begin(done, turn.restarted)
-        shown.merge()
-        shown.batch = chosen(self._space, done, turn.restarted, shown.batch)
-        shown.overrides = {row: payload for row, payload in shown.overrides.items() if not done[row]}
-        return shown
+        infos.update(merge_infos(done, no_faults, {key: infos[key] for key in no_faults}))
+        self._last_observations.begin(done, progress.reset_observations)
+        visible.merge()
+        visible.batch = where_rows(self._space, done, progress.reset_observations, visible.batch)
+        visible.overrides = {row: payload for row, payload in visible.overrides.items() if not done[row]}
+        return visible
 
-    def _shown_info(
-        self, replies: Replies, log: Log, executions: list[list[float]] | None, mask: Mask
+    def _info(
+        self, replies: Replies, log: FaultLog, executions: list[list[float]] | None, mask: Mask
     ) -> dict[str, Any]:
-        """What an agent may know of its call, and what it may not, of the environments where mask is true."""
+        """The infos `reply`, `faults` and `executions`, in Gymnasium's vector format, where mask is true."""
         reply: dict[str, Any] = {
             "ok": replies.ok.copy(),
             "error": replies.error.copy(),
@@ -380,45 +396,50 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             known["_raw"] = np.isin(np.arange(len(mask)), list(texts))
         infos: dict[str, Any] = {"reply": {**reply, **known}, "_reply": mask.copy()}
         if not self._blind:
-            infos["faults"], infos["_faults"] = np.fromiter(log.of_each(), object, len(mask)), mask.copy()
+            infos["faults"], infos["_faults"] = np.fromiter(log.by_row(), object, len(mask)), mask.copy()
             each = executions or [list[float]() for _ in mask]
             infos["executions"], infos["_executions"] = np.fromiter(each, object, len(mask)), mask.copy()
         return infos
 
     @property
     def snapshot(self) -> Callable[[], VectorFaultSnapshot]:
-        """`snapshot()`: the state of environments and faults, where the environment can tell its own."""
-        below: Callable[[], Any] = self._bare.snapshot  # type: ignore[attr-defined]
+        """`snapshot()`: the state of environments and faults, where the environment has one, too."""
+        below: Callable[[], Any] = self._inner_envs.snapshot  # type: ignore[attr-defined]
 
         def take() -> VectorFaultSnapshot:
-            kept = self._pipeline.snapshot(), self._episodes.copy(), self._ended.copy(), self._seen.copy()
+            faults_state = (
+                self._pipeline.snapshot(),
+                self._episodes.copy(),
+                self._ended.copy(),
+                self._last_observations.copy(),
+            )
             worlds = self._worlds.snapshot() if self._worlds else None
-            return VectorFaultSnapshot(below(), *kept, copy.deepcopy(self._infos), worlds)
+            return VectorFaultSnapshot(below(), *faults_state, copy.deepcopy(self._infos), worlds)
 
         return take
 
     @property
     def restore(self) -> Callable[[VectorFaultSnapshot], Any]:
         """`restore(snapshot)`: back to where it was taken; what comes next is the same as it was then."""
-        below: Callable[[Any], Any] = self._bare.restore  # type: ignore[attr-defined]
+        below: Callable[[Any], Any] = self._inner_envs.restore  # type: ignore[attr-defined]
 
-        def go_back(snapshot: VectorFaultSnapshot) -> Any:
+        def restore_all(snapshot: VectorFaultSnapshot) -> Any:
             result = below(snapshot.below)
             self._pipeline.restore(snapshot.faults)
             self._episodes, self._ended = snapshot.episodes.copy(), snapshot.ended.copy()
-            self._seen, self._infos = snapshot.seen.copy(), copy.deepcopy(snapshot.infos)
+            self._last_observations, self._infos = snapshot.last_observations.copy(), copy.deepcopy(snapshot.infos)
             if self._worlds:
                 self._worlds.restore(snapshot.worlds)
             return result
 
-        return go_back
+        return restore_all
 
 
 _ARRAYS = spaces.Box | spaces.MultiDiscrete | spaces.MultiBinary
 
 
-def _faulty(env: Any) -> bool:
-    """Whether there are faults somewhere further in."""
+def _has_faults(env: Any) -> bool:
+    """Whether an inner wrapper, or a single environment, has faults already."""
     while isinstance(env, VectorWrapper):
         env = env.env
         if isinstance(env, VectorInjectFaults):

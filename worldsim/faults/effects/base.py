@@ -1,8 +1,8 @@
-"""What effects have in common: the calls that one acts on, what it remembers, and how it passes calls on.
+"""What effects have in common: the calls that one acts on, its memory, and how it forwards calls.
 
-An effect is a generator over calls that are in flight together: it yields calls to pass them on and is sent the
-replies, and it yields a `Wait` to let time pass. One call is a batch of one. Who drives the generator (a function call,
-a coroutine, a step of a vector of environments) decides how calls are carried out and how time passes, so an effect is
+An effect is a generator over calls that are in flight together: it yields calls to forward them and is sent the
+replies, and it yields a `Wait` to let time pass. One call is a batch of one. What drives the generator (a function
+call, a coroutine, a step of a vector of environments) executes calls and lets time pass in its own way, so an effect is
 written once for all of them.
 """
 
@@ -18,49 +18,49 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.callbatch import Calls
+from worldsim.faults.arrays import Floats, Mask, Rows
+from worldsim.faults.call_batch import CallBatch
 from worldsim.faults.calls import Call
-from worldsim.faults.history import Combine, History
-from worldsim.faults.keys import CallRandom, Floats, Keys, fold_in, last_where
-from worldsim.faults.log import Details, Origin
+from worldsim.faults.fault_log import CallIdentity, Details
+from worldsim.faults.keys import CallRandom, Keys, fold_in, last_where
 from worldsim.faults.parameters import EVERYTHING, matches
-from worldsim.faults.payloads import Payloads, Rows
+from worldsim.faults.payload_history import Combine, PayloadHistory
+from worldsim.faults.payloads import Payloads
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import ABSENT, copied, get, plain_leaves, put
 from worldsim.spaces import Leaf
 
-Mask = NDArray[np.bool_]
 T = TypeVar("T")
 
 
 class Wait(NamedTuple):
     """Time passes for some calls: (n,) seconds, or less where their callers give up before."""
 
-    calls: Calls
+    calls: CallBatch
     rows: Rows
     seconds: Floats
 
 
-Steps = Generator[Calls | Wait, Replies | None, Replies]
+EffectGenerator = Generator[CallBatch | Wait, Replies | None, Replies]
 """An effect under way."""
 
-Forward = Callable[[Calls], Steps]
-"""Passes calls on: `replies = yield from forward(calls)`."""
+ForwardCalls = Callable[[CallBatch], EffectGenerator]
+"""Forwards calls to the next fault, and in the end to the service: `replies = yield from forward(calls)`."""
 
 ByNumber = Callable[[Floats, Rows], NDArray[Any]]
-"""What depends on nothing but calls' uniforms and numbers, (n,)."""
+"""A function of nothing but the uniforms and numbers of calls, (n,)."""
 
 SESSION = 2**32  # folded into a fault's key for what is drawn once a session; tools take the numbers below
 
 
 class Memory:
-    """What a fault remembers of N sessions between calls. Whatever is in it is forgotten where a session begins."""
+    """The state of a fault between calls, of N sessions. A session's part is reset when it begins."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._arrays: dict[str, tuple[NDArray[Any], Any]] = {}
         self._objects: dict[str, tuple[list[Any], Callable[[], Any]]] = {}
-        self._histories: dict[str, History] = {}
+        self._histories: dict[str, PayloadHistory] = {}
 
     def array(self, name: str, fill: Any, shape: tuple[int, ...] = (), dtype: Any = None) -> NDArray[Any]:
         """An array (N, *shape), to be written to; `fill` where nothing was written yet."""
@@ -74,10 +74,10 @@ class Memory:
             self._objects[name] = [make() for _ in range(self.count)], make
         return self._objects[name][0]
 
-    def history(self, name: str, depth: int) -> History:
+    def history(self, name: str, depth: int) -> PayloadHistory:
         """The last `depth` payloads that were put in under this name."""
         if name not in self._histories:
-            self._histories[name] = History(self.count, depth)
+            self._histories[name] = PayloadHistory(self.count, depth)
         return self._histories[name]
 
     def begin(self, rows: Rows) -> None:
@@ -118,7 +118,7 @@ class Scope:
     text: spaces.Text | None = None
     possible: Callable[[int, Call], bool] | None = None
 
-    def of(self, payload: Any) -> "Scope":
+    def for_payload(self, payload: Any) -> "Scope":
         """That of one payload: a text without JSON is a leaf of its space, as every other observation is."""
         if self.text is None or not isinstance(payload, str):
             return self
@@ -127,7 +127,7 @@ class Scope:
 
     @property
     def plain(self) -> bool:
-        """Whether payloads are plain JSON, which no space says anything about."""
+        """Whether payloads are plain JSON, which has no space."""
         return self.leaves is None
 
     def leaves_in(self, payload: Any) -> tuple[Leaf, ...]:
@@ -141,7 +141,7 @@ class Scope:
         """Whether a place in the payload, by its name, is among the fault's targets."""
         return matches(name, self.targets)
 
-    def combined(self, payload: Any, other: Any) -> Any:
+    def combine(self, payload: Any, other: Any) -> Any:
         """A payload with the leaves that the fault may change taken from another one, where both have them.
 
         Plain JSON of which it may change everything becomes the other one.
@@ -155,42 +155,47 @@ class Scope:
         return payload
 
 
-class Source(Protocol):
-    """Where a batch's fault stands: what is the same for all its calls, and what they draw."""
+class StageProtocol(Protocol):
+    """What `AffectedCalls` needs of a `FaultStage`: what its calls have in common, and their random numbers."""
 
     scope: Scope
     memory: Memory
     session_keys: Keys  # (N,)
 
-    def keys(self, rows: Rows, origin: Origin) -> Keys:
+    def keys(self, rows: Rows, identity: CallIdentity) -> Keys:
         """(n,) the fault's keys for the tools that are called, of all draws but those that trigger it."""
         ...
 
-    def drawn(self, rows: Rows, origin: Origin) -> Floats:
+    def trigger_uniforms(self, rows: Rows, identity: CallIdentity) -> Floats:
         """(n,) the uniforms that decide whether the fault is triggered."""
         ...
 
-    def triggered(self, calls: Calls, rows: Rows) -> Mask:
+    def triggered(self, calls: CallBatch, rows: Rows) -> Mask:
         """(n,) on which calls the fault triggers."""
         ...
 
-    def by_number(self, name: str, function: "ByNumber", batch: "Batch") -> NDArray[Any]:
-        """`Batch.by_number`."""
+    def by_number(self, name: str, function: "ByNumber", batch: "AffectedCalls") -> NDArray[Any]:
+        """`AffectedCalls.by_number`."""
         ...
 
     def seconds(self, rows: Rows) -> Floats:
-        """(n,) how late it is."""
+        """(n,) the time on the clocks."""
         ...
 
 
-class Batch:
+class AffectedCalls:
     """n calls, each of another session, on which one fault acts at the same time.
 
     calls: all that are passed on together, these among them. rows: (n,) the sessions of these.
     """
 
     def __init__(
-        self, source: Source, calls: Calls, rows: Rows, uniforms: Floats | None = None, scope: Scope | None = None
+        self,
+        source: StageProtocol,
+        calls: CallBatch,
+        rows: Rows,
+        uniforms: Floats | None = None,
+        scope: Scope | None = None,
     ) -> None:
         self.calls, self.rows, self.memory = calls, rows, source.memory
         self.scope = source.scope if scope is None else scope
@@ -199,45 +204,45 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, which: Any) -> "Batch":
+    def __getitem__(self, which: Any) -> "AffectedCalls":
         """Some of these calls, by positions or mask; these very ones where the mask is true for all."""
         if isinstance(which, np.ndarray) and which.dtype == np.bool_ and np.count_nonzero(which) == len(self):
             return self
         drawn = None if self._uniforms is None else self._uniforms[which]
-        return Batch(self._source, self.calls, self.rows[which], drawn, self.scope)
+        return AffectedCalls(self._source, self.calls, self.rows[which], drawn, self.scope)
 
-    def one_by_one(self, replies: Replies) -> "list[Batch]":
+    def one_by_one(self, replies: Replies) -> "list[AffectedCalls]":
         """Each of these calls by itself, where what is answered is plain JSON and built otherwise each time."""
         if not self.scope.plain:
             return [self]
         each = [self] if len(self) == 1 else [self[[position]] for position in range(len(self))]
         if self.scope.text is None:
             return each
-        forms = [self.scope.of(replies.payload(int(one.rows[0]))) for one in each]
+        forms = [self.scope.for_payload(replies.payload(int(one.rows[0]))) for one in each]
         return [
-            Batch(self._source, self.calls, one.rows, one._uniforms, form)
+            AffectedCalls(self._source, self.calls, one.rows, one._uniforms, form)
             for one, form in zip(each, forms, strict=True)
         ]
 
-    def with_calls(self, calls: Calls, which: Mask) -> "Batch":
+    def with_calls(self, calls: CallBatch, which: Mask) -> "AffectedCalls":
         """Some of these calls, (n,), when others than `calls` are to be passed on."""
-        return Batch(self._source, calls, self.rows[which], scope=self.scope)
+        return AffectedCalls(self._source, calls, self.rows[which], scope=self.scope)
 
     @cached_property
     def numbers(self) -> Rows:
         """(n,) of the calls, among those of their tools."""
-        return self.calls.origin.numbers[self.rows]
+        return self.calls.identity.numbers[self.rows]
 
     @property
     def uniforms(self) -> Floats:
         """(n,) a number in [0, 1) a call, the one that decides whether the fault is triggered."""
         if self._uniforms is None:
-            self._uniforms = self._source.drawn(self.rows, self.calls.origin)
+            self._uniforms = self._source.trigger_uniforms(self.rows, self.calls.identity)
         return self._uniforms
 
     @cached_property
     def _keys(self) -> Keys:
-        return self._source.keys(self.rows, self.calls.origin)
+        return self._source.keys(self.rows, self.calls.identity)
 
     @cached_property
     def random(self) -> CallRandom:
@@ -246,7 +251,7 @@ class Batch:
 
     @property
     def triggered(self) -> Mask:
-        """On which of these calls, (n,), the fault triggers; the others it has to see and to leave alone."""
+        """On which of these calls, (n,), the fault triggers; it only observes the others."""
         return self._source.triggered(self.calls, self.rows)
 
     @property
@@ -261,37 +266,37 @@ class Batch:
         """
         keys = self._keys
 
-        def asked(rows: Rows, numbers: Rows) -> Mask:
+        def decided(rows: Rows, numbers: Rows) -> Mask:
             drawn = CallRandom(fold_in(np.repeat(keys[rows], numbers.shape[1]), numbers.ravel()))
             return decides(drawn).reshape(numbers.shape)
 
-        last = last_where(self.numbers, asked)
+        last = last_where(self.numbers, decided)
         return last, CallRandom(fold_in(keys, last))
 
     def session_random(self, name: str) -> CallRandom:
         """Draws that stay the same for the whole session; others for each name."""
         return CallRandom(fold_in(self._source.session_keys[self.rows], SESSION + crc32(name.encode())))
 
-    def requests(self) -> list[Any] | None:
-        """What tells the request of each call from others; None where all calls ask for the same."""
-        return None if self.scope.one_request else self.calls.requests(self.rows)
+    def request_keys(self) -> list[Any] | None:
+        """A key for the request of each call, equal for equal requests; None where all calls are the same request."""
+        return None if self.scope.one_request else self.calls.request_keys(self.rows)
 
     def leaves(self, replies: Replies) -> tuple[Leaf, ...]:
         """The leaves that the fault may change in the replies, all of them of one form."""
         return self.scope.leaves_in(replies.payload(int(self.rows[0])) if self.scope.plain else None)
 
     @property
-    def combined(self) -> Combine:
-        """`Scope.combined`."""
-        return self.scope.combined
+    def combine(self) -> Combine:
+        """`Scope.combine`."""
+        return self.scope.combine
 
-    def answered(self, replies: Replies) -> "Batch":
-        """Those of these calls to which a payload came."""
+    def answered(self, replies: Replies) -> "AffectedCalls":
+        """The calls that got a payload."""
         return self[replies.ok[self.rows]]
 
     @property
     def seconds(self) -> Floats:
-        """(n,) how late it is."""
+        """(n,) the time on the clocks."""
         return self._source.seconds(self.rows)
 
     def by_number(self, name: str, function: "ByNumber") -> NDArray[Any]:
@@ -302,15 +307,15 @@ class Batch:
         """
         return self._source.by_number(name, function, self)
 
-    def wait(self, seconds: Floats) -> Steps:
+    def wait(self, seconds: Floats) -> EffectGenerator:
         """Time passes, (n,) seconds, or less where a caller gives up: `yield from batch.wait(seconds)`."""
         yield Wait(self.calls, self.rows, seconds)
         return NO_REPLIES
 
     def record(self, kind: str, details: Details) -> None:
-        """Note what was really done to each of these calls."""
+        """Record what was done to each of these calls."""
         if len(self.rows):
-            self.calls.flight.log.add(self.rows, self.calls.origin, self.scope.kind, kind, details)
+            self.calls.in_flight.log.add(self.rows, self.calls.identity, self.scope.kind, kind, details)
 
 
 NO_REPLIES = Replies(0)
@@ -321,31 +326,31 @@ class Effect(ABC):
 
     @property
     def may_drop(self) -> bool:
-        """Whether it may keep a call from being carried out."""
+        """Whether it may keep a call from being executed."""
         return False
 
     @property
     def may_repeat(self) -> bool:
-        """Whether it may have a call carried out more than once, or later than it was made."""
+        """Whether it may have a call executed more than once, or later than it was made."""
         return False
 
-    def sees_all(self, scope: Scope) -> bool:
-        """Whether it must see the calls of its tools that it does nothing to, because it remembers them."""
+    def needs_all_calls(self, scope: Scope) -> bool:
+        """Whether `run` needs all calls of its tools, to remember those on which it does not trigger, too."""
         return False
 
     @abstractmethod
-    def run(self, batch: Batch, forward: Forward) -> Steps:
-        """Carry out `batch.calls`, all of them: pass calls on by `forward` once or more often, and give the replies.
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
+        """Carry all of `batch.calls` through this fault: `forward` calls once or more often, and return the replies.
 
-        It forwards calls of no session, too: there is always something to show.
+        Where all calls are dropped it forwards an empty batch, so that there are replies to fill in.
         """
 
-    def begin(self, batch: Batch, shown: Replies) -> None:  # noqa: B027  (most effects need nothing here)
-        """Sessions begin; `shown` is what the callers got before their first call."""
+    def begin(self, batch: AffectedCalls, initial: Replies) -> None:  # noqa: B027  (most effects need nothing here)
+        """Sessions begin; `initial` is what the callers got before their first call."""
 
 
-def same_for_each(batch: Sized, **details: Any) -> Details:
-    """Details of records that all say the same."""
+def same_details(batch: Sized, **details: Any) -> Details:
+    """The same details for every record."""
     count = len(batch)
     return lambda: [details for _ in range(count)]
 

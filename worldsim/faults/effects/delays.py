@@ -5,8 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldsim.faults.effects.base import Batch, ByNumber, Effect, Forward, Mask, Steps, Wait, same_for_each
-from worldsim.faults.keys import Floats
+from worldsim.faults.arrays import Floats, Mask
+from worldsim.faults.effects.base import (
+    AffectedCalls,
+    ByNumber,
+    Effect,
+    EffectGenerator,
+    ForwardCalls,
+    Wait,
+    same_details,
+)
 from worldsim.faults.replies import Replies
 
 ON_TIME_S = 1e-6  # what counts as the same moment: clocks are sums of rounded numbers
@@ -22,7 +30,7 @@ class Delay(Effect):
     latencies_s: ByNumber
     least_s: float = 0.0
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         latencies_s = batch.by_number("latency", self.latencies_s)
         if self.least_s:
             waits = latencies_s >= self.least_s
@@ -31,7 +39,7 @@ class Delay(Effect):
         return (yield from forward(batch.calls))
 
 
-def delay(batch: Batch, latencies_s: Floats) -> Wait:
+def delay(batch: AffectedCalls, latencies_s: Floats) -> Wait:
     """That calls wait, (n,) seconds, which is recorded: `yield delay(...)`."""
     batch.record("delay", lambda: [{"latency_s": each} for each in latencies_s.tolist()])
     return Wait(batch.calls, batch.rows, latencies_s)
@@ -52,10 +60,10 @@ class TimeOut(Effect):
     def may_drop(self) -> bool:
         return self.request_lost
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
-        batch.record(self.kind, same_for_each(batch, lost="request" if self.request_lost else "answer"))
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
+        batch.record(self.kind, same_details(batch, lost="request" if self.request_lost else "answer"))
         ends_s = batch.seconds + self.timeout_s
-        calls = batch.calls.without(batch.rows) if self.request_lost else batch.calls.until(batch.rows, ends_s)
+        calls = batch.calls.without(batch.rows) if self.request_lost else batch.calls.with_deadline(batch.rows, ends_s)
         replies = yield from forward(calls)
         yield from give_up(batch, ends_s, replies)
         return replies
@@ -77,9 +85,9 @@ class SlowService(Effect):
     def may_drop(self) -> bool:
         return self.lose_answer < 1
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         latencies_s, ends_s = batch.by_number("latency", self.latencies_s), batch.seconds + self.timeout_s
-        calls = batch.calls.until(batch.rows, ends_s)
+        calls = batch.calls.with_deadline(batch.rows, ends_s)
         slow = latencies_s >= self.timeout_s
         if not np.count_nonzero(slow):
             yield delay(batch, latencies_s)
@@ -98,8 +106,8 @@ class SlowService(Effect):
             yield from self._too_late(others, latencies_s[in_time], ends_s[in_time], replies)
         return replies
 
-    def _too_late(self, batch: Batch, latencies_s: Floats, ends_s: Floats, replies: Replies) -> Steps:
-        """Where something else, further in, has taken so long that callers gave up."""
+    def _too_late(self, batch: AffectedCalls, latencies_s: Floats, ends_s: Floats, replies: Replies) -> EffectGenerator:
+        """Time out the calls that inner faults, or the service, have delayed until their callers gave up."""
         late = batch.seconds >= ends_s - ON_TIME_S
         if np.count_nonzero(late):
             batch, latencies_s, ends_s = batch[late], latencies_s[late], ends_s[late]
@@ -108,7 +116,7 @@ class SlowService(Effect):
         return replies
 
 
-def record_timeouts(batch: Batch, request_lost: Mask, latencies_s: Floats) -> None:
+def record_timeouts(batch: AffectedCalls, request_lost: Mask, latencies_s: Floats) -> None:
     """Record what was lost, (n,), the request or its answer, and how long each call would have taken by itself."""
     each = request_lost, latencies_s
     batch.record(
@@ -120,7 +128,7 @@ def record_timeouts(batch: Batch, request_lost: Mask, latencies_s: Floats) -> No
     )
 
 
-def give_up(batch: Batch, ends_s: Floats, replies: Replies) -> Steps:
+def give_up(batch: AffectedCalls, ends_s: Floats, replies: Replies) -> EffectGenerator:
     """Callers wait until `ends_s`, (n,) on their clocks, and get nothing."""
     yield from batch.wait(ends_s - batch.seconds)
     replies.lose(batch.rows, "timeout")
@@ -134,11 +142,11 @@ class Trickle(Effect):
     sizes: bytes of the replies, (n,). seconds_per_kib: of a reply. patience_s: after which the caller gives up.
     """
 
-    sizes: Callable[[Replies, Batch], Floats]
+    sizes: Callable[[Replies, AffectedCalls], Floats]
     seconds_per_kib: float
     patience_s: float
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies = yield from forward(batch.calls)
         batch = batch.answered(replies)
         if not len(batch):

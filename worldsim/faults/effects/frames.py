@@ -6,9 +6,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.keys import below
+from worldsim.faults.arrays import Floats
+from worldsim.faults.keys import integers_below
 
-Frame = NDArray[Any]
+FrameArray = NDArray[Any]
 
 
 class Axes(NamedTuple):
@@ -32,14 +33,14 @@ def frame_axes(space: spaces.Space[Any]) -> Axes | None:
     return axes if min(space.shape[axes.rows], space.shape[axes.columns]) >= 4 else None
 
 
-def as_images(frames: Frame, axes: Axes) -> Frame:
+def as_images(frames: FrameArray, axes: Axes) -> FrameArray:
     """n frames as (n, height, width, channels). Shares memory with the frames."""
     if axes.channels is None:
         return np.expand_dims(frames, -1)
     return np.moveaxis(frames, (1 + axes.rows, 1 + axes.columns, 1 + axes.channels), (1, 2, 3))
 
 
-def as_frames(images: Frame, axes: Axes) -> Frame:
+def as_frames(images: FrameArray, axes: Axes) -> FrameArray:
     """The inverse of `as_images`."""
     if axes.channels is None:
         return images[..., 0]
@@ -49,54 +50,54 @@ def as_frames(images: Frame, axes: Axes) -> Frame:
 # What follows changes n images (n, height, width, channels) in copies, with four uniforms for each. Where a loop goes
 # over images it moves blocks of pixels, whose copying costs more than the loop does.
 
-Chance = NDArray[np.float64]  # (n, 4)
+Uniforms = Floats  # (n, 4), in [0, 1)
 
 
-def shift_rows(images: Frame, severity: float, chance: Chance) -> Frame:
+def shift_rows(images: FrameArray, severity: float, chance: Uniforms) -> FrameArray:
     """A band of rows, up to `severity` of all, slipped sideways."""
     changed = images.copy()
     height, width = images.shape[1:3]
     band = max(1, round(severity * height))
-    tops, steps = below(chance[:, 0], height - band + 1), 1 + below(chance[:, 1], width - 1)
+    tops, steps = integers_below(chance[:, 0], height - band + 1), 1 + integers_below(chance[:, 1], width - 1)
     for image, top, step in zip(changed, tops.tolist(), steps.tolist(), strict=True):
         image[top : top + band] = np.roll(image[top : top + band], step, axis=1)
     return changed
 
 
-def swap_channels(images: Frame, severity: float, chance: Chance) -> Frame:
+def swap_channels(images: FrameArray, severity: float, chance: Uniforms) -> FrameArray:
     """Two channels in each other's place."""
     changed, channels = images.copy(), images.shape[3]
     if channels < 2:
         return changed
-    ones = below(chance[:, 0], channels)
-    others = (ones + 1 + below(chance[:, 1], channels - 1)) % channels
+    ones = integers_below(chance[:, 0], channels)
+    others = (ones + 1 + integers_below(chance[:, 1], channels - 1)) % channels
     for image, source, one, other in zip(changed, images, ones.tolist(), others.tolist(), strict=True):
         image[..., one], image[..., other] = source[..., other], source[..., one]
     return changed
 
 
-def tear_block(images: Frame, severity: float, chance: Chance) -> Frame:
+def tear_block(images: FrameArray, severity: float, chance: Uniforms) -> FrameArray:
     """A block of about `severity` of each side, overwritten by what is elsewhere in the frame."""
     changed = images.copy()
     height, width = images.shape[1:3]
-    downs, rights = 1 + below(chance[:, 2], height - 1), 1 + below(chance[:, 3], width - 1)
-    moves = zip(blocks(images.shape, severity, chance), downs.tolist(), rights.tolist(), strict=True)
+    downs, rights = 1 + integers_below(chance[:, 2], height - 1), 1 + integers_below(chance[:, 3], width - 1)
+    moves = zip(random_blocks(images.shape, severity, chance), downs.tolist(), rights.tolist(), strict=True)
     for image, source, (block, down, right) in zip(changed, images, moves, strict=True):
         image[block] = np.roll(source, (down, right), axis=(0, 1))[block]
     return changed
 
 
-def occlude(images: Frame, severity: float, chance: Chance) -> Frame:
+def occlude(images: FrameArray, severity: float, chance: Uniforms) -> FrameArray:
     """A black block of about `severity` of each side."""
     changed = images.copy()
-    for image, block in zip(changed, blocks(images.shape, severity, chance), strict=True):
+    for image, block in zip(changed, random_blocks(images.shape, severity, chance), strict=True):
         image[block] = 0
     return changed
 
 
-def blocks(shape: tuple[int, ...], severity: float, chance: Chance) -> list[tuple[slice, slice]]:
+def random_blocks(shape: tuple[int, ...], severity: float, chance: Uniforms) -> list[tuple[slice, slice]]:
     """A random block in each of n images, with sides of `severity` of the image's, at least one pixel."""
     tall, wide = (max(1, round(severity * length)) for length in shape[1:3])
-    tops = below(chance[:, 0], shape[1] - tall + 1).tolist()
-    lefts = below(chance[:, 1], shape[2] - wide + 1).tolist()
+    tops = integers_below(chance[:, 0], shape[1] - tall + 1).tolist()
+    lefts = integers_below(chance[:, 1], shape[2] - wide + 1).tolist()
     return [(slice(top, top + tall), slice(left, left + wide)) for top, left in zip(tops, lefts, strict=True)]

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from worldsim.faults.effects.base import Batch
-from worldsim.faults.effects.texts import plain_payloads
+from worldsim.faults.effects.base import AffectedCalls
+from worldsim.faults.effects.json_text import plain_payloads
 from worldsim.faults.keys import CallRandom
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import as_text
 
-Write = Callable[[Callable[[], list[str]], CallRandom], list[str]]
+WriteTexts = Callable[[Callable[[], list[str]], CallRandom], list[str]]
 """What arrives, as the caller's HTTP library decodes it, a text for each call. The argument gives what was sent."""
 
 
@@ -18,16 +18,16 @@ class Garble:
     """A `Change` of replies into texts that cannot be parsed: error "malformed", and the text in `raw`."""
 
     kind: str
-    write: Write
+    write: WriteTexts
 
-    def __call__(self, batch: Batch, replies: Replies) -> None:
+    def __call__(self, batch: AffectedCalls, replies: Replies) -> None:
         texts = self.write(lambda: sent(batch, replies), batch.random)
         lengths = [len(text) for text in texts]  # records last as long as the session: no texts of frames in them
         batch.record(self.kind, lambda: [{"characters": length} for length in lengths])
         replies.garble(batch.rows, texts)
 
 
-def sent(batch: Batch, replies: Replies) -> list[str]:
+def sent(batch: AffectedCalls, replies: Replies) -> list[str]:
     """The replies as JSON texts: objects and lists, for no beginning of one is JSON; others stand in an object."""
     texts = [as_text(payload) for payload in plain_payloads(replies, batch.rows)]
     return [text if text.startswith(("{", "[")) else f'{{"result": {text}}}' for text in texts]

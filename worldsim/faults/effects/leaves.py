@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.faults import columns, trees
-from worldsim.faults.columns import Values, by_form, differing, like_old, one_by_one, some, within
+from worldsim.faults.arrays import Mask, Rows
+from worldsim.faults.columns import Values, by_form, cast_like_old, differing, one_by_one, select, within
 from worldsim.faults.effects import frames
-from worldsim.faults.effects.base import Batch, Effect, Forward, Mask, Scope, Steps
-from worldsim.faults.effects.texts import plain_payloads
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, Scope
+from worldsim.faults.effects.json_text import plain_payloads
+from worldsim.faults.fault_log import Details
 from worldsim.faults.keys import CallRandom
-from worldsim.faults.log import Details
-from worldsim.faults.payloads import Rows
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import as_text
 from worldsim.spaces import Leaf
@@ -28,7 +28,7 @@ from worldsim.spaces import Leaf
 ORDER, LEAVES = 1, 16  # streams: of the order in which leaves are taken, and of the first leaf
 LEAF_NAMES = 2**20  # streams from here on belong to leaves by their names
 
-Change = Callable[[Batch, Replies], None]
+ReplyChange = Callable[[AffectedCalls, Replies], None]
 """Changes the payloads of calls that were answered, one at least."""
 
 
@@ -36,22 +36,22 @@ Change = Callable[[Batch, Replies], None]
 class ChangeReplies(Effect):
     """Changes the payloads of replies. The call itself is always carried out.
 
-    remembers_frames: whether it needs the last frames that came through, which `last_frames` gives.
+    remembers_frames: whether it needs the last frames that arrived, which `last_frames` gives.
     """
 
-    change: Change
+    change: ReplyChange
     remembers_frames: bool = False
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return self.remembers_frames and bool(frames_of(scope.leaves))
 
-    def begin(self, batch: Batch, shown: Replies) -> None:
-        if self.sees_all(batch.scope):
-            remember_frames(batch, shown)
+    def begin(self, batch: AffectedCalls, initial: Replies) -> None:
+        if self.needs_all_calls(batch.scope):
+            remember_frames(batch, initial)
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies = yield from forward(batch.calls)
-        answered, remembers = batch.answered(replies), self.sees_all(batch.scope)
+        answered, remembers = batch.answered(replies), self.needs_all_calls(batch.scope)
         changing = answered[answered.triggered] if remembers else answered
         for alike in changing.one_by_one(replies) if len(changing) else ():
             self.change(alike, replies)
@@ -65,13 +65,13 @@ def frames_of(leaves: Sequence[Leaf] | None) -> tuple[Leaf, ...]:
     return tuple(leaf for leaf in leaves or () if frames.frame_axes(leaf.space))
 
 
-def last_frames(batch: Batch, leaf: Leaf) -> NDArray[Any]:
+def last_frames(batch: AffectedCalls, leaf: Leaf) -> NDArray[Any]:
     """The last frames that came through to each session, (N, ...), to be written to; black before the first."""
     return batch.memory.array(f"frame {leaf.name}", 0, leaf.space.shape or (), np.uint8)
 
 
-def remember_frames(batch: Batch, replies: Replies) -> None:
-    """Remember the frames that came through."""
+def remember_frames(batch: AffectedCalls, replies: Replies) -> None:
+    """Remember the frames that arrived."""
     for leaf in frames_of(batch.scope.leaves):
         replies.copy_leaf(leaf, batch.rows, last_frames(batch, leaf))
 
@@ -82,65 +82,65 @@ def remember_frames(batch: Batch, replies: Replies) -> None:
 class Selection(Protocol):
     """Which leaves are changed."""
 
-    def tries(self, leaves: Sequence[Leaf], batch: Batch) -> Mask:
+    def candidates(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
         """Which leaves are tried, (n, leaves)."""
         ...
 
-    def takes(self, effective: Mask, batch: Batch) -> Mask:
+    def select(self, effective: Mask, batch: AffectedCalls) -> Mask:
         """Of those that could be changed, (n, leaves), which are."""
         ...
 
 
 @dataclass(frozen=True)
-class Every:
+class AllLeaves:
     """All leaves."""
 
-    def tries(self, leaves: Sequence[Leaf], batch: Batch) -> Mask:
+    def candidates(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
         return np.ones((len(batch), len(leaves)), np.bool_)
 
-    def takes(self, effective: Mask, batch: Batch) -> Mask:
+    def select(self, effective: Mask, batch: AffectedCalls) -> Mask:
         return effective
 
 
 @dataclass(frozen=True)
-class Some:
+class SomeLeaves:
     """A share of all leaves, at least one, out of those for which there is another value."""
 
     share: float
 
-    def tries(self, leaves: Sequence[Leaf], batch: Batch) -> Mask:
+    def candidates(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
         return np.ones((len(batch), len(leaves)), np.bool_)
 
-    def takes(self, effective: Mask, batch: Batch) -> Mask:
-        return first_few(effective, batch, _wanted(self.share, effective.shape[1]))
+    def select(self, effective: Mask, batch: AffectedCalls) -> Mask:
+        return first_few(effective, batch, _count_of_share(self.share, effective.shape[1]))
 
 
 @dataclass(frozen=True)
-class One:
+class OneLeaf:
     """One leaf, out of those for which there is another value."""
 
-    def tries(self, leaves: Sequence[Leaf], batch: Batch) -> Mask:
+    def candidates(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
         return np.ones((len(batch), len(leaves)), np.bool_)
 
-    def takes(self, effective: Mask, batch: Batch) -> Mask:
+    def select(self, effective: Mask, batch: AffectedCalls) -> Mask:
         return first_few(effective, batch, 1)
 
 
 @dataclass(frozen=True)
-class AnySome:
+class SomeLeavesEvenIfEqual:
     """A share of all leaves, at least one, whatever they are: what was nothing already counts as changed."""
 
     share: float
 
-    def tries(self, leaves: Sequence[Leaf], batch: Batch) -> Mask:
-        return first_few(EVERY.tries(leaves, batch), batch, _wanted(self.share, len(leaves)))
+    def candidates(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
+        return first_few(ALL_LEAVES.candidates(leaves, batch), batch, _count_of_share(self.share, len(leaves)))
 
-    def takes(self, effective: Mask, batch: Batch) -> Mask:
+    def select(self, effective: Mask, batch: AffectedCalls) -> Mask:
         return effective
 
 
 @dataclass(frozen=True)
-class Spells:
+class LeafOutages:
     """Leaves fail for spells of calls of a tool, each leaf by itself: a two-state Markov chain (Gilbert 1960).
 
     begins: probability that a spell begins at a call. mean_calls: mean length of a spell.
@@ -149,57 +149,57 @@ class Spells:
     begins: float
     mean_calls: float
 
-    def tries(self, leaves: Sequence[Leaf], batch: Batch) -> Mask:
+    def candidates(self, leaves: Sequence[Leaf], batch: AffectedCalls) -> Mask:
         out = [self._out(LEAF_NAMES + crc32(leaf.name.encode()) % LEAF_NAMES, batch) for leaf in leaves]
         return np.stack(out, 1) if out else np.zeros((len(batch), 0), np.bool_)
 
-    def _out(self, stream: int, batch: Batch) -> Mask:
+    def _out(self, stream: int, batch: AffectedCalls) -> Mask:
         """Whether the leaf is out: one uniform a call moves the chain, as in `worldsim.faults.schedule.Bursts`."""
-        enter, stay = self.begins, 1 - 1 / self.mean_calls
-        low, high = min(enter, stay), max(enter, stay)
+        p_begin, p_stay = self.begins, 1 - 1 / self.mean_calls
+        low, high = min(p_begin, p_stay), max(p_begin, p_stay)
 
         def decides(drawn: CallRandom) -> Mask:
             numbers = drawn.uniform(stream)
             return np.asarray((numbers < low) | (numbers >= high))
 
         at, drawn = batch.last_where(decides)
-        out = drawn.uniform(stream) < np.where(at == 0, enter, low)
-        turned = (batch.numbers - at) % 2 == 1 if stay < enter else np.zeros(len(batch), np.bool_)
+        out = drawn.uniform(stream) < np.where(at == 0, p_begin, low)
+        turned = (batch.numbers - at) % 2 == 1 if p_stay < p_begin else np.zeros(len(batch), np.bool_)
         return np.asarray(out ^ turned)
 
-    def takes(self, effective: Mask, batch: Batch) -> Mask:
+    def select(self, effective: Mask, batch: AffectedCalls) -> Mask:
         return effective
 
 
-EVERY = Every()
+ALL_LEAVES = AllLeaves()
 
 
-def _wanted(share: float, count: int) -> int:
+def _count_of_share(share: float, count: int) -> int:
     return max(1, round(share * count))
 
 
-def first_few(effective: Mask, batch: Batch, wanted: int) -> Mask:
+def first_few(effective: Mask, batch: AffectedCalls, tried: int) -> Mask:
     """Of the effective ones in each row those that come first in an order that is drawn for it, (n, leaves)."""
-    if wanted >= effective.shape[1]:
+    if tried >= effective.shape[1]:
         return effective
     order = batch.random.permutation(effective.shape[1], ORDER)
     ordered = np.take_along_axis(effective, order, 1)
     chosen = np.zeros_like(effective)
-    np.put_along_axis(chosen, order, ordered & (ordered.cumsum(1) <= wanted), 1)
+    np.put_along_axis(chosen, order, ordered & (ordered.cumsum(1) <= tried), 1)
     return chosen
 
 
 # --- what they become ---
 
 
-class Edited(NamedTuple):
-    """What a leaf becomes in n payloads, and what records say of that: gives the details of some of them, (m,)."""
+class EditResult(NamedTuple):
+    """The new values of a leaf in n payloads. notes: gives the record details of some of them, (m,)."""
 
     after: Values
     notes: Callable[[NDArray[np.int64]], list[dict[str, Any]]] | None = None
 
 
-Edit = Callable[[Leaf, Values, CallRandom, Batch], Values | Edited]
+LeafEdit = Callable[[Leaf, Values, CallRandom, AffectedCalls], Values | EditResult]
 """Gives other values for a leaf, not written into the old ones; the very same where there are none."""
 
 
@@ -215,69 +215,71 @@ class _Candidate(NamedTuple):
 
     at: NDArray[np.int64]
     before: Values
-    edited: Edited
+    edited: EditResult
     effective: Mask
 
 
 _NONE = np.zeros(0, np.int64)
-Changes = list[tuple[Leaf, Rows, Values]]  # leaves, the sessions in whose payloads they change, other values
+LeafChanges = list[tuple[Leaf, Rows, Values]]  # leaves, the sessions in whose payloads they change, other values
 
 
 @dataclass(frozen=True)
 class ChangeLeaves:
-    """A `Change` of leaves, each by itself.
+    """A `ReplyChange` of leaves, each by itself.
 
     kind: of the records. edit: what they become. selection: which. delivery: how the result arrives.
     out_of_space: whether values outside the space arrive; else what is outside has no effect, unless `free`: then the
-    edit answers for its values itself. describe: whether records say what was there before and after.
+    edit is responsible for its values. describe: whether records have the values before and after.
     records: one for each "leaf", or one for the whole "reply".
     leaves: which there are; by default those that are targets.
     """
 
     kind: str
-    edit: Edit
-    selection: Selection = EVERY
+    edit: LeafEdit
+    selection: Selection = ALL_LEAVES
     delivery: Delivery = Delivery.AS_IT_IS
     out_of_space: bool = False
     free: bool = False
     describe: bool = True
     records: str = "leaf"
-    leaves: Callable[[Batch, Replies], tuple[Leaf, ...]] = lambda batch, replies: batch.leaves(replies)
+    leaves: Callable[[AffectedCalls, Replies], tuple[Leaf, ...]] = lambda batch, replies: batch.leaves(replies)
 
-    def __call__(self, batch: Batch, replies: Replies) -> None:
+    def __call__(self, batch: AffectedCalls, replies: Replies) -> None:
         leaves = self.leaves(batch, replies)
         if leaves:
             self.change(leaves, batch.random.streams(LEAVES, len(leaves)), batch, replies)
 
-    def change(self, leaves: Sequence[Leaf], randoms: Sequence[CallRandom], batch: Batch, replies: Replies) -> None:
+    def change(
+        self, leaves: Sequence[Leaf], randoms: Sequence[CallRandom], batch: AffectedCalls, replies: Replies
+    ) -> None:
         """Change these leaves of the replies; each draws from a stream of its own."""
-        wanted = self.selection.tries(leaves, batch)
-        effective = np.zeros_like(wanted)
+        tried = self.selection.candidates(leaves, batch)
+        effective = np.zeros_like(tried)
         candidates: list[_Candidate | None] = []
         for position, (leaf, random) in enumerate(zip(leaves, randoms, strict=True)):
-            at = np.flatnonzero(wanted[:, position])
+            at = np.flatnonzero(tried[:, position])
             candidates.append(self._try(leaf, random, at, batch, replies) if len(at) else None)
             if candidates[-1] is not None:
                 effective[at, position] = candidates[-1].effective
-        taken = self.selection.takes(effective, batch)
-        changes = Changes()
+        taken = self.selection.select(effective, batch)
+        changes = LeafChanges()
         for leaf, one, hit in zip(leaves, candidates, taken.T, strict=True):
             chosen = _NONE if one is None else np.flatnonzero(hit[one.at])
             if one is not None and len(chosen):
                 if self.records == "leaf":
                     self._record(leaf, one, chosen, batch)
-                changes.append((leaf, batch.rows[one.at[chosen]], some(one.edited.after, chosen)))
+                changes.append((leaf, batch.rows[one.at[chosen]], select(one.edited.after, chosen)))
         if changes:
             self._deliver(batch[taken.any(1)], changes, replies)
 
-    def _try(self, leaf: Leaf, random: CallRandom, at: Rows, batch: Batch, replies: Replies) -> _Candidate:
-        those, drawn = (batch, random) if len(at) == len(batch) else (batch[at], random[at])
-        before = replies.values(leaf, those.rows)
-        found = self.edit(leaf, before, drawn, those)
-        edited = found if isinstance(found, Edited) else Edited(found)
-        return _Candidate(at, before, edited, self._effective(leaf, before, edited.after, those))
+    def _try(self, leaf: Leaf, random: CallRandom, at: Rows, batch: AffectedCalls, replies: Replies) -> _Candidate:
+        batch_here, drawn = (batch, random) if len(at) == len(batch) else (batch[at], random[at])
+        before = replies.values(leaf, batch_here.rows)
+        found = self.edit(leaf, before, drawn, batch_here)
+        edited = found if isinstance(found, EditResult) else EditResult(found)
+        return _Candidate(at, before, edited, self._effective(leaf, before, edited.after, batch_here))
 
-    def _effective(self, leaf: Leaf, before: Values, after: Values, batch: Batch) -> Mask:
+    def _effective(self, leaf: Leaf, before: Values, after: Values, batch: AffectedCalls) -> Mask:
         """Which of the values differ from what was there, and may arrive."""
         if after is before:
             return np.zeros(len(before), np.bool_)
@@ -285,7 +287,7 @@ class ChangeLeaves:
         free = self.free or self.out_of_space or batch.scope.plain or not np.count_nonzero(differs)
         return differs if free else differs & within(leaf.space, after)
 
-    def _record(self, leaf: Leaf, candidate: _Candidate, chosen: NDArray[np.int64], batch: Batch) -> None:
+    def _record(self, leaf: Leaf, candidate: _Candidate, chosen: NDArray[np.int64], batch: AffectedCalls) -> None:
         notes = candidate.edited.notes
         notes_of = notes(chosen) if notes else [dict[str, Any]() for _ in range(len(chosen))]
         described = self._described(leaf, candidate, chosen)
@@ -297,18 +299,18 @@ class ChangeLeaves:
         batch[candidate.at[chosen]].record(self.kind, details)
 
     def _described(self, leaf: Leaf, candidate: _Candidate, chosen: NDArray[np.int64]) -> Details:
-        """What was there before and after, worked out when somebody asks. Only copies of small values are held."""
+        """The values before and after, described when records are read. Only small values are copied and kept."""
         before, after = candidate.before, candidate.edited.after
-        if not (self.describe and columns.small(before) and columns.small(after)):
+        if not (self.describe and columns.are_small(before) and columns.are_small(after)):
             if not self.describe:
                 return lambda: [{} for _ in chosen]
-            before, after = (one_by_one(leaf, some(values, chosen)) for values in (before, after))
-            said = columns.descriptions(leaf, before, after)
-            return lambda: said
-        copies = [trees.copied(some(values, chosen)) for values in (before, after)]
+            before, after = (one_by_one(leaf, select(values, chosen)) for values in (before, after))
+            descriptions = columns.descriptions(leaf, before, after)
+            return lambda: descriptions
+        copies = [trees.copied(select(values, chosen)) for values in (before, after)]
         return lambda: columns.descriptions(leaf, *copies)
 
-    def _deliver(self, batch: Batch, changes: Changes, replies: Replies) -> None:
+    def _deliver(self, batch: AffectedCalls, changes: LeafChanges, replies: Replies) -> None:
         if self.records == "reply":
             batch.record(self.kind, lambda: [{} for _ in batch.rows])
         if arrives(self.delivery, self.out_of_space, batch):
@@ -318,23 +320,23 @@ class ChangeLeaves:
             replies.garble(batch.rows, [*map(as_text, plain_payloads(replies, batch.rows, changes))])
 
 
-def arrives(delivery: Delivery, out_of_space: bool, batch: Batch) -> bool:
+def arrives(delivery: Delivery, out_of_space: bool, batch: AffectedCalls) -> bool:
     """Whether changed replies arrive as they are: plain JSON has no schema that would refuse them."""
     return delivery is Delivery.AS_IT_IS or out_of_space or batch.scope.plain
 
 
-Numbers = Callable[[Leaf, NDArray[Any], CallRandom, Batch], Values]
-Texts = Callable[[Leaf, list[str], CallRandom, Batch], list[Any]]
-Integers = Callable[[Leaf, list[int], CallRandom, Batch], list[Any]]
+NumberEdit = Callable[[Leaf, NDArray[Any], CallRandom, AffectedCalls], Values]
+TextEdit = Callable[[Leaf, list[str], CallRandom, AffectedCalls], list[Any]]
+IntegerEdit = Callable[[Leaf, list[int], CallRandom, AffectedCalls], list[Any]]
 _EXACT = 2**53
 
 
 def by_column(
-    numbers: Numbers | None = None,
-    texts: Texts | None = None,
-    integers: Integers | None = None,
-    suits: Callable[[Leaf, Any], bool] = trees.usual,
-) -> Edit:
+    numbers: NumberEdit | None = None,
+    texts: TextEdit | None = None,
+    integers: IntegerEdit | None = None,
+    suits: Callable[[Leaf, Any], bool] = trees.has_leaf_form,
+) -> LeafEdit:
     """An edit of the values that a leaf has in many replies together.
 
     numbers: of arrays (n, ...). texts: of lists of them. integers: of whole numbers of plain JSON, which are of any
@@ -342,7 +344,8 @@ def by_column(
     such as this one, is of a kind that is edited.
     """
 
-    def of_integers(leaf: Leaf, values: list[int], random: CallRandom, batch: Batch) -> list[Any]:
+    # Whole numbers of plain JSON may be larger than any float holds exactly, so they are not put into float arrays.
+    def of_integers(leaf: Leaf, values: list[int], random: CallRandom, batch: AffectedCalls) -> list[Any]:
         if integers is not None:
             return integers(leaf, values, random, batch)
         if numbers is None or max(map(abs, values)) > _EXACT:
@@ -352,23 +355,23 @@ def by_column(
             each.item() if isinstance(each, np.generic | np.ndarray) and each.ndim == 0 else each for each in changed
         ]
 
-    def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Values:
+    def edit(leaf: Leaf, values: Values, random: CallRandom, batch: AffectedCalls) -> Values:
         if isinstance(values, np.ndarray):
             fit = numbers is not None and suits(leaf, one_by_one(leaf, values[:1])[0])
             return numbers(leaf, values, random, batch) if fit and numbers is not None else values
         changed = list(values)
         for at, column in by_form(leaf, values):
-            here, those = random[at], batch[at]
+            here, batch_here = random[at], batch[at]
             if isinstance(column, list) and isinstance(column[0], str):
-                after: Values = texts(leaf, column, here, those) if texts is not None else column
+                after: Values = texts(leaf, column, here, batch_here) if texts is not None else column
             elif not suits(leaf, values[at[0]]):
                 continue
             elif isinstance(column, list):
-                after = of_integers(leaf, column, here, those)
+                after = of_integers(leaf, column, here, batch_here)
             else:
-                after = numbers(leaf, column, here, those) if numbers is not None else column
+                after = numbers(leaf, column, here, batch_here) if numbers is not None else column
             for position, new in zip(at, after, strict=True):
-                changed[position] = like_old(values[position], new)
+                changed[position] = cast_like_old(values[position], new)
         return changed
 
     return edit

@@ -10,11 +10,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults import trees
+from worldsim.faults.arrays import Floats
 from worldsim.faults.columns import Values
-from worldsim.faults.effects import frames, wrong
-from worldsim.faults.effects.base import Batch
-from worldsim.faults.effects.leaves import Edit, Texts, by_column
-from worldsim.faults.keys import CallRandom, Floats, below
+from worldsim.faults.effects import frames, wrong_values
+from worldsim.faults.effects.base import AffectedCalls
+from worldsim.faults.effects.leaves import LeafEdit, TextEdit, by_column
+from worldsim.faults.keys import CallRandom, integers_below
 from worldsim.spaces import Leaf
 
 _DIGITS = re.compile(r"\d{2,}")
@@ -23,24 +24,26 @@ _DIGITS = re.compile(r"\d{2,}")
 def is_number(leaf: Leaf, value: Any) -> bool:
     """Whether a leaf is a number or a vector of them, and no frame; `value` is one of its."""
     numbers = isinstance(leaf.space, spaces.Box | spaces.Discrete) and not frames.frame_axes(leaf.space)
-    return numbers and not isinstance(value, bool) and trees.usual(leaf, value)
+    return numbers and not isinstance(value, bool) and trees.has_leaf_form(leaf, value)
 
 
-Affine = Callable[[CallRandom, Batch], tuple[Floats, Floats]]
+Affine = Callable[[CallRandom, AffectedCalls], tuple[Floats, Floats]]
 """What numbers are multiplied by, and what is added then, (n,) each."""
 
 
-def affine(coefficients: Affine, texts: Texts | None = None, suits: Callable[[Leaf, Any], bool] = is_number) -> Edit:
+def affine(
+    coefficients: Affine, texts: TextEdit | None = None, suits: Callable[[Leaf, Any], bool] = is_number
+) -> LeafEdit:
     """An edit that multiplies numbers and adds to them, one entry of a vector, cut to its space's bounds.
 
     Whole numbers of plain JSON stay whole, and keep all their digits whatever their size.
     """
 
-    def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: Batch) -> Values:
+    def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: AffectedCalls) -> Values:
         factors, terms = coefficients(random, batch)
-        return wrong.numbers_changed(leaf, values, random.uniform(), lambda entries: entries * factors + terms)
+        return wrong_values.numbers_changed(leaf, values, random.uniform(), lambda entries: entries * factors + terms)
 
-    def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: Batch) -> list[Any]:
+    def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: AffectedCalls) -> list[Any]:
         factors, terms = coefficients(random, batch)
         each = zip(values, factors.tolist(), terms.tolist(), strict=True)
         return [round(value * Fraction(str(factor)) + Fraction(str(term))) for value, factor, term in each]
@@ -48,28 +51,28 @@ def affine(coefficients: Affine, texts: Texts | None = None, suits: Callable[[Le
     return by_column(numbers, texts, integers, suits)
 
 
-def transposed_digits(suits: Callable[[Leaf, Any], bool] = is_number) -> Edit:
+def transposed_digits(suits: Callable[[Leaf, Any], bool] = is_number) -> LeafEdit:
     """An edit that puts two neighbouring digits in each other's place, and changes nothing else.
 
     Of numbers with decimals the digits before the point; of a text those of one number in it.
     """
 
-    def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: Batch) -> Values:
+    def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: AffectedCalls) -> Values:
         chance = random.uniform(0, 2)
         if isinstance(leaf.space, spaces.Discrete):
-            changed = wrong.transposed(values.astype(np.int64), chance[:, 0])
-            return wrong.existing(changed, values, leaf.space)
+            changed = wrong_values.transposed(values.astype(np.int64), chance[:, 0])
+            return wrong_values.existing(changed, values, leaf.space)
         flat = values.reshape(len(values), -1).copy()
-        rows, index = np.arange(len(flat)), below(chance[:, 1], flat.shape[1])
+        rows, index = np.arange(len(flat)), integers_below(chance[:, 1], flat.shape[1])
         entries = [_digits_transposed(each, one) for each, one in zip(flat[rows, index], chance[:, 0], strict=True)]
         flat[rows, index] = entries
         return flat.reshape(values.shape)
 
-    def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: Batch) -> list[Any]:
+    def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: AffectedCalls) -> list[Any]:
         chance = random.uniform(0, 2)[:, 0].tolist()
         return [int(_text_transposed(str(each), [0.0, one])) for each, one in zip(values, chance, strict=True)]
 
-    def texts(leaf: Leaf, values: list[str], random: CallRandom, batch: Batch) -> list[Any]:
+    def texts(leaf: Leaf, values: list[str], random: CallRandom, batch: AffectedCalls) -> list[Any]:
         return [_text_transposed(*each) for each in zip(values, random.uniform(0, 2).tolist(), strict=True)]
 
     return by_column(numbers, texts, integers, suits)

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldsim.faults.effects.base import Batch, Effect, Forward, Mask, Scope, Steps, same_for_each
-from worldsim.faults.keys import Floats
+from worldsim.faults.arrays import Floats, Mask
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, Scope, same_details
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import as_text
 
 
 @dataclass(frozen=True)
-class Answer:
-    """How a service says no.
+class Refusal:
+    """How a service refuses a call.
 
-    error: one of `worldsim.faults.ERRORS`. status, phrase: of HTTP (RFC 9110, RFC 6585); None: it says nothing at all.
+    error: one of `worldsim.faults.ERRORS`. status, phrase: of HTTP (RFC 9110, RFC 6585); None: no response at all.
     """
 
     error: str
@@ -28,7 +28,7 @@ class Answer:
         return None if self.status is None else as_text({"status": self.status, "error": self.phrase})
 
 
-def every_call(batch: Batch) -> Mask:
+def every_call(batch: AffectedCalls) -> Mask:
     """All calls on which the fault triggers are refused."""
     return np.ones(len(batch), np.bool_)
 
@@ -37,47 +37,47 @@ def every_call(batch: Batch) -> Mask:
 class Refuse(Effect):
     """Calls are refused.
 
-    answer: how. refused: which calls, (n,), asked once for each. lose_answer: share of the refusals that come after the
-    call was carried out. retry_after_s: seconds after which the service asks to be called again, one number, or one for
-    each call. counts: whether it must see all calls, because `refused` counts them.
+    refusal: how. refused: which calls, (n,), computed once for each. lose_answer: share of the refusals that come after
+    the call was executed. retry_after_s: seconds in the Retry-After header, one number, or one for each call. counts:
+    whether it needs all calls, because `refused` counts them.
     """
 
     kind: str
-    answer: Answer
-    refused: Callable[[Batch], Mask] = every_call
+    refusal: Refusal
+    refused: Callable[[AffectedCalls], Mask] = every_call
     lose_answer: float = 0.0
-    retry_after_s: float | Callable[[Batch], Floats] | None = None
+    retry_after_s: float | Callable[[AffectedCalls], Floats] | None = None
     counts: bool = False
 
     @property
     def may_drop(self) -> bool:
         return self.lose_answer < 1
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return self.counts
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         batch = batch[self.refused(batch)]
         done = batch.random.uniform() < self.lose_answer if self.lose_answer else np.zeros(len(batch), np.bool_)
-        status = {} if self.answer.status is None else {"status": self.answer.status}
+        status = {} if self.refusal.status is None else {"status": self.refusal.status}
         batch.record(self.kind, lambda: [{**status, "lost": "answer" if each else "request"} for each in done.tolist()])
         waits = self.retry_after_s(batch) if callable(self.retry_after_s) else self.retry_after_s
         replies = yield from forward(batch.calls.without(batch.rows[~done]))
-        replies.lose(batch.rows, self.answer.error, self.answer.raw)
+        replies.lose(batch.rows, self.refusal.error, self.refusal.raw)
         replies.retry_after_s[batch.rows] = np.nan if waits is None else waits
         return replies
 
 
 @dataclass(frozen=True)
-class Fail(Effect):
-    """Calls are carried out, and reported as failed: of those that were answered nothing is said of the answer."""
+class FailAfterExecution(Effect):
+    """Calls are carried out, and reported as failed: their answers are lost."""
 
     kind: str
     error: str
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies: Replies = yield from forward(batch.calls)
         done = batch.answered(replies)
-        done.record(self.kind, same_for_each(done, lost="answer"))
+        done.record(self.kind, same_details(done, lost="answer"))
         replies.lose(done.rows, self.error)
         return replies

@@ -1,4 +1,4 @@
-"""Answers from before, and calls that are carried out late, twice, or in another order."""
+"""Earlier replies again, and calls that are executed late, twice, or in another order."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,58 +7,60 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.faults.effects.base import Batch, Effect, Forward, Scope, Steps, same_for_each
-from worldsim.faults.history import History, whole
-from worldsim.faults.payloads import Rows
+from worldsim.faults.arrays import Rows
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, Scope, same_details
+from worldsim.faults.payload_history import PayloadHistory, replace_whole
 from worldsim.faults.replies import Replies
 
 Ages = NDArray[np.int64]
 
 
-def answers_to_same(batch: Batch, depth: int) -> tuple[History, Rows]:
+def answers_to_same_request(batch: AffectedCalls, depth: int) -> tuple[PayloadHistory, Rows]:
     """The last answers to the very requests of these calls, and which line of them is each call's."""
     history = batch.memory.history("answers", depth)
-    return history, history.lines(batch.rows, batch.requests())
+    return history, history.buffers(batch.rows, batch.request_keys())
 
 
-def begin_answers(batch: Batch, shown: Replies, depth: int) -> None:
-    """What was seen before the first call is the first answer where all calls ask for the same."""
+def remember_first_answers(batch: AffectedCalls, initial: Replies, depth: int) -> None:
+    """The observation before the first call is the first answer, where all calls are the same request."""
     if batch.scope.one_request:
         history = batch.memory.history("answers", depth)
-        history.add(batch.rows, batch.rows, shown, batch.scope.leaves or ())
+        history.add(batch.rows, batch.rows, initial, batch.scope.leaves or ())
 
 
 @dataclass(frozen=True)
-class ShowAgain(Effect):
-    """Replies show what they showed some answers ago, to the same request, in the leaves that are targets.
+class ReplayReply(Effect):
+    """Replies have the leaves, those that are targets, of an earlier reply to the same request.
 
     What was done is done. kind: of the records. oldest: the greatest age. ages: how many answers to the same request
-    ago, (n,), asked once for each answer, with how many answers there are with this one, (n,); 0 is this one.
+    ago, (n,), computed once for each answer, with how many answers there are with this one, (n,); 0 is this one.
     """
 
     kind: str
     oldest: int
-    ages: Callable[[Batch, Ages], Ages]
+    ages: Callable[[AffectedCalls, Ages], Ages]
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return True
 
-    def begin(self, batch: Batch, shown: Replies) -> None:
-        begin_answers(batch, shown, self.oldest + 1)
+    def begin(self, batch: AffectedCalls, initial: Replies) -> None:
+        remember_first_answers(batch, initial, self.oldest + 1)
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies = yield from forward(batch.calls)
         answered = batch.answered(replies)
         if not len(answered):
             return replies
-        history, lines = answers_to_same(answered, self.oldest + 1)
-        history.add(lines, answered.rows, replies, answered.scope.leaves or ())
-        ages = np.clip(self.ages(answered, history.known[lines]), 0, np.minimum(history.known[lines] - 1, self.oldest))
+        history, buffers = answers_to_same_request(answered, self.oldest + 1)
+        history.add(buffers, answered.rows, replies, answered.scope.leaves or ())
+        ages = np.clip(
+            self.ages(answered, history.counts[buffers]), 0, np.minimum(history.counts[buffers] - 1, self.oldest)
+        )
         old = ages > 0
-        stale, lines, ages = answered[old], lines[old], ages[old]
+        stale, buffers, ages = answered[old], buffers[old], ages[old]
         if not len(stale):
             return replies
-        shown = history.ago(lines, stale.rows, replies, ages, stale.combined)
+        shown = history.look_back(buffers, stale.rows, replies, ages, stale.combine)
         differ = shown.differ(replies)
         stale[differ].record(self.kind, lambda: [{"age": age} for age in ages[differ].tolist()])
         shown.write(differ, replies)
@@ -66,63 +68,63 @@ class ShowAgain(Effect):
 
 
 @dataclass(frozen=True)
-class ShowOther(Effect):
-    """Replies are answers to other calls: one of the last `memory` answers of the session that say something else."""
+class ReplayOtherReply(Effect):
+    """Replies are answers to other calls: one of the last `memory` answers of the session that differ from this one."""
 
     kind: str
     memory: int
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return True
 
-    def begin(self, batch: Batch, shown: Replies) -> None:
+    def begin(self, batch: AffectedCalls, initial: Replies) -> None:
         history, calls = self._answers(batch)
-        history.add(batch.rows, batch.rows, shown, batch.scope.leaves or ())
+        history.add(batch.rows, batch.rows, initial, batch.scope.leaves or ())
         calls[batch.rows, 0] = -1
 
-    def _answers(self, batch: Batch) -> tuple[History, NDArray[np.int64]]:
+    def _answers(self, batch: AffectedCalls) -> tuple[PayloadHistory, NDArray[np.int64]]:
         """The answers, and the numbers of their calls, (N, memory), the newest first."""
         calls = batch.memory.array("calls", -1, (self.memory,))
         return batch.memory.history("answers", self.memory), calls
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies = yield from forward(batch.calls)
         batch = batch.answered(replies)
         if not len(batch):
             return replies
         history, calls = self._answers(batch)
-        asked = batch[batch.triggered]
-        others = history.others(asked.rows, asked.rows, replies, asked.combined)
-        some = others.any(1)
-        asked, others = asked[some], others[some]
-        ages = (others.cumsum(1) > asked.random.integers(others.sum(1))[:, None]).argmax(1)
-        of = calls[asked.rows, ages]
-        shown = history.ago(asked.rows, asked.rows, replies, ages, asked.combined)
+        chosen = batch[batch.triggered]
+        others = history.differing_from(chosen.rows, chosen.rows, replies, chosen.combine)
+        has_other = others.any(1)
+        chosen, others = chosen[has_other], others[has_other]
+        ages = (others.cumsum(1) > chosen.random.integers(others.sum(1))[:, None]).argmax(1)
+        of = calls[chosen.rows, ages]
+        shown = history.look_back(chosen.rows, chosen.rows, replies, ages, chosen.combine)
         history.add(batch.rows, batch.rows, replies, batch.scope.leaves or ())
         calls[batch.rows] = np.roll(calls[batch.rows], 1, 1)
         calls[batch.rows, 0] = batch.numbers
-        asked.record(self.kind, lambda: [{"of": number} for number in of.tolist()])
-        shown.write(np.ones(len(asked), np.bool_), replies)
+        chosen.record(self.kind, lambda: [{"of": number} for number in of.tolist()])
+        shown.write(np.ones(len(chosen), np.bool_), replies)
         return replies
 
 
-def last_answers(batch: Batch) -> tuple[History, Rows]:
+def last_answers(batch: AffectedCalls) -> tuple[PayloadHistory, Rows]:
     """The last answer of each tool that is called."""
     history = batch.memory.history("answers", 1)
     names = None if batch.scope.one_request else batch.tools.tolist()
-    return history, history.lines(batch.rows, names)
+    return history, history.buffers(batch.rows, names)
 
 
-def remember_last(batch: Batch, replies: Replies) -> None:
+def remember_last(batch: AffectedCalls, replies: Replies) -> None:
     """Remember these answers as the last ones of their tools."""
     answered = batch.answered(replies)
     if len(answered):
-        history, lines = last_answers(answered)
-        history.add(lines, answered.rows, replies, answered.scope.leaves or ())
+        history, buffers = last_answers(answered)
+        history.add(buffers, answered.rows, replies, answered.scope.leaves or ())
 
 
 @dataclass(frozen=True)
-class Pretend(Effect):
+class FakeSuccess(Effect):
     """Success is reported for what was not done: the call never arrives, and the last answer of its tool comes again.
 
     A tool that has not answered yet is left alone: there is nothing that could be pretended.
@@ -134,27 +136,27 @@ class Pretend(Effect):
     def may_drop(self) -> bool:
         return True
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return True
 
-    def begin(self, batch: Batch, shown: Replies) -> None:
-        begin_answers(batch, shown, 1)
+    def begin(self, batch: AffectedCalls, initial: Replies) -> None:
+        remember_first_answers(batch, initial, 1)
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
-        history, lines = last_answers(batch)
-        lies = batch.triggered & (history.known[lines] > 0)
-        lied, lines = batch[lies], lines[lies]
-        lied.record(self.kind, same_for_each(lied, lost="request"))
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
+        history, buffers = last_answers(batch)
+        lies = batch.triggered & (history.counts[buffers] > 0)
+        lied, buffers = batch[lies], buffers[lies]
+        lied.record(self.kind, same_details(lied, lost="request"))
         replies = yield from forward(batch.calls.without(lied.rows))
         remember_last(batch[~lies], replies)
         replies.arrive(lied.rows)
-        history.repeat(lines, lied.rows, replies)
+        history.write_last(buffers, lied.rows, replies)
         return replies
 
 
 @dataclass(frozen=True)
-class RunTwice(Effect):
-    """Calls are carried out twice, and the second answer arrives: a retry that nobody asked for."""
+class ExecuteTwice(Effect):
+    """Calls are executed twice, and the second reply arrives: an unwanted retry."""
 
     kind: str
 
@@ -164,17 +166,17 @@ class RunTwice(Effect):
 
     @property
     def may_drop(self) -> bool:
-        return True  # the others must not be carried out again with them
+        return True  # the calls of other sessions are not executed the first time
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
-        batch.record(self.kind, same_for_each(batch))
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
+        batch.record(self.kind, same_details(batch))
         yield from forward(batch.calls.only(batch.rows))
         return (yield from forward(batch.calls))
 
 
 @dataclass(frozen=True)
-class Overtake(Effect):
-    """Calls are overtaken by the next one: carried out after it, while the caller believes that they are done.
+class ReorderCalls(Effect):
+    """Calls are executed after the next one, while their callers believe that they are done.
 
     A call that is held back is answered with the last answer of its tool; the reply to the next one comes after both.
     """
@@ -189,58 +191,60 @@ class Overtake(Effect):
     def may_repeat(self) -> bool:
         return True
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return True
 
-    def begin(self, batch: Batch, shown: Replies) -> None:
-        begin_answers(batch, shown, 1)
+    def begin(self, batch: AffectedCalls, initial: Replies) -> None:
+        remember_first_answers(batch, initial, 1)
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
-        history, lines = last_answers(batch)
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
+        history, buffers = last_answers(batch)
         waiting = batch.memory.history("waiting", 1)
         held = batch.memory.array("held", -1)  # the numbers of the calls that wait
         free = held[batch.rows] < 0
-        late = free & batch.triggered & (history.known[lines] > 0)
-        delayed, due = batch[late], batch[~free]
+        delays_call = free & batch.triggered & (history.counts[buffers] > 0)
+        delayed, released = batch[delays_call], batch[~free]
         delayed.record(self.kind, lambda: [{"held": each, "lost": "request"} for each in delayed.numbers.tolist()])
-        waiting.add(delayed.rows, delayed.rows, delayed.calls.asked, delayed.calls.leaves)
-        numbers = held[due.rows]
-        held[due.rows], held[delayed.rows] = -1, delayed.numbers
+        waiting.add(delayed.rows, delayed.rows, delayed.calls.payloads, delayed.calls.leaves)
+        numbers = held[released.rows]
+        held[released.rows], held[delayed.rows] = -1, delayed.numbers
         replies = yield from forward(batch.calls.without(delayed.rows))
-        if len(due):
-            due.record(self.kind, lambda: [{"held": number} for number in numbers.tolist()])
-            asked = due.calls.asked.copy()
-            waiting.repeat(due.rows, due.rows, asked)
-            after = yield from forward(due.calls.only(due.rows).asking(asked))
-            if batch.scope.one_request:  # what is seen is what there is after both; a tool answers what it was asked
-                replies.take(due.rows, after)
-        remember_last(batch[~late], replies)
+        if len(released):
+            released.record(self.kind, lambda: [{"held": number} for number in numbers.tolist()])
+            payloads = released.calls.payloads.copy()
+            waiting.write_last(released.rows, released.rows, payloads)
+            after = yield from forward(released.calls.only(released.rows).with_payloads(payloads))
+            if (
+                batch.scope.one_request
+            ):  # an observation shows the state after both; a tool's reply answers its own call
+                replies.take(released.rows, after)
+        remember_last(batch[~delays_call], replies)
         replies.arrive(delayed.rows)
-        history.repeat(lines[late], delayed.rows, replies)
+        history.write_last(buffers[delays_call], delayed.rows, replies)
         return replies
 
 
 @dataclass(frozen=True)
-class ActAgain(Effect):
-    """What is carried out is what was asked for, or done, some calls ago.
+class ReplayCall(Effect):
+    """Instead of a call an earlier one is executed again.
 
     remembered: how many calls are. ages: how many of the remembered calls ago, (n,); it adds what is to be remembered.
-    details: what records say of calls that were carried out instead.
+    details: of the records of calls that were replaced.
     """
 
     kind: str
     remembered: int
-    ages: Callable[[Batch, History], Ages]
+    ages: Callable[[AffectedCalls, PayloadHistory], Ages]
     details: Callable[[Ages], Sequence[dict[str, Any]]] = lambda ages: [{} for _ in ages]
 
-    def sees_all(self, scope: Scope) -> bool:
+    def needs_all_calls(self, scope: Scope) -> bool:
         return True
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
-        calls, asked = batch.memory.history("calls", self.remembered), batch.calls.asked.copy()
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
+        calls, payloads = batch.memory.history("calls", self.remembered), batch.calls.payloads.copy()
         ages = self.ages(batch, calls)
-        done = calls.ago(batch.rows, batch.rows, asked, ages, whole)
-        differ = done.differ(asked)
-        done.write(differ, asked)
+        done = calls.look_back(batch.rows, batch.rows, payloads, ages, replace_whole)
+        differ = done.differ(payloads)
+        done.write(differ, payloads)
         batch[differ].record(self.kind, lambda: self.details(ages[differ]))
-        return (yield from forward(batch.calls.asking(asked)))
+        return (yield from forward(batch.calls.with_payloads(payloads)))

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from worldsim.faults import trees
 from worldsim.faults.columns import Values
 from worldsim.faults.effects import frames
-from worldsim.faults.effects.base import Batch
-from worldsim.faults.effects.leaves import LEAVES, ChangeLeaves, Edited
+from worldsim.faults.effects.base import AffectedCalls
+from worldsim.faults.effects.leaves import LEAVES, ChangeLeaves, EditResult
 from worldsim.faults.keys import CallRandom
 from worldsim.faults.replies import Replies
 from worldsim.spaces import Leaf
@@ -34,7 +34,7 @@ class ChangeRows:
     choose: Choose
     out_of_space: bool = False
 
-    def __call__(self, batch: Batch, replies: Replies) -> None:
+    def __call__(self, batch: AffectedCalls, replies: Replies) -> None:
         leaves = _leaves(batch, replies)
         randoms = batch.random.streams(LEAVES, len(leaves)) if leaves else []
         change = ChangeLeaves(self.kind, self._edit, out_of_space=self.out_of_space, describe=False)
@@ -44,10 +44,10 @@ class ChangeRows:
         for leaf, random in zip(leaves, randoms, strict=True):  # inner lists have changed when outer ones are read
             change.change([leaf], [random], batch, replies)
 
-    def _edit(self, leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Edited:
+    def _edit(self, leaf: Leaf, values: Values, random: CallRandom, batch: AffectedCalls) -> EditResult:
         if isinstance(values, np.ndarray):
             after, counts = self._column(leaf, values, random)
-            return Edited(after, lambda chosen: [counts for _ in chosen])
+            return EditResult(after, lambda chosen: [counts for _ in chosen])
         changed, counts_of = list(values), [dict[str, Any]() for _ in values]
         for position, value in enumerate(values):
             one = random[[position]]
@@ -55,10 +55,10 @@ class ChangeRows:
                 chosen = self.choose(len(value), one)
                 counts_of[position] = {"before": len(value), "after": chosen.shape[1]}
                 changed[position] = trees.copied([value[row] for row in chosen[0].tolist()])
-            elif trees.usual(leaf, value):
+            elif trees.has_leaf_form(leaf, value):
                 column, counts_of[position] = self._column(leaf, value[None], one)
                 changed[position] = column[0]
-        return Edited(changed, lambda chosen: [counts_of[each] for each in chosen.tolist()])
+        return EditResult(changed, lambda chosen: [counts_of[each] for each in chosen.tolist()])
 
     def _column(self, leaf: Leaf, values: NDArray[Any], random: CallRandom) -> tuple[NDArray[Any], dict[str, Any]]:
         count = values.shape[1]
@@ -67,12 +67,12 @@ class ChangeRows:
         arrived: NDArray[Any] = values[np.arange(len(values))[:, None], chosen]
         if self.out_of_space:
             return arrived, counts
-        padded: NDArray[Any] = trees.nothing(leaf.space, values)
+        padded: NDArray[Any] = trees.empty_value(leaf.space, values)
         padded[:, : chosen.shape[1]] = arrived[:, :count]
         return padded, counts
 
 
-def _leaves(batch: Batch, replies: Replies) -> tuple[Leaf, ...]:
+def _leaves(batch: AffectedCalls, replies: Replies) -> tuple[Leaf, ...]:
     """Everything that has two rows or more; in plain JSON, where they stand in one another, innermost first."""
     if not batch.scope.plain:
         return tuple(leaf for leaf in batch.leaves(replies) if has_rows(leaf))

@@ -9,10 +9,10 @@ from functools import cached_property, lru_cache
 from types import ModuleType
 from typing import Any
 
+from worldsim.faults.payload_views import json_like
 from worldsim.faults.trees import alike, as_text
-from worldsim.faults.views import json_like
 
-_REMEMBERED = 64  # answers of a tool: faults that show old ones go back a few
+_REMEMBERED = 64  # responses of a tool: faults that replay old ones go back a few
 _STREAM_CHARACTERS = 2000  # what a stream whose length nobody knows counts as: some dozens of events
 _BINARY = ("image", "audio", "video", "font")
 
@@ -33,29 +33,30 @@ def is_json(kind: str) -> bool:
     return kind == "application/json" or kind.endswith("+json")
 
 
-class Answer:
+class UpstreamResponse:
     """A response of the service, and its body where that was read.
 
-    chunks: the bytes of the body as they came; None: nobody has read it. seen: those that have passed by since.
+    chunks: of the body, as they came; None: it was not read. passed: the chunks of a body that was streamed to the
+    client instead.
     """
 
     def __init__(self, response: Any) -> None:
         self.response = response
         self.chunks: list[bytes] | None = None
-        self.seen: list[bytes] = []
+        self.passed: list[bytes] = []
 
-    def __deepcopy__(self, memo: Any) -> "Answer":
-        return self  # a response that came does not change
+    def __deepcopy__(self, memo: Any) -> "UpstreamResponse":
+        return self  # responses do not change
 
     @property
-    def is_events(self) -> bool:
-        """Whether the body is a stream of events, each of which counts when it comes."""
+    def is_event_stream(self) -> bool:
+        """Whether the body is a stream of server-sent events, which a client reads as they come."""
         return media_type(self.response) == "text/event-stream"
 
     @property
     def body(self) -> bytes:
         """The bytes as they came."""
-        return b"".join(self.chunks if self.chunks is not None else self.seen)
+        return b"".join(self.chunks if self.chunks is not None else self.passed)
 
     @cached_property
     def charset(self) -> str:
@@ -88,22 +89,22 @@ class Answer:
 
     @cached_property
     def payload(self) -> Any:
-        """What faults see: JSON, or a text, or something that they can only look at as a whole."""
+        """The payload for faults: JSON, a text, or an `OpaqueBody`."""
         if self.text is None:
-            return Opaque(self)
+            return OpaqueBody(self)
         found: Any = self._parsed
         if isinstance(found, dict):
-            found = _Object(found)
-            found.answer = self
+            found = _JSONObject(found)
+            found.upstream = self
         return found
 
     @cached_property
-    def sent(self) -> str:
-        """The payload as faults write it that garble it."""
+    def sent_text(self) -> str:
+        """The payload as faults that make it malformed write it."""
         text = as_text(self.payload)
         return text if text.startswith(("{", "[")) else f'{{"result": {text}}}'
 
-    def written(self, payload: Any) -> bytes:
+    def encode(self, payload: Any) -> bytes:
         """Another payload as bytes, in the form of this one."""
         if isinstance(payload, str) and (self.text is None or self._parsed is self.text):
             text = payload
@@ -111,66 +112,66 @@ class Answer:
             text = json_like(payload, self.text or "")
         return text.encode(self.charset, "replace")
 
-    def says(self, payload: Any) -> bool:
-        """Whether a payload is what came."""
+    def equals_payload(self, payload: Any) -> bool:
+        """Whether a payload is that of this response."""
         return payload is self.payload or alike(payload, self.payload)
 
 
-class _Object(dict[str, Any]):
-    """A payload that knows of which response it is: its status and headers belong to it when it is shown again.
+class _JSONObject(dict[str, Any]):
+    """A payload with its response: when it is replayed, so are the status and the headers.
 
     To whoever compares payloads it is a dict like any other, which cannot be said of lists and texts of a class of
-    their own; for those, see `Answers`.
+    their own; for those, see `RecentResponses`.
     """
 
-    answer: Answer
+    upstream: UpstreamResponse
 
 
-class Answers:
-    """The last answers of a tool, to be found again by what they say."""
+class RecentResponses:
+    """The last responses of a tool, to be found again by their payloads."""
 
     def __init__(self) -> None:
-        self._last: deque[Answer] = deque(maxlen=_REMEMBERED)
+        self._last: deque[UpstreamResponse] = deque(maxlen=_REMEMBERED)
 
-    def add(self, answer: Answer) -> None:
-        """An answer whose payload does not know of it."""
-        if not isinstance(answer.payload, _Object | Opaque):
-            self._last.appendleft(answer)
+    def add(self, upstream: UpstreamResponse) -> None:
+        """Remember a response, unless its payload refers to it anyway."""
+        if not isinstance(upstream.payload, _JSONObject | OpaqueBody):
+            self._last.appendleft(upstream)
 
-    def find(self, payload: Any) -> Answer | None:
-        """The newest one that says this; None for none."""
-        return next((answer for answer in tuple(self._last) if answer.says(payload)), None)
+    def find(self, payload: Any) -> UpstreamResponse | None:
+        """The newest one with this payload; None for none."""
+        return next((upstream for upstream in tuple(self._last) if upstream.equals_payload(payload)), None)
 
 
-class Opaque:
-    """A body that faults can delay or lose or cut, and not look into: bytes that are no text, or not read yet."""
+class OpaqueBody:
+    """A body that faults can delay, lose or cut, but not change: bytes that are no text, or a stream."""
 
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer
+    def __init__(self, upstream: UpstreamResponse) -> None:
+        self.upstream = upstream
 
-    def __deepcopy__(self, memo: Any) -> "Opaque":
+    def __deepcopy__(self, memo: Any) -> "OpaqueBody":
         return self
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Opaque) or self.answer.chunks is None or other.answer.chunks is None:
+        if not isinstance(other, OpaqueBody) or self.upstream.chunks is None or other.upstream.chunks is None:
             return self is other
-        return self.answer.body == other.answer.body
+        return self.upstream.body == other.upstream.body
 
     __hash__ = object.__hash__
 
     def __str__(self) -> str:
         """Something as long as the body, for faults to whom the length matters."""
-        return "." * (_STREAM_CHARACTERS if self.answer.chunks is None else len(self.answer.body))
+        return "." * (_STREAM_CHARACTERS if self.upstream.chunks is None else len(self.upstream.body))
 
 
 # --- streams ---
 
 
-class _Chunks:
-    """A body that is there, and how it ends."""
+class _FixedStream:
+    """A stream of given chunks, which may end in an error."""
 
-    def __init__(self, chunks: Sequence[bytes], error: Exception | None = None) -> None:
-        self._chunks, self._error = chunks, error
+    def __init__(self, fixed_stream: Sequence[bytes], error: Exception | None = None) -> None:
+        self._chunks, self._error = fixed_stream, error
 
     def __iter__(self) -> Iterator[bytes]:
         yield from self._chunks
@@ -183,7 +184,7 @@ class _Chunks:
 
 
 Chunk = tuple[bytes, Exception | None]
-"""What arrives of a chunk, and with what the stream breaks off after it."""
+"""What arrives of a chunk, and the error with which the stream breaks off after it."""
 
 
 class _ChangedStream:
@@ -224,9 +225,9 @@ def _stream_class(library: ModuleType, kind: type) -> Any:
     return type(kind.__name__, (kind, library.SyncByteStream, library.AsyncByteStream), {})
 
 
-def chunks(library: Any, given: Sequence[bytes], error: Exception | None = None) -> Any:
-    """A stream of a body that is there, and how it ends."""
-    return _stream_class(library, _Chunks)(given, error)
+def fixed_stream(library: Any, given: Sequence[bytes], error: Exception | None = None) -> Any:
+    """A stream of given chunks, which may end in an error."""
+    return _stream_class(library, _FixedStream)(given, error)
 
 
 def changed_stream(library: Any, stream: Any, change: Callable[[bytes | None], Chunk]) -> Any:
@@ -264,17 +265,17 @@ def as_utf16(charset: str) -> Callable[[bytes | None], Chunk]:
     return change
 
 
-def remembered(answer: Answer) -> Callable[[bytes | None], Chunk]:
-    """Passes everything on, for the answer to have it when it is shown again."""
+def record_chunks(upstream: UpstreamResponse) -> Callable[[bytes | None], Chunk]:
+    """Passes everything on, and keeps it for when the response is replayed."""
 
     def change(chunk: bytes | None) -> Chunk:
-        answer.seen += [] if chunk is None else [chunk]
+        upstream.passed += [] if chunk is None else [chunk]
         return chunk or b"", None
 
     return change
 
 
-def answer_of(payload: Any) -> Answer | None:
-    """The response that a payload is of."""
-    found: Answer | None = getattr(payload, "answer", None)
+def response_of(payload: Any) -> UpstreamResponse | None:
+    """The response of a payload, where it refers to one."""
+    found: UpstreamResponse | None = getattr(payload, "upstream", None)
     return found

@@ -18,23 +18,23 @@ _WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 _FORM = "application/x-www-form-urlencoded"
 
 
-class Span(NamedTuple):
-    """Where a parameter stands in a path."""
+class PathParameter(NamedTuple):
+    """A parameter of a path, and where it is in it."""
 
     name: str
     start: int
     end: int
 
 
-class Matched(NamedTuple):
-    """A path: which tool it is, and where its parameters stand."""
+class RouteMatch(NamedTuple):
+    """A path that matches a template: the tool that it names, and its parameters."""
 
     tool: str
     path: str
-    spans: tuple[Span, ...]
+    spans: tuple[PathParameter, ...]
 
 
-class Template:
+class PathTemplate:
     """A path with parameters, `/orders/{id}`, of one method or of all. name: of the tool, by default method and path.
 
     Raises ConfigError for what is none.
@@ -52,16 +52,16 @@ class Template:
         parts = [re.escape(piece) if at % 2 == 0 else "([^/]+)" for at, piece in enumerate(pieces)]
         self._pattern = re.compile("".join(parts))
 
-    def match(self, method: str, path: str) -> Matched | None:
+    def match(self, method: str, path: str) -> RouteMatch | None:
         """None for another method or path."""
         found = self._pattern.fullmatch(path) if self.method in ("", method) else None
         if found is None:
             return None
-        spans = tuple(Span(name, *found.span(at + 1)) for at, name in enumerate(self.names))
-        return Matched(self.name or f"{method} {self.path}", path, spans)
+        spans = tuple(PathParameter(name, *found.span(at + 1)) for at, name in enumerate(self.names))
+        return RouteMatch(self.name or f"{method} {self.path}", path, spans)
 
 
-class Templates:
+class PathTemplates:
     """Names of tools for paths. Of several templates that match, the one with the fewest parameters counts.
 
     given: templates, or templates with the names of their tools. Where none matches, numbers, UUIDs and hashes in the
@@ -71,44 +71,45 @@ class Templates:
     def __init__(self, given: Sequence[str] | Mapping[str, str]) -> None:
         given = [given] if isinstance(given, str) else given
         named = given.items() if isinstance(given, Mapping) else [(text, None) for text in given]
-        each = [Template(text, name) for text, name in named]
+        each = [PathTemplate(text, name) for text, name in named]
         self._templates = sorted(each, key=lambda template: (len(template.names), not template.method))
 
-    def match(self, method: str, path: str) -> Matched:
+    def match(self, method: str, path: str) -> RouteMatch:
         """Which tool a request calls."""
         for template in self._templates:
             found = template.match(method, path)
             if found is not None:
                 return found
         spans = tuple(
-            Span("id" if at == 0 else f"id{at + 1}", *found.span()) for at, found in enumerate(_ID.finditer(path))
+            PathParameter("id" if at == 0 else f"id{at + 1}", *found.span())
+            for at, found in enumerate(_ID.finditer(path))
         )
-        return Matched(f"{method} {_filled(path, spans, {span: f'{{{span.name}}}' for span in spans})}", path, spans)
+        return RouteMatch(f"{method} {_filled(path, spans, {span: f'{{{span.name}}}' for span in spans})}", path, spans)
 
 
-def _filled(path: str, spans: Sequence[Span], values: Mapping[Span, str]) -> str:
+def _filled(path: str, spans: Sequence[PathParameter], values: Mapping[PathParameter, str]) -> str:
     for span in reversed(spans):
         path = path[: span.start] + values.get(span, path[span.start : span.end]) + path[span.end :]
     return path
 
 
-class Place(NamedTuple):
-    """Where an argument stands: in the "path", the "query", or the "body" of a request, and as what there.
+class ParameterLocation(NamedTuple):
+    """Where an argument is in a request: its part, "path", "query" or "body", and its name there.
 
     key: its name there; None: it is the whole body.
     """
 
-    where: str
+    part: str
     key: str | None
 
 
 class Arguments(dict[str, Any]):
     """What a request asks for, by name. asked: the request; faults that ask for the same later have it, too."""
 
-    asked: "Asked"
+    parsed: "ParsedRequest"
 
 
-class Asked:
+class ParsedRequest:
     """A request whose body was read, and where each of its arguments stands.
 
     Parameters of the path come first, then the query, then the fields of the body; where two have one name the later
@@ -116,29 +117,29 @@ class Asked:
     number and hash.
     """
 
-    def __init__(self, request: Any, matched: Matched) -> None:
+    def __init__(self, request: Any, matched: RouteMatch) -> None:
         self.request, self.tool, self._matched = request, matched.tool, matched
-        self.arguments, self._places = Arguments(), dict[str, Place]()
-        self.arguments.asked = self
+        self.arguments, self._places = Arguments(), dict[str, ParameterLocation]()
+        self.arguments.parsed = self
         for span in matched.spans:
-            self._add(Place("path", span.name), _number(unquote(matched.path[span.start : span.end])))
+            self._add(ParameterLocation("path", span.name), _number(unquote(matched.path[span.start : span.end])))
         self._query: list[tuple[str, str]] = parse_qsl(request.url.query.decode("ascii"), keep_blank_values=True)
         self._add_fields("query", self._query)
         self._add_body(request.content)
 
-    def __deepcopy__(self, memo: Any) -> "Asked":
-        return self  # what was asked does not change
+    def __deepcopy__(self, memo: Any) -> "ParsedRequest":
+        return self  # requests do not change
 
-    def _add(self, place: Place, value: Any) -> None:
-        name = place.key or place.where
-        name = f"{place.where}.{name}" if name in self.arguments else name
+    def _add(self, place: ParameterLocation, value: Any) -> None:
+        name = place.key or place.part
+        name = f"{place.part}.{name}" if name in self.arguments else name
         self.arguments[name], self._places[name] = value, place
 
-    def _add_fields(self, where: str, items: Sequence[tuple[str, str]]) -> None:
+    def _add_fields(self, part: str, items: Sequence[tuple[str, str]]) -> None:
         """Fields, whose values are texts; of those that come several times, lists."""
         for key in dict.fromkeys(key for key, _ in items):
             values = [_number(value) for name, value in items if name == key]
-            self._add(Place(where, key), values[0] if len(values) == 1 else values)
+            self._add(ParameterLocation(part, key), values[0] if len(values) == 1 else values)
 
     def _add_body(self, content: bytes) -> None:
         self._body: Any = None  # JSON, or the fields of a form
@@ -154,21 +155,22 @@ class Asked:
             try:
                 self._body = json.loads(text)
             except ValueError:
-                self._add(Place("body", None), text)
+                self._add(ParameterLocation("body", None), text)
                 return
             if isinstance(self._body, dict):
                 for key, value in self._body.items():
-                    self._add(Place("body", key), value)
+                    self._add(ParameterLocation("body", key), value)
             else:
-                self._add(Place("body", None), self._body)
+                self._add(ParameterLocation("body", None), self._body)
         elif text is not None and not kind.startswith("multipart/"):
-            self._add(Place("body", None), text)
+            self._add(ParameterLocation("body", None), text)
         else:  # parts of a form are divided by a text that is drawn anew for each try
             digest = {} if kind.startswith("multipart/") else {"sha256": hashlib.sha256(content).hexdigest()}
-            self._add(Place("body", None), {"bytes": len(content), **digest})
+            self._add(ParameterLocation("body", None), {"bytes": len(content), **digest})
 
-    def asking(self, arguments: Mapping[str, Any]) -> Any:
-        """The request that asks for other arguments; this very one where they are none."""
+    def with_arguments(self, arguments: Mapping[str, Any]) -> Any:
+        """The request with other arguments; the same object where none differs."""
+        # Only the parts with changed arguments are written anew: the rest stays the same to the byte.
         changed = {
             name
             for name in [*self.arguments, *arguments]
@@ -176,22 +178,22 @@ class Asked:
         }
         if not changed:
             return self.request
-        where = {name: self._places.get(name) or Place(self._for_new, name) for name in changed}
-        touched = {place.where for place in where.values()}
-        wanted = {where.get(name) or self._places[name]: value for name, value in arguments.items()}
+        part = {name: self._places.get(name) or ParameterLocation(self._for_new, name) for name in changed}
+        touched = {place.part for place in part.values()}
+        new_values = {part.get(name) or self._places[name]: value for name, value in arguments.items()}
         path, query, content = self._matched.path, self.request.url.query, self.request.content
         if "path" in touched:
             values = {
-                span: quote(_written(wanted[place]), safe="")
+                span: quote(_written(new_values[place]), safe="")
                 for span in self._matched.spans
-                for place in [Place("path", span.name)]
-                if place in wanted
+                for place in [ParameterLocation("path", span.name)]
+                if place in new_values
             }
             path = _filled(path, self._matched.spans, values)
         if "query" in touched:
-            query = urlencode(_fields("query", self._query, wanted)).encode("ascii")
+            query = urlencode(_fields("query", self._query, new_values)).encode("ascii")
         if "body" in touched:
-            content = self._content(wanted)
+            content = self._content(new_values)
         target = path.encode("ascii") + (b"?" + query if query else b"")
         library = library_of(self.request)
         return library.Request(
@@ -204,27 +206,29 @@ class Asked:
 
     @property
     def _for_new(self) -> str:
-        """Where arguments go that the request does not have."""
+        """The part of the request where new arguments go."""
         return "body" if isinstance(self._body, dict) or media_type(self.request) == _FORM else "query"
 
-    def _content(self, wanted: Mapping[Place, Any]) -> bytes:
+    def _content(self, new_values: Mapping[ParameterLocation, Any]) -> bytes:
         if media_type(self.request) == _FORM:
-            return urlencode(_fields("body", self._body, wanted)).encode()
+            return urlencode(_fields("body", self._body, new_values)).encode()
         if isinstance(self._body, dict):
-            fields = {place.key: value for place, value in wanted.items() if place.where == "body"}
+            fields = {place.key: value for place, value in new_values.items() if place.part == "body"}
             return _json(fields)
-        whole = wanted.get(Place("body", None), "")
+        whole = new_values.get(ParameterLocation("body", None), "")
         if self._body is None and isinstance(whole, str):
             return whole.encode()
         return _json(whole)
 
 
-def _fields(where: str, items: Sequence[tuple[str, str]], wanted: Mapping[Place, Any]) -> list[tuple[str, str]]:
+def _fields(
+    part: str, items: Sequence[tuple[str, str]], new_values: Mapping[ParameterLocation, Any]
+) -> list[tuple[str, str]]:
     """The fields of a query or form, in their order, with other values."""
-    keys = dict.fromkeys([*[key for key, _ in items], *[place.key or "" for place in wanted if place.where == where]])
+    keys = dict.fromkeys([*[key for key, _ in items], *[place.key or "" for place in new_values if place.part == part]])
     found = []
     for key in keys:
-        value = wanted.get(Place(where, key), _NONE)
+        value = new_values.get(ParameterLocation(part, key), _NONE)
         values = value if isinstance(value, list) else [] if value is _NONE else [value]
         found += [(key, _written(each)) for each in values]
     return found
@@ -233,10 +237,10 @@ def _fields(where: str, items: Sequence[tuple[str, str]], wanted: Mapping[Place,
 _NONE = object()
 
 
-def with_length(headers: Any, length: int, *leaving: bytes) -> list[tuple[bytes, bytes]]:
-    """Headers for a body of so many bytes that is sent in one piece, and without those named in `leaving`."""
-    gone = (b"content-length", b"transfer-encoding", *leaving)
-    return [(key, value) for key, value in headers.raw if key.lower() not in gone] + [
+def with_length(headers: Any, length: int, *dropping: bytes) -> list[tuple[bytes, bytes]]:
+    """Headers for a body of so many bytes that is sent in one piece, and without those named in `dropping`."""
+    replaced_headers = (b"content-length", b"transfer-encoding", *dropping)
+    return [(key, value) for key, value in headers.raw if key.lower() not in replaced_headers] + [
         (b"Content-Length", str(length).encode())
     ]
 

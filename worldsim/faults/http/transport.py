@@ -6,11 +6,11 @@ import httpx
 
 from worldsim.faults.calls import Call, Reply
 from worldsim.faults.http.bodies import library_of
-from worldsim.faults.http.exchange import Door, Exchange
-from worldsim.faults.pipeline import Trip
+from worldsim.faults.http.exchange import FaultTransportBase, HTTPExchange
+from worldsim.faults.pipeline import ForwardContext
 
 
-class FaultTransport(Door, httpx.BaseTransport):
+class FaultTransport(FaultTransportBase, httpx.BaseTransport):
     """Puts faults between an httpx client and its service: `httpx.Client(transport=FaultTransport(faults))`.
 
     A request is a call of the tool `GET /orders/{id}`: its method, and the template that its path matches. What a fault
@@ -32,26 +32,26 @@ class FaultTransport(Door, httpx.BaseTransport):
     """
 
     def handle_request(self, request: Any) -> Any:
-        inner, matched = self._transport(request), self.matched(request)
-        if matched is None:
+        inner, route = self._transport(request), self.match_route(request)
+        if route is None:
             return inner.handle_request(request)
-        exchange = Exchange(self, request, matched)
-        if self.aimed_at(matched.tool):
+        exchange = HTTPExchange(self, request, route)
+        if self.is_targeted(route.tool):
             request.read()
 
-        def carry_out(call: Call, trip: Trip) -> Reply:
+        def execute(call: Call, context: ForwardContext) -> Reply:
             for each in exchange.superseded():
                 each.response.close()
-            answer = exchange.answered(inner.handle_request(exchange.outgoing(call, trip)))
-            if exchange.needs_body(call, trip, answer):
-                read = [*answer.response.stream]
-                answer.response.close()
-                exchange.read(answer, read)
-            return Reply(answer.payload)
+            upstream = exchange.receive(inner.handle_request(exchange.outgoing_request(call, context)))
+            if exchange.needs_body(call, context, upstream):
+                read = [*upstream.response.stream]
+                upstream.response.close()
+                exchange.set_body(upstream, read)
+            return Reply(upstream.payload)
 
         try:
-            reply, records = exchange.session.exchange(
-                exchange.tool, exchange.arguments(), carry_out, exchange.timeout_s
+            reply, records = exchange.session.call_with_records(
+                exchange.tool, exchange.arguments(), execute, exchange.timeout_s
             )
             return exchange.response(reply, records)
         finally:
@@ -68,30 +68,30 @@ class FaultTransport(Door, httpx.BaseTransport):
             self._inner.close()
 
 
-class AsyncFaultTransport(Door, httpx.AsyncBaseTransport):
+class AsyncFaultTransport(FaultTransportBase, httpx.AsyncBaseTransport):
     """`FaultTransport` for `httpx.AsyncClient`, under asyncio."""
 
     async def handle_async_request(self, request: Any) -> Any:
-        inner, matched = self._transport(request), self.matched(request)
-        if matched is None:
+        inner, route = self._transport(request), self.match_route(request)
+        if route is None:
             return await inner.handle_async_request(request)
-        exchange = Exchange(self, request, matched)
-        if self.aimed_at(matched.tool):
+        exchange = HTTPExchange(self, request, route)
+        if self.is_targeted(route.tool):
             await request.aread()
 
-        async def carry_out(call: Call, trip: Trip) -> Reply:
+        async def execute(call: Call, context: ForwardContext) -> Reply:
             for each in exchange.superseded():
                 await each.response.aclose()
-            answer = exchange.answered(await inner.handle_async_request(exchange.outgoing(call, trip)))
-            if exchange.needs_body(call, trip, answer):
-                read = [chunk async for chunk in answer.response.stream]
-                await answer.response.aclose()
-                exchange.read(answer, read)
-            return Reply(answer.payload)
+            upstream = exchange.receive(await inner.handle_async_request(exchange.outgoing_request(call, context)))
+            if exchange.needs_body(call, context, upstream):
+                read = [chunk async for chunk in upstream.response.stream]
+                await upstream.response.aclose()
+                exchange.set_body(upstream, read)
+            return Reply(upstream.payload)
 
         try:
-            reply, records = await exchange.session.aexchange(
-                exchange.tool, exchange.arguments(), carry_out, exchange.timeout_s
+            reply, records = await exchange.session.acall_with_records(
+                exchange.tool, exchange.arguments(), execute, exchange.timeout_s
             )
             return exchange.response(reply, records)
         finally:

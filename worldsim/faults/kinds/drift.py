@@ -8,12 +8,12 @@ import numpy as np
 
 from worldsim.faults import trees
 from worldsim.faults.definition import Composition, Fault, fault
-from worldsim.faults.effects.base import Batch, same_for_each
+from worldsim.faults.effects.base import AffectedCalls, same_details
+from worldsim.faults.effects.json_text import plain_payloads
 from worldsim.faults.effects.leaves import ChangeReplies, Delivery, arrives
-from worldsim.faults.effects.texts import Path, plain_payloads
-from worldsim.faults.parameters import Names, number, option, out_of_space, scaled, targets
+from worldsim.faults.parameters import NameGlobs, number, option, out_of_space, scaled, targets
 from worldsim.faults.replies import Replies
-from worldsim.faults.trees import as_text
+from worldsim.faults.trees import TreePath, as_text
 
 _LOUD = "malformed, loud"
 _DRIFTS = ("renamed", "moved", "nested", "retyped", "added")
@@ -39,7 +39,7 @@ class SchemaDrift(Fault):
     most_fields: int = number(
         4, 1, 1000, "how many fields have changed at severity 1; at others in proportion, at least one"
     )
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     @property
@@ -51,9 +51,9 @@ class SchemaDrift(Fault):
         return {**super().figures(), "fields": self.fields}
 
     def compose(self) -> Composition:
-        return Composition(ChangeReplies(self._change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(self._change), self.scaled("rate"), self.targets, self.out_of_space)
 
-    def _change(self, batch: Batch, replies: Replies) -> None:
+    def _change(self, batch: AffectedCalls, replies: Replies) -> None:
         as_is = arrives(Delivery.REFUSED, self.out_of_space, batch)
         payloads = [*map(replies.payload, batch.rows.tolist())] if as_is else plain_payloads(replies, batch.rows)
         chance = batch.session_random("drift").uniform(0, self.fields, 2)
@@ -70,18 +70,20 @@ class SchemaDrift(Fault):
         else:
             replies.garble(batch.rows[touched], [*map(as_text, after)])
 
-    def _places(self, payloads: list[Any], batch: Batch, replies: Replies) -> list[list[Path]]:
+    def _places(self, payloads: list[Any], batch: AffectedCalls, replies: Replies) -> list[list[TreePath]]:
         """Where each payload may drift: everywhere it has a name. Those of a batch are all built alike."""
         inside = replies.in_batch(batch.rows)
         common = self._places_in(payloads[int(inside.argmax())], batch)
         each = zip(payloads, inside.tolist(), strict=True)
         return [common if alike else self._places_in(payload, batch) for payload, alike in each]
 
-    def _places_in(self, payload: Any, batch: Batch) -> list[Path]:
+    def _places_in(self, payload: Any, batch: AffectedCalls) -> list[TreePath]:
         named = [path for path, _ in trees.nodes(payload) if path and isinstance(path[-1], str)]
         return [path for path in named if batch.scope.aims_at("/".join(map(str, path)))] or [()]
 
-    def _drifts(self, payload: Any, places: list[Path], chance: list[list[float]]) -> tuple[Any, list[dict[str, str]]]:
+    def _drifts(
+        self, payload: Any, places: list[TreePath], chance: list[list[float]]
+    ) -> tuple[Any, list[dict[str, str]]]:
         """A payload as it is built now, and what has changed in it: `chance` draws a place and a way for each field."""
         result, changes = payload, []
         for place, way in chance:
@@ -99,7 +101,7 @@ def _numbered(changes: list[list[dict[str, str]]], index: int) -> list[dict[str,
     return [details[index] for details in changes if len(details) > index]
 
 
-def _drifted(payload: Any, path: tuple[str | int, ...], how: str) -> Any:
+def _drifted(payload: Any, path: TreePath, how: str) -> Any:
     """A payload in which the value at `path` has drifted; the very same object where it is not there any more."""
     value = trees.get(payload, path)
     if value is trees.ABSENT:
@@ -133,7 +135,7 @@ class OversizedReply(Fault):
 
     rate: float = scaled(0.4, 0, 1, "share of the replies that it touches")
     most_kib: int = number(256, 1, 2**20, "KiB that are added at severity 1; at others in proportion, at least one")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     @property
@@ -145,11 +147,11 @@ class OversizedReply(Fault):
         return {**super().figures(), "KiB added": self.kib}
 
     def compose(self) -> Composition:
-        return Composition(ChangeReplies(self._change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(self._change), self.scaled("rate"), self.targets, self.out_of_space)
 
-    def _change(self, batch: Batch, replies: Replies) -> None:
+    def _change(self, batch: AffectedCalls, replies: Replies) -> None:
         padding, rows = _dump(self.kib), batch.rows.tolist()
-        batch.record(self.kind, same_for_each(batch, added_bytes=len(padding)))
+        batch.record(self.kind, same_details(batch, added_bytes=len(padding)))
         if arrives(Delivery.REFUSED, self.out_of_space, batch):
             replies.overrides.update((row, {**_object(replies.payload(row)), "debug": padding}) for row in rows)
             return

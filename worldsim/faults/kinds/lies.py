@@ -11,24 +11,24 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError, SpaceMismatchError, WorldsimError
+from worldsim.faults.arrays import Mask, Rows
 from worldsim.faults.columns import within
 from worldsim.faults.definition import Composition, Fault, fault
-from worldsim.faults.effects.base import Batch, Effect, Forward, Mask, Steps
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls
 from worldsim.faults.effects.leaves import ChangeReplies
-from worldsim.faults.effects.needs import Need
-from worldsim.faults.keys import CallRandom, below
-from worldsim.faults.parameters import Mistake, Names, number, option, out_of_space, scaled, targets
-from worldsim.faults.payloads import Rows
+from worldsim.faults.effects.requirements import Requirement
+from worldsim.faults.keys import CallRandom, integers_below
+from worldsim.faults.parameters import LocatedError, NameGlobs, number, option, out_of_space, scaled, targets
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import leaves_of
 from worldsim.spaces import Arrays, Leaf, leaves
 
-_OBSERVATIONS = Need("observations of a world", lambda leaves: True, in_plain=False)
-GIVE_ITS_OWN = "give the world that was learned from this environment"
+_OBSERVATIONS = Requirement("observations of a world", lambda leaves: True, in_plain=False)
+WRONG_WORLD_HINT = "give the world that was learned from this environment"
 
 
 @runtime_checkable
-class Dreamer(Protocol):
+class LearnedWorld(Protocol):
     """What a lie asks of a learned World, on flat leaves (B, ...); `worldsim.World` is one."""
 
     observation_space: spaces.Space[Any]
@@ -67,34 +67,34 @@ class PlausibleLie(Fault):
     rate: float = scaled(0.3, 0, 1, "share of the replies that lie")
     dreams: int = number(8, 1, 4096, "how many futures the World dreams, and how many recorded starts join them")
     ticks: int = number(6, 1, 1000, "how many steps each future has")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def figures(self) -> dict[str, float]:
         return {**super().figures(), "quantile of the distances": self.severity}
 
     def compose(self) -> Composition:
-        lie = Lie(self, ChangeReplies(self._change))
-        return Composition(lie, self.at("rate"), self.targets, self.out_of_space, _OBSERVATIONS)
+        lie = ShowLie(self, ChangeReplies(self._change))
+        return Composition(lie, self.scaled("rate"), self.targets, self.out_of_space, _OBSERVATIONS)
 
     def check(self, leaves: Sequence[Leaf]) -> None:
         here = {leaf.name: leaf.space for leaf in leaves}
         try:
             known = {leaf.name: leaf.space for leaf in leaves_of(self.opened().observation_space)}
         except WorldsimError as error:
-            raise Mistake(str(error), "world") from None
+            raise LocatedError(str(error), "world") from None
         for name in sorted(set(known) | set(here)):
             if known.get(name) != here.get(name):
                 both = f"{name} is {here.get(name, 'nothing')} here and {known.get(name, 'nothing')} there"
-                raise Mistake(f"{self.kind}: another world's observations; {both}; {GIVE_ITS_OWN}", "world")
+                raise LocatedError(f"{self.kind}: another world's observations; {both}; {WRONG_WORLD_HINT}", "world")
 
-    def _change(self, batch: Batch, replies: Replies) -> None:
+    def _change(self, batch: AffectedCalls, replies: Replies) -> None:
         world, at_once = self.opened(), max(1, _AT_ONCE // (self.dreams * (self.ticks + 1)))
-        batch = batch[_known(world, replies, batch.rows)]  # other faults may have been at them
+        batch = batch[_valid_rows(world, replies, batch.rows)]  # other faults may have been at them
         for start in range(0, len(batch), at_once):
             self._lie(world, batch[start : start + at_once], replies)
 
-    def _lie(self, world: Dreamer, batch: Batch, replies: Replies) -> None:
+    def _lie(self, world: LearnedWorld, batch: AffectedCalls, replies: Replies) -> None:
         true = {leaf.name: _flat(leaf, replies, batch.rows) for leaf in leaves(world.observation_space)}
         candidates = self._candidates(world, true, batch.random)
         distances = _distances(world, true, candidates)
@@ -103,12 +103,12 @@ class PlausibleLie(Fault):
         while len(left):  # where one shows nothing else than there is, the next farther one is tried
             index = ranked[left, place[left]]
             drawn = {name: rows[left, index] for name, rows in candidates.items()}
-            lied = self._shown(batch[left], {name: rows[left] for name, rows in true.items()}, drawn, replies)
+            lied = self._show(batch[left], {name: rows[left] for name, rows in true.items()}, drawn, replies)
             batch[left[lied]].record(self.kind, partial(_details, distances[left, index][lied]))
             place[left] += 1
             left = left[~lied & (place[left] < ranked.shape[1])]
 
-    def _shown(self, batch: Batch, true: Arrays, drawn: Arrays, replies: Replies) -> Mask:
+    def _show(self, batch: AffectedCalls, true: Arrays, drawn: Arrays, replies: Replies) -> Mask:
         """Show what was drawn, (n, ...), in the leaves that are targets: which replies, (n,), are other ones then."""
         known = {leaf.name: leaf for leaf in leaves(self.opened().observation_space)}
         aims = [leaf for leaf in batch.leaves(replies) if leaf.name in known]
@@ -121,43 +121,45 @@ class PlausibleLie(Fault):
             replies.write(leaf, batch.rows[here], list(values) if isinstance(values, tuple) else values)
         return lied
 
-    def opened(self) -> Dreamer:
+    def opened(self) -> LearnedWorld:
         """The World. Raises ConfigError where none is given."""
         if not self.world:
             raise ConfigError(f"{self.kind}: world must be the folder of a trained world, got nothing")
         if isinstance(self.world, str | Path):
             return _load(str(self.world))
-        if not isinstance(self.world, Dreamer):
+        if not isinstance(self.world, LearnedWorld):
             raise ConfigError(f"{self.kind}: world must be the folder of a trained world, got {self.world!r}")
         return self.world
 
-    def _candidates(self, world: Dreamer, true: Arrays, random: CallRandom) -> Arrays:
+    def _candidates(self, world: LearnedWorld, true: Arrays, random: CallRandom) -> Arrays:
         """Flat observations (n, (ticks + 1) * dreams, ...): recorded starts, and futures from the n true ones."""
-        seeds = below(random.uniform(_SEEDS, self.dreams), 2**62).ravel().tolist()
+        seeds = integers_below(random.uniform(_SEEDS, self.dreams), 2**62).ravel().tolist()
         state = world.encode({name: np.repeat(rows, self.dreams, 0) for name, rows in true.items()}, seeds)
-        seen = [world.observation(world.start_seeds(seeds))]
+        observations = [world.observation(world.start_seeds(seeds))]
         for tick in range(self.ticks):
             state, step = world.step(
                 state, random_actions(world.action_space, random.stream(_TICKS + tick), self.dreams)
             )
-            seen.append(step.observation)
+            observations.append(step.observation)
         count = len(random)
-        each = {name: [one[name].reshape(count, self.dreams, *one[name].shape[1:]) for one in seen] for name in true}
+        each = {
+            name: [one[name].reshape(count, self.dreams, *one[name].shape[1:]) for one in observations] for name in true
+        }
         return {name: np.concatenate(rows, 1) for name, rows in each.items()}
 
 
 @dataclass(frozen=True)
-class Lie(Effect):
+class ShowLie(Effect):
     """Changes replies, of observations that are the World's."""
 
     lie: PlausibleLie
     change: Effect
 
-    def begin(self, batch: Batch, shown: Replies) -> None:
-        if not _known(self.lie.opened(), shown, batch.rows).all():
-            raise SpaceMismatchError(f"{self.lie.kind}: the observations are none of this world's; {GIVE_ITS_OWN}")
+    def begin(self, batch: AffectedCalls, initial: Replies) -> None:
+        if not _valid_rows(self.lie.opened(), initial, batch.rows).all():
+            raise SpaceMismatchError(f"{self.lie.kind}: the observations are none of this world's; {WRONG_WORLD_HINT}")
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         return (yield from self.change.run(batch, forward))
 
 
@@ -169,7 +171,7 @@ def _flat(leaf: Leaf, replies: Replies, rows: Rows) -> NDArray[Any]:
     return leaf.flatten(replies.values(leaf, rows), (len(rows),))
 
 
-def _known(world: Dreamer, replies: Replies, rows: Rows) -> Mask:
+def _valid_rows(world: LearnedWorld, replies: Replies, rows: Rows) -> Mask:
     """Which payloads are observations of this world."""
     found = [within(leaf.space, replies.values(leaf, rows)) for leaf in leaves_of(world.observation_space)]
     return np.asarray(np.all(found, 0))
@@ -188,7 +190,9 @@ def random_actions(space: spaces.Space[Any], random: CallRandom, count: int) -> 
             numbers = _evenly(leaf.space, random.stream(stream), count)
             found[leaf.name] = leaf.flatten(numbers.reshape(*batch, *leaf.space.shape), batch)
         else:
-            found[leaf.name] = below(random.uniform(stream, count, *leaf.shape), leaf.nvec).reshape(*batch, *leaf.shape)
+            found[leaf.name] = integers_below(random.uniform(stream, count, *leaf.shape), leaf.nvec).reshape(
+                *batch, *leaf.shape
+            )
     return found
 
 
@@ -204,7 +208,7 @@ def _evenly(space: spaces.Box, random: CallRandom, count: int) -> NDArray[Any]:
         return np.where(np.isfinite(high - low), low + chance * (high - low), one_bound)
 
 
-def _distances(world: Dreamer, true: Arrays, candidates: Arrays) -> NDArray[np.float64]:
+def _distances(world: LearnedWorld, true: Arrays, candidates: Arrays) -> NDArray[np.float64]:
     """Root mean square between the codes of candidates and those of the true observations, (n, candidates)."""
     count, among = next(iter(candidates.values())).shape[:2]
     both = {
@@ -227,7 +231,7 @@ def _by_rank(distances: NDArray[np.float64], quantile: float) -> tuple[NDArray[n
 
 
 @lru_cache(maxsize=4)
-def _load(folder: str) -> Dreamer:
-    import worldsim  # its own door: faults know nothing of the simulator
+def _load(folder: str) -> LearnedWorld:
+    import worldsim  # by its public function: faults may not import the simulator
 
     return worldsim.load(folder)

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from worldsim.faults import trees
 from worldsim.faults.columns import Values
 from worldsim.faults.definition import Composition, Fault, fault
-from worldsim.faults.effects import wrong
-from worldsim.faults.effects.base import Batch
-from worldsim.faults.effects.garble import Garble, Write
-from worldsim.faults.effects.leaves import ChangeLeaves, ChangeReplies, Delivery, Edit, Some, by_column
-from worldsim.faults.effects.needs import BOUNDED, CLASSES, NAN, TYPED, Need
+from worldsim.faults.effects import wrong_values
+from worldsim.faults.effects.base import AffectedCalls
+from worldsim.faults.effects.garble import Garble, WriteTexts
+from worldsim.faults.effects.leaves import ChangeLeaves, ChangeReplies, Delivery, LeafEdit, SomeLeaves, by_column
+from worldsim.faults.effects.requirements import BOUNDED, CLASSES, NAN, TYPED, Requirement
 from worldsim.faults.keys import CallRandom
-from worldsim.faults.parameters import Names, out_of_space, scaled, targets
+from worldsim.faults.parameters import NameGlobs, out_of_space, scaled, targets
 from worldsim.spaces import Leaf
 
 _LOUD = "malformed, loud"
@@ -30,9 +30,9 @@ RATE = "share of the replies that it touches"
 SPREAD = "share of the leaves that it changes in such a reply, at least one"
 
 
-def garbled(given: Fault, write: Write) -> Composition:
+def garbled(given: Fault, write: WriteTexts) -> Composition:
     """Some replies are texts that cannot be parsed."""
-    return Composition(ChangeReplies(Garble(given.kind, write)), share=given.at("rate"))
+    return Composition(ChangeReplies(Garble(given.kind, write)), share=given.scaled("rate"))
 
 
 @fault("truncated_json", _LOUD)
@@ -124,17 +124,17 @@ class WrongEncoding(Fault):
 # --- readable, and against the schema ---
 
 
-def breaking(given: Any, edit: Edit, needs: Need | None = None) -> Composition:
+def breaking(given: Any, edit: LeafEdit, needs: Requirement | None = None) -> Composition:
     """Some leaves of some replies are nothing that their schema allows."""
     change = ChangeLeaves(
         given.kind,
         edit,
-        Some(given.at("spread")),
+        SomeLeaves(given.scaled("spread")),
         delivery=Delivery.REFUSED,
         out_of_space=given.out_of_space,
         free=True,
     )
-    return Composition(ChangeReplies(change), given.at("rate"), given.targets, given.out_of_space, needs)
+    return Composition(ChangeReplies(change), given.scaled("rate"), given.targets, given.out_of_space, needs)
 
 
 @fault("wrong_type", _LOUD)
@@ -147,12 +147,12 @@ class WrongType(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.5, 0, 1, SPREAD)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         edit = by_column(
-            lambda leaf, values, random, batch: wrong.wrong_type(values, leaf.space, 0.0, random.uniform(0, 4)),
+            lambda leaf, values, random, batch: wrong_values.wrong_type(values, leaf.space, 0.0, random.uniform(0, 4)),
             texts=lambda leaf, texts, random, batch: [*map(len, texts)],
             integers=lambda leaf, values, random, batch: [*map(str, values)],
         )
@@ -169,12 +169,12 @@ class WrongShape(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.5, 0, 1, SPREAD)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         edit = by_column(
-            lambda leaf, values, random, batch: wrong.wrong_shape(values, leaf.space, 0.0, random.uniform(0, 4)),
+            lambda leaf, values, random, batch: wrong_values.wrong_shape(values, leaf.space, 0.0, random.uniform(0, 4)),
             texts=lambda leaf, texts, random, batch: [[text] for text in texts],
             integers=lambda leaf, values, random, batch: [[value, value] for value in values],
         )
@@ -191,22 +191,22 @@ class NonFinite(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.5, 0, 1, SPREAD)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: Batch) -> Values:
+        def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: AffectedCalls) -> Values:
             entries = np.where(random.uniform(1) < 0.5, np.nan, np.inf)
-            return wrong.poked(values, random.integers(values[0].size), entries)
+            return wrong_values.poked(values, random.integers(values[0].size), entries)
 
-        def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: Batch) -> list[Any]:
+        def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: AffectedCalls) -> list[Any]:
             return [math.nan if drawn < 0.5 else math.inf for drawn in random.uniform(1).tolist()]
 
         return breaking(self, by_column(numbers, integers=integers, suits=_may_be_nan), NAN)
 
 
 def _may_be_nan(leaf: Leaf, value: Any) -> bool:
-    return isinstance(leaf.space, spaces.Box) and leaf.space.dtype != np.uint8 and trees.usual(leaf, value)
+    return isinstance(leaf.space, spaces.Box) and leaf.space.dtype != np.uint8 and trees.has_leaf_form(leaf, value)
 
 
 @fault("out_of_range", _LOUD)
@@ -220,16 +220,16 @@ class OutOfRange(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.5, 0, 1, SPREAD)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: Batch) -> Values:
+        def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: AffectedCalls) -> Values:
             if batch.scope.plain:
                 return values * 1e6 + 1e6 if isinstance(leaf.space, spaces.Box) else values
-            return wrong.out_of_range(values, leaf.space, 0.0, random.uniform(0, 4))
+            return wrong_values.out_of_range(values, leaf.space, 0.0, random.uniform(0, 4))
 
-        def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: Batch) -> list[Any]:
+        def integers(leaf: Leaf, values: list[int], random: CallRandom, batch: AffectedCalls) -> list[Any]:
             return [value * 10**6 + 10**6 for value in values]
 
         return breaking(self, by_column(numbers, integers=integers), BOUNDED)
@@ -246,16 +246,16 @@ class UnknownValue(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.5, 0, 1, SPREAD)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: Batch) -> Values:
+        def numbers(leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: AffectedCalls) -> Values:
             if batch.scope.plain:
                 return values
-            return wrong.out_of_range(values, leaf.space, 0.0, random.uniform(0, 4))
+            return wrong_values.out_of_range(values, leaf.space, 0.0, random.uniform(0, 4))
 
-        def texts(leaf: Leaf, texts: list[str], random: CallRandom, batch: Batch) -> list[Any]:
+        def texts(leaf: Leaf, texts: list[str], random: CallRandom, batch: AffectedCalls) -> list[Any]:
             return [f"{text.upper()}_V2" for text in texts] if batch.scope.plain else texts
 
         return breaking(self, by_column(numbers, texts, suits=_is_class), CLASSES)
@@ -263,7 +263,7 @@ class UnknownValue(Fault):
 
 def _is_class(leaf: Leaf, value: Any) -> bool:
     is_class = isinstance(leaf.space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary)
-    return is_class and trees.usual(leaf, value)
+    return is_class and trees.has_leaf_form(leaf, value)
 
 
 @fault("null_for_required", _LOUD)
@@ -277,11 +277,11 @@ class NullForRequired(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.5, 0, 1, SPREAD)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Values:
+        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: AffectedCalls) -> Values:
             return [value if value is trees.ABSENT else None for value in values]
 
         return breaking(self, edit)

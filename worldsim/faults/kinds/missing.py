@@ -9,24 +9,24 @@ from worldsim.faults import trees
 from worldsim.faults.columns import Values, each_like_first
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects import frames
-from worldsim.faults.effects.base import Batch
+from worldsim.faults.effects.base import AffectedCalls
+from worldsim.faults.effects.frame_edits import by_frame
 from worldsim.faults.effects.leaves import (
-    AnySome,
     ChangeLeaves,
     ChangeReplies,
-    Edit,
-    Some,
-    Spells,
+    LeafEdit,
+    LeafOutages,
+    SomeLeaves,
+    SomeLeavesEvenIfEqual,
     frames_of,
     last_frames,
 )
-from worldsim.faults.effects.needs import FRAMES, ROWS, Need
-from worldsim.faults.effects.pictures import by_frame
+from worldsim.faults.effects.requirements import FRAMES, ROWS, Requirement
 from worldsim.faults.effects.rows import ChangeRows
 from worldsim.faults.keys import CallRandom
 from worldsim.faults.kinds.loud import RATE, SPREAD
 from worldsim.faults.kinds.mixed import unknown
-from worldsim.faults.parameters import Names, number, out_of_space, scaled, targets
+from worldsim.faults.parameters import NameGlobs, number, out_of_space, scaled, targets
 from worldsim.spaces import Leaf
 
 _MISSING = "missing"
@@ -34,10 +34,10 @@ _FRAMES = "share of the replies whose frames it touches"
 _MEAN = "mean length of a spell in calls"
 
 
-def unknowns(out_of_space: bool) -> Edit:
+def unknowns(out_of_space: bool) -> LeafEdit:
     """An edit that leaves nothing: null in plain JSON, and in a space what stands for "unknown"."""
 
-    def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Values:
+    def edit(leaf: Leaf, values: Values, random: CallRandom, batch: AffectedCalls) -> Values:
         return each_like_first(leaf, values, lambda value: unknown(leaf, value, batch, out_of_space))
 
     return edit
@@ -53,12 +53,12 @@ class NullFields(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.5, 0, 1, SPREAD)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        change = ChangeLeaves(self.kind, unknowns(self.out_of_space), Some(self.at("spread")), free=True)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        change = ChangeLeaves(self.kind, unknowns(self.out_of_space), SomeLeaves(self.scaled("spread")), free=True)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space)
 
 
 @fault("dropped_fields", _MISSING)
@@ -71,45 +71,45 @@ class DroppedFields(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.5, 0, 1, "share of the fields that are gone from such a reply, at least one")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         empty = unknowns(self.out_of_space)
 
-        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Any:
+        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: AffectedCalls) -> Any:
             has_key = bool(leaf.path) and isinstance(leaf.path[-1], str)
             if has_key and (batch.scope.plain or self.out_of_space):
                 return [trees.ABSENT] * len(values)
             return empty(leaf, values, random, batch)
 
-        change = ChangeLeaves(self.kind, edit, AnySome(self.at("spread")), free=True, describe=False)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        change = ChangeLeaves(self.kind, edit, SomeLeavesEvenIfEqual(self.scaled("spread")), free=True, describe=False)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space)
 
 
 @fault("empty_result", _MISSING)
 class EmptyResult(Fault):
-    """The reply says that there is nothing.
+    """The reply is an empty result.
 
     In plain JSON every list is empty; where there is none, the object has no fields. In a space every leaf is as for
     `null_fields`, and frames are black. Records: `empty_result`.
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         empty = unknowns(self.out_of_space)
 
-        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Any:
+        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: AffectedCalls) -> Any:
             return [_emptied(each) for each in values] if batch.scope.plain else empty(leaf, values, random, batch)
 
         change = ChangeLeaves(self.kind, edit, free=True, records="reply", leaves=_whole_or_leaves)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space)
 
 
-def _whole_or_leaves(batch: Batch, replies: Any) -> tuple[Leaf, ...]:
+def _whole_or_leaves(batch: AffectedCalls, replies: Any) -> tuple[Leaf, ...]:
     return (Leaf((), trees.ANY),) if batch.scope.plain else batch.leaves(replies)
 
 
@@ -138,15 +138,15 @@ class MissingRows(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.5, 0, 1, "share of the rows that are gone, at least one")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         def choose(count: int, random: CallRandom) -> Any:
-            return np.sort(random.permutation(count)[:, _gone(self.at("spread"), count) :], 1)
+            return np.sort(random.permutation(count)[:, _gone(self.scaled("spread"), count) :], 1)
 
         change = ChangeRows(self.kind, choose, self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, ROWS)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, ROWS)
 
 
 @fault("partial_page", _MISSING)
@@ -158,15 +158,15 @@ class PartialPage(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.9, 0, 1, "share of the rows, from the last one on, that are gone, at least one")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         def choose(count: int, random: CallRandom) -> Any:
-            return np.arange(count - _gone(self.at("spread"), count))[None]
+            return np.arange(count - _gone(self.scaled("spread"), count))[None]
 
         change = ChangeRows(self.kind, choose, self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, ROWS)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, ROWS)
 
 
 def _gone(share: float, count: int) -> int:
@@ -177,7 +177,7 @@ def _gone(share: float, count: int) -> int:
 # --- frames ---
 
 
-def frames_only(given: Any, edit: Edit, share: float = 1.0, needs: Need = FRAMES) -> Composition:
+def frames_only(given: Any, edit: LeafEdit, share: float = 1.0, needs: Requirement = FRAMES) -> Composition:
     """Frames are seen otherwise than they are."""
     change = ChangeLeaves(given.kind, edit, out_of_space=given.out_of_space)
     return Composition(ChangeReplies(change), share, given.targets, given.out_of_space, needs)
@@ -191,11 +191,11 @@ class BlackFrames(Fault):
     """
 
     rate: float = scaled(0.6, 0, 1, _FRAMES)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        return frames_only(self, by_frame(lambda images, random: np.zeros_like(images)), self.at("rate"))
+        return frames_only(self, by_frame(lambda images, random: np.zeros_like(images)), self.scaled("rate"))
 
 
 @fault("occlusion", _MISSING)
@@ -206,11 +206,11 @@ class Occlusion(Fault):
     """
 
     size: float = scaled(0.6, 0, 1, "side of the block, as a share of the frame's")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        side = self.at("size")
+        side = self.scaled("size")
         return frames_only(self, by_frame(lambda images, random: frames.occlude(images, side, random.uniform(0, 4))))
 
 
@@ -222,17 +222,17 @@ class DroppedChannels(Fault):
     """
 
     rate: float = scaled(0.6, 0, 1, _FRAMES)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def draw(images: frames.Frame, random: CallRandom) -> frames.Frame:
+        def draw(images: frames.FrameArray, random: CallRandom) -> frames.FrameArray:
             left = images.copy()
             for image, channel in zip(left, random.integers(images.shape[3]).tolist(), strict=True):
                 image[..., channel] = 0
             return left
 
-        return frames_only(self, by_frame(draw), self.at("rate"))
+        return frames_only(self, by_frame(draw), self.scaled("rate"))
 
 
 # --- spells ---
@@ -247,11 +247,11 @@ class DeadSensors(Fault):
 
     rate: float = scaled(0.02, 0, 1, "probability that a leaf fails at a call")
     mean_calls: float = number(5.0, 1, 1e9, _MEAN)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        spells = Spells(self.at("rate"), self.mean_calls)
+        spells = LeafOutages(self.scaled("rate"), self.mean_calls)
         change = ChangeLeaves(self.kind, unknowns(self.out_of_space), spells, free=True, describe=False)
         return Composition(ChangeReplies(change), 1.0, self.targets, self.out_of_space)
 
@@ -266,11 +266,11 @@ class FrozenFrames(Fault):
 
     rate: float = scaled(0.1, 0, 1, "probability that a moving picture freezes at a call")
     mean_calls: float = number(5.0, 1, 1e9, _MEAN)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: Batch) -> Any:
+        def edit(leaf: Leaf, values: Values, random: CallRandom, batch: AffectedCalls) -> Any:
             last = last_frames(batch, leaf)[batch.rows]
             if isinstance(values, np.ndarray):
                 return last
@@ -279,7 +279,7 @@ class FrozenFrames(Fault):
         change = ChangeLeaves(
             self.kind,
             edit,
-            Spells(self.at("rate"), self.mean_calls),
+            LeafOutages(self.scaled("rate"), self.mean_calls),
             out_of_space=self.out_of_space,
             describe=False,
             leaves=lambda batch, replies: frames_of(batch.scope.leaves),

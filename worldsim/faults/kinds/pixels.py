@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from worldsim.faults import columns, trees
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects import frames
-from worldsim.faults.effects.base import Batch
+from worldsim.faults.effects.base import AffectedCalls
+from worldsim.faults.effects.frame_edits import by_frame, is_frame, levels, redrawn
 from worldsim.faults.effects.leaves import by_column
-from worldsim.faults.effects.needs import FRAMES_OR_FLOATS, is_floats
-from worldsim.faults.effects.pictures import by_frame, is_frame, levels, redrawn
+from worldsim.faults.effects.requirements import FRAMES_OR_FLOATS, is_floats
 from worldsim.faults.keys import CallRandom, normal_quantiles
 from worldsim.faults.kinds.missing import frames_only
-from worldsim.faults.parameters import Names, number, option, out_of_space, scaled, targets
+from worldsim.faults.parameters import NameGlobs, number, option, out_of_space, scaled, targets
 from worldsim.spaces import Leaf
 
 GRAINS = 2**20  # values of a table of grain, at least
@@ -29,7 +29,9 @@ _PIXELS = "pixels and sensors"
 _BORDER = "what comes into the picture: black or edge"
 
 
-def _grain(shape: tuple[int, ...], random: CallRandom, table: Callable[[int], frames.Frame]) -> Iterator[frames.Frame]:
+def _grain(
+    shape: tuple[int, ...], random: CallRandom, table: Callable[[int], frames.FrameArray]
+) -> Iterator[frames.FrameArray]:
     """For each of n images a piece of a table of random values, from a place that is drawn.
 
     As AV1 lays film grain over pictures: a table is drawn once, because drawing a value costs ten times what using one
@@ -42,14 +44,14 @@ def _grain(shape: tuple[int, ...], random: CallRandom, table: Callable[[int], fr
 
 
 @lru_cache(maxsize=8)
-def _normal_grain(std: float, size: int) -> frames.Frame:
+def _normal_grain(std: float, size: int) -> frames.FrameArray:
     """Gaussian noise in whole grey levels."""
     drawn = np.random.default_rng(0).standard_normal(size, np.float32) * np.float32(std)
     return np.asarray(np.rint(np.clip(drawn, -32000, 32000)), np.int16)
 
 
 @lru_cache(maxsize=8)
-def _speck_grain(share: float, channels: int, size: int) -> frames.Frame:
+def _speck_grain(share: float, channels: int, size: int) -> frames.FrameArray:
     """Pixels that are left alone (0), or black (1) or white (2): a `share` of them, half of them each."""
     chance, white = np.random.default_rng(0).random((2, size // channels + 1))
     return np.repeat((chance < share).astype(np.uint8) * (1 + (white < 0.5)), channels).astype(np.uint8)
@@ -59,13 +61,13 @@ QUANTILES = 4096  # of the Poisson distribution, at which it is drawn
 
 
 @lru_cache(maxsize=1)
-def _quantile_grain(size: int) -> frames.Frame:
+def _quantile_grain(size: int) -> frames.FrameArray:
     """Positions of quantiles, all equally likely."""
     return np.random.default_rng(0).integers(QUANTILES, size=size, dtype=np.uint16)
 
 
 @lru_cache(maxsize=8)
-def _photons(gain: float) -> frames.Frame:
+def _photons(gain: float) -> frames.FrameArray:
     """(256, QUANTILES) the grey level that a pixel of each grey level is seen at, at each quantile.
 
     A pixel of level L sends Poisson(L / gain) photons. Where these are 1,000 or more, they are normally distributed.
@@ -75,14 +77,14 @@ def _photons(gain: float) -> frames.Frame:
     counts = np.arange(1500)
     logs = np.array([math.lgamma(count + 1) for count in counts.tolist()])
     photons = np.arange(256) / gain
-    seen = photons[:, None] + np.sqrt(photons[:, None]) * normal
+    observed_levels = photons[:, None] + np.sqrt(photons[:, None]) * normal
     for level in range(min(256, int(1000 * gain))):
         mass = np.exp(counts * math.log(photons[level]) - photons[level] - logs) if level else counts == 0
-        seen[level] = np.searchsorted(np.cumsum(mass), at)
-    return levels(seen * gain)
+        observed_levels[level] = np.searchsorted(np.cumsum(mass), at)
+    return levels(observed_levels * gain)
 
 
-def _specked(images: frames.Frame, share: float, random: CallRandom) -> frames.Frame:
+def _specked(images: frames.FrameArray, share: float, random: CallRandom) -> frames.FrameArray:
     """A `share` of the pixels black or white, half of them each."""
     changed = images.copy()
     pieces = _grain(images.shape, random, partial(_speck_grain, share, images.shape[3]))
@@ -92,7 +94,7 @@ def _specked(images: frames.Frame, share: float, random: CallRandom) -> frames.F
     return changed
 
 
-def _each(images: frames.Frame, draw: Callable[..., frames.Frame], *drawn: Any) -> frames.Frame:
+def _each(images: frames.FrameArray, draw: Callable[..., frames.FrameArray], *drawn: Any) -> frames.FrameArray:
     """Every image put through `draw`, with what was drawn for it."""
     rows = [each.tolist() for each in drawn]
     return np.stack([levels(draw(*one)) for one in zip(images, *rows, strict=True)])
@@ -107,14 +109,14 @@ class GaussianNoise(Fault):
     """
 
     most_std: float = scaled(40.0, 0, 1e4, "standard deviation, in grey levels")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         return frames_only(self, by_column(self._noisy, suits=_is_frame_or_floats), needs=FRAMES_OR_FLOATS)
 
-    def _noisy(self, leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: Batch) -> NDArray[Any]:
-        space, std = leaf.space, self.at("most_std")
+    def _noisy(self, leaf: Leaf, values: NDArray[Any], random: CallRandom, batch: AffectedCalls) -> NDArray[Any]:
+        space, std = leaf.space, self.scaled("most_std")
         assert isinstance(space, spaces.Box), f"{leaf.name} is neither frame nor vector"
         if space.dtype.kind != "f":
             return redrawn(leaf, values, lambda images: _with_noise(images, std, random))
@@ -126,10 +128,10 @@ class GaussianNoise(Fault):
 
 
 def _is_frame_or_floats(leaf: Leaf, value: Any) -> bool:
-    return (is_floats(leaf) or is_frame(leaf)) and trees.usual(leaf, value)
+    return (is_floats(leaf) or is_frame(leaf)) and trees.has_leaf_form(leaf, value)
 
 
-def _with_noise(images: frames.Frame, std: float, random: CallRandom) -> frames.Frame:
+def _with_noise(images: frames.FrameArray, std: float, random: CallRandom) -> frames.FrameArray:
     changed = np.empty_like(images)
     grain = _grain(images.shape, random, partial(_normal_grain, std))
     for image, noise, target in zip(images, grain, changed, strict=True):
@@ -145,15 +147,15 @@ class ShotNoise(Fault):
     """
 
     most_gain: float = scaled(16.0, 0, 255, "grey levels that a photon is worth")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def draw(images: frames.Frame, random: CallRandom) -> frames.Frame:
-            seen, changed = _photons(max(self.at("most_gain"), 1e-3)), np.empty_like(images)
+        def draw(images: frames.FrameArray, random: CallRandom) -> frames.FrameArray:
+            observed_levels, changed = _photons(max(self.scaled("most_gain"), 1e-3)), np.empty_like(images)
             grain = _grain(images.shape, random, _quantile_grain)
             for image, quantiles, target in zip(images, grain, changed, strict=True):
-                target[...] = seen[image, quantiles]
+                target[...] = observed_levels[image, quantiles]
             return changed
 
         return frames_only(self, by_frame(draw))
@@ -167,11 +169,11 @@ class SaltNoise(Fault):
     """
 
     density: float = scaled(0.2, 0, 1, "share of the pixels")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        return frames_only(self, by_frame(lambda images, random: _specked(images, self.at("density"), random)))
+        return frames_only(self, by_frame(lambda images, random: _specked(images, self.scaled("density"), random)))
 
 
 @fault("dead_pixels", _PIXELS)
@@ -182,11 +184,11 @@ class DeadPixels(Fault):
     """
 
     density: float = scaled(0.05, 0, 1, "share of the pixels")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        edit = by_frame(lambda images, random: _specked(images, self.at("density"), random), lasting=True)
+        edit = by_frame(lambda images, random: _specked(images, self.scaled("density"), random), lasting=True)
         return frames_only(self, edit)
 
 
@@ -198,16 +200,16 @@ class Blur(Fault):
     """
 
     most_sigma: float = scaled(0.06, 0, 1, "standard deviation of the blur, as a share of the frame's shorter side")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         return frames_only(self, by_frame(lambda images, random: _each(images, self._blurred)))
 
-    def _blurred(self, image: frames.Frame) -> frames.Frame:
+    def _blurred(self, image: frames.FrameArray) -> frames.FrameArray:
         import cv2
 
-        sigma = max(self.at("most_sigma") * min(image.shape[:2]), 1e-3)
+        sigma = max(self.scaled("most_sigma") * min(image.shape[:2]), 1e-3)
         blurred = cv2.GaussianBlur(_floats(image), (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
         return blurred.reshape(image.shape)
 
@@ -221,7 +223,7 @@ class Compression(Fault):
 
     best: float = number(93.0, 1, 95, "quality where severity is nearly 0")
     worst: float = number(2.0, 1, 95, "quality at severity 1")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     @property
@@ -235,17 +237,17 @@ class Compression(Fault):
     def compose(self) -> Composition:
         return frames_only(self, by_frame(lambda images, random: _each(images, self._compressed)))
 
-    def _compressed(self, image: frames.Frame) -> frames.Frame:
+    def _compressed(self, image: frames.FrameArray) -> frames.FrameArray:
         if image.shape[2] in (1, 3):
             return self._jpeg(image)
         return np.concatenate([self._jpeg(image[..., [channel]]) for channel in range(image.shape[2])], axis=2)
 
-    def _jpeg(self, image: frames.Frame) -> frames.Frame:
+    def _jpeg(self, image: frames.FrameArray) -> frames.FrameArray:
         import cv2
 
         ordered = np.ascontiguousarray(image[..., ::-1])  # OpenCV thinks in blue, green, red
         _, data = cv2.imencode(".jpg", ordered, [cv2.IMWRITE_JPEG_QUALITY, self.quality])
-        decoded: frames.Frame = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
+        decoded: frames.FrameArray = np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
         return decoded.reshape(image.shape)[..., ::-1]
 
 
@@ -257,18 +259,18 @@ class Brightness(Fault):
     """
 
     most: float = scaled(120.0, -255, 255, "grey levels that are added to every pixel")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        shift = round(self.at("most"))
+        shift = round(self.scaled("most"))
 
-        def draw(images: frames.Frame, random: CallRandom) -> frames.Frame:
+        def draw(images: frames.FrameArray, random: CallRandom) -> frames.FrameArray:
             if shift < 0:
-                darker: frames.Frame = np.maximum(images, np.uint8(-shift))
+                darker: frames.FrameArray = np.maximum(images, np.uint8(-shift))
                 darker -= np.uint8(-shift)
                 return darker
-            brighter: frames.Frame = np.minimum(images, np.uint8(255 - shift))
+            brighter: frames.FrameArray = np.minimum(images, np.uint8(255 - shift))
             brighter += np.uint8(shift)
             return brighter
 
@@ -283,15 +285,15 @@ class Contrast(Fault):
     """
 
     lost: float = scaled(0.9, 0, 1, "share of the difference from the mean that is lost")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         return frames_only(self, by_frame(lambda images, random: _each(images, self._flat)))
 
-    def _flat(self, image: frames.Frame) -> frames.Frame:
+    def _flat(self, image: frames.FrameArray) -> frames.FrameArray:
         mean, grey = float(image.mean()), np.arange(256)
-        return levels(mean + (1 - self.at("lost")) * (grey - mean))[image]
+        return levels(mean + (1 - self.scaled("lost")) * (grey - mean))[image]
 
 
 @fault("colour_shift", _PIXELS)
@@ -302,13 +304,13 @@ class ColourShift(Fault):
     """
 
     most: float = scaled(80.0, 0, 255, "grey levels by which the channel that is shifted most is")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def draw(images: frames.Frame, random: CallRandom) -> frames.Frame:
+        def draw(images: frames.FrameArray, random: CallRandom) -> frames.FrameArray:
             cast = 2 * random.uniform(0, images.shape[3]) - 1
-            shifts = np.rint(self.at("most") * cast / np.abs(cast).max(1, keepdims=True)).astype(np.int16)
+            shifts = np.rint(self.scaled("most") * cast / np.abs(cast).max(1, keepdims=True)).astype(np.int16)
             return levels(images + shifts[:, None, None])
 
         return frames_only(self, by_frame(draw, lasting=True))
@@ -324,18 +326,18 @@ class CameraShift(Fault):
 
     most: float = scaled(0.2, 0, 1, "longest shift, as a share of each side")
     border: Literal["black", "edge"] = option("black", _BORDER)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def draw(images: frames.Frame, random: CallRandom) -> frames.Frame:
+        def draw(images: frames.FrameArray, random: CallRandom) -> frames.FrameArray:
             size = np.array(images.shape[2:0:-1])  # width, height
             sign, part = np.where(random.uniform(0, 2) < 0.5, -1, 1), 0.5 + 0.5 * random.uniform(1, 2)
-            return _each(images, self._moved, np.rint(sign * part * self.at("most") * size))
+            return _each(images, self._moved, np.rint(sign * part * self.scaled("most") * size))
 
         return frames_only(self, by_frame(draw))
 
-    def _moved(self, image: frames.Frame, by: tuple[float, float]) -> frames.Frame:
+    def _moved(self, image: frames.FrameArray, by: tuple[float, float]) -> frames.FrameArray:
         import cv2
 
         right, down = by
@@ -352,17 +354,17 @@ class CameraRotation(Fault):
 
     most: float = scaled(30.0, 0, 180, "degrees by which the picture is turned")
     border: Literal["black", "edge"] = option("black", _BORDER)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def draw(images: frames.Frame, random: CallRandom) -> frames.Frame:
-            degrees = self.at("most")
+        def draw(images: frames.FrameArray, random: CallRandom) -> frames.FrameArray:
+            degrees = self.scaled("most")
             return _each(images, self._turned, np.where(random.uniform() < 0.5, degrees, -degrees))
 
         return frames_only(self, by_frame(draw, lasting=True))
 
-    def _turned(self, image: frames.Frame, degrees: float) -> frames.Frame:
+    def _turned(self, image: frames.FrameArray, degrees: float) -> frames.FrameArray:
         import cv2
 
         height, width = image.shape[:2]
@@ -379,29 +381,31 @@ class Tearing(Fault):
     """
 
     most: float = scaled(0.5, 0, 1, "longest shift, as a share of the width")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def draw(images: frames.Frame, random: CallRandom) -> frames.Frame:
+        def draw(images: frames.FrameArray, random: CallRandom) -> frames.FrameArray:
             height, width = images.shape[1:3]
-            steps = np.maximum(1, np.rint((0.5 + 0.5 * random.uniform(1)) * self.at("most") * width)).astype(np.int64)
+            steps = np.maximum(1, np.rint((0.5 + 0.5 * random.uniform(1)) * self.scaled("most") * width)).astype(
+                np.int64
+            )
             return _each(images, _torn, 1 + random.integers(height - 1), steps)
 
         return frames_only(self, by_frame(draw))
 
 
-def _torn(image: frames.Frame, row: int, step: int) -> frames.Frame:
+def _torn(image: frames.FrameArray, row: int, step: int) -> frames.FrameArray:
     torn = image.copy()
     torn[row:] = np.roll(image[row:], step, axis=1)
     return torn
 
 
-def _floats(image: frames.Frame) -> frames.Frame:
+def _floats(image: frames.FrameArray) -> frames.FrameArray:
     return np.ascontiguousarray(image, np.float32)
 
 
-def _warped(image: frames.Frame, matrix: Any, how: int, border: str) -> frames.Frame:
+def _warped(image: frames.FrameArray, matrix: Any, how: int, border: str) -> frames.FrameArray:
     """An image under an affine map of its coordinates, any number of channels."""
     import cv2
 

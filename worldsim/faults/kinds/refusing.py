@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from worldsim.faults.arrays import Floats, Mask
 from worldsim.faults.definition import Composition, Fault, fault
-from worldsim.faults.effects.base import Batch, Mask
+from worldsim.faults.effects.base import AffectedCalls
 from worldsim.faults.effects.delays import ON_TIME_S
-from worldsim.faults.effects.refusals import Answer, Refuse, every_call
-from worldsim.faults.keys import Floats
+from worldsim.faults.effects.refusals import Refusal, Refuse, every_call
 from worldsim.faults.parameters import number, option, scaled
 
 RETRIED_WITHIN = 100  # calls: services, too, keep a request's key for a while, and take what comes later for a new one
@@ -21,25 +21,25 @@ _UNTIL_RETRIED = (
     f"One that is not retried within {RETRIED_WITHIN} calls of its tool is forgotten"
 )
 _AFTER = "share of the refusals that come after the call was carried out"
-_RETRY_AFTER = "seconds after which the service asks to be called again; null: it does not say"
+_RETRY_AFTER = "seconds in the Retry-After header; null: no header"
 
 
 def refusal(
-    given: Fault, answer: Answer, lose_answer: float, retry_after_s: float | None, until_retried: int
+    given: Fault, response: Refusal, lose_answer: float, retry_after_s: float | None, until_retried: int
 ) -> Composition:
     """A share of the calls is refused, each by itself or until it has been retried often enough."""
     refused = _until(until_retried) if until_retried else every_call
-    effect = Refuse(given.kind, answer, refused, lose_answer, retry_after_s, counts=until_retried > 0)
-    return Composition(effect, share=given.at("rate"))
+    effect = Refuse(given.kind, response, refused, lose_answer, retry_after_s, counts=until_retried > 0)
+    return Composition(effect, share=given.scaled("rate"))
 
 
-def _until(retries: int) -> Callable[[Batch], Mask]:
+def _until(retries: int) -> Callable[[AffectedCalls], Mask]:
     """Calls that are refused until they have been retried so often: the same request, by canonical JSON."""
 
-    def refused(batch: Batch) -> Mask:
+    def refused(batch: AffectedCalls) -> Mask:
         waiting = batch.memory.objects("waiting", dict[Any, list[int]])  # request -> retries that are left, last try
         found = np.zeros(len(batch), np.bool_)
-        each = zip(batch.rows.tolist(), batch.calls.requests(batch.rows), batch.numbers.tolist(), strict=True)
+        each = zip(batch.rows.tolist(), batch.calls.request_keys(batch.rows), batch.numbers.tolist(), strict=True)
         for position, ((row, request, at), hit) in enumerate(zip(each, batch.triggered.tolist(), strict=True)):
             known = waiting[row].get(request)
             if known is not None and at - known[1] <= RETRIED_WITHIN:
@@ -61,8 +61,8 @@ def _until(retries: int) -> Callable[[Batch], Mask]:
 class RateLimited(Fault):
     """429 Too Many Requests, with Retry-After.
 
-    With `until_retry_after` the service means it: a tool that has refused a call refuses all others, too, until so much
-    time has passed on the clock. Whoever waits is served, whoever hammers is not.
+    With `until_retry_after` the service enforces it: a tool that has refused a call refuses all others, too, until so
+    much time has passed on the clock. A client that waits is served, one that retries at once is not.
 
     Records: `rate_limited` (status, lost).
     """
@@ -74,36 +74,36 @@ class RateLimited(Fault):
     lose_answer: float = number(0.0, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        answer = Answer("rate_limited", 429, "Too Many Requests")
+        response = Refusal("rate_limited", 429, "Too Many Requests")
         if not self.until_retry_after:
-            return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
+            return refusal(self, response, self.lose_answer, self.retry_after_s, self.until_retried)
         wait_s = self.retry_after_s or 0.0
 
-        def refused(batch: Batch) -> Mask:
+        def refused(batch: AffectedCalls) -> Mask:
             ends = _per_tool(batch, "ends_s")
-            now_s, asked = batch.seconds, ends < np.inf
-            held = asked & (now_s < ends - ON_TIME_S)
-            waited = asked & ~held & (wait_s > 0)  # however long it has waited, it is served
+            now_s, backing_off = batch.seconds, ends < np.inf
+            held = backing_off & (now_s < ends - ON_TIME_S)
+            waited = backing_off & ~held & (wait_s > 0)  # however long it has waited, it is served
             new = ~held & ~waited & batch.triggered
             _set_per_tool(batch, "ends_s", new, now_s + wait_s)
             _set_per_tool(batch, "ends_s", waited, np.full(len(batch), np.inf))
             return held | new
 
-        def left_s(batch: Batch) -> Floats:
+        def left_s(batch: AffectedCalls) -> Floats:
             return np.maximum(_per_tool(batch, "ends_s") - batch.seconds, 0.0)
 
-        effect = Refuse(self.kind, answer, refused, self.lose_answer, left_s, counts=True)
-        return Composition(effect, share=self.at("rate"))
+        effect = Refuse(self.kind, response, refused, self.lose_answer, left_s, counts=True)
+        return Composition(effect, share=self.scaled("rate"))
 
 
-def _per_tool(batch: Batch, name: str) -> Floats:
+def _per_tool(batch: AffectedCalls, name: str) -> Floats:
     """A number that is remembered for the tool of each call, (n,); infinite until then."""
     known = batch.memory.objects(name, dict[str, float])
     each = zip(batch.rows.tolist(), batch.tools.tolist(), strict=True)
     return np.array([known[row].get(tool, np.inf) for row, tool in each])
 
 
-def _set_per_tool(batch: Batch, name: str, which: Mask, values: Floats) -> None:
+def _set_per_tool(batch: AffectedCalls, name: str, which: Mask, values: Floats) -> None:
     known = batch.memory.objects(name, dict[str, float])
     for row, tool, value in zip(batch.rows[which].tolist(), batch.tools[which], values[which].tolist(), strict=True):
         known[row][tool] = value
@@ -114,7 +114,8 @@ class Throttled(Fault):
     """429 with Retry-After, once so many calls of a tool have been let through within `window_s` on the clock.
 
     The caller's own pace decides; `rate_limited` refuses by chance. Retry-After says when the oldest of them leaves the
-    window: whoever waits so long is served, whoever hammers is refused. Records: `throttled` (status, lost).
+    window: a client that waits so long is served, one that retries at once is refused.
+    Records: `throttled` (status, lost).
     """
 
     calls: int = number(10, 1, 10**9, "calls within the window that are let through at severity 1; 1/severity times as "
@@ -130,7 +131,7 @@ class Throttled(Fault):
     def figures(self) -> dict[str, float]:
         return {"calls allowed": self.allowed} if self.severity else {}
 
-    def _recent(self, batch: Batch) -> list[deque[float]]:
+    def _recent(self, batch: AffectedCalls) -> list[deque[float]]:
         """When the calls of each call's tool were let through, (n,), that are still within the window."""
         known = batch.memory.objects("let_through", dict[str, deque[float]])
         names = batch.tools.tolist() if self.per_tool else [""] * len(batch)
@@ -145,7 +146,7 @@ class Throttled(Fault):
     def compose(self) -> Composition:
         allowed = self.allowed
 
-        def refused(batch: Batch) -> Mask:
+        def refused(batch: AffectedCalls) -> Mask:
             found = []
             each = zip(self._recent(batch), batch.seconds.tolist(), batch.triggered.tolist(), strict=True)
             for recent, now_s, active in each:
@@ -154,13 +155,13 @@ class Throttled(Fault):
                     recent.append(now_s)
             return np.array(found, np.bool_)
 
-        def left_s(batch: Batch) -> Floats:
+        def left_s(batch: AffectedCalls) -> Floats:
             recent = self._recent(batch)
             oldest = np.array([each[len(each) - allowed] if len(each) >= allowed else -np.inf for each in recent])
             return np.maximum(oldest + self.window_s - batch.seconds, 0.0)
 
-        answer = Answer("rate_limited", 429, "Too Many Requests")
-        return Composition(Refuse(self.kind, answer, refused, 0.0, left_s, counts=True))
+        response = Refusal("rate_limited", 429, "Too Many Requests")
+        return Composition(Refuse(self.kind, response, refused, 0.0, left_s, counts=True))
 
 
 @fault("server_error", _REFUSING)
@@ -176,8 +177,8 @@ class ServerError(Fault):
     lose_answer: float = number(0.5, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        answer = Answer("server_error", 500, "Internal Server Error")
-        return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
+        response = Refusal("server_error", 500, "Internal Server Error")
+        return refusal(self, response, self.lose_answer, self.retry_after_s, self.until_retried)
 
 
 @fault("bad_gateway", _REFUSING)
@@ -193,8 +194,8 @@ class BadGateway(Fault):
     lose_answer: float = number(0.5, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        answer = Answer("bad_gateway", 502, "Bad Gateway")
-        return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
+        response = Refusal("bad_gateway", 502, "Bad Gateway")
+        return refusal(self, response, self.lose_answer, self.retry_after_s, self.until_retried)
 
 
 @fault("unavailable", _REFUSING)
@@ -210,8 +211,8 @@ class Unavailable(Fault):
     lose_answer: float = number(0.0, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        answer = Answer("unavailable", 503, "Service Unavailable")
-        return refusal(self, answer, self.lose_answer, self.retry_after_s, self.until_retried)
+        response = Refusal("unavailable", 503, "Service Unavailable")
+        return refusal(self, response, self.lose_answer, self.retry_after_s, self.until_retried)
 
 
 @fault("dropped_connection", _REFUSING)
@@ -226,22 +227,22 @@ class DroppedConnection(Fault):
     lose_answer: float = number(0.5, 0, 1, "share of the drops that come after the call was carried out")
 
     def compose(self) -> Composition:
-        return refusal(self, Answer("connection"), self.lose_answer, None, self.until_retried)
+        return refusal(self, Refusal("connection"), self.lose_answer, None, self.until_retried)
 
 
 # --- outages ---
 
 
 def _outage(
-    calls: int, chances: Callable[[Batch, str], Any], parts: Callable[[Batch], list[str]]
-) -> Callable[[Batch], Mask]:
+    calls: int, chances: Callable[[AffectedCalls, str], Any], parts: Callable[[AffectedCalls], list[str]]
+) -> Callable[[AffectedCalls], Mask]:
     """Calls that are refused for a while once something has happened.
 
     calls: how many it lasts. chances: the probabilities that it begins at calls of a part. parts: what of the service
     each call is of, (n,), which goes down by itself.
     """
 
-    def refused(batch: Batch) -> Mask:
+    def refused(batch: AffectedCalls) -> Mask:
         found, named = np.zeros(len(batch), np.bool_), np.array(parts(batch), object)
         drawn = np.where(batch.triggered, batch.uniforms, 2.0)
         for part in dict.fromkeys(named.tolist()):
@@ -256,15 +257,15 @@ def _outage(
     return refused
 
 
-def _counted(batch: Batch) -> Any:
+def _counted(batch: AffectedCalls) -> Any:
     """The numbers of these calls among all calls of the session that the fault sees, (n,)."""
     return batch.memory.array("calls", 0)[batch.rows]
 
 
-def _counting(refused: Callable[[Batch], Mask]) -> Callable[[Batch], Mask]:
+def _counting(refused: Callable[[AffectedCalls], Mask]) -> Callable[[AffectedCalls], Mask]:
     """The same, with the calls of all tools counted together: an outage of so many calls hits them all alike."""
 
-    def counted(batch: Batch) -> Mask:
+    def counted(batch: AffectedCalls) -> Mask:
         found = refused(batch)
         batch.memory.array("calls", 0)[batch.rows] += 1
         return found
@@ -286,10 +287,10 @@ class ExpiredToken(Fault):
     lose_answer: float = number(0.0, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        refused = _outage(self.outage_calls, lambda batch, _: self.at("rate"), lambda batch: [""] * len(batch))
-        answer = Answer("unauthorized", 401, "Unauthorized")
+        refused = _outage(self.outage_calls, lambda batch, _: self.scaled("rate"), lambda batch: [""] * len(batch))
+        response = Refusal("unauthorized", 401, "Unauthorized")
         return Composition(
-            Refuse(self.kind, answer, _counting(refused), self.lose_answer, self.retry_after_s, counts=True)
+            Refuse(self.kind, response, _counting(refused), self.lose_answer, self.retry_after_s, counts=True)
         )
 
 
@@ -306,16 +307,16 @@ class LostPermission(Fault):
     lose_answer: float = number(0.0, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        def refused(batch: Batch) -> Mask:
+        def refused(batch: AffectedCalls) -> Mask:
             until = _per_tool(batch, "until")
             known = np.isfinite(until)
-            hit = batch.triggered & (batch.uniforms < self.at("rate"))
+            hit = batch.triggered & (batch.uniforms < self.scaled("rate"))
             until = np.where(hit, batch.numbers + self.outage_calls, np.where(known, until, 0))
             _set_per_tool(batch, "until", hit, until)
             return np.asarray(until > batch.numbers)
 
-        answer = Answer("forbidden", 403, "Forbidden")
-        return Composition(Refuse(self.kind, answer, refused, self.lose_answer, self.retry_after_s, counts=True))
+        response = Refusal("forbidden", 403, "Forbidden")
+        return Composition(Refuse(self.kind, response, refused, self.lose_answer, self.retry_after_s, counts=True))
 
 
 @fault("quota_exceeded", _REFUSING)
@@ -323,7 +324,7 @@ class QuotaExceeded(Fault):
     """429 with no Retry-After: the session's quota of calls is used up.
 
     Waiting does not help, as it does where calls are `throttled`.
-    It ties the tools together: calls of all of them at which the fault is at work are counted; with `tools`, only
+    It ties the tools together: calls of all of them at which the fault is active are counted; with `tools`, only
     theirs.
     Records: `quota_exceeded` (status, lost).
     """
@@ -340,13 +341,13 @@ class QuotaExceeded(Fault):
         return {"calls allowed": self.allowed}
 
     def compose(self) -> Composition:
-        def refused(batch: Batch) -> Mask:
+        def refused(batch: AffectedCalls) -> Mask:
             used = batch.memory.array("used", 0)
             used[batch.rows] += 1
             return np.asarray(used[batch.rows] > self.allowed)
 
-        answer = Answer("quota", 429, "Quota Exceeded")
-        return Composition(Refuse(self.kind, answer, refused, self.lose_answer))
+        response = Refusal("quota", 429, "Quota Exceeded")
+        return Composition(Refuse(self.kind, response, refused, self.lose_answer))
 
 
 @fault("cascade", _REFUSING)
@@ -364,9 +365,9 @@ class Cascade(Fault):
     lose_answer: float = number(0.0, 0, 1, _AFTER)
 
     def compose(self) -> Composition:
-        alone, pulled = self.at("rate"), max(self.at("rate"), self.at("spread"))
+        alone, pulled = self.scaled("rate"), max(self.scaled("rate"), self.scaled("spread"))
 
-        def chances(batch: Batch, tool: str) -> Floats:
+        def chances(batch: AffectedCalls, tool: str) -> Floats:
             down = batch.memory.objects("down", dict[str, int])
             numbers = _counted(batch).tolist()
             others = [
@@ -377,14 +378,14 @@ class Cascade(Fault):
 
         outage = _outage(self.outage_calls, chances, lambda batch: batch.tools.tolist())
 
-        def refused(batch: Batch) -> Mask:
+        def refused(batch: AffectedCalls) -> Mask:
             found = outage(batch)
             down = batch.memory.objects("down", dict[str, int])
             for row, tool in zip(batch.rows.tolist(), batch.tools.tolist(), strict=True):
                 down[row][tool] = int(batch.memory.array(f"until {tool}", 0)[row])
             return found
 
-        answer = Answer("unavailable", 503, "Service Unavailable")
+        response = Refusal("unavailable", 503, "Service Unavailable")
         return Composition(
-            Refuse(self.kind, answer, _counting(refused), self.lose_answer, self.retry_after_s, counts=True)
+            Refuse(self.kind, response, _counting(refused), self.lose_answer, self.retry_after_s, counts=True)
         )

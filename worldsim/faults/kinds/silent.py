@@ -7,20 +7,21 @@ from typing import Any
 
 import numpy as np
 
+from worldsim.faults.arrays import Floats
 from worldsim.faults.calls import Call
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects import frames
-from worldsim.faults.effects.base import Batch, Effect, Forward, Steps
-from worldsim.faults.effects.leaves import ChangeLeaves, ChangeReplies, Changes, Edit, Some
-from worldsim.faults.effects.needs import NUMBERS, PAIR, ROWS, TWO_DIGITS, times
+from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls
+from worldsim.faults.effects.leaf_pairs import exchangeable, exchanged, first_of
+from worldsim.faults.effects.leaves import ChangeLeaves, ChangeReplies, LeafChanges, LeafEdit, SomeLeaves
 from worldsim.faults.effects.numbers import affine, is_number, transposed_digits
-from worldsim.faults.effects.pairs import exchangeable, exchanged, first_of
-from worldsim.faults.effects.refusals import Fail
-from worldsim.faults.effects.replays import Pretend, ShowOther
+from worldsim.faults.effects.refusals import FailAfterExecution
+from worldsim.faults.effects.replays import FakeSuccess, ReplayOtherReply
+from worldsim.faults.effects.requirements import NUMBERS, PAIR, ROWS, TWO_DIGITS, times
 from worldsim.faults.effects.rows import ChangeRows
-from worldsim.faults.keys import CallRandom, Floats
+from worldsim.faults.keys import CallRandom
 from worldsim.faults.kinds.loud import RATE, SPREAD
-from worldsim.faults.parameters import Names, Numbers, matches, number, option, out_of_space, scaled, targets
+from worldsim.faults.parameters import NameGlobs, NumberTuple, matches, number, option, out_of_space, scaled, targets
 from worldsim.faults.replies import Replies
 from worldsim.spaces import Leaf
 
@@ -36,13 +37,13 @@ class TransposedDigits(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.5, 0, 1, SPREAD)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        selection = Some(self.at("spread"))
+        selection = SomeLeaves(self.scaled("spread"))
         change = ChangeLeaves(self.kind, transposed_digits(), selection, out_of_space=self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, TWO_DIGITS)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, TWO_DIGITS)
 
 
 @fault("swapped_fields", _SILENT)
@@ -54,20 +55,20 @@ class SwappedFields(Fault):
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        return Composition(ChangeReplies(self._change), self.at("rate"), self.targets, self.out_of_space, PAIR)
+        return Composition(ChangeReplies(self._change), self.scaled("rate"), self.targets, self.out_of_space, PAIR)
 
-    def _change(self, batch: Batch, replies: Replies) -> None:
+    def _change(self, batch: AffectedCalls, replies: Replies) -> None:
         leaves = [leaf for leaf in batch.leaves(replies) if not frames.frame_axes(leaf.space)]
         inside = replies.in_batch(batch.rows)
         for some in (batch[inside], *(batch[[position]] for position in np.flatnonzero(~inside).tolist())):
             if len(some) and len(leaves) > 1:
                 self._swap(leaves, some, replies)
 
-    def _swap(self, leaves: list[Leaf], batch: Batch, replies: Replies) -> None:
+    def _swap(self, leaves: list[Leaf], batch: AffectedCalls, replies: Replies) -> None:
         """Exchange two leaves of replies that have all the same form."""
         values = [replies.values(leaf, batch.rows) for leaf in leaves]
         pairs = exchangeable(leaves, values, self.out_of_space or batch.scope.plain)
@@ -79,7 +80,7 @@ class SwappedFields(Fault):
             self.kind,
             lambda: [{"leaf": leaves[a].name, "other": leaves[b].name} for a, b in zip(*swapped, strict=True)],
         )
-        changes: Changes = []
+        changes: LeafChanges = []
         for position, leaf in enumerate(leaves):
             rows = np.flatnonzero(hit & ((one == position) | (other == position)))
             if len(rows):
@@ -99,19 +100,19 @@ class WrongUnit(Fault):
 
     rate: float = scaled(0.4, 0, 1, RATE)
     spread: float = scaled(0.5, 0, 1, SPREAD)
-    factors: Numbers = option((100.0, 0.01, 1000.0, 0.001, 1.1, 0.3048, 2.2046), "what numbers are multiplied by")
-    targets: Names = targets()
+    factors: NumberTuple = option((100.0, 0.01, 1000.0, 0.001, 1.1, 0.3048, 2.2046), "what numbers are multiplied by")
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         factors = np.array(self.factors)
 
-        def other_unit(random: CallRandom, batch: Batch) -> tuple[Floats, Floats]:
+        def other_unit(random: CallRandom, batch: AffectedCalls) -> tuple[Floats, Floats]:
             return factors[random.integers(len(factors), 1)], np.zeros(len(random))
 
-        selection = Some(self.at("spread"))
+        selection = SomeLeaves(self.scaled("spread"))
         change = ChangeLeaves(self.kind, affine(other_unit), selection, out_of_space=self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, NUMBERS)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, NUMBERS)
 
 
 # --- times ---
@@ -120,7 +121,7 @@ TIMES = ("*time*", "*clock*", "*date*", "*stamp*", "*_at")
 _NAMES = "globs over the names of leaves in which numbers are times"
 
 
-def times_moved(names: tuple[str, ...], steps: Callable[[Batch], Floats]) -> Edit:
+def times_moved(names: tuple[str, ...], steps: Callable[[AffectedCalls], Floats]) -> LeafEdit:
     """An edit that moves times: ISO 8601 in texts, and numbers in leaves that are named like a time.
 
     steps: by how much times are off, (n,), in seconds or in a leaf's own units.
@@ -129,7 +130,7 @@ def times_moved(names: tuple[str, ...], steps: Callable[[Batch], Floats]) -> Edi
     def suits(leaf: Leaf, value: Any) -> bool:
         return matches(leaf.name.rsplit("/", 1)[-1], names) and is_number(leaf, value)
 
-    def texts(leaf: Leaf, texts: list[str], random: CallRandom, batch: Batch) -> list[Any]:
+    def texts(leaf: Leaf, texts: list[str], random: CallRandom, batch: AffectedCalls) -> list[Any]:
         return [_iso_moved(*each) for each in zip(texts, steps(batch).tolist(), strict=True)]
 
     return affine(lambda random, batch: (np.ones(len(batch)), steps(batch)), texts, suits)
@@ -158,15 +159,15 @@ class ClockSkew(Fault):
     """
 
     most: float = scaled(3600.0, -1e9, 1e9, "how far the clock is ahead, in seconds or in the leaf's own units")
-    names: Names = option(TIMES, _NAMES)
-    targets: Names = targets()
+    names: NameGlobs = option(TIMES, _NAMES)
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        edit = times_moved(self.names, lambda batch: np.full(len(batch), self.at("most")))
+        edit = times_moved(self.names, lambda batch: np.full(len(batch), self.scaled("most")))
         change = ChangeLeaves(self.kind, edit, out_of_space=self.out_of_space)
         return Composition(
-            ChangeReplies(change), 1.0, self.targets, self.out_of_space, times(self.names, self.at("most"))
+            ChangeReplies(change), 1.0, self.targets, self.out_of_space, times(self.names, self.scaled("most"))
         )
 
 
@@ -179,18 +180,18 @@ class WrongTimeZone(Fault):
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
-    names: Names = option(TIMES, _NAMES)
-    targets: Names = targets()
+    names: NameGlobs = option(TIMES, _NAMES)
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def steps(batch: Batch) -> Floats:
+        def steps(batch: AffectedCalls) -> Floats:
             hours = batch.random.integers(23) - 11
             return 3600.0 * np.where(hours < 0, hours, hours + 1)
 
         change = ChangeLeaves(self.kind, times_moved(self.names, steps), out_of_space=self.out_of_space)
         return Composition(
-            ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, times(self.names, 3600.0)
+            ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, times(self.names, 3600.0)
         )
 
 
@@ -203,15 +204,15 @@ class OtherRecord(Fault):
 
     It ties the tools together: the answer may have been one of another.
     Drawn from those of the last `memory` answers that differ from this one. Records: `other_record` (of: the number,
-    among those of its tool, of the call whose answer it was; -1 for what was seen before the first call).
+    among those of its tool, of the call whose answer it was; -1 for the observation before the first call).
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
     memory: int = number(8, 1, 1000, "how many answers are remembered to draw from")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
 
     def compose(self) -> Composition:
-        return Composition(ShowOther(self.kind, self.memory), self.at("rate"), self.targets)
+        return Composition(ReplayOtherReply(self.kind, self.memory), self.scaled("rate"), self.targets)
 
 
 @fault("false_success", _SILENT)
@@ -224,7 +225,7 @@ class FalseSuccess(Fault):
     rate: float = scaled(0.3, 0, 1, "share of the calls that are not carried out")
 
     def compose(self) -> Composition:
-        return Composition(Pretend(self.kind), self.at("rate"))
+        return Composition(FakeSuccess(self.kind), self.scaled("rate"))
 
 
 @fault("false_failure", _SILENT)
@@ -237,7 +238,7 @@ class FalseFailure(Fault):
     rate: float = scaled(0.3, 0, 1, "share of the calls that are carried out and reported as failed")
 
     def compose(self) -> Composition:
-        return Composition(Fail(self.kind, "server_error"), self.at("rate"))
+        return Composition(FailAfterExecution(self.kind, "server_error"), self.scaled("rate"))
 
 
 # --- rows ---
@@ -253,7 +254,7 @@ class DuplicatedRows(Fault):
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
@@ -262,7 +263,7 @@ class DuplicatedRows(Fault):
             return places - (places > random.integers(count)[:, None])
 
         change = ChangeRows(self.kind, choose, self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, ROWS)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, ROWS)
 
 
 @fault("reordered_rows", _SILENT)
@@ -273,12 +274,12 @@ class ReorderedRows(Fault):
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
-    targets: Names = targets()
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         change = ChangeRows(self.kind, lambda count, random: random.permutation(count), self.out_of_space)
-        return Composition(ChangeReplies(change), self.at("rate"), self.targets, self.out_of_space, ROWS)
+        return Composition(ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, ROWS)
 
 
 @fault("off_by_one_page", _SILENT)
@@ -290,14 +291,14 @@ class OffByOnePage(Fault):
     """
 
     rate: float = scaled(0.4, 0, 1, RATE)
-    arguments: Names = option(("page", "offset", "start", "cursor"), "globs over arguments that name a page")
-    targets: Names = targets()
+    arguments: NameGlobs = option(("page", "offset", "start", "cursor"), "globs over arguments that name a page")
+    targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
         rows = ChangeRows(self.kind, _next_row, self.out_of_space)
         effect = TurnPage(self.kind, self.arguments, ChangeReplies(rows))
-        return Composition(effect, self.at("rate"), self.targets, self.out_of_space, ROWS)
+        return Composition(effect, self.scaled("rate"), self.targets, self.out_of_space, ROWS)
 
 
 def _next_row(count: int, random: CallRandom) -> Any:
@@ -312,8 +313,8 @@ class TurnPage(Effect):
     arguments: tuple[str, ...]
     otherwise: Effect
 
-    def run(self, batch: Batch, forward: Forward) -> Steps:
-        calls = {row: batch.calls.call(row) for row in batch.rows.tolist()} if batch.calls.named else {}
+    def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
+        calls = {row: batch.calls.call(row) for row in batch.rows.tolist()} if batch.calls.has_named_arguments else {}
         pages = {row: name for row, call in calls.items() for name in [self._page(call.arguments)] if name}
         changed = {row: _next_page(calls[row], name) for row, name in pages.items()}
         if batch.scope.possible is not None:
@@ -325,7 +326,7 @@ class TurnPage(Effect):
             if row in changed
         ]
         batch[turned].record(self.kind, lambda: details)
-        asking = batch.calls.instead(changed) if changed else batch.calls
+        asking = batch.calls.with_calls(changed) if changed else batch.calls
         if turned.all():
             return (yield from forward(asking))
         return (yield from self.otherwise.run(batch.with_calls(asking, ~turned), forward))

@@ -8,12 +8,12 @@ import numpy as np
 from pydantic import model_validator
 
 from worldsim.errors import ConfigError
+from worldsim.faults.arrays import Floats, Rows
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects.delays import Delay, SlowService, TimeOut, Trickle
-from worldsim.faults.effects.texts import sizes
-from worldsim.faults.keys import Floats, normal_quantiles
-from worldsim.faults.parameters import Mistake, Numbers, number, option, scaled
-from worldsim.faults.payloads import Rows
+from worldsim.faults.effects.json_text import sizes
+from worldsim.faults.keys import normal_quantiles
+from worldsim.faults.parameters import LocatedError, NumberTuple, number, option, scaled
 
 _SLOW = "slow"
 
@@ -23,7 +23,7 @@ class SlowAPI(Fault):
     """Every call takes log-normal time; a call that takes `timeout_s` or longer is a time-out.
 
     A time-out loses the request (nothing was done) or only the answer (all was done, and the caller does not know). The
-    caller waits `timeout_s`, whatever else is slow further in, and cannot tell which it was.
+    caller waits `timeout_s`, whatever else is slow, and cannot tell which it was.
 
     The standard deviation of the latency's logarithm is `sigma * (1 + 0.1 * severity)`.
 
@@ -38,7 +38,7 @@ class SlowAPI(Fault):
     def latencies_s(self, quantiles: Floats) -> Floats:
         """Latencies in seconds at quantiles in [0, 1)."""
         spread = self.sigma * (1 + 0.1 * self.severity)
-        return self.at("median_s") * np.exp(spread * normal_quantiles(quantiles))
+        return self.scaled("median_s") * np.exp(spread * normal_quantiles(quantiles))
 
     def compose(self) -> Composition:
         return Composition(
@@ -57,7 +57,7 @@ class ConstantLatency(Fault):
 
     def latencies_s(self, quantiles: Floats) -> Floats:
         """Latencies in seconds at quantiles in [0, 1)."""
-        return np.full(len(quantiles), self.at("seconds"))
+        return np.full(len(quantiles), self.scaled("seconds"))
 
     def compose(self) -> Composition:
         return Composition(Delay(lambda drawn, numbers: self.latencies_s(drawn)))
@@ -76,13 +76,13 @@ class UniformLatency(Fault):
     @model_validator(mode="after")
     def _ordered(self) -> "UniformLatency":
         if self.high_s < self.low_s:
-            says = f"high_s must be at least low_s ({self.low_s:g}), got {self.high_s:g}"
-            raise Mistake(f"{self.kind}: {says}", "high_s")
+            message = f"high_s must be at least low_s ({self.low_s:g}), got {self.high_s:g}"
+            raise LocatedError(f"{self.kind}: {message}", "high_s")
         return self
 
     def latencies_s(self, quantiles: Floats) -> Floats:
         """Latencies in seconds at quantiles in [0, 1)."""
-        return self.at("low_s") + quantiles * (self.at("high_s") - self.at("low_s"))
+        return self.scaled("low_s") + quantiles * (self.scaled("high_s") - self.scaled("low_s"))
 
     def compose(self) -> Composition:
         return Composition(Delay(lambda drawn, numbers: self.latencies_s(drawn)))
@@ -103,7 +103,7 @@ class LognormalLatency(Fault):
 
     def latencies_s(self, quantiles: Floats) -> Floats:
         """Latencies in seconds at quantiles in [0, 1)."""
-        return self.at("median_s") * np.exp(self.sigma * normal_quantiles(quantiles))
+        return self.scaled("median_s") * np.exp(self.sigma * normal_quantiles(quantiles))
 
 
 @fault("pareto_latency", _SLOW)
@@ -118,7 +118,7 @@ class ParetoLatency(Fault):
 
     def latencies_s(self, quantiles: Floats) -> Floats:
         """Latencies in seconds at quantiles in [0, 1)."""
-        return np.asarray(self.at("minimum_s") * (1 - quantiles) ** (-1 / self.shape))
+        return np.asarray(self.scaled("minimum_s") * (1 - quantiles) ** (-1 / self.shape))
 
     def compose(self) -> Composition:
         return Composition(Delay(lambda drawn, numbers: self.latencies_s(drawn)))
@@ -134,7 +134,7 @@ class EmpiricalLatency(Fault):
     """
 
     file: str = option("", "path of a text file with one measured latency in seconds a line; replaces values_s")
-    values_s: Numbers = option((0.05, 0.08, 0.12, 0.2, 0.4, 1.5, 6.0), "measured latencies in seconds")
+    values_s: NumberTuple = option((0.05, 0.08, 0.12, 0.2, 0.4, 1.5, 6.0), "measured latencies in seconds")
 
     @model_validator(mode="after")
     def _readable(self) -> "EmpiricalLatency":
@@ -181,7 +181,7 @@ class Jitter(Fault):
 
     def latencies_s(self, quantiles: Floats) -> Floats:
         """Latencies in seconds at quantiles in [0, 1)."""
-        return self.at("spread_s") * normal_quantiles(0.5 + quantiles / 2)
+        return self.scaled("spread_s") * normal_quantiles(0.5 + quantiles / 2)
 
     def compose(self) -> Composition:
         return Composition(Delay(lambda drawn, numbers: self.latencies_s(drawn)))
@@ -199,7 +199,7 @@ class SlowStart(Fault):
 
     def compose(self) -> Composition:
         def latencies_s(drawn: Floats, numbers: Rows) -> Floats:
-            return np.asarray(self.at("first_s") * np.exp(-numbers / self.calls))
+            return np.asarray(self.scaled("first_s") * np.exp(-numbers / self.calls))
 
         return Composition(Delay(latencies_s, least_s=1e-3))
 
@@ -215,7 +215,7 @@ class LostRequest(Fault):
     timeout_s: float = number(4.0, 0, 1e9, "how long the caller waits, in seconds")
 
     def compose(self) -> Composition:
-        return Composition(TimeOut(self.kind, self.timeout_s, request_lost=True), share=self.at("rate"))
+        return Composition(TimeOut(self.kind, self.timeout_s, request_lost=True), share=self.scaled("rate"))
 
 
 @fault("lost_answer", _SLOW)
@@ -229,7 +229,7 @@ class LostAnswer(Fault):
     timeout_s: float = number(4.0, 0, 1e9, "how long the caller waits, in seconds")
 
     def compose(self) -> Composition:
-        return Composition(TimeOut(self.kind, self.timeout_s, request_lost=False), share=self.at("rate"))
+        return Composition(TimeOut(self.kind, self.timeout_s, request_lost=False), share=self.scaled("rate"))
 
 
 @fault("slow_drip", _SLOW)
@@ -247,7 +247,7 @@ class SlowDrip(Fault):
         return Composition(
             Trickle(
                 lambda replies, batch: sizes(replies, batch.rows).astype(np.float64),
-                self.at("slowness"),
+                self.scaled("slowness"),
                 self.patience_s,
             )
         )

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from worldsim.faults.definition import Composition, Fault, fault
-from worldsim.faults.effects.base import Batch
-from worldsim.faults.effects.replays import ActAgain, Ages, Overtake, RunTwice, ShowAgain
-from worldsim.faults.history import History
-from worldsim.faults.parameters import EVERYTHING, Names, matches, number, option, scaled, targets
+from worldsim.faults.effects.base import AffectedCalls
+from worldsim.faults.effects.replays import Ages, ExecuteTwice, ReorderCalls, ReplayCall, ReplayReply
+from worldsim.faults.parameters import EVERYTHING, NameGlobs, matches, number, option, scaled, targets
+from worldsim.faults.payload_history import PayloadHistory
 from worldsim.spaces import Leaf
 
 _STALE = "stale and repeated"
@@ -27,11 +27,11 @@ class PreviousAnswer(Fault):
     """
 
     rate: float = scaled(0.4, 0, 1, "share of the replies that are the previous answer")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
 
     def compose(self) -> Composition:
-        effect = ShowAgain(self.kind, 1, lambda batch, known: batch.triggered.astype(np.int64))
-        return Composition(effect, self.at("rate"), self.targets)
+        effect = ReplayReply(self.kind, 1, lambda batch, known: batch.triggered.astype(np.int64))
+        return Composition(effect, self.scaled("rate"), self.targets)
 
 
 @fault("stale_cache", _STALE)
@@ -44,16 +44,16 @@ class StaleCache(Fault):
 
     rate: float = scaled(1.0, 0, 1, "share of the calls that the cache answers")
     calls: int = number(8, 1, 1000, "age of an answer just before the cache is filled again, in answers")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
 
     def compose(self) -> Composition:
-        def ages(batch: Batch, known: Ages) -> Ages:
+        def ages(batch: AffectedCalls, known: Ages) -> Ages:
             return np.where(batch.triggered, (known - 1) % (self.calls + 1), 0)  # the first answer fills the cache
 
-        return Composition(ShowAgain(self.kind, self.calls, ages), self.at("rate"), self.targets)
+        return Composition(ReplayReply(self.kind, self.calls, ages), self.scaled("rate"), self.targets)
 
 
-def delays(batch: Batch, least: float, most: float, hold: float) -> Ages:
+def delays(batch: AffectedCalls, least: float, most: float, hold: float) -> Ages:
     """Delays in calls, (n,), drawn evenly from a range and held from call to call with probability `hold`.
 
     Parts of a call are rounded up or down by chance, so that the mean is right and grows with the range.
@@ -75,20 +75,20 @@ class DelayedObservation(Fault):
     min_calls: float = scaled(0, 0, 1000, "shortest delay, in calls of the tool")
     max_calls: float = scaled(4, 0, 1000, "longest delay, in calls of the tool")
     hold: float = number(0.5, 0, 1, "probability that a call has the same delay as the one before")
-    targets: Names = targets()
+    targets: NameGlobs = targets()
 
     def compose(self) -> Composition:
-        most = max(self.at("min_calls"), self.at("max_calls"))
+        most = max(self.scaled("min_calls"), self.scaled("max_calls"))
 
-        def ages(batch: Batch, known: Ages) -> Ages:
-            return np.where(batch.triggered, delays(batch, self.at("min_calls"), most, self.hold), 0)
+        def ages(batch: AffectedCalls, known: Ages) -> Ages:
+            return np.where(batch.triggered, delays(batch, self.scaled("min_calls"), most, self.hold), 0)
 
-        return Composition(ShowAgain(self.kind, math.ceil(most) + 1, ages), targets=self.targets)
+        return Composition(ReplayReply(self.kind, math.ceil(most) + 1, ages), targets=self.targets)
 
 
 @fault("eventual_consistency", _STALE)
 class EventualConsistency(Fault):
-    """What some writes have written is seen only some calls later: until then, replies show what was there before.
+    """Some writes become visible only some calls later: until then, replies show the state before.
 
     A request that was answered before the write gets that answer again. Name the tools that write in `writes` and the
     leaves that lag in `targets`: most services say at once how the write itself went.
@@ -96,24 +96,24 @@ class EventualConsistency(Fault):
     Records: `eventual_consistency` (age: so many answers to the same request ago).
     """
 
-    rate: float = scaled(0.3, 0, 1, "share of the writes that are seen late")
+    rate: float = scaled(0.3, 0, 1, "share of the writes that become visible late")
     calls: int = number(6, 1, 1000, "calls, the write's own counted, that do not show it")
-    writes: Names = option(EVERYTHING, "globs over the tools that write")
-    targets: Names = targets()
+    writes: NameGlobs = option(EVERYTHING, "globs over the tools that write")
+    targets: NameGlobs = targets()
 
     def compose(self) -> Composition:
-        return Composition(ShowAgain(self.kind, self.calls, self._ages), self.at("rate"), self.targets)
+        return Composition(ReplayReply(self.kind, self.calls, self._ages), self.scaled("rate"), self.targets)
 
-    def idle_in(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> str | None:
+    def idle_reason(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> str | None:
         if tools is not None and not any(matches(tool, self.writes) for tool in tools):
             return f"there is no tool {', '.join(self.writes)} that writes"
-        return super().idle_in(tools, leaves)
+        return super().idle_reason(tools, leaves)
 
-    def _ages(self, batch: Batch, known: Ages) -> Ages:
+    def _ages(self, batch: AffectedCalls, known: Ages) -> Ages:
         """How many answers to the same request there were since the first write that is not seen yet."""
         sessions = batch.memory.objects("session", _Lag)
-        writes = batch.calls.calling(batch.rows, self.writes) & batch.triggered
-        requests: list[Any] = batch.requests() or [None] * len(batch)
+        writes = batch.calls.calls_tool(batch.rows, self.writes) & batch.triggered
+        requests: list[Any] = batch.request_keys() or [None] * len(batch)
         found = []
         each = zip(batch.rows.tolist(), requests, writes.tolist(), known.tolist(), strict=True)
         for row, request, is_write, answers in each:
@@ -149,7 +149,7 @@ class _Lag:
 
 @fault("duplicate_execution", _STALE)
 class DuplicateExecution(Fault):
-    """Some calls are carried out twice, and the second answer arrives: a retry that nobody asked for.
+    """Some calls are carried out twice, and the second answer arrives: an unwanted retry.
 
     Records: `duplicate_execution`.
     """
@@ -157,7 +157,7 @@ class DuplicateExecution(Fault):
     rate: float = scaled(0.3, 0, 1, "share of the calls that are carried out twice")
 
     def compose(self) -> Composition:
-        return Composition(RunTwice(self.kind), self.at("rate"))
+        return Composition(ExecuteTwice(self.kind), self.scaled("rate"))
 
 
 @fault("reordered_delivery", _STALE)
@@ -173,7 +173,7 @@ class ReorderedDelivery(Fault):
     rate: float = scaled(0.3, 0, 1, "share of the calls that are held back, if none is already")
 
     def compose(self) -> Composition:
-        return Composition(Overtake(self.kind), self.at("rate"))
+        return Composition(ReorderCalls(self.kind), self.scaled("rate"))
 
 
 @fault("delayed_action", _STALE)
@@ -192,15 +192,17 @@ class DelayedAction(Fault):
     hold: float = number(0.5, 0, 1, "probability that a call has the same delay as the one before")
 
     def compose(self) -> Composition:
-        most = max(self.at("min_calls"), self.at("max_calls"))
+        most = max(self.scaled("min_calls"), self.scaled("max_calls"))
         remembered = math.ceil(most) + 2
 
-        def ages(batch: Batch, calls: History) -> Ages:
-            calls.add(batch.rows, batch.rows, batch.calls.asked, batch.calls.leaves)
-            late = np.where(batch.triggered, delays(batch, self.at("min_calls"), most, self.hold), 0)
-            return np.asarray(np.minimum(late, np.minimum(calls.known[batch.rows], remembered) - 1))
+        def ages(batch: AffectedCalls, calls: PayloadHistory) -> Ages:
+            calls.add(batch.rows, batch.rows, batch.calls.payloads, batch.calls.leaves)
+            late = np.where(batch.triggered, delays(batch, self.scaled("min_calls"), most, self.hold), 0)
+            return np.asarray(np.minimum(late, np.minimum(calls.counts[batch.rows], remembered) - 1))
 
-        return Composition(ActAgain(self.kind, remembered, ages, lambda ages: [{"age": age} for age in ages.tolist()]))
+        return Composition(
+            ReplayCall(self.kind, remembered, ages, lambda ages: [{"age": age} for age in ages.tolist()])
+        )
 
 
 @fault("sticky_action", _STALE)
@@ -214,10 +216,10 @@ class StickyAction(Fault):
     rate: float = scaled(0.25, 0, 1, "share of the calls that repeat the last action")
 
     def compose(self) -> Composition:
-        def ages(batch: Batch, calls: History) -> Ages:
-            sticks = (calls.known[batch.rows] > 0) & batch.triggered
+        def ages(batch: AffectedCalls, calls: PayloadHistory) -> Ages:
+            sticks = (calls.counts[batch.rows] > 0) & batch.triggered
             new = batch.rows[~sticks]
-            calls.add(new, new, batch.calls.asked, batch.calls.leaves)  # what sticks is remembered already
+            calls.add(new, new, batch.calls.payloads, batch.calls.leaves)  # what sticks is remembered already
             return np.zeros(len(batch), np.int64)
 
-        return Composition(ActAgain(self.kind, 1, ages), self.at("rate"))
+        return Composition(ReplayCall(self.kind, 1, ages), self.scaled("rate"))

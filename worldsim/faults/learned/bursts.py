@@ -6,42 +6,45 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.faults.arrays import Floats
 from worldsim.faults.schedule import Bursts
 
-Floats = NDArray[np.float64]
+MIN_FAILURES = 10  # below this many failures bursts are not fitted
+MIN_AIC_GAIN = (
+    10.0  # AIC by which bursts must be the better story (Burnham and Anderson 2002: "essentially no support")
+)
 
-FEWEST = 10  # failures below which nothing is said of bursts
-BELIEVED = 10.0  # AIC by which bursts must be the better story (Burnham and Anderson 2002: "essentially no support")
 
-
-class Failures(NamedTuple):
+class FailureFit(NamedTuple):
     """How calls fail: a share `rate` of all of them, or of those in bursts."""
 
     rate: float
     bursts: Bursts | None
-    gain: float  # AIC by which bursts are the better story
-    aic: float  # of the story that is told
+    gain: float  # AIC by which bursts are the better model
+    aic: float  # of the model that is chosen
 
 
-def fit_failures(failed: NDArray[np.bool_], numbers: NDArray[np.int64], sessions: NDArray[np.int64]) -> Failures:
+def fit_failures(failed: NDArray[np.bool_], numbers: NDArray[np.int64], sessions: NDArray[np.int64]) -> FailureFit:
     """The likelier of the two for one tool.
 
     failed: (n,) of the calls at which the failure could have been seen, n at least 1. numbers: (n,) where they stand
     among all calls of the tool in their session, ascending within it: each of those moves the chain on, as
-    `worldsim.faults.Bursts` has it, whether it was seen or hidden by a failure further out. sessions: (n,) which
+    `worldsim.faults.Bursts` has it, whether it was seen or hidden by an outer failure. sessions: (n,) which
     session each is of, equal ones side by side: in each the chain starts anew, as it is on average.
     """
     share = float(failed.mean())
-    alone = 2.0 - 2.0 * _bernoulli(int(failed.sum()), len(failed))
-    if failed.sum() < FEWEST or share == 1:
-        return Failures(share, None, 0.0, alone)
+    independent_aic = 2.0 - 2.0 * _bernoulli(int(failed.sum()), len(failed))
+    if failed.sum() < MIN_FAILURES or share == 1:
+        return FailureFit(share, None, 0.0, independent_aic)
     gaps = np.diff(numbers, prepend=numbers[0]).astype(np.float64)
     gaps[np.diff(sessions, prepend=sessions[0] - 1) != 0] = np.inf  # nothing is remembered over an endless gap
-    into, out_of, rate, log_likelihood = _gilbert(failed, gaps)
-    together = 6.0 - 2.0 * log_likelihood
-    if alone - together < BELIEVED:
-        return Failures(share, None, alone - together, alone)
-    return Failures(rate, Bursts(mean_calls=1 / out_of, mean_gap=1 / into), alone - together, together)
+    p_begin, p_end, rate, log_likelihood = _gilbert(failed, gaps)
+    bursts_aic = 6.0 - 2.0 * log_likelihood
+    if independent_aic - bursts_aic < MIN_AIC_GAIN:
+        return FailureFit(share, None, independent_aic - bursts_aic, independent_aic)
+    return FailureFit(
+        rate, Bursts(mean_calls=1 / p_end, mean_gap=1 / p_begin), independent_aic - bursts_aic, bursts_aic
+    )
 
 
 def _bernoulli(ones: int, total: int) -> float:
@@ -56,33 +59,33 @@ def _gilbert(failed: NDArray[np.bool_], gaps: Floats) -> tuple[float, float, flo
     from scipy.special import expit, logit
 
     def cost(point: Floats) -> float:
-        into, out_of, rate = np.clip(expit(point), 1e-9, 1 - 1e-9)
-        return -gilbert_log_likelihood(failed, gaps, float(into), float(out_of), float(rate))
+        p_begin, p_end, rate = np.clip(expit(point), 1e-9, 1 - 1e-9)
+        return -gilbert_log_likelihood(failed, gaps, float(p_begin), float(p_end), float(rate))
 
     share = float(failed.mean())
     starts = [(0.3 * share, 0.3, 0.7), (0.03 * share, 0.03, 0.7), (0.1 * share, 0.1, 0.7), (0.2 * share, 0.1, 0.3)]
     options = {"xatol": 1e-3, "fatol": 1e-3, "maxiter": 400}
     points = [logit(np.clip(start, 1e-6, 0.99)) for start in starts]
     best = minimize(cost, min(points, key=cost), method="Nelder-Mead", options=options)
-    into, out_of, rate = np.clip(expit(best.x), 1e-9, 1 - 1e-9).tolist()
-    return into, out_of, rate, -float(best.fun)
+    p_begin, p_end, rate = np.clip(expit(best.x), 1e-9, 1 - 1e-9).tolist()
+    return p_begin, p_end, rate, -float(best.fun)
 
 
-def gilbert_log_likelihood(failed: NDArray[np.bool_], gaps: Floats, into: float, out_of: float, rate: float) -> float:
+def gilbert_log_likelihood(failed: NDArray[np.bool_], gaps: Floats, p_begin: float, p_end: float, rate: float) -> float:
     """Log-likelihood of failures seen at some calls of a chain that moves at every call.
 
     The forward algorithm, as a product of 2x2 matrices that is taken pairwise: state 0 is quiet and never fails, state
     1 is a burst. gaps: (n,) calls since the one before; infinite at the first of each session, where the chain starts
     as it is on average, so that the product is one over all sessions.
     """
-    on = into / (into + out_of)
-    kept = (1 - into - out_of) ** gaps  # how much of a state is remembered over a gap
-    seen_quiet = np.where(failed, 0.0, 1.0)
-    seen_burst = np.where(failed, rate, 1 - rate)
+    p_burst = p_begin / (p_begin + p_end)
+    memory = (1 - p_begin - p_end) ** gaps  # how much of a state is remembered over a gap
+    likelihood_quiet = np.where(failed, 0.0, 1.0)
+    likelihood_burst = np.where(failed, rate, 1 - rate)
     product = np.array(
         [
-            [(1 - on + on * kept) * seen_quiet, on * (1 - kept) * seen_burst],
-            [(1 - on) * (1 - kept) * seen_quiet, (on + (1 - on) * kept) * seen_burst],
+            [(1 - p_burst + p_burst * memory) * likelihood_quiet, p_burst * (1 - memory) * likelihood_burst],
+            [(1 - p_burst) * (1 - memory) * likelihood_quiet, (p_burst + (1 - p_burst) * memory) * likelihood_burst],
         ]
     )
     scale = 0.0
@@ -93,7 +96,7 @@ def gilbert_log_likelihood(failed: NDArray[np.bool_], gaps: Floats, into: float,
         largest = np.maximum(pairs.max(axis=(0, 1)), 1e-300)
         scale += float(np.log(largest).sum())
         product = np.concatenate([pairs / largest, product[:, :, even:]], axis=2)
-    likelihood = (1 - on) * product[0, :, 0].sum() + on * product[1, :, 0].sum()
+    likelihood = (1 - p_burst) * product[0, :, 0].sum() + p_burst * product[1, :, 0].sum()
     return scale + math.log(max(float(likelihood), 1e-300))
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from worldsim.faults.learned.errors import failure_of
-from worldsim.faults.learned.times import LONGEST_S, known_ns
+from worldsim.faults.learned.timestamps import LONGEST_S, optional_moment_ns
 
 
 def _whole(value: Any) -> Any:
@@ -19,7 +19,7 @@ def _name(value: Any) -> Any:
 
 
 def _seconds(value: Any) -> float | None:
-    nanoseconds = known_ns(value)
+    nanoseconds = optional_moment_ns(value)
     return None if nanoseconds is None else nanoseconds / 1e9
 
 

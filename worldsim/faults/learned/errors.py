@@ -1,4 +1,4 @@
-"""What a service did wrong, from what its clients say: statuses and error texts -> kinds of failure."""
+"""Statuses and error texts of clients -> kinds of failure of the service."""
 
 import re
 from functools import lru_cache
@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from worldsim.faults.calls import ERRORS
 
-UNKNOWN: Final = "server_error"  # what a failure is taken for that nothing more is known of
+DEFAULT_FAILURE: Final = "server_error"  # what a failure is taken for that nothing more is known of
 
 STATUSES = {  # of HTTP -> kind; other 4xx are the caller's own mistakes, other 5xx are errors of the server
     401: "unauthorized",
@@ -34,7 +34,7 @@ STATUSES = {  # of HTTP -> kind; other 4xx are the caller's own mistakes, other 
 
 GRPC: dict[str, str | None] = {  # names of status codes, in the order of their numbers from 1
     "CANCELLED": None,  # by the caller
-    "UNKNOWN": UNKNOWN,
+    "DEFAULT_FAILURE": DEFAULT_FAILURE,
     "INVALID_ARGUMENT": None,
     "DEADLINE_EXCEEDED": "timeout",
     "NOT_FOUND": None,
@@ -42,12 +42,12 @@ GRPC: dict[str, str | None] = {  # names of status codes, in the order of their 
     "PERMISSION_DENIED": "forbidden",
     "RESOURCE_EXHAUSTED": "rate_limited",
     "FAILED_PRECONDITION": None,
-    "ABORTED": None,  # somebody else changed the same thing: HTTP's 409
+    "ABORTED": None,  # a conflict, HTTP's 409
     "OUT_OF_RANGE": None,
     "UNIMPLEMENTED": None,
-    "INTERNAL": UNKNOWN,
+    "INTERNAL": DEFAULT_FAILURE,
     "UNAVAILABLE": "unavailable",
-    "DATA_LOSS": UNKNOWN,
+    "DATA_LOSS": DEFAULT_FAILURE,
     "UNAUTHENTICATED": "unauthorized",
 }
 
@@ -56,14 +56,14 @@ JSON_RPC: dict[int, str | None] = {  # codes of JSON-RPC 2.0 and of the Model Co
     -32600: None,
     -32601: None,
     -32602: None,
-    -32603: UNKNOWN,
+    -32603: DEFAULT_FAILURE,
     -32001: "timeout",  # of MCP's TypeScript SDK
     -32002: None,  # resource not found
 }
 
-# Words in the order in which they are looked for, in texts that `_plain` has made plain: the clearest come first, and
-# what one rule takes the later ones never see. A word alone, such as "json" or "connect", proves nothing.
-WORDS: tuple[tuple[str | None, str], ...] = (
+# Patterns in the order in which they are searched for, in texts that `_normalized` has made plain: the most specific
+# come first, and the first match decides. A single word, such as "json" or "connect", is not enough.
+TEXT_PATTERNS: tuple[tuple[str | None, str], ...] = (
     (
         "quota",
         r"insufficient quota|exceeded your current quota|quota (has been |was )?(exceeded|exhausted)(?!.*\bper\b)"
@@ -147,7 +147,7 @@ WORDS: tuple[tuple[str | None, str], ...] = (
         r"|\bcancell?ed\b|aborted by (the )?user|no results?",
     ),
 )
-_RULES = [(kind, re.compile(words)) for kind, words in WORDS]
+_RULES = [(kind, re.compile(pattern)) for kind, pattern in TEXT_PATTERNS]
 
 _PHRASES = "|".join(rf"{each.value}\W{{1,3}}{re.escape(each.phrase)}" for each in HTTPStatus if each >= 400)
 _THEN = r"""(?=\s*$|\s*[-–:.,;)\]}'"(<{]|\s+(?:client|server|error|response)\b)"""  # and not "500 rows"
@@ -155,10 +155,10 @@ _STATUS = re.compile(
     rf"""
       ^\W*(?P<alone>[45]\d\d)\W*$
     | \b(?:https?(?:/\d(?:\.\d)?)?|status|status[ _-]?code|http[ _-]?(?:status|error|code)|response[ _]code)\b
-      (?:[ _]?(?:code|error|status))?["']?\s*(?:[:=]|\bis\b|\bof\b)?\s*["'(\[]?(?P<said>[45]\d\d)\b
+      (?:[ _]?(?:code|error|status))?["']?\s*(?:[:=]|\bis\b|\bof\b)?\s*["'(\[]?(?P<labelled>[45]\d\d)\b
     | \b(?P<phrased>{_PHRASES}|[45]\d\d\W{{1,3}}(?:client|server)\ error)
     | (?:error|code|returned|responded|received|got|with|failed|occurred)\b
-      ["']?\s*[:=]?\s*["'(\[]?(?P<told>[45]\d\d)\b{_THEN}
+      ["']?\s*[:=]?\s*["'(\[]?(?P<reported>[45]\d\d)\b{_THEN}
     | ^\W*(?P<first>[45]\d\d)\s*[-–:\])]
     | too\ many\ (?P<retried>[45]\d\d)\ error\ responses
     """,
@@ -166,12 +166,12 @@ _STATUS = re.compile(
 )
 _JSON_RPC = re.compile(r"(?<![\d.])-32[0-8]\d\d\b")
 _GRPC = re.compile(rf"\b({'|'.join(GRPC)})\b|\bcode = (\w+)")
-_WORD_BREAKS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\s_\-./:]+")
+_SEPARATORS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\s_\-./:]+")
 LONGEST_TEXT = 2000  # characters of an error text that are looked at: what follows is its trace of the stack
 
 
 class Verdict(NamedTuple):
-    """What a text says of a failure: a kind of `ERRORS`, or None for a mistake of the caller's own."""
+    """The failure that a text describes: a kind of `ERRORS`, or None for an error of the caller."""
 
     failure: str | None
 
@@ -183,13 +183,13 @@ def failure_of(status: int | None, text: str) -> str | None:
     """
     if status is not None and status >= 400 and text not in ERRORS:
         return _of_status(status, text)
-    verdict = judge(text)
-    return UNKNOWN if verdict is None else verdict.failure
+    verdict = classify(text)
+    return DEFAULT_FAILURE if verdict is None else verdict.failure
 
 
-@lru_cache(4096)  # services say the same again and again
-def judge(text: str) -> Verdict | None:
-    """What an error text says; None where nothing in it is known.
+@lru_cache(4096)  # services repeat their messages
+def classify(text: str) -> Verdict | None:
+    """The failure that an error text describes; None where no pattern matches.
 
     One of `ERRORS` means itself. Else a status of HTTP counts first, then codes of JSON-RPC and of gRPC, then words.
     """
@@ -197,8 +197,8 @@ def judge(text: str) -> Verdict | None:
         return Verdict(text)
     text = text[:LONGEST_TEXT]
     if status := _STATUS.search(text):
-        said = next(found for found in status.groups() if found)
-        return Verdict(_of_status(int(said[:3]), text))
+        found_status = next(found for found in status.groups() if found)
+        return Verdict(_of_status(int(found_status[:3]), text))
     if code := _JSON_RPC.search(text):
         number = int(code[0])
         if number in JSON_RPC:
@@ -207,8 +207,8 @@ def judge(text: str) -> Verdict | None:
         known = name[1] or re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name[2]).upper().replace("CANCELED", "CANCELLED")
         if known in GRPC:
             return Verdict(GRPC[known])
-    plain = _plain(text)
-    return next((Verdict(kind) for kind, words in _RULES if words.search(plain)), None)
+    plain = _normalized(text)
+    return next((Verdict(kind) for kind, pattern in _RULES if pattern.search(plain)), None)
 
 
 def grpc_name(number: int) -> str:
@@ -217,13 +217,13 @@ def grpc_name(number: int) -> str:
 
 
 def _of_status(status: int, text: str) -> str | None:
-    kind = STATUSES.get(status, None if status < 500 else UNKNOWN)
-    if kind in ("rate_limited", "forbidden"):  # some say with both that a quota is used up, and with 403 that one waits
-        said = next((kind for kind, words in _RULES[:2] if words.search(_plain(text))), None)
-        return said or kind
+    kind = STATUSES.get(status, None if status < 500 else DEFAULT_FAILURE)
+    if kind in ("rate_limited", "forbidden"):  # used for quotas as well, and 403 for rate limits
+        found_status = next((kind for kind, pattern in _RULES[:2] if pattern.search(_normalized(text))), None)
+        return found_status or kind
     return kind
 
 
-def _plain(text: str) -> str:
+def _normalized(text: str) -> str:
     """Small letters and single spaces: RateLimitError, rate_limit_error and "Rate limit error" are one."""
-    return _WORD_BREAKS.sub(" ", text).lower()
+    return _SEPARATORS.sub(" ", text).lower()

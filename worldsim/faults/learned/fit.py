@@ -12,9 +12,9 @@ from pydantic import Field
 from rich.table import Table
 
 from worldsim.errors import ConfigError
-from worldsim.faults.learned.bursts import Failures, fit_failures
+from worldsim.faults.learned.bursts import FailureFit, fit_failures
 from worldsim.faults.learned.calls import TracedCall
-from worldsim.faults.learned.latencies import GivenUp, Latencies, fit_given_up, fit_latencies, shortened
+from worldsim.faults.learned.latencies import CensoredLognormal, LatencyFit, fit_censored, fit_latencies, rounded
 from worldsim.faults.learned.traces import read_traces
 from worldsim.faults.plans.plan import Plan
 from worldsim.faults.schedule import Bursts
@@ -33,9 +33,9 @@ REFUSALS: dict[str, dict[str, Any]] = {  # kind of failure -> the fault that cau
     "malformed": {"kind": "malformed_output", "loud": 1.0},
 }
 HEADING = "# Learned by worldsim faults fit"  # the first line of a learned plan
-# After these nobody can tell whether the call was carried out. 503 is among them: a service that says so itself has
-# done nothing, but proxies and gRPC say the same of a connection that broke after the request had been sent.
-UNTOLD = ("connection", "server_error", "bad_gateway", "unavailable")
+# After these it is not known whether the call was executed. 503 is among them: a service that sends it has done
+# nothing, but proxies and gRPC report the same for a connection that broke after the request had been sent.
+AMBIGUOUS_FAILURES = ("connection", "server_error", "bad_gateway", "unavailable")
 
 
 class FitConfig(Settings):
@@ -70,13 +70,13 @@ class ToolFit(NamedTuple):
 
     tool: str
     calls: int
-    latencies: Latencies | None  # None: no call was answered, or nobody measured how long it took
-    failures: dict[str, tuple[int, Failures]]  # kind -> how many, and how they come; outermost first
+    latencies: LatencyFit | None  # None: no call was answered, or none was timed
+    failures: dict[str, tuple[int, FailureFit]]  # kind -> how many, and how they come; outermost first
     retry_after_s: dict[str, float]
     timeout_s: float | None  # None: no time-out, or none that was measured
 
 
-class Fitted(NamedTuple):
+class FitResult(NamedTuple):
     """A plan and what it was learned from."""
 
     plan: Plan
@@ -98,7 +98,7 @@ class Fitted(NamedTuple):
 
     def failure_table(self) -> Table:
         """Per tool and kind of failure: how many, how often, and whether in bursts."""
-        table = Table(title="Failures", title_justify="left")
+        table = Table(title="FailureFit", title_justify="left")
         for name in ("tool", "failure"):
             table.add_column(name, overflow="fold")
         for name in ("calls", "failed", "share", "bursts of", "every", "AIC gain"):
@@ -114,7 +114,7 @@ class Fitted(NamedTuple):
         return table
 
 
-def fit(config: FitConfig) -> Fitted:
+def fit(config: FitConfig) -> FitResult:
     """Learns a plan and writes it to `config.out`.
 
     At severity 1 the plan does what the traces show. Refusals take no time; latencies are those of answered calls.
@@ -134,13 +134,13 @@ def fit(config: FitConfig) -> Fitted:
     return fitted._replace(notes=[*traces.notes, *fitted.notes])
 
 
-def fit_calls(calls: Sequence[TracedCall], config: FitConfig) -> Fitted:
+def fit_calls(calls: Sequence[TracedCall], config: FitConfig) -> FitResult:
     """The same for calls in the order in which they started, without writing anything."""
     by_tool: dict[str, list[TracedCall]] = defaultdict(list)
     for call in calls:
         by_tool[call.tool].append(call)
-    tools = [tool for tool, own in sorted(by_tool.items()) if len(own) >= config.fewest]
-    left_out = [tool for tool, own in sorted(by_tool.items()) if len(own) < config.fewest]
+    tools = [tool for tool, tool_calls in sorted(by_tool.items()) if len(tool_calls) >= config.fewest]
+    left_out = [tool for tool, tool_calls in sorted(by_tool.items()) if len(tool_calls) < config.fewest]
     if not tools:
         raise ConfigError(f"no tool has {config.fewest} calls in {config.traces}; record more, or set fewest lower")
     rng = np.random.default_rng(config.seed)
@@ -149,29 +149,35 @@ def fit_calls(calls: Sequence[TracedCall], config: FitConfig) -> Fitted:
     untimed = [tool for tool in tools if all(call.latency_s is None for call in by_tool[tool])]
     notes = [f"the traces do not say how long calls took: {', '.join(untimed)}"] if untimed else []
     learned = f"Learned from {len(calls)} recorded calls."
-    return Fitted(Plan(name=config.out.stem, description=learned, faults=faults), found, left_out, notes)
+    return FitResult(Plan(name=config.out.stem, description=learned, faults=faults), found, left_out, notes)
 
 
 def _fit_tool(tool: str, calls: Sequence[TracedCall], config: FitConfig, rng: np.random.Generator) -> ToolFit:
-    own, numbers, sessions = _by_session(calls)
-    kinds = np.array([call.failure or "" for call in own])
-    failures: dict[str, tuple[int, Failures]] = {}
-    asked = np.ones(len(own), np.bool_)  # calls that got past the failures further out
+    tool_calls, numbers, sessions = _by_session(calls)
+    kinds = np.array([call.failure or "" for call in tool_calls])
+    # The plan has the kinds of failure in a row, the commonest outermost and time-outs
+    # innermost: each is fitted on the calls that reach it.
+    failures: dict[str, tuple[int, FailureFit]] = {}
+    reached = np.ones(len(tool_calls), np.bool_)  # calls that no outer failure has stopped
     for kind, count in sorted(Counter(kinds[kinds != ""].tolist()).items(), key=_outermost_first):
-        failures[kind] = (count, fit_failures(kinds[asked] == kind, numbers[asked], sessions[asked]))
-        asked &= kinds != kind
-    asked_for: dict[str, list[float]] = defaultdict(list)
-    for kind, call in zip(kinds.tolist(), own, strict=True):
+        failures[kind] = (count, fit_failures(kinds[reached] == kind, numbers[reached], sessions[reached]))
+        reached &= kinds != kind
+    retry_afters: dict[str, list[float]] = defaultdict(list)
+    for kind, call in zip(kinds.tolist(), tool_calls, strict=True):
         if kind and call.retry_after_s is not None:
-            asked_for[kind].append(call.retry_after_s)
-    retry_after_s = {kind: float(np.median(waits)) for kind, waits in asked_for.items()}
+            retry_afters[kind].append(call.retry_after_s)
+    retry_after_s = {kind: float(np.median(waits)) for kind, waits in retry_afters.items()}
     timed = [
-        (kind, call.latency_s) for kind, call in zip(kinds.tolist(), own, strict=True) if call.latency_s is not None
+        (kind, call.latency_s)
+        for kind, call in zip(kinds.tolist(), tool_calls, strict=True)
+        if call.latency_s is not None
     ]
-    late = [latency_s for kind, latency_s in timed if kind == "timeout"]
+    timeouts_s = [latency_s for kind, latency_s in timed if kind == "timeout"]
     answered = np.array([latency_s for kind, latency_s in timed if not kind])
-    latencies = _fit_latencies(answered, late, failures, config.tolerance, rng) if len(answered) else None
-    return ToolFit(tool, len(own), latencies, failures, retry_after_s, float(np.median(late)) if late else None)
+    latencies = _fit_latencies(answered, timeouts_s, failures, config.tolerance, rng) if len(answered) else None
+    return ToolFit(
+        tool, len(tool_calls), latencies, failures, retry_after_s, float(np.median(timeouts_s)) if timeouts_s else None
+    )
 
 
 def _by_session(calls: Sequence[TracedCall]) -> tuple[list[TracedCall], NDArray[np.int64], NDArray[np.int64]]:
@@ -179,9 +185,13 @@ def _by_session(calls: Sequence[TracedCall]) -> tuple[list[TracedCall], NDArray[
     by_session: dict[str, list[TracedCall]] = defaultdict(list)
     for call in calls:
         by_session[call.session].append(call)
-    lengths = [len(own) for own in by_session.values()]
+    lengths = [len(tool_calls) for tool_calls in by_session.values()]
     numbers = np.concatenate([np.arange(length) for length in lengths])
-    return [call for own in by_session.values() for call in own], numbers, np.repeat(np.arange(len(lengths)), lengths)
+    return (
+        [call for tool_calls in by_session.values() for call in tool_calls],
+        numbers,
+        np.repeat(np.arange(len(lengths)), lengths),
+    )
 
 
 def _outermost_first(item: tuple[str, int]) -> tuple[bool, int, str]:
@@ -192,14 +202,14 @@ def _outermost_first(item: tuple[str, int]) -> tuple[bool, int, str]:
 
 def _fit_latencies(
     answered: NDArray[np.float64],
-    late: list[float],
-    failures: dict[str, tuple[int, Failures]],
+    timeouts_s: list[float],
+    failures: dict[str, tuple[int, FailureFit]],
     tolerance: float,
     rng: np.random.Generator,
-) -> Latencies:
+) -> LatencyFit:
     """By themselves, or with the time-outs as their tail, whichever is likelier for both together."""
     apart = fit_latencies(answered, tolerance, rng)
-    whole = fit_given_up(answered, len(late), min(late), rng) if late else None
+    whole = fit_censored(answered, len(timeouts_s), min(timeouts_s), rng) if timeouts_s else None
     if whole is None or whole.goodness.distance > tolerance:
         return apart
     aic = min(apart.aic.values()) + failures["timeout"][1].aic
@@ -213,23 +223,23 @@ def _entries(found: ToolFit, lose_answer: float) -> list[dict[str, Any]]:
     for kind, (_, failures) in found.failures.items():
         if kind != "timeout":
             entries.append({**_refusal(kind, failures, found, lose_answer), **at, **_schedule(failures.bursts)})
-        elif not isinstance(found.latencies and found.latencies.family, GivenUp):
+        elif not isinstance(found.latencies and found.latencies.family, CensoredLognormal):
             entries += [{**each, **at} for each in _timeouts(failures, found.timeout_s, lose_answer)]
     if found.latencies is not None:
-        given_up = isinstance(found.latencies.family, GivenUp)
+        given_up = isinstance(found.latencies.family, CensoredLognormal)
         entries.append({**found.latencies.family.to_json(), **({"lose_answer": lose_answer} if given_up else {}), **at})
     return entries
 
 
-def _refusal(kind: str, failures: Failures, found: ToolFit, lose_answer: float) -> dict[str, Any]:
-    entry = {**REFUSALS[kind], "severity": 1.0, "rate": shortened(failures.rate)}
-    if kind == "malformed":  # what came back garbled was carried out
+def _refusal(kind: str, failures: FailureFit, found: ToolFit, lose_answer: float) -> dict[str, Any]:
+    entry = {**REFUSALS[kind], "severity": 1.0, "rate": rounded(failures.rate)}
+    if kind == "malformed":  # a malformed reply means that the call was executed
         return entry
-    entry["lose_answer"] = lose_answer if kind in UNTOLD else 0.0
-    return {**entry, "retry_after_s": shortened(found.retry_after_s[kind])} if kind in found.retry_after_s else entry
+    entry["lose_answer"] = lose_answer if kind in AMBIGUOUS_FAILURES else 0.0
+    return {**entry, "retry_after_s": rounded(found.retry_after_s[kind])} if kind in found.retry_after_s else entry
 
 
-def _timeouts(failures: Failures, timeout_s: float | None, lose_answer: float) -> list[dict[str, Any]]:
+def _timeouts(failures: FailureFit, timeout_s: float | None, lose_answer: float) -> list[dict[str, Any]]:
     """Time-outs that lose the request, and among the calls that get through those that lose the answer.
 
     The two have bursts of their own: each burst loses either requests or answers, in as many calls as before.
@@ -238,7 +248,7 @@ def _timeouts(failures: Failures, timeout_s: float | None, lose_answer: float) -
     share = rate * (bursts.share if bursts else 1.0)
     request = share * (1 - lose_answer)
     shares = {"lost_request": request, "lost_answer": share * lose_answer / (1 - request) if request < 1 else 0.0}
-    common = {"severity": 1.0, **({} if timeout_s is None else {"timeout_s": shortened(timeout_s)})}
+    common = {"severity": 1.0, **({} if timeout_s is None else {"timeout_s": rounded(timeout_s)})}
     return [
         {"kind": kind, **common, **_in_bursts_of(bursts, of_calls, rate)}
         for kind, of_calls in shares.items()
@@ -249,27 +259,27 @@ def _timeouts(failures: Failures, timeout_s: float | None, lose_answer: float) -
 def _in_bursts_of(bursts: Bursts | None, of_calls: float, rate: float) -> dict[str, Any]:
     """A failure of this share of all calls, by itself or at this rate in bursts of the same length."""
     if bursts is None:
-        return {"rate": shortened(of_calls)}
+        return {"rate": rounded(of_calls)}
     within = min(of_calls / rate, bursts.mean_calls / (bursts.mean_calls + 1))  # a gap is one call or more
     gap = bursts.mean_calls * (1 - within) / within
-    return {"rate": shortened(rate), **_schedule(Bursts(mean_calls=bursts.mean_calls, mean_gap=gap))}
+    return {"rate": rounded(rate), **_schedule(Bursts(mean_calls=bursts.mean_calls, mean_gap=gap))}
 
 
 def _schedule(bursts: Bursts | None) -> dict[str, Any]:
     if bursts is None:
         return {}
-    lengths = {"mean_calls": shortened(bursts.mean_calls), "mean_gap": shortened(bursts.mean_gap)}
+    lengths = {"mean_calls": rounded(bursts.mean_calls), "mean_gap": rounded(bursts.mean_gap)}
     return {"schedule": {"kind": "bursts", **lengths}}
 
 
-def _latency_row(found: Latencies) -> list[str]:
+def _latency_row(found: LatencyFit) -> list[str]:
     family = found.family
-    said = {key: value for key, value in family.to_json().items() if key not in ("kind", "severity", "values_s")}
+    parameters = {key: value for key, value in family.to_json().items() if key not in ("kind", "severity", "values_s")}
     shares = np.array([0.5, 0.95, 0.99])
     tails = zip(np.quantile(found.measured, shares), family.quantile(shares), strict=True)
     others = sorted(value for value in found.aic.values())[1:]
     return [
-        " ".join([family.kind, *(f"{key}={value:g}" for key, value in said.items())]),
+        " ".join([family.kind, *(f"{key}={value:g}" for key, value in parameters.items())]),
         str(len(found.measured)),
         f"{found.goodness.distance:.3f}",
         "-" if np.isnan(found.goodness.p) else f"{found.goodness.p:.3f}",

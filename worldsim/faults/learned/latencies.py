@@ -6,16 +6,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from worldsim.faults.arrays import Floats
 
 EQUAL = 1e-3  # latencies that differ by less than this share of the longest are all the same
 RESAMPLES = 199
 RESAMPLE_SIZE = 1000  # sqrt(n) times the distance hardly depends on n beyond this
 
 
-class Goodness(NamedTuple):
+class GoodnessOfFit(NamedTuple):
     """Kolmogorov-Smirnov distance, and how often chance alone gives as great a one."""
 
     distance: float
@@ -30,7 +29,7 @@ class Distribution(ABC):
 
     @property
     def end_s(self) -> float:
-        """Seconds from which on nothing more is told apart."""
+        """Seconds at which the distribution is cut off (censored)."""
         return math.inf
 
     @abstractmethod
@@ -43,16 +42,16 @@ class Distribution(ABC):
 
     def to_json(self) -> dict[str, Any]:
         """The fault, as plans write it."""
-        return {"kind": self.kind, "severity": 1.0, **{k: shortened(v) for k, v in asdict(self).items()}}
+        return {"kind": self.kind, "severity": 1.0, **{k: rounded(v) for k, v in asdict(self).items()}}
 
 
 @dataclass(frozen=True)
-class Family(Distribution):
+class ParametricDistribution(Distribution):
     """A distribution with a density, fitted by maximum likelihood."""
 
     @classmethod
     @abstractmethod
-    def fitted(cls, seconds: Floats) -> "Family":
+    def fitted(cls, seconds: Floats) -> "ParametricDistribution":
         """To positive latencies."""
 
     @abstractmethod
@@ -65,7 +64,7 @@ class Family(Distribution):
 
 
 @dataclass(frozen=True)
-class Constant(Family):
+class Constant(ParametricDistribution):
     """All calls take the same time."""
 
     kind = "constant_latency"
@@ -88,7 +87,7 @@ class Constant(Family):
 
 
 @dataclass(frozen=True)
-class Uniform(Family):
+class Uniform(ParametricDistribution):
     """Evenly spread."""
 
     kind = "uniform_latency"
@@ -110,7 +109,7 @@ class Uniform(Family):
 
 
 @dataclass(frozen=True)
-class Lognormal(Family):
+class Lognormal(ParametricDistribution):
     """Log-normal."""
 
     kind = "lognormal_latency"
@@ -141,7 +140,7 @@ class Lognormal(Family):
 
 
 @dataclass(frozen=True)
-class Pareto(Family):
+class Pareto(ParametricDistribution):
     """Pareto: the share of the calls that take longer than t falls as a power of t."""
 
     kind = "pareto_latency"
@@ -173,7 +172,7 @@ class Empirical(Distribution):
 
     @classmethod
     def fitted(cls, seconds: Floats) -> "Empirical":
-        return cls(tuple(shortened(each) for each in np.quantile(seconds, np.linspace(0.005, 0.995, 100)).tolist()))
+        return cls(tuple(rounded(each) for each in np.quantile(seconds, np.linspace(0.005, 0.995, 100)).tolist()))
 
     def cdf(self, seconds: Floats) -> Floats:
         return np.asarray(np.searchsorted(self.values_s, seconds, side="right") / len(self.values_s), np.float64)
@@ -186,7 +185,7 @@ class Empirical(Distribution):
 
 
 @dataclass(frozen=True)
-class GivenUp(Family):
+class CensoredLognormal(ParametricDistribution):
     """Log-normal, and calls that take `timeout_s` are given up: such latencies are measured as `timeout_s`."""
 
     kind = "slow_api"
@@ -195,7 +194,7 @@ class GivenUp(Family):
     timeout_s: float
 
     @classmethod
-    def fitted(cls, seconds: Floats) -> "GivenUp":
+    def fitted(cls, seconds: Floats) -> "CensoredLognormal":
         """The longest of the latencies is taken for the time-out; what lies there is censored."""
         from scipy.optimize import minimize
         from scipy.special import log_ndtr
@@ -230,49 +229,49 @@ class GivenUp(Family):
         return np.minimum(self._whole.quantile(share), self.timeout_s)
 
     def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "sigma": shortened(self.sigma / 1.1)}  # as SlowAPI spreads at severity 1
+        return {**super().to_json(), "sigma": rounded(self.sigma / 1.1)}  # as SlowAPI spreads at severity 1
 
     @property
     def _whole(self) -> Lognormal:
         return Lognormal(self.median_s, self.sigma)
 
 
-class Latencies(NamedTuple):
+class LatencyFit(NamedTuple):
     """How long a tool's calls take."""
 
     family: Distribution
-    goodness: Goodness
+    goodness: GoodnessOfFit
     aic: dict[str, float]  # of each family that was tried, by the kind of its fault
     measured: Floats  # sorted
 
 
-def fit_latencies(seconds: Floats, tolerance: float, rng: np.random.Generator) -> Latencies:
+def fit_latencies(seconds: Floats, tolerance: float, rng: np.random.Generator) -> LatencyFit:
     """The likeliest distribution, or the measured values where even that is further off than `tolerance`.
 
     seconds: (n,) of calls that were answered, n at least 1. tolerance: a Kolmogorov-Smirnov distance.
     """
     seconds = np.sort(seconds)
-    families: list[type[Family]] = [Uniform, Lognormal, Pareto] if seconds[0] > 0 else [Uniform]
+    families: list[type[ParametricDistribution]] = [Uniform, Lognormal, Pareto] if seconds[0] > 0 else [Uniform]
     if seconds[-1] - seconds[0] <= EQUAL * seconds[-1]:
         families = [Constant]
     found = [family.fitted(seconds) for family in families]
     aic = {each.kind: each.aic(seconds) for each in found}
     best = min(found, key=lambda each: aic[each.kind])
     if isinstance(best, Constant):
-        return Latencies(best, Goodness(0.0, 1.0), aic, seconds)
+        return LatencyFit(best, GoodnessOfFit(0.0, 1.0), aic, seconds)
     if ks_distance(best, seconds) > tolerance:
         measured = Empirical.fitted(seconds)
-        return Latencies(measured, Goodness(ks_distance(measured, seconds), math.nan), aic, seconds)
-    return Latencies(best, _goodness(best, seconds, rng), aic, seconds)
+        return LatencyFit(measured, GoodnessOfFit(ks_distance(measured, seconds), math.nan), aic, seconds)
+    return LatencyFit(best, _goodness(best, seconds, rng), aic, seconds)
 
 
-def fit_given_up(seconds: Floats, timeouts: int, timeout_s: float, rng: np.random.Generator) -> Latencies | None:
+def fit_censored(seconds: Floats, timeouts: int, timeout_s: float, rng: np.random.Generator) -> LatencyFit | None:
     """The same with the calls that were given up, as the tail of one distribution; None where that cannot be."""
     if not timeouts or seconds.min() <= 0 or seconds.max() >= timeout_s:
         return None
     every = np.sort(np.append(seconds, np.full(timeouts, timeout_s)))
-    best = GivenUp.fitted(every)
-    return Latencies(best, _goodness(best, every, rng), {best.kind: best.aic(every)}, every)
+    best = CensoredLognormal.fitted(every)
+    return LatencyFit(best, _goodness(best, every, rng), {best.kind: best.aic(every)}, every)
 
 
 def ks_distance(family: Distribution, seconds: Floats) -> float:
@@ -282,7 +281,7 @@ def ks_distance(family: Distribution, seconds: Floats) -> float:
     return float(max((steps[1 : len(below) + 1] - below).max(), (below - steps[: len(below)]).max()))
 
 
-def _goodness(family: Family, seconds: Floats, rng: np.random.Generator) -> Goodness:
+def _goodness(family: ParametricDistribution, seconds: Floats, rng: np.random.Generator) -> GoodnessOfFit:
     """The p-value is simulated, refitting each time, as fitted parameters lie closer than true ones.
 
     Parametric bootstrap (Stute, Gonzalez Manteiga and Presedo Quindimil 1993).
@@ -294,9 +293,9 @@ def _goodness(family: Family, seconds: Floats, rng: np.random.Generator) -> Good
         drawn = np.sort(family.quantile(rng.random(size)))
         by_chance = ks_distance(type(family).fitted(drawn), drawn)
         greater += math.sqrt(size) * by_chance >= math.sqrt(len(seconds)) * distance
-    return Goodness(distance, (greater + 1) / (RESAMPLES + 1))
+    return GoodnessOfFit(distance, (greater + 1) / (RESAMPLES + 1))
 
 
-def shortened(value: float) -> float:
+def rounded(value: float) -> float:
     """A number with four digits that count, as a plan is read by people."""
     return float(f"{value:.4g}")

@@ -1,4 +1,4 @@
-"""One span of a trace, and what it says: of which tool and session it is, and how it went."""
+"""One span of a trace: its tool, its session, and its outcome."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from worldsim.faults.learned.errors import LONGEST_TEXT, grpc_name
 
 TOOL_KEYS = ("gen_ai.tool.name", "ai.toolCall.name", "mcp.tool.name")  # OpenTelemetry, Vercel's AI SDK, Sentry
-TOOL_KINDS = {  # what says "tool" -> where the tool's name may be then; else the span's name is the tool's
+TOOL_KINDS = {  # attribute that is "tool" -> where the tool's name may be then; else the span's name is the tool's
     "openinference.span.kind": "tool.name",
     "traceloop.span.kind": "traceloop.entity.name",
     "langfuse.observation.type": "",
@@ -24,13 +24,13 @@ MODEL_CALLS = ("chat", "text_completion", "generate_content", "embeddings")  # o
 RESULT_KEYS = ("gen_ai.tool.call.result", "ai.toolCall.result", "output.value", "traceloop.entity.output")
 STATUS_KEYS = ("http.response.status_code", "http.status_code")
 
-# How results of the Model Context Protocol say that they are none, also within a text of JSON
+# How results of the Model Context Protocol are marked as errors, also within a text of JSON
 _IS_ERROR = re.compile(r'\\?"isError\\?"\s*:\s*true')
 
 
 @dataclass(slots=True)
-class Span:
-    """One span, whichever form it was exported in. Ids are texts, empty where there is none."""
+class TraceSpan:
+    """One span, whichever format it was exported in. Ids are texts, empty where there is none."""
 
     trace: str
     id: str
@@ -42,9 +42,9 @@ class Span:
     attributes: Mapping[str, Any]  # with dots in their names
     failed: bool | None = None  # None: nothing is known of it
     texts: Sequence[str] = ()  # messages of the status and of exceptions
-    session: str = ""  # where the form says it elsewhere than in attributes
-    timed: bool = True  # whether the form says how long it took
-    form: str = ""  # that it was exported in
+    session: str = ""  # where the format has it elsewhere than in attributes
+    timed: bool = True  # whether the format has durations
+    format_name: str = ""  # that it was exported in
     tool: str = field(init=False)  # empty where no tool is named
 
     def __post_init__(self) -> None:
@@ -88,37 +88,37 @@ def _tool(attributes: Mapping[str, Any], name: str) -> str:
     return name.removeprefix("execute_tool ") if operation else ""
 
 
-def has_failed(span: Span) -> bool:
-    """Whether a span says, in any way, that it failed."""
+def has_failed(span: TraceSpan) -> bool:
+    """Whether a span is marked, in any way, as failed."""
     attributes = span.attributes
     if span.failed or "error.type" in attributes or str(attributes.get("error")).lower() == "true" or _result(span):
         return True
     return span.failed is None and (
-        (status_of(attributes) or 0) >= 400 or bool(whole(attributes.get("rpc.grpc.status_code")))
+        (status_of(attributes) or 0) >= 400 or bool(whole_number(attributes.get("rpc.grpc.status_code")))
     )
 
 
-def _result(span: Span) -> str:
-    """The result of a tool, where it is one that says of itself that it is none."""
+def _result(span: TraceSpan) -> str:
+    """The result of a tool, where it is marked as an error."""
     texts = (str(span.attributes[key]) for key in RESULT_KEYS if key in span.attributes)
     return next((text for text in texts if _IS_ERROR.search(text)), "")
 
 
 def status_of(attributes: Mapping[str, Any]) -> int | None:
     """The status of HTTP, which HTTP instrumentations repeat as `error.type` and some proxies write as text."""
-    found = (whole(attributes.get(key)) for key in (*STATUS_KEYS, "error.type"))
+    found = (whole_number(attributes.get(key)) for key in (*STATUS_KEYS, "error.type"))
     return next((status for status in found if status is not None and 100 <= status < 600), None)
 
 
-def whole(value: Any) -> int | None:
+def whole_number(value: Any) -> int | None:
     """A whole number that may be written as text, or with a point as columns of tables have it."""
     text = str(value).removesuffix(".0")
     return int(text) if text.isdecimal() else None
 
 
-def error_of(span: Span) -> str:
-    """All that a span says of its error: the type, the code of gRPC, exceptions, the message of its status."""
-    code = whole(span.attributes.get("rpc.grpc.status_code"))
+def error_of(span: TraceSpan) -> str:
+    """All that a span has on its error: the type, the code of gRPC, exceptions, the message of its status."""
+    code = whole_number(span.attributes.get("rpc.grpc.status_code"))
     causes = [
         span.attributes.get("error.type"),
         grpc_name(code) if code else None,
@@ -134,7 +134,7 @@ def error_of(span: Span) -> str:
     return ": ".join(texts) or "error"
 
 
-def service_of(span: Span) -> str:
+def service_of(span: TraceSpan) -> str:
     """The span's name; of one that is named by nothing but HTTP's method, the server besides."""
     attributes = span.attributes
     method = attributes.get("http.request.method", attributes.get("http.method"))

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from worldsim.errors import ConfigError
 from worldsim.faults.learned.calls import TracedCall
-from worldsim.faults.learned.counted import calls_of
-from worldsim.faults.learned.forms.known import A_CALL, read
-from worldsim.faults.learned.spans import Span
+from worldsim.faults.learned.formats.detection import CALL_EXAMPLE, read
+from worldsim.faults.learned.span_calls import calls_from_spans
+from worldsim.faults.learned.spans import TraceSpan
 
 GZIP = b"\x1f\x8b"
 _DECODER = json.JSONDecoder()
@@ -39,7 +39,7 @@ def read_traces(path: Path) -> Traces:
     Raises ConfigError, with the line, for a file that cannot be read or holds anything else, or nothing.
     """
     left_out: Counter[str] = Counter()
-    spans: list[Span] = []
+    spans: list[TraceSpan] = []
     calls: list[TracedCall] = []
     for file in _files(path):
         for line, document in _documents(_text(file), file):
@@ -49,7 +49,7 @@ def read_traces(path: Path) -> Traces:
                 else:
                     found.trace = found.trace or str(file)
                     spans.append(found)
-    calls += calls_of(spans, left_out)
+    calls += calls_from_spans(spans, left_out)
     skipped = {what: count for what, count in left_out.items() if count}
     if not calls:
         raise ConfigError(
@@ -89,7 +89,7 @@ def _documents(text: str, path: Path) -> Iterator[tuple[int, Any]]:
         try:
             document, reached = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError) as error:
-            raise ConfigError(f"{path}:{line}: not JSON ({error}); {A_CALL}, one a line") from error
+            raise ConfigError(f"{path}:{line}: not JSON ({error}); {CALL_EXAMPLE}, one a line") from error
         yield line, document
         line += text.count("\n", start, reached)
         start = _next(text, reached)
@@ -102,9 +102,9 @@ def _next(text: str, position: int) -> int:
     return position
 
 
-def _why(spans: list[Span], left_out: dict[str, int]) -> str:
+def _why(spans: list[TraceSpan], left_out: dict[str, int]) -> str:
     if not spans:
         return ""
     others = "".join(f"; {what}: {count}" for what, count in left_out.items())
-    forms = " and ".join(sorted({span.form for span in spans}))
+    forms = " and ".join(sorted({span.format_name for span in spans}))
     return f" ({len(spans)} spans in {forms}, of which none that has ended names a tool or is of kind client{others})"

@@ -30,29 +30,29 @@ def table(config: ListConfig) -> Table:
         raise ConfigError(
             f"family={config.family}: no faults are of this family. {suggest(config.family, [*FAMILIES])}"
         )
-    shown = Table(title_justify="left", title="Faults")
-    shown.add_column("kind", no_wrap=True)  # it is typed as it stands here, in the narrowest terminal, too
-    shown.add_column("what, and its parameters")
+    listing = Table(title_justify="left", title="Faults")
+    listing.add_column("kind", no_wrap=True)  # it is typed as it stands here, in the narrowest terminal, too
+    listing.add_column("what, and its parameters")
     for family, kinds in FAMILIES.items():
         listed = [kind for kind in kinds if config.family in (None, family) and matches(kind.kind, config.kinds)]
-        _section(shown, family, {kind.kind: (first_sentence(kind), parameters(kind)) for kind in listed})
-    if not shown.row_count:
+        _section(listing, family, {kind.kind: (first_sentence(kind), parameters(kind)) for kind in listed})
+    if not listing.row_count:
         raise ConfigError(f"kinds={config.kinds} match no faults; see worldsim faults list")
     if config == ListConfig():
         plans = {name: Plan.load(name) for name in ready_plans()}
-        told = {name: (plan.description, [fault.kind for fault in plan.faults]) for name, plan in plans.items()}
-        _section(shown, "ready plans", told)
-    shown.caption = f"All have {', '.join(COMMON[:5])}; those that change replies {' and '.join(COMMON[5:])}."
-    return shown
+        plan_rows = {name: (plan.description, [fault.kind for fault in plan.faults]) for name, plan in plans.items()}
+        _section(listing, "ready plans", plan_rows)
+    listing.caption = f"All have {', '.join(COMMON[:5])}; those that change replies {' and '.join(COMMON[5:])}."
+    return listing
 
 
-def _section(shown: Table, heading: str, rows: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+def _section(listing: Table, heading: str, rows: Mapping[str, tuple[str, Sequence[str]]]) -> None:
     """Name, what it does, and below that what it has or holds."""
     if rows:
-        shown.add_row(Text(heading, style="bold cyan"), "")
-    for name, (what, held) in rows.items():
-        shown.add_row(name, Text.assemble(what, (f"\n{', '.join(held)}" if held else "", "dim")))
-    shown.add_section()
+        listing.add_row(Text(heading, style="bold cyan"), "")
+    for name, (what, contents) in rows.items():
+        listing.add_row(name, Text.assemble(what, (f"\n{', '.join(contents)}" if contents else "", "dim")))
+    listing.add_section()
 
 
 def first_sentence(kind: type[Fault]) -> str:
@@ -62,8 +62,8 @@ def first_sentence(kind: type[Fault]) -> str:
 
 def parameters(kind: type[Fault]) -> list[str]:
     """A fault's own parameters with their defaults."""
-    own = {name: field for name, field in kind.model_fields.items() if name not in COMMON}
-    return [f"{name}={_short(field.default)}" for name, field in own.items()]
+    fields = {name: field for name, field in kind.model_fields.items() if name not in COMMON}
+    return [f"{name}={_short(field.default)}" for name, field in fields.items()]
 
 
 def _short(value: object) -> str:

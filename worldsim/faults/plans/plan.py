@@ -12,9 +12,9 @@ from pydantic import WithJsonSchema as JsonSchema
 
 from worldsim.errors import ConfigError
 from worldsim.faults.definition import KINDS, Fault
-from worldsim.faults.parameters import Mistake, suggest
-from worldsim.faults.plans.plain import fault_from_json, fault_to_json, how_to
-from worldsim.faults.plans.written import Source, read_yaml, write_yaml
+from worldsim.faults.parameters import LocatedError, suggest
+from worldsim.faults.plans.serialization import fault_from_json, fault_to_json, usage_hint
+from worldsim.faults.plans.yaml_source import YAMLSource, read_yaml, write_yaml
 from worldsim.faults.stage import require_match
 from worldsim.spaces import Leaf
 
@@ -32,7 +32,7 @@ class Plan(BaseModel):
     """Faults in a row, outermost first: the first gets a call first and its reply last.
 
     What a plan says of severity are shares: `plan.at(s)` is the plan in which each fault has its share of `s`. The seed
-    closest to a fault counts: its own, else that of the plan, else that of whoever runs the plan.
+    closest to a fault counts: its own, else that of the plan, else that of the caller.
 
     Raises ConfigError for what is unknown or out of range; one line, with file and line where it was read from a file.
     """
@@ -42,10 +42,10 @@ class Plan(BaseModel):
     name: str = Field("plan", description="what reports call it")
     description: str = Field("", description="what it stands for, in a sentence or two")
     seed: int | None = Field(
-        None, ge=0, lt=2**63, strict=True, description="of the faults that have none; null: that of whoever runs it"
+        None, ge=0, lt=2**63, strict=True, description="of the faults that have none; null: that of the caller"
     )
     faults: tuple[PlannedFault, ...] = Field(description="what goes wrong, outermost first")
-    _source: Source = PrivateAttr(default_factory=Source)
+    _source: YAMLSource = PrivateAttr(default_factory=YAMLSource)
 
     def __init__(self, /, **values: Any) -> None:
         try:
@@ -86,11 +86,13 @@ class Plan(BaseModel):
         data, source = read_yaml(text, name)
         try:
             if not isinstance(data, dict):
-                raise Mistake(f"a plan is a mapping with the key faults and a list below it, got {type(data).__name__}")
+                raise LocatedError(
+                    f"a plan is a mapping with the key faults and a list below it, got {type(data).__name__}"
+                )
             if data.get("faults", ()) in (None, []):
-                raise Mistake(f"faults is empty and the plan would do nothing. {how_to()}", "faults")
+                raise LocatedError(f"faults is empty and the plan would do nothing. {usage_hint()}", "faults")
             plan = cls(**{str(key): value for key, value in data.items()})
-        except Mistake as mistake:
+        except LocatedError as mistake:
             raise source.located(mistake) from None
         plan._source = source
         return plan
@@ -104,7 +106,7 @@ class Plan(BaseModel):
         if isinstance(severity, bool) or not isinstance(severity, int | float) or not 0 <= severity <= 1:
             raise ConfigError(f"{self.name}: severity must be between 0 and 1, got {severity!r}")
         return self.model_copy(
-            update={"faults": tuple(fault.but(severity=fault.severity * severity) for fault in self.faults)}
+            update={"faults": tuple(fault.replace(severity=fault.severity * severity) for fault in self.faults)}
         )
 
     def check(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> None:
@@ -114,15 +116,15 @@ class Plan(BaseModel):
         for number, fault in enumerate(self.faults):
             try:
                 _check(fault, tools, leaves)
-            except Mistake as mistake:
+            except LocatedError as mistake:
                 raise self._source.located(mistake.within("faults", number)) from None
 
-    def idle_in(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> list[str]:
+    def idle_reasons(self, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> list[str]:
         """A line for each fault that can never do anything there, with the reason: "black_frames: there are no frames".
 
         tools: the names of all there are, None where they are not known. leaves: of replies, None for plain JSON.
         """
-        reasons = [(fault.kind, fault.idle_in(tools, leaves)) for fault in self.faults]
+        reasons = [(fault.kind, fault.idle_reason(tools, leaves)) for fault in self.faults]
         return [f"{kind}: {reason}" for kind, reason in reasons if reason is not None]
 
 
@@ -133,24 +135,24 @@ def ready_plans() -> tuple[str, ...]:
     return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir()))
 
 
-def _explained(error: ValidationError) -> Mistake:
+def _explained(error: ValidationError) -> LocatedError:
     """The first of pydantic's findings in one line."""
     first = min(error.errors(), key=lambda each: each["type"] == "missing")  # rather the misspelt key than the missing
     cause = first.get("ctx", {}).get("error")
     at = tuple(first["loc"])
-    if isinstance(cause, Mistake):
+    if isinstance(cause, LocatedError):
         return cause.within(*at)
     if cause is not None:
-        return Mistake(str(cause), *at)
+        return LocatedError(str(cause), *at)
     key = ".".join(map(str, at))
     if first["type"] == "extra_forbidden":
-        return Mistake(f"a plan has no key '{key}'. {suggest(key, list(Plan.model_fields))}", *at)
+        return LocatedError(f"a plan has no key '{key}'. {suggest(key, list(Plan.model_fields))}", *at)
     if first["type"] == "missing":
-        return Mistake(f"a plan needs '{key}'. {how_to()}")
+        return LocatedError(f"a plan needs '{key}'. {usage_hint()}")
     if key == "faults":
-        return Mistake(f"faults must be a list, got {first['input']!r}. {how_to()}", *at)
-    says = first["msg"].replace("Input should", "must").replace("tuple", "list")
-    return Mistake(f"{key}={first['input']!r} {says}", *at)
+        return LocatedError(f"faults must be a list, got {first['input']!r}. {usage_hint()}", *at)
+    message = first["msg"].replace("Input should", "must").replace("tuple", "list")
+    return LocatedError(f"{key}={first['input']!r} {message}", *at)
 
 
 def _check(fault: Fault, tools: Sequence[str] | None, leaves: Sequence[Leaf] | None) -> None:
@@ -161,6 +163,6 @@ def _check(fault: Fault, tools: Sequence[str] | None, leaves: Sequence[Leaf] | N
             try:
                 require_match(fault, what, [glob], names or ())
             except ConfigError as error:
-                raise Mistake(str(error), key, position) from None
+                raise LocatedError(str(error), key, position) from None
     if not fault.idle and leaves is not None:
         fault.check(leaves)

@@ -33,15 +33,15 @@ def is_schema(file: Path) -> bool:
 
 
 def plan_schema() -> Json:
-    """What a plan file may hold. What the schema cannot say, such as a window's order, the loader checks besides.
+    """What a plan file may hold. The loader checks what a schema cannot express, such as a window's order.
 
     Kinds are told apart by if/then: with 79 kinds anyOf would make validating a plan many times slower.
     """
     kinds = {kind.kind: kind for family in FAMILIES.values() for kind in family}
     schema = Plan.model_json_schema()
     items = _one_of("fault", kinds)
-    own = {"pattern": "^[^:]+:[^:]+$", "description": "a fault of yours, package.module:name"}
-    items["properties"]["kind"] = {"anyOf": [items["properties"]["kind"], own]}
+    custom = {"pattern": "^[^:]+:[^:]+$", "description": "a fault of yours, package.module:name"}
+    items["properties"]["kind"] = {"anyOf": [items["properties"]["kind"], custom]}
     schema["properties"]["faults"] |= {"items": items, "minItems": 1}
     schema["description"] = _first_sentence(Plan)
     definitions = {f"fault.{name}": _object(kind) for name, kind in kinds.items()}
@@ -50,12 +50,12 @@ def plan_schema() -> Json:
 
 
 def _object(kind: type[Fault] | type[Schedule]) -> Json:
-    said = _first_sentence(kind)
+    description = _first_sentence(kind)
     described = kind.model_json_schema()["properties"] if kind.model_fields else {}
     properties = {name: _parameter(name, each, kind) for name, each in described.items()}
-    named = {"kind": {"const": kind.kind, "description": said}}
+    named = {"kind": {"const": kind.kind, "description": description}}
     rules = {"required": ["kind"], "additionalProperties": False}
-    return {"type": "object", "description": said, "properties": named | properties, **rules}
+    return {"type": "object", "description": description, "properties": named | properties, **rules}
 
 
 def _parameter(name: str, described: Json, kind: type[BaseModel]) -> Json:

@@ -1,4 +1,4 @@
-"""What there must be in replies for a fault to do anything, so that a plan which could never act can say so."""
+"""What replies must contain for a fault to act at all, so that a plan that could never act is reported."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ import numpy as np
 from gymnasium import spaces
 
 from worldsim.faults.effects import frames
-from worldsim.faults.effects.pictures import is_frame
+from worldsim.faults.effects.frame_edits import is_frame
 from worldsim.faults.effects.rows import has_rows
 from worldsim.faults.parameters import matches
 from worldsim.spaces import Leaf
 
 
 @dataclass(frozen=True)
-class Need:
-    """What a fault cannot do without.
+class Requirement:
+    """What a fault needs in replies.
 
     what: in words, as in "there are no frames". met: whether leaves of a space, those that it may change, have it.
     in_plain: whether plain JSON may have it. aim: what targets must be, where it is a mistake to name others.
@@ -27,9 +27,9 @@ class Need:
     aim: str = ""
 
 
-def need(what: str, fits: Callable[[Leaf], bool], in_plain: bool = True, aim: str = "") -> Need:
+def any_leaf(what: str, fits: Callable[[Leaf], bool], in_plain: bool = True, aim: str = "") -> Requirement:
     """One leaf at least that fits."""
-    return Need(what, lambda leaves: any(map(fits, leaves)), in_plain, aim)
+    return Requirement(what, lambda leaves: any(map(fits, leaves)), in_plain, aim)
 
 
 def is_floats(leaf: Leaf) -> bool:
@@ -64,7 +64,7 @@ def _has_pair(leaves: Sequence[Leaf]) -> bool:
     return len(set(forms)) < len(forms)
 
 
-def times(names: tuple[str, ...], least: float) -> Need:
+def times(names: tuple[str, ...], least: float) -> Requirement:
     """Texts, and numbers with the name of a time. least: by how much at least they are moved."""
 
     def fits(leaf: Leaf) -> bool:
@@ -72,23 +72,23 @@ def times(names: tuple[str, ...], least: float) -> Need:
             return False  # it would be a class that does not exist, and those are left alone
         return _is_text(leaf) or (_is_number(leaf) and matches(leaf.name.rsplit("/", 1)[-1], names))
 
-    return need(f"texts, and no times that could be off by {least:g}", fits)
+    return any_leaf(f"texts, and no times that could be off by {least:g}", fits)
 
 
 _CLASSES = spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 _NUMBERS = spaces.Box | _CLASSES
 _WITH_FORM = _NUMBERS | spaces.Text
 
-FRAMES = need("frames", is_frame, in_plain=False, aim="a frame")
-FRAMES_OR_FLOATS = need("frames or floats", lambda leaf: is_frame(leaf) or is_floats(leaf), aim="a frame")
-ROWS = need("rows", has_rows)
-TEXTS = need("texts", _is_text)
-NUMBERS = need("numbers", _is_number)
-TWO_DIGITS = need("texts or numbers of two digits", lambda leaf: _is_text(leaf) or _has_two_digits(leaf))
-CLASSES = need("classes", lambda leaf: isinstance(leaf.space, _CLASSES))
-BOUNDED = need("numbers or classes", lambda leaf: isinstance(leaf.space, _NUMBERS))
-TYPED = need("numbers, classes or texts", lambda leaf: isinstance(leaf.space, _WITH_FORM))
-NAN = need(
+FRAMES = any_leaf("frames", is_frame, in_plain=False, aim="a frame")
+FRAMES_OR_FLOATS = any_leaf("frames or floats", lambda leaf: is_frame(leaf) or is_floats(leaf), aim="a frame")
+ROWS = any_leaf("rows", has_rows)
+TEXTS = any_leaf("texts", _is_text)
+NUMBERS = any_leaf("numbers", _is_number)
+TWO_DIGITS = any_leaf("texts or numbers of two digits", lambda leaf: _is_text(leaf) or _has_two_digits(leaf))
+CLASSES = any_leaf("classes", lambda leaf: isinstance(leaf.space, _CLASSES))
+BOUNDED = any_leaf("numbers or classes", lambda leaf: isinstance(leaf.space, _NUMBERS))
+TYPED = any_leaf("numbers, classes or texts", lambda leaf: isinstance(leaf.space, _WITH_FORM))
+NAN = any_leaf(
     "numbers that could be NaN", lambda leaf: isinstance(leaf.space, spaces.Box) and leaf.space.dtype != np.uint8
 )
-PAIR = Need("two fields of one kind", _has_pair)
+PAIR = Requirement("two fields of one kind", _has_pair)

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.faults.doors_http import AsyncHttp, Http
+from tests.faults.http_entry_points import AsyncHttp, Http
 from worldsim import faults
 from worldsim.faults import FAMILIES
 from worldsim.faults.definition import KINDS
-from worldsim.faults.doors import Bench, Direct, Door
+from worldsim.faults.entry_points import EntryPoint, MockService, PipelineCall
 
 from .payloads import orders
 
@@ -27,15 +27,19 @@ IN_A_ROW = [
 ]
 
 
-def check(door: type[Door], bench: Bench, plan: list[Any], calls: int) -> None:
-    for one, other in zip(bench.run(plan, calls, door=Direct), bench.run(plan, calls, door=door), strict=True):
-        found = one.otherwise_than(other)
+def check(entry_point: type[EntryPoint], service: MockService, plan: list[Any], calls: int) -> None:
+    for one, other in zip(
+        service.run(plan, calls, entry_point=PipelineCall),
+        service.run(plan, calls, entry_point=entry_point),
+        strict=True,
+    ):
+        found = one.difference_from(other)
         assert not found, f"call {one.at} goes otherwise through HTTP: {found}"
 
 
-@pytest.mark.parametrize("door", [Http, AsyncHttp])
-def test_faults_in_a_row(door: type[Door]) -> None:
-    check(door, Bench(None, orders, 1), IN_A_ROW, 60)
+@pytest.mark.parametrize("entry_point", [Http, AsyncHttp])
+def test_faults_in_a_row(entry_point: type[EntryPoint]) -> None:
+    check(entry_point, MockService(None, orders, 1), IN_A_ROW, 60)
 
 
 VALUES = st.recursive(
@@ -48,5 +52,5 @@ VALUES = st.recursive(
 @settings(max_examples=100, deadline=None)
 @given(kind=st.sampled_from(ALL), payloads=st.lists(VALUES, min_size=1, max_size=3), seed=st.integers(0, 1000))
 def test_on_any_json(kind: str, payloads: list[Any], seed: int) -> None:
-    bench = Bench(None, lambda number: payloads[number % len(payloads)], seed)
-    check(Http, bench, [KINDS[kind](severity=0.8)], 8)
+    service = MockService(None, lambda number: payloads[number % len(payloads)], seed)
+    check(Http, service, [KINDS[kind](severity=0.8)], 8)

@@ -11,8 +11,8 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from worldsim.faults.learned.spans import Span, exceptions_in, session_of
-from worldsim.faults.learned.times import moment_ns
+from worldsim.faults.learned.spans import TraceSpan, exceptions_in, session_of
+from worldsim.faults.learned.timestamps import moment_ns
 
 KINDS = {1: "internal", 2: "server", 3: "client"}
 FAILED = {1: False, 2: True}  # by the code of the status; 0 says nothing
@@ -33,7 +33,7 @@ def _snake_case(name: str) -> str:
     return _CAPITALS.sub("_", name).lower()
 
 
-def read_resources(resources: Any) -> Iterator[Span]:
+def read_resources(resources: Any) -> Iterator[TraceSpan]:
     """The spans of a list of resources; in the JSON of protocol buffers null stands for nothing."""
     for resource in resources or []:
         session = session_of(attributes(get(get(resource, "resource") or {}, "attributes")))
@@ -43,12 +43,12 @@ def read_resources(resources: Any) -> Iterator[Span]:
                 yield read_span(span, session)
 
 
-def read_span(span: Mapping[str, Any], session: str = "") -> Span:
+def read_span(span: Mapping[str, Any], session: str = "") -> TraceSpan:
     """One span. session: what its resource says of it."""
     status = get(span, "status") or {}
     fields = attributes(get(span, "attributes"))
     events = [attributes(get(event, "attributes")) for event in get(span, "events") or []]
-    return Span(
+    return TraceSpan(
         trace=plain_id(get(span, "traceId")),
         id=plain_id(get(span, "spanId")),
         parent=plain_id(get(span, "parentSpanId")),

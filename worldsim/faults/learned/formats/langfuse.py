@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from worldsim.faults.learned.forms.otlp import attributes, get
-from worldsim.faults.learned.spans import Span
-from worldsim.faults.learned.times import known_ns
+from worldsim.faults.learned.formats.otlp import attributes, get
+from worldsim.faults.learned.spans import TraceSpan
+from worldsim.faults.learned.timestamps import optional_moment_ns
 
 KINDS = {  # type of observation -> kind of span
     "TOOL": "internal",
@@ -24,7 +24,7 @@ def is_observation(document: Mapping[str, Any]) -> bool:
     return document.get("type") in TYPES and ("startTime" in document or "start_time" in document)
 
 
-def read_trace(trace: Mapping[str, Any]) -> Iterator[Span]:
+def read_trace(trace: Mapping[str, Any]) -> Iterator[TraceSpan]:
     """The observations of one trace, which knows its session."""
     session = str(get(trace, "sessionId") or "")
     for observation in trace["observations"]:
@@ -33,20 +33,20 @@ def read_trace(trace: Mapping[str, Any]) -> Iterator[Span]:
         yield read_observation({"traceId": trace.get("id"), **observation}, session)
 
 
-def read_observation(observation: Mapping[str, Any], session: str = "") -> Span:
+def read_observation(observation: Mapping[str, Any], session: str = "") -> TraceSpan:
     """One observation. session: what its trace says."""
     fields = _attributes(observation.get("metadata"))
     if observation["type"] == "TOOL":
         fields = {"langfuse.observation.type": "tool", **fields}
     message = get(observation, "statusMessage")
-    return Span(
+    return TraceSpan(
         trace=str(get(observation, "traceId") or ""),
         id=str(observation.get("id") or ""),
         parent=str(get(observation, "parentObservationId") or ""),
         name=str(observation.get("name") or observation["type"]),
         kind=KINDS.get(observation["type"], ""),
-        start_ns=known_ns(get(observation, "startTime")),
-        end_ns=known_ns(get(observation, "endTime")),
+        start_ns=optional_moment_ns(get(observation, "startTime")),
+        end_ns=optional_moment_ns(get(observation, "endTime")),
         attributes=fields,
         failed=True if observation.get("level") == "ERROR" else None,
         texts=[str(message)] if message else [],

@@ -6,11 +6,11 @@ https://www.jaegertracing.io/docs/latest/apis/
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from worldsim.faults.learned.forms.otlp import plain_id, status_failed
-from worldsim.faults.learned.spans import Span, exceptions_in, session_of
+from worldsim.faults.learned.formats.otlp import plain_id, status_failed
+from worldsim.faults.learned.spans import TraceSpan, exceptions_in, session_of
 
 
-def read_trace(trace: Mapping[str, Any]) -> Iterator[Span]:
+def read_trace(trace: Mapping[str, Any]) -> Iterator[TraceSpan]:
     """The spans of one trace."""
     processes = trace.get("processes") or {}
     for span in trace["spans"] or []:
@@ -18,14 +18,14 @@ def read_trace(trace: Mapping[str, Any]) -> Iterator[Span]:
         yield read_span(span, session_of(_tags(process.get("tags"))), str(trace.get("traceID") or ""))
 
 
-def read_span(span: Mapping[str, Any], session: str = "", trace: str = "") -> Span:
+def read_span(span: Mapping[str, Any], session: str = "", trace: str = "") -> TraceSpan:
     """One span. session, trace: what its process and its trace say."""
     fields = _tags(span.get("tags"))
     took_us = span.get("duration")
     start_us = int(span["startTime"])
     message = fields.get("otel.status_description")
     logs = [_tags(log.get("fields")) for log in span.get("logs") or []]
-    return Span(
+    return TraceSpan(
         trace=plain_id(span.get("traceID") or trace),
         id=plain_id(span["spanID"]),
         parent=_parent(span),

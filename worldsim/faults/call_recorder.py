@@ -1,4 +1,4 @@
-"""What went through, as JSON lines that `worldsim faults fit` reads: one call a line, as its caller saw it."""
+"""Records calls as JSON lines that `worldsim faults fit` reads: one call a line, as its caller saw it."""
 
 import json
 import threading
@@ -9,8 +9,8 @@ from worldsim.errors import ConfigError
 from worldsim.faults.calls import Reply
 
 
-class Recording:
-    """Appends calls to a file. Arguments and results are left out: they may hold what nobody should keep.
+class CallRecorder:
+    """Appends calls to a file. Arguments and results are left out: they may be confidential.
 
     Lines are written whole, one at a time, whatever threads and tasks write them.
 

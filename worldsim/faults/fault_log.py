@@ -1,4 +1,4 @@
-"""Records of what faults did to the calls of N sessions, made only when somebody reads them."""
+"""Records of what faults did to the calls of N sessions, made only when they are read."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -8,17 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.faults.calls import Record
-
-Rows = NDArray[np.int64]
+from worldsim.faults.arrays import Rows
+from worldsim.faults.calls import FaultRecord
 
 _LOCK = threading.RLock()  # one for all logs, so that a log can be pickled
 
 Details = Callable[[], Iterable[Mapping[str, Any]]]  # gives those of each record; what it refers to never changes
 
 
-class Origin(NamedTuple):
-    """Which calls these are: one of each of N sessions. What a call draws depends on this alone.
+class CallIdentity(NamedTuple):
+    """Which calls these are: one of each of N sessions. Their random numbers depend on nothing else.
 
     names: of the tools. tools: (N,) positions in `names` of what was called. numbers: (N,) of the calls among those of
     their tools. joint: for globs over tools the numbers, (N,), among the calls of all tools that they fit.
@@ -30,22 +29,22 @@ class Origin(NamedTuple):
     joint: Mapping[tuple[str, ...], Rows]
 
 
-class Log:
+class FaultLog:
     """What was done to one call of each of N sessions, in the order in which it happened."""
 
     __slots__ = ("_count", "_pending", "_records")
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._pending: list[tuple[Rows, Origin, str, str, Details]] = []
-        self._records: list[list[Record]] | None = None
+        self._pending: list[tuple[Rows, CallIdentity, str, str, Details]] = []
+        self._records: list[list[FaultRecord]] | None = None
 
-    def add(self, rows: Rows, origin: Origin, fault: str, kind: str, details: Details) -> None:
+    def add(self, rows: Rows, identity: CallIdentity, fault: str, kind: str, details: Details) -> None:
         """Something was done to the calls of the sessions `rows`."""
-        self._pending.append((rows, origin, fault, kind, details))
+        self._pending.append((rows, identity, fault, kind, details))
 
     @property
-    def records(self) -> list[list[Record]]:
+    def records(self) -> list[list[FaultRecord]]:
         """The records of each session's call."""
         if self._records is not None and not self._pending:
             return self._records
@@ -53,35 +52,35 @@ class Log:
             if self._records is None:
                 self._records = [[] for _ in range(self._count)]
             pending = self._pending.copy()
-            for rows, origin, fault, kind, details in pending:
+            for rows, identity, fault, kind, details in pending:
                 for row, each in zip(rows.tolist(), details(), strict=True):
-                    tool, number = origin.names[origin.tools[row]], int(origin.numbers[row])
-                    self._records[row].append(Record(tool, number, fault, kind, each))
+                    tool, number = identity.names[identity.tools[row]], int(identity.numbers[row])
+                    self._records[row].append(FaultRecord(tool, number, fault, kind, each))
             del self._pending[: len(pending)]
             return self._records
 
-    def extend(self, row: int, records: Iterable[Record]) -> None:
-        """What faults behind another door have done to a session's call."""
+    def extend(self, row: int, records: Iterable[FaultRecord]) -> None:
+        """What the faults of an inner wrapper have done to a session's call."""
         self.records[row].extend(records)
 
-    def of_each(self) -> list["Records"]:
-        """The same, to be made when somebody looks."""
-        return [*map(Records, repeat(self), range(self._count))]
+    def by_row(self) -> list["LazyRecords"]:
+        """The same, each made when it is read."""
+        return [*map(LazyRecords, repeat(self), range(self._count))]
 
-    def __getstate__(self) -> tuple[int, list[list[Record]]]:
+    def __getstate__(self) -> tuple[int, list[list[FaultRecord]]]:
         return self._count, self.records
 
-    def __setstate__(self, state: tuple[int, list[list[Record]]]) -> None:
+    def __setstate__(self, state: tuple[int, list[list[FaultRecord]]]) -> None:
         self._count, self._records = state
         self._pending = []
 
 
-class Records(Sequence[Record]):
+class LazyRecords(Sequence[FaultRecord]):
     """The records of one call, like a list of them."""
 
     __slots__ = ("_log", "_row")
 
-    def __init__(self, log: Log, row: int) -> None:
+    def __init__(self, log: FaultLog, row: int) -> None:
         self._log, self._row = log, row
 
     def __getitem__(self, index: Any) -> Any:
@@ -90,7 +89,7 @@ class Records(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._log.records[self._row])
 
-    def __iter__(self) -> Iterator[Record]:
+    def __iter__(self) -> Iterator[FaultRecord]:
         return iter(self._log.records[self._row])
 
     def __eq__(self, other: object) -> bool:
@@ -102,11 +101,11 @@ class Records(Sequence[Record]):
         return repr(list(self))
 
 
-class History:
+class EpisodeLog:
     """What was done to N sessions, from their beginnings on."""
 
     def __init__(self, count: int) -> None:
-        self._logs: list[Log] = []
+        self._logs: list[FaultLog] = []
         self._starts = np.zeros(count, np.int64)  # which of the logs is the first of each session's episode
 
     def start(self, rows: NDArray[np.int64]) -> None:
@@ -116,17 +115,17 @@ class History:
         del self._logs[:over]
         self._starts -= over
 
-    def add(self, log: Log) -> None:
+    def add(self, log: FaultLog) -> None:
         """One more call of each."""
         self._logs.append(log)
 
-    def copy(self) -> "History":
+    def copy(self) -> "EpisodeLog":
         """A history that goes on by itself."""
-        other = History(len(self._starts))
+        other = EpisodeLog(len(self._starts))
         other._logs, other._starts = list(self._logs), self._starts.copy()
         return other
 
-    def records(self) -> list[list[Record]]:
+    def records(self) -> list[list[FaultRecord]]:
         """Those of each session's episode."""
         return [
             [record for log in self._logs[start:] for record in log.records[row]]

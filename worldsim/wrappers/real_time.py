@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
 from worldsim.faults import WallClock
-from worldsim.faults.stacking import Mask, chosen
+from worldsim.faults.arrays import Mask
+from worldsim.faults.batch_rows import where_rows
 from worldsim.spaces import leaves, unflatten
 
-ON_TIME = 1 - 1e-6  # share of a step after which it counts as over: clocks are sums of rounded numbers
+STEP_TOLERANCE = 1 - 1e-6  # share of a step after which it counts as over: clocks are sums of rounded numbers
 
 
-class Worlds:
+class RealTimeWorlds:
     """How far each of N worlds has come, and the actions under which they move on.
 
     seconds: (N,) on each one's clock; written to when time passes. wall: whether real time passes on all of them. hold,
@@ -28,46 +29,46 @@ class Worlds:
     ) -> None:
         self.step_s, self._seconds = step_s, seconds
         self._wall = WallClock() if wall else None
-        self._holds_last = is_last(hold)
-        self._moved_s = np.zeros(len(seconds))  # up to when each has moved
+        self._repeats_last = repeats_last(hold)
+        self._world_s = np.zeros(len(seconds))  # on the clocks: when the last step of each ended
         self._space, count = space, len(seconds)
         empty: Any = create_empty_array(space, n=count, fn=np.zeros)
-        self._rest = concatenate(space, [resting(hold, space)] * count, empty)
-        self._last = self._rest  # the last actions that arrived
+        self._idle_actions = concatenate(space, [idle_action(hold, space)] * count, empty)
+        self._last_actions = self._idle_actions  # the last that were executed
 
     def begin(self, rows: NDArray[np.int64]) -> None:
         """Episodes begin, now."""
-        self._moved_s[rows] = self._seconds[rows]
+        self._world_s[rows] = self._seconds[rows]
         begun = np.zeros(len(self._seconds), np.bool_)
         begun[rows] = True
-        self._keep(begun, self._rest)
+        self._remember(begun, self._idle_actions)
 
     @property
-    def late(self) -> Mask:
-        """Which worlds have a step to go up to the present."""
-        return self._seconds - self._moved_s >= self.step_s * ON_TIME
+    def behind(self) -> Mask:
+        """Which worlds are a step or more behind the present."""
+        return self._seconds - self._world_s >= self.step_s * STEP_TOLERANCE
 
     @property
-    def held(self) -> Any:
+    def hold_actions(self) -> Any:
         """The actions under which the worlds move on, as a batch."""
-        return self._last if self._holds_last else self._rest
+        return self._last_actions if self._repeats_last else self._idle_actions
 
-    def moved(self, mask: Mask) -> None:
+    def stepped(self, mask: Mask) -> None:
         """These worlds have taken a step."""
-        self._moved_s[mask] += self.step_s
+        self._world_s[mask] += self.step_s
 
-    def arrived(self, mask: Mask, actions: Any) -> None:
-        """Calls have arrived and have been carried out, for which these worlds take one step's time."""
-        self._keep(mask, actions)
-        self.moved(mask)
-        self._seconds[mask] += np.maximum(0.0, self._moved_s[mask] - self._seconds[mask])
+    def executed(self, mask: Mask, actions: Any) -> None:
+        """Calls were executed: each took one step of its world."""
+        self._remember(mask, actions)
+        self.stepped(mask)
+        self._seconds[mask] += np.maximum(0.0, self._world_s[mask] - self._seconds[mask])
 
-    def _keep(self, mask: Mask, actions: Any) -> None:
-        if self._holds_last:
-            self._last = chosen(self._space, mask, actions, self._last)
+    def _remember(self, mask: Mask, actions: Any) -> None:
+        if self._repeats_last:
+            self._last_actions = where_rows(self._space, mask, actions, self._last_actions)
 
-    def go_on(self) -> None:
-        """In real time: it is now, for all, and for those whose replies come later it is when they come."""
+    def sync_to_wall_clock(self) -> None:
+        """In real time no clock is behind the wall clock; those whose replies come later are ahead of it."""
         if self._wall:
             np.maximum(self._seconds, self._wall.now(), out=self._seconds)
 
@@ -75,18 +76,18 @@ class Worlds:
         """In real time: until the last reply has come."""
         if self._wall:
             self._wall.sleep(max(0.0, float(self._seconds.max()) - self._wall.now()))
-            self.go_on()
+            self.sync_to_wall_clock()
 
     def snapshot(self) -> Any:
         """How far all have come, as a value for `restore`."""
-        return self._moved_s - self._seconds, self._last
+        return self._world_s - self._seconds, self._last_actions
 
     def restore(self, snapshot: Any) -> None:
         """Go back (or forth) to where a snapshot was taken, after the clocks. Real time stays what it is."""
         if self._wall:
             self._seconds[:] = self._wall.now()
         ahead_s, last = snapshot
-        self._moved_s, self._last = self._seconds + ahead_s, last
+        self._world_s, self._last_actions = self._seconds + ahead_s, last
 
 
 def step_seconds(metadata: Mapping[str, Any], time: str | None, given_s: float | None) -> float | None:
@@ -102,16 +103,16 @@ def step_seconds(metadata: Mapping[str, Any], time: str | None, given_s: float |
     return step_s
 
 
-def is_last(hold: Any) -> bool:
-    """Whether a world moves on under the last action that arrived."""
+def repeats_last(hold: Any) -> bool:
+    """Whether a world moves on under the last action that was executed."""
     return isinstance(hold, str) and hold == "last"
 
 
-def resting(hold: Any, space: gym.Space[Any]) -> Any:
-    """The action under which a world moves on that no action has reached: the one nearest to zero by default."""
-    return _zero(space) if hold is None or is_last(hold) else hold
+def idle_action(hold: Any, space: gym.Space[Any]) -> Any:
+    """The action under which a world moves on before any was executed: by default the one nearest to zero."""
+    return _zero_action(space) if hold is None or repeats_last(hold) else hold
 
 
-def _zero(space: gym.Space[Any]) -> Any:
+def _zero_action(space: gym.Space[Any]) -> Any:
     """The action of a space that is nearest to zero, and of classes the first."""
     return unflatten(space, {leaf.name: np.zeros(leaf.shape, leaf.dtype) for leaf in leaves(space)})

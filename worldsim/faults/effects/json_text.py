@@ -12,17 +12,16 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldsim.faults.arrays import Rows
 from worldsim.faults.columns import Values
-from worldsim.faults.payloads import Rows
 from worldsim.faults.replies import Replies
-from worldsim.faults.trees import as_text, put
+from worldsim.faults.trees import TreePath, as_text, put
 from worldsim.spaces import Leaf
 
-Change = tuple[Leaf, Rows, Values]  # a leaf, the sessions in whose payloads it is to change, other values
-Path = tuple[str | int, ...]
+LeafChange = tuple[Leaf, Rows, Values]  # a leaf, the sessions in whose payloads it is to change, other values
 
 
-def plain_payloads(replies: Replies, rows: Rows, changes: Iterable[Change] = ()) -> list[Any]:
+def plain_payloads(replies: Replies, rows: Rows, changes: Iterable[LeafChange] = ()) -> list[Any]:
     """Payloads of these sessions, none of them lost, with lists and numbers for arrays other than frames.
 
     `as_text` makes the same of them as of the payloads. changes: what they have in some of their leaves instead.
@@ -96,7 +95,9 @@ def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-def _rows_of(space: gym.Space[Any], batch: Any, rows: Rows, others: Mapping[Path, Any], path: Path) -> list[Any]:
+def _rows_of(
+    space: gym.Space[Any], batch: Any, rows: Rows, others: Mapping[TreePath, Any], path: TreePath
+) -> list[Any]:
     """Those of a batch."""
     if isinstance(space, spaces.Dict):
         parts = [_rows_of(inner, batch[key], rows, others, (*path, key)) for key, inner in space.spaces.items()]

@@ -21,7 +21,7 @@ DESK = spaces.Dict(
 FIELDS = spaces.Dict({name: spaces.Discrete(900) for name in "abc"})  # cheap to sample
 
 
-class Witness(gym.Env[Any, Any]):
+class RecordingEnv(gym.Env[Any, Any]):
     """Answers with random observations; call k is worth k + 1; terminates after `length` calls that arrived."""
 
     metadata = {  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""Faults as plain data, the way plans write them, and back; what is wrong with it is told with its place."""
+"""Faults as plain data, the way plans write them, and back; errors name the place in the data."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -6,16 +6,16 @@ from operator import attrgetter
 from typing import Any
 
 from worldsim.faults.definition import KINDS, Fault
-from worldsim.faults.parameters import Mistake, suggest
+from worldsim.faults.parameters import LocatedError, suggest
 from worldsim.faults.plans import catalogue  # its kinds are known from here on
 from worldsim.faults.schedule import Schedule
 
 assert catalogue.MODULES, "the catalogue defines kinds"
 
 
-def how_to(word: object = None) -> str:
-    """The end of an error message: how a fault is written, of the kind that was meant where that can be seen."""
-    kind = word if isinstance(word, str) and word in KINDS else "slow_api"
+def usage_hint(given_kind: object = None) -> str:
+    """The end of an error message: how a fault is written, of the given kind if that is one."""
+    kind = given_kind if isinstance(given_kind, str) and given_kind in KINDS else "slow_api"
     return f"Write `- kind: {kind}`; `worldsim faults list` shows all kinds"
 
 
@@ -44,13 +44,13 @@ def fault_from_json(data: Any) -> Fault:
     Raises ConfigError for an unknown kind or parameter and for a value out of range, naming it.
     """
     if not isinstance(data, Mapping):
-        raise Mistake(f"a fault is a mapping, got {data!r}. {how_to(data)}")
+        raise LocatedError(f"a fault is a mapping, got {data!r}. {usage_hint(data)}")
     if data.get("kind") is None:
-        raise Mistake(f"a fault needs a kind. {how_to(next(iter(data), None))}")
+        raise LocatedError(f"a fault needs a kind. {usage_hint(next(iter(data), None))}")
     named = data["kind"]
     kind = _imported(named) if ":" in str(named) else KINDS.get(named) if isinstance(named, str) else None
     if kind is None:
-        raise Mistake(f"no fault is of kind {named!r}. {suggest(named, list(KINDS), how_to())}", "kind")
+        raise LocatedError(f"no fault is of kind {named!r}. {suggest(named, list(KINDS), usage_hint())}", "kind")
     return kind(**{str(key): value for key, value in data.items() if key != "kind"})
 
 
@@ -60,7 +60,9 @@ def _imported(name: str) -> type[Fault]:
     try:
         found = attrgetter(inner)(import_module(module))
     except (ImportError, AttributeError, ValueError) as error:
-        raise Mistake(f"the fault '{name}' cannot be imported ({error}); write package.module:name", "kind") from error
+        raise LocatedError(
+            f"the fault '{name}' cannot be imported ({error}); write package.module:name", "kind"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Fault) and hasattr(found, "kind")):
-        raise Mistake(f"'{name}' is no kind of fault; put @worldsim.faults.fault(...) before it", "kind")
+        raise LocatedError(f"'{name}' is no kind of fault; put @worldsim.faults.fault(...) before it", "kind")
     return found

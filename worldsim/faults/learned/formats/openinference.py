@@ -8,9 +8,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from worldsim.faults.learned.forms.otlp import attributes, plain_id, span_kind, status_failed
-from worldsim.faults.learned.spans import Span, exceptions_in
-from worldsim.faults.learned.times import is_nothing, known_ns
+from worldsim.faults.learned.formats.otlp import attributes, plain_id, span_kind, status_failed
+from worldsim.faults.learned.spans import TraceSpan, exceptions_in
+from worldsim.faults.learned.timestamps import is_missing, optional_moment_ns
 
 MARKS = ("span_kind", "context", "context.span_id", "status_code", "attributes.openinference.span.kind")
 
@@ -33,15 +33,15 @@ def rows(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield from ({key: column.get(row) for key, column in table.items()} for row in table["start_time"])
 
 
-def read_span(document: Mapping[str, Any]) -> Span:
+def read_span(document: Mapping[str, Any]) -> TraceSpan:
     """One span."""
     flat = _flat(document)
     fields = {key.removeprefix("attributes."): value for key, value in flat.items() if key.startswith("attributes.")}
-    if not is_nothing(flat.get("span_kind")):
+    if not is_missing(flat.get("span_kind")):
         fields.setdefault("openinference.span.kind", flat["span_kind"])
     message = _first(flat, "status_message", "status.description", "status.message")
-    start_ns = known_ns(flat.get("start_time"))
-    return Span(
+    start_ns = optional_moment_ns(flat.get("start_time"))
+    return TraceSpan(
         trace=plain_id(_first(flat, "context.trace_id", "trace_id")),
         id=plain_id(_first(flat, "context.span_id", "span_id")),
         parent=plain_id(_first(flat, "parent_id", "parent_span_id")),
@@ -58,8 +58,8 @@ def read_span(document: Mapping[str, Any]) -> Span:
 def _end_ns(flat: Mapping[str, Any], start_ns: int | None) -> int | None:
     """The end, or what the table says of how long it took."""
     took_ms = flat.get("latency_ms")
-    if not is_nothing(flat.get("end_time")) or is_nothing(took_ms) or start_ns is None:
-        return known_ns(flat.get("end_time"))
+    if not is_missing(flat.get("end_time")) or is_missing(took_ms) or start_ns is None:
+        return optional_moment_ns(flat.get("end_time"))
     return start_ns + round(float(str(took_ms)) * 1e6)
 
 
@@ -70,7 +70,7 @@ def _events(events: Any) -> list[dict[str, Any]]:
 
 
 def _first(flat: Mapping[str, Any], *keys: str) -> Any:
-    return next((flat[key] for key in keys if not is_nothing(flat.get(key))), None)
+    return next((flat[key] for key in keys if not is_missing(flat.get(key))), None)
 
 
 def _flat(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -83,6 +83,6 @@ def _flat(given: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             value = attributes(value)
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
-        elif not is_nothing(value):
+        elif not is_missing(value):
             flat[prefix + key] = value
     return flat

@@ -7,8 +7,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldsim.faults.arrays import Mask
 from worldsim.faults.columns import Values, differing, within
-from worldsim.faults.effects.base import Mask
 from worldsim.spaces import Leaf
 
 Indices = NDArray[np.int64]

@@ -8,23 +8,23 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from worldsim.faults.learned.errors import judge
-from worldsim.faults.learned.spans import Span
-from worldsim.faults.learned.times import known_ns
+from worldsim.faults.learned.errors import classify
+from worldsim.faults.learned.spans import TraceSpan
+from worldsim.faults.learned.timestamps import optional_moment_ns
 
 _STARTS_AS_ERROR = re.compile(
     r"\s*\[?(error|\w*(error|exception)|traceback|http \d\d\d|api error|failed|mcp error)\b", re.I
 )
 
 
-def read_trajectory(trajectory: Mapping[str, Any]) -> Iterator[Span]:
+def read_trajectory(trajectory: Mapping[str, Any]) -> Iterator[TraceSpan]:
     """The calls of one trajectory, and of those of sub-agents within it."""
     whole = str(trajectory.get("trajectory_id") or trajectory.get("session_id") or "")
     session = str(trajectory.get("session_id") or whole)
     moment_ns = 0
     for step in trajectory["steps"]:
         calls = step.get("tool_calls") or []
-        started_ns = known_ns(step.get("timestamp"))  # of calls of one step the first comes first
+        started_ns = optional_moment_ns(step.get("timestamp"))  # of calls of one step the first comes first
         moment_ns = moment_ns + 1 if started_ns is None else max(started_ns, moment_ns)
         results = (step.get("observation") or {}).get("results") or []
         for number, call in enumerate(calls):
@@ -52,13 +52,16 @@ def _span(
     call: Mapping[str, Any],
     result: Mapping[str, Any] | None,
     moment_ns: int,
-) -> Span:
+) -> TraceSpan:
     timing = _timing(step, number, call)
-    start_ns, end_ns = known_ns(timing.get("start_timestamp")), known_ns(timing.get("end_timestamp"))
+    start_ns, end_ns = (
+        optional_moment_ns(timing.get("start_timestamp")),
+        optional_moment_ns(timing.get("end_timestamp")),
+    )
     timed = start_ns is not None and end_ns is not None
     content = _text((result or {}).get("content"))
     failed = _failed(step, timing, result or {}, content)
-    return Span(
+    return TraceSpan(
         trace="",
         id=f"{step.get('step_id')}:{call['tool_call_id']}",
         parent="",
@@ -87,7 +90,7 @@ def _failed(step: Mapping[str, Any], timing: Mapping[str, Any], result: Mapping[
         return True  # as Harbor writes what Claude Code says
     if result.get("is_error") or extra.get("is_error") or timing.get("status") == "error":
         return True
-    return bool(_STARTS_AS_ERROR.match(content)) and judge(content) is not None
+    return bool(_STARTS_AS_ERROR.match(content)) and classify(content) is not None
 
 
 def _text(content: Any) -> str:

@@ -65,7 +65,7 @@ def test_a_fault_says_that_it_never_acts_where_it_never_does_and_nowhere_else(na
     leaves = leaves_of(SPACES[name])
     for kind in KINDS:
         fault = as_bad_as_it_gets(kind)
-        says = fault.idle_in(("step",), leaves)
+        says = fault.idle_reason(("step",), leaves)
         assert did_something(fault, SPACES[name]) == (says is None), f"{kind.kind} in {name}: {says}"
 
 
@@ -74,14 +74,14 @@ CARTPOLE = leaves_of(gym.make("CartPole-v1").observation_space)
 
 def test_only_the_noise_of_a_dying_camera_acts_on_cartpole() -> None:
     plan = Plan.load("dying_camera")
-    lines = plan.idle_in(("step",), CARTPOLE)
+    lines = plan.idle_reasons(("step",), CARTPOLE)
     assert lines == [f"{each.kind}: there are no frames" for each in plan.faults if each.kind != "gaussian_noise"]
-    assert plan.idle_in(("step",), leaves_of(RefundDeskEnv().observation_space)) == []
+    assert plan.idle_reasons(("step",), leaves_of(RefundDeskEnv().observation_space)) == []
 
 
 def test_a_plan_that_can_never_act_is_laid_on_all_the_same() -> None:
     plan = Plan.of([{"kind": "black_frames", "severity": 1.0}])
-    assert plan.idle_in(("step",), CARTPOLE) == ["black_frames: there are no frames"]
+    assert plan.idle_reasons(("step",), CARTPOLE) == ["black_frames: there are no frames"]
     env, bare = InjectFaults(gym.make("CartPole-v1"), plan), gym.make("CartPole-v1")
     assert (env.reset(seed=4)[0] == bare.reset(seed=4)[0]).all()
     for action in (0, 1, 1):
@@ -90,10 +90,10 @@ def test_a_plan_that_can_never_act_is_laid_on_all_the_same() -> None:
 
 
 def test_plain_tools_have_no_frames_and_may_have_everything_else() -> None:
-    frames = [kind.kind for kind in KINDS if kind().idle_in(("step",), leaves_of(FRAME)) is None]
-    lines = dict(each.split(": ") for each in Plan.of([kind() for kind in KINDS]).idle_in(None, None))
+    frames = [kind.kind for kind in KINDS if kind().idle_reason(("step",), leaves_of(FRAME)) is None]
+    lines = dict(each.split(": ") for each in Plan.of([kind() for kind in KINDS]).idle_reasons(None, None))
     assert set(lines.values()) == {"there are no frames"}
-    assert set(lines) == {kind for kind in frames if fault_from_json({"kind": kind}).idle_in(None, CARTPOLE)}
+    assert set(lines) == {kind for kind in frames if fault_from_json({"kind": kind}).idle_reason(None, CARTPOLE)}
 
 
 @pytest.mark.parametrize(
@@ -113,11 +113,11 @@ def test_plain_tools_have_no_frames_and_may_have_everything_else() -> None:
 )
 def test_other_reasons(given: dict, reason: str) -> None:
     space = spaces.Dict({"reply": spaces.Dict({"clock": spaces.Discrete(20)}), "log": spaces.MultiDiscrete([3, 4])})
-    assert Plan.of([given]).idle_in(("look_up", "wait"), leaves_of(space)) == [f"{given['kind']}: {reason}"]
+    assert Plan.of([given]).idle_reasons(("look_up", "wait"), leaves_of(space)) == [f"{given['kind']}: {reason}"]
 
 
 def test_a_time_of_enough_classes_can_be_off() -> None:
     leaves = leaves_of(spaces.Dict({"clock": spaces.Discrete(49)}))
     skew = {"kind": "clock_skew", "severity": 1.0}
-    assert Plan.of([{**skew, "most": 20.0}]).idle_in(None, leaves) == []
-    assert len(Plan.of([{**skew, "most": 60.0}]).idle_in(None, leaves)) == 1
+    assert Plan.of([{**skew, "most": 20.0}]).idle_reasons(None, leaves) == []
+    assert len(Plan.of([{**skew, "most": 60.0}]).idle_reasons(None, leaves)) == 1

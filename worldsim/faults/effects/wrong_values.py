@@ -11,14 +11,25 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.columns import Values, belong, bounded, by_form, differing, like_old, one_by_one, some, within
+from worldsim.faults.arrays import Floats
+from worldsim.faults.columns import (
+    Values,
+    bounded,
+    by_form,
+    cast_like_old,
+    differing,
+    fit_column,
+    one_by_one,
+    select,
+    within,
+)
 from worldsim.faults.effects import frames
-from worldsim.faults.keys import CallRandom, Floats, below
+from worldsim.faults.effects.frames import Uniforms
+from worldsim.faults.keys import CallRandom, integers_below
 from worldsim.spaces import Leaf
 
 Column = NDArray[Any]
-Chance = NDArray[np.float64]  # (n, 4) uniforms in [0, 1)
-Way = Callable[[Any, Any, float, Chance], Any]
+Corruption = Callable[[Any, Any, float, Uniforms], Any]
 
 
 def wrong_values(
@@ -34,7 +45,7 @@ def wrong_values(
         for at, column in by_form(leaf, values):
             after, hows[at] = _listed_wrong(leaf, column, severity, random[at], out_of_space)
             for position, new in zip(at, after, strict=True):
-                changed[position] = like_old(values[position], new)
+                changed[position] = cast_like_old(values[position], new)
         return changed, hows
     return _column_wrong(leaf, values, severity, random, out_of_space) if values.size else (values, hows)
 
@@ -62,7 +73,7 @@ def _column_wrong(
     for ways, stream, rows in ((valid, _VALID, np.flatnonzero(~astray)), (invalid, _INVALID, np.flatnonzero(astray))):
         if len(rows):
             chance = random.uniform(stream, len(ways), 5)[rows]
-            after, hows[rows] = _each_wrong(leaf, some(values, rows), ways, severity, chance)
+            after, hows[rows] = _each_wrong(leaf, select(values, rows), ways, severity, chance)
             changed = _with_rows(leaf, changed, rows, after)
     return changed, hows
 
@@ -71,7 +82,7 @@ _VALID, _INVALID, _ASTRAY = 0, 1, 2  # streams: of either kind of ways, and of w
 
 
 def _each_wrong(
-    leaf: Leaf, values: Values, ways: Sequence[Way], severity: float, chance: NDArray[np.float64]
+    leaf: Leaf, values: Values, ways: Sequence[Corruption], severity: float, chance: NDArray[np.float64]
 ) -> tuple[Values, NDArray[np.object_]]:
     """Every value goes every way, and the first way that makes a difference, in an order drawn for each, is kept.
 
@@ -88,7 +99,7 @@ def _each_wrong(
     for number, (way, result) in enumerate(zip(ways, results, strict=True)):
         rows = np.flatnonzero(first == number)
         hows[rows] = way.__name__.strip("_")
-        changed = _with_rows(leaf, changed, rows, some(result, rows))
+        changed = _with_rows(leaf, changed, rows, select(result, rows))
     return changed, hows
 
 
@@ -96,7 +107,7 @@ def _with_rows(leaf: Leaf, values: Values, rows: NDArray[np.int64], others: Valu
     """A column with some of its values replaced, written into it; one by one from where they are of several forms."""
     if not len(rows):
         return values
-    if isinstance(values, np.ndarray) and belong(others, values):
+    if isinstance(values, np.ndarray) and fit_column(others, values):
         values[rows] = others
         return values
     listed = one_by_one(leaf, values)
@@ -105,7 +116,7 @@ def _with_rows(leaf: Leaf, values: Values, rows: NDArray[np.int64], others: Valu
     return listed
 
 
-def _valid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
+def _valid_ways(space: spaces.Space[Any]) -> Sequence[Corruption]:
     if frames.frame_axes(space):
         return (_rows_shifted, _channels_swapped, _block_torn)
     if isinstance(space, spaces.Box):
@@ -117,7 +128,7 @@ def _valid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
     return (_letters_swapped, _other_letter) if isinstance(space, spaces.Text) else ()
 
 
-def _invalid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
+def _invalid_ways(space: spaces.Space[Any]) -> Sequence[Corruption]:
     if frames.frame_axes(space):
         return (wrong_shape, wrong_type)
     if isinstance(space, spaces.Box):
@@ -130,31 +141,31 @@ def _invalid_ways(space: spaces.Space[Any]) -> Sequence[Way]:
 # --- valid and wrong ---
 
 
-def _rows_shifted(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+def _rows_shifted(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     return _redrawn(frames.shift_rows, values, space, severity, chance)
 
 
-def _channels_swapped(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+def _channels_swapped(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     return _redrawn(frames.swap_channels, values, space, severity, chance)
 
 
-def _block_torn(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+def _block_torn(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     return _redrawn(frames.tear_block, values, space, severity, chance)
 
 
-def _redrawn(how: Any, values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+def _redrawn(how: Any, values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     axes = frames.frame_axes(space)
     assert axes is not None, f"{space} is no frame"
     return bounded(frames.as_frames(how(frames.as_images(values, axes), severity, chance), axes), space)
 
 
-def _swapped(values: Column, space: Any, severity: float, chance: Chance) -> Column:
+def _swapped(values: Column, space: Any, severity: float, chance: Uniforms) -> Column:
     """Two entries in each other's place."""
     changed = values.reshape(len(values), -1).copy()
     count = changed.shape[1]
     if count > 1:
-        rows, one = np.arange(len(values)), below(chance[:, 0], count)
-        other = (one + 1 + below(chance[:, 1], count - 1)) % count
+        rows, one = np.arange(len(values)), integers_below(chance[:, 0], count)
+        other = (one + 1 + integers_below(chance[:, 1], count - 1)) % count
         changed[rows, one], changed[rows, other] = changed[rows, other], changed[rows, one]
     swapped = changed.reshape(values.shape)
     if isinstance(space, spaces.Box):
@@ -166,16 +177,16 @@ def _swapped(values: Column, space: Any, severity: float, chance: Chance) -> Col
 _SCALES = np.array([-1.0, 0.01, 0.1, 10.0, 100.0])
 
 
-def _scaled(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+def _scaled(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     """One entry in another unit, or with its sign turned."""
-    index, scales = below(chance[:, 0], values[0].size), _SCALES[below(chance[:, 1], len(_SCALES))]
+    index, scales = integers_below(chance[:, 0], values[0].size), _SCALES[integers_below(chance[:, 1], len(_SCALES))]
     with np.errstate(over="ignore"):  # the greatest numbers become infinite, which is cut to the space's bounds
         return _with_entries(values, space, index, _entries(values, index) * scales)
 
 
-def _offset(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
+def _offset(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
     """One entry moved by about `severity` times its size, or times its bounds where it has them."""
-    index = below(chance[:, 0], values[0].size)
+    index = integers_below(chance[:, 0], values[0].size)
     entries = _entries(values, index)
     low, high = (bound.ravel()[index].astype(np.float64) for bound in (space.low, space.high))
     with np.errstate(over="ignore", invalid="ignore"):
@@ -186,15 +197,15 @@ def _offset(values: Column, space: spaces.Box, severity: float, chance: Chance) 
     return _with_entries(values, space, index, moved)
 
 
-def digits_transposed(values: Column, space: spaces.Discrete, severity: float, chance: Chance) -> Column:
+def digits_transposed(values: Column, space: spaces.Discrete, severity: float, chance: Uniforms) -> Column:
     """Two neighbouring digits in each other's place (ids, amounts)."""
     return existing(transposed(values.astype(np.int64), chance[:, 0]), values, space)
 
 
-def _other_class(values: Column, space: Any, severity: float, chance: Chance) -> Column:
+def _other_class(values: Column, space: Any, severity: float, chance: Uniforms) -> Column:
     """Another class, in one entry."""
     if isinstance(space, spaces.Discrete):
-        steps = 1 + below(chance[:, 1], space.n - 1)
+        steps = 1 + integers_below(chance[:, 1], space.n - 1)
         return np.asarray(space.start + (values - space.start + steps) % space.n, values.dtype)
     changed = values.reshape(len(values), -1).copy()
     size = changed.shape[1]
@@ -202,24 +213,24 @@ def _other_class(values: Column, space: Any, severity: float, chance: Chance) ->
     starts = np.broadcast_to(np.ravel(getattr(space, "start", 0)), size)
     free = np.flatnonzero(counts > 1)
     if len(free):
-        rows, index = np.arange(len(values)), free[below(chance[:, 0], len(free))]
-        classes = changed[rows, index] - starts[index] + 1 + below(chance[:, 1], counts[index] - 1)
+        rows, index = np.arange(len(values)), free[integers_below(chance[:, 0], len(free))]
+        classes = changed[rows, index] - starts[index] + 1 + integers_below(chance[:, 1], counts[index] - 1)
         changed[rows, index] = starts[index] + classes % counts[index]
     return changed.reshape(values.shape)
 
 
-def _letters_swapped(values: list[str], space: spaces.Text, severity: float, chance: Chance) -> list[str]:
-    places = below(chance[:, 0], [max(len(text) - 1, 1) for text in values]).tolist()
+def _letters_swapped(values: list[str], space: spaces.Text, severity: float, chance: Uniforms) -> list[str]:
+    places = integers_below(chance[:, 0], [max(len(text) - 1, 1) for text in values]).tolist()
     return [
         text[:place] + text[place + 1 : place + 2] + text[place : place + 1] + text[place + 2 :]
         for text, place in zip(values, places, strict=True)
     ]
 
 
-def _other_letter(values: list[str], space: spaces.Text, severity: float, chance: Chance) -> list[str]:
+def _other_letter(values: list[str], space: spaces.Text, severity: float, chance: Uniforms) -> list[str]:
     letters = space.character_list
-    places = below(chance[:, 0], [max(len(text), 1) for text in values]).tolist()
-    drawn = below(chance[:, 1], len(letters)).tolist()
+    places = integers_below(chance[:, 0], [max(len(text), 1) for text in values]).tolist()
+    drawn = integers_below(chance[:, 1], len(letters)).tolist()
     return [
         text[:place] + letters[letter] + text[place + 1 :] if text else text
         for text, place, letter in zip(values, places, drawn, strict=True)
@@ -229,24 +240,24 @@ def _other_letter(values: list[str], space: spaces.Text, severity: float, chance
 # --- not even valid ---
 
 
-def _null(values: Values, space: Any, severity: float, chance: Chance) -> list[None]:
+def _null(values: Values, space: Any, severity: float, chance: Uniforms) -> list[None]:
     return [None] * len(values)
 
 
-def nan(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
-    return poked(values, below(chance[:, 0], values[0].size), np.nan)
+def nan(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
+    return poked(values, integers_below(chance[:, 0], values[0].size), np.nan)
 
 
-def infinite(values: Column, space: spaces.Box, severity: float, chance: Chance) -> Column:
-    return poked(values, below(chance[:, 0], values[0].size), np.inf)
+def infinite(values: Column, space: spaces.Box, severity: float, chance: Uniforms) -> Column:
+    return poked(values, integers_below(chance[:, 0], values[0].size), np.inf)
 
 
-def out_of_range(values: Column, space: Any, severity: float, chance: Chance) -> Column:
+def out_of_range(values: Column, space: Any, severity: float, chance: Uniforms) -> Column:
     """Above what the space allows, one entry of a vector; its type grows if it must."""
     if isinstance(space, spaces.Discrete):
         next_class = int(space.start) + int(space.n)
         return np.full(len(values), next_class, np.promote_types(values.dtype, np.min_scalar_type(next_class)))
-    index = below(chance[:, 0], values[0].size)
+    index = integers_below(chance[:, 0], values[0].size)
     if isinstance(space, spaces.Box):
         with np.errstate(over="ignore"):  # twice the largest number there is, is infinite
             return poked(values, index, 2 * np.abs(space.high.ravel()[index].astype(np.float64)) + 1)
@@ -256,7 +267,7 @@ def out_of_range(values: Column, space: Any, severity: float, chance: Chance) ->
     return wide
 
 
-def wrong_type(values: Column, space: Any, severity: float, chance: Chance) -> Values:
+def wrong_type(values: Column, space: Any, severity: float, chance: Uniforms) -> Values:
     """Numbers as text; a frame as floats from 0 to 1."""
     if frames.frame_axes(space):
         return _GREYS[values] if values.dtype == np.uint8 else (values / 255).astype(np.float32)
@@ -267,7 +278,7 @@ def wrong_type(values: Column, space: Any, severity: float, chance: Chance) -> V
 _GREYS = (np.arange(256) / 255).astype(np.float32)
 
 
-def wrong_shape(values: Column, space: Any, severity: float, chance: Chance) -> Column:
+def wrong_shape(values: Column, space: Any, severity: float, chance: Uniforms) -> Column:
     """The first half, or twice all entries where there is no half."""
     if values.ndim == 1 or values.shape[1] < 2:
         return np.tile(values.reshape(len(values), -1), 2)
@@ -281,7 +292,7 @@ def transposed(numbers: NDArray[np.int64], chance: Floats) -> NDArray[np.int64]:
     """Whole numbers with two neighbouring digits in each other's place; of one digit as they are. chance: (n,)."""
     sizes = np.abs(numbers)
     digits = np.searchsorted(_TENS, sizes, "right")
-    lower = _TENS[below(chance, np.maximum(digits - 1, 1))]
+    lower = _TENS[integers_below(chance, np.maximum(digits - 1, 1))]
     one, other = sizes // lower % 10, sizes // (10 * lower) % 10
     return np.where(digits > 1, np.sign(numbers) * (sizes + (one - other) * 9 * lower), numbers)
 
@@ -296,7 +307,7 @@ def numbers_changed(leaf: Leaf, values: Column, chance: Floats, change: Callable
     """
     with np.errstate(over="ignore", invalid="ignore"):  # the greatest numbers become infinite
         if isinstance(leaf.space, spaces.Box):
-            index = below(chance, values[0].size)
+            index = integers_below(chance, values[0].size)
             changed = _with_entries(values, leaf.space, index, change(_entries(values, index)))
             keep = np.isfinite(values.reshape(len(values), -1)).all(1).reshape(-1, *[1] * (values.ndim - 1))
             return np.where(keep, changed, values)

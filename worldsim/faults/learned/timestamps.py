@@ -28,31 +28,31 @@ def moment_ns(value: Any) -> int:
     return round(value * (unit / 1000)) * 1000  # a float of seconds since 1970 is exact to a microsecond, no further
 
 
-def known_ns(value: Any) -> int | None:
+def optional_moment_ns(value: Any) -> int | None:
     """The same, and None for what stands for nothing: null, NaN, an empty text."""
-    return None if is_nothing(value) else moment_ns(value)
+    return None if is_missing(value) else moment_ns(value)
 
 
-def is_nothing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Whether a value is one that tables write where they have none."""
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
-def wait_s(asked: Any, end_ns: int | None) -> float | None:
+def retry_after_seconds(retry_after: Any, end_ns: int | None) -> float | None:
     """Seconds that a Retry-After header asks for, RFC 9110: seconds, or a date, which is relative to the call's end.
 
     Headers are recorded as numbers, texts, lists of them, or lists written as JSON. None for what is none of these.
     """
-    if isinstance(asked, str) and asked.lstrip().startswith("["):
+    if isinstance(retry_after, str) and retry_after.lstrip().startswith("["):
         try:
-            asked = json.loads(asked)
+            retry_after = json.loads(retry_after)
         except ValueError:
             return None
-    if isinstance(asked, list):
-        return wait_s(asked[0], end_ns) if asked else None
-    seconds = _number(asked) if isinstance(asked, str) else asked
-    if seconds is None and isinstance(asked, str) and end_ns is not None:
-        seconds = _until_s(asked, end_ns)
+    if isinstance(retry_after, list):
+        return retry_after_seconds(retry_after[0], end_ns) if retry_after else None
+    seconds = _number(retry_after) if isinstance(retry_after, str) else retry_after
+    if seconds is None and isinstance(retry_after, str) and end_ns is not None:
+        seconds = _until_s(retry_after, end_ns)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= LONGEST_S:
         return None
     return float(seconds)

@@ -9,9 +9,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldsim.faults.arrays import Mask
 from worldsim.faults.trees import copied
-
-Mask = NDArray[np.bool_]  # (N,)
 
 
 def row_of(space: gym.Space[Any], batch: Any, row: int) -> Any:
@@ -100,12 +99,12 @@ def _inner(rows: Mapping[int, Any], key: Any) -> dict[int, Any]:
     return {row: value[key] for row, value in rows.items()}
 
 
-def chosen(space: gym.Space[Any], mask: Mask, one: Any, other: Any) -> Any:
+def where_rows(space: gym.Space[Any], mask: Mask, one: Any, other: Any) -> Any:
     """A batch with the rows of `one` where mask, else those of `other`."""
     if isinstance(space, spaces.Dict):
-        return {key: chosen(inner, mask, one[key], other[key]) for key, inner in space.spaces.items()}
+        return {key: where_rows(inner, mask, one[key], other[key]) for key, inner in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(chosen(inner, mask, *both) for inner, *both in zip(space.spaces, one, other, strict=True))
+        return tuple(where_rows(inner, mask, *both) for inner, *both in zip(space.spaces, one, other, strict=True))
     if isinstance(one, tuple):
         return tuple(left if here else right for here, left, right in zip(mask.tolist(), one, other, strict=True))
     picked = other.copy()
@@ -113,12 +112,12 @@ def chosen(space: gym.Space[Any], mask: Mask, one: Any, other: Any) -> Any:
     return picked
 
 
-def refreshed(space: gym.Space[Any], old: Any, new: Any) -> Any:
+def copy_into(space: gym.Space[Any], old: Any, new: Any) -> Any:
     """A copy of the batch `new`, written into the arrays of `old`: fresh memory for frames costs more than copying."""
     if isinstance(space, spaces.Dict):
-        return {key: refreshed(inner, old[key], new[key]) for key, inner in space.spaces.items()}
+        return {key: copy_into(inner, old[key], new[key]) for key, inner in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(refreshed(inner, *both) for inner, *both in zip(space.spaces, old, new, strict=True))
+        return tuple(copy_into(inner, *both) for inner, *both in zip(space.spaces, old, new, strict=True))
     if isinstance(new, np.ndarray) and isinstance(old, np.ndarray) and (old.shape, old.dtype) == (new.shape, new.dtype):
         np.copyto(old, new)
         return old
@@ -137,7 +136,7 @@ def copy_rows(column: NDArray[Any], rows: NDArray[np.int64], into: NDArray[Any])
         into[rows] = column[rows]
 
 
-def merged(mask: Mask, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def merge_infos(mask: Mask, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """Infos in Gymnasium's vector format: those of `one` where mask is true, else those of `other`."""
     result = {key: value for key, value in {**one, **other}.items() if f"_{key}" not in {**one, **other}}
     result = {key: value for key, value in result.items() if not key.startswith("_")}
@@ -150,7 +149,7 @@ def merged(mask: Mask, one: Mapping[str, Any], other: Mapping[str, Any]) -> dict
 
 def _picked(mask: Mask, one: Any, other: Any) -> Any:
     if isinstance(one, dict) or isinstance(other, dict):
-        return merged(mask, one or {}, other or {})
+        return merge_infos(mask, one or {}, other or {})
     like = one if other is None else other
     blank = np.full_like(like, None if like.dtype == object else 0)
     here, there = blank if one is None else one, blank if other is None else other

@@ -1,4 +1,4 @@
-"""YAML with the line of everything in it, so that a mistake can be told by file and line."""
+"""YAML with the line of every key and item, so that errors can name file and line."""
 
 import re
 from collections.abc import Mapping
@@ -6,17 +6,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worldsim.errors import ConfigError
-from worldsim.faults.parameters import Mistake, Place
+from worldsim.faults.parameters import LocatedError
+from worldsim.faults.trees import TreePath
 
 
 @dataclass(frozen=True)
-class Source:
+class YAMLSource:
     """Where data was written down. It is no part of the data's value: all sources are equal."""
 
     name: str = field(default="", compare=False)
-    lines: Mapping[Place, int] = field(default_factory=dict, compare=False)  # from 1
+    lines: Mapping[TreePath, int] = field(default_factory=dict, compare=False)  # from 1
 
-    def located(self, mistake: Mistake) -> ConfigError:
+    def located(self, mistake: LocatedError) -> ConfigError:
         """The mistake with the file and line that it is in, or as it is where there is no file."""
         if not self.name:
             return mistake
@@ -26,7 +27,7 @@ class Source:
         return ConfigError(f"{self.name}:{self.lines.get(at, 1)}: {mistake}")
 
 
-def read_yaml(text: str, name: str) -> tuple[Any, Source]:
+def read_yaml(text: str, name: str) -> tuple[Any, YAMLSource]:
     """The data in a YAML text, and where everything in it is. `name` stands for the text in messages.
 
     Raises ConfigError, with the line, for what is not YAML and for keys that are given twice.
@@ -36,7 +37,7 @@ def read_yaml(text: str, name: str) -> tuple[Any, Source]:
     try:
         loader = _loader()(text)
         node = loader.get_single_node()
-        source = Source(name, _lines_of(node, name))
+        source = YAMLSource(name, _lines_of(node, name))
         return (None if node is None else loader.construct_document(node)), source
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -44,19 +45,19 @@ def read_yaml(text: str, name: str) -> tuple[Any, Source]:
     except (yaml.YAMLError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        said = " ".join(str(error).split())
-        raise ConfigError(f"{name}:1: not YAML: {said}; check that it is a text file in UTF-8") from error
+        message = " ".join(str(error).split())
+        raise ConfigError(f"{name}:1: not YAML: {message}; check that it is a text file in UTF-8") from error
 
 
-def _lines_of(root: Any, name: str) -> dict[Place, int]:
+def _lines_of(root: Any, name: str) -> dict[TreePath, int]:
     """The line of every key and item. What an alias stands for is where the alias is."""
-    lines: dict[Place, int] = {(): 1}
-    seen: set[int] = set()
+    lines: dict[TreePath, int] = {(): 1}
+    visited: set[int] = set()
 
-    def walk(node: Any, at: Place) -> None:
-        if node is None or id(node) in seen:
+    def walk(node: Any, at: TreePath) -> None:
+        if node is None or id(node) in visited:
             return
-        seen.add(id(node))
+        visited.add(id(node))
         for position, item in enumerate(node.value if node.id in ("sequence", "mapping") else ()):
             key, value = (position, item) if node.id == "sequence" else (str(item[0].value), item[1])
             line, inner = (item if node.id == "sequence" else item[0]).start_mark.line + 1, (*at, key)
@@ -85,7 +86,7 @@ def _loader() -> Any:
 
 
 def _as_yaml_1_2(base: Any) -> Any:
-    made: Any = type(base.__name__, (base,), {})
+    extended: Any = type(base.__name__, (base,), {})
     exponent = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-    made.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+0123456789"))
-    return made
+    extended.add_implicit_resolver("tag:yaml.org,2002:float", exponent, list("-+0123456789"))
+    return extended

@@ -1,6 +1,6 @@
-"""What faults of fields see of a payload: the JSON in a text, and what an MCP result says, each time in one place.
+"""The part of a payload that faults change: the JSON in a text, or the content of an MCP result.
 
-A tool may answer with JSON as a text, or with a result of the Model Context Protocol, which says the same twice: as
+A tool may answer with JSON as a text, or with a result of the Model Context Protocol, which has it twice: as
 `structuredContent` and as the text of `content` (MCP 2025-06-18, section Tools). A view opens such a payload, and what
 has changed in it is written back wherever it stands, so that no two parts of an answer contradict each other.
 """
@@ -10,25 +10,25 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 
-class View(NamedTuple):
-    """A payload as faults see it.
+class PayloadView(NamedTuple):
+    """The part of a payload that faults change, and how to put it back.
 
-    inner: what they change. close: makes a payload of what they have made of it. garbled: makes one of a text that
+    inner: what they change. rebuild: makes a payload of what they have made of it. malformed: makes one of a text that
     cannot be parsed, where the payload has a text that its reader parses; None elsewhere.
     """
 
     inner: Any
-    close: Callable[[Any], Any]
-    garbled: Callable[[str], Any] | None = None
+    rebuild: Callable[[Any], Any]
+    malformed: Callable[[str], Any] | None = None
 
 
-def opened(payload: Any) -> View:
+def view_of(payload: Any) -> PayloadView:
     """The view of a payload; most payloads are their own."""
     if isinstance(payload, str):
         return _text(payload)
     if isinstance(payload, Mapping) and is_mcp_result(payload):
         return _mcp(payload)
-    return View(payload, lambda inner: inner)
+    return PayloadView(payload, lambda inner: inner)
 
 
 def is_mcp_result(payload: Mapping[str, Any]) -> bool:
@@ -47,18 +47,18 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _text(text: str) -> View:
+def _text(text: str) -> PayloadView:
     found = _parsed(text)
     if found is None:
-        return View(text, lambda changed: changed if isinstance(changed, str) else json.dumps(changed), str)
-    view = opened(found)
+        return PayloadView(text, lambda changed: changed if isinstance(changed, str) else json.dumps(changed), str)
+    view = view_of(found)
 
-    def close(changed: Any) -> str:
+    def rebuild(changed: Any) -> str:
         if isinstance(changed, str):  # an answer from before, which was no JSON
             return changed
-        return text if changed is view.inner else json_like(view.close(changed), text)
+        return text if changed is view.inner else json_like(view.rebuild(changed), text)
 
-    return View(view.inner, close, str)
+    return PayloadView(view.inner, rebuild, str)
 
 
 def json_like(value: Any, like: str) -> str:
@@ -69,24 +69,24 @@ def json_like(value: Any, like: str) -> str:
     return json.dumps(value, ensure_ascii=False, indent=indent, separators=(",", ":") if tight else None)
 
 
-def _mcp(result: Mapping[str, Any]) -> View:
+def _mcp(result: Mapping[str, Any]) -> PayloadView:
     texts = {at: each["text"] for at, each in enumerate(result["content"]) if isinstance(each.get("text"), str)}
     structured = result.get("structuredContent")
 
-    def garbled(raw: str) -> Any:
-        said = {key: value for key, value in result.items() if key != "structuredContent"}
-        return {**said, "content": [{"type": "text", "text": raw}]}
+    def malformed(raw: str) -> Any:
+        rest = {key: value for key, value in result.items() if key != "structuredContent"}
+        return {**rest, "content": [{"type": "text", "text": raw}]}
 
     if structured is not None:
-        return View(structured, lambda inner: _rewritten(result, texts, structured, inner), garbled)
+        return PayloadView(structured, lambda inner: _rewritten(result, texts, structured, inner), malformed)
     if len(texts) != 1:
         inner = list(texts.values())
-        return View(
-            inner, lambda changed: _with_texts(result, dict(zip(texts, _texts(changed, inner), strict=True))), garbled
+        return PayloadView(
+            inner, lambda changed: _with_texts(result, dict(zip(texts, _texts(changed, inner), strict=True))), malformed
         )
     ((at, text),) = texts.items()
     view = _text(text)
-    return View(view.inner, lambda changed: _with_texts(result, {at: view.close(changed)}), garbled)
+    return PayloadView(view.inner, lambda changed: _with_texts(result, {at: view.rebuild(changed)}), malformed)
 
 
 def _texts(changed: Any, before: list[str]) -> list[str]:
@@ -98,7 +98,7 @@ def _texts(changed: Any, before: list[str]) -> list[str]:
 
 
 def _rewritten(result: Mapping[str, Any], texts: Mapping[int, str], before: Any, after: Any) -> Any:
-    """A result whose structured content is another one, and whose texts that said the same say so, too."""
+    """A result whose structured content is another one, and whose texts that repeated it repeat the new one."""
     same = {at: text for at, text in texts.items() if _parsed(text) == before}
     return {
         **_with_texts(result, {at: json_like(after, text) for at, text in same.items()}),
