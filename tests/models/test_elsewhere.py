@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_flatten
 from tests.models.conftest import FAMILIES, built
 from tests.models.test_inputs import ACTS, ARM, B, T, measure, recorded
 from worldsim.models.world_model import Batch, WorldModel
-from worldsim.simulator.noise import Chance
+from worldsim.simulator.noise import NoiseSource
 from worldsim.simulator.world import WorldState, tick
 
 ELSEWHERE = torch.device("meta")
@@ -64,7 +64,7 @@ def test_steps(model: WorldModel, observe: Any) -> None:
         whole, real = (torch.zeros(B, dtype=kind, device=ELSEWHERE) for kind in (torch.int64, torch.float32))
         state = WorldState(latent, whole, whole, real, real, {})
         actions = {name: value[:, 0] for name, value in there.action.items()}
-        chance = Chance.of(model.noise_size + 2, ELSEWHERE)
+        chance = NoiseSource.of(model.noise_size + 2, ELSEWHERE)
         for _ in range(2):
             now = tick(model, state, actions, observe, chance, (1.0, 1.0))
             state = now.state

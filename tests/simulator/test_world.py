@@ -21,7 +21,7 @@ from tests.models.toy import COUNTS, ENV, PLACES, Ring, drawn, ring_rollouts
 from worldsim.errors import ConfigError
 from worldsim.models.config import Precision, RSSMConfig, SSMConfig, TransformerConfig
 from worldsim.simulator.calibration import Calibration, Trust
-from worldsim.simulator.noise import Chance, uniforms
+from worldsim.simulator.noise import NoiseSource, uniforms
 from worldsim.simulator.world import World, WorldState, _fused
 from worldsim.spaces import flatten
 from worldsim.training.config import TrainConfig, TrainerConfig
@@ -385,12 +385,12 @@ def test_uniform_numbers_are_uniform_along_every_axis() -> None:
     large = torch.from_numpy(np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 3000))
     one = torch.zeros(3000, dtype=torch.long)
     for numbers in (
-        uniforms(seeds, ticks, Chance.of(1))[:, 0],
-        uniforms(seeds, ticks, Chance.of(9))[:, 8],
-        uniforms(large, ticks, Chance.of(1))[:, 0],
-        uniforms(one, torch.arange(3000), Chance.of(1))[:, 0],
-        uniforms(keys(5), keys(7), Chance.of(3000))[0],
-        uniforms(keys(-5), keys(-1), Chance.of(3000))[0],
+        uniforms(seeds, ticks, NoiseSource.of(1))[:, 0],
+        uniforms(seeds, ticks, NoiseSource.of(9))[:, 8],
+        uniforms(large, ticks, NoiseSource.of(1))[:, 0],
+        uniforms(one, torch.arange(3000), NoiseSource.of(1))[:, 0],
+        uniforms(keys(5), keys(7), NoiseSource.of(3000))[0],
+        uniforms(keys(-5), keys(-1), NoiseSource.of(3000))[0],
     ):
         assert numbers.dtype == torch.float32 and (numbers >= 0).all() and (numbers < 1).all()
         assert kstest(numbers.numpy(), "uniform").pvalue > 0.001
@@ -405,7 +405,7 @@ def test_uniform_numbers_are_those_of_the_published_hash() -> None:
         return x ^ (x >> 16)
 
     seeds, ticks = [0, 1, -1, 2**62 + 12345, -(2**63)], [0, 7, -1, 2**40 + 3, 5]
-    found = uniforms(torch.tensor(seeds), torch.tensor(ticks), Chance.of(4))
+    found = uniforms(torch.tensor(seeds), torch.tensor(ticks), NoiseSource.of(4))
     for seed, tick, numbers in zip(seeds, ticks, found.tolist(), strict=True):
         key = mixed((seed ^ (seed >> 32)) % 2**32 ^ 0x9E3779B9)
         key = mixed((key + tick * 0x632BE5AB) % 2**32)
@@ -415,16 +415,16 @@ def test_uniform_numbers_are_those_of_the_published_hash() -> None:
 
 def test_uniform_numbers_of_other_seeds_ticks_and_places_are_unrelated() -> None:
     seeds, zeros = torch.arange(4000), torch.zeros(4000, dtype=torch.long)
-    base = uniforms(seeds, zeros, Chance.of(3))
+    base = uniforms(seeds, zeros, NoiseSource.of(3))
     others = (
         base[:, 1],
-        uniforms(seeds + 1, zeros, Chance.of(1))[:, 0],
-        uniforms(seeds, zeros + 1, Chance.of(1))[:, 0],
+        uniforms(seeds + 1, zeros, NoiseSource.of(1))[:, 0],
+        uniforms(seeds, zeros + 1, NoiseSource.of(1))[:, 0],
     )
     for other in (
         *others,
-        uniforms(seeds + (1 << 32), zeros, Chance.of(1))[:, 0],
-        uniforms(zeros, seeds, Chance.of(1))[:, 0],
+        uniforms(seeds + (1 << 32), zeros, NoiseSource.of(1))[:, 0],
+        uniforms(zeros, seeds, NoiseSource.of(1))[:, 0],
     ):
         assert abs(np.corrcoef(base[:, 0], other)[0, 1]) < 0.06  # four deviations of chance
         assert (base[:, 0] == other).float().mean() < 0.01
@@ -432,10 +432,10 @@ def test_uniform_numbers_of_other_seeds_ticks_and_places_are_unrelated() -> None
 
 def test_uniform_numbers_depend_on_seed_and_tick_alone() -> None:
     seeds, ticks = keys(3, -8, 2**62, 3), keys(0, 5, 9, 1)
-    batched = uniforms(seeds, ticks, Chance.of(6))
+    batched = uniforms(seeds, ticks, NoiseSource.of(6))
     for row in range(4):
-        assert torch.equal(uniforms(seeds[[row]], ticks[[row]], Chance.of(6))[0], batched[row])
-    assert torch.equal(uniforms(seeds, ticks, Chance.of(4)), batched[:, :4])
+        assert torch.equal(uniforms(seeds[[row]], ticks[[row]], NoiseSource.of(6))[0], batched[row])
+    assert torch.equal(uniforms(seeds, ticks, NoiseSource.of(4)), batched[:, :4])
 
 
 def test_a_state_is_a_value_whatever_becomes_of_the_arrays_it_was_made_of(world: World) -> None:

@@ -3,6 +3,5 @@
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Rows = NDArray[np.int64]  # of a batch, one row a session, ascending; also numbers of their calls

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.arrays import Floats, Rows
+from worldsim.faults.arrays import Rows
 from worldsim.faults.calls import Call
 from worldsim.faults.columns import hashes
 from worldsim.faults.fault_log import CallIdentity, FaultLog
@@ -17,7 +17,7 @@ from worldsim.faults.keys import Keys, fold_in
 from worldsim.faults.parameters import matches
 from worldsim.faults.payloads import Payloads
 from worldsim.faults.trees import canonical, leaves_of
-from worldsim.spaces import Leaf
+from worldsim.spaces import Floats, Leaf
 
 NEVER = np.inf
 FIRST_ROW: Rows = np.zeros(1, np.int64)

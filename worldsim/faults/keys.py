@@ -15,7 +15,7 @@ import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
-from worldsim.faults.arrays import Floats
+from worldsim.spaces import Floats
 
 Keys = NDArray[np.uint64]
 

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, model_validator
 
-from worldsim.faults.arrays import Floats, Mask
+from worldsim.faults.arrays import Mask
 from worldsim.faults.keys import Keys, last_where, uniforms
 from worldsim.faults.parameters import STRICT_AND_FROZEN, LocatedError, checked_init, number, option
+from worldsim.spaces import Floats
 
 MANY = 10**12  # calls, more than any session has
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import ConfigError
-from worldsim.faults.arrays import Floats, Rows
+from worldsim.faults.arrays import Rows
 from worldsim.faults.call_batch import FIRST_ROW, CallBatch, InFlight
 from worldsim.faults.clock import Clock
 from worldsim.faults.definition import Composition, Fault
@@ -21,7 +21,7 @@ from worldsim.faults.parameters import EVERYTHING, matches, suggest
 from worldsim.faults.payloads import Payloads
 from worldsim.faults.replies import Replies
 from worldsim.faults.schedule import Always, Bursts, TimeWindow
-from worldsim.spaces import Leaf
+from worldsim.spaces import Floats, Leaf
 
 BLOCK = 256  # calls of a single session for which triggers are computed ahead
 EFFECT, TRIGGER, PROBABILITY, SCHEDULE = range(4)  # streams of random numbers, folded into a tool's key

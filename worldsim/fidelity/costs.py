@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldsim.models.world_model import WorldModel
-from worldsim.simulator.noise import Chance
+from worldsim.simulator.noise import NoiseSource
 from worldsim.simulator.world import WorldState, tick
 from worldsim.spaces import leaves
 
@@ -66,7 +66,7 @@ def cost(model: WorldModel, action_space: gym.Space[Any], batch: int) -> Cost:
     model, device = copy.deepcopy(model).to("meta"), torch.device("meta")
     nothing, whole = torch.zeros(batch, device=device), torch.zeros(batch, dtype=torch.long, device=device)
     state = WorldState(model.initial(batch), whole, whole.clone(), nothing, nothing.clone(), {})
-    chance = Chance.of(model.noise_size + 2, device)
+    chance = NoiseSource.of(model.noise_size + 2, device)
     action = {
         leaf.name: torch.from_numpy(np.zeros((batch, *leaf.shape), leaf.dtype)).to(device)
         for leaf in leaves(action_space)

@@ -27,22 +27,22 @@ class Constants(NamedTuple):
     left_24: Tensor
 
 
-class Chance(NamedTuple):
+class NoiseSource(NamedTuple):
     """What makes random numbers of seeds and ticks."""
 
     constants: Constants
     places: Tensor  # (N, 1) int32, tell the numbers of one tick apart
 
     @staticmethod
-    def of(count: int, device: torch.device | None = None) -> "Chance":
+    def of(count: int, device: torch.device | None = None) -> "NoiseSource":
         """For `count` numbers a tick."""
         values = 0x85EBCA6B, 0xC2B2AE35, 0x632BE5AB, 0x9E3779B9, 16, 0xFFFF, 13, 0x7FFFF, 8, 0xFFFFFF
         constants = Constants(*torch.tensor(values, device=device).int().unbind())
         places = torch.arange(count, dtype=torch.int32, device=device) + 0x7F4A7C15
-        return Chance(constants, _mixed(places, constants).unsqueeze(-1))
+        return NoiseSource(constants, _mixed(places, constants).unsqueeze(-1))
 
 
-def uniforms(seed_B: Tensor, tick_B: Tensor, chance: Chance) -> Tensor:
+def uniforms(seed_B: Tensor, tick_B: Tensor, chance: NoiseSource) -> Tensor:
     """(B, N) fp32 numbers, uniform in [0, 1), for int64 seeds and ticks. In memory B comes last, as what is drawn."""
     of, places = chance
     key = _mixed((seed_B ^ (seed_B >> 32)).int().bitwise_xor_(of.of_seeds), of)

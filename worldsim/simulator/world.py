@@ -19,7 +19,7 @@ from worldsim.models.checkpoint import WorldManifest, open_world
 from worldsim.models.config import PRECISIONS, AnyPrecision, Precision
 from worldsim.models.world_model import WorldModel
 from worldsim.simulator.calibration import Calibration, Trust, certificate_of
-from worldsim.simulator.noise import Chance, uniforms
+from worldsim.simulator.noise import NoiseSource, uniforms
 from worldsim.spaces import Arrays, leaves, space_from_json
 
 Observe = Literal["frame", "latent"]
@@ -66,7 +66,7 @@ def tick(
     state: WorldState,
     actions: Mapping[str, Tensor],
     observe: Observe,
-    chance: Chance | None,
+    chance: NoiseSource | None,
     temperatures: Temperatures,
 ) -> Tick:
     """One tick of every world as tensors alone, which is what `torch.compile` captures.
@@ -117,7 +117,7 @@ class World:
         self.observation_space = space_from_json(manifest.observation_space)
         self.action_space = space_from_json(manifest.action_space)
         self._tick = _fused(self.device) if fused else tick
-        self._chance = Chance.of(self.model.noise_size + 2, self.device) if sample else None
+        self._chance = NoiseSource.of(self.model.noise_size + 2, self.device) if sample else None
         self.metadata, self.horizon, self.config = manifest.metadata, manifest.horizon, manifest.model
 
     @property
@@ -136,7 +136,7 @@ class World:
         """One world a seed, each at the recorded start that its seed draws."""
         total = len(next(iter(self.starts.values())))
         keys = torch.tensor(seeds, dtype=torch.long, device=self.device)
-        chosen = (uniforms(keys, torch.full_like(keys, -1), Chance.of(1, self.device))[:, 0] * total).long()
+        chosen = (uniforms(keys, torch.full_like(keys, -1), NoiseSource.of(1, self.device))[:, 0] * total).long()
         observation = {name: rows[chosen].unsqueeze(1) for name, rows in self.starts.items()}
         return self._observed(observation, None, None, keys)
 

@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.arrays import Floats, Mask, Rows
+from worldsim.faults.arrays import Mask, Rows
 from worldsim.faults.call_batch import CallBatch
 from worldsim.faults.calls import Call
 from worldsim.faults.fault_log import CallIdentity, Details
@@ -28,7 +28,7 @@ from worldsim.faults.payload_history import Combine, PayloadHistory
 from worldsim.faults.payloads import Payloads
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import ABSENT, copied, get, plain_leaves, put
-from worldsim.spaces import Leaf
+from worldsim.spaces import Floats, Leaf
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldsim.faults.arrays import Floats, Mask
+from worldsim.faults.arrays import Mask
 from worldsim.faults.effects.base import (
     AffectedCalls,
     ByNumber,
@@ -16,6 +16,7 @@ from worldsim.faults.effects.base import (
     same_details,
 )
 from worldsim.faults.replies import Replies
+from worldsim.spaces import Floats
 
 ON_TIME_S = 1e-6  # what counts as the same moment: clocks are sums of rounded numbers
 

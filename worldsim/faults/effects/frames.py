@@ -6,8 +6,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.arrays import Floats
 from worldsim.faults.keys import integers_below
+from worldsim.spaces import Floats
 
 FrameArray = NDArray[Any]
 

@@ -10,13 +10,12 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from worldsim.faults import trees
-from worldsim.faults.arrays import Floats
 from worldsim.faults.columns import Values
 from worldsim.faults.effects import frames, wrong_values
 from worldsim.faults.effects.base import AffectedCalls
 from worldsim.faults.effects.leaves import LeafEdit, TextEdit, by_column
 from worldsim.faults.keys import CallRandom, integers_below
-from worldsim.spaces import Leaf
+from worldsim.spaces import Floats, Leaf
 
 _DIGITS = re.compile(r"\d{2,}")
 

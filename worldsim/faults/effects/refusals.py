@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldsim.faults.arrays import Floats, Mask
+from worldsim.faults.arrays import Mask
 from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, ForwardCalls, Scope, same_details
 from worldsim.faults.replies import Replies
 from worldsim.faults.trees import as_text
+from worldsim.spaces import Floats
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldsim.faults.arrays import Floats
 from worldsim.faults.columns import (
     Values,
     bounded,
@@ -26,7 +25,7 @@ from worldsim.faults.columns import (
 from worldsim.faults.effects import frames
 from worldsim.faults.effects.frames import Uniforms
 from worldsim.faults.keys import CallRandom, integers_below
-from worldsim.spaces import Leaf
+from worldsim.spaces import Floats, Leaf
 
 Column = NDArray[Any]
 Corruption = Callable[[Any, Any, float, Uniforms], Any]

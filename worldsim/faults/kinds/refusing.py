@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.faults.arrays import Floats, Mask
+from worldsim.faults.arrays import Mask
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects.base import AffectedCalls
 from worldsim.faults.effects.delays import ON_TIME_S
 from worldsim.faults.effects.refusals import Refusal, Refuse, every_call
 from worldsim.faults.parameters import number, option, scaled
+from worldsim.spaces import Floats
 
 RETRIED_WITHIN = 100  # calls: services, too, keep a request's key for a while, and take what comes later for a new one
 _REFUSING = "refusing"

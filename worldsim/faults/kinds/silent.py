@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.faults.arrays import Floats
 from worldsim.faults.calls import Call
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects import frames
@@ -23,7 +22,7 @@ from worldsim.faults.keys import CallRandom
 from worldsim.faults.kinds.loud import RATE, SPREAD
 from worldsim.faults.parameters import NameGlobs, NumberTuple, matches, number, option, out_of_space, scaled, targets
 from worldsim.faults.replies import Replies
-from worldsim.spaces import Leaf
+from worldsim.spaces import Floats, Leaf
 
 _SILENT = "malformed, silent"
 

@@ -8,12 +8,13 @@ import numpy as np
 from pydantic import model_validator
 
 from worldsim.errors import ConfigError
-from worldsim.faults.arrays import Floats, Rows
+from worldsim.faults.arrays import Rows
 from worldsim.faults.definition import Composition, Fault, fault
 from worldsim.faults.effects.delays import Delay, SlowService, TimeOut, Trickle
 from worldsim.faults.effects.json_text import sizes
 from worldsim.faults.keys import normal_quantiles
 from worldsim.faults.parameters import LocatedError, NumberTuple, number, option, scaled
+from worldsim.spaces import Floats
 
 _SLOW = "slow"
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.faults.arrays import Floats
 from worldsim.faults.schedule import Bursts
+from worldsim.spaces import Floats
 
 MIN_FAILURES = 10  # below this many failures bursts are not fitted
 MIN_AIC_GAIN = (

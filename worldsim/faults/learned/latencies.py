@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from worldsim.faults.arrays import Floats
+from worldsim.spaces import Floats
 
 EQUAL = 1e-3  # latencies that differ by less than this share of the longest are all the same
 RESAMPLES = 199

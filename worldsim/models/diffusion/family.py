@@ -51,7 +51,7 @@ DRAWS = 2  # noise levels at which each target is denoised: what its past says i
 PAST = "past/"  # before a leaf's name: the state's observations
 
 
-class Context(NamedTuple):
+class ContextRows(NamedTuple):
     """What moments are denoised from, as places in the state's past and the sequence after it, one behind the other."""
 
     place: Tensor  # (B, J, K) of the observations
@@ -250,19 +250,19 @@ class DiffusionWorldModel(WorldModel):
             grids.append((grid + drift).clamp(-1, 1))
         return Drawing(tuple(grids), before.vector)
 
-    def _context(self, begins: Tensor, rows: Tensor) -> Context:
+    def _context(self, begins: Tensor, rows: Tensor) -> ContextRows:
         """Of rows (B, J) of a sequence of which `begins` (B, T) are the first of an episode."""
         count, time = self.config.context, torch.arange(begins.shape[1], device=begins.device)
         began = torch.where(begins, time + count, 0).cummax(1).values  # the place of the first observation that counts
         began = began.gather(1, (rows - 1).clamp_min(0)).unsqueeze(-1)
         place = rows.unsqueeze(-1) + torch.arange(count, device=begins.device)
-        return Context(torch.maximum(place, began), place >= began)
+        return ContextRows(torch.maximum(place, began), place >= began)
 
-    def _past(self, observation: Flat, start: State, name: str, context: Context) -> Tensor:
+    def _past(self, observation: Flat, start: State, name: str, context: ContextRows) -> Tensor:
         """A leaf (B, J, K, ...) at the places of the context."""
         return _at(torch.cat([start[PAST + name], observation[name]], 1), context.place)
 
-    def _followed_by(self, actions: Tensor, start: State, context: Context) -> Tensor:
+    def _followed_by(self, actions: Tensor, start: State, context: ContextRows) -> Tensor:
         """The actions (B, J, K, A) that followed on the observations of the context, zeros where none counts."""
         end = torch.zeros_like(actions[:, :1])  # of what comes next, nothing is known
         every = torch.cat([start["actions"].to(actions.dtype), actions, end], 1)

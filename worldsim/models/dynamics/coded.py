@@ -154,7 +154,7 @@ class CodedDynamics(Dynamics):
         dense = torch.where(keep, shifted(state["dense"], inputs.dense), self.levels)
         x = self._drive(self.in_proj(last.flatten(-2)), actions_BTA * keep[..., 0])
         memory, kept = self.backbone.sequence(x, first_BT, state)
-        context = Context(*(part.flatten(0, 1) for part in (memory, categorical, dense, last, before)))
+        context = PriorInputs(*(part.flatten(0, 1) for part in (memory, categorical, dense, last, before)))
         losses = self._losses(context, now, codes, (~first_BT).float())
         present = self.in_proj(now.flatten(-2))
         features = self._features(memory, present, now, last)
@@ -168,7 +168,7 @@ class CodedDynamics(Dynamics):
         following |= {"cached_embedding": now[:, -1].float(), "previous_embedding": previous.float()}
         return Followed(following | kept, features, self._slots(categorical_BTV, values), losses)
 
-    def _losses(self, context: "Context", now: Tensor, codes: Codes, follows: Tensor) -> dict[str, Tensor]:
+    def _losses(self, context: "PriorInputs", now: Tensor, codes: Codes, follows: Tensor) -> dict[str, Tensor]:
         """Negative log-likelihood (B, T) in nats of the codes: categorical, and dense, which know the categorical."""
         losses, flat = {}, Codes(*(part.flatten(0, 1) for part in codes))
         if self.variables:
@@ -182,7 +182,7 @@ class CodedDynamics(Dynamics):
     def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, Stepped]:
         memory, kept = self.backbone.tick(self._drive(state["cached_input"], action_BA), state)
         last, before = state["cached_embedding"], state["previous_embedding"]
-        context = Context(memory, state["categorical"], state["dense"], last, before)
+        context = PriorInputs(memory, state["categorical"], state["dense"], last, before)
         categorical, dense = context.categorical, context.dense
         now, entropy = last[:, :0], memory.new_zeros(len(memory))  # nothing is drawn yet
         noise = (None, None) if noise_BN is None else noise_BN.split([self.variables, self.slots * self.numbers], -1)
@@ -219,18 +219,18 @@ class CodedDynamics(Dynamics):
         x = codes + self.action_proj(action)
         return x + self.mix(x)  # type: ignore[no-any-return]
 
-    def _categorical_scores(self, context: "Context") -> Tensor:
+    def _categorical_scores(self, context: "PriorInputs") -> Tensor:
         """Scores (V, 1, classes, N) of the categorical variables; log-probabilities up to a constant."""
         scores = self.categorical_prior(context.memory, context.categorical.unsqueeze(-1), context.last, context.before)
         return scores.masked_fill(~self.possible, -1e9)  # type: ignore[no-any-return]
 
-    def _dense_scores(self, context: "Context", drawn: Tensor) -> Tensor:
+    def _dense_scores(self, context: "PriorInputs", drawn: Tensor) -> Tensor:
         """Scores (S, K, C, N) of the dense codes, given the categorical variables that were drawn (N, V, E)."""
         known = context.memory + self.categorical_proj(drawn.flatten(-2)) if self.variables else context.memory
         return self.dense_prior(known, context.dense, context.last, context.before)  # type: ignore[no-any-return]
 
 
-class Context(NamedTuple):
+class PriorInputs(NamedTuple):
     """What N moments are predicted from."""
 
     memory: Tensor  # (N, W)
