@@ -286,7 +286,7 @@ def horizon_cells(runs: list[Result], measure: str, leaf: str, name: str, form: 
 
 def calibration_table(runs: list[Result]) -> str:
     """Calibration of trust, rewards and terminations."""
-    rows = [["family", "trust AUROC", "ECE", "reward sign ECE", "termination F1", "ECE", "ends seen"]]
+    rows = [["family", "trust AUROC", "ECE", "reward sign ECE", "termination F1", "ECE", "terminations"]]
     for family, own in by_family(runs):
         figures = [(r["certificate"]["trust"], r["certificate"]["one_step"]) for r in own]
         rows.append([family, mean_std([trust["auroc"] for trust, _ in figures], ".3f")])

@@ -103,7 +103,7 @@ def observed(model: WorldModel, batch: Batch, state: State | None = None) -> Obs
 def stepped(
     model: WorldModel, state: State, batch: Batch, t: int, noise: Tensor | None
 ) -> tuple[State, Predicted, dict[str, Tensor]]:
-    """The state, what was predicted, and what is seen."""
+    """The state, what was predicted, and the observation."""
     following, predicted = model.step(state, {name: value[:, t] for name, value in batch.action.items()}, noise)
     return following, predicted, model.decode(following)
 
@@ -120,23 +120,25 @@ def _assert_different(one: Tensor, other: Tensor, what: str) -> None:
 def check_shapes(sample: Sample) -> None:
     """All tensors have the shapes and types that `WorldModel` documents, and states keep theirs."""
     model, batch = sample.model, sample.batch()
-    seen = observed(model, batch)
-    width = seen.features.shape[-1]
-    assert seen.features.shape == (ROWS, LENGTH, width), "features of observe are not (B, T, F)"
+    result = observed(model, batch)
+    width = result.features.shape[-1]
+    assert result.features.shape == (ROWS, LENGTH, width), "features of observe are not (B, T, F)"
     with torch.no_grad():
-        heads = model.reward.mean(seen.features), model.termination(seen.features)
+        heads = model.reward.mean(result.features), model.termination(result.features)
         encoded = model.encode({name: value[:, 0] for name, value in batch.observation.items()})
     assert all(head.shape == (ROWS, LENGTH) for head in heads), "the heads do not take these features"
     assert encoded.ndim == 2 and len(encoded) == ROWS and encoded.dtype == torch.float32, "encode gives no (N, D) fp32"
-    state, predicted, drawn = stepped(model, seen.state, batch, 0, sample.uniform())
+    state, predicted, drawn = stepped(model, result.state, batch, 0, sample.uniform())
     assert predicted.features.shape == (ROWS, width), "features of step are not (B, F)"
     for name in ("entropy", "disagreement"):
         signal = getattr(predicted, name)
         assert signal.shape == (ROWS,) and (signal >= 0).all(), f"{name} is not (B,) and at least 0"
     initial = model.initial(ROWS)
-    assert initial.keys() == seen.state.keys() == state.keys(), "initial, observe and step give states of other tensors"
+    assert initial.keys() == result.state.keys() == state.keys(), (
+        "initial, observe and step give states of other tensors"
+    )
     for name, tensor in initial.items():
-        for other in (seen.state[name], state[name]):
+        for other in (result.state[name], state[name]):
             assert (tensor.shape, tensor.dtype) == (other.shape, other.dtype), f"{name} changes its shape or type"
     for name, value in batch.observation.items():
         assert (drawn[name].shape, drawn[name].dtype) == (value[:, 0].shape, value.dtype), (
@@ -172,9 +174,9 @@ def check_beginnings(sample: Sample) -> None:
     later = part(batch, slice(None), slice(CUT, LENGTH))
     whole, alone = observed(model, batch), observed(model, later)
     after_another = observed(model, later, observed(model, sample.batch(seed=5)).state)
-    for seen in (whole, after_another):
-        _assert_same(seen.features[:, -later.first.shape[1] :], alone.features, "after a beginning")
-        _assert_same(seen.state, alone.state, "the state after a beginning")
+    for result in (whole, after_another):
+        _assert_same(result.features[:, -later.first.shape[1] :], alone.features, "after a beginning")
+        _assert_same(result.state, alone.state, "the state after a beginning")
     for name, other in sample.batch(seed=6).action.items():
         batch.action[name][:, CUT] = other[:, CUT]
     _assert_same(
@@ -220,12 +222,12 @@ def check_rows(sample: Sample) -> None:
         _assert_same(
             {name: value[one] for name, value in together.state.items()}, alone.state, "the state of a row alone"
         )
-        state, predicted, seen = stepped(model, alone.state, part(batch, one, slice(None)), 1, noise[one])
+        state, predicted, result = stepped(model, alone.state, part(batch, one, slice(None)), 1, noise[one])
         _assert_same(now.features[one], predicted.features, "a step of a row alone")
         _assert_same(
             {name: value[one] for name, value in following.items()}, state, "the state after a step of a row alone"
         )
-        _assert_same({name: value[one] for name, value in drawn.items()}, seen, "what is seen of a row alone")
+        _assert_same({name: value[one] for name, value in drawn.items()}, result, "the observation of a row alone")
 
 
 def check_purity(sample: Sample) -> None:

@@ -40,7 +40,7 @@ class WorldState(NamedTuple):
     tick: Tensor  # (B,) int64, steps since the start
     cumulative_entropy: Tensor  # (B,) fp32 nats, of what was drawn, summed over the imagined steps
     disagreement: Tensor  # (B,) fp32, the ensemble's greatest in the imagined steps
-    observation: dict[str, Tensor]  # what was last seen, flat leaves (B, ...); empty after a step that drew nothing
+    observation: dict[str, Tensor]  # the last observation, flat leaves (B, ...); empty after a step that drew nothing
 
 
 class Step(NamedTuple):
@@ -143,12 +143,12 @@ class World:
     @torch.inference_mode()
     def encode(self, observation: Mapping[str, NDArray[Any]], seeds: Sequence[int]) -> WorldState:
         """Worlds that begin at the given flat observations (B, ...)."""
-        seen = {name: self._tensor(value).unsqueeze(1) for name, value in observation.items()}
-        return self._observed(seen, None, None, torch.tensor(seeds, dtype=torch.long, device=self.device))
+        tensors = {name: self._tensor(value).unsqueeze(1) for name, value in observation.items()}
+        return self._observed(tensors, None, None, torch.tensor(seeds, dtype=torch.long, device=self.device))
 
     @torch.inference_mode()
     def codes(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Where flat observations (B, ...), each seen by itself, lie in latent space: (B, D), what is decoded."""
+        """Where flat observations (B, ...), each by itself, lie in latent space: (B, D), what is decoded."""
         return self.model.encode({name: self._tensor(value) for name, value in observation.items()}).cpu().numpy()
 
     @torch.inference_mode()
@@ -159,28 +159,28 @@ class World:
         first: NDArray[np.bool_],
         seeds: Sequence[int],
     ) -> WorldState:
-        """Worlds that have seen a recorded prefix: flat leaves (B, T, ...), `first` (B, T)."""
-        seen = {name: self._tensor(value) for name, value in observation.items()}
-        done = {name: self._tensor(value) for name, value in action.items()}
+        """Worlds after a recorded prefix: flat leaves (B, T, ...), `first` (B, T)."""
+        tensors = {name: self._tensor(value) for name, value in observation.items()}
+        actions = {name: self._tensor(value) for name, value in action.items()}
         keys = torch.tensor(seeds, dtype=torch.long, device=self.device)
-        return self._observed(seen, done, self._tensor(first), keys)
+        return self._observed(tensors, actions, self._tensor(first), keys)
 
     @torch.inference_mode()
     def follow(
         self, state: WorldState, observation: Mapping[str, NDArray[Any]], action: Mapping[str, NDArray[Any]]
     ) -> WorldState:
-        """Worlds that, after `state`, really saw the flat `observation` (B, ...) that `action` (B, ...) led to."""
-        seen = {name: self._tensor(value).unsqueeze(1) for name, value in observation.items()}
-        done = {name: self._tensor(value).unsqueeze(1) for name, value in action.items()}
+        """Worlds after `state`, the flat `action` (B, ...), and the real flat `observation` (B, ...) that it led to."""
+        tensors = {name: self._tensor(value).unsqueeze(1) for name, value in observation.items()}
+        actions = {name: self._tensor(value).unsqueeze(1) for name, value in action.items()}
         first = torch.zeros(len(state.seed), 1, dtype=torch.bool, device=self.device)
-        latent = _own(self.model.observe(seen, done, first, state.latent).state)
-        last = {name: value[:, -1] for name, value in seen.items()}
+        latent = _own(self.model.observe(tensors, actions, first, state.latent).state)
+        last = {name: value[:, -1] for name, value in tensors.items()}
         return WorldState(latent, state.seed, state.tick + 1, *self._certain(len(state.seed)), last)
 
     def observation(self, state: WorldState) -> Arrays:
-        """What was last seen: recorded for a start, decoded after a step. Flat leaves (B, ...)."""
-        seen = state.observation
-        return dict(zip(seen, _given(seen.values()), strict=True))
+        """The last observation: recorded for a start, decoded after a step. Flat leaves (B, ...)."""
+        shown = state.observation
+        return dict(zip(shown, _given(shown.values()), strict=True))
 
     @torch.inference_mode()
     def step(
@@ -191,11 +191,11 @@ class World:
         observe: "latent" draws no observation, for planners that read rewards and endings alone; the future is as ever.
         """
         now = self.predict(state, actions, observe)
-        state, seen = now.state, now.state.observation
+        state, observation = now.state, now.state.observation
         scalars = (now.reward, now.terminated, state.cumulative_entropy, state.disagreement)
-        reward, terminated, entropy, disagreement, *drawn = _given([*scalars, *seen.values()])
+        reward, terminated, entropy, disagreement, *drawn = _given([*scalars, *observation.values()])
         trust = np.zeros_like(entropy) if self.trust is None else self.trust.of(entropy, disagreement)
-        return state, Step(dict(zip(seen, drawn, strict=True)), reward, terminated, trust)
+        return state, Step(dict(zip(observation, drawn, strict=True)), reward, terminated, trust)
 
     @torch.inference_mode()
     def predict(self, state: WorldState, actions: Mapping[str, NDArray[Any]], observe: Observe = "frame") -> Tick:

@@ -20,7 +20,7 @@ from worldsim.models.layers import mlp
 SIGMA_MIN, SIGMA_MAX, RHO = 0.5, 5.0, 7.0  # of the noise levels that are sampled through; from the least straight to 0
 FIRST = 0.5  # share of the levels trained on that are the first of a sampling, where all must come from the past
 GROUP = 8  # channels that are normalised together
-LOUDEST = 4.0  # differences between the frames of the context are seen at most so many times as large
+LOUDEST = 4.0  # differences between the frames of the context are clipped at so many deviations
 
 
 def noise_levels(steps: int) -> list[float]:
@@ -130,8 +130,8 @@ class GridPast(nn.Module):
         """Grids before (N, K*C, H, W), oldest first, and condition (N, E) to features (N, F, H', W') of patches."""
         frames = before.unflatten(1, (self.moments, -1))
         moved = (frames[:, 1:] - frames[:, :-1]) * (0.5 / deviation).clamp_max(LOUDEST)
-        seen = torch.cat([frames[:, -1:], moved], 1).flatten(1, 2)
-        features: Tensor = self.net(self.stem(seen) + self.place, condition)
+        inputs = torch.cat([frames[:, -1:], moved], 1).flatten(1, 2)
+        features: Tensor = self.net(self.stem(inputs) + self.place, condition)
         return features
 
 
@@ -149,11 +149,11 @@ class GridDenoiser(nn.Module):
 
     def forward(self, noisy: Tensor, known: Tensor, condition: Tensor) -> Tensor:
         """(N, C, H, W), features (N, F, H', W') and condition (N, E); to (N, C, H, W)."""
-        seen = F.pixel_unshuffle(noisy, self.patch)
-        x = self.stem(seen) + known
+        inputs = F.pixel_unshuffle(noisy, self.patch)
+        x = self.stem(inputs) + known
         for block in self.blocks:
             x = block(x, condition)
-        out: Tensor = self.head(torch.cat([x, known, seen], 1))
+        out: Tensor = self.head(torch.cat([x, known, inputs], 1))
         return F.pixel_shuffle(out, self.patch)
 
 

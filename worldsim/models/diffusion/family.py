@@ -1,6 +1,6 @@
 """The world model of the `diffusion` family (DIAMOND, arXiv:2405.12399).
 
-A state is made of what was seen: the last K observations and actions. What changes from the last one to the next is
+A state is made of the last K observations and actions. What changes from the last one to the next is
 denoised from nothing, given these. What no observation shows is lost once it is K moments old; a recurrent memory
 beside it serves reward, termination and uncertainty alone.
 
@@ -63,7 +63,7 @@ class DiffusionWorldModel(WorldModel):
 
     State: the last observations as flat leaves, `past/<leaf>` (B, K, ...), the newest last, the first repeated where an
     episode has not had K; `actions` (B, K - 1, A) that led from each to the next, zeros where none did; the memory's
-    own; `cached_features` (B, 2W), of the last moment; `seen` (B,) bool, whether there was an observation at all.
+    own; `cached_features` (B, 2W), of the last moment; `observed` (B,) bool, whether there was an observation at all.
     """
 
     config: DiffusionConfig
@@ -107,8 +107,8 @@ class DiffusionWorldModel(WorldModel):
         }
         actions = like.new_zeros(batch, context - 1, self.act.width)
         features = like.new_zeros(batch, 2 * self.config.width)
-        seen = torch.zeros(batch, dtype=torch.bool, device=like.device)
-        kept = {"actions": actions, "cached_features": features, "seen": seen}
+        observed = torch.zeros(batch, dtype=torch.bool, device=like.device)
+        kept = {"actions": actions, "cached_features": features, "observed": observed}
         return past | kept | self.memory.initial(batch, like.device)
 
     def encode(self, observation: Flat) -> Tensor:
@@ -125,7 +125,7 @@ class DiffusionWorldModel(WorldModel):
         context = self._context(begins, torch.full_like(begins[:, :1], begins.shape[1], dtype=torch.long))
         kept = {PAST + leaf.name: self._past(observation, start, leaf.name, context)[:, 0] for leaf in self.leaves}
         kept["actions"] = self._followed_by(actions, start, context)[:, 0, :-1]
-        kept |= {"cached_features": features[:, -1].float(), "seen": torch.ones_like(start["seen"])}
+        kept |= {"cached_features": features[:, -1].float(), "observed": torch.ones_like(start["observed"])}
         return Observed(kept | memory, features)
 
     def step(self, state: State, action: Flat, noise: Tensor | None) -> tuple[State, Predicted]:
@@ -136,15 +136,21 @@ class DiffusionWorldModel(WorldModel):
         drawn = self.canvas.noise(encoded.new_full((count, self.noise_size), 0.5) if noise is None else noise)
         context = self._side_by_side(past, count)
         change = self.denoiser.sample(drawn, context, actions.flatten(1), config.steps, config.order)
-        seen = self.canvas.inverse(_newest(context, config.context).with_each(change, torch.add))
-        embedded = self.encoder(self.canvas(seen))
+        observation = self.canvas.inverse(_newest(context, config.context).with_each(change, torch.add))
+        embedded = self.encoder(self.canvas(observation))
         following = self.action_proj(encoded)
         memory, kept = self.memory.tick(embedded + following, state)
         features = torch.cat([memory, embedded], -1)
         before = torch.cat([state["cached_features"].to(following.dtype), following], -1)
         predicted = Predicted(features, *self.uncertainty(before))
-        new = {PAST + name: torch.cat([past[name][:, 1:], value.unsqueeze(1)], 1) for name, value in seen.items()}
-        new |= {"actions": actions[:, 1:], "cached_features": features.float(), "seen": torch.ones_like(state["seen"])}
+        new = {
+            PAST + name: torch.cat([past[name][:, 1:], value.unsqueeze(1)], 1) for name, value in observation.items()
+        }
+        new |= {
+            "actions": actions[:, 1:],
+            "cached_features": features.float(),
+            "observed": torch.ones_like(state["observed"]),
+        }
         return new | kept, predicted
 
     def decode(self, state: State) -> dict[str, Tensor]:
@@ -277,7 +283,7 @@ class DiffusionWorldModel(WorldModel):
 def _begins(first: Tensor, state: State) -> Tensor:
     """(B, T): where there is nothing before a moment, because an episode begins or nothing was seen yet."""
     begins = first.clone()
-    begins[:, 0] |= ~state["seen"]
+    begins[:, 0] |= ~state["observed"]
     return begins
 
 

@@ -41,10 +41,10 @@ class Dynamics(nn.Module, ABC):
 
     @abstractmethod
     def initial(self, batch: int) -> State:
-        """The state of `batch` worlds before anything was seen."""
+        """The state of `batch` worlds before any observation."""
 
     def recode(self, embeds: Slots, categorical: Tensor, generator: Generator | None = None) -> Slots:
-        """What the decoder gets of moments (N, ...) seen without their past; two-stage dynamics implement it.
+        """What the decoder gets of moments (N, ...) alone, without their past; two-stage dynamics implement it.
 
         generator: draws what training needs; None makes it a deterministic function.
         """

@@ -28,7 +28,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def initial(self, batch: int, device: torch.device) -> State:
-        """Its part of the state of `batch` worlds before anything was seen."""
+        """Its part of the state of `batch` worlds before any observation."""
 
     @abstractmethod
     def sequence(self, x_BTW: Tensor, first_BT: Tensor, state: State) -> tuple[Tensor, State]:
