@@ -13,6 +13,13 @@ FEW_CLASSES = 16
 FEW_ROWS = 16  # below it a product with both factors transposed takes up to six times as long as one with neither
 
 
+def compute_type(like: Tensor, otherwise: torch.dtype = torch.float32) -> torch.dtype:
+    """The type that products on this tensor's device are computed in where autocast is on, `otherwise` where not."""
+    device = like.device.type
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)  # not all devices have it
+    return torch.get_autocast_dtype(device) if on else otherwise
+
+
 def symlog(x: Tensor) -> Tensor:
     """Symmetric logarithm: sign(x) ln(1 + |x|) (DreamerV3, eq. 9)."""
     return torch.sign(x) * torch.log1p(torch.abs(x))
@@ -75,8 +82,7 @@ def _summed_rows(index: Tensor, begin: Tensor, weight: Tensor, classes: int) -> 
     """Rows of weights (S, K*C, D) that indices (N, S, K) name, summed over K: (N, S, D)."""
     rows, table = (index + begin).flatten(0, 1), weight.flatten(0, 1)
     summed = F.embedding_bag(rows, table, mode="sum").view(*index.shape[:2], table.shape[-1])
-    device = index.device.type
-    return summed.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else summed
+    return summed.to(compute_type(summed, summed.dtype))
 
 
 class _SummedRows(torch.autograd.Function):

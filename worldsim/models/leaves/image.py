@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Generator, Tensor, nn
 
 from worldsim.models.config import LatentConfig
-from worldsim.models.layers import SlotsFirst
+from worldsim.models.layers import SlotsFirst, compute_type
 from worldsim.models.leaves.base import LeafCodec
 from worldsim.spaces import Leaf
 
@@ -76,7 +76,7 @@ class ImageCodec(LeafCodec):
 
         The difference is of integers, which bf16 represents exactly, so that codes do not depend on the precision.
         """
-        dtype = _compute_type(value)
+        dtype = compute_type(value)
         difference = self.patches(value).to(dtype) - (self.mean_patches() * 255).round().to(dtype)
         x = self.in_proj(difference)
         hidden = F.silu(torch.add(self.position.to(x.dtype), x, alpha=2 / 255))
@@ -131,9 +131,3 @@ class _WeightedSquare(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (weighted,) = ctx.saved_tensors
         return weighted * (2 * grad).to(weighted.dtype).unsqueeze(-1), None, None
-
-
-def _compute_type(like: Tensor) -> torch.dtype:
-    """The type that autocast computes in on this tensor's device, or float32."""
-    device = like.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else torch.float32
