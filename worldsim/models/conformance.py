@@ -34,7 +34,7 @@ class Sample(NamedTuple):
     action_space: gym.Space[Any]
 
     def batch(self, seed: int = 0, begins: float = 0.0) -> Batch:
-        """begins: how many of the moments are the first of an episode; if it is not 0, those of row 0 are."""
+        """begins: how many of the timesteps are the first of an episode; if it is not 0, those of row 0 are."""
         return random_batch(self.observation_space, self.action_space, ROWS, LENGTH, seed, begins)
 
     def uniform(self, seed: int = 0) -> Tensor:
@@ -90,7 +90,7 @@ def random_batch(
 
 
 def part(batch: Batch, rows: slice, times: slice) -> Batch:
-    """Some rows and moments of a batch."""
+    """Some rows and timesteps of a batch."""
     return batch.each(lambda item: item[rows, times])
 
 

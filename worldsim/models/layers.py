@@ -153,9 +153,9 @@ class Outcomes(NamedTuple):
     dim: int
 
     @staticmethod
-    def of(scores: Tensor, min_p: float = 0.0, dim: int = -1) -> "Outcomes":
-        """scores: log-probabilities, up to a constant, in fp32."""
-        gaps = scores - scores.amax(dim, keepdim=True)
+    def of(logits: Tensor, min_p: float = 0.0, dim: int = -1) -> "Outcomes":
+        """logits: log-probabilities, up to a constant, in fp32."""
+        gaps = logits - logits.amax(dim, keepdim=True)
         weights = torch.exp2(gaps * LOG2_E)  # three times as fast as exp on a CPU
         weights = F.threshold(weights, min_p, 0.0) if min_p else weights
         return Outcomes(gaps, weights, _cumulative(weights, dim), dim)
@@ -191,14 +191,14 @@ def _cumulative(weights: Tensor, dim: int) -> Tensor:
     return sums
 
 
-def draw(scores: Tensor, uniform: Tensor | None, min_p: float = 0.0) -> Tensor:
+def draw(logits: Tensor, uniform: Tensor | None, min_p: float = 0.0) -> Tensor:
     """Class indices (...) drawn from (..., C), see `Outcomes`; modes if `uniform` (...) is None."""
-    return Outcomes.of(scores, min_p).draw(uniform)
+    return Outcomes.of(logits, min_p).draw(uniform)
 
 
-def entropy(scores: Tensor, min_p: float = 0.0) -> Tensor:
+def entropy(logits: Tensor, min_p: float = 0.0) -> Tensor:
     """Nats (N,) in the draws that `draw` would make of (N, ..., C): how open the future is, all variables together."""
-    return Outcomes.of(scores, min_p).entropy().flatten(1).sum(-1)
+    return Outcomes.of(logits, min_p).entropy().flatten(1).sum(-1)
 
 
 class Categoricals(NamedTuple):
@@ -211,7 +211,7 @@ class Categoricals(NamedTuple):
 
     @staticmethod
     def from_logits(flat: Tensor, variables: int, unimix: float = 0.0) -> "Categoricals":
-        """From unnormalised (..., K*C) scores."""
+        """From unnormalised (..., K*C) logits."""
         logits = F.log_softmax(rearrange(flat.float(), "... (k c) -> ... k c", k=variables), -1)
         if unimix:
             logits = torch.log((1 - unimix) * logits.exp() + unimix / logits.shape[-1])
