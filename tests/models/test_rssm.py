@@ -11,7 +11,7 @@ from tests.models.conftest import FAMILIES, built, random_batch
 from tests.models.test_dynamics import followed
 from worldsim.models.dynamics.recurrence import UnrolledStates, cell, follow, limits
 from worldsim.models.dynamics.rssm import RSSM, BlockGRU
-from worldsim.models.layers import draw
+from worldsim.models.layers import sample
 
 FREE, SCALE, UNIMIX = 0.6, 0.1, 0.01
 
@@ -100,7 +100,7 @@ class Sequence:
             h = torch.stack([recurrence(self.gru, *row) for row in rows])
             scores = posterior(self.gru, h, self.shown[:, t])
             probs = mixed(scores, LATENTS).probs
-            z = one_hot(draw(probs.detach().log(), self.uniform[:, t]), CLASSES) + (probs - probs.detach())
+            z = one_hot(sample(probs.detach().log(), self.uniform[:, t]), CLASSES) + (probs - probs.detach())
             z = z.flatten(1)
             timesteps.append((h, z, scores))
         return UnrolledStates(*(torch.stack(parts, 1) for parts in zip(*timesteps, strict=True)))

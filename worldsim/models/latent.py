@@ -119,8 +119,8 @@ class LatentWorldModel(WorldModel):
     def losses(self, batch: Batch, generator: Generator, stage: Stage) -> Losses:
         flat = {name: value.flatten(0, 1) for name, value in batch.observation.items()}
         if stage == CODEC:
-            drawn = self.dynamics.recode(self.codec.encode(flat), self.codec.categorical.indices(flat), generator)
-            errors = self.codec.loss(drawn, flat, generator)
+            slots = self.dynamics.recode(self.codec.encode(flat), self.codec.categorical.indices(flat), generator)
+            errors = self.codec.loss(slots, flat, generator)
             return Losses.of({f"reconstruction/{name}": loss.mean() for name, loss in errors.items()})
         if stage == WHOLE:
             embeds = self.codec.encode(flat)

@@ -133,9 +133,9 @@ class DiffusionWorldModel(WorldModel):
         actions = torch.cat([state["actions"], encoded.unsqueeze(1)], 1)
         past = {leaf.name: state[PAST + leaf.name] for leaf in self.leaves}
         count = len(encoded)
-        drawn = self.canvas.noise(encoded.new_full((count, self.noise_size), 0.5) if noise is None else noise)
+        start = self.canvas.noise(encoded.new_full((count, self.noise_size), 0.5) if noise is None else noise)
         context = self._side_by_side(past, count)
-        change = self.denoiser.sample(drawn, context, actions.flatten(1), config.steps, config.order)
+        change = self.denoiser.sample(start, context, actions.flatten(1), config.steps, config.order)
         observation = self.canvas.inverse(_newest(context, config.context).with_each(change, torch.add))
         embedded = self.encoder(self.canvas(observation))
         following = self.action_proj(encoded)
@@ -168,15 +168,15 @@ class DiffusionWorldModel(WorldModel):
         heads |= self._uncertainty_losses(timesteps, features, actions, generator)
         rows = self._targets(begins, generator)
         counted_rows = follows.gather(1, rows)
-        drawn = self._denoising_losses(batch, actions, begins, rows, generator)
-        errors = torch.stack([loss.detach() for loss in drawn.values()]).sum(0)
+        denoising = self._denoising_losses(batch, actions, begins, rows, generator)
+        errors = torch.stack([loss.detach() for loss in denoising.values()]).sum(0)
         surprise = (errors * counted_rows).sum(1) / counted_rows.sum(1).clamp_min(1)
         counted = weighted(follows, batch.weight)
         # Processes that share a batch divide by the timesteps of all of it, and each has its share of the targets.
         count = follows.sum() if batch.valid_steps is None else batch.valid_steps
         share = rows.shape[1] / follows.shape[1]
         parts = {
-            name: mean_of(loss, weighted(counted_rows, batch.weight), count * share) for name, loss in drawn.items()
+            name: mean_of(loss, weighted(counted_rows, batch.weight), count * share) for name, loss in denoising.items()
         }
         parts |= {name: mean_of(loss, counted, count) for name, loss in heads.items()}
         return Losses.of(parts, surprise)

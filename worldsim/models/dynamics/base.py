@@ -26,7 +26,7 @@ class StepOutput(NamedTuple):
     """What `step` gives beside the state."""
 
     features: Tensor  # (B, F)
-    entropy: Tensor  # (B,) nats in what was drawn (`layers.entropy`)
+    entropy: Tensor  # (B,) nats in what was sampled (`layers.entropy`)
 
 
 class Dynamics(nn.Module, ABC):
@@ -46,7 +46,7 @@ class Dynamics(nn.Module, ABC):
     def recode(self, embeds: Slots, categorical: Tensor, generator: Generator | None = None) -> Slots:
         """What the decoder gets of timesteps (N, ...) alone, without their past; two-stage dynamics implement it.
 
-        generator: draws what training needs; None makes it a deterministic function.
+        generator: of the random numbers of training; None makes it a deterministic function.
         """
         raise TypeError(f"{type(self).__name__} is not trained in two stages: its codes depend on the past")
 
@@ -72,12 +72,12 @@ class Dynamics(nn.Module, ABC):
         """Follow a recorded sequence. Where `first`, an episode begins and everything before it is forgotten.
 
         embeds: encoded slots (B, T, V, embed) and (B, T, S, embed). categorical: class indices.
-        generator: draws what training needs; None makes it a deterministic function.
+        generator: of the random numbers of training; None makes it a deterministic function.
         """
 
     @abstractmethod
     def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, StepOutput]:
         """Imagine one step.
 
-        noise_BN: uniform in [0, 1), to sample with; None: the most probable future. min_p: see `layers.draw`.
+        noise_BN: uniform in [0, 1), to sample with; None: the most probable future. min_p: see `layers.sample`.
         """

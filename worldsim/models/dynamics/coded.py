@@ -185,14 +185,14 @@ class CodedDynamics(Dynamics):
         last, before = state["cached_embedding"], state["previous_embedding"]
         context = PriorInputs(memory, state["categorical"], state["dense"], last, before)
         categorical, dense = context.categorical, context.dense
-        now, entropy = last[:, :0], memory.new_zeros(len(memory))  # nothing is drawn yet
+        now, entropy = last[:, :0], memory.new_zeros(len(memory))  # nothing is sampled yet
         noise = (None, None) if noise_BN is None else noise_BN.split([self.variables, self.slots * self.numbers], -1)
         if self.variables:
-            drawn, entropy = _draw(self._categorical_logits(context), noise[0], min_p)
-            categorical = drawn.squeeze(-1)
+            sampled, entropy = _sample(self._categorical_logits(context), noise[0], min_p)
+            categorical = sampled.squeeze(-1)
             now = self.embed.of_categorical(categorical)
         if self.slots:
-            dense, nats = _draw(self._dense_logits(context, now), noise[1], min_p)
+            dense, nats = _sample(self._dense_logits(context, now), noise[1], min_p)
             entropy = entropy + nats
             now = torch.cat([now, self.embed.of_dense(dense)], -2)
         present = self.in_proj(now.flatten(-2))
@@ -247,8 +247,8 @@ def _nll(logits: Tensor, index: Tensor, follows: Tensor) -> Tensor:
     return -log_probs.sum((0, 1, 2)).view_as(follows) * follows
 
 
-def _draw(logits: Tensor, noise: Tensor | None, min_p: float) -> tuple[Tensor, Tensor]:
-    """Codes (N, slots, K) drawn from logits (slots, K, C, N) by noise (N, slots*K), and the nats (N,) in the draw."""
+def _sample(logits: Tensor, noise: Tensor | None, min_p: float) -> tuple[Tensor, Tensor]:
+    """Codes (N, slots, K) sampled from logits (slots, K, C, N) by noise (N, slots*K), and the entropy (N,) in nats."""
     outcomes = Outcomes.of(logits, min_p, -2)
     uniform = None if noise is None else slots_first(noise.unflatten(-1, logits.shape[:2]))
-    return outcomes.draw(uniform).permute(2, 0, 1).contiguous(), outcomes.entropy().sum((0, 1))
+    return outcomes.sample(uniform).permute(2, 0, 1).contiguous(), outcomes.entropy().sum((0, 1))

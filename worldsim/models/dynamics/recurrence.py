@@ -98,16 +98,16 @@ def posterior(weights: Weights, h_BW: Tensor, obs_BU: Tensor, latents: int) -> P
 
 
 def limits(uniform: Tensor, classes: int, unimix: float) -> Tensor:
-    """What the distribution function of all classes but the last must exceed for a class to be drawn: (..., K, C - 1).
+    """What the distribution function of all classes but the last must exceed to sample a class: (..., K, C - 1).
 
-    uniform: (..., K) in [0, 1). `unimix` of the uniform distribution is mixed into the one that will be drawn from.
+    uniform: (..., K) in [0, 1). `unimix` of the uniform distribution is mixed into the one that is sampled from.
     """
     mixed = torch.arange(1, classes, device=uniform.device) * (unimix / classes)
     return (uniform.unsqueeze(-1) - mixed) / (1 - unimix)
 
 
-def drawn(probs_BKC: Tensor, limit_BKC: Tensor | None) -> Tensor:
-    """One-hot latents (B, Z): drawn through the inverse distribution function, or the modes if there is no limit."""
+def sampled(probs_BKC: Tensor, limit_BKC: Tensor | None) -> Tensor:
+    """One-hot latents (B, Z): sampled through the inverse distribution function, or the modes if there is no limit."""
     if limit_BKC is None:
         index = probs_BKC.argmax(-1, keepdim=True)
     else:
@@ -201,7 +201,7 @@ class _Loop(torch.autograd.Function):
             before = h * kept, z * kept
             h, *kept_cell = cell(weights, *before, action_t)
             logits, *kept_posterior = posterior(weights, h, obs_t, latents)
-            z = drawn(kept_posterior[-1], bound)
+            z = sampled(kept_posterior[-1], bound)
             timesteps.append((z, logits, *before, h, *kept_cell, *kept_posterior))
         codes, logits, *trace = (torch.stack(parts, 1) for parts in zip(*timesteps, strict=True))
         ctx.save_for_backward(keep, *trace, *packed)
@@ -252,7 +252,7 @@ def _back(
 ) -> tuple[Tensor, Tensor, _Gradients]:
     """One timestep: from the gradients of h and z after it to those before it.
 
-    share: of the probabilities drawn from that the posterior's own have.
+    share: of the probabilities sampled from that the posterior's own have.
     """
     kind, blocks = weights.cell_in.dtype, weights.block_weight
     by_probs = timestep.probs * (d_z + timestep.d_codes).view_as(timestep.probs)

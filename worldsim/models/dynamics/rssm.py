@@ -2,7 +2,7 @@
 
 A recurrent state h carries the past. From h alone the prior predicts the latents z, categorical variables; the
 posterior reads them off h and the observation. Prior and posterior are pulled towards each other at two speeds (KL
-balance), and no further than `free_nats`. Everything is drawn from h and z.
+balance), and no further than `free_nats`. Everything is decoded from h and z.
 
 What does not depend on the recurrence (what observation and action add, the prior, log-probabilities) is
 computed for all timesteps at once, outside of the loop over time.
@@ -24,7 +24,7 @@ from worldsim.models.config import RSSMConfig
 from worldsim.models.dynamics.base import Dynamics, SequenceOutput, StepOutput
 from worldsim.models.dynamics.recurrence import UnrolledStates, Weights, cell, follow, limits, normalised
 from worldsim.models.generator import uniform
-from worldsim.models.layers import Categoricals, SlotLinear, draw, entropy, onehot
+from worldsim.models.layers import Categoricals, SlotLinear, entropy, onehot, sample
 from worldsim.models.leaves import Slots
 from worldsim.models.world_model import State
 
@@ -156,7 +156,7 @@ class RSSM(Dynamics):
         action = self.gru.from_action(action_BA)
         h = cell(self.gru.weights(action.dtype), state["h"], state["z"], action).h
         prior = self._latents(self.prior(h)).logits
-        z = onehot(draw(prior, noise_BN, min_p), self.classes).flatten(1).to(h.dtype)
+        z = onehot(sample(prior, noise_BN, min_p), self.classes).flatten(1).to(h.dtype)
         return {"h": h, "z": z}, StepOutput(torch.cat([h, z], -1), entropy(prior, min_p))
 
     def _latents(self, logits: Tensor) -> Categoricals:
