@@ -27,7 +27,7 @@ LATENT: dict[str, ModelConfig] = {
 DENOISER = {"channels": 8, "condition": 16, "targets": 3}
 FAMILIES: dict[str, ModelConfig] = LATENT | {
     "diffusion": DiffusionConfig(**LEAST, **DENOISER, context=3),
-    "diffusion, one moment, Heun": DiffusionConfig(**LEAST, **DENOISER, context=1, levels=1, order=2),
+    "diffusion, one timestep, Heun": DiffusionConfig(**LEAST, **DENOISER, context=1, levels=1, order=2),
 }
 NESTED = spaces.Dict(
     grey=spaces.Box(0, 255, (11, 18), np.uint8),  # whole patches of 8 do not fit

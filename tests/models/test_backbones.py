@@ -1,4 +1,4 @@
-"""Backbones: all moments at once, one at a time, and for attention a plain loop that keeps whole episodes."""
+"""Backbones: all timesteps at once, one at a time, and for attention a plain loop that keeps whole episodes."""
 
 import math
 
@@ -17,7 +17,7 @@ WIDTH, CPU = 8, torch.device("cpu")
 BACKBONES = {
     "recurrence": lambda: LinearRecurrence(WIDTH, layers=2),
     "attention": lambda: WindowedAttention(WIDTH, layers=2, heads=2, window=4),
-    "attention to one moment": lambda: WindowedAttention(WIDTH, layers=1, heads=1, window=1),
+    "attention to one timestep": lambda: WindowedAttention(WIDTH, layers=1, heads=1, window=1),
 }
 
 
@@ -37,7 +37,7 @@ def noise(batch: int, time: int, seed: int) -> Tensor:
 @given(st.sampled_from(sorted(BACKBONES)), st.integers(0, 13), st.integers(0, 13), st.integers(0, 99))
 @torch.no_grad()
 def test_a_sequence_is_its_moments_one_by_one(name: str, before: int, after: int, seed: int) -> None:
-    """Some moments at once, in which an episode may begin, then single ones: what all at once give."""
+    """Some timesteps at once, in which an episode may begin, then single ones: what all at once give."""
     backbone, x = made(name), noise(3, before + after + 1, seed)
     first = torch.zeros(3, before + after + 1, dtype=torch.bool)
     first[1, before // 2] = True
@@ -52,9 +52,9 @@ def test_a_sequence_is_its_moments_one_by_one(name: str, before: int, after: int
 
 
 def attended(block: AttentionBlock, episode: list[Tensor], window: int) -> Tensor:
-    """What the block gives for the episode's last moment, head by head and moment by moment."""
+    """What the block gives for the episode's last timestep, head by head and timestep by timestep."""
     x, out = episode[-1], []
-    parts = [block.in_proj(block.norm(moment)).chunk(3) for moment in episode[-window:]]
+    parts = [block.in_proj(block.norm(timestep)).chunk(3) for timestep in episode[-window:]]
     size = WIDTH // block.heads
     for head in range(block.heads):
         own = slice(head * size, (head + 1) * size)
@@ -89,7 +89,7 @@ def test_attention_is_the_plain_loop(window: int) -> None:
 
 @torch.no_grad()
 def test_what_leaves_the_window_is_forgotten() -> None:
-    """One block of window R: moment t - R + 1 counts at moment t, moment t - R does not."""
+    """One block of window R: timestep t - R + 1 counts at timestep t, timestep t - R does not."""
     backbone, first = WindowedAttention(WIDTH, layers=1, heads=2, window=4), torch.zeros(1, 9, dtype=torch.bool)
     x = noise(1, 9, 0).float()
     other = x.clone()

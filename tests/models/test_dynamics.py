@@ -1,4 +1,4 @@
-"""What latent dynamics must hold to beside what every family must (test_families). B worlds, T moments."""
+"""What latent dynamics must hold to beside what every family must (test_families). B worlds, T timesteps."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from tests.models.conftest import LATENT, built, random_batch
 from worldsim.models.conformance import part
-from worldsim.models.dynamics import Followed, Stepped
+from worldsim.models.dynamics import SequenceOutput, StepOutput
 from worldsim.models.latent import CODEC, DYNAMICS, WHOLE, LatentWorldModel
 from worldsim.models.world_model import Batch, Stage, State
 
@@ -17,7 +17,7 @@ B, T = 3, 7
 ALL = slice(None)
 
 
-def followed(model: LatentWorldModel, batch: Batch, state: State | None = None) -> Followed:
+def followed(model: LatentWorldModel, batch: Batch, state: State | None = None) -> SequenceOutput:
     flat = {name: value.flatten(0, 1) for name, value in batch.observation.items()}
     with torch.no_grad():
         embeds = model.codec.encode(flat)
@@ -29,7 +29,7 @@ def followed(model: LatentWorldModel, batch: Batch, state: State | None = None) 
 
 def stepped(
     model: LatentWorldModel, state: State, batch: Batch, t: int, noise: Tensor | None, min_p: float = 0.0
-) -> tuple[State, Stepped]:
+) -> tuple[State, StepOutput]:
     with torch.no_grad():
         action = model.act({name: value[:, t] for name, value in batch.action.items()})
         return model.dynamics.step(state, action, noise, min_p)

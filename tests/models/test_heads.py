@@ -51,11 +51,11 @@ def test_rewards_are_drawn_as_often_as_they_come_and_never_between() -> None:
     head = RewardHead(2, 32, -2.0, 1.0)
     fit(head, lambda: head.loss(features, rewards), steps=300)
     uniform = (torch.arange(400) + 0.5) / 400
-    drawn = head.draw(features[:1].expand(400, 2), uniform, 0.1)
+    drawn = head.sample(features[:1].expand(400, 2), uniform, 0.1)
     paid = (drawn - 0.98).abs() < 0.03
     assert paid.float().mean().item() == pytest.approx(0.25, abs=0.03)
     assert ((drawn - -1.02).abs() < 0.03)[~paid].all()
-    assert_close(head.draw(features[-1:], uniform[:1], 0.1), rewards[-1:], atol=0.01, rtol=0)
+    assert_close(head.sample(features[-1:], uniform[:1], 0.1), rewards[-1:], atol=0.01, rtol=0)
 
 
 def test_signs_are_sums_over_bins() -> None:

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from worldsim.models.dynamics.codes import MARGIN, Quantiser
 from worldsim.models.dynamics.ssm import scan
-from worldsim.models.layers import Categoricals, Outcomes, SlotEmbedding, SlotLinear, draw, entropy, symexp, symlog
+from worldsim.models.layers import Categoricals, Outcomes, SlotEmbedding, SlotLinear, entropy, sample, symexp, symlog
 
 
 @settings(max_examples=40, deadline=None)
@@ -94,7 +94,7 @@ def test_entropy_is_that_of_what_is_drawn() -> None:
 def test_draws_are_as_frequent_as_they_are_probable() -> None:
     probs = torch.tensor([0.5, 0.2, 0.0, 0.05, 0.25])
     uniform = torch.rand(20000, generator=torch.Generator().manual_seed(3))
-    counts = torch.bincount(draw(probs.log().expand(20000, -1), uniform), minlength=5).numpy()
+    counts = torch.bincount(sample(probs.log().expand(20000, -1), uniform), minlength=5).numpy()
     assert counts[2] == 0
     possible = probs.numpy() > 0
     assert chisquare(counts[possible], 20000 * probs.numpy()[possible]).pvalue > 0.001
@@ -107,7 +107,7 @@ def test_min_p_keeps_the_rest_in_proportion(seed: int, min_p: float) -> None:
     probs = torch.softmax(2 * torch.randn(6, generator=generator, dtype=torch.float64), 0)
     allowed = probs >= min_p * probs.max()
     uniform = torch.linspace(0, 1, 5001, dtype=torch.float64)[:-1]
-    shares = torch.bincount(draw(probs.log().expand(5000, -1), uniform, min_p), minlength=6) / 5000
+    shares = torch.bincount(sample(probs.log().expand(5000, -1), uniform, min_p), minlength=6) / 5000
     assert (shares[~allowed] == 0).all()
     expected = torch.where(allowed, probs, 0) / probs[allowed].sum()
     assert_close(shares.double(), expected, atol=1e-3, rtol=0)
@@ -116,8 +116,8 @@ def test_min_p_keeps_the_rest_in_proportion(seed: int, min_p: float) -> None:
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-24])
 def test_the_ends_of_the_unit_interval_draw_what_is_possible(uniform: float) -> None:
     scores = torch.log_softmax(torch.tensor([-1e9, 0.3, 0.1, -1e9]), 0)
-    assert draw(scores, torch.tensor(uniform)).item() in (1, 2)
-    assert draw(scores, None).item() == 1
+    assert sample(scores, torch.tensor(uniform)).item() in (1, 2)
+    assert sample(scores, None).item() == 1
 
 
 def test_categoricals_are_torchs_own() -> None:

@@ -68,7 +68,7 @@ def trained(model: WorldModel, arrays: EpisodeArrays, recipe: Recipe) -> WorldMo
 
 
 def imagined(model: WorldModel, batch: Batch) -> Iterator[tuple[int, Predicted, dict[str, Tensor]]]:
-    """The most probable future after SEEN moments of a batch: row, what is predicted, what is seen."""
+    """The most probable future after SEEN timesteps of a batch: row, what is predicted, what is seen."""
     seen = batch.each(lambda value: value[:, :SEEN])
     state = model.observe(seen.observation, seen.action, torch.arange(SEEN).expand(len(seen.first), -1) == 0).state
     for t in range(SEEN, SEEN + HORIZON):

@@ -1,4 +1,4 @@
-"""The rssm family against DreamerV3's equations, written down once more, one block and one moment at a time."""
+"""The rssm family against DreamerV3's equations, written down once more, one block and one timestep at a time."""
 
 import pytest
 import torch
@@ -9,9 +9,9 @@ from torch.testing import assert_close
 
 from tests.models.conftest import FAMILIES, built, random_batch
 from tests.models.test_dynamics import followed
-from worldsim.models.dynamics.recurrence import Moments, cell, follow, limits
+from worldsim.models.dynamics.recurrence import UnrolledStates, cell, follow, limits
 from worldsim.models.dynamics.rssm import RSSM, BlockGRU
-from worldsim.models.layers import draw
+from worldsim.models.layers import sample
 
 FREE, SCALE, UNIMIX = 0.6, 0.1, 0.01
 
@@ -88,31 +88,31 @@ class Sequence:
         self.asked = {"h": self.h, "z": self.z, "shown": self.shown, **dict(self.gru.named_parameters())}
         self.weighing = [torch.randn(ROWS, LENGTH, size, dtype=kind) for size in (16, 12, 12)]
 
-    def loop(self, kind: torch.dtype) -> Moments:
+    def loop(self, kind: torch.dtype) -> UnrolledStates:
         drive, limited = self.gru.from_action(self.actions).to(kind), limits(self.uniform, CLASSES, UNIMIX)
         shown = self.shown.to(kind)
         return follow(self.gru.weights(kind), (self.h, self.z), self.keep, drive, shown, limited, LATENTS, UNIMIX)
 
-    def plainly(self) -> Moments:
-        h, z, moments = self.h, self.z, []
+    def plainly(self) -> UnrolledStates:
+        h, z, timesteps = self.h, self.z, []
         for t in range(LENGTH):
             rows = zip(h * self.keep[:, t], z * self.keep[:, t], self.actions[:, t], strict=True)
             h = torch.stack([recurrence(self.gru, *row) for row in rows])
             scores = posterior(self.gru, h, self.shown[:, t])
             probs = mixed(scores, LATENTS).probs
-            z = one_hot(draw(probs.detach().log(), self.uniform[:, t]), CLASSES) + (probs - probs.detach())
+            z = one_hot(sample(probs.detach().log(), self.uniform[:, t]), CLASSES) + (probs - probs.detach())
             z = z.flatten(1)
-            moments.append((h, z, scores))
-        return Moments(*(torch.stack(parts, 1) for parts in zip(*moments, strict=True)))
+            timesteps.append((h, z, scores))
+        return UnrolledStates(*(torch.stack(parts, 1) for parts in zip(*timesteps, strict=True)))
 
-    def gradients(self, moments: Moments) -> dict[str, Tensor]:
-        loss = sum((part * weight).sum() for part, weight in zip(moments, self.weighing, strict=True))
+    def gradients(self, timesteps: UnrolledStates) -> dict[str, Tensor]:
+        loss = sum((part * weight).sum() for part, weight in zip(timesteps, self.weighing, strict=True))
         return dict(zip(self.asked, torch.autograd.grad(loss, list(self.asked.values())), strict=True))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("blocks", [1, 4])
 def test_the_way_back_is_autograds_through_the_plain_loop(blocks: int) -> None:
-    """Values and gradients by everything that goes in, where moments draw, forget and follow."""
+    """Values and gradients by everything that goes in, where timesteps draw, forget and follow."""
     given = Sequence(blocks, torch.float64)
     found, expected = given.loop(torch.float64), given.plainly()
     assert_close(found, expected)
@@ -157,7 +157,7 @@ def test_observing_is_the_papers_loop_with_balanced_and_clipped_divergences() ->
         loss = divergence.clamp_min(FREE) * keep[:, 0]
         assert_close(found.losses["dynamics"][:, t], loss, atol=1e-4, rtol=1e-4)
         assert_close(found.losses["representation"][:, t], SCALE * loss, atol=1e-4, rtol=1e-4)
-    assert clipped == {True, False}, "the bound should matter for some moments, not for all"
+    assert clipped == {True, False}, "the bound should matter for some timesteps, not for all"
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ class Sample(NamedTuple):
     action_space: gym.Space[Any]
 
     def batch(self, seed: int = 0, begins: float = 0.0) -> Batch:
-        """begins: how many of the moments are the first of an episode; if it is not 0, those of row 0 are."""
+        """begins: how many of the timesteps are the first of an episode; if it is not 0, those of row 0 are."""
         return random_batch(self.observation_space, self.action_space, ROWS, LENGTH, seed, begins)
 
     def uniform(self, seed: int = 0) -> Tensor:
@@ -90,7 +90,7 @@ def random_batch(
 
 
 def part(batch: Batch, rows: slice, times: slice) -> Batch:
-    """Some rows and moments of a batch."""
+    """Some rows and timesteps of a batch."""
     return batch.each(lambda item: item[rows, times])
 
 
@@ -128,7 +128,7 @@ def check_shapes(sample: Sample) -> None:
         encoded = model.encode({name: value[:, 0] for name, value in batch.observation.items()})
     assert all(head.shape == (ROWS, LENGTH) for head in heads), "the heads do not take these features"
     assert encoded.ndim == 2 and len(encoded) == ROWS and encoded.dtype == torch.float32, "encode gives no (N, D) fp32"
-    state, predicted, drawn = stepped(model, result.state, batch, 0, sample.uniform())
+    state, predicted, decoded = stepped(model, result.state, batch, 0, sample.uniform())
     assert predicted.features.shape == (ROWS, width), "features of step are not (B, F)"
     for name in ("entropy", "disagreement"):
         signal = getattr(predicted, name)
@@ -141,7 +141,7 @@ def check_shapes(sample: Sample) -> None:
         for other in (result.state[name], state[name]):
             assert (tensor.shape, tensor.dtype) == (other.shape, other.dtype), f"{name} changes its shape or type"
     for name, value in batch.observation.items():
-        assert (drawn[name].shape, drawn[name].dtype) == (value[:, 0].shape, value.dtype), (
+        assert (decoded[name].shape, decoded[name].dtype) == (value[:, 0].shape, value.dtype), (
             f"{name} is decoded otherwise"
         )
 
@@ -149,9 +149,9 @@ def check_shapes(sample: Sample) -> None:
 def check_space(sample: Sample) -> None:
     """What is decoded after a step lies in the observation space."""
     state = observed(sample.model, batch := sample.batch()).state
-    _, _, drawn = stepped(sample.model, state, batch, 0, sample.uniform())
+    _, _, decoded = stepped(sample.model, state, batch, 0, sample.uniform())
     for row in range(ROWS):
-        value = unflatten(sample.observation_space, {name: each[row].numpy() for name, each in drawn.items()})
+        value = unflatten(sample.observation_space, {name: each[row].numpy() for name, each in decoded.items()})
         assert sample.observation_space.contains(value), f"not in the space: {value}"
 
 
@@ -214,7 +214,7 @@ def check_rows(sample: Sample) -> None:
     """Rows of a batch are independent."""
     model, batch = sample.model, sample.batch(begins=0.2)
     together, noise = observed(model, batch), sample.uniform()
-    following, now, drawn = stepped(model, together.state, batch, 1, noise)
+    following, now, decoded = stepped(model, together.state, batch, 1, noise)
     for row in range(ROWS):
         one = slice(row, row + 1)
         alone = observed(model, part(batch, one, slice(None)))
@@ -227,7 +227,7 @@ def check_rows(sample: Sample) -> None:
         _assert_same(
             {name: value[one] for name, value in following.items()}, state, "the state after a step of a row alone"
         )
-        _assert_same({name: value[one] for name, value in drawn.items()}, result, "the observation of a row alone")
+        _assert_same({name: value[one] for name, value in decoded.items()}, result, "the observation of a row alone")
 
 
 def check_purity(sample: Sample) -> None:

@@ -43,14 +43,14 @@ class RewardHead(nn.Module):
         log_probs: Tensor = self(features, temperature)
         return (log_probs.exp() * self.values).sum(-1)
 
-    def draw(self, features: Tensor, uniform: Tensor | None, min_p: float, temperature: float = 1.0) -> Tensor:
+    def sample(self, features: Tensor, uniform: Tensor | None, min_p: float, temperature: float = 1.0) -> Tensor:
         """Rewards (N,) as the environment would give them: one of the predicted outcomes, not their mean.
 
-        A bin is drawn (see `layers.draw`); the reward is the mean over it and its neighbours, between which a known
+        A bin is sampled (see `layers.sample`); the reward is the mean over it and its neighbours, between which a known
         reward is shared. A refund that is as likely right as wrong pays 0 or -1, never -0.5.
         """
         outcomes = Outcomes.of(self.net(features).float() / temperature, min_p)
-        chosen = outcomes.draw(uniform).unsqueeze(-1)
+        chosen = outcomes.sample(uniform).unsqueeze(-1)
         near = (chosen + self.near).clamp(0, len(self.bins) - 1)
         weight = outcomes.gaps.gather(-1, near).exp() * (near == chosen + self.near)
         return (weight * self.values[near]).sum(-1) / weight.sum(-1)
@@ -92,8 +92,8 @@ class TerminationHead(nn.Module):
         logits: Tensor = self.net(features)
         return logits.float().squeeze(-1)
 
-    def draw(self, features: Tensor, uniform: Tensor | None, temperature: float = 1.0) -> Tensor:
-        """Whether it ends (N,) bool, drawn by `uniform` (N,) in [0, 1); the more probable if that is None."""
+    def sample(self, features: Tensor, uniform: Tensor | None, temperature: float = 1.0) -> Tensor:
+        """Whether it ends (N,) bool, sampled by `uniform` (N,) in [0, 1); the more probable if that is None."""
         goes_on = torch.sigmoid(-self(features) / temperature)
         return goes_on <= (0.5 if uniform is None else uniform)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from worldsim.models.config import LatentConfig
-from worldsim.models.dynamics import Followed, make_dynamics
+from worldsim.models.dynamics import SequenceOutput, make_dynamics
 from worldsim.models.generator import uniform
 from worldsim.models.heads import Ensemble, RewardHead, TerminationHead
 from worldsim.models.leaves import ActionEncoder, ObservationCodec, Slots, slot_layout
@@ -109,7 +109,7 @@ class LatentWorldModel(WorldModel):
         first: Tensor,
         generator: Generator | None,
         state: State | None = None,
-    ) -> Followed:
+    ) -> SequenceOutput:
         lead = first.shape
         sequence = Slots(*(part.unflatten(0, lead) for part in embeds))
         categorical = self.codec.categorical.indices(flat).unflatten(0, lead)
@@ -119,9 +119,9 @@ class LatentWorldModel(WorldModel):
     def losses(self, batch: Batch, generator: Generator, stage: Stage) -> Losses:
         flat = {name: value.flatten(0, 1) for name, value in batch.observation.items()}
         if stage == CODEC:
-            drawn = self.dynamics.recode(self.codec.encode(flat), self.codec.categorical.indices(flat), generator)
-            errors = self.codec.loss(drawn, flat, generator)
-            return Losses.of({f"draw/{name}": loss.mean() for name, loss in errors.items()})
+            slots = self.dynamics.recode(self.codec.encode(flat), self.codec.categorical.indices(flat), generator)
+            errors = self.codec.loss(slots, flat, generator)
+            return Losses.of({f"reconstruction/{name}": loss.mean() for name, loss in errors.items()})
         if stage == WHOLE:
             embeds = self.codec.encode(flat)
         else:
@@ -132,17 +132,17 @@ class LatentWorldModel(WorldModel):
         features, follows = followed.features, (~batch.first).float()
         heads = {"reward": self.reward.loss(features, batch.reward)}
         heads["termination"] = self.termination.loss(features, batch.terminated)
-        moments = torch.stack([loss.detach() for loss in (followed.losses | heads).values()]).sum(0)
-        surprise = (moments * follows).sum(1) / follows.sum(1).clamp_min(1)
+        step_losses = torch.stack([loss.detach() for loss in (followed.losses | heads).values()]).sum(0)
+        surprise = (step_losses * follows).sum(1) / follows.sum(1).clamp_min(1)
         slots = self.dynamics.slots_of(followed)
         heads["ensemble"] = self._ensemble_loss(features, slots, generator)
-        count = follows.sum() if batch.moments is None else batch.moments
+        count = follows.sum() if batch.valid_steps is None else batch.valid_steps
         counted = weighted(follows, batch.weight)
         parts = {name: mean_of(loss, counted, count) for name, loss in followed.losses.items()}
         if stage == WHOLE:
             drawn_from = Slots(*(slot.flatten(0, 1) for slot in slots))
             for name, loss in self.codec.loss(drawn_from, flat, generator).items():
-                parts[f"draw/{name}"] = weighted(loss.view(follows.shape), batch.weight).mean()
+                parts[f"reconstruction/{name}"] = weighted(loss.view(follows.shape), batch.weight).mean()
         parts |= {name: mean_of(loss, counted, count) for name, loss in heads.items()}
         return Losses.of(parts, surprise)
 

@@ -141,9 +141,9 @@ def onehot(index: Tensor, classes: int, dim: int = -1) -> Tensor:
 
 
 class Outcomes(NamedTuple):
-    """Categorical variables about to be drawn, in any layout; `dim`, a negative number, is their classes' axis.
+    """Categorical variables about to be sampled, in any layout; `dim`, a negative number, is their classes' axis.
 
-    Classes less probable than `min_p` times the most probable one are never drawn (arXiv:2407.01082); it keeps long
+    Classes less probable than `min_p` times the most probable one are never sampled (arXiv:2407.01082); it keeps long
     rollouts free of one-in-a-thousand flips and leaves real alternatives alone.
     """
 
@@ -153,9 +153,9 @@ class Outcomes(NamedTuple):
     dim: int
 
     @staticmethod
-    def of(scores: Tensor, min_p: float = 0.0, dim: int = -1) -> "Outcomes":
-        """scores: log-probabilities, up to a constant, in fp32."""
-        gaps = scores - scores.amax(dim, keepdim=True)
+    def of(logits: Tensor, min_p: float = 0.0, dim: int = -1) -> "Outcomes":
+        """logits: log-probabilities, up to a constant, in fp32."""
+        gaps = logits - logits.amax(dim, keepdim=True)
         weights = torch.exp2(gaps * LOG2_E)  # three times as fast as exp on a CPU
         weights = F.threshold(weights, min_p, 0.0) if min_p else weights
         return Outcomes(gaps, weights, _cumulative(weights, dim), dim)
@@ -165,7 +165,7 @@ class Outcomes(NamedTuple):
         """Weights of all classes together."""
         return self.cumulative.select(self.dim, -1)
 
-    def draw(self, uniform: Tensor | None) -> Tensor:
+    def sample(self, uniform: Tensor | None) -> Tensor:
         """Class indices through the inverse distribution function; modes if `uniform`, in [0, 1), is None."""
         if uniform is None:
             return self.gaps.argmax(self.dim)
@@ -175,7 +175,7 @@ class Outcomes(NamedTuple):
         return passed.long().clamp_max(self.gaps.shape[self.dim] - 1)
 
     def entropy(self) -> Tensor:
-        """Nats in the draw of every variable."""
+        """Nats of entropy of every variable."""
         known = self.gaps.clamp_min(-1e9)  # 0 * inf is no number
         nats: Tensor = self.total.log() - (self.weights * known).sum(self.dim) / self.total
         return nats
@@ -191,14 +191,14 @@ def _cumulative(weights: Tensor, dim: int) -> Tensor:
     return sums
 
 
-def draw(scores: Tensor, uniform: Tensor | None, min_p: float = 0.0) -> Tensor:
-    """Class indices (...) drawn from (..., C), see `Outcomes`; modes if `uniform` (...) is None."""
-    return Outcomes.of(scores, min_p).draw(uniform)
+def sample(logits: Tensor, uniform: Tensor | None, min_p: float = 0.0) -> Tensor:
+    """Class indices (...) sampled from (..., C), see `Outcomes`; modes if `uniform` (...) is None."""
+    return Outcomes.of(logits, min_p).sample(uniform)
 
 
-def entropy(scores: Tensor, min_p: float = 0.0) -> Tensor:
-    """Nats (N,) in the draws that `draw` would make of (N, ..., C): how open the future is, all variables together."""
-    return Outcomes.of(scores, min_p).entropy().flatten(1).sum(-1)
+def entropy(logits: Tensor, min_p: float = 0.0) -> Tensor:
+    """Nats (N,) of entropy in what `sample` takes from (N, ..., C): how open the future is, all variables together."""
+    return Outcomes.of(logits, min_p).entropy().flatten(1).sum(-1)
 
 
 class Categoricals(NamedTuple):
@@ -211,7 +211,7 @@ class Categoricals(NamedTuple):
 
     @staticmethod
     def from_logits(flat: Tensor, variables: int, unimix: float = 0.0) -> "Categoricals":
-        """From unnormalised (..., K*C) scores."""
+        """From unnormalised (..., K*C) logits."""
         logits = F.log_softmax(rearrange(flat.float(), "... (k c) -> ... k c", k=variables), -1)
         if unimix:
             logits = torch.log((1 - unimix) * logits.exp() + unimix / logits.shape[-1])

@@ -3,7 +3,7 @@
 A family decides how it encodes and decodes, what its state holds, in which stages it is trained and with which losses.
 Training, simulator and validation depend only on this module.
 
-Axes: B batch, T time, N any number of moments. A moment is an observation and the action that led to it.
+Axes: B batch, T time, N any number of timesteps. A timestep is an observation and the action that led to it.
 """
 
 from abc import ABC, abstractmethod
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
     terminated: Tensor  # (B, T) bool
     first: Tensor  # (B, T) bool: the first row of an episode
     weight: Tensor | None = None  # (B,) fp32: how much each sequence counts; None: all the same
-    moments: Tensor | None = None  # () fp32: number of rows to average losses over, where processes share a batch
+    valid_steps: Tensor | None = None  # () fp32: number of rows to average losses over, where processes share a batch
 
     @staticmethod
     def from_numpy(arrays: Mapping[str, Any], device: torch.device | str = "cpu") -> "Batch":
@@ -54,7 +54,7 @@ class Batch(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """The scalar to minimise and its parts, averaged over moments."""
+    """The scalar to minimise and its parts, averaged over timesteps."""
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -81,14 +81,14 @@ class Stage(NamedTuple):
     """A stage of training; a family may have several."""
 
     name: str
-    frames: bool = False  # trained on single moments, with the trainer's codec_* settings, instead of on sequences
+    frames: bool = False  # trained on single timesteps, with the trainer's codec_* settings, instead of on sequences
 
 
 class Observed(NamedTuple):
     """The result of observing a recorded sequence."""
 
-    state: State  # after the last moment
-    features: Tensor  # (B, T, F): input of the heads for each moment, given its observation
+    state: State  # after the last timestep
+    features: Tensor  # (B, T, F): input of the heads for each timestep, given its observation
 
 
 class Predicted(NamedTuple):

@@ -96,7 +96,8 @@ class SequenceSampler:
         """The next batch: observation and action {leaf: (B, T, ...)}, reward, terminated, first and mask (B, T).
 
         With segments also `weight` (B,), and `segment`: those of the whole batch. Where processes share a batch, B is
-        this one's part, and `moments` is how many rows of the whole batch follow another, over the number of processes.
+        this one's part, and `valid_steps` is how many rows of the whole batch follow another, over the number of
+        processes.
         """
         mine, more = self.shard.of(self.batch), dict[str, Any]()
         if self.segments is None:
@@ -111,7 +112,7 @@ class SequenceSampler:
         # Every process draws all row numbers from the same generator state: the batch does not depend on their number.
         rows = self._rows(start, episode)
         if self.shard.ranks > 1:
-            more["moments"] = np.asarray((~self.arrays.first[rows]).sum() / self.shard.ranks, np.float32)
+            more["valid_steps"] = np.asarray((~self.arrays.first[rows]).sum() / self.shard.ranks, np.float32)
         found = gather(self.arrays, rows[mine]) | more
         self.arrays.release()  # else the resident memory grows to the size of the data set
         return found

@@ -79,8 +79,8 @@ def tick(
     observation = model.decode(latent) if observe == "frame" else {}
     disagreement = torch.maximum(state.disagreement, now.disagreement)
     uncertainty = state.cumulative_entropy + now.entropy, disagreement
-    reward = model.reward.draw(now.features, paying, model.config.min_p, temperatures[0])
-    terminated = model.termination.draw(now.features, ending, temperatures[1])
+    reward = model.reward.sample(now.features, paying, model.config.min_p, temperatures[0])
+    terminated = model.termination.sample(now.features, ending, temperatures[1])
     return Tick(
         WorldState(latent, state.seed, state.tick + 1, *uncertainty, observation), now.features, reward, terminated
     )

@@ -1,6 +1,6 @@
 """Observations as what noise is added to: grids and one vector, whose numbers all have about the same size.
 
-Axes: N any number of moments, C channels, H height, W width, n numbers of the vector.
+Axes: N any number of timesteps, C channels, H height, W width, n numbers of the vector.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +24,7 @@ MOST_CLASSES = 4096  # of all categorical variables together, which are one-hots
 
 
 class Drawing(NamedTuple):
-    """Moments on the canvas."""
+    """Timesteps on the canvas."""
 
     grids: tuple[Tensor, ...]  # (N, C, H, W) each, in [-1, 1]; H and W are whole patches
     vector: Tensor  # (N, n): one-hots of -0.5 and 0.5 of the categorical variables, then the vectors, standardised
@@ -57,7 +57,7 @@ class GridScale(nn.Module):
         self.register_buffer("high", torch.tensor(255.0 if leaf.kind == "image" else 1.0))
         self.mean: Tensor  # (H, W, C) of the data, scaled
         self.register_buffer("mean", torch.zeros(leaf.shape))
-        self.deviation: Tensor  # (H', W') of the changes from one moment to the next, in [-1, 1]
+        self.deviation: Tensor  # (H', W') of the changes from one timestep to the next, in [-1, 1]
         self.register_buffer("deviation", torch.full(self.size, SIGMA_DATA))
 
     def scaled(self, values: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class Canvas(nn.Module):
         self.numbers = sum(self.classes) + sum(leaf.shape[0] for leaf in self.vectors)
         self.names = [scale.leaf.name for scale in self.grids]
         self.sizes = [(scale.channels, *scale.size) for scale in self.grids]
-        self.deviation: Tensor  # of the changes of the vector's numbers from one moment to the next
+        self.deviation: Tensor  # of the changes of the vector's numbers from one timestep to the next
         self.register_buffer("deviation", torch.full((self.numbers,), SIGMA_DATA))
         self.count = self.numbers + sum(int(np.prod(size)) for size in self.sizes)
 
@@ -132,9 +132,9 @@ class Canvas(nn.Module):
 
     def measure_changes(self, before: Mapping[str, Iterable[Tensor]], after: Mapping[str, Iterable[Tensor]]) -> None:
         """Sets the deviations of changes, from rows and those that followed on them."""
-        moments = (zip(*(samples[leaf.name] for leaf in self.leaves), strict=True) for samples in (before, after))
+        timesteps = (zip(*(samples[leaf.name] for leaf in self.leaves), strict=True) for samples in (before, after))
         squares, count = self.deviations().each(lambda x: torch.zeros_like(x, dtype=torch.float64)), 0
-        for pair in zip(*moments, strict=True):
+        for pair in zip(*timesteps, strict=True):
             one, two = (self({leaf.name: part for leaf, part in zip(self.leaves, rows, strict=True)}) for rows in pair)
             changes = two.with_each(one, torch.sub).each(lambda x: x.double().nan_to_num(0.0, 0.0, 0.0).square())
             vector, grids = changes.vector.sum(0), tuple(grid.mean(1).sum(0) for grid in changes.grids)

@@ -3,7 +3,8 @@
 What the network sees and gives has unit variance at every noise level. DIAMOND (arXiv:2405.12399) found that worlds
 made this way stay themselves over long imagined rollouts with as few as one to three denoising steps.
 
-Axes: N moments, C channels, H height, W width, n numbers of the vector, K moments of context, E width of the condition.
+Axes: N timesteps, C channels, H height, W width, n numbers of the vector, K timesteps of context, E width of the
+condition.
 """
 
 from typing import NamedTuple
@@ -119,7 +120,7 @@ class GridPast(nn.Module):
     def __init__(self, size: tuple[int, ...], condition: int, config: DiffusionConfig):
         super().__init__()
         channels, height, width = size
-        self.moments, patch = config.context, config.patch
+        self.timesteps, patch = config.context, config.patch
         self.stem = nn.Conv2d(channels * config.context, config.channels, patch, patch)
         # What stands still is known by its place.
         self.place = nn.Parameter(torch.zeros(config.channels, height // patch, width // patch))
@@ -128,7 +129,7 @@ class GridPast(nn.Module):
 
     def forward(self, before: Tensor, deviation: Tensor, condition: Tensor) -> Tensor:
         """Grids before (N, K*C, H, W), oldest first, and condition (N, E) to features (N, F, H', W') of patches."""
-        frames = before.unflatten(1, (self.moments, -1))
+        frames = before.unflatten(1, (self.timesteps, -1))
         moved = (frames[:, 1:] - frames[:, :-1]) * (0.5 / deviation).clamp_max(LOUDEST)
         inputs = torch.cat([frames[:, -1:], moved], 1).flatten(1, 2)
         features: Tensor = self.net(self.stem(inputs) + self.place, condition)
@@ -158,7 +159,7 @@ class GridDenoiser(nn.Module):
 
 
 class Known(NamedTuple):
-    """What the past says of moments about to be denoised."""
+    """What the past says of timesteps about to be denoised."""
 
     condition: Tensor  # (N, E)
     grids: tuple[Tensor, ...]  # (N, F, H', W') each
@@ -174,9 +175,9 @@ class Known(NamedTuple):
 
 
 class Denoiser(nn.Module):
-    """How the moment differs from the one before, without noise.
+    """How the timestep differs from the one before, without noise.
 
-    The larger part of the network sees the past and the actions, once a moment; a smaller one sees what it says, the
+    The larger part of the network sees the past and the actions, once a timestep; a smaller one sees what it says, the
     noisy change and the noise level, as often as noise is taken off. Untrained, it says that nothing changes.
     """
 
@@ -199,7 +200,7 @@ class Denoiser(nn.Module):
                 nn.init.zeros_(parameter)
 
     def know(self, context: Drawing, actions: Tensor) -> Known:
-        """What the past says. context: the K moments before, (N, K*C, H, W) and (N, K*n), the newest last.
+        """What the past says. context: the K timesteps before, (N, K*C, H, W) and (N, K*n), the newest last.
 
         actions: (N, K*A), those that followed on them.
         """

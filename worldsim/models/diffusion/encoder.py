@@ -1,4 +1,4 @@
-"""Everything that one or more moments hold, as one vector."""
+"""Everything that one or more timesteps hold, as one vector."""
 
 import torch
 import torch.nn.functional as F
@@ -29,17 +29,17 @@ class GridEncoder(nn.Module):
 
 
 class FrameEncoder(nn.Module):
-    """A drawing of `moments` moments, side by side as channels, to (N, E)."""
+    """A drawing of `timesteps` timesteps, side by side as channels, to (N, E)."""
 
-    def __init__(self, canvas: Canvas, moments: int, features: int, patch: int):
+    def __init__(self, canvas: Canvas, timesteps: int, features: int, patch: int):
         super().__init__()
         self.grids = nn.ModuleList(
             [
-                GridEncoder(moments * channels, height, width, patch, features)
+                GridEncoder(timesteps * channels, height, width, patch, features)
                 for channels, height, width in canvas.sizes
             ]
         )
-        self.vector = nn.Linear(moments * canvas.numbers, features) if canvas.numbers else None
+        self.vector = nn.Linear(timesteps * canvas.numbers, features) if canvas.numbers else None
 
     def forward(self, drawing: Drawing) -> Tensor:
         parts = [encode(grid) for encode, grid in zip(self.grids, drawing.grids, strict=True)]

@@ -1,16 +1,16 @@
 """The world model of the `diffusion` family (DIAMOND, arXiv:2405.12399).
 
 A state is made of the last K observations and actions. What changes from the last one to the next is
-denoised from nothing, given these. What no observation shows is lost once it is K moments old; a recurrent memory
+denoised from nothing, given these. What no observation shows is lost once it is K timesteps old; a recurrent memory
 beside it serves reward, termination and uncertainty alone.
 
 Not DIAMOND's: the change is denoised in place of the frame, scaled by how much changes in the data at each place; what
-the past says is worked out once a moment (`denoiser.GridPast`); any space and not only images (`canvas`); most work on
-patches in place of pixels; frames of the past are noisy in training; and heads on a gated linear recurrence in place
+the past says is worked out once a timestep (`denoiser.GridPast`); any space and not only images (`canvas`); most work
+on patches in place of pixels; frames of the past are noisy in training; and heads on a gated linear recurrence in place
 of an LSTM.
 
-Axes: B batch, T time, K moments of context, A width of an encoded action, W width of the memory, J targets of a
-sequence, N any number of moments.
+Axes: B batch, T time, K timesteps of context, A width of an encoded action, W width of the memory, J targets of a
+sequence, N any number of timesteps.
 """
 
 import math
@@ -52,7 +52,7 @@ PAST = "past/"  # before a leaf's name: the state's observations
 
 
 class ContextRows(NamedTuple):
-    """What moments are denoised from, as places in the state's past and the sequence after it, one behind the other."""
+    """Rows that timesteps are denoised from, counted through the state's past and then the sequence after it."""
 
     place: Tensor  # (B, J, K) of the observations
     acted: Tensor  # (B, J, K) bool: whether the action that followed counts; not where an observation only fills up
@@ -63,7 +63,7 @@ class DiffusionWorldModel(WorldModel):
 
     State: the last observations as flat leaves, `past/<leaf>` (B, K, ...), the newest last, the first repeated where an
     episode has not had K; `actions` (B, K - 1, A) that led from each to the next, zeros where none did; the memory's
-    own; `cached_features` (B, 2W), of the last moment; `observed` (B,) bool, whether there was an observation at all.
+    own; `cached_features` (B, 2W), of the last timestep; `observed` (B,) bool, whether there was an observation at all.
     """
 
     config: DiffusionConfig
@@ -121,7 +121,7 @@ class DiffusionWorldModel(WorldModel):
         actions = self.act(action) * (~begins).unsqueeze(-1)
         flat = {name: value.flatten(0, 1) for name, value in observation.items()}
         features, memory = self._features(self.canvas(flat), actions, begins, start)
-        # The past of a moment that would come next: the present one is the newest observation in it.
+        # The past of a timestep that would come next: the present one is the newest observation in it.
         context = self._context(begins, torch.full_like(begins[:, :1], begins.shape[1], dtype=torch.long))
         kept = {PAST + leaf.name: self._past(observation, start, leaf.name, context)[:, 0] for leaf in self.leaves}
         kept["actions"] = self._followed_by(actions, start, context)[:, 0, :-1]
@@ -133,9 +133,9 @@ class DiffusionWorldModel(WorldModel):
         actions = torch.cat([state["actions"], encoded.unsqueeze(1)], 1)
         past = {leaf.name: state[PAST + leaf.name] for leaf in self.leaves}
         count = len(encoded)
-        drawn = self.canvas.noise(encoded.new_full((count, self.noise_size), 0.5) if noise is None else noise)
+        start = self.canvas.noise(encoded.new_full((count, self.noise_size), 0.5) if noise is None else noise)
         context = self._side_by_side(past, count)
-        change = self.denoiser.sample(drawn, context, actions.flatten(1), config.steps, config.order)
+        change = self.denoiser.sample(start, context, actions.flatten(1), config.steps, config.order)
         observation = self.canvas.inverse(_newest(context, config.context).with_each(change, torch.add))
         embedded = self.encoder(self.canvas(observation))
         following = self.action_proj(encoded)
@@ -160,35 +160,35 @@ class DiffusionWorldModel(WorldModel):
         start = self.initial(len(batch.first))
         begins = _begins(batch.first, start)
         actions = self.act(batch.action) * (~begins).unsqueeze(-1)
-        moments = self.canvas({name: value.flatten(0, 1) for name, value in batch.observation.items()})
-        features, _ = self._features(moments, actions, begins, start)
+        timesteps = self.canvas({name: value.flatten(0, 1) for name, value in batch.observation.items()})
+        features, _ = self._features(timesteps, actions, begins, start)
         follows = (~begins).float()
         heads = {"reward": self.reward.loss(features, batch.reward)}
         heads["termination"] = self.termination.loss(features, batch.terminated)
-        heads |= self._uncertainty_losses(moments, features, actions, generator)
+        heads |= self._uncertainty_losses(timesteps, features, actions, generator)
         rows = self._targets(begins, generator)
         counted_rows = follows.gather(1, rows)
-        drawn = self._denoising_losses(batch, actions, begins, rows, generator)
-        errors = torch.stack([loss.detach() for loss in drawn.values()]).sum(0)
+        denoising = self._denoising_losses(batch, actions, begins, rows, generator)
+        errors = torch.stack([loss.detach() for loss in denoising.values()]).sum(0)
         surprise = (errors * counted_rows).sum(1) / counted_rows.sum(1).clamp_min(1)
         counted = weighted(follows, batch.weight)
-        # Processes that share a batch divide by the moments of all of it, and each has its share of the targets.
-        count = follows.sum() if batch.moments is None else batch.moments
+        # Processes that share a batch divide by the timesteps of all of it, and each has its share of the targets.
+        count = follows.sum() if batch.valid_steps is None else batch.valid_steps
         share = rows.shape[1] / follows.shape[1]
         parts = {
-            name: mean_of(loss, weighted(counted_rows, batch.weight), count * share) for name, loss in drawn.items()
+            name: mean_of(loss, weighted(counted_rows, batch.weight), count * share) for name, loss in denoising.items()
         }
         parts |= {name: mean_of(loss, counted, count) for name, loss in heads.items()}
         return Losses.of(parts, surprise)
 
-    def _features(self, moments: Drawing, actions: Tensor, begins: Tensor, start: State) -> tuple[Tensor, State]:
-        """What the heads read of moments (B*T, ...), (B, T, 2W), and the memory after the last of them."""
-        embedded = self.encoder(moments).unflatten(0, begins.shape)
+    def _features(self, timesteps: Drawing, actions: Tensor, begins: Tensor, start: State) -> tuple[Tensor, State]:
+        """What the heads read of timesteps (B*T, ...), (B, T, 2W), and the memory after the last of them."""
+        embedded = self.encoder(timesteps).unflatten(0, begins.shape)
         memory, kept = self.memory.sequence(embedded + self.action_proj(actions), begins, start)
         return torch.cat([memory, embedded], -1), kept
 
     def _uncertainty_losses(
-        self, moments: Drawing, features: Tensor, actions: Tensor, generator: Generator
+        self, timesteps: Drawing, features: Tensor, actions: Tensor, generator: Generator
     ) -> dict[str, Tensor]:
         """(B, T) each."""
         lead = features.shape[:2]
@@ -196,7 +196,7 @@ class DiffusionWorldModel(WorldModel):
         past = torch.cat([before, self.action_proj(actions)], -1).detach().flatten(0, 1)
         chance = uniform((self.config.ensemble, lead[0], 1), generator, past.device, axis=1)
         trained = (chance < 0.5).expand(-1, -1, lead[1]).flatten(1).float()
-        return {name: loss.view(lead) for name, loss in self.uncertainty.loss(past, moments, trained).items()}
+        return {name: loss.view(lead) for name, loss in self.uncertainty.loss(past, timesteps, trained).items()}
 
     def _targets(self, begins: Tensor, generator: Generator) -> Tensor:
         """(B, J) rows to be denoised, none of them twice, those that follow on something before all others."""
@@ -216,8 +216,8 @@ class DiffusionWorldModel(WorldModel):
         before = self._side_by_side({name: value.flatten(0, 1) for name, value in past.items()}, rows.numel())
         before = self._drifted(before, lead, generator)
         following = self._followed_by(actions, start, context).flatten(0, 1).flatten(1)
-        moments = self.canvas({name: _at(value, rows).flatten(0, 1) for name, value in batch.observation.items()})
-        clean = moments.with_each(_newest(before, self.config.context), torch.sub)
+        timesteps = self.canvas({name: _at(value, rows).flatten(0, 1) for name, value in batch.observation.items()})
+        clean = timesteps.with_each(_newest(before, self.config.context), torch.sub)
         clean = clean.each(lambda x: x.repeat_interleave(DRAWS, 0))
         count = len(clean.vector)
         chance = uniform((lead[0], count // lead[0] * (1 + self.noise_size)), generator, rows.device).view(count, -1)
@@ -275,21 +275,21 @@ class DiffusionWorldModel(WorldModel):
         return _at(every, context.place) * context.acted.unsqueeze(-1)
 
     def _side_by_side(self, past: Flat, count: int) -> Drawing:
-        """Leaves (N, K, ...) as a drawing whose channels, and numbers, are those of K moments."""
+        """Leaves (N, K, ...) as a drawing whose channels, and numbers, are those of K timesteps."""
         each: Drawing = self.canvas({name: value.flatten(0, 1) for name, value in past.items()})
         return each.each(lambda x: x.unflatten(0, (count, self.config.context)).flatten(1, 2))
 
 
 def _begins(first: Tensor, state: State) -> Tensor:
-    """(B, T): where there is nothing before a moment, because an episode begins or nothing was seen yet."""
+    """(B, T): where there is nothing before a timestep, because an episode begins or nothing was seen yet."""
     begins = first.clone()
     begins[:, 0] |= ~state["observed"]
     return begins
 
 
-def _newest(context: Drawing, moments: int) -> Drawing:
-    """The last of the moments (N, K*C, H, W) and (N, K*n) of a context."""
-    return context.each(lambda x: x[:, -(x.shape[1] // moments) :])
+def _newest(context: Drawing, timesteps: int) -> Drawing:
+    """The last of the timesteps (N, K*C, H, W) and (N, K*n) of a context."""
+    return context.each(lambda x: x[:, -(x.shape[1] // timesteps) :])
 
 
 def _at(values: Tensor, rows: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """How sure a step may be of what comes next, where nothing is drawn from a distribution that could say it.
 
-Axes: N moments, F features, P numbers of a random projection, M members of an ensemble.
+Axes: N timesteps, F features, P numbers of a random projection, M members of an ensemble.
 """
 
 import torch
@@ -17,7 +17,7 @@ RESOLUTION = 0.1 * SIGMA_DATA  # a deviation that is too small to matter
 
 
 class Uncertainty(nn.Module):
-    """From the past alone: what a coarse look at the next moment will give, how far off that will be, who disagrees."""
+    """From the past alone: a coarse picture of the next timestep, its expected error, and the disagreement on it."""
 
     def __init__(self, features: int, canvas: Canvas, hidden: int, members: int):
         super().__init__()
@@ -34,9 +34,11 @@ class Uncertainty(nn.Module):
         nats = 0.5 * torch.log1p(self._variance(known) / RESOLUTION**2).sum(-1)
         return nats, self.ensemble.disagreement(known)
 
-    def loss(self, past: Tensor, moment: Drawing, trained: Tensor) -> dict[str, Tensor]:
+    def loss(self, past: Tensor, timestep: Drawing, trained: Tensor) -> dict[str, Tensor]:
         """Losses (N,). trained: (M, N) in {0, 1}, which member learns from a row."""
-        target = torch.cat([*(F.adaptive_avg_pool2d(grid, SIDE).flatten(1) for grid in moment.grids), moment.vector], 1)
+        target = torch.cat(
+            [*(F.adaptive_avg_pool2d(grid, SIDE).flatten(1) for grid in timestep.grids), timestep.vector], 1
+        )
         known = _normalised(past)
         variance = self._variance(known) + RESOLUTION**2  # what is too small to matter must not blow up the loss
         with torch.no_grad():

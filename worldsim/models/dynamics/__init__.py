@@ -3,12 +3,12 @@
 from torch import Tensor
 
 from worldsim.models.config import LatentConfig, RSSMConfig, SSMConfig, TransformerConfig
-from worldsim.models.dynamics.base import Dynamics, Followed, Stepped
+from worldsim.models.dynamics.base import Dynamics, SequenceOutput, StepOutput
 from worldsim.models.dynamics.rssm import RSSM
 from worldsim.models.dynamics.ssm import SSM
 from worldsim.models.dynamics.transformer import Transformer
 
-__all__ = ["Dynamics", "Followed", "Stepped", "make_dynamics"]
+__all__ = ["Dynamics", "SequenceOutput", "StepOutput", "make_dynamics"]
 
 
 def make_dynamics(config: LatentConfig, nvec: Tensor, slots: int, actions: int) -> Dynamics:

@@ -1,10 +1,11 @@
 """What the families `ssm` and `transformer` share: codes from each frame alone, a backbone over them, slot priors.
 
 The backbone carries what one frame cannot show. The prior of a slot looks at that memory, at its own two last codes and
-at the last codes of all other slots. Categorical variables are drawn before the picture, which is drawn to fit them.
+at the last codes of all other slots. Categorical variables are sampled first, then the codes of images and vectors,
+given them.
 
 Axes: B batch, T time, V categorical variables, S dense slots, K numbers, C levels, W width of the backbone, E code
-width, N moments. Scores have their classes next to last and N last: what is drawn is computed along N.
+width, N timesteps. Logits have their classes next to last and N last: sampling then runs along N.
 """
 
 from abc import ABC, abstractmethod
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from worldsim.models.config import CodedConfig
-from worldsim.models.dynamics.base import Dynamics, Followed, Stepped
+from worldsim.models.dynamics.base import Dynamics, SequenceOutput, StepOutput
 from worldsim.models.dynamics.codes import CodeEmbedding, Codes, Quantiser, corrupted, shifted
 from worldsim.models.layers import Outcomes, SlotLinear, mlp, onehot
 from worldsim.models.leaves import Slots
@@ -24,7 +25,7 @@ from worldsim.models.world_model import State
 
 
 class Backbone(nn.Module, ABC):
-    """Memory over moments with an explicit state. It reads and gives back its own tensors of the state, no others."""
+    """Memory over timesteps with an explicit state. It reads and gives back its own tensors of the state, no others."""
 
     @abstractmethod
     def initial(self, batch: int, device: torch.device) -> State:
@@ -32,15 +33,15 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def sequence(self, x_BTW: Tensor, first_BT: Tensor, state: State) -> tuple[Tensor, State]:
-        """All moments at once: their memory (B, T, W) and the state after the last. `first` forgets what was before."""
+        """All timesteps at once: their memory (B, T, W) and the state after the last. `first` resets the memory."""
 
     @abstractmethod
     def tick(self, x_BW: Tensor, state: State) -> tuple[Tensor, State]:
-        """One moment, with fixed shapes: what `sequence` gives for it."""
+        """One timestep, with fixed shapes: what `sequence` gives for it."""
 
 
 class SlotPrior(nn.Module):
-    """Scores of the next codes of a group of slots, from the memory and all slots' last codes.
+    """Logits of the next codes of a group of slots, from the memory and all slots' last codes.
 
     Every slot has K variables of C classes (`numbers`, `classes`); "nothing changes" has a learned head start.
     """
@@ -59,7 +60,7 @@ class SlotPrior(nn.Module):
         self.stay = nn.Parameter(torch.zeros(self.count, 1, 1, 1))
 
     def forward(self, memory: Tensor, index: Tensor, last: Tensor, before: Tensor) -> Tensor:
-        """memory (N, W), last codes (N, count, K), last and before (N, V + S, E); to scores (count, K, C, N)."""
+        """memory (N, W), last codes (N, count, K), last and before (N, V + S, E); to logits (count, K, C, N)."""
         from_memory = self.memory_proj(memory).unflatten(-1, (self.count, self.inner)).transpose(0, 1)
         around = [
             last[:, self.group],
@@ -67,14 +68,14 @@ class SlotPrior(nn.Module):
             torch.bmm(self.global_proj.weight.expand(len(last), -1, -1), last),
         ]
         hidden = self.out(torch.baddbmm(from_memory, torch.cat(around, -1).transpose(0, 1), self.local_weight))
-        scores = self.score.batch_last(hidden).float().unflatten(1, (self.numbers, self.classes))
+        logits = self.score.batch_last(hidden).float().unflatten(1, (self.numbers, self.classes))
         last_index = slots_first(index).unsqueeze(-2)
         head_start = 10 * self.stay * (last_index < self.classes)  # nothing was seen, nothing can stay
-        return scores.scatter_add(-2, last_index.clamp_max(self.classes - 1), head_start)  # type: ignore[no-any-return]
+        return logits.scatter_add(-2, last_index.clamp_max(self.classes - 1), head_start)  # type: ignore[no-any-return]
 
 
 def slots_first(codes: Tensor) -> Tensor:
-    """(N, slots, K) to (slots, K, N), where scores are (slots, K, C, N)."""
+    """(N, slots, K) to (slots, K, N), where logits are (slots, K, C, N)."""
     return codes.permute(1, 2, 0)
 
 
@@ -140,7 +141,7 @@ class CodedDynamics(Dynamics):
         actions_BTA: Tensor,
         first_BT: Tensor,
         generator: Generator | None,
-    ) -> Followed:
+    ) -> SequenceOutput:
         index, values = self.quantise(embeds.dense)
         inputs = codes = Codes(categorical_BTV, index)
         now = embedded = self.embed(codes)
@@ -158,7 +159,7 @@ class CodedDynamics(Dynamics):
         losses = self._losses(context, now, codes, (~first_BT).float())
         present = self.in_proj(now.flatten(-2))
         features = self._features(memory, present, now, last)
-        # The state follows on what was really seen, not on the corrupted codes that this moment learned from.
+        # The state follows on the real observation, not on the corrupted codes that this timestep learned from.
         previous = torch.where(keep[:, -1], shifted(state["cached_embedding"], now)[:, -1], nothing)
         following = {
             "categorical": categorical_BTV[:, -1],
@@ -166,42 +167,42 @@ class CodedDynamics(Dynamics):
             "cached_input": present[:, -1].float(),
         }
         following |= {"cached_embedding": now[:, -1].float(), "previous_embedding": previous.float()}
-        return Followed(following | kept, features, self._slots(categorical_BTV, values), losses)
+        return SequenceOutput(following | kept, features, self._slots(categorical_BTV, values), losses)
 
     def _losses(self, context: "PriorInputs", now: Tensor, codes: Codes, follows: Tensor) -> dict[str, Tensor]:
         """Negative log-likelihood (B, T) in nats of the codes: categorical, and dense, which know the categorical."""
         losses, flat = {}, Codes(*(part.flatten(0, 1) for part in codes))
         if self.variables:
-            scores = self._categorical_scores(context)
-            losses["categorical_prior"] = _nll(scores, flat.categorical.unsqueeze(-1), follows)
+            logits = self._categorical_logits(context)
+            losses["categorical_prior"] = _nll(logits, flat.categorical.unsqueeze(-1), follows)
         if self.slots:
-            drawn = now[:, :, : self.variables].flatten(0, 1)
-            losses["dense_prior"] = _nll(self._dense_scores(context, drawn), flat.dense, follows)
+            observed = now[:, :, : self.variables].flatten(0, 1)
+            losses["dense_prior"] = _nll(self._dense_logits(context, observed), flat.dense, follows)
         return losses
 
-    def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, Stepped]:
+    def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, StepOutput]:
         memory, kept = self.backbone.tick(self._drive(state["cached_input"], action_BA), state)
         last, before = state["cached_embedding"], state["previous_embedding"]
         context = PriorInputs(memory, state["categorical"], state["dense"], last, before)
         categorical, dense = context.categorical, context.dense
-        now, entropy = last[:, :0], memory.new_zeros(len(memory))  # nothing is drawn yet
+        now, entropy = last[:, :0], memory.new_zeros(len(memory))  # nothing is sampled yet
         noise = (None, None) if noise_BN is None else noise_BN.split([self.variables, self.slots * self.numbers], -1)
         if self.variables:
-            drawn, entropy = _draw(self._categorical_scores(context), noise[0], min_p)
-            categorical = drawn.squeeze(-1)
+            sampled, entropy = _sample(self._categorical_logits(context), noise[0], min_p)
+            categorical = sampled.squeeze(-1)
             now = self.embed.of_categorical(categorical)
         if self.slots:
-            dense, nats = _draw(self._dense_scores(context, now), noise[1], min_p)
+            dense, nats = _sample(self._dense_logits(context, now), noise[1], min_p)
             entropy = entropy + nats
             now = torch.cat([now, self.embed.of_dense(dense)], -2)
         present = self.in_proj(now.flatten(-2))
         features = self._features(memory, present, now, last)
         following = {"categorical": categorical, "dense": dense, "previous_embedding": last}
         following |= {"cached_embedding": now.float(), "cached_input": present.float()}
-        return following | kept, Stepped(features, entropy)
+        return following | kept, StepOutput(features, entropy)
 
     def _slots(self, categorical: Tensor, values: Tensor) -> Slots:
-        """What the decoder draws from: one-hots of categorical variables, numbers in [-1, 1] of all others."""
+        """The input of the decoder: one-hots of categorical variables, numbers in [-1, 1] of all others."""
         return Slots(onehot(categorical, self.classes).to(values.dtype), values)
 
     def _features(self, memory: Tensor, present: Tensor, now: Tensor, last: Tensor) -> Tensor:
@@ -219,19 +220,19 @@ class CodedDynamics(Dynamics):
         x = codes + self.action_proj(action)
         return x + self.mix(x)  # type: ignore[no-any-return]
 
-    def _categorical_scores(self, context: "PriorInputs") -> Tensor:
-        """Scores (V, 1, classes, N) of the categorical variables; log-probabilities up to a constant."""
-        scores = self.categorical_prior(context.memory, context.categorical.unsqueeze(-1), context.last, context.before)
-        return scores.masked_fill(~self.possible, -1e9)  # type: ignore[no-any-return]
+    def _categorical_logits(self, context: "PriorInputs") -> Tensor:
+        """Logits (V, 1, classes, N) of the categorical variables; log-probabilities up to a constant."""
+        logits = self.categorical_prior(context.memory, context.categorical.unsqueeze(-1), context.last, context.before)
+        return logits.masked_fill(~self.possible, -1e9)  # type: ignore[no-any-return]
 
-    def _dense_scores(self, context: "PriorInputs", drawn: Tensor) -> Tensor:
-        """Scores (S, K, C, N) of the dense codes, given the categorical variables that were drawn (N, V, E)."""
-        known = context.memory + self.categorical_proj(drawn.flatten(-2)) if self.variables else context.memory
+    def _dense_logits(self, context: "PriorInputs", categorical: Tensor) -> Tensor:
+        """Logits (S, K, C, N) of the dense codes, given the categorical variables of their own timestep (N, V, E)."""
+        known = context.memory + self.categorical_proj(categorical.flatten(-2)) if self.variables else context.memory
         return self.dense_prior(known, context.dense, context.last, context.before)  # type: ignore[no-any-return]
 
 
 class PriorInputs(NamedTuple):
-    """What N moments are predicted from."""
+    """What N timesteps are predicted from."""
 
     memory: Tensor  # (N, W)
     categorical: Tensor  # (N, V) last codes
@@ -240,14 +241,14 @@ class PriorInputs(NamedTuple):
     before: Tensor  # (N, V + S, E) those before
 
 
-def _nll(scores: Tensor, index: Tensor, follows: Tensor) -> Tensor:
-    """Negative log-likelihood (B, T) in nats of codes (B*T, slots, K) by scores (slots, K, C, B*T)."""
-    log_probs = F.log_softmax(scores, -2).gather(-2, slots_first(index).unsqueeze(-2))
+def _nll(logits: Tensor, index: Tensor, follows: Tensor) -> Tensor:
+    """Negative log-likelihood (B, T) in nats of codes (B*T, slots, K) by logits (slots, K, C, B*T)."""
+    log_probs = F.log_softmax(logits, -2).gather(-2, slots_first(index).unsqueeze(-2))
     return -log_probs.sum((0, 1, 2)).view_as(follows) * follows
 
 
-def _draw(scores: Tensor, noise: Tensor | None, min_p: float) -> tuple[Tensor, Tensor]:
-    """Codes (N, slots, K) drawn from scores (slots, K, C, N) by noise (N, slots*K), and the nats (N,) in the draw."""
-    outcomes = Outcomes.of(scores, min_p, -2)
-    uniform = None if noise is None else slots_first(noise.unflatten(-1, scores.shape[:2]))
-    return outcomes.draw(uniform).permute(2, 0, 1).contiguous(), outcomes.entropy().sum((0, 1))
+def _sample(logits: Tensor, noise: Tensor | None, min_p: float) -> tuple[Tensor, Tensor]:
+    """Codes (N, slots, K) sampled from logits (slots, K, C, N) by noise (N, slots*K), and the entropy (N,) in nats."""
+    outcomes = Outcomes.of(logits, min_p, -2)
+    uniform = None if noise is None else slots_first(noise.unflatten(-1, logits.shape[:2]))
+    return outcomes.sample(uniform).permute(2, 0, 1).contiguous(), outcomes.entropy().sum((0, 1))

@@ -1,4 +1,4 @@
-"""Codes from each frame alone: what families with a backbone predict. A moment's codes depend on no other moment.
+"""Codes from each frame alone: what families with a backbone predict. A timestep's codes depend on no other timestep.
 
 An image patch or a vector becomes K numbers of C levels each (finite scalar quantisation, arXiv:2309.15505); a
 categorical variable is its own code.
@@ -18,7 +18,7 @@ MARGIN = 0.3  # of a level
 
 
 class Codes(NamedTuple):
-    """One moment's codes as indices; class V's or level C stands for "nothing seen yet"."""
+    """One timestep's codes as indices; class V's or level C stands for "nothing seen yet"."""
 
     categorical: Tensor  # (..., V) int64
     dense: Tensor  # (..., S, K) int64
@@ -78,12 +78,12 @@ class CodeEmbedding(nn.Module):
 
 
 def shifted(start: Tensor, x: Tensor) -> Tensor:
-    """What each moment (B, T, ...) has before it, the first one `start` (B, ...)."""
+    """What each timestep (B, T, ...) has before it, the first one `start` (B, ...)."""
     return torch.cat([start.to(x.dtype).unsqueeze(1), x[:, :-1]], 1)
 
 
 def corrupted(now: Codes, share: float, generator: Generator) -> Codes:
-    """In training some codes come from another moment, so that imagination learns to recover from its own slips."""
+    """In training some codes come from another timestep, so that imagination learns to recover from its own slips."""
     batch, time, variables = now.categorical.shape
     draws = uniform((batch, time, variables + now.dense.shape[2] + 1), generator, now.categorical.device)
     wrong = draws[..., :-1] < 2 * share * draws[:, :1, -1:]  # a rate of its own for every sequence, on average `share`

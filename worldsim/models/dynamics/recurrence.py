@@ -1,9 +1,9 @@
-"""One moment of the `rssm` family, and the loop over a sequence of them with its backward pass written by hand.
+"""One timestep of the `rssm` family, and the loop over a sequence of them with its backward pass written by hand.
 
-A moment is a few matrix products of few rows; what surrounds them is what costs time. So the gradients of weights, for
-which no moment waits, are one product over all moments after the loop, and the slopes of activations are computed for
-all moments before it. Autograd does both moment by moment: an update takes it 1.3 to 1.7 times as long
-(docs/decisions.md).
+A timestep is a few matrix products of few rows; what surrounds them is what costs time. So the gradients of weights,
+for which no timestep waits, are one product over all timesteps after the loop, and the slopes of activations are
+computed for all timesteps before it. Autograd does both timestep by timestep: an update takes it 1.3 to 1.7 times as
+long (docs/decisions.md).
 
 Axes: B batch, T time, W width of h, G its blocks, P = W/G, U units of a hidden layer, K latents, C their classes,
 Z = K*C.
@@ -20,7 +20,7 @@ EPS = 1e-4  # of the norms, as DreamerV3 has it
 
 
 class Weights(NamedTuple):
-    """Of one moment. Norms are in the type of h, all others in the type that products are computed in."""
+    """Of one timestep. Norms are in the type of h, all others in the type that products are computed in."""
 
     in_h: Tensor  # (U, W)
     in_z: Tensor  # (U, Z)
@@ -98,16 +98,16 @@ def posterior(weights: Weights, h_BW: Tensor, obs_BU: Tensor, latents: int) -> P
 
 
 def limits(uniform: Tensor, classes: int, unimix: float) -> Tensor:
-    """What the distribution function of all classes but the last must exceed for a class to be drawn: (..., K, C - 1).
+    """What the distribution function of all classes but the last must exceed to sample a class: (..., K, C - 1).
 
-    uniform: (..., K) in [0, 1). `unimix` of the uniform distribution is mixed into the one that will be drawn from.
+    uniform: (..., K) in [0, 1). `unimix` of the uniform distribution is mixed into the one that is sampled from.
     """
     mixed = torch.arange(1, classes, device=uniform.device) * (unimix / classes)
     return (uniform.unsqueeze(-1) - mixed) / (1 - unimix)
 
 
-def drawn(probs_BKC: Tensor, limit_BKC: Tensor | None) -> Tensor:
-    """One-hot latents (B, Z): drawn through the inverse distribution function, or the modes if there is no limit."""
+def sampled(probs_BKC: Tensor, limit_BKC: Tensor | None) -> Tensor:
+    """One-hot latents (B, Z): sampled through the inverse distribution function, or the modes if there is no limit."""
     if limit_BKC is None:
         index = probs_BKC.argmax(-1, keepdim=True)
     else:
@@ -115,7 +115,7 @@ def drawn(probs_BKC: Tensor, limit_BKC: Tensor | None) -> Tensor:
     return torch.zeros_like(probs_BKC).scatter_(-1, index, 1.0).flatten(1)
 
 
-class Moments(NamedTuple):
+class UnrolledStates(NamedTuple):
     """What a sequence gives."""
 
     past: Tensor  # (B, T, W): h
@@ -132,18 +132,18 @@ def follow(
     limits_BTKC: Tensor | None,
     latents: int,
     unimix: float,
-) -> Moments:
-    """All moments, one after the other. The codes have the gradient of their probabilities (straight through).
+) -> UnrolledStates:
+    """All timesteps, one after the other. The codes have the gradient of their probabilities (straight through).
 
     start: h (B, W) and z (B, Z) before. keep: 0 where they are forgotten, 1 elsewhere. limits: see `limits`; None
     follows the modes.
     """
     inputs = (*start, keep_BT1, action_BTW, obs_BTU, limits_BTKC)
-    return Moments(*_Loop.apply(*inputs, latents, unimix, *weights))  # type: ignore[no-untyped-call]
+    return UnrolledStates(*_Loop.apply(*inputs, latents, unimix, *weights))  # type: ignore[no-untyped-call]
 
 
 class _Trace(NamedTuple):
-    """What the backward pass needs, (B, T, ...) each: what a moment started from, `CellOutput` and `Posterior`."""
+    """What the backward pass needs, (B, T, ...) each: what a timestep started from, `CellOutput` and `Posterior`."""
 
     kept_h: Tensor
     kept_z: Tensor
@@ -161,7 +161,7 @@ class _Trace(NamedTuple):
 
 
 class _Backward(NamedTuple):
-    """What the gradients of a moment go through backwards, (B, ...) each; of all moments (B, T, ...)."""
+    """What the gradients of a timestep go through backwards, (B, ...) each; of all timesteps (B, T, ...)."""
 
     d_logits: Tensor  # those that come in from outside of the loop
     d_past: Tensor
@@ -179,7 +179,7 @@ class _Backward(NamedTuple):
 
 
 class _Gradients(NamedTuple):
-    """Gradients found at a moment, by what layers and activations gave, in the type that products are computed in."""
+    """Gradients found at a timestep, by what layers and activations gave, in the type that products are computed in."""
 
     logits_proj: Tensor  # (B, Z)
     posterior_hidden: Tensor  # (B, U)
@@ -195,15 +195,15 @@ class _Loop(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, z: Tensor, keep: Tensor, action: Tensor, obs: Tensor, *rest: Any) -> Any:
         limited, latents, ctx.unimix, *packed = rest
-        weights, moments = Weights(*packed), []
+        weights, timesteps = Weights(*packed), []
         bounds = [None] * keep.shape[1] if limited is None else limited.unbind(1)
         for kept, action_t, obs_t, bound in zip(keep.unbind(1), action.unbind(1), obs.unbind(1), bounds, strict=True):
             before = h * kept, z * kept
             h, *kept_cell = cell(weights, *before, action_t)
             logits, *kept_posterior = posterior(weights, h, obs_t, latents)
-            z = drawn(kept_posterior[-1], bound)
-            moments.append((z, logits, *before, h, *kept_cell, *kept_posterior))
-        codes, logits, *trace = (torch.stack(parts, 1) for parts in zip(*moments, strict=True))
+            z = sampled(kept_posterior[-1], bound)
+            timesteps.append((z, logits, *before, h, *kept_cell, *kept_posterior))
+        codes, logits, *trace = (torch.stack(parts, 1) for parts in zip(*timesteps, strict=True))
         ctx.save_for_backward(keep, *trace, *packed)
         return trace[2], codes, logits
 
@@ -213,9 +213,9 @@ class _Loop(torch.autograd.Function):
         keep, *saved = ctx.saved_tensors
         fields = len(_Trace._fields)
         trace, weights = _Trace(*saved[:fields]), Weights(*saved[fields:])
-        moments = _Backward(d_logits, d_past, d_codes, keep, *_slopes(trace, weights))
+        timesteps = _Backward(d_logits, d_past, d_codes, keep, *_slopes(trace, weights))
         d_h, d_z, found = torch.zeros_like(d_past[:, 0]), torch.zeros_like(d_codes[:, 0]), []
-        for parts in reversed(list(zip(*(part.unbind(1) for part in moments), strict=True))):
+        for parts in reversed(list(zip(*(part.unbind(1) for part in timesteps), strict=True))):
             d_h, d_z, here = _back(weights, _Backward(*parts), d_h, d_z, 1 - ctx.unimix)
             found.append(here)
         every = _Gradients(*(torch.stack(parts[::-1], 1) for parts in zip(*found, strict=True)))
@@ -223,7 +223,7 @@ class _Loop(torch.autograd.Function):
 
 
 def _slopes(trace: _Trace, weights: Weights) -> tuple[Tensor, ...]:
-    """The fields of `_Backward` from `probs` on, of all moments."""
+    """The fields of `_Backward` from `probs` on, of all timesteps."""
     reset, update = trace.switches.unbind(3)
     through = update * (1 - trace.candidate.square())
     by_reset = through * trace.value * reset * (1 - reset)
@@ -248,29 +248,29 @@ def _slope(x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def _back(
-    weights: Weights, moment: _Backward, d_h: Tensor, d_z: Tensor, share: float
+    weights: Weights, timestep: _Backward, d_h: Tensor, d_z: Tensor, share: float
 ) -> tuple[Tensor, Tensor, _Gradients]:
-    """One moment: from the gradients of h and z after it to those before it.
+    """One timestep: from the gradients of h and z after it to those before it.
 
-    share: of the probabilities drawn from that the posterior's own have.
+    share: of the probabilities sampled from that the posterior's own have.
     """
     kind, blocks = weights.cell_in.dtype, weights.block_weight
-    by_probs = moment.probs * (d_z + moment.d_codes).view_as(moment.probs)
-    by_logits = torch.addcmul(by_probs, moment.probs, by_probs.sum(-1, keepdim=True), value=-1).flatten(1)
-    logits_proj = torch.add(moment.d_logits, by_logits, alpha=share).to(kind)
+    by_probs = timestep.probs * (d_z + timestep.d_codes).view_as(timestep.probs)
+    by_logits = torch.addcmul(by_probs, timestep.probs, by_probs.sum(-1, keepdim=True), value=-1).flatten(1)
+    logits_proj = torch.add(timestep.d_logits, by_logits, alpha=share).to(kind)
     posterior_hidden = logits_proj @ weights.logits_proj
-    obs = _before_norm(posterior_hidden * moment.posterior_slope, moment.normed).to(kind)
-    d_h = d_h + moment.d_past + obs @ weights.posterior_h
-    gates = (d_h.view(len(d_h), len(blocks), 1, -1) * moment.gates_slope).to(kind).flatten(2)
+    obs = _before_norm(posterior_hidden * timestep.posterior_slope, timestep.normed).to(kind)
+    d_h = d_h + timestep.d_past + obs @ weights.posterior_h
+    gates = (d_h.view(len(d_h), len(blocks), 1, -1) * timestep.gates_slope).to(kind).flatten(2)
     hidden = _join(torch.bmm(gates.transpose(0, 1), weights.gates.transpose(1, 2)))
-    action = _before_norm(hidden * moment.inner_slope, moment.inner).to(kind)
-    inputs = (action @ weights.cell_in).view_as(moment.in_normed)
-    in_normed = _before_norm(inputs * moment.in_slope, moment.in_normed).to(kind)
+    action = _before_norm(hidden * timestep.inner_slope, timestep.inner).to(kind)
+    inputs = (action @ weights.cell_in).view_as(timestep.in_normed)
+    in_normed = _before_norm(inputs * timestep.in_slope, timestep.in_normed).to(kind)
     own = _join(torch.bmm(_split(action, blocks), blocks.transpose(1, 2)))
-    d_h = d_h * moment.h_slope + torch.addmm(own, in_normed[:, 0], weights.in_h)
-    d_z = (in_normed[:, 1] @ weights.in_z) * moment.keep
+    d_h = d_h * timestep.h_slope + torch.addmm(own, in_normed[:, 0], weights.in_h)
+    d_z = (in_normed[:, 1] @ weights.in_z) * timestep.keep
     return (
-        d_h * moment.keep,
+        d_h * timestep.keep,
         d_z,
         _Gradients(logits_proj, posterior_hidden, obs, gates, hidden, action, inputs, in_normed),
     )
@@ -282,7 +282,7 @@ def _before_norm(d_x: Tensor, x: Tensor) -> Tensor:
 
 
 def _weight_gradients(weights: Weights, trace: _Trace, found: _Gradients) -> Weights:
-    """Gradients of the weights, each from all moments at once."""
+    """Gradients of the weights, each from all timesteps at once."""
     kind = weights.cell_in.dtype
     trace, found = _Trace(*(x.flatten(0, 1) for x in trace)), _Gradients(*(x.flatten(0, 1) for x in found))
     h, inputs = trace.kept_h.to(kind), F.silu(trace.in_normed * weights.in_norm).to(kind).flatten(1)

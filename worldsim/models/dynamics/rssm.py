@@ -2,16 +2,16 @@
 
 A recurrent state h carries the past. From h alone the prior predicts the latents z, categorical variables; the
 posterior reads them off h and the observation. Prior and posterior are pulled towards each other at two speeds (KL
-balance), and no further than `free_nats`. Everything is drawn from h and z.
+balance), and no further than `free_nats`. Everything is decoded from h and z.
 
 What does not depend on the recurrence (what observation and action add, the prior, log-probabilities) is
-computed for all moments at once, outside of the loop over time.
+computed for all timesteps at once, outside of the loop over time.
 
 From the authors' configuration: eight blocks, 32 latents, h eight times as wide as a hidden layer, RMSNorm and SiLU, a
 prior of two hidden layers and a posterior of one, 1 % of the uniform distribution mixed in, one free nat, weights of 1
 (dynamics) and 0.1 (representation). The sizes keep these, but for fewer latents in the two smallest. Not the authors':
 classes (theirs are a 128th of h), initial weights, continuous actions in symlog, encoder and decoder by patches, and
-that the first moment of an episode, which nothing predicts, has no divergence.
+that the first timestep of an episode, which nothing predicts, has no divergence.
 
 Axes: B batch, T time, V categorical variables of the observation, S its patches and vectors, A action, K latents,
 C their classes, W width of h, U units of a hidden layer, Z = K*C, N uniform numbers.
@@ -21,10 +21,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from worldsim.models.config import RSSMConfig
-from worldsim.models.dynamics.base import Dynamics, Followed, Stepped
-from worldsim.models.dynamics.recurrence import Moments, Weights, cell, follow, limits, normalised
+from worldsim.models.dynamics.base import Dynamics, SequenceOutput, StepOutput
+from worldsim.models.dynamics.recurrence import UnrolledStates, Weights, cell, follow, limits, normalised
 from worldsim.models.generator import uniform
-from worldsim.models.layers import Categoricals, SlotLinear, draw, entropy, onehot
+from worldsim.models.layers import Categoricals, SlotLinear, entropy, onehot, sample
 from worldsim.models.leaves import Slots
 from worldsim.models.world_model import State
 
@@ -114,11 +114,11 @@ class RSSM(Dynamics):
     def for_decoder(self, state: State) -> Slots:
         return self._slots(torch.cat([state["h"], state["z"]], -1))
 
-    def slots_of(self, followed: Followed) -> Slots:
+    def slots_of(self, followed: SequenceOutput) -> Slots:
         return self._slots(followed.features)
 
     def _slots(self, features: Tensor) -> Slots:
-        """Made only where something is drawn: it can be half the work of a step."""
+        """Features (..., F) as slots for the decoder. Only `decode` asks for them: they can be half of a step."""
         slots = self.slots_proj(features).unflatten(-1, (self.variables + self.slots, self.dense_features))
         return Slots(*slots.split([self.variables, self.slots], -2))
 
@@ -130,7 +130,7 @@ class RSSM(Dynamics):
         actions_BTA: Tensor,
         first_BT: Tensor,
         generator: Generator | None,
-    ) -> Followed:
+    ) -> SequenceOutput:
         obs = self.obs_proj(torch.cat([part.flatten(2) for part in embeds], -1))
         shape = (*first_BT.shape, self.latents)
         noise = None if generator is None else uniform(shape, generator, obs.device)
@@ -141,21 +141,23 @@ class RSSM(Dynamics):
         follows = ~first_BT  # what nothing led to cannot be predicted, and must not be held against the posterior
         follows[:, 0] &= state["z"].any(-1)
         losses = {"dynamics": dynamics * follows, "representation": representation * follows}
-        return Followed({"h": past[:, -1], "z": codes[:, -1]}, torch.cat([past, codes], -1), None, losses)
+        return SequenceOutput({"h": past[:, -1], "z": codes[:, -1]}, torch.cat([past, codes], -1), None, losses)
 
-    def _follow(self, state: State, obs: Tensor, actions: Tensor, first: Tensor, noise: Tensor | None) -> Moments:
+    def _follow(
+        self, state: State, obs: Tensor, actions: Tensor, first: Tensor, noise: Tensor | None
+    ) -> UnrolledStates:
         keep = (~first).unsqueeze(-1).to(state["h"].dtype)
         action = self.gru.from_action(actions * keep)
         bounds = None if noise is None else limits(noise, self.classes, self.unimix)
         start, weights = (state["h"], state["z"]), self.gru.weights(action.dtype)
         return follow(weights, start, keep, action, obs, bounds, self.latents, self.unimix)
 
-    def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, Stepped]:
+    def step(self, state: State, action_BA: Tensor, noise_BN: Tensor | None, min_p: float) -> tuple[State, StepOutput]:
         action = self.gru.from_action(action_BA)
         h = cell(self.gru.weights(action.dtype), state["h"], state["z"], action).h
         prior = self._latents(self.prior(h)).logits
-        z = onehot(draw(prior, noise_BN, min_p), self.classes).flatten(1).to(h.dtype)
-        return {"h": h, "z": z}, Stepped(torch.cat([h, z], -1), entropy(prior, min_p))
+        z = onehot(sample(prior, noise_BN, min_p), self.classes).flatten(1).to(h.dtype)
+        return {"h": h, "z": z}, StepOutput(torch.cat([h, z], -1), entropy(prior, min_p))
 
     def _latents(self, logits: Tensor) -> Categoricals:
         return Categoricals.from_logits(logits, self.latents, self.unimix)

@@ -1,9 +1,9 @@
-"""The `transformer` family: codes from each frame alone, causal attention over a window of moments.
+"""The `transformer` family: codes from each frame alone, causal attention over a window of timesteps.
 
-One token a moment, as in STORM (arXiv:2310.09615): the last codes and the action that followed them. A block sees its
-own inputs at the `window` last moments, the present one among them; how old a moment is counts through a learned bias
-(T5, arXiv:1910.10683). Keys and values of the window are the state, a ring in which a moment takes the oldest one's
-place. Queries and keys are normalised (arXiv:2302.05442), so that high learning rates are safe.
+One token a timestep, as in STORM (arXiv:2310.09615): the last codes and the action that followed them. A block sees its
+own inputs at the `window` last timesteps, the present one among them; how old a timestep is counts through a learned
+bias (T5, arXiv:1910.10683). Keys and values of the window are the state, a ring in which a timestep takes the oldest
+one's place. Queries and keys are normalised (arXiv:2302.05442), so that high learning rates are safe.
 
 Axes: B batch, T time, L layers, H heads, R places of the ring, D width of a head, W = H*D.
 """
@@ -22,9 +22,9 @@ from worldsim.models.world_model import State
 
 
 class AttentionMask(NamedTuple):
-    """Which moments a query attends to. Broadcast over heads."""
+    """Which timesteps a query attends to. Broadcast over heads."""
 
-    age: Tensor  # (B, queries, keys) int64 in [0, R): how many moments ago the key was
+    age: Tensor  # (B, queries, keys) int64 in [0, R): how many timesteps ago the key was
     visible: Tensor  # (B, queries, keys) bool
 
 
@@ -60,7 +60,7 @@ class AttentionBlock(nn.Module):
 class WindowedAttention(Backbone):
     """Attention blocks, one after another. State: keys and values (B, L, H, R, D) fp32, and count (B,) int64.
 
-    `count` is how many moments the episode has had; moment number n lies at place n mod R. Empty places hold zeros.
+    `count` is how many timesteps the episode has had; timestep number n lies at place n mod R. Empty places hold zeros.
     """
 
     def __init__(self, width: int, layers: int, heads: int, window: int):
@@ -97,12 +97,12 @@ class WindowedAttention(Backbone):
         keys, values = (torch.stack(parts, 1) for parts in zip(*kept, strict=True))
         return x.squeeze(1), {"keys": keys, "values": values, "count": state["count"] + 1}
 
-    def _age(self, moment: Tensor) -> Tensor:
-        """(B, R): how many moments before number `moment` (B,) what lies, or will lie, at each place was."""
-        return (moment.unsqueeze(1) - torch.arange(self.window, device=moment.device)) % self.window
+    def _age(self, timestep: Tensor) -> Tensor:
+        """(B, R): how many timesteps before number `timestep` (B,) what lies, or will lie, at each place was."""
+        return (timestep.unsqueeze(1) - torch.arange(self.window, device=timestep.device)) % self.window
 
     def _mask(self, first_BT: Tensor, count: Tensor) -> AttentionMask:
-        """Of T new moments to R places of the ring as it was and to each other: (B, T, R + T)."""
+        """Of T new timesteps to R places of the ring as it was and to each other: (B, T, R + T)."""
         time = torch.arange(first_BT.shape[1], device=count.device)
         episode = first_BT.cumsum(1)
         old = self._age(count - 1)
@@ -114,18 +114,18 @@ class WindowedAttention(Backbone):
         return AttentionMask(age.clamp(0, self.window - 1), visible & (age >= 0) & (age < self.window))
 
     def _ring(self, old: Tensor, new: Tensor, count: Tensor) -> Tensor:
-        """The ring (B, H, R, D) after new moments (B, H, T, D), `count` (B,) being those of the episode by now."""
+        """The ring (B, H, R, D) after new timesteps (B, H, T, D), `count` (B,) being those of the episode by now."""
         age, length = self._age(count - 1), new.shape[2]
-        moment = length - 1 - age
-        pick = moment.clamp_min(0)[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3])
-        ring = torch.where((moment >= 0)[:, None, :, None], new.gather(2, pick), old)
+        timestep = length - 1 - age
+        pick = timestep.clamp_min(0)[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3])
+        ring = torch.where((timestep >= 0)[:, None, :, None], new.gather(2, pick), old)
         return ring * (age < count.unsqueeze(1))[:, None, :, None]
 
 
 def _count(first_BT: Tensor, count: Tensor) -> Tensor:
-    """Moments (B,) of the running episode after a sequence."""
+    """Timesteps (B,) of the running episode after a sequence."""
     length = first_BT.shape[1]
-    since = first_BT.flip(1).int().argmax(1) + 1  # moments from the last beginning on, where there is one
+    since = first_BT.flip(1).int().argmax(1) + 1  # timesteps from the last beginning on, where there is one
     return torch.where(first_BT.any(1), since, count + length)
 
 

@@ -104,10 +104,10 @@ class CategoricalCodec(nn.Module):
         embeds: Tensor = self.in_proj(kinds.to(self.in_proj.weight.dtype))
         return embeds
 
-    def possible(self, scores: Tensor) -> Tensor:
+    def possible(self, logits: Tensor) -> Tensor:
         """Log-probabilities (N, V, classes), in which classes beyond a variable's own are masked out."""
-        impossible = torch.arange(self.classes, device=scores.device) >= self.digits.nvec.unsqueeze(-1)
-        return F.log_softmax(scores.float().masked_fill(impossible, -1e9), -1)
+        impossible = torch.arange(self.classes, device=logits.device) >= self.digits.nvec.unsqueeze(-1)
+        return F.log_softmax(logits.float().masked_fill(impossible, -1e9), -1)
 
     def decode(self, slots: Tensor) -> dict[str, Tensor]:
         """(N, V, F) to flat leaves: the most probable class of every variable."""
