@@ -316,8 +316,8 @@ class TurnPage(Effect):
         calls = {row: batch.calls.call(row) for row in batch.rows.tolist()} if batch.calls.has_named_arguments else {}
         pages = {row: name for row, call in calls.items() for name in [self._page(call.arguments)] if name}
         changed = {row: _next_page(calls[row], name) for row, name in pages.items()}
-        if batch.scope.possible is not None:
-            changed = {row: call for row, call in changed.items() if batch.scope.possible(row, call)}
+        if batch.scope.is_representable is not None:
+            changed = {row: call for row, call in changed.items() if batch.scope.is_representable(row, call)}
         turned = np.array([row in changed for row in batch.rows.tolist()], np.bool_)
         details = [
             {"argument": name, "before": int(calls[row].arguments[name]), "after": int(changed[row].arguments[name])}

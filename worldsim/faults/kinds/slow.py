@@ -216,7 +216,9 @@ class LostRequest(Fault):
     timeout_s: float = number(4.0, 0, 1e9, "how long the caller waits, in seconds")
 
     def compose(self) -> Composition:
-        return Composition(TimeOut(self.kind, self.timeout_s, request_lost=True), share=self.scaled("rate"))
+        return Composition(
+            TimeOut(self.kind, self.timeout_s, request_lost=True), trigger_probability=self.scaled("rate")
+        )
 
 
 @fault("lost_answer", _SLOW)
@@ -230,7 +232,9 @@ class LostAnswer(Fault):
     timeout_s: float = number(4.0, 0, 1e9, "how long the caller waits, in seconds")
 
     def compose(self) -> Composition:
-        return Composition(TimeOut(self.kind, self.timeout_s, request_lost=False), share=self.scaled("rate"))
+        return Composition(
+            TimeOut(self.kind, self.timeout_s, request_lost=False), trigger_probability=self.scaled("rate")
+        )
 
 
 @fault("slow_drip", _SLOW)
