@@ -103,7 +103,7 @@ class Fault(BaseModel):
     def compose(self) -> Composition:
         """What it does with these parameters."""
 
-    def figures(self) -> dict[str, float]:
+    def values_at_severity(self) -> dict[str, float]:
         """What the severity means here, by name: the scaled parameters, for the documentation."""
         return {name: self.scaled(name) for name, field in type(self).model_fields.items() if is_scaled(field)}
 

@@ -89,6 +89,6 @@ def _calibration(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
         ("End of the episode", heads["termination"]),
     )
     return [
-        {"title": title, "plot": plots.reliability_plot(each["reliability"], title), "figures": each}
+        {"title": title, "plot": plots.reliability_plot(each["reliability"], title), "metrics": each}
         for title, each in found
     ]

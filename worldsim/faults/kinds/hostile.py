@@ -139,8 +139,8 @@ class PaintedInstruction(Fault):
 
     _check_text = field_validator("text")(checked_text)
 
-    def figures(self) -> dict[str, float]:
-        return {**super().figures(), "opacity": self.severity}
+    def values_at_severity(self) -> dict[str, float]:
+        return {**super().values_at_severity(), "opacity": self.severity}
 
     def compose(self) -> Composition:
         paint = by_frame(self._painted)

@@ -231,7 +231,7 @@ class Compression(Fault):
         """Quality of the JPEG, 1 to 95."""
         return round(self.best + self.severity * (self.worst - self.best))
 
-    def figures(self) -> dict[str, float]:
+    def values_at_severity(self) -> dict[str, float]:
         return {"quality": self.quality}
 
     def compose(self) -> Composition:

@@ -129,7 +129,7 @@ class Throttled(Fault):
         """How many calls are let through within the window."""
         return int(np.ceil(self.calls / max(self.severity, 1e-9)))
 
-    def figures(self) -> dict[str, float]:
+    def values_at_severity(self) -> dict[str, float]:
         return {"calls allowed": self.allowed} if self.severity else {}
 
     def _recent(self, batch: AffectedCalls) -> list[deque[float]]:
@@ -338,7 +338,7 @@ class QuotaExceeded(Fault):
         """How many calls the quota allows."""
         return round((1 - self.severity) * self.calls)
 
-    def figures(self) -> dict[str, float]:
+    def values_at_severity(self) -> dict[str, float]:
         return {"calls allowed": self.allowed}
 
     def compose(self) -> Composition:

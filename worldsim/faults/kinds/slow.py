@@ -158,7 +158,7 @@ class EmpiricalLatency(Fault):
             raise ConfigError(f"file '{self.file}' is empty; it must hold one latency in seconds a line")
         return tuple(measured)
 
-    def figures(self) -> dict[str, float]:
+    def values_at_severity(self) -> dict[str, float]:
         return {"median_s": self.severity * float(np.median(self.measured_s))}
 
     def latencies_s(self, quantiles: Floats) -> Floats:
