@@ -403,7 +403,9 @@ def _endless(test: StressTest, outcomes: ResultsByCell) -> list[dict[str, Any]]:
     """The cells in which episodes were cut at DEFAULT_MAX_STEPS because no limit is set, with their number."""
     if test.max_steps is not None:
         return []
-    cut = {cell: sum(e.truncated and e.steps >= DEFAULT_MAX_STEPS for e in episodes) for cell, episodes in outcomes.items()}
+    cut = {
+        cell: sum(e.truncated and e.steps >= DEFAULT_MAX_STEPS for e in episodes) for cell, episodes in outcomes.items()
+    }
     return [{**cell._asdict(), "episodes": count, "calls": DEFAULT_MAX_STEPS} for cell, count in cut.items() if count]
 
 

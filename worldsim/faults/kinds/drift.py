@@ -44,7 +44,7 @@ class SchemaDrift(Fault):
 
     @property
     def fields(self) -> int:
-        """How many fields have changed."""
+        """How many changes are drawn at this severity, 1 at least; fewer fields differ where two draws meet in one."""
         return max(1, round(self.severity * self.most_fields))
 
     def values_at_severity(self) -> dict[str, float]:
