@@ -101,14 +101,14 @@ class Pipeline:
     ) -> None:
         self.count, self.kinds = count, Counter(inner_kinds)
         self.sessions = Sessions(count, tools or (), clock)
-        places = place_faults(faults, leaves, tools, self.kinds)
+        placed_faults = place_faults(faults, leaves, tools, self.kinds)
         scope = {
             "missing": dict(missing or {}),
             "one_request": one_request,
             "text": text,
             "is_representable": is_representable,
         }
-        self.stages = [FaultStage(place, self.sessions, **scope) for place in places]
+        self.stages = [FaultStage(placed, self.sessions, **scope) for placed in placed_faults]
         self.numbers: Rows = np.zeros((count, len(self.sessions.names)), np.int64)  # of next calls, by tool
         self._next: list[int] = []  # the same of a single session, whose calls come one by one
         # Counters that several tools share, (N,) each: the index that their next call will have.

@@ -98,10 +98,10 @@ def require_match(fault: Fault, what: str, globs: Sequence[str], names: Sequence
 class FaultStage:
     """A fault that acts on N sessions: which of their calls it affects, its random numbers and its memory."""
 
-    def __init__(self, place: PlacedFault, sessions: "Sessions", **scope: Any) -> None:
-        fault, composition = place.fault, place.composition
-        self.fault, self.effect, self.seeds = fault, composition.effect, place.seeds
-        self.scope = Scope(fault.kind, place.leaves, composition.targets, **scope)
+    def __init__(self, placed: PlacedFault, sessions: "Sessions", **scope: Any) -> None:
+        fault, composition = placed.fault, placed.composition
+        self.fault, self.effect, self.seeds = fault, composition.effect, placed.seeds
+        self.scope = Scope(fault.kind, placed.leaves, composition.targets, **scope)
         self.memory = Memory(sessions.count)
         self._sessions = sessions
         self.session_keys: Keys = np.zeros(sessions.count, np.uint64)
@@ -168,7 +168,7 @@ class FaultStage:
     def by_call_index(self, name: str, function: ByCallIndex, batch: AffectedCalls) -> NDArray[Any]:
         """The values of a function of the trigger uniforms and the indices of calls, (n,).
 
-        For a single session they are computed for the next `BLOCK` calls at once and cached under `name`.
+        For a single session they are computed for a block of `BLOCK` calls at once and cached under `name`.
         """
         if self._sessions.count > 1 or not len(batch):
             return function(batch.uniforms, batch.numbers)

@@ -386,9 +386,9 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
         def restore_all(snapshot: FaultSnapshot) -> Any:
             result = restore_env(snapshot.below)
-            faults, records, now = snapshot.faults
+            faults, records, step_records = snapshot.faults
             self._pipeline.restore(faults)
-            self._records, self._step_records = list(records), list(now)
+            self._records, self._step_records = list(records), list(step_records)
             self._episode, self._last_observation = snapshot.episode, copied(snapshot.last_observation)
             self._info, self._reply = copy.deepcopy(snapshot.info), snapshot.reply
             self._world_time_s = self.clock.now() + snapshot.ahead_s
