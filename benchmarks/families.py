@@ -141,9 +141,9 @@ def run(config: QuickstartConfig, data: Path) -> Result:
     certificate = validate(validating)
     world = load(training.out)
     parameters = sum(parameter.numel() for parameter in world.model.parameters())
-    figures = {"parameters": parameters, "training": trained(training.out, manifest, world)}
+    metrics = {"parameters": parameters, "training": trained(training.out, manifest, world)}
     checks = {name: outcome(check, world) for name, check in checks_of(world).items()}
-    return figures | {"checks": checks, "certificate": certificate}
+    return metrics | {"checks": checks, "certificate": certificate}
 
 
 def trained(out: Path, manifest: WorldManifest, world: World) -> Result:
@@ -288,11 +288,11 @@ def calibration_table(runs: list[Result]) -> str:
     """Calibration of trust, rewards and terminations."""
     rows = [["family", "trust AUROC", "ECE", "reward sign ECE", "termination F1", "ECE", "terminations"]]
     for family, own in by_family(runs):
-        figures = [(r["certificate"]["trust"], r["certificate"]["one_step"]) for r in own]
-        rows.append([family, mean_std([trust["auroc"] for trust, _ in figures], ".3f")])
-        rows[-1].append(mean_std([trust["ece"] for trust, _ in figures], ".3f"))
-        rows[-1].append(mean_std([step["reward"]["ece"] for _, step in figures], ".4f"))
-        rows[-1] += [mean_std([step["termination"][key] for _, step in figures], form) for key, form in ENDS.items()]
+        metrics = [(r["certificate"]["trust"], r["certificate"]["one_step"]) for r in own]
+        rows.append([family, mean_std([trust["auroc"] for trust, _ in metrics], ".3f")])
+        rows[-1].append(mean_std([trust["ece"] for trust, _ in metrics], ".3f"))
+        rows[-1].append(mean_std([step["reward"]["ece"] for _, step in metrics], ".4f"))
+        rows[-1] += [mean_std([step["termination"][key] for _, step in metrics], form) for key, form in ENDS.items()]
     return markdown(rows)
 
 
@@ -313,7 +313,7 @@ def by_family(runs: list[Result]) -> list[tuple[str, list[Result]]]:
 
 
 def by_seed(runs: list[Result]) -> list[Result]:
-    """One run for each seed, for figures that do not depend on the family."""
+    """One run for each seed, for metrics that do not depend on the family."""
     return list({r["seed"]: r for r in runs}.values())
 
 

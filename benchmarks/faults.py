@@ -218,7 +218,11 @@ NEEDS_MORE = ("plausible_lie", "empirical_latency")  # a World; a file of latenc
 
 
 def kind_by_kind() -> None:
-    """What each kind costs by itself at severity 0.5, on desks; those that change frames on frames."""
+    """Three reports of what each kind costs by itself at severity 0.5.
+
+    Per environment and step of a vector of desks; the same for kinds that change frames, on frames; and a step of a
+    single desk for the kinds in `REMEMBER`.
+    """
     plain = {"gymnasium.vector.VectorWrapper": VectorWrapper(Changing(DESK))}
     kinds = {fault.kind: fault for family in FAMILIES.values() for fault in family if fault.kind not in NEEDS_MORE}
     on_frames = {kind: fault for kind, fault in kinds.items() if _changes_frames(fault)}

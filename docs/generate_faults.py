@@ -157,16 +157,16 @@ def described(kind: type[Fault]) -> str:
 
 def severity_table(kind: type[Fault]) -> str:
     """What a severity means: the parameters that grow with it, and what was measured on the reference payloads."""
-    figures = {severity: kind(severity=severity).figures() for severity in MEASURED_AT}
-    names = list(figures[MEASURED_AT[-1]])
+    values = {severity: kind(severity=severity).values_at_severity() for severity in MEASURED_AT}
+    names = list(values[MEASURED_AT[-1]])
     found = {} if kind is PlausibleLie else {row.severity: row for row in measured(kind, MEASURED_AT)}
     waits = any(row.waited_s for row in found.values())
     heads = ["severity", *(f"`{name}`" for name in names)]
     heads += [*(["calls changed", "difference"] if found else []), *(["seconds a call"] if waits else [])]
     rows = [heads, ["---"] * len(heads)]
     for severity in MEASURED_AT:
-        shown = {name: value for name, value in figures[severity].items() if severity or name in kind.model_fields}
-        cells = [f"{severity:g}", *(_figure(shown.get(name)) for name in names)]
+        shown = {name: value for name, value in values[severity].items() if severity or name in kind.model_fields}
+        cells = [f"{severity:g}", *(_value(shown.get(name)) for name in names)]
         if found:
             cells += [_percent(found[severity].share), f"{found[severity].difference:.2g}"]
         if waits:
@@ -175,7 +175,7 @@ def severity_table(kind: type[Fault]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def _figure(value: float | None) -> str:
+def _value(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 

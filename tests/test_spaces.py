@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from worldsim.errors import SpaceMismatchError
 from worldsim.spaces import (
+    Leaf,
     flatten,
     flatten_batch,
     json_schema,
@@ -246,7 +247,7 @@ def test_predictions_of_whole_numbers_are_rounded_not_cut() -> None:
 
 @pytest.mark.parametrize("space", [spaces.Sequence(spaces.Discrete(2)), spaces.Graph(spaces.Discrete(2), None)])
 def test_other_spaces_are_refused_in_one_line(space: spaces.Space[Any]) -> None:
-    for use in (leaves, space_to_json, json_schema):
+    for use in (leaves, space_to_json, json_schema, lambda space: Leaf((), space).kind):
         with pytest.raises(SpaceMismatchError, match=type(space).__name__) as error:
             use(space)
         assert "\n" not in str(error.value)

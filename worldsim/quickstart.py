@@ -174,7 +174,7 @@ def _check_names(config: QuickstartConfig) -> None:
     if agents is not None and config.trains_ppo:
         agents = [each for each in agents if each != PPO]
     if agents is None or agents:
-        StressTest(config.stress.model_copy(update={"agents": agents})).check_names()
+        StressTest(config.stress.model_copy(update={"agents": agents})).preflight()
 
 
 def _finished(record: Path, made_from: str, makes: tuple[Path, ...], out: Path) -> float | None:

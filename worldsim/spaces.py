@@ -28,8 +28,20 @@ from numpy.typing import NDArray
 
 from worldsim.errors import SpaceMismatchError
 
-# To add a kind: docs/your_own_env.md, "What becomes of a space".
+# All places that know of kinds, or of types of spaces; a new one touches each of them:
+#   here: `Kind`, `LeafSpace`, `Leaf` (kind, is_discrete, layout, nvec, shape, dtype, start, flatten, unflatten),
+#     `zero_based`, `recounted`, `space_to_json`, `space_from_json`, `json_schema`
+#   models: leaves/observation.CODECS, with a `LeafCodec` in a file of its own, or short texts' and classes' own slots;
+#     leaves/action._encoder; diffusion/canvas; conformance
+#   fidelity: error_metric, curves.measure (what is measured of it), revisits
+#   simulator: drawing (how it is shown), world (the type of its tensors), env.check_classes, conformance
+#   faults: columns.within, batch_rows, payload_history, entry_points, and in effects: requirements, wrong_values,
+#     numbers, leaf_pairs, rows, frames
+#   envs: checked (what an environment may return for it), resize
+#   rollouts: recording, offline, and array_roles and conversions (which arrays of others are read as one)
+#   evaluation: runs._is_action, ppo; and agents, stable_baselines
 Kind = Literal["image", "field", "vector", "categorical", "text"]
+LeafSpace = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Text
 Space = spaces.Space[Any]
 Arrays = dict[str, NDArray[Any]]  # leaf name -> flat array, batched or not
 Bools = NDArray[np.bool_]
@@ -54,15 +66,17 @@ class Leaf:
 
     @cached_property
     def kind(self) -> Kind:
+        """How its values are encoded. Raises SpaceMismatchError for a space that has no kind, such as a Sequence."""
         if isinstance(self.space, spaces.Text):
             return "text"
-        if not isinstance(self.space, spaces.Box):
+        if isinstance(self.space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
             return "categorical"
+        if not isinstance(self.space, spaces.Box):
+            raise _unsupported(self.space, self.path)
         if not self.layout:
             return "vector"
-        return (
-            "image" if self.space.dtype == np.uint8 and self.unbounded and self.channels <= MOST_CHANNELS else "field"
-        )
+        is_image = self.space.dtype == np.uint8 and self.has_byte_range and self.channels <= MOST_CHANNELS
+        return "image" if is_image else "field"
 
     @property
     def is_discrete(self) -> bool:
@@ -127,8 +141,8 @@ class Leaf:
         return np.dtype(np.float64 if self.space.dtype.itemsize >= 4 and self.space.dtype != np.float32 else np.float32)
 
     @cached_property
-    def unbounded(self) -> bool:
-        """Whether a Box has the bounds 0 and 255 throughout."""
+    def has_byte_range(self) -> bool:
+        """Whether it is a Box with the bounds 0 and 255 throughout, of whatever type."""
         space = self.space
         return isinstance(space, spaces.Box) and bool((space.low == 0).all() and (space.high == 255).all())
 
@@ -178,7 +192,7 @@ class Leaf:
             grid = array.reshape(*batch, *(self._sizes[axis] for axis in axes))
             array = grid.transpose(_order(axes, self.layout, len(batch)))
         if isinstance(space, spaces.Box):
-            if array.dtype == space.dtype == np.uint8 and self.unbounded:
+            if array.dtype == space.dtype == np.uint8 and self.has_byte_range:
                 return array.reshape(shape)
             whole = not np.issubdtype(space.dtype, np.floating)
             numbers = (np.rint(array) if whole else array).reshape(shape)
@@ -186,6 +200,13 @@ class Leaf:
         if isinstance(space, spaces.Discrete) and not batch:
             return space.dtype.type(array.item() + space.start)
         return (array + self.start).astype(space.dtype).reshape(shape)
+
+
+def _unsupported(space: spaces.Space[Any], path: Sequence[str | int]) -> SpaceMismatchError:
+    where = "/".join(map(str, path)) or "the space"
+    return SpaceMismatchError(
+        f"{where} is a {type(space).__name__}; use Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict or Tuple"
+    )
 
 
 def _order(axes: str, wanted: str, batch: int) -> list[int]:
@@ -224,14 +245,10 @@ def _leaves(key: _ById) -> tuple[Leaf, ...]:
         elif isinstance(space, spaces.Tuple):
             for index, inner in enumerate(space.spaces):
                 walk(inner, (*path, index))
-        elif isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Text):
+        elif isinstance(space, LeafSpace):
             found.append(Leaf(path, space))
         else:
-            where = "/".join(map(str, path)) or "the space"
-            raise SpaceMismatchError(
-                f"{where} is a {type(space).__name__}; "
-                "use Box, Discrete, MultiDiscrete, MultiBinary, Text, Dict or Tuple"
-            )
+            raise _unsupported(space, path)
 
     walk(key.space, ())
     names = [leaf.name for leaf in found]

@@ -143,18 +143,18 @@ class _Watcher:
 
     def __call__(self, step: int, losses: dict[str, float], model: WorldModel, manifest: WorldManifest) -> None:
         now, logger = time.perf_counter(), self.config.logger
-        figures: dict[str, Any] = {f"loss/{name}": value for name, value in losses.items()}
+        metrics: dict[str, Any] = {f"loss/{name}": value for name, value in losses.items()}
         trainer = TrainerConfig(
             **{key: manifest.training[key] for key in TrainerConfig.model_fields}
         )  # with the number of updates that fit into trainer.seconds
         plan = phases(trainer, model)
         number, within = phase_at(step - 1, plan)
         phase = plan[number]
-        figures["learning_rate"] = learning_rate(within, phase, trainer.warmup)
+        metrics["learning_rate"] = learning_rate(within, phase, trainer.warmup)
         if self.last_logged is not None:
             pace = (step - self.last_logged[0]) / (now - self.last_logged[1])
-            figures["throughput/updates_per_s"] = pace
-            figures["throughput/env_steps_per_s"] = pace * phase.batch * phase.length
+            metrics["throughput/updates_per_s"] = pace
+            metrics["throughput/env_steps_per_s"] = pace * phase.batch * phase.length
         if len(self.held_out) and step // logger.validate_every > self.validated:
             self.validated = step // logger.validate_every
             sampler = SequenceSampler(
@@ -164,11 +164,11 @@ class _Watcher:
             with torch.no_grad():  # always the same batch and noise, so that only the model changes the curve
                 generator = torch.Generator(device).manual_seed(0)
                 found = model.losses(Batch.from_numpy(sampler.sample(), device), generator, phase.stage)
-            figures |= {f"held_out/{name}": float(value) for name, value in found.parts.items()}
+            metrics |= {f"held_out/{name}": float(value) for name, value in found.parts.items()}
         if step // logger.video_every > self.looked:
             self.looked = step // logger.video_every
-            figures |= self._look(step, model, manifest)
-        self.run.log(figures, step=step)
+            metrics |= self._look(step, model, manifest)
+        self.run.log(metrics, step=step)
         self.last_logged = step, time.perf_counter()
 
     def _look(self, step: int, model: WorldModel, manifest: WorldManifest) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tests.simulator.stub_world import StubWorld
 from worldsim.agents import RandomAgent
 from worldsim.envs.make import EnvConfig
 from worldsim.evaluation.lockstep import Advance, LockstepEnv, in_lockstep
-from worldsim.evaluation.runs import MOST_CALLS, Episode, SuccessCriteria, run_episode
+from worldsim.evaluation.runs import DEFAULT_MAX_STEPS, Episode, SuccessCriteria, run_episode
 from worldsim.evaluation.stress import stress
 from worldsim.faults import QuotaExceeded, Unavailable
 from worldsim.wrappers import InjectFaults
@@ -66,8 +66,8 @@ def test_an_episode_without_any_limit_is_cut_and_reported(refusing: str, tmp_pat
     settings = {"agents": ["random"], "faults": [refusing], "severities": [1.0], "episodes": 1, "worst": 0}
     env = EnvConfig(id=ENDLESS)
     report = stress(small(tmp_path / "none", env=env, **settings), progress=False)
-    assert [row["steps_mean"] for row in report.results] == [MOST_CALLS, MOST_CALLS]
-    assert [row["return_mean"] for row in report.results] == [MOST_CALLS, 0.0]
+    assert [row["steps_mean"] for row in report.results] == [DEFAULT_MAX_STEPS, DEFAULT_MAX_STEPS]
+    assert [row["return_mean"] for row in report.results] == [DEFAULT_MAX_STEPS, 0.0]
     (warning,) = [each for each in report.data["warnings"] if "cut after" in each]
     assert "10,000 calls" in warning and "under refusing 1" in warning and "max_steps=" in warning
     report = stress(small(tmp_path / "said", env=env, max_steps=30, **settings), progress=False)

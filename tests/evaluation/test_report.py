@@ -1,4 +1,4 @@
-"""The report: one page that fetches nothing, shows the figures of report.json, and sentences that follow from them."""
+"""The report: one page that fetches nothing, shows the metrics of report.json, and sentences that follow from them."""
 
 import copy
 import html
@@ -112,7 +112,7 @@ def printed(report: Report, width: int) -> str:
 def test_the_terminal_shows_the_same_figures_whole_at_any_width(report: Report, width: int) -> None:
     text = printed(report, width)
     for row in report.results:
-        mean, interval = narrative.figure(row["return_mean"]), narrative.bounds(row["return_mean_interval"])
+        mean, interval = narrative.decimal(row["return_mean"]), narrative.bounds(row["return_mean_interval"])
         assert interval and mean in text and interval in text
         assert width < 80 or f"{mean} {interval}" in text
     assert max(map(len, text.splitlines())) <= width
@@ -159,9 +159,9 @@ def test_the_page_shows_the_verdict_of_the_certificate(report: Report) -> None:
 
 def test_certificate_may_be_anything() -> None:
     assert certificate_view(None) is None
-    assert certificate_view({}) == {"plot": "", "verdict": [], "figures": {}}
+    assert certificate_view({}) == {"plot": "", "verdict": [], "metrics": {}}
     odd = {"horizons": [1, 2], "psnr": {"model": [1.0], "copy": None}, "termination_f1": 0.91, "deep": {"a": 1}}
-    assert certificate_view(odd) == {"plot": "", "verdict": [], "figures": {"termination f1": "0.91"}}
+    assert certificate_view(odd) == {"plot": "", "verdict": [], "metrics": {"termination f1": "0.91"}}
     good = certificate_view({"horizons": [1, 2, 3], "psnr": {"model": [30, 28.0, 27], "copy": [29, 25, 22]}})
     assert good is not None and "<svg" in good["plot"] and "model" in good["plot"]
 
@@ -182,7 +182,7 @@ def test_a_share_is_drawn_between_nothing_and_all() -> None:
     "value, shown", [(1.005, "1.00"), (-0.001, "0.00"), (-2.5, "−2.50"), (None, "–"), (0.0, "0.00")]
 )
 def test_figures(value: float | None, shown: str) -> None:
-    assert narrative.figure(value) == shown
+    assert narrative.decimal(value) == shown
 
 
 def test_differences_show_their_sign() -> None:

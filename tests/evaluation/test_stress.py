@@ -34,7 +34,7 @@ def test_rows_are_agents_times_conditions(report: Report) -> None:
 
 
 def test_clean_figures_are_what_cartpole_gives(report: Report) -> None:
-    """A return is the steps survived, so the figures can be had without worldsim."""
+    """A return is the steps survived, so the metrics can be had without worldsim."""
     import gymnasium as gym
 
     lengths = []
@@ -121,7 +121,7 @@ def test_cells_are_run_again_when_anything_changes(tmp_path: Path) -> None:
 
     def path(**changes):  # type: ignore[no-untyped-def]
         test = StressTest(small(tmp_path, **changes))
-        return test.store.path(cell, test._defined_by(cell))
+        return test.store.path(cell, test.cache_key(cell))
 
     assert path() == path(worst=7) == path(confidence=0.9)
     changed = [path(seed=1), path(episodes=7), path(max_steps=9), path(env=CARTPOLE.model_copy(update={"resize": 8}))]

@@ -62,7 +62,7 @@ def test_both_worlds_side_by_side(config: StressConfig) -> None:
 def test_a_changed_world_is_run_again(config: StressConfig) -> None:
     def paths() -> list[Path]:
         test = StressTest(config)
-        return [test.store.path(cell, test._defined_by(cell)) for cell in test.cells]
+        return [test.store.path(cell, test.cache_key(cell)) for cell in test.cells]
 
     before, cells = paths(), StressTest(config).cells
     assert config.world is not None

@@ -227,7 +227,7 @@ def test_the_decorator_alone_makes_it_a_kind_that_plans_know(module: Any) -> Non
     kind = module().maintenance
     (read,) = Plan.from_yaml(text).faults
     assert read == kind(severity=0.5, rate=0.4, words=["x"]) and isinstance(read, Fault)
-    assert (read.kind, read.scaled("rate"), read.figures()) == ("maintenance_1", 0.2, {"rate": 0.2})  # type: ignore[attr-defined]
+    assert (read.kind, read.scaled("rate"), read.values_at_severity()) == ("maintenance_1", 0.2, {"rate": 0.2})  # type: ignore[attr-defined]
     assert KINDS["maintenance_1"] is kind and kind.__doc__ == "Some calls are told to come back in an hour."
     session = PipelineSession(read.replace(severity=1.0, rate=1.0))
     assert (session.call("read").error, session.records[0].details) == (

@@ -33,7 +33,7 @@ def played(
     """Each call with what it draws, and whether it is among the share of those on which the fault triggers."""
     for each in MockService(space, payloads).run([fault], calls):
         random, uniform = draws_of(fault, each.call.tool, each.call.number)
-        yield each, random, uniform < fault.compose().share
+        yield each, random, uniform < fault.compose().trigger_probability
 
 
 def details(each: CallOutcome) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What the loop does with data, rates and figures."""
+"""What the loop does with data, rates and metrics."""
 
 import json
 import math

@@ -33,10 +33,10 @@ SHARED = {"batch": 4, "codec_frames": 8, "precision": "32-true"}
 
 def trained(config: TrainConfig, *stops: int) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
     """Losses of every update, and the weights; stopped after each of `stops` and begun again."""
-    figures: dict[int, dict[str, float]] = {}
+    losses_of_step: dict[int, dict[str, float]] = {}
 
     def watch(step: int, losses: dict[str, float], *_: object) -> None:
-        figures[step] = losses
+        losses_of_step[step] = losses
         if step in left:
             left.remove(step)
             raise Stop
@@ -46,7 +46,7 @@ def trained(config: TrainConfig, *stops: int) -> tuple[list[dict[str, float]], d
         with pytest.raises(Stop):
             train(config, watch, progress=False)
     train(config, watch, progress=False)
-    return [figures[step] for step in sorted(figures)], load_file(config.out / "weights.safetensors")
+    return [losses_of_step[step] for step in sorted(losses_of_step)], load_file(config.out / "weights.safetensors")
 
 
 @pytest.mark.parametrize(

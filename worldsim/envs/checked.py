@@ -230,7 +230,7 @@ def _check_whole(space: Space, array: NDArray[Any], place: ValueLocation) -> Non
     """Raises EnvError for floats in an integer space that are not whole, and for frames of 0 to 1."""
     leaf = Leaf(place.path, space)
     fix = f"return {space.dtype}, or declare a Box of floats"
-    if leaf.unbounded and leaf.kind != "vector":
+    if leaf.has_byte_range and leaf.kind != "vector":
         fix = f"return {space.dtype} from 0 to 255 (times 255, if 1 is white), or declare Box(0, 1, dtype=np.float32)"
         dark = bool(0 < array.max() <= 1)
         place.check_all((array == 0) | (not dark), array, f"a {array.dtype} of 0 to 1 in {space}", fix)

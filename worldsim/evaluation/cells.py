@@ -20,7 +20,7 @@ from worldsim.sources import sources, versions
 from worldsim.stable_baselines import statistics_of
 
 Where = Literal["real", "world"]
-ReportRow = dict[str, Any]  # of a report, as plain JSON: the figures of a cell, or of a comparison of cells
+ReportRow = dict[str, Any]  # of a report, as plain JSON: the metrics of a cell, or of a comparison of cells
 CLEAN = "none"  # the fault's name in cells without one
 
 
@@ -50,14 +50,14 @@ def all_cells(
 
 
 class CellStore:
-    """Finished cells as files, each named by its cell and by a hash of everything that its figures depend on."""
+    """Finished cells as files, each named by its cell and by a hash of everything that its results depend on."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def path(self, cell: Cell, defined_by: Mapping[str, Any], suffix: str = ".json") -> Path:
-        """The path of the cell's file."""
-        key = digest(json.dumps({**defined_by, "cell": cell}, sort_keys=True))
+    def path(self, cell: Cell, cache_key: Mapping[str, Any], suffix: str = ".json") -> Path:
+        """The path of the cell's file. cache_key: everything that its results depend on, as plain JSON."""
+        key = digest(json.dumps({**cache_key, "cell": cell}, sort_keys=True))
         name = re.sub(r"[^A-Za-z0-9.]+", "-", f"{cell.where}-{cell.fault}-{cell.severity:g}-{cell.agent}")[-80:]
         return self.directory / f"{name.strip('-.')}-{key[:16]}{suffix}"
 

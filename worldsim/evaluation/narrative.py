@@ -1,4 +1,4 @@
-"""The sentences of a report: verdict and warnings, made from its figures."""
+"""The sentences of a report: verdict and warnings, made from its metrics."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ FEW = 20  # a report warns of fewer episodes
 LOW_TRUST = 0.5
 
 
-def figure(value: float | None, digits: int = 2) -> str:
+def decimal(value: float | None, digits: int = 2) -> str:
     """A number as text: with a minus sign (−), no negative zero, and a dash for None."""
     if value is None:
         return "–"
@@ -19,7 +19,7 @@ def figure(value: float | None, digits: int = 2) -> str:
 
 def signed(value: float | None) -> str:
     """A difference, with its sign."""
-    shown = figure(value)
+    shown = decimal(value)
     return f"+{shown}" if value is not None and float(f"{value:.2f}") > 0 else shown
 
 
@@ -28,7 +28,7 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.0f} %"
 
 
-def bounds(ends: Sequence[float | None] | None, show: Any = figure) -> str:
+def bounds(ends: Sequence[float | None] | None, show: Any = decimal) -> str:
     """An interval as text; empty where there is none."""
     if ends is None or None in ends:
         return ""
@@ -58,7 +58,7 @@ def verdict(data: ReportRow) -> list[str]:
 
 
 def warnings(data: ReportRow) -> list[str]:
-    """Everything that a reader should know before believing the figures."""
+    """Everything that a reader should know before believing the metrics."""
     found = list(_about_runs(data))
     found += _about_worlds(data)
     return found
@@ -157,7 +157,7 @@ def _no_clear_lead(data: ReportRow, where: str, rows: Sequence[ReportRow]) -> st
 
 
 def _reached(row: ReportRow) -> str:
-    text = f"a mean return of {figure(row['return_mean'])} {bounds(row['return_mean_interval'])}".rstrip()
+    text = f"a mean return of {decimal(row['return_mean'])} {bounds(row['return_mean_interval'])}".rstrip()
     return text if row["success_rate"] is None else f"{text} and {percent(row['success_rate'])} success"
 
 
@@ -174,12 +174,12 @@ def _costliest(data: ReportRow, where: str) -> str:
     row = min(hurt, key=lambda each: each["return"]["mean"])
     text = (
         f"The fault that costs most is {row['fault']} at severity {row['severity']:g}: it takes "
-        f"{figure(-row['return']['mean'])} of return from {row['agent']} "
+        f"{decimal(-row['return']['mean'])} of return from {row['agent']} "
         f"(change {bounds(row['return']['interval'], signed)})"
     )
     more = row["violations"]
     if more is not None and more["sign"] > 0:
-        text += f" and adds {figure(more['mean'])} violations an episode"
+        text += f" and adds {decimal(more['mean'])} violations an episode"
     spared = sorted({each["agent"] for each in effects} - {each["agent"] for each in hurt})
     if not spared:
         return f"{text}."
@@ -203,8 +203,8 @@ def _agreement(data: ReportRow) -> str:
         apart = "but no two agents differ by more than chance, in either of them."
     return (
         f"By mean return the World ranks the agents as the real environment does in {same} of {len(ranked)} "
-        f"conditions; {apart} Its mean returns are off by {figure(mean)} on average, at most by "
-        f"{figure(abs(largest['return']['mean']))} ({where})."
+        f"conditions; {apart} Its mean returns are off by {decimal(mean)} on average, at most by "
+        f"{decimal(abs(largest['return']['mean']))} ({where})."
     )
 
 
@@ -268,7 +268,7 @@ def _about_worlds(data: ReportRow) -> list[str]:
         found.append(
             f"The World's mean trust is below {LOW_TRUST:g} in {_of(len(low), len(trusted))} ("
             f"least with {least['agent']}, {condition(least['fault'], least['severity'])}: "
-            f"{figure(least['trust_mean'])}). Trust is the probability that every part of what it shows is what the "
+            f"{decimal(least['trust_mean'])}). Trust is the probability that every part of what it shows is what the "
             "real environment would show; means over episodes can be right where single steps are not."
         )
     return found

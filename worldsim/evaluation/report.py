@@ -105,7 +105,7 @@ class Report:
             loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
         shown = (
-            narrative.figure,
+            narrative.decimal,
             narrative.signed,
             narrative.percent,
             narrative.bounds,
@@ -147,7 +147,7 @@ class Report:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that figures depend on."""
+    """Versions of the packages that metrics depend on."""
     return {"python": platform.python_version(), **{package: metadata.version(package) for package in PACKAGES}}
 
 
@@ -161,7 +161,7 @@ def grouped(rows: Sequence[ReportRow]) -> list[ReportRow]:
 
 
 def certificate_view(certificate: Mapping[str, Any] | None) -> ReportRow | None:
-    """What the page shows of a fidelity certificate: its verdict, curves and plain figures, as far as there are any."""
+    """What the page shows of a fidelity certificate: its verdict, curves and plain metrics, as far as there are any."""
     if certificate is None:
         return None
     horizons = certificate.get("horizons")
@@ -172,10 +172,11 @@ def certificate_view(certificate: Mapping[str, Any] | None) -> ReportRow | None:
         fit = {name: values for name, values in fit.items() if len(values) == len(horizons) and None not in values}
         if fit:
             plot = plots.curves_plot(horizons, fit, "Open loop: how long frames stay true", "PSNR (dB)")
-    return {"plot": plot, "verdict": certificate.get("verdict") or [], "figures": _plain_figures(certificate)}
+    return {"plot": plot, "verdict": certificate.get("verdict") or [], "metrics": _plain_metrics(certificate)}
 
 
-def _plain_figures(certificate: Mapping[str, Any]) -> dict[str, str]:
+def _plain_metrics(certificate: Mapping[str, Any]) -> dict[str, str]:
+    """Its numbers and texts, not nested ones, as text by name."""
     found = {}
     for key, value in certificate.items():
         if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -194,8 +195,8 @@ def _worst_row(worst: Worst, outcomes: ResultsByCell, replays: Replays) -> Repor
     for each in worst.cells:
         result = next(episode for episode in outcomes[each] if episode.seed == worst.seed)
         row["replayed"] &= result == replays[each, worst.seed].result
-        figures = {"return": result.episode_return, "steps": result.steps, "violations": result.violations}
-        row["episodes"].append({"where": each.where, **figures, "faults": result.faults, "crash": result.crash})
+        metrics = {"return": result.episode_return, "steps": result.steps, "violations": result.violations}
+        row["episodes"].append({"where": each.where, **metrics, "faults": result.faults, "crash": result.crash})
     return row
 
 

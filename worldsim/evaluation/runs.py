@@ -18,7 +18,7 @@ from worldsim.simulator.drawing import draw
 from worldsim.spaces import flatten, leaves
 
 SHOWN_TO_AGENTS = ("reply", "action_mask")  # the keys of info that an agent is given
-MOST_CALLS = 10_000  # in an episode without a limit, which would never end if a fault refuses every call
+DEFAULT_MAX_STEPS = 10_000  # of an episode without a limit, which would never end if a fault refuses every call
 
 
 class SuccessCriteria(NamedTuple):
@@ -112,7 +112,7 @@ def run_episode(
     env: gym.Env[Any, Any],
     seed: int,
     criteria: SuccessCriteria,
-    max_steps: int = MOST_CALLS,
+    max_steps: int = DEFAULT_MAX_STEPS,
     start: Any = None,
     trace: bool = False,
     frames: bool = False,

@@ -36,7 +36,7 @@ from worldsim.evaluation.cells import (
 from worldsim.evaluation.lockstep import Advance, LockstepEnv, in_lockstep
 from worldsim.evaluation.report import PAGE, REPORT, Replays, Report, assemble, is_report
 from worldsim.evaluation.runs import (
-    MOST_CALLS,
+    DEFAULT_MAX_STEPS,
     Episode,
     EpisodeResult,
     SuccessCriteria,
@@ -167,7 +167,7 @@ def stress(config: StressConfig, progress: bool = True) -> Report:
     `config.out` that worldsim did not write.
     """
     test = StressTest(config)
-    test.check_names()
+    test.preflight()
     with alone_in(config.out, "cells", "traces"):
         if not test.store.has_any() and not is_report(config.out / REPORT):
             refuse_foreign((config.out / name for name in (REPORT, PAGE)), "stress")
@@ -211,8 +211,11 @@ class StressTest:
         self.idle: dict[str, list[str]] = {}  # plans that can have no effect here, by name, with the reasons
         self._loaded: dict[str, Agent] = {}
 
-    def check_names(self) -> None:
-        """Makes every agent and every plan once, so that a wrong name is reported before anything runs."""
+    def preflight(self) -> None:
+        """Makes every agent and every plan once, so that a wrong name is reported before anything runs.
+
+        Sets `idle`. Raises a WorldsimError for an agent, a plan or an environment that does not exist or does not fit.
+        """
         env = make_env(self.config.env)
         for plan in self.plans.values():
             InjectFaults(env, plan)
@@ -223,10 +226,11 @@ class StressTest:
 
     def results(self, cell: Cell, on_episode: Callable[[], None]) -> list[EpisodeResult]:
         """The results of a cell: loaded if it was finished before, else run and stored."""
-        path = self.store.path(cell, self._defined_by(cell))
+        path = self.store.path(cell, self.cache_key(cell))
         trace = self.config.out / "traces" / path.with_suffix(".jsonl").name
-        wanted = not self.config.fresh and (trace.is_file() or not self.config.trace)
-        found = self.store.load(path) if wanted else None
+        # Without its trace a finished cell is run again where traces are asked for.
+        reuse = not self.config.fresh and (trace.is_file() or not self.config.trace)
+        found = self.store.load(path) if reuse else None
         if found is not None:
             for _ in found:
                 on_episode()
@@ -247,16 +251,16 @@ class StressTest:
 
         film: a seed whose episode keeps frames; only the batch that contains it is run.
         """
-        play = partial(self._play, cell, film, on_episode)
+        run_episodes = partial(self._run_episodes, cell, film, on_episode)
         if cell.where == "real":
-            return play(self.seeds if film is None else [film], None)
+            return run_episodes(self.seeds if film is None else [film], None)
         batches = [self.seeds[begin : begin + BATCH] for begin in range(0, len(self.seeds), BATCH)]
         # The whole batch is run again, because rounding in the network may depend on the size of the batch.
-        wanted = [batch for batch in batches if film is None or film in batch]
-        played = [in_lockstep(self.world, [partial(play, [seed]) for seed in batch]) for batch in wanted]
-        return [episode for batch in played for episodes in batch for episode in episodes]
+        batches = [batch for batch in batches if film is None or film in batch]
+        finished = [in_lockstep(self.world, [partial(run_episodes, [seed]) for seed in batch]) for batch in batches]
+        return [episode for batch in finished for episodes in batch for episode in episodes]
 
-    def _play(
+    def _run_episodes(
         self,
         cell: Cell,
         film: int | None,
@@ -270,7 +274,7 @@ class StressTest:
             agent, episodes = self.make_agent(cell.agent, env), list[Episode]()
             for seed in seeds:
                 start = None if starts is None else starts[seed]
-                limit, kept = self.max_calls or MOST_CALLS, {"trace": self.config.trace, "frames": seed == film}
+                limit, kept = self.max_steps or DEFAULT_MAX_STEPS, {"trace": self.config.trace, "frames": seed == film}
                 episodes.append(run_episode(agent, env, seed, self.criteria, limit, start, **kept))
                 on_episode()
             return episodes
@@ -322,8 +326,8 @@ class StressTest:
             return first_observations(env, self.seeds)
 
     @cached_property
-    def max_calls(self) -> int | None:
-        """Most calls in an episode, executed or refused; None where no limit is set."""
+    def max_steps(self) -> int | None:
+        """Most steps in an episode, that is calls of the agent, executed or refused; None where no limit is set."""
         if self.config.max_steps is not None:
             return self.config.max_steps
         env = make_env(self.config.env)
@@ -331,30 +335,30 @@ class StressTest:
         return None if env.spec is None else env.spec.max_episode_steps
 
     def definition(self) -> str:
-        """Everything that the figures of all cells depend on, as JSON."""
-        return json.dumps([[cell, self._defined_by(cell)] for cell in self.cells], sort_keys=True)
+        """Everything that the results of all cells depend on, as JSON."""
+        return json.dumps([[cell, self.cache_key(cell)] for cell in self.cells], sort_keys=True)
 
-    def _defined_by(self, cell: Cell) -> dict[str, Any]:
-        """Everything that a cell's figures depend on: after any change, stored results are not used."""
+    def cache_key(self, cell: Cell) -> dict[str, Any]:
+        """Everything that a cell's results depend on: after any change, stored results are not used."""
         config = self.config
         in_world, plan = cell.where == "world", self.plans.get(cell.fault)
         return {
             "code": code_digest(),
             "env": config.env.model_dump(mode="json"),
-            "env_made_of": self.env_made_of,
+            "env_made_of": self.env_fingerprint,
             "agent": agent_digest(cell.agent, config.env.agents),
             "faults": plan and plan.at(cell.severity).model_dump(mode="json"),
             "faults_made_of": plan and sources(type(fault).__module__ for fault in plan.faults).as_json(),
             "seeds": self.seeds,
             "fault_seed": config.seed,
-            "max_calls": self.max_calls,
+            "max_calls": self.max_steps,
             "world": self.world_digest if in_world else None,
             "starts": config.starts if in_world else None,
             "device": device_of(config.device).type if in_world else None,  # because rounding differs
         }
 
     @cached_property
-    def env_made_of(self) -> dict[str, Any]:
+    def env_fingerprint(self) -> dict[str, Any]:
         """Hashes of the environment's code and of files that its arguments name, and versions of packages."""
         return {**sources(env_modules(self.config.env)).as_json(), "files": files_named(self.config.env.kwargs)}
 
@@ -396,11 +400,13 @@ def _report(test: StressTest, outcomes: ResultsByCell, worst: Sequence[Worst], r
 
 
 def _endless(test: StressTest, outcomes: ResultsByCell) -> list[dict[str, Any]]:
-    """The cells in which episodes were cut at MOST_CALLS because no limit is set, with their number."""
-    if test.max_calls is not None:
+    """The cells in which episodes were cut at DEFAULT_MAX_STEPS because no limit is set, with their number."""
+    if test.max_steps is not None:
         return []
-    cut = {cell: sum(e.truncated and e.steps >= MOST_CALLS for e in episodes) for cell, episodes in outcomes.items()}
-    return [{**cell._asdict(), "episodes": count, "calls": MOST_CALLS} for cell, count in cut.items() if count]
+    cut = {
+        cell: sum(e.truncated and e.steps >= DEFAULT_MAX_STEPS for e in episodes) for cell, episodes in outcomes.items()
+    }
+    return [{**cell._asdict(), "episodes": count, "calls": DEFAULT_MAX_STEPS} for cell, count in cut.items() if count]
 
 
 def _action_names(config: EnvConfig) -> list[str] | None:

@@ -25,14 +25,14 @@ MEASURES: dict[str, Callable[[EpisodeResult], float | None]] = {
 
 @dataclass(frozen=True)
 class Summary:
-    """Calculates the figures of a report from `outcomes`. Each bootstrap is seeded by `seed` and its label."""
+    """Calculates the metrics of a report from `outcomes`. Each bootstrap is seeded by `seed` and its label."""
 
     outcomes: ResultsByCell
     seed: int
     confidence: float = 0.95
 
     def results(self) -> list[ReportRow]:
-        """One row for each cell: its figures with intervals, and how often its faults fired."""
+        """One row for each cell: its metrics with intervals, and how often its faults fired."""
         return [self._row(cell, episodes) for cell, episodes in self.outcomes.items()]
 
     def fault_effects(self) -> list[ReportRow]:

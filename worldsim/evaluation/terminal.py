@@ -1,4 +1,4 @@
-"""The results of a stress test for the terminal: figures by condition, verdict and warnings."""
+"""The results of a stress test for the terminal: metrics by condition, verdict and warnings."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -18,7 +18,7 @@ NARROWEST = 8  # least width of the agents' column, in which long names are fold
 
 
 class Results:
-    """The report's figures, verdict and warnings. Where a terminal is too narrow, intervals go below the figures."""
+    """The report's metrics, verdict and warnings. Where a terminal is too narrow, intervals go below them."""
 
     def __init__(self, data: ReportRow) -> None:
         self.data = data
@@ -33,17 +33,17 @@ class Results:
         yield from _paragraphs("Before you believe it", self.data["warnings"], "bold yellow")
 
     def _columns(self, joint: str) -> list[list[Text]]:
-        """Columns with their headings; `joint` separates figure and interval. Unjudged measures have none."""
+        """Columns with their headings; `joint` separates metric and interval. Unjudged measures have none."""
         place = {"real": "real", "world": "World"}
         found = [_plain("agent", self._agents()), _plain("in", [place[row["where"]] for row in self.rows])]
         for heading, key, show, inside in MEASURES:
             if any(row[key] is not None for row in self.rows):
                 ends = [narrative.bounds(row[f"{key}_interval"], inside) for row in self.rows]
                 pairs = zip(self.rows, ends, strict=True)
-                figures = [Text.assemble(show(row[key]), (end and joint + end, "dim")) for row, end in pairs]
-                found.append([Text(heading), *figures])
+                metrics = [Text.assemble(show(row[key]), (end and joint + end, "dim")) for row, end in pairs]
+                found.append([Text(heading), *metrics])
         if any(row["fault"] != CLEAN for row in self.rows):
-            fired = ["" if row["fault"] == CLEAN else narrative.figure(row["faults_fired"], 1) for row in self.rows]
+            fired = ["" if row["fault"] == CLEAN else narrative.decimal(row["faults_fired"], 1) for row in self.rows]
             found.append(_plain("fired", fired))
         return found
 
@@ -70,9 +70,9 @@ def _whole(share: float) -> str:
 
 
 MEASURES: tuple[tuple[str, str, Any, Any], ...] = (  # heading, key of the row, how it is shown, and in its interval
-    ("return", "return_mean", narrative.figure, narrative.figure),
+    ("return", "return_mean", narrative.decimal, narrative.decimal),
     ("success", "success_rate", narrative.percent, _whole),
-    ("violations", "violations_mean", narrative.figure, narrative.figure),
+    ("violations", "violations_mean", narrative.decimal, narrative.decimal),
 )
 
 

@@ -68,7 +68,7 @@ class CallBatch:
 
     @property
     def numbers(self) -> Rows:
-        """(N,) of the calls among those of their tools."""
+        """(N,) the index of each call among those of its tool, from 0."""
         return self.identity.numbers
 
     @property
@@ -119,8 +119,8 @@ class CallBatch:
         self.payloads.merge()
         if self.payloads.overrides:
             return np.array([self.call(row).tool for row in rows.tolist()], object)
-        has_named_arguments: NDArray[np.object_] = _names(tuple(self.identity.names))[self.payloads.batch["tool"][rows]]
-        return has_named_arguments
+        tool_names: NDArray[np.object_] = _names(tuple(self.identity.names))[self.payloads.batch["tool"][rows]]
+        return tool_names
 
     def calls_tool(self, rows: Rows, globs: tuple[str, ...]) -> NDArray[np.bool_]:
         """Which of these sessions, (n,), call a tool whose name fits one of the globs."""

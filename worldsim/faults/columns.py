@@ -109,7 +109,7 @@ def within(space: spaces.Space[Any], values: Values) -> NDArray[np.bool_]:
     if not isinstance(values, np.ndarray) or values.dtype != space.dtype or not isinstance(space, _COUNTED):
         return np.array([value is not ABSENT and value in space for value in values], np.bool_)
     if isinstance(space, spaces.Box):
-        if _unbounded(space):
+        if _spans_dtype(space):
             return np.ones(len(values), np.bool_)
         inside = (values >= space.low) & (values <= space.high)
     elif isinstance(space, spaces.MultiBinary):
@@ -129,8 +129,8 @@ def _is_text_of(space: spaces.Text, value: Any) -> bool:
 _COUNTED = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary
 
 
-def _unbounded(space: spaces.Box) -> bool:
-    """Whether the bounds are those of the type itself."""
+def _spans_dtype(space: spaces.Box) -> bool:
+    """Whether the bounds are the limits of an integer type, so that every value of the type is inside them."""
     if space.dtype.kind not in "iu":
         return False
     limits = np.iinfo(space.dtype)  # type: ignore[type-var]
@@ -139,7 +139,7 @@ def _unbounded(space: spaces.Box) -> bool:
 
 def bounded(values: NDArray[Any], space: spaces.Box) -> NDArray[Any]:
     """A column brought inside the bounds of a space, in its own type."""
-    return values if _unbounded(space) else np.asarray(np.clip(values, space.low, space.high), values.dtype)
+    return values if _spans_dtype(space) else np.asarray(np.clip(values, space.low, space.high), values.dtype)
 
 
 def are_small(values: Values) -> bool:

@@ -40,12 +40,13 @@ class Composition:
     """What a fault does, as the pipeline runs it.
 
     effect: what becomes of the calls that it triggers on, with its selection and delivery.
-    share: the trigger's own part: a share of the calls that are due by tools, schedule and probability.
+    trigger_probability: in [0, 1], that it triggers on a call at which it is active by tools, schedule and
+    `Fault.probability`; mostly the severity times its `rate`. `worldsim.faults.stage` has the formula.
     targets, out_of_space: of faults that change replies. needs: what there must be in replies; None: anything will do.
     """
 
     effect: "Effect"
-    share: float = 1.0
+    trigger_probability: float = 1.0
     targets: tuple[str, ...] = EVERYTHING
     out_of_space: bool = False
     needs: "Requirement | None" = None
@@ -102,7 +103,7 @@ class Fault(BaseModel):
     def compose(self) -> Composition:
         """What it does with these parameters."""
 
-    def figures(self) -> dict[str, float]:
+    def values_at_severity(self) -> dict[str, float]:
         """What the severity means here, by name: the scaled parameters, for the documentation."""
         return {name: self.scaled(name) for name, field in type(self).model_fields.items() if is_scaled(field)}
 
@@ -127,7 +128,7 @@ class Fault(BaseModel):
             return f"there is no tool {', '.join(self.tools)}"
         composition = self.compose()
         needs, targets = composition.needs, composition.targets
-        if composition.share == 0:
+        if composition.trigger_probability == 0:
             return "its share of the calls is 0"
         if needs is None or (needs.in_plain if leaves is None else needs.met([*_among(targets, leaves)])):
             return None

@@ -16,17 +16,24 @@ _LOCK = threading.RLock()  # one for all logs, so that a log can be pickled
 Details = Callable[[], Iterable[Mapping[str, Any]]]  # gives those of each record; what it refers to never changes
 
 
+SharedCallIndices = Mapping[tuple[str, ...], Rows]
+"""Of one call of each of N sessions, by globs over tools: its index, (N,), among the calls of all tools that fit them.
+
+Schedules with `per_tool: false` count by these.
+"""
+
+
 class CallIdentity(NamedTuple):
     """Which calls these are: one of each of N sessions. Their random numbers depend on nothing else.
 
-    names: of the tools. tools: (N,) positions in `names` of what was called. numbers: (N,) of the calls among those of
-    their tools. joint: for globs over tools the numbers, (N,), among the calls of all tools that they fit.
+    names: of the tools. tools: (N,) positions in `names` of what was called. numbers: (N,) the index of each call among
+    those of its tool, from 0. shared: the same for the counters that several tools share.
     """
 
     names: Sequence[str]
     tools: Rows
     numbers: Rows
-    joint: Mapping[tuple[str, ...], Rows]
+    shared: SharedCallIndices
 
 
 class FaultLog:

@@ -62,7 +62,7 @@ class CallContext:
     @property
     def now_s(self) -> float:
         """The time on the session's clock, in seconds."""
-        return float(self._batch.seconds[0])
+        return float(self._batch.now_s[0])
 
     def record(self, kind: str | None = None, **details: Any) -> None:
         """Note what was really done to this call, as plain JSON; by default under the kind of the fault.

@@ -22,7 +22,7 @@ from worldsim.faults.calls import LOST, Call, FaultRecord, Reply
 from worldsim.faults.clock import Clock, VirtualClock, call_time
 from worldsim.faults.definition import Fault
 from worldsim.faults.effects.base import AffectedCalls, Effect, EffectGenerator, Wait
-from worldsim.faults.fault_log import CallIdentity, EpisodeLog, FaultLog, LazyRecords
+from worldsim.faults.fault_log import CallIdentity, EpisodeLog, FaultLog, LazyRecords, SharedCallIndices
 from worldsim.faults.keys import new_key
 from worldsim.faults.parameters import matches
 from worldsim.faults.payloads import Payloads
@@ -45,13 +45,13 @@ class ForwardContext(NamedTuple):
 class OuterCall(NamedTuple):
     """Of a call that comes from the faults of an outer wrapper: which call it counts as.
 
-    tool, number: decide what the call draws. joint: its numbers in schedules that count several tools together.
+    tool, number: decide what the call draws. shared: its indices in schedules that count several tools together.
     deadline_s: when its caller gives up, on the clock; None: never.
     """
 
     tool: str
     number: int
-    joint: Mapping[tuple[str, ...], Rows]
+    shared: SharedCallIndices
     deadline_s: float | None = None
 
 
@@ -75,10 +75,11 @@ class Pipeline:
         count: N.
         action_space: of one environment, where calls come as batches of actions.
         missing: leaf name -> what stands for "unknown" there, as plain JSON.
-        below: how many faults of each kind an inner wrapper has.
+        inner_kinds: how many faults of each kind inner wrappers have.
         one_request: whether all calls ask for the same, as steps do whose action is no named tool.
         text: the space of replies that are a text; leaves are then None, and count where it holds no JSON.
-        possible: whether a session, by its number, can make a call that its caller has not made; None: any can.
+        is_representable: whether a session, by its number, has an action that makes a call, which a fault may have
+            changed; None: it can make any.
 
     Raises ConfigError for tools or targets that match nothing.
     """
@@ -93,20 +94,29 @@ class Pipeline:
         count: int = 1,
         action_space: gym.Space[Any] | None = None,
         missing: Mapping[str, Any] | None = None,
-        below: Mapping[str, int] | None = None,
+        inner_kinds: Mapping[str, int] | None = None,
         one_request: bool = False,
         text: spaces.Text | None = None,
-        possible: Callable[[int, Call], bool] | None = None,
+        is_representable: Callable[[int, Call], bool] | None = None,
     ) -> None:
-        self.count, self.kinds = count, Counter(below)
+        self.count, self.kinds = count, Counter(inner_kinds)
         self.sessions = Sessions(count, tools or (), clock)
-        places = place_faults(faults, leaves, tools, self.kinds)
-        scope = {"missing": dict(missing or {}), "one_request": one_request, "text": text, "possible": possible}
-        self.stages = [FaultStage(place, self.sessions, **scope) for place in places]
-        self._joint_globs = tuple(dict.fromkeys(stage.joint for stage in self.stages if stage.joint is not None))
+        placed_faults = place_faults(faults, leaves, tools, self.kinds)
+        scope = {
+            "missing": dict(missing or {}),
+            "one_request": one_request,
+            "text": text,
+            "is_representable": is_representable,
+        }
+        self.stages = [FaultStage(placed, self.sessions, **scope) for placed in placed_faults]
         self.numbers: Rows = np.zeros((count, len(self.sessions.names)), np.int64)  # of next calls, by tool
         self._next: list[int] = []  # the same of a single session, whose calls come one by one
-        self._joint = {globs: np.zeros(count, np.int64) for globs in self._joint_globs}
+        # Counters that several tools share, (N,) each: the index that their next call will have.
+        self._shared_counters: dict[tuple[str, ...], Rows] = {
+            stage.shared_counter_key: np.zeros(count, np.int64)
+            for stage in self.stages
+            if stage.shared_counter_key is not None
+        }
         self._history = EpisodeLog(count)
         self._call_space = None if action_space is None else call_space(action_space)
         self.lock = threading.RLock()
@@ -148,8 +158,8 @@ class Pipeline:
         """Begin sessions: `rows`, named by `sessions`. `initial` gives the observations before their first calls."""
         with self.lock:
             self.numbers[rows], self._next = 0, []
-            for joint in self._joint.values():
-                joint[rows] = 0
+            for counter in self._shared_counters.values():
+                counter[rows] = 0
             self._history.start(rows)
             self.sessions.begin(rows)
             for stage in self.stages:
@@ -232,18 +242,18 @@ class Pipeline:
             if position >= len(self._next):
                 self._next += [0] * (position + 1 - len(self._next))
             if outer is None:
-                number, drawn_as = self._next[position], position
-                joint = self.count_joint(tool)
+                call_index, drawn_as = self._next[position], position
+                shared = self.count_shared(tool)
             else:
-                number, drawn_as, deadline_s = outer.number, sessions.position(outer.tool), outer.deadline_s
-                joint = outer.joint
-            self._next[position] = number + 1
-            call = Call(tool, arguments, number)
+                call_index, drawn_as, deadline_s = outer.number, sessions.position(outer.tool), outer.deadline_s
+                shared = outer.shared
+            self._next[position] = call_index + 1
+            call = Call(tool, arguments, call_index)
             # Most calls meet no active fault: arrays and a generator are made for the first fault that acts on it.
             for at, stage in enumerate(self.stages):
-                if stage.acts_on(tool, drawn_as, number, joint):
+                if stage.acts_on(tool, drawn_as, call_index, shared):
                     in_flight = InFlight(1)
-                    calls = self._single(call, drawn_as, joint, in_flight, deadline_s)
+                    calls = self._single(call, drawn_as, shared, in_flight, deadline_s)
                     self._history.add(in_flight.log)
                     return (
                         call,
@@ -252,26 +262,26 @@ class Pipeline:
                     )
         return call, None, None
 
-    def effects(self, tool: str, number: int) -> list[Effect]:
-        """The effects of the faults that may act on a call of a single session, as far as tool and number decide."""
+    def effects(self, tool: str, call_index: int) -> list[Effect]:
+        """The effects of the faults that may act on a call of a single session, as far as tool and index decide."""
         with self.lock:
             position = self.sessions.position(tool)
-            return [stage.effect for stage in self.stages if stage.may_act_on(tool, position, number)]
+            return [stage.effect for stage in self.stages if stage.may_act_on(tool, position, call_index)]
 
-    def count_joint(self, tool: str) -> Mapping[tuple[str, ...], Rows]:
-        """Count a call among those of all tools that some schedule counts together."""
-        if not self._joint_globs:
-            return _NO_JOINT
+    def count_shared(self, tool: str) -> SharedCallIndices:
+        """Count a call in the counters that several tools share; returns the index that it has in each of them."""
+        if not self._shared_counters:
+            return _NOT_SHARED
         found = {}
-        for globs, numbers in self._joint.items():
-            found[globs] = numbers.copy()
-            numbers += matches(tool, globs)
+        for globs, counter in self._shared_counters.items():
+            found[globs] = counter.copy()
+            counter += matches(tool, globs)
         return found
 
     def _single(
-        self, call: Call, drawn_as: int, joint: Mapping[Any, Rows], in_flight: InFlight, deadline_s: float | None
+        self, call: Call, drawn_as: int, shared: SharedCallIndices, in_flight: InFlight, deadline_s: float | None
     ) -> CallBatch:
-        identity = CallIdentity(self.sessions.names, single_row(drawn_as), single_row(call.number), joint)
+        identity = CallIdentity(self.sessions.names, single_row(drawn_as), single_row(call.number), shared)
         payloads = Payloads(1, overrides={0: {"tool": call.tool, "arguments": call.arguments}})
         deadline = None if deadline_s is None else np.array([deadline_s])
         return CallBatch(FIRST_ROW, identity, payloads, (), in_flight, deadline)
@@ -327,11 +337,11 @@ class Pipeline:
         numbers = (
             self.numbers[:, 0].copy() if self.numbers.shape[1] == 1 else self.numbers[np.arange(self.count), tools]
         )
-        joint = {globs: known.copy() for globs, known in self._joint.items()}
-        calls = CallBatch(rows, CallIdentity(self.sessions.names, tools, numbers, joint), payloads, leaves, in_flight)
+        shared = {globs: counter.copy() for globs, counter in self._shared_counters.items()}
+        calls = CallBatch(rows, CallIdentity(self.sessions.names, tools, numbers, shared), payloads, leaves, in_flight)
         self.numbers[rows, tools[rows]] += 1
-        for globs, known in self._joint.items():
-            known[rows[calls.calls_tool(rows, globs)]] += 1
+        for globs, counter in self._shared_counters.items():
+            counter[rows[calls.calls_tool(rows, globs)]] += 1
         steps, answer = self._run(0, calls), None
         while True:
             yielded = self._advance(steps, answer)
@@ -350,7 +360,7 @@ class Pipeline:
         """Run calls through the faults from `position` on: the first that acts on them forwards them to the rest."""
         for at in range(position, len(self.stages)):
             stage = self.stages[at]
-            batch = stage.batch(calls)
+            batch = stage.affected_calls(calls)
             if batch is not None:
                 replies = yield from stage.effect.run(batch, _Forward(self, at + 1))
                 return replies
@@ -360,22 +370,22 @@ class Pipeline:
 
     def snapshot(self) -> Any:
         """Where the sessions stand, as a value for `restore`."""
-        seconds = self.sessions.clock_s.copy() if self.sessions.clock is None else self.sessions.clock.now()
+        now_s = self.sessions.clock_s.copy() if self.sessions.clock is None else self.sessions.clock.now()
         elapsed_s = self.sessions.elapsed_s(np.arange(self.count))
-        joint = {globs: numbers.copy() for globs, numbers in self._joint.items()}
+        shared = {globs: counter.copy() for globs, counter in self._shared_counters.items()}
         stages = [(stage.session_keys.copy(), stage.memory.copy()) for stage in self.stages]
-        return (self.numbers.copy(), list(self._next)), joint, (seconds, elapsed_s), self._history.copy(), stages
+        return (self.numbers.copy(), list(self._next)), shared, (now_s, elapsed_s), self._history.copy(), stages
 
     def restore(self, snapshot: Any) -> None:
         """Go back (or forth) to where a snapshot was taken. Real time stays what it is."""
-        (numbers, following), joint, (seconds, elapsed_s), history, stages = snapshot
+        (numbers, following), shared, (now_s, elapsed_s), history, stages = snapshot
         self.numbers, self._next, self._history = numbers.copy(), list(following), history.copy()
-        self._joint = {globs: known.copy() for globs, known in joint.items()}
+        self._shared_counters = {globs: counter.copy() for globs, counter in shared.items()}
         if self.sessions.clock is None:
-            self.sessions.clock_s[:] = seconds
+            self.sessions.clock_s[:] = now_s
         elif isinstance(self.sessions.clock, VirtualClock):
-            self.sessions.clock.set(seconds)
-        self.sessions.started_s = self.sessions.seconds(np.arange(self.count)) - elapsed_s
+            self.sessions.clock.set(now_s)
+        self.sessions.started_s = self.sessions.now_s(np.arange(self.count)) - elapsed_s
         for stage, (keys, memory) in zip(self.stages, stages, strict=True):
             stage.restore(keys, memory)
 
@@ -403,4 +413,4 @@ NO_RECORDS: Sequence[FaultRecord] = LazyRecords(FaultLog(1), 0)
 """The records of a call on which no fault acted."""
 
 _LOST = Reply(LOST, False)
-_NO_JOINT: Mapping[tuple[str, ...], Rows] = {}
+_NOT_SHARED: SharedCallIndices = {}

@@ -1,7 +1,17 @@
-"""A fault in its place in a plan: on which calls it acts, and its random numbers."""
+"""A fault among the others of a plan: on which calls it acts, and its random numbers.
+
+A fault is triggered on a call of one of its `tools` where its schedule is active and two draws, which do not depend on
+each other, fall below their limits:
+
+    P(triggered) = P(scheduled) * Fault.probability * Composition.trigger_probability
+
+scheduled: by `Fault.schedule`, which is active at certain calls or for a time. probability: a parameter of every fault.
+trigger_probability: of the kind, mostly the severity times its `rate`. The draws are those of the call, whatever the
+limits, so a greater probability or severity triggers on the same calls and on more.
+"""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -14,8 +24,8 @@ from worldsim.faults.arrays import Rows
 from worldsim.faults.call_batch import FIRST_ROW, CallBatch, InFlight
 from worldsim.faults.clock import Clock
 from worldsim.faults.definition import Composition, Fault
-from worldsim.faults.effects.base import AffectedCalls, ByNumber, Effect, Memory, Scope, Wait
-from worldsim.faults.fault_log import CallIdentity
+from worldsim.faults.effects.base import AffectedCalls, ByCallIndex, Effect, Memory, Scope, Wait
+from worldsim.faults.fault_log import CallIdentity, SharedCallIndices
 from worldsim.faults.keys import Keys, fold_in, to_unit_interval
 from worldsim.faults.parameters import EVERYTHING, matches, suggest
 from worldsim.faults.payloads import Payloads
@@ -24,17 +34,21 @@ from worldsim.faults.schedule import Always, Bursts, TimeWindow
 from worldsim.spaces import Floats, Leaf
 
 BLOCK = 256  # calls of a single session for which triggers are computed ahead
-EFFECT, TRIGGER, PROBABILITY, SCHEDULE = range(4)  # streams of random numbers, folded into a tool's key
+EFFECT, TRIGGER, PROBABILITY, SCHEDULE = range(4)  # streams of random numbers, folded into a tool's key; see above
 STREAMS = np.arange(4)
 
 
 class PlacedFault(NamedTuple):
-    """A fault in its place."""
+    """A fault, with what its place among other faults decides.
+
+    seeds: the fault's or its plan's seed, its kind, and how many of that kind are inside it. With a session they make
+    the keys of its random numbers. leaves: of replies, that it may change; None where these are plain JSON.
+    """
 
     fault: Fault
     composition: Composition
-    seeds: tuple[int, str, int]  # of its keys, but for the session
-    leaves: tuple[Leaf, ...] | None  # that it may change
+    seeds: tuple[int, str, int]
+    leaves: tuple[Leaf, ...] | None
 
 
 def checked_seed(seed: int) -> int:
@@ -52,8 +66,9 @@ def place_faults(
 ) -> list[PlacedFault]:
     """Faults, outermost first and each with the seed of its plan, less those that can never do anything.
 
-    tools: all that there are, None where they are not known. kinds: how many inner faults there are of each kind;
-    those that are placed are added, so that two of a kind draw different numbers, whatever else there is.
+    tools: all that there are, None where they are not known. kinds: how many inner faults there are of each kind. All
+    faults are added to it, those that are left out too: two of a kind draw different numbers, and a fault draws the
+    same ones at every severity of the others.
     Raises ConfigError for tools or targets that match nothing.
     """
     found: list[PlacedFault] = []
@@ -81,28 +96,36 @@ def require_match(fault: Fault, what: str, globs: Sequence[str], names: Sequence
 
 
 class FaultStage:
-    """A fault in its place among others, on N sessions."""
+    """A fault that acts on N sessions: which of their calls it affects, its random numbers and its memory."""
 
-    def __init__(self, place: PlacedFault, sessions: "Sessions", **scope: Any) -> None:
-        fault, composition = place.fault, place.composition
-        self.fault, self.effect, self.seeds = fault, composition.effect, place.seeds
-        self.scope = Scope(fault.kind, place.leaves, composition.targets, **scope)
+    def __init__(self, placed: PlacedFault, sessions: "Sessions", **scope: Any) -> None:
+        fault, composition = placed.fault, placed.composition
+        self.fault, self.effect, self.seeds = fault, composition.effect, placed.seeds
+        self.scope = Scope(fault.kind, placed.leaves, composition.targets, **scope)
         self.memory = Memory(sessions.count)
         self._sessions = sessions
         self.session_keys: Keys = np.zeros(sessions.count, np.uint64)
         self._tool_keys: Keys = np.zeros((len(STREAMS), sessions.count, 0), np.uint64)
         schedule = fault.schedule
-        self._always = isinstance(schedule, Always)
-        self._in_time = isinstance(schedule, TimeWindow)
+        self._always_scheduled = isinstance(schedule, Always)
+        self._scheduled_by_time = isinstance(schedule, TimeWindow)
         self._draws_schedule = isinstance(schedule, Bursts)
-        self.joint = None if getattr(schedule, "per_tool", True) else fault.tools
-        self._share, self._needs_all_calls = composition.share, self.effect.needs_all_calls(self.scope)
+        # The globs over tools whose calls the schedule counts together; None: it counts each tool's by themselves.
+        self.shared_counter_key = None if getattr(schedule, "per_tool", True) else fault.tools
+        self._trigger_probability = composition.trigger_probability
+        self._needs_all_calls = self.effect.needs_all_calls(self.scope)
         self._every_tool = fault.tools == EVERYTHING
-        scheduled = not (self._always or self._in_time or self.joint is not None)
-        self._always_triggers = (
-            not scheduled and fault.probability >= 1 and self._share >= 1
-        )  # nothing is left to chance
-        self._blocks: dict[Any, tuple[int, list[Any]]] = {}  # of a single session: what is known of many calls ahead
+        # Whether the schedule depends on nothing but the tool and the index of the call, so that it can be worked out
+        # for many calls ahead.
+        self._scheduled_by_call_index = not (
+            self._always_scheduled or self._scheduled_by_time or self.shared_counter_key is not None
+        )
+        # Whether no draw and no schedule by call index is left, once the tool and the other schedules have agreed.
+        self._triggers_whenever_scheduled = (
+            not self._scheduled_by_call_index and fault.probability >= 1 and self._trigger_probability >= 1
+        )
+        # Of a single session: the results for a block of calls, with the number of the block.
+        self._blocks: dict[Any, tuple[int, list[Any]]] = {}
 
     def start(self, rows: Rows, keys: Sequence[int], initial: Callable[[], Replies] | None) -> None:
         """Begin sessions `rows`, under a key each; `initial` is what they showed before their first calls."""
@@ -139,133 +162,149 @@ class FaultStage:
     def trigger_uniforms(self, rows: Rows, identity: CallIdentity) -> Floats:
         """The uniforms that decide whether the fault is triggered, (n,)."""
         if self._sessions.count == 1 and len(rows):
-            tool, number = int(identity.tools[0]), int(identity.numbers[0])
-            return self._from_block("uniform", tool, number, _uniform)
+            return self._from_block("uniform", int(identity.tools[0]), int(identity.numbers[0]), _uniform)
         return self._uniforms(TRIGGER, rows, identity)
 
-    def by_number(self, name: str, function: ByNumber, batch: AffectedCalls) -> NDArray[Any]:
-        """What a function makes of the uniforms and numbers of calls, (n,); of a single session's for many ahead."""
+    def by_call_index(self, name: str, function: ByCallIndex, batch: AffectedCalls) -> NDArray[Any]:
+        """The values of a function of the trigger uniforms and the indices of calls, (n,).
+
+        For a single session they are computed for a block of `BLOCK` calls at once and cached under `name`.
+        """
         if self._sessions.count > 1 or not len(batch):
             return function(batch.uniforms, batch.numbers)
         identity = batch.calls.identity
         return self._from_block(name, int(identity.tools[0]), int(identity.numbers[0]), function)
 
-    def _from_block(self, name: str, tool: int, number: int, function: ByNumber) -> NDArray[Any]:
-        """A function of the uniform and the number of a call, (1,), computed for a block of calls at a time."""
-        block, offset = divmod(number, BLOCK)
+    def _from_block(self, name: str, tool: int, call_index: int, function: ByCallIndex) -> NDArray[Any]:
+        """A function of the uniform and the index of a call, (1,), computed for a block of calls at a time."""
+        block, offset = divmod(call_index, BLOCK)
         known = self._blocks.get((name, tool))
         if known is None or known[0] != block:
-            numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
-            drawn = to_unit_interval(fold_in(self._stream(TRIGGER)[0, tool : tool + 1], numbers))
-            known = self._blocks[name, tool] = block, list(function(drawn, numbers)[:, None])
+            call_indices = np.arange(block * BLOCK, (block + 1) * BLOCK)
+            drawn = to_unit_interval(fold_in(self._stream(TRIGGER)[0, tool : tool + 1], call_indices))
+            known = self._blocks[name, tool] = block, list(function(drawn, call_indices)[:, None])
         value: NDArray[Any] = known[1][offset]
         return value
 
-    def seconds(self, rows: Rows) -> Floats:
-        """The time on the clocks, (n,)."""
-        return self._sessions.seconds(rows)
+    def now_s(self, rows: Rows) -> Floats:
+        """The time on the clocks, (n,) in seconds."""
+        return self._sessions.now_s(rows)
 
     def _uniforms(self, stream: int, rows: Rows, identity: CallIdentity) -> Floats:
         return to_unit_interval(
             fold_in(_select_tools(self._stream(stream), rows, identity), _select_rows(identity.numbers, rows))
         )
 
-    def batch(self, calls: CallBatch) -> AffectedCalls | None:
-        """The calls that the effect gets: those that it triggers on, or all of its tools. None for none."""
+    def affected_calls(self, calls: CallBatch) -> AffectedCalls | None:
+        """The calls that the effect gets: those it is triggered on, or, where it needs them, all of its tools.
+
+        None where there are none.
+        """
         rows, identity = calls.rows, calls.identity
         if not len(rows):
             return None
         if self._sessions.count == 1:
-            return AffectedCalls(self, calls, rows) if self._single(calls) else None
+            return AffectedCalls(self, calls, rows) if self._acts_on_single(calls) else None
         if not self._every_tool:
             rows = rows[calls.calls_tool(rows, self.fault.tools)]
         if self._needs_all_calls:
             return AffectedCalls(self, calls, rows) if len(rows) else None
-        if not self._always and len(rows):
+        if not self._always_scheduled and len(rows):
             rows = rows[self._scheduled(rows, identity)]
         if self.fault.probability < 1 and len(rows):
             rows = rows[self._uniforms(PROBABILITY, rows, identity) < self.fault.probability]
         drawn = None
-        if self._share < 1 and len(rows):
+        if self._trigger_probability < 1 and len(rows):
             drawn = self.trigger_uniforms(rows, identity)
-            hit = drawn < self._share
+            hit = drawn < self._trigger_probability
             rows, drawn = rows[hit], drawn[hit]
         return AffectedCalls(self, calls, rows, drawn) if len(rows) else None
 
     def triggered(self, calls: CallBatch, rows: Rows) -> NDArray[np.bool_]:
-        """On which calls, (n,), of its tools the fault triggers: by schedule and probability, and by its share."""
+        """On which calls, (n,), of its tools the fault is triggered: by schedule and by both draws."""
         identity = calls.identity
         if self._sessions.count == 1 and len(rows):
-            return np.array([self._is_triggered(int(identity.tools[0]), int(identity.numbers[0]), identity.joint)])
-        hit = np.ones(len(rows), np.bool_) if self._always else self._scheduled(rows, identity)
+            return np.array([self._is_triggered(int(identity.tools[0]), int(identity.numbers[0]), identity.shared)])
+        hit = np.ones(len(rows), np.bool_) if self._always_scheduled else self._scheduled(rows, identity)
         if self.fault.probability < 1:
             hit = hit & (self._uniforms(PROBABILITY, rows, identity) < self.fault.probability)
-        return hit & (self.trigger_uniforms(rows, identity) < self._share) if self._share < 1 else hit
+        if self._trigger_probability < 1:
+            hit = hit & (self.trigger_uniforms(rows, identity) < self._trigger_probability)
+        return hit
 
     def _scheduled(self, rows: Rows, identity: CallIdentity) -> NDArray[np.bool_]:
-        numbers, keys = identity.numbers, self.session_keys
-        if self.joint is not None:
-            numbers, keys = identity.joint[self.joint], fold_in(self.session_keys[rows], SCHEDULE)
+        call_indices, keys = identity.numbers, self.session_keys
+        if self.shared_counter_key is not None:
+            call_indices = identity.shared[self.shared_counter_key]
+            keys = fold_in(self.session_keys[rows], SCHEDULE)
         elif self._draws_schedule:
             keys = _select_tools(self._stream(SCHEDULE), rows, identity)
-        seconds = self._sessions.elapsed_s(rows) if self._in_time else 0.0
-        return self.fault.schedule.active(keys, _select_rows(numbers, rows), seconds)
+        elapsed_s = self._sessions.elapsed_s(rows) if self._scheduled_by_time else 0.0
+        return self.fault.schedule.active(keys, _select_rows(call_indices, rows), elapsed_s)
 
-    def _single(self, calls: CallBatch) -> bool:
+    def _acts_on_single(self, calls: CallBatch) -> bool:
         """Whether the effect gets the call of a single session."""
         identity = calls.identity
         if not self._every_tool and not _tool_matches(self.fault.tools, calls.call(0).tool):
             return False
         return self._needs_all_calls or self._is_triggered(
-            int(identity.tools[0]), int(identity.numbers[0]), identity.joint
+            int(identity.tools[0]), int(identity.numbers[0]), identity.shared
         )
 
-    def _is_triggered(self, tool: int, number: int, joint: Mapping[tuple[str, ...], Rows]) -> bool:
-        """`triggered` for a call of a single session; what depends on its number alone is computed for many ahead."""
-        seconds = self._sessions.elapsed_s(FIRST_ROW) if self._in_time else 0.0
-        if self._in_time and not self.fault.schedule.active(self.session_keys, FIRST_ROW, seconds)[0]:
+    def _is_triggered(self, tool: int, call_index: int, shared: SharedCallIndices) -> bool:
+        """Whether it is triggered on a call of a single session. What its index alone decides is cached in blocks."""
+        elapsed_s = self._sessions.elapsed_s(FIRST_ROW) if self._scheduled_by_time else 0.0
+        if self._scheduled_by_time and not self.fault.schedule.active(self.session_keys, FIRST_ROW, elapsed_s)[0]:
             return False
-        if self.joint is not None and not self._joint_is_triggered(int(joint[self.joint][0])):
+        if self.shared_counter_key is not None and not self._is_scheduled_at(int(shared[self.shared_counter_key][0])):
             return False
-        if self._always_triggers:
+        if self._triggers_whenever_scheduled:
             return True
-        block, offset = divmod(number, BLOCK)
+        block, offset = divmod(call_index, BLOCK)
         known = self._blocks.get(tool)
         if known is None or known[0] != block:
-            numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
-            known = self._blocks[tool] = block, self._triggered_block(tool, numbers).tolist()
+            call_indices = np.arange(block * BLOCK, (block + 1) * BLOCK)
+            known = self._blocks[tool] = block, self._triggered_block(tool, call_indices).tolist()
         return bool(known[1][offset])
 
-    def _joint_is_triggered(self, number: int) -> bool:
-        """By a schedule that counts the calls of all tools together."""
-        block, offset = divmod(number, BLOCK)
-        known = self._blocks.get("joint")
+    def _is_scheduled_at(self, shared_index: int) -> bool:
+        """Whether a schedule that counts the calls of several tools together is active at this one of a session."""
+        block, offset = divmod(shared_index, BLOCK)
+        known = self._blocks.get("shared")
         if known is None or known[0] != block:
-            numbers = np.arange(block * BLOCK, (block + 1) * BLOCK)
-            due = self.fault.schedule.active(fold_in(self.session_keys, SCHEDULE), numbers, 0.0)
-            known = self._blocks["joint"] = block, due.tolist()
+            call_indices = np.arange(block * BLOCK, (block + 1) * BLOCK)
+            active = self.fault.schedule.active(fold_in(self.session_keys, SCHEDULE), call_indices, 0.0)
+            known = self._blocks["shared"] = block, active.tolist()
         return bool(known[1][offset])
 
-    def _triggered_block(self, tool: int, numbers: Rows) -> NDArray[np.bool_]:
+    def _triggered_block(self, tool: int, call_indices: Rows) -> NDArray[np.bool_]:
+        """Which calls of a block, (BLOCK,), pass both draws and a schedule by call index."""
         found = np.ones(BLOCK, np.bool_)
-        if not (self._always or self._in_time or self.joint is not None):
-            found &= self.fault.schedule.active(self._stream(SCHEDULE)[0, tool : tool + 1], numbers, 0.0)
-        for stream, share in ((PROBABILITY, self.fault.probability), (TRIGGER, self._share)):
-            if share < 1:
-                found &= to_unit_interval(fold_in(self._stream(stream)[0, tool : tool + 1], numbers)) < share
+        if self._scheduled_by_call_index:
+            found &= self.fault.schedule.active(self._stream(SCHEDULE)[0, tool : tool + 1], call_indices, 0.0)
+        for stream, probability in ((PROBABILITY, self.fault.probability), (TRIGGER, self._trigger_probability)):
+            if probability < 1:
+                keys = self._stream(stream)[0, tool : tool + 1]
+                found &= to_unit_interval(fold_in(keys, call_indices)) < probability
         return found
 
-    def acts_on(self, tool: str, position: int, number: int, joint: Mapping[tuple[str, ...], Rows]) -> bool:
-        """`batch` for the call of a single session, of which only the tool and the number are known yet."""
+    def acts_on(self, tool: str, position: int, call_index: int, shared: SharedCallIndices) -> bool:
+        """Whether the effect gets this call of a single session, before there is a `CallBatch` of it.
+
+        position: of the tool in the names. call_index: among the calls of the tool, from 0.
+        """
         if not self._every_tool and not _tool_matches(self.fault.tools, tool):
             return False
-        return self._needs_all_calls or self._is_triggered(position, number, joint)
+        return self._needs_all_calls or self._is_triggered(position, call_index, shared)
 
-    def may_act_on(self, tool: str, position: int, number: int) -> bool:
-        """`acts_on` before the time of the call, and the number of calls of other tools, are known."""
-        if self._in_time or self.joint is not None:
+    def may_act_on(self, tool: str, position: int, call_index: int) -> bool:
+        """Whether the effect may get this call, as far as tool and index decide.
+
+        Unlike `acts_on` it needs neither the time of the call nor how often other tools were called.
+        """
+        if self._scheduled_by_time or self.shared_counter_key is not None:
             return self._every_tool or _tool_matches(self.fault.tools, tool)
-        return self.acts_on(tool, position, number, {})
+        return self.acts_on(tool, position, call_index, {})
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key != "effect"}  # effects are made of functions
@@ -301,25 +340,25 @@ class Sessions:
             self.hashes.append(crc32(tool.encode()))
         return self.positions[tool]
 
-    def seconds(self, rows: Rows) -> Floats:
-        """The time on the clocks of these sessions, (n,)."""
+    def now_s(self, rows: Rows) -> Floats:
+        """The time on the clocks of these sessions, (n,) in seconds."""
         if self.clock is None:
             return self.clock_s[rows]
         return np.array([self.clock.now()] * len(rows))
 
     def begin(self, rows: Rows) -> None:
         """Sessions begin, now."""
-        self.started_s[rows] = self.seconds(rows)
+        self.started_s[rows] = self.now_s(rows)
 
     def elapsed_s(self, rows: Rows) -> Floats:
         """Seconds since these sessions began, (n,)."""
-        return self.seconds(rows) - self.started_s[rows]
+        return self.now_s(rows) - self.started_s[rows]
 
     def apply_wait(self, wait: Wait) -> Floats:
         """The seconds that these calls wait, (n,): no longer than until their callers give up."""
         seconds = np.maximum(wait.seconds, 0.0)
         if wait.calls.deadline_s is not None:
-            left = wait.calls.deadline_s[wait.rows] - self.seconds(wait.rows)
+            left = wait.calls.deadline_s[wait.rows] - self.now_s(wait.rows)
             seconds = np.minimum(seconds, np.maximum(left, 0.0))
         if self.count == 1:
             wait.calls.in_flight.waited_s[0] += float(seconds.sum())
@@ -338,7 +377,7 @@ class Sessions:
         return seconds
 
 
-def _uniform(drawn: Floats, numbers: Rows) -> Floats:
+def _uniform(drawn: Floats, call_indices: Rows) -> Floats:
     return drawn
 
 

@@ -29,7 +29,7 @@ def end_temperature(logits: Floats, ended: Bools) -> float:
     return fit_temperature(lambda t: float(np.logaddexp(0, -signed / t).sum()))
 
 
-def reward_figures(head: RewardHead, predicted: HeadPredictions, temperature: float) -> dict[str, Any]:
+def reward_metrics(head: RewardHead, predicted: HeadPredictions, temperature: float) -> dict[str, Any]:
     """Mean error, detection of each sign, and the calibration of the most probable sign, before and after scaling."""
     log_probs = torch.log_softmax(predicted.reward / temperature, -1)
     mean = log_probs.exp() @ head.values
@@ -49,7 +49,7 @@ def reward_figures(head: RewardHead, predicted: HeadPredictions, temperature: fl
     }
 
 
-def end_figures(predicted: HeadPredictions, temperature: float) -> dict[str, Any]:
+def end_metrics(predicted: HeadPredictions, temperature: float) -> dict[str, Any]:
     """Detection of terminations (probability above 0.5), and their calibration, before and after scaling."""
     probability = 1 / (1 + np.exp(-predicted.end / temperature))
     bins = reliability(probability, predicted.ended)

@@ -74,8 +74,8 @@ def as_text(found: dict[str, Any]) -> tuple[Mapping[str, str | list[str]], ...]:
     sizes, steps = dict(found["parameters"]), found["step"]
     parts = {"parameters": f"{sizes.pop('all'):,}"} | {f"  {name}": f"{size:,}" for name, size in sizes.items()}
     for batch, each in steps.items():
-        figures = f"{_short(each['flops'])}FLOP, {_short(each['bytes'])}B moved, {_short(each['memory'])}B of memory"
-        parts[f"a step of {batch}"] = figures
+        costs = f"{_short(each['flops'])}FLOP, {_short(each['bytes'])}B moved, {_short(each['memory'])}B of memory"
+        parts[f"a step of {batch}"] = costs
     low, high = found["reward"]
     spaces = {name: found[name] for name in ("observation", "action")}
     spaces |= {"reward": f"{low:g} to {high:g}", "horizon": f"{found['horizon']} steps"}

@@ -109,11 +109,11 @@ def controllability(found: Sums, horizon: int) -> dict[str, Any]:
     For categorical leaves the difference in accuracy, for vectors in normalised error. It is 0 for a world whose
     predictions do not depend on the actions.
     """
-    curves, figures = to_curves(found), dict[str, Any](step=min(CONTROL_STEP, horizon))
+    curves, metrics = to_curves(found), dict[str, Any](step=min(CONTROL_STEP, horizon))
     for key in ("psnr", "psnr_changed", "accuracy", "nrmse"):
         for leaf, each in curves.get(key, {}).items():
             values = {name: curve[0] for name, curve in each.items()}
             a, b = values["recorded"], values["random"]
             values["delta"] = None if a is None or b is None else a - b
-            figures.setdefault(key, {})[leaf] = values
-    return figures
+            metrics.setdefault(key, {})[leaf] = values
+    return metrics

@@ -44,7 +44,11 @@ def _columns(certificate: Mapping[str, Any]) -> list[int]:
 
 
 def _shown(certificate: Mapping[str, Any], found: Mapping[str, Any], steps: str) -> dict[str, Any]:
-    """The curves of a part of the certificate, for the template. steps: label of the x axis."""
+    """A part of the certificate for the template.
+
+    Returns "groups": curves and tables of images, fields and vectors, leaf by leaf; "records": the accuracy of discrete
+    leaves, None where there are none; and "steps", the label of the x axis.
+    """
     records = _records(certificate, found["accuracy"]) if found.get("accuracy") else None
     return {"groups": _groups(certificate, found, steps), "records": records, "steps": steps}
 
@@ -89,6 +93,6 @@ def _calibration(certificate: Mapping[str, Any]) -> list[dict[str, Any]]:
         ("End of the episode", heads["termination"]),
     )
     return [
-        {"title": title, "plot": plots.reliability_plot(each["reliability"], title), "figures": each}
+        {"title": title, "plot": plots.reliability_plot(each["reliability"], title), "metrics": each}
         for title, each in found
     ]

@@ -20,17 +20,17 @@ def certificate_table(certificate: Mapping[str, Any]) -> Table:
 
 
 def in_lines(clauses: Sequence[str]) -> str:
-    """One clause a line, for narrow terminals; if all are a name with figures, the figures are aligned in columns."""
+    """One clause a line, for narrow terminals; if all are a name with numbers, the numbers are aligned in columns."""
     named = [re.fullmatch(r"(\S+) ((?:[-\d.–]+(?:, )?)+)(\D*)", clause) for clause in clauses]
     if len(clauses) == 1 or None in named:
         return "\n".join(clauses)
     each = [(found[1], found[2].split(", "), found[3]) for found in named if found]
     wide = max(len(name) for name, _, _ in each)
-    return "\n".join(f"{name:<{wide}}{''.join(f'{x:>7}' for x in figures)}{unit}" for name, figures, unit in each)
+    return "\n".join(f"{name:<{wide}}{''.join(f'{x:>7}' for x in numbers)}{unit}" for name, numbers, unit in each)
 
 
 def summary(certificate: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Label -> clauses of text with the figures."""
+    """Label -> clauses of text with the metrics."""
     # Not split by measure: the order of the lines here is the order of the printed table.
     horizons = certificate["horizons"]
     places = [horizons.index(h) for h in SHOWN if h in horizons] or [len(horizons) - 1]

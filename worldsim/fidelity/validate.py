@@ -145,12 +145,12 @@ def _validate(config: ValidateConfig, progress: bool) -> dict[str, Any]:
         bar.at(1)
         trust = _fit_trust(job, draws[0])
         bar.at(2)
-        figures, errors = _open_loop(job, draws[1], trust)
-        certificate |= figures
+        metrics, errors = _open_loop(job, draws[1], trust)
+        certificate |= metrics
         certificate["verdict"] = verdict(certificate)
         bar.at(4)
         calibration = Calibration(trust, *temperatures)
-        # Only the films need a calibrated world: all figures come from logits and entropies before calibration.
+        # Only the films need a calibrated world: all metrics come from logits and entropies before calibration.
         calibrated = World(world.manifest, world.model, world.starts, calibration)
         shown = films(calibrated, draws[1], errors)
     out, certificate = config.out or config.world, sealed(certificate)
@@ -180,12 +180,12 @@ def _teacher_forced(job: Job) -> tuple[dict[str, Any], tuple[float, float]]:
         heads.reward_temperature(head, calibrating.reward, calibrating.actual_reward),
         heads.end_temperature(calibrating.end, calibrating.ended),
     )
-    reward = heads.reward_figures(head, reported, temperatures[0])
+    reward = heads.reward_metrics(head, reported, temperatures[0])
     curves = found.curves()
     accuracy = {leaf: _overall(each["model"], found.counts) for leaf, each in curves.get("accuracy", {}).items()}
-    figures = {"transitions": len(reported.ended), "accuracy": accuracy, "reward_error": reward["error"]}
-    figures |= {"termination": heads.end_figures(reported, temperatures[1]), "reward": reward}
-    return {"one_step": figures, "teacher_forced": _by_leaf(curves)}, temperatures
+    metrics = {"transitions": len(reported.ended), "accuracy": accuracy, "reward_error": reward["error"]}
+    metrics |= {"termination": heads.end_metrics(reported, temperatures[1]), "reward": reward}
+    return {"one_step": metrics, "teacher_forced": _by_leaf(curves)}, temperatures
 
 
 def _fit_trust(job: Job, draw: open_loop.WindowDraw) -> Trust:
@@ -248,12 +248,12 @@ def _open_loop(job: Job, draw: open_loop.WindowDraw, trust: Trust) -> tuple[dict
     found["within"], found["windows_at"] = whole.mean(), whole.weight.astype(int).tolist()
     trusted = np.concatenate([part.trusted for part in parts])
     within = {leaf: np.concatenate([part.within[leaf] for part in parts]) for leaf in parts[0].within}
-    found["trust"] = _trust_figures(trusted, np.logical_and.reduce(list(within.values())))
+    found["trust"] = _trust_metrics(trusted, np.logical_and.reduce(list(within.values())))
     found["trust"]["auroc_by_leaf"] = {leaf: auroc(trusted, each) for leaf, each in within.items()}
     return found, np.concatenate([part.distance for part in parts])
 
 
-def _trust_figures(trust: NDArray[np.float64], within: Bools) -> dict[str, Any]:
+def _trust_metrics(trust: NDArray[np.float64], within: Bools) -> dict[str, Any]:
     """How well trust separates right from wrong predictions (AUROC), and its calibration error."""
     bins = reliability(trust, within)
     share = float(within.mean())

@@ -116,9 +116,9 @@ def _lossy(storage: MinariStorage) -> list[str]:
 
 def _files(folder: Path) -> dict[str, list[int]]:
     """Size and modification time of each file that Minari wrote, by its path in the folder."""
-    find_data_set = {path: path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
-    inside = {path.relative_to(folder): about for path, about in find_data_set.items()}
-    return {str(path): [s.st_size, s.st_mtime_ns] for path, s in inside.items() if path.parts[0] != CACHE}
+    stats = {path: path.stat() for path in sorted(folder.rglob("*")) if path.is_file()}
+    inside = {path.relative_to(folder): stat for path, stat in stats.items()}
+    return {str(path): [stat.st_size, stat.st_mtime_ns] for path, stat in inside.items() if path.parts[0] != CACHE}
 
 
 def flat_episodes(

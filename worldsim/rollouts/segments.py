@@ -43,7 +43,9 @@ class Segments:
         correction: float = 1.0,
         weights: Floats | None = None,
     ):
-        """weights: sampling weight of a row in each of `episodes`; None: all the same.
+        """ends, alpha, correction: as in the formula of the module; with their defaults all rows are equally likely.
+
+        weights: sampling weight of a row in each of `episodes`; None: all the same.
 
         Raises DatasetError where ends are asked for and none of the episodes terminates.
         """
@@ -63,7 +65,11 @@ class Segments:
         self.loss: Floats = np.full(len(self.begin), np.inf)  # inf: no sequence has begun there yet
 
     def probabilities(self) -> Floats:
-        """(S,) of each segment; one without a loss yet counts as the one with the greatest."""
+        """(S,) the probability p_i of each segment, as the module has it; they add up to 1.
+
+        With alpha = 0 losses do not count. Else a segment without a loss yet has the greatest that is known. With
+        `ends` the result is a mixture: that share of the sequences begins in a segment that ends with a termination.
+        """
         weight = self.base
         if self.alpha:
             known = np.isfinite(self.loss)

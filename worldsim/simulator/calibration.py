@@ -13,7 +13,7 @@ from worldsim.files import SEAL, read_sealed, sealed
 
 FILE = "calibration.json"
 CERTIFICATE = "fidelity.json"
-CERTIFICATE_FORMAT = 2  # earlier ones have other keys for the same figures
+CERTIFICATE_FORMAT = 2  # earlier ones have other keys for the same metrics
 
 
 class Trust(NamedTuple):

@@ -91,6 +91,18 @@ class WorldVectorEnv(VectorEnv[Any, Any, NDArray[Any]]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        """Starts new episodes, in all worlds or in some; returns the observations of all N worlds, and info.
+
+        seed: world i gets seed + i, or the i-th of several; None: it goes on with its generator.
+        options["observation"]: what to start from, one observation for all worlds or a batch of N; without it they
+        start from recorded ones. options["reset_mask"]: booleans (N,), at least one true: only these worlds are reset,
+        and the others keep their episode, their generator and their observation.
+        info["trust"]: (N,) 1 where a world was reset, and 0 for the others, of which nothing new is known;
+        info["_trust"]: (N,) which were reset.
+
+        Raises ConfigError for a mask or seeds of another form, and SpaceMismatchError for an observation that is in no
+        world's space.
+        """
         options = options or {}
         mask = self._reset_mask(options)
         for index, each in enumerate(self._each_seed(seed)):

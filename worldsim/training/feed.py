@@ -65,7 +65,10 @@ class Feed:
         return self._segment is not None
 
     def update_priorities(self, loss: Tensor) -> None:
-        """loss: (B,), of each sequence of the whole batch that was taken last."""
+        """Sets the losses by which sequences are drawn from the batch after the next one on.
+
+        loss: (B,), of each sequence of the whole batch that was taken last.
+        """
         assert self._segment is not None and len(loss) == len(self._segment), loss.shape
         copy = loss.to("cpu", non_blocking=True)
         self._priorities = Priorities(self._segment, copy, _when_copied(loss))

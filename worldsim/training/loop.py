@@ -67,7 +67,7 @@ from worldsim.training.statistics import fit_statistics, reward_range
 # Gets the update's number, its losses, the model as it is then, and the manifest: to log, or to look at the model.
 TrainingCallback = Callable[[int, dict[str, float], WorldModel, WorldManifest], None]
 STARTS = 256  # recorded first observations that a world keeps, to start episodes from
-DIVERGED = 100.0  # times the first loss of its phase: a loss above that diverges
+DIVERGED = 100.0  # times the first loss of its phase, or times 1 where that is less: a loss above that diverges
 CHANGES_NO_WEIGHT = {
     "checkpoint_every",
     "log_every",
@@ -182,7 +182,8 @@ def _train_to_end(run: "TrainingRun", callback: TrainingCallback | None, progres
     All processes must call this together, while their group exists.
     """
     run.train(callback, progress)
-    return run.whole_model() if run.done or not is_whole(run.out, run.manifest) else None
+    run_trained_it = run.updates_this_run > 0
+    return run.whole_model() if run_trained_it or not is_whole(run.out, run.manifest) else None
 
 
 class TrainingRun:
@@ -206,22 +207,24 @@ class TrainingRun:
         self.settings = settings
         self.phase: int | None = None
         self.first_loss: Tensor | None = None  # of this phase
+        self.updates_this_run = 0  # without those of earlier runs, whose saved state is resumed
 
     def train(self, callback: TrainingCallback | None, progress: bool) -> None:
         """From the last saved state, if there is one, to the end. `callback` is called in the first process only."""
-        done, total = self.state.restore(self.settings), self.feed.total
-        self.done, begun = total - done, time.perf_counter() - self.state.seconds
+        completed, total = self.state.restore(self.settings), self.feed.total
+        begun = time.perf_counter() - self.state.seconds
         with Bar("train", total, progress) as bar, self.feed:
-            bar.at(done)
+            bar.at(completed)
             loss = ""
-            for step in range(done, total):
+            for step in range(completed, total):
                 parts = self.update(step)
+                self.updates_this_run += 1
                 last = step + 1 == total
                 if (step + 1) % self.trainer.log_every == 0 or last:
                     loss = f"loss {self.log(step + 1, parts, callback):.3g}"
                 bar.at(step + 1, loss)
                 if (step + 1) % self.trainer.checkpoint_every == 0 or last:
-                    self.check(step + 1, parts)
+                    self.reduce_and_check_losses(step + 1, parts)
                     self.state.seconds = time.perf_counter() - begun
                     self.state.save(step + 1, self.settings, self.fabric.is_global_zero)
 
@@ -236,8 +239,9 @@ class TrainingRun:
         for group in self.optimizer.param_groups:
             group["lr"] = rate if self.capture is None else group["lr"].fill_(rate)
         losses = self.apply_update(self.feed.take(step))
-        if self.feed.prioritized and losses.surprise is not None:
-            self.feed.update_priorities(whole_batch(self.fabric, losses.surprise))
+        priority = losses.surprise  # (B,) the loss of each sequence, by which it is drawn again
+        if self.feed.prioritized and priority is not None:
+            self.feed.update_priorities(whole_batch(self.fabric, priority))
         if begins:
             self.first_loss = losses.total
         return losses.parts | {"total": losses.total}
@@ -263,29 +267,32 @@ class TrainingRun:
 
     def log(self, step: int, parts: dict[str, Tensor], callback: TrainingCallback | None) -> float:
         """Calls `callback` with the losses; returns their sum."""
-        figures = self.check(step, parts)
+        metrics = self.reduce_and_check_losses(step, parts)
         model = self.whole_model()
         if callback is not None and self.fabric.is_global_zero:
-            callback(step, {name: value for name, value in figures.items() if name != "total"}, model, self.manifest)
-        return figures["total"]
+            callback(step, {name: value for name, value in metrics.items() if name != "total"}, model, self.manifest)
+        return metrics["total"]
 
-    def check(self, step: int, parts: dict[str, Tensor]) -> dict[str, float]:
-        """The losses as numbers, averaged over the processes. Raises ConfigError where training has gone wrong."""
+    def reduce_and_check_losses(self, step: int, parts: dict[str, Tensor]) -> dict[str, float]:
+        """The losses as numbers, averaged over the processes, all of which must call this together.
+
+        Raises ConfigError where a loss or a weight is not finite, or the total loss diverges.
+        """
         assert self.first_loss is not None
         weights = torch.stack([_sum(parameter) for parameter in self.model.parameters()]).sum()
         values = mean_of(self.fabric, torch.stack([*parts.values(), self.first_loss, weights]))
         *numbers, first, weight = values.tolist()
-        figures = dict(zip(parts, numbers, strict=True))
-        wrong = [name for name, value in figures.items() if not math.isfinite(value)]
-        if wrong or not math.isfinite(weight) or figures["total"] > DIVERGED * max(1.0, first):
-            what = f"the loss {wrong[0]} is not finite" if wrong else f"the loss diverges ({figures['total']:.3g})"
+        metrics = dict(zip(parts, numbers, strict=True))
+        wrong = [name for name, value in metrics.items() if not math.isfinite(value)]
+        if wrong or not math.isfinite(weight) or metrics["total"] > DIVERGED * max(1.0, first):
+            what = f"the loss {wrong[0]} is not finite" if wrong else f"the loss diverges ({metrics['total']:.3g})"
             states = saved_states(self.state.folder)
             last = states[-1].name if states else "none"
             raise ConfigError(
                 f"{what} at step {step} (last good state: {last}); lower trainer.learning_rate or "
                 "trainer.codec_learning_rate, and choose another out="
             )
-        return figures
+        return metrics
 
     def whole_model(self) -> WorldModel:
         """The model itself, or a gathered copy where it is sharded; all processes must call this together."""
@@ -293,9 +300,9 @@ class TrainingRun:
         whole = unsharded(weights)
         if all(whole[name] is value for name, value in weights.items()):
             return self.model
-        copy = self.manifest.build().to(self.fabric.device)
-        copy.load_state_dict(whole)
-        return copy
+        gathered = self.manifest.build().to(self.fabric.device)
+        gathered.load_state_dict(whole)
+        return gathered
 
 
 def _sum(parameter: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from worldsim.faults import (
     WallClock,
     fault_to_json,
 )
-from worldsim.faults.fault_log import FaultLog
+from worldsim.faults.fault_log import FaultLog, SharedCallIndices
 from worldsim.faults.payload_views import PayloadView, view_of
 from worldsim.faults.pipeline import NO_RECORDS, ForwardContext, OuterCall
 from worldsim.faults.replies import Replies
@@ -45,7 +45,7 @@ _ROW = np.zeros(1, np.int64)
 class FaultSnapshot:
     """An environment's state with that of the faults on it."""
 
-    below: Any
+    below: Any  # the snapshot of the environment inside
     faults: Any
     episode: tuple[int, ...]
     last_observation: Any
@@ -150,8 +150,9 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._wait_s: Mapping[str, float] = env.metadata.get("wait_s", {})
         space = env.observation_space
         self._text = space if isinstance(space, spaces.Text) else None
-        wide = any(getattr(fault, "out_of_space", False) for fault in built if not fault.idle)
-        self._any_text: bool = wide or (self._inner_faults is not None and self._inner_faults._any_text)
+        own = any(getattr(fault, "out_of_space", False) for fault in built if not fault.idle)
+        inner = self._inner_faults is not None and self._inner_faults._allow_out_of_space
+        self._allow_out_of_space: bool = own or inner  # whether texts may arrive that the space does not hold
         self._leaves = leaves_of(env.observation_space)
         self._scalars = [leaf for leaf in self._leaves if isinstance(leaf.space, spaces.Box) and not leaf.space.shape]
         self._scalar_types: dict[TreePath, type] = {}  # of the scalars that the environment does not give as arrays
@@ -164,10 +165,10 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             self._tools.names,
             self.clock,
             missing=env.metadata.get("on_missing", {}),
-            below=self._inner_faults._pipeline.kinds if self._inner_faults else None,
+            inner_kinds=self._inner_faults._pipeline.kinds if self._inner_faults else None,
             one_request=self._tools.one_request,
             text=self._text,
-            possible=self._possible if self._tools.by_name else None,
+            is_representable=self._is_representable if self._tools.by_name else None,
         )
         self._records: list[Sequence[FaultRecord]] = []  # what was done to each call of this episode
         self._step_records: Sequence[FaultRecord] = NO_RECORDS  # of the present call
@@ -175,7 +176,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._action: Any = None  # the agent's, of the present step
         self._outer_call: OuterCall | None = None  # set by an outer InjectFaults: which of its calls this is
         self._counted_tool = ""  # whose random numbers the call draws; that of the outer call, if any
-        self._joint: Mapping[Any, Any] = {}  # the call's numbers in schedules that count several tools together
+        self._shared: SharedCallIndices = {}  # the call's indices in schedules that count several tools together
         self._keeps_observation = self._inner_faults is not None or not self._pipeline.idle
         self._episode: tuple[int, ...] = (-1, 0)  # the seed of the last seeded reset, and resets since
         self._last_observation: Any = None  # the last observation that reached the agent
@@ -234,7 +235,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         if self._step_s:
             self._advance_world()
         if self._view is not None and self._text is not None:
-            reply = reply_with_text(self._view, reply, self._text, self._any_text)
+            reply = reply_with_text(self._view, reply, self._text, self._allow_out_of_space)
         self._reply = reply
         if reply.payload is LOST:
             observation = self._with_original_scalars(self._observation_after_error(reply.error))
@@ -246,7 +247,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         reward = rewards[0] if len(rewards) == 1 else sum(rewards, 0.0)
         return observation, reward, self._terminated, self._truncated, self._visible_info()
 
-    def _possible(self, row: int, call: Call) -> bool:
+    def _is_representable(self, row: int, call: Call) -> bool:
         """Whether an action of the space makes this call: a fault may only forward calls for which there is one."""
         return self._session_actions.action(call.tool, call.arguments, self._action) in self.env.action_space
 
@@ -254,7 +255,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """Inner faults count a call whether or not it reaches them, as the later faults of one plan do."""
         inner = self._inner_faults
         while inner is not None:
-            inner._joint = inner._pipeline.count_joint(tool)
+            inner._shared = inner._pipeline.count_shared(tool)
             inner = inner._inner_faults
 
     def _view_for_faults(self, observation: Any) -> Any:
@@ -293,7 +294,7 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         action = self._session_actions.action(call.tool, call.arguments, self._action)
         if self._inner_faults is not None:  # nested wrappers mean the same as one plan
             self._inner_faults._outer_call = OuterCall(
-                self._counted_tool, call.number, self._inner_faults._joint, context.deadline_s
+                self._counted_tool, call.number, self._inner_faults._shared, context.deadline_s
             )
         if self._step_s:
             self._advance_world()
@@ -355,12 +356,16 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     @property
     def snapshot(self) -> Callable[[], FaultSnapshot]:
-        """`snapshot()`: the state of environment and faults, where the environment has one, too."""
-        below: Callable[[], Any] = self.env.get_wrapper_attr("snapshot")
+        """`snapshot()`: the state of environment and faults.
+
+        A property that returns a function, so that there is no such attribute (`hasattr`) on an environment that has
+        none: a snapshot of the faults alone could not be restored.
+        """
+        snapshot_env: Callable[[], Any] = self.env.get_wrapper_attr("snapshot")
 
         def take() -> FaultSnapshot:
             return FaultSnapshot(
-                below(),
+                snapshot_env(),
                 (self._pipeline.snapshot(), list(self._records), list(self._step_records)),
                 self._episode,
                 copied(self._last_observation),
@@ -373,14 +378,17 @@ class InjectFaults(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     @property
     def restore(self) -> Callable[[FaultSnapshot], Any]:
-        """`restore(snapshot)`: back to where it was taken; what comes next is the same as it was then."""
-        below: Callable[[Any], Any] = self.env.get_wrapper_attr("restore")
+        """`restore(snapshot)`: back to where it was taken; what comes next is the same as it was then.
+
+        A property for the reason that `snapshot` is one. Returns what the environment's own `restore` returns.
+        """
+        restore_env: Callable[[Any], Any] = self.env.get_wrapper_attr("restore")
 
         def restore_all(snapshot: FaultSnapshot) -> Any:
-            result = below(snapshot.below)
-            faults, records, now = snapshot.faults
+            result = restore_env(snapshot.below)
+            faults, records, step_records = snapshot.faults
             self._pipeline.restore(faults)
-            self._records, self._step_records = list(records), list(now)
+            self._records, self._step_records = list(records), list(step_records)
             self._episode, self._last_observation = snapshot.episode, copied(snapshot.last_observation)
             self._info, self._reply = copy.deepcopy(snapshot.info), snapshot.reply
             self._world_time_s = self.clock.now() + snapshot.ahead_s

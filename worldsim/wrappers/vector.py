@@ -32,7 +32,7 @@ from worldsim.wrappers.tools import NamedActions, SessionActions, UnnamedActions
 class VectorFaultSnapshot(NamedTuple):
     """The state of N environments with that of the faults on them."""
 
-    below: Any
+    below: Any  # the snapshot of the environment inside
     faults: Any
     episodes: list[tuple[int, int]]
     ended: Mask
@@ -166,7 +166,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
             missing=env.metadata.get("on_missing", {}),
             one_request=self._tools.one_request,
             text=text,
-            possible=self._possible if self._tools.by_name else None,
+            is_representable=self._is_representable if self._tools.by_name else None,
         )
         self._stepper = stepper_for(self._inner_envs, self._pipeline, self._hold, moving=bool(self._step_s))
         self._worlds = self._real_time_worlds() if self._step_s else None
@@ -317,7 +317,7 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
         empty: Any = create_empty_array(space, n=len(each), fn=np.zeros)
         return concatenate(space, each, empty)
 
-    def _possible(self, row: int, call: Call) -> bool:
+    def _is_representable(self, row: int, call: Call) -> bool:
         """Whether an action of the space makes this call: a fault may only forward calls for which there is one."""
         original = self._progress.actions[row]
         return self._session_actions[row].action(call.tool, call.arguments, original) in self.single_action_space
@@ -403,8 +403,11 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
 
     @property
     def snapshot(self) -> Callable[[], VectorFaultSnapshot]:
-        """`snapshot()`: the state of environments and faults, where the environment has one, too."""
-        below: Callable[[], Any] = self._inner_envs.snapshot  # type: ignore[attr-defined]
+        """`snapshot()`: the state of environments and faults; no such attribute where the environment has none.
+
+        A property, as `InjectFaults.snapshot` is.
+        """
+        snapshot_envs: Callable[[], Any] = self._inner_envs.snapshot  # type: ignore[attr-defined]
 
         def take() -> VectorFaultSnapshot:
             faults_state = (
@@ -414,17 +417,20 @@ class VectorInjectFaults(VectorWrapper[Any, Any, Any, Any, Any]):
                 self._last_observations.copy(),
             )
             worlds = self._worlds.snapshot() if self._worlds else None
-            return VectorFaultSnapshot(below(), *faults_state, copy.deepcopy(self._infos), worlds)
+            return VectorFaultSnapshot(snapshot_envs(), *faults_state, copy.deepcopy(self._infos), worlds)
 
         return take
 
     @property
     def restore(self) -> Callable[[VectorFaultSnapshot], Any]:
-        """`restore(snapshot)`: back to where it was taken; what comes next is the same as it was then."""
-        below: Callable[[Any], Any] = self._inner_envs.restore  # type: ignore[attr-defined]
+        """`restore(snapshot)`: back to where it was taken; what comes next is the same as it was then.
+
+        A property for the reason that `snapshot` is one. Returns what the environment's own `restore` returns.
+        """
+        restore_envs: Callable[[Any], Any] = self._inner_envs.restore  # type: ignore[attr-defined]
 
         def restore_all(snapshot: VectorFaultSnapshot) -> Any:
-            result = below(snapshot.below)
+            result = restore_envs(snapshot.below)
             self._pipeline.restore(snapshot.faults)
             self._episodes, self._ended = snapshot.episodes.copy(), snapshot.ended.copy()
             self._last_observations, self._infos = snapshot.last_observations.copy(), copy.deepcopy(snapshot.infos)

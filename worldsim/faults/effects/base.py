@@ -47,8 +47,8 @@ EffectGenerator = Generator[CallBatch | Wait, Replies | None, Replies]
 ForwardCalls = Callable[[CallBatch], EffectGenerator]
 """Forwards calls to the next fault, and in the end to the service: `replies = yield from forward(calls)`."""
 
-ByNumber = Callable[[Floats, Rows], NDArray[Any]]
-"""A function of nothing but the uniforms and numbers of calls, (n,)."""
+ByCallIndex = Callable[[Floats, Rows], NDArray[Any]]
+"""A function of nothing but the trigger uniforms and the indices of calls, (n,), from 0 for each tool."""
 
 SESSION = 2**32  # folded into a fault's key for what is drawn once a session; tools take the numbers below
 
@@ -106,8 +106,8 @@ class Scope:
     kind: of the fault. leaves: of replies, as far as a space tells them and the fault may change them; None: replies
     are plain JSON. targets: globs over what it may change. missing: leaf name -> what stands for "unknown" there.
     one_request: whether all calls ask for the same, as steps do whose action is no named tool. text: the space of
-    replies that are a text, whose fields are plain JSON where it holds any. possible: whether a session can make
-    a call that its caller has not made; None: any can.
+    replies that are a text, whose fields are plain JSON where it holds any. is_representable: whether a session has an
+    action that makes a call, which a fault may have changed; None: it can make any.
     """
 
     kind: str
@@ -116,7 +116,7 @@ class Scope:
     missing: dict[str, Any]
     one_request: bool
     text: spaces.Text | None = None
-    possible: Callable[[int, Call], bool] | None = None
+    is_representable: Callable[[int, Call], bool] | None = None
 
     def for_payload(self, payload: Any) -> "Scope":
         """That of one payload: a text without JSON is a leaf of its space, as every other observation is."""
@@ -174,12 +174,12 @@ class StageProtocol(Protocol):
         """(n,) on which calls the fault triggers."""
         ...
 
-    def by_number(self, name: str, function: "ByNumber", batch: "AffectedCalls") -> NDArray[Any]:
-        """`AffectedCalls.by_number`."""
+    def by_call_index(self, name: str, function: "ByCallIndex", batch: "AffectedCalls") -> NDArray[Any]:
+        """`AffectedCalls.by_call_index`."""
         ...
 
-    def seconds(self, rows: Rows) -> Floats:
-        """(n,) the time on the clocks."""
+    def now_s(self, rows: Rows) -> Floats:
+        """(n,) the time on the clocks, in seconds."""
         ...
 
 
@@ -230,7 +230,7 @@ class AffectedCalls:
 
     @cached_property
     def numbers(self) -> Rows:
-        """(n,) of the calls, among those of their tools."""
+        """(n,) the index of each call among those of its tool, from 0."""
         return self.calls.identity.numbers[self.rows]
 
     @property
@@ -295,17 +295,17 @@ class AffectedCalls:
         return self[replies.ok[self.rows]]
 
     @property
-    def seconds(self) -> Floats:
-        """(n,) the time on the clocks."""
-        return self._source.seconds(self.rows)
+    def now_s(self) -> Floats:
+        """(n,) the time on the clocks, in seconds."""
+        return self._source.now_s(self.rows)
 
-    def by_number(self, name: str, function: "ByNumber") -> NDArray[Any]:
-        """What a function makes of the uniforms and the numbers of these calls, (n,).
+    def by_call_index(self, name: str, function: "ByCallIndex") -> NDArray[Any]:
+        """The values of a function of `uniforms` and `numbers`, (n,), which must depend on nothing else.
 
-        It depends on nothing else, so that of a single session it is worked out for many calls ahead, and
-        remembered under this name: most of what numpy costs for one call is overhead.
+        For a single session they are computed for many calls ahead and cached under `name`: most of what numpy costs
+        for one call is overhead.
         """
-        return self._source.by_number(name, function, self)
+        return self._source.by_call_index(name, function, self)
 
     def wait(self, seconds: Floats) -> EffectGenerator:
         """Time passes, (n,) seconds, or less where a caller gives up: `yield from batch.wait(seconds)`."""

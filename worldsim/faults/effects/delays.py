@@ -8,7 +8,7 @@ import numpy as np
 from worldsim.faults.arrays import Mask
 from worldsim.faults.effects.base import (
     AffectedCalls,
-    ByNumber,
+    ByCallIndex,
     Effect,
     EffectGenerator,
     ForwardCalls,
@@ -28,11 +28,11 @@ class Delay(Effect):
     latencies_s: the seconds of n calls, by their uniforms and numbers. least_s: shorter waits than that do not happen.
     """
 
-    latencies_s: ByNumber
+    latencies_s: ByCallIndex
     least_s: float = 0.0
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
-        latencies_s = batch.by_number("latency", self.latencies_s)
+        latencies_s = batch.by_call_index("latency", self.latencies_s)
         if self.least_s:
             waits = latencies_s >= self.least_s
             batch, latencies_s = batch[waits], latencies_s[waits]
@@ -63,7 +63,7 @@ class TimeOut(Effect):
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         batch.record(self.kind, same_details(batch, lost="request" if self.request_lost else "answer"))
-        ends_s = batch.seconds + self.timeout_s
+        ends_s = batch.now_s + self.timeout_s
         calls = batch.calls.without(batch.rows) if self.request_lost else batch.calls.with_deadline(batch.rows, ends_s)
         replies = yield from forward(calls)
         yield from give_up(batch, ends_s, replies)
@@ -78,7 +78,7 @@ class SlowService(Effect):
     long by themselves, in which only the answer is lost and not the request.
     """
 
-    latencies_s: ByNumber
+    latencies_s: ByCallIndex
     timeout_s: float
     lose_answer: float
 
@@ -87,7 +87,7 @@ class SlowService(Effect):
         return self.lose_answer < 1
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
-        latencies_s, ends_s = batch.by_number("latency", self.latencies_s), batch.seconds + self.timeout_s
+        latencies_s, ends_s = batch.by_call_index("latency", self.latencies_s), batch.now_s + self.timeout_s
         calls = batch.calls.with_deadline(batch.rows, ends_s)
         slow = latencies_s >= self.timeout_s
         if not np.count_nonzero(slow):
@@ -109,7 +109,7 @@ class SlowService(Effect):
 
     def _too_late(self, batch: AffectedCalls, latencies_s: Floats, ends_s: Floats, replies: Replies) -> EffectGenerator:
         """Time out the calls that inner faults, or the service, have delayed until their callers gave up."""
-        late = batch.seconds >= ends_s - ON_TIME_S
+        late = batch.now_s >= ends_s - ON_TIME_S
         if np.count_nonzero(late):
             batch, latencies_s, ends_s = batch[late], latencies_s[late], ends_s[late]
             record_timeouts(batch, np.zeros(len(batch), np.bool_), latencies_s)
@@ -131,7 +131,7 @@ def record_timeouts(batch: AffectedCalls, request_lost: Mask, latencies_s: Float
 
 def give_up(batch: AffectedCalls, ends_s: Floats, replies: Replies) -> EffectGenerator:
     """Callers wait until `ends_s`, (n,) on their clocks, and get nothing."""
-    yield from batch.wait(ends_s - batch.seconds)
+    yield from batch.wait(ends_s - batch.now_s)
     replies.lose(batch.rows, "timeout")
     return replies
 

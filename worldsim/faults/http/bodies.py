@@ -170,8 +170,8 @@ class OpaqueBody:
 class _FixedStream:
     """A stream of given chunks, which may end in an error."""
 
-    def __init__(self, fixed_stream: Sequence[bytes], error: Exception | None = None) -> None:
-        self._chunks, self._error = fixed_stream, error
+    def __init__(self, chunks: Sequence[bytes], error: Exception | None = None) -> None:
+        self._chunks, self._error = chunks, error
 
     def __iter__(self) -> Iterator[bytes]:
         yield from self._chunks

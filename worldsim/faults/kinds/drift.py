@@ -44,11 +44,11 @@ class SchemaDrift(Fault):
 
     @property
     def fields(self) -> int:
-        """How many fields have changed."""
+        """How many changes are drawn at this severity, 1 at least; fewer fields differ where two draws meet in one."""
         return max(1, round(self.severity * self.most_fields))
 
-    def figures(self) -> dict[str, float]:
-        return {**super().figures(), "fields": self.fields}
+    def values_at_severity(self) -> dict[str, float]:
+        return {**super().values_at_severity(), "fields": self.fields}
 
     def compose(self) -> Composition:
         return Composition(ChangeReplies(self._change), self.scaled("rate"), self.targets, self.out_of_space)
@@ -143,8 +143,8 @@ class OversizedReply(Fault):
         """KiB that are added."""
         return max(1, round(self.severity * self.most_kib))
 
-    def figures(self) -> dict[str, float]:
-        return {**super().figures(), "KiB added": self.kib}
+    def values_at_severity(self) -> dict[str, float]:
+        return {**super().values_at_severity(), "KiB added": self.kib}
 
     def compose(self) -> Composition:
         return Composition(ChangeReplies(self._change), self.scaled("rate"), self.targets, self.out_of_space)

@@ -139,8 +139,8 @@ class PaintedInstruction(Fault):
 
     _check_text = field_validator("text")(checked_text)
 
-    def figures(self) -> dict[str, float]:
-        return {**super().figures(), "opacity": self.severity}
+    def values_at_severity(self) -> dict[str, float]:
+        return {**super().values_at_severity(), "opacity": self.severity}
 
     def compose(self) -> Composition:
         paint = by_frame(self._painted)
@@ -175,8 +175,8 @@ def _line(text: str, height: int, width: int) -> frames.FrameArray:
     import cv2
 
     font = cv2.FONT_HERSHEY_SIMPLEX
-    (wide, tall), integers_below = cv2.getTextSize(text, font, 1.0, 2)
-    line: frames.FrameArray = np.zeros((tall + integers_below + 4, wide + 4), np.uint8)
+    (wide, tall), baseline = cv2.getTextSize(text, font, 1.0, 2)
+    line: frames.FrameArray = np.zeros((tall + baseline + 4, wide + 4), np.uint8)
     cv2.putText(line, text, (2, tall + 2), font, 1.0, 255, 2)
     rows = min(max(1, round(line.shape[0] * width / line.shape[1])), height)
     return cv2.resize(line, (width, rows), interpolation=cv2.INTER_AREA).astype(np.float32)[..., None]

@@ -70,8 +70,8 @@ class PlausibleLie(Fault):
     targets: NameGlobs = targets()
     out_of_space: bool = out_of_space()
 
-    def figures(self) -> dict[str, float]:
-        return {**super().figures(), "quantile of the distances": self.severity}
+    def values_at_severity(self) -> dict[str, float]:
+        return {**super().values_at_severity(), "quantile of the distances": self.severity}
 
     def compose(self) -> Composition:
         lie = ShowLie(self, ChangeReplies(self._change))

@@ -32,7 +32,7 @@ SPREAD = "share of the leaves that it changes in such a reply, at least one"
 
 def garbled(given: Fault, write: WriteTexts) -> Composition:
     """Some replies are texts that cannot be parsed."""
-    return Composition(ChangeReplies(Garble(given.kind, write)), share=given.scaled("rate"))
+    return Composition(ChangeReplies(Garble(given.kind, write)), trigger_probability=given.scaled("rate"))
 
 
 @fault("truncated_json", _LOUD)

@@ -77,11 +77,11 @@ def _photons(gain: float) -> frames.FrameArray:
     counts = np.arange(1500)
     logs = np.array([math.lgamma(count + 1) for count in counts.tolist()])
     photons = np.arange(256) / gain
-    observed_levels = photons[:, None] + np.sqrt(photons[:, None]) * normal
+    detected = photons[:, None] + np.sqrt(photons[:, None]) * normal
     for level in range(min(256, int(1000 * gain))):
         mass = np.exp(counts * math.log(photons[level]) - photons[level] - logs) if level else counts == 0
-        observed_levels[level] = np.searchsorted(np.cumsum(mass), at)
-    return levels(observed_levels * gain)
+        detected[level] = np.searchsorted(np.cumsum(mass), at)
+    return levels(detected * gain)
 
 
 def _specked(images: frames.FrameArray, share: float, random: CallRandom) -> frames.FrameArray:
@@ -231,7 +231,7 @@ class Compression(Fault):
         """Quality of the JPEG, 1 to 95."""
         return round(self.best + self.severity * (self.worst - self.best))
 
-    def figures(self) -> dict[str, float]:
+    def values_at_severity(self) -> dict[str, float]:
         return {"quality": self.quality}
 
     def compose(self) -> Composition:

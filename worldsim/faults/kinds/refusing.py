@@ -31,7 +31,7 @@ def refusal(
     """A share of the calls is refused, each by itself or until it has been retried often enough."""
     refused = _until(until_retried) if until_retried else every_call
     effect = Refuse(given.kind, response, refused, lose_answer, retry_after_s, counts=until_retried > 0)
-    return Composition(effect, share=given.scaled("rate"))
+    return Composition(effect, trigger_probability=given.scaled("rate"))
 
 
 def _until(retries: int) -> Callable[[AffectedCalls], Mask]:
@@ -82,7 +82,7 @@ class RateLimited(Fault):
 
         def refused(batch: AffectedCalls) -> Mask:
             ends = _per_tool(batch, "ends_s")
-            now_s, backing_off = batch.seconds, ends < np.inf
+            now_s, backing_off = batch.now_s, ends < np.inf
             held = backing_off & (now_s < ends - ON_TIME_S)
             waited = backing_off & ~held & (wait_s > 0)  # however long it has waited, it is served
             new = ~held & ~waited & batch.triggered
@@ -91,10 +91,10 @@ class RateLimited(Fault):
             return held | new
 
         def left_s(batch: AffectedCalls) -> Floats:
-            return np.maximum(_per_tool(batch, "ends_s") - batch.seconds, 0.0)
+            return np.maximum(_per_tool(batch, "ends_s") - batch.now_s, 0.0)
 
         effect = Refuse(self.kind, response, refused, self.lose_answer, left_s, counts=True)
-        return Composition(effect, share=self.scaled("rate"))
+        return Composition(effect, trigger_probability=self.scaled("rate"))
 
 
 def _per_tool(batch: AffectedCalls, name: str) -> Floats:
@@ -129,7 +129,7 @@ class Throttled(Fault):
         """How many calls are let through within the window."""
         return int(np.ceil(self.calls / max(self.severity, 1e-9)))
 
-    def figures(self) -> dict[str, float]:
+    def values_at_severity(self) -> dict[str, float]:
         return {"calls allowed": self.allowed} if self.severity else {}
 
     def _recent(self, batch: AffectedCalls) -> list[deque[float]]:
@@ -137,7 +137,7 @@ class Throttled(Fault):
         known = batch.memory.objects("let_through", dict[str, deque[float]])
         names = batch.tools.tolist() if self.per_tool else [""] * len(batch)
         found = []
-        for row, tool, now_s in zip(batch.rows.tolist(), names, batch.seconds.tolist(), strict=True):
+        for row, tool, now_s in zip(batch.rows.tolist(), names, batch.now_s.tolist(), strict=True):
             recent = known[row].setdefault(tool, deque())
             while recent and recent[0] <= now_s - self.window_s + ON_TIME_S:
                 recent.popleft()
@@ -149,7 +149,7 @@ class Throttled(Fault):
 
         def refused(batch: AffectedCalls) -> Mask:
             found = []
-            each = zip(self._recent(batch), batch.seconds.tolist(), batch.triggered.tolist(), strict=True)
+            each = zip(self._recent(batch), batch.now_s.tolist(), batch.triggered.tolist(), strict=True)
             for recent, now_s, active in each:
                 found.append(active and len(recent) >= allowed)
                 if not found[-1]:
@@ -159,7 +159,7 @@ class Throttled(Fault):
         def left_s(batch: AffectedCalls) -> Floats:
             recent = self._recent(batch)
             oldest = np.array([each[len(each) - allowed] if len(each) >= allowed else -np.inf for each in recent])
-            return np.maximum(oldest + self.window_s - batch.seconds, 0.0)
+            return np.maximum(oldest + self.window_s - batch.now_s, 0.0)
 
         response = Refusal("rate_limited", 429, "Too Many Requests")
         return Composition(Refuse(self.kind, response, refused, 0.0, left_s, counts=True))
@@ -338,7 +338,7 @@ class QuotaExceeded(Fault):
         """How many calls the quota allows."""
         return round((1 - self.severity) * self.calls)
 
-    def figures(self) -> dict[str, float]:
+    def values_at_severity(self) -> dict[str, float]:
         return {"calls allowed": self.allowed}
 
     def compose(self) -> Composition:

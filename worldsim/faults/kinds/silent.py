@@ -120,19 +120,19 @@ TIMES = ("*time*", "*clock*", "*date*", "*stamp*", "*_at")
 _NAMES = "globs over the names of leaves in which numbers are times"
 
 
-def times_moved(names: tuple[str, ...], steps: Callable[[AffectedCalls], Floats]) -> LeafEdit:
+def times_moved(names: tuple[str, ...], offsets: Callable[[AffectedCalls], Floats]) -> LeafEdit:
     """An edit that moves times: ISO 8601 in texts, and numbers in leaves that are named like a time.
 
-    steps: by how much times are off, (n,), in seconds or in a leaf's own units.
+    offsets: by how much times are off, (n,), in seconds or in a leaf's own units.
     """
 
     def suits(leaf: Leaf, value: Any) -> bool:
         return matches(leaf.name.rsplit("/", 1)[-1], names) and is_number(leaf, value)
 
     def texts(leaf: Leaf, texts: list[str], random: CallRandom, batch: AffectedCalls) -> list[Any]:
-        return [_iso_moved(*each) for each in zip(texts, steps(batch).tolist(), strict=True)]
+        return [_iso_moved(*each) for each in zip(texts, offsets(batch).tolist(), strict=True)]
 
-    return affine(lambda random, batch: (np.ones(len(batch)), steps(batch)), texts, suits)
+    return affine(lambda random, batch: (np.ones(len(batch)), offsets(batch)), texts, suits)
 
 
 def _iso_moved(text: str, seconds: float) -> str:
@@ -184,11 +184,11 @@ class WrongTimeZone(Fault):
     out_of_space: bool = out_of_space()
 
     def compose(self) -> Composition:
-        def steps(batch: AffectedCalls) -> Floats:
+        def offset_s(batch: AffectedCalls) -> Floats:
             hours = batch.random.integers(23) - 11
             return 3600.0 * np.where(hours < 0, hours, hours + 1)
 
-        change = ChangeLeaves(self.kind, times_moved(self.names, steps), out_of_space=self.out_of_space)
+        change = ChangeLeaves(self.kind, times_moved(self.names, offset_s), out_of_space=self.out_of_space)
         return Composition(
             ChangeReplies(change), self.scaled("rate"), self.targets, self.out_of_space, times(self.names, 3600.0)
         )
@@ -316,8 +316,8 @@ class TurnPage(Effect):
         calls = {row: batch.calls.call(row) for row in batch.rows.tolist()} if batch.calls.has_named_arguments else {}
         pages = {row: name for row, call in calls.items() for name in [self._page(call.arguments)] if name}
         changed = {row: _next_page(calls[row], name) for row, name in pages.items()}
-        if batch.scope.possible is not None:
-            changed = {row: call for row, call in changed.items() if batch.scope.possible(row, call)}
+        if batch.scope.is_representable is not None:
+            changed = {row: call for row, call in changed.items() if batch.scope.is_representable(row, call)}
         turned = np.array([row in changed for row in batch.rows.tolist()], np.bool_)
         details = [
             {"argument": name, "before": int(calls[row].arguments[name]), "after": int(changed[row].arguments[name])}

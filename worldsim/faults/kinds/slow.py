@@ -158,7 +158,7 @@ class EmpiricalLatency(Fault):
             raise ConfigError(f"file '{self.file}' is empty; it must hold one latency in seconds a line")
         return tuple(measured)
 
-    def figures(self) -> dict[str, float]:
+    def values_at_severity(self) -> dict[str, float]:
         return {"median_s": self.severity * float(np.median(self.measured_s))}
 
     def latencies_s(self, quantiles: Floats) -> Floats:
@@ -216,7 +216,9 @@ class LostRequest(Fault):
     timeout_s: float = number(4.0, 0, 1e9, "how long the caller waits, in seconds")
 
     def compose(self) -> Composition:
-        return Composition(TimeOut(self.kind, self.timeout_s, request_lost=True), share=self.scaled("rate"))
+        return Composition(
+            TimeOut(self.kind, self.timeout_s, request_lost=True), trigger_probability=self.scaled("rate")
+        )
 
 
 @fault("lost_answer", _SLOW)
@@ -230,7 +232,9 @@ class LostAnswer(Fault):
     timeout_s: float = number(4.0, 0, 1e9, "how long the caller waits, in seconds")
 
     def compose(self) -> Composition:
-        return Composition(TimeOut(self.kind, self.timeout_s, request_lost=False), share=self.scaled("rate"))
+        return Composition(
+            TimeOut(self.kind, self.timeout_s, request_lost=False), trigger_probability=self.scaled("rate")
+        )
 
 
 @fault("slow_drip", _SLOW)
