@@ -55,10 +55,11 @@ def main(arguments: list[str]) -> None:
 
 def report(family: str, length: int, table: Table) -> None:
     """Adds the rows of one family."""
-    torch.manual_seed(0)
     space = spaces.Dict(text=spaces.Text(length, charset=CHARACTERS), state=spaces.Discrete(4))
     config = TypeAdapter(AnyModelConfig).validate_python({"family": family})
-    model = config.build(space, spaces.Discrete(4), (0.0, 1.0))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = config.build(space, spaces.Discrete(4), (0.0, 1.0))
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
     generator = torch.Generator().manual_seed(0)
     parameters = sum(parameter.numel() for parameter in model.parameters())
