@@ -136,6 +136,12 @@ def test_a_fused_world_lives_as_the_same_world_does(folder: Path, precision: Pre
     assert all(torch.equal(value, tensors(again)[name]) for name, value in tensors(once).items())
 
 
+def test_a_torch_without_guard_filters_is_named_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.compiler, "skip_guard_on_all_nn_modules_unsafe")
+    with pytest.raises(ConfigError, match=r"^fused=True needs torch 2\.13 or later, and this is "):
+        _fused(torch.device("cpu"))
+
+
 def test_states_outlive_the_next_step_of_a_captured_graph(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graph is captured on CUDA alone; what it does to its results, which are always in the same places, is not."""
 

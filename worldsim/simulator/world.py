@@ -295,14 +295,14 @@ def _fused(device: torch.device) -> Callable[..., Tick]:
     if not os.environ.get(named) and not any(map(shutil.which, known)):
         what = "C++" if device.type == "cpu" else "C"
         raise ConfigError(f"fused=True needs a {what} compiler and found none: install {known[0]}, or leave it out")
-    # A world's model never changes, and what is compiled is its own: to look at every module before each step would
-    # take as long as a tenth of it. A wrapper in C++ saves as much again.
-    options: dict[str, Any] = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-    options |= {"cpp_wrapper": True} if device.type == "cpu" else {"triton.cudagraphs": True}
     own: dict[str, Any] = {"recompile_limit": 64, "isolate_recompiles": True}
+    options: dict[str, Any] = {"cpp_wrapper": True} if device.type == "cpu" else {"triton.cudagraphs": True}
     try:
+        # A world's model never changes, and what is compiled is its own: to check every module before each step takes
+        # 0.1 to 0.2 ms.
+        options["guard_filter_fn"] = torch.compiler.skip_guard_on_all_nn_modules_unsafe
         compiled = torch.compile(tick, dynamic=False, options=options, **own)
-    except TypeError as error:
+    except (AttributeError, TypeError) as error:
         raise ConfigError(f"fused=True needs torch 2.13 or later, and this is {torch.__version__}") from error
 
     def run(*given: Any) -> Tick:
