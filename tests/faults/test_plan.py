@@ -325,3 +325,12 @@ def test_whatever_stands_for_a_plan(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_one_line(what: str) -> None:
     with pytest.raises(ConfigError, match="cannot be read|no faults are called"):
         Plan.load(what)
+
+
+def test_a_file_without_a_name_gives_its_own(tmp_path: Path) -> None:
+    """Otherwise two such files would be one plan in a report."""
+    for name in ("monday", "friday"):
+        (tmp_path / f"{name}.yaml").write_text("faults: [{kind: slow_api}]\n")
+        assert Plan.load(tmp_path / f"{name}.yaml").name == name
+    (tmp_path / "friday.yaml").write_text("name: late\nfaults: [{kind: slow_api}]\n")
+    assert Plan.load(tmp_path / "friday.yaml").name == "late"

@@ -82,7 +82,10 @@ class Plan(BaseModel):
 
     @classmethod
     def from_yaml(cls, text: str, name: str = "plan.yaml") -> "Plan":
-        """The plan that a YAML text holds. `name` stands for the text in messages: `plan.yaml:12: ...`."""
+        """The plan that a YAML text holds, with the name of its file where the text gives none.
+
+        name: of the file, in messages such as `plan.yaml:12: ...`.
+        """
         data, source = read_yaml(text, name)
         try:
             if not isinstance(data, dict):
@@ -91,7 +94,7 @@ class Plan(BaseModel):
                 )
             if data.get("faults", ()) in (None, []):
                 raise LocatedError(f"faults is empty and the plan would do nothing. {usage_hint()}", "faults")
-            plan = cls(**{str(key): value for key, value in data.items()})
+            plan = cls(**{"name": Path(name).stem} | {str(key): value for key, value in data.items()})
         except LocatedError as mistake:
             raise source.located(mistake) from None
         plan._source = source

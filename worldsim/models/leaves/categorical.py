@@ -16,28 +16,33 @@ from worldsim.models.layers import SlotLinear, onehot
 from worldsim.spaces import Leaf
 
 LARGEST = 256  # most classes of a variable; for more classes, each digit of the index is a variable
+PADDING = 4  # times the sum of all classes: the most that all variables take, each as wide as the widest
+SMALL = 2**15  # classes of all variables together that are never too many, however much of them is padding
 
 
 class Digits(nn.Module):
     """Splits variables with many classes into digits with few, so that memory does not grow with the classes.
 
-    A class index is written in the smallest base that needs no more digits than base LARGEST: 50,000 classes are two
+    A class index is written in the smallest base that needs no more digits than base `largest`: 50,000 classes are two
     digits in base 224. This is lossless, also for classes that are not in the data. nvec: (V,) class counts.
     """
 
-    def __init__(self, nvec: np.ndarray):
+    def __init__(self, nvec: np.ndarray, largest: int = LARGEST):
         super().__init__()
-        digits = [_digits(int(count)) for count in nvec]
+        digits = [_digits(int(count), largest) for count in nvec]
         variable = [v for v, each in enumerate(digits) for _ in each]
+        counts = [count for each in digits for count, _ in each]
         self.nvec: Tensor  # class counts of the digits
         self.place: Tensor  # place value of each digit
         self.variable: Tensor  # index of the variable that each digit belongs to
         self.last: Tensor  # last class of each variable
-        self.register_buffer("nvec", _integers([count for each in digits for count, _ in each]), persistent=False)
+        self.register_buffer("nvec", _integers(counts), persistent=False)
         self.register_buffer("place", _integers([place for each in digits for _, place in each]), persistent=False)
         self.register_buffer("variable", _integers(variable), persistent=False)
         self.register_buffer("last", torch.from_numpy(nvec) - 1, persistent=False)
         self.trivial = len(variable) == len(nvec)
+        self.classes = sum(counts)
+        self.padded = len(counts) * max(counts, default=0)  # classes, where all variables are as wide as the widest
 
     def split(self, indices: Tensor) -> Tensor:
         """Class indices (..., V) to digits."""
@@ -51,12 +56,12 @@ class Digits(nn.Module):
         return whole.minimum(self.last)
 
 
-def _digits(classes: int) -> list[tuple[int, int]]:
+def _digits(classes: int, largest: int) -> list[tuple[int, int]]:
     """(number of values, place value) of each digit of a class index, the most significant first."""
     length = 1
-    while LARGEST**length < classes:
+    while largest**length < classes:
         length += 1
-    base = next(base for base in range(1, LARGEST + 1) if base**length >= classes)
+    base = next(base for base in range(1, largest + 1) if base**length >= classes)
     places = [base**power for power in reversed(range(length))]
     return [(-(-classes // places[0]), places[0]), *((base, place) for place in places[1:])]
 
@@ -67,7 +72,23 @@ def _integers(values: list[int]) -> Tensor:
 
 def digits_of(leaves: tuple[Leaf, ...]) -> Digits:
     """The variables of discrete leaves, one after another."""
-    return Digits(np.concatenate([leaf.nvec for leaf in leaves] or [np.zeros(0, np.int64)]))
+    return Digits(_nvec(leaves))
+
+
+def slot_digits(leaves: tuple[Leaf, ...]) -> Digits:
+    """The same for variables in slots, which are all as wide as the widest.
+
+    Among thousands of variables with few classes, one with many would make each of them that wide. There its digits are
+    smaller, so that memory follows the sum of the classes and not variables times the widest.
+    """
+    nvec, largest = _nvec(leaves), LARGEST
+    while (digits := Digits(nvec, largest)).padded > max(SMALL, PADDING * digits.classes) and largest > 2:
+        largest //= 2
+    return digits
+
+
+def _nvec(leaves: tuple[Leaf, ...]) -> np.ndarray:
+    return np.concatenate([leaf.nvec for leaf in leaves] or [np.zeros(0, np.int64)])
 
 
 class CategoricalCodec(nn.Module):
@@ -79,7 +100,7 @@ class CategoricalCodec(nn.Module):
     def __init__(self, leaves: tuple[Leaf, ...], embed: int, features: int | None):
         super().__init__()
         self.leaves = leaves
-        self.digits = digits_of(leaves)
+        self.digits = slot_digits(leaves)
         self.slots = len(self.digits.nvec)
         self.classes = int(self.digits.nvec.max()) if self.slots else 1
         self.features = features or self.classes

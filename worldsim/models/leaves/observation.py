@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 
 from worldsim.models.config import LatentConfig
 from worldsim.models.leaves.base import LeafCodec
-from worldsim.models.leaves.categorical import CategoricalCodec, digits_of
+from worldsim.models.leaves.categorical import CategoricalCodec, slot_digits
 from worldsim.models.leaves.field import FieldCodec
 from worldsim.models.leaves.image import ImageCodec
 from worldsim.models.leaves.text import TextCodec, is_short
@@ -46,7 +46,7 @@ def slot_layout(leaves: tuple[Leaf, ...], config: LatentConfig) -> SlotLayout:
     """The layout of the leaves of an observation space."""
     categorical, dense = _split_by_slots(leaves)
     counts = [CODECS[leaf.kind].slots_of(leaf, config) for leaf in dense]
-    return SlotLayout(digits_of(categorical).nvec, sum(counts))
+    return SlotLayout(slot_digits(categorical).nvec, sum(counts))
 
 
 def _split_by_slots(leaves: tuple[Leaf, ...]) -> tuple[tuple[Leaf, ...], tuple[Leaf, ...]]:
