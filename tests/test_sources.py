@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from importlib import invalidate_caches, metadata, reload
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -70,15 +72,62 @@ FILES = {
 STRESS = "stress env=my_env:Mine-v0 where=[real] agents=[my_agent:Agent] faults=[plan.yaml] severities=[1.0] episodes=2"
 
 
-def run(folder: Path, typed: str) -> "subprocess.CompletedProcess[str]":
-    path = os.pathsep.join([str(folder), str(Path(module.__file__).parents[1])])
-    command = [sys.executable, "-m", "worldsim", *typed.split()]
-    return subprocess.run(
-        command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300
-    )
+# Runs commands that it is sent, each in a process of its own, which begins as a copy of this one: importing torch takes
+# longer than all that the commands do.
+FORKING = """
+import json, os, sys, traceback
+import worldsim.evaluation.stress, worldsim.fidelity.validate, worldsim.play.look, worldsim.training.loop
+from worldsim.cli import main
+
+for line in sys.stdin:
+    folder, words, out, err = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.chdir(folder)
+        sys.path.insert(0, folder)
+        for number, path in ((1, out), (2, err)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        code = 1
+        try:
+            code = main(words)
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
 
 
-def returns(folder: Path) -> list[float]:
+class Ran(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[[Path, str], Ran]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Runs a command of worldsim in a folder, in a process of its own."""
+    shown = tmp_path_factory.mktemp("shown")
+    environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[1])}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    forking = subprocess.Popen([sys.executable, "-c", FORKING], **pipes)  # type: ignore[call-overload]
+
+    def run(folder: Path, typed: str) -> Ran:
+        out, err = shown / "out", shown / "err"
+        forking.stdin.write(json.dumps([str(folder), typed.split(), str(out), str(err)]) + "\n")
+        forking.stdin.flush()
+        return Ran(int(forking.stdout.readline()), out.read_text(), err.read_text())
+
+    yield run
+    forking.stdin.close()
+    assert forking.wait(60) == 0
+
+
+def returns(run: Run, folder: Path) -> list[float]:
     """Clean and under the fault, from the same command in the same folder."""
     ran = run(folder, f"{STRESS} max_steps=10 worst=0 out=out")
     assert ran.returncode == 0, ran.stderr
@@ -93,11 +142,11 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_report_is_of_the_code_that_is_there(project: Path) -> None:
-    assert returns(project) == [10.0, 4.0]
+def test_a_report_is_of_the_code_that_is_there(run: Run, project: Path) -> None:
+    assert returns(run, project) == [10.0, 4.0]
     cells = {path: path.stat().st_mtime_ns for path in (project / "out" / "cells").iterdir()}
     (project / "other.py").write_text("SOMETHING = 2\n")  # which nothing here imports
-    assert returns(project) == [10.0, 4.0]
+    assert returns(run, project) == [10.0, 4.0]
     assert {path: path.stat().st_mtime_ns for path in (project / "out" / "cells").iterdir()} == cells
     for name, text, found in (
         ("my_rewards.py", "REWARD = -5.0\n", [-50.0, -20.0]),
@@ -106,10 +155,10 @@ def test_a_report_is_of_the_code_that_is_there(project: Path) -> None:
         ("table.json", '{"action": 0}', [-50.0, -30.0]),
     ):
         (project / name).write_text(text)
-        assert returns(project) == found, name
+        assert returns(run, project) == found, name
 
 
-def test_rollouts_of_changed_code_are_refused(project: Path) -> None:
+def test_rollouts_of_changed_code_are_refused(run: Run, project: Path) -> None:
     typed = "collect env=my_env:Mine-v0 steps=20 out=data"
     assert run(project, typed).returncode == 0
     (project / "my_agent.py").write_text(AGENT + "\n# which has nothing to do with it\n")
@@ -120,7 +169,7 @@ def test_rollouts_of_changed_code_are_refused(project: Path) -> None:
     assert "my_rewards.py of the environment or the policy has changed; choose another out=" in refused.stderr
 
 
-def test_quickstart_looks_at_the_code_behind_every_step(project: Path) -> None:
+def test_quickstart_looks_at_the_code_behind_every_step(run: Run, project: Path) -> None:
     typed = "quickstart env=my_env:Mine-v0 experiment=debug stress.agents=[my_agent:Agent] stress.faults=[plan.yaml]"
     typed += " collect.steps=200 out=quick"
     done = run(project, typed)

@@ -50,18 +50,28 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("damage", [cut, flipped])
-@pytest.mark.parametrize("name", FILES)
-def test_the_same_command_mends_it(name: str, damage: Callable[[bytes], bytes], finished: Path) -> None:
+def check_mended(finished: Path, damage: Callable[[bytes], bytes], *names: str) -> None:
+    """The same command makes damaged files again, as they were."""
     before = {each: hash_of(finished / each) for each in FILES}
-    whole = (finished / name).read_bytes()
-    assert damage(whole) != whole
-    (finished / name).write_bytes(damage(whole))
+    damaged = {name: damage((finished / name).read_bytes()) for name in names}
+    for name, data in damaged.items():
+        assert data != (finished / name).read_bytes()
+        (finished / name).write_bytes(data)
     assert main(["quickstart", "experiment=debug", f"out={finished}"]) == 0
     after = {each: hash_of(finished / each) for each in FILES}
     assert {each for each in FILES if after[each] != before[each]} <= DATED
-    assert (finished / name).read_bytes() != damage(whole)
+    assert all((finished / name).read_bytes() != data for name, data in damaged.items())
     assert main(["info", f"world={finished / 'world'}"]) == 0
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_mended(name: str, finished: Path) -> None:
+    check_mended(finished, flipped, name)
+
+
+@pytest.mark.parametrize("folder", ["rollouts/", "world/", ""])
+def test_files_that_were_cut_off_are_mended_together(folder: str, finished: Path) -> None:
+    check_mended(finished, cut, *(name for name in FILES if name.startswith(folder) and (folder or "/" not in name)))
 
 
 @pytest.mark.parametrize("damage", [cut, flipped])

@@ -42,7 +42,7 @@ def again(update: Callable[[], Losses], generator: Generator) -> CapturedGraph:
 
 
 def tensors(losses: Losses) -> list[Tensor]:
-    return [losses.total, *losses.parts.values(), *([] if losses.surprise is None else [losses.surprise])]
+    return [losses.total, *losses.parts.values(), *([] if losses.priority is None else [losses.priority])]
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "prioritised"])

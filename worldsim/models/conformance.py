@@ -264,18 +264,18 @@ def check_training(sample: Sample) -> None:
     assert not left, f"no stage trains {left}"
 
 
-def check_surprise(sample: Sample) -> None:
-    """`surprise` depends on its own sequence, and not on others, except that rows i and -1-i may mix in training."""
+def check_priority(sample: Sample) -> None:
+    """`priority` depends on its own sequence, and not on others, except that rows i and -1-i may mix in training."""
     model, stage = sample.model, sample.model.stages[-1]
     batch = random_batch(sample.observation_space, sample.action_space, 4, LENGTH)
-    before = model.losses(batch, torch.Generator().manual_seed(0), stage).surprise
+    before = model.losses(batch, torch.Generator().manual_seed(0), stage).priority
     batch.reward[2] += 1.5
     for leaf, other in random_batch(sample.observation_space, sample.action_space, 4, LENGTH, 9).observation.items():
         batch.observation[leaf][2] = other[2]
-    after = model.losses(batch, torch.Generator().manual_seed(0), stage).surprise
-    assert before is not None and after is not None and before.shape == (4,), "the last stage gives no surprise (B,)"
-    _assert_same(before[[0, 3]], after[[0, 3]], "the surprise of other sequences")
-    assert before[2] != after[2], "the surprise does not depend on the sequence"
+    after = model.losses(batch, torch.Generator().manual_seed(0), stage).priority
+    assert before is not None and after is not None and before.shape == (4,), "the last stage gives no priority (B,)"
+    _assert_same(before[[0, 3]], after[[0, 3]], "the priority of other sequences")
+    assert before[2] != after[2], "the priority does not depend on the sequence"
 
 
 CHECKS: tuple[Callable[[Sample], None], ...] = (
@@ -288,5 +288,5 @@ CHECKS: tuple[Callable[[Sample], None], ...] = (
     check_rows,
     check_purity,
     check_training,
-    check_surprise,
+    check_priority,
 )

@@ -133,7 +133,7 @@ class LatentWorldModel(WorldModel):
         heads = {"reward": self.reward.loss(features, batch.reward)}
         heads["termination"] = self.termination.loss(features, batch.terminated)
         step_losses = torch.stack([loss.detach() for loss in (followed.losses | heads).values()]).sum(0)
-        surprise = (step_losses * follows).sum(1) / follows.sum(1).clamp_min(1)
+        priority = (step_losses * follows).sum(1) / follows.sum(1).clamp_min(1)
         slots = self.dynamics.slots_of(followed)
         heads["ensemble"] = self._ensemble_loss(features, slots, generator)
         count = follows.sum() if batch.valid_steps is None else batch.valid_steps
@@ -144,7 +144,7 @@ class LatentWorldModel(WorldModel):
             for name, loss in self.codec.loss(drawn_from, flat, generator).items():
                 parts[f"reconstruction/{name}"] = weighted(loss.view(follows.shape), batch.weight).mean()
         parts |= {name: mean_of(loss, counted, count) for name, loss in heads.items()}
-        return Losses.of(parts, surprise)
+        return Losses.of(parts, priority)
 
     def _ensemble_loss(self, features: Tensor, slots: Slots, generator: Generator) -> Tensor:
         """Squared error (B, T)."""

@@ -58,17 +58,17 @@ class Losses(NamedTuple):
 
     total: Tensor
     parts: dict[str, Tensor]
-    surprise: Tensor | None = None  # (B,): mean loss of each sequence, for prioritised sampling
+    priority: Tensor | None = None  # (B,): mean loss of each sequence, for prioritised sampling
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Losses":
         """The losses with `change` applied to every tensor."""
         return Losses(*(_each(part, change) for part in self))
 
     @staticmethod
-    def of(parts: dict[str, Tensor], surprise: Tensor | None = None) -> "Losses":
+    def of(parts: dict[str, Tensor], priority: Tensor | None = None) -> "Losses":
         """From scalar losses by name: their sum, weighted by WEIGHTS."""
         total = torch.stack([WEIGHTS.get(name, 1.0) * loss for name, loss in parts.items()]).sum()
-        return Losses(total, {name: loss.detach() for name, loss in parts.items()}, surprise)
+        return Losses(total, {name: loss.detach() for name, loss in parts.items()}, priority)
 
 
 def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -239,7 +239,7 @@ class TrainingRun:
         for group in self.optimizer.param_groups:
             group["lr"] = rate if self.capture is None else group["lr"].fill_(rate)
         losses = self.apply_update(self.feed.take(step))
-        priority = losses.surprise  # (B,) the loss of each sequence, by which it is drawn again
+        priority = losses.priority  # (B,) the loss of each sequence, by which it is drawn again
         if self.feed.prioritized and priority is not None:
             self.feed.update_priorities(whole_batch(self.fabric, priority))
         if begins:

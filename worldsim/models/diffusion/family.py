@@ -170,7 +170,7 @@ class DiffusionWorldModel(WorldModel):
         counted_rows = follows.gather(1, rows)
         denoising = self._denoising_losses(batch, actions, begins, rows, generator)
         errors = torch.stack([loss.detach() for loss in denoising.values()]).sum(0)
-        surprise = (errors * counted_rows).sum(1) / counted_rows.sum(1).clamp_min(1)
+        priority = (errors * counted_rows).sum(1) / counted_rows.sum(1).clamp_min(1)
         counted = weighted(follows, batch.weight)
         # Processes that share a batch divide by the timesteps of all of it, and each has its share of the targets.
         count = follows.sum() if batch.valid_steps is None else batch.valid_steps
@@ -179,7 +179,7 @@ class DiffusionWorldModel(WorldModel):
             name: mean_of(loss, weighted(counted_rows, batch.weight), count * share) for name, loss in denoising.items()
         }
         parts |= {name: mean_of(loss, counted, count) for name, loss in heads.items()}
-        return Losses.of(parts, surprise)
+        return Losses.of(parts, priority)
 
     def _features(self, timesteps: Drawing, actions: Tensor, begins: Tensor, start: State) -> tuple[Tensor, State]:
         """What the heads read of timesteps (B*T, ...), (B, T, 2W), and the memory after the last of them."""
