@@ -114,6 +114,4 @@ class WallClock:
         time.sleep(seconds)
 
     async def asleep(self, seconds: float) -> None:
-        import asyncio  # a tenth of what this package takes to import, and most programs do not need it
-
         await asyncio.sleep(seconds)
