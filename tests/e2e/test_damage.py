@@ -109,12 +109,11 @@ OLDER = json.dumps(sealed({"kind": "fidelity", "loop_closure": {"closed": 0.9}})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"kind": "fidelity"}', "\x00", OLDER])
-def test_a_damaged_certificate_stops_neither_the_world_nor_validate(
+def test_a_damaged_certificate_does_not_stop_the_world(
     text: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "world"
     shutil.copytree(finished / "world", out)
-    whole = (out / "fidelity.json").read_bytes()
     (out / "fidelity.json").write_text(text)
     with pytest.warns(UserWarning, match="fidelity.json is damaged, .*; run worldsim validate again"):
         assert worldsim.load(out).certificate is None
@@ -122,6 +121,15 @@ def test_a_damaged_certificate_stops_neither_the_world_nor_validate(
     capsys.readouterr()
     assert main(["info", f"world={out}"]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["{", OLDER])
+def test_validate_writes_a_damaged_certificate_anew(text: str, finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "world"
+    shutil.copytree(finished / "world", out)
+    whole = (out / "fidelity.json").read_bytes()
+    for name in ("fidelity.json", "calibration.json"):
+        (out / name).write_text(text)
     command = json.loads((finished / "steps" / "validate.json").read_text())["command"]
     words = command.replace(str(finished / "world"), str(out)).split()
     assert main(words[1:]) == 0

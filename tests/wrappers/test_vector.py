@@ -152,7 +152,7 @@ def test_each_kind_keeps_its_schedule_and_its_tools_on_each(kind: str) -> None:
         fault.replace(severity=0.7, schedule=faults.Bursts(mean_calls=3, mean_gap=2, per_tool=False), probability=0.8),
         fault.replace(severity=0.6, schedule=faults.After(calls=1), tools=["re*", "open_?"]),
     ]
-    play_both(*pair(lambda: gym.make("worldsim/RefundDesk-v0"), plan), 30)
+    play_both(*pair(lambda: gym.make("worldsim/RefundDesk-v0"), plan), 15)
     acted = {record.fault for record in play_both(*pair(named, plan), 30)}
     assert kind in acted, "the fault never did anything"
 

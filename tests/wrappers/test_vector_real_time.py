@@ -84,7 +84,7 @@ def arrived(envs: SyncVectorEnv) -> list[Any]:
 @pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
 def test_each_world_moves_on_as_it_would_alone(plan: Any, mode: AutoresetMode, hold: Any) -> None:
     ours, theirs = pair(desk, plan, mode, hold=hold)
-    play_both(ours, theirs, 40)
+    play_both(ours, theirs, 25)
     assert arrived(ours._inner_envs) == arrived(theirs)  # type: ignore[arg-type]
     assert ours.seconds.tolist() == [env.clock.now() for env in theirs.envs]  # type: ignore[attr-defined]
     assert ours.records == [env.records for env in theirs.envs]  # type: ignore[attr-defined]
