@@ -28,18 +28,19 @@ from numpy.typing import NDArray
 
 from worldsim.errors import SpaceMismatchError
 
-# All places that know of kinds, or of types of spaces; a new one touches each of them:
+# Where kinds of leaves, or types of spaces, are told apart. A new one needs a branch in each of these:
 #   here: `Kind`, `LeafSpace`, `Leaf` (kind, is_discrete, layout, nvec, shape, dtype, start, flatten, unflatten),
-#     `zero_based`, `recounted`, `space_to_json`, `space_from_json`, `json_schema`
-#   models: leaves/observation.CODECS, with a `LeafCodec` in a file of its own, or short texts' and classes' own slots;
-#     leaves/action._encoder; diffusion/canvas; conformance
+#     `zero_based`, `recounted`, `space_to_json`, `space_from_json`, `json_schema`, and what `_unsupported` says
+#   models: leaves/observation.CODECS, with a `LeafCodec` in a file of its own (categorical leaves and short texts have
+#     none: `CategoricalCodec` has them all); leaves/action._encoder; diffusion/canvas; conformance
 #   fidelity: error_metric, curves.measure (what is measured of it), revisits
 #   simulator: drawing (how it is shown), world (the type of its tensors), env.check_classes, conformance
-#   faults: columns.within, batch_rows, payload_history, entry_points, and in effects: requirements, wrong_values,
-#     numbers, leaf_pairs, rows, frames
+#   faults: trees (has_leaf_form, from_json, empty_value), columns.within, batch_rows, payload_history, entry_points,
+#     kinds/lies.random_actions, and in effects: requirements, wrong_values, numbers, leaf_pairs, rows, frames
 #   envs: checked (what an environment may return for it), resize
 #   rollouts: recording, offline, and array_roles and conversions (which arrays of others are read as one)
 #   evaluation: runs._is_action, ppo; and agents, stable_baselines
+# Others only ask whether a leaf is one of those that they know, such as faults of pixels (`grep "spaces.Box"`).
 Kind = Literal["image", "field", "vector", "categorical", "text"]
 LeafSpace = spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary | spaces.Text
 Space = spaces.Space[Any]

@@ -248,7 +248,7 @@ FORMS: dict[str, Callable[[list[Row]], list[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("sessions", [1, 7, 60])
+@pytest.mark.parametrize("sessions", [1, 60])
 def test_neither_nesting_nor_resending_nor_forms_nor_sessions_change_the_plan(sessions: int, tmp_path: Path) -> None:
     """The calls are the same in every form, and the plan is the one that made them.
 

@@ -197,6 +197,7 @@ def replace_whole(now: Any, then: Any) -> Any:
 
 
 def _column(values: Values) -> NDArray[Any]:
+    """As an array: an array as it is, not copied; other values as copies in an array of objects."""
     return values if isinstance(values, np.ndarray) else object_array(map(copied, values), len(values))
 
 

@@ -95,7 +95,10 @@ def difference_of(outcome: CallOutcome, service: MockService) -> float | None:
     """
     if not outcome.reply.ok or outcome.executed != [outcome.call]:
         return 1.0
-    here, there = _fields(outcome.reply.payload), _fields(service.answer(outcome.at))
+    reply, answer = outcome.reply.payload, service.answer(outcome.at)
+    if alike(reply, answer):
+        return None
+    here, there = _fields(reply), _fields(answer)
     if here.keys() == there.keys() and all(alike(here[path], there[path]) for path in here):
         return None
     paths = here.keys() | there.keys()

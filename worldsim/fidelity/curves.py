@@ -20,14 +20,15 @@ def to_curves(sums: Sums) -> dict[str, Curves]:
     """Measure -> curves, from sums over windows."""
     return {
         measure: {
-            leaf: {name: _unit(measure, each.mean()) for name, each in predictors.items()}
+            leaf: {name: _in_its_unit(measure, each.mean()) for name, each in predictors.items()}
             for leaf, predictors in leaves.items()
         }
         for measure, leaves in sums.items()
     }
 
 
-def _unit(measure: str, mean: Curve) -> Curve:
+def _in_its_unit(measure: str, mean: Curve) -> Curve:
+    """Decibels, and roots, of mean squared errors; all other measures as they are."""
     if measure.startswith("psnr"):
         return psnr(mean)
     return [None if x is None else float(np.sqrt(x)) for x in mean] if measure == "nrmse" else mean
@@ -43,6 +44,8 @@ def add_up(parts: Sequence[Any]) -> Any:
 
 def measure(metric: ErrorMetric, actual: Arrays, before: Arrays, predictors: Mapping[str, Arrays], mask: Bools) -> Sums:
     """Every measure of what several predictors (name -> leaf -> (B, T, ...)) predicted.
+
+    `psnr` and `nrmse` are sums of squared errors until `to_curves` takes their means.
 
     before: (B, 1, ...) a leaf, the last observed row; `psnr_changed` counts only pixels that differ from it.
     mask: (B, T), True where the record has a row.

@@ -1,7 +1,8 @@
 """Which episodes a world may be measured on: those that it was not trained on.
 
-Nothing is split here. `worldsim.rollouts.sampling.split` makes the split, from the seed of the training; the world's
-manifest records that seed and the share, from which `rollouts.mix.unseen` makes it again.
+`worldsim.rollouts.sampling.split` makes the split into train and held out, from the seed of the training; the world's
+manifest records that seed and the share, from which `rollouts.mix.unseen` makes it again. Here, the episodes that were
+held out are divided: one half calibrates, the other is reported.
 """
 
 import numpy as np

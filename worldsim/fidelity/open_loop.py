@@ -60,7 +60,7 @@ class WindowDraw(NamedTuple):
 
 
 def batches(world: World, draw: WindowDraw) -> Iterator[Windows]:
-    """All windows drawn, at most TOGETHER at a time."""
+    """All windows drawn, at most WINDOWS_AT_ONCE at a time."""
     for at in range(0, len(draw.places), WINDOWS_AT_ONCE):
         rows = np.arange(at, min(at + WINDOWS_AT_ONCE, len(draw.places)))
         whole, context = draw.windows(rows), draw.context

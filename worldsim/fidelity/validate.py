@@ -56,7 +56,7 @@ class ValidateConfig(Settings):
     )
     windows: int = Field(
         64,
-        ge=2,
+        ge=2,  # each is also imagined under the actions of another
         le=10_000,
         description="windows of held-out episodes that are imagined and reported; twice as many are used to calibrate",
     )
@@ -238,8 +238,8 @@ def _open_loop(job: Job, draw: open_loop.WindowDraw, trust: Trust) -> tuple[dict
     actions = open_loop.seeded_action_space(job.world, job.config.seed)
     parts = [_measure_windows(job, cut, trust, actions) for cut in open_loop.batches(job.world, draw)]
     found = _by_leaf(to_curves(add_up([part.curves for part in parts])))
-    for first in list(found.get("psnr_by_leaf", {}).values())[:1]:
-        found["psnr"] = first
+    if of_images := found.get("psnr_by_leaf"):
+        found["psnr"] = next(iter(of_images.values()))  # of the first image alone
     found["ssim"] = {leaf: each["model"] for leaf, each in found.get("ssim_by_leaf", {}).items()}
     found["ms_ssim_scales"] = scales(job.metric)
     found["controllability"] = open_loop.controllability(add_up([part.random for part in parts]), draw.horizon)

@@ -56,7 +56,9 @@ class LastObservations:
         return self.visible(observations)
 
     def visible(self, observations: Any) -> Replies:
-        """Batched observations, and those that are in no batch, with errors as the environment shows them."""
+        """What the agents see: these observations, or `overrides` in place of their rows, and after a lost reply the
+        values of `on_error`.
+        """
         visible = Replies(self.count, self.space, observations, self.in_space, copied(self.overrides))
         if not self.on_error or not self.errors:
             return visible

@@ -186,7 +186,7 @@ class Database:
                  SELECT o.id, o.amount, ? FROM tickets t JOIN orders o ON o.id = t.order_id WHERE t.id = ?"""
         self._connection.execute(sql, (clock, ticket))
 
-    def replace(self, ticket: int, clock: int) -> None:
+    def send_replacement(self, ticket: int, clock: int) -> None:
         sql = "INSERT INTO replacements (order_id, clock) SELECT order_id, ? FROM tickets WHERE id = ?"
         self._connection.execute(sql, (clock, ticket))
 

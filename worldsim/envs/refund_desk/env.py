@@ -149,7 +149,7 @@ class RefundDeskEnv(gym.Env[DeskObservation, np.int64]):
             DeskTool.OPEN: self.database.open,
             DeskTool.LOOK_UP: self.database.look_up,
             DeskTool.REFUND: self.database.refund,
-            DeskTool.REPLACE: self.database.replace,
+            DeskTool.REPLACE: self.database.send_replacement,
             DeskTool.REPLY: self.database.decline,
             DeskTool.ESCALATE: self.database.approve,
             DeskTool.CLOSE: self.database.close_ticket,

@@ -258,7 +258,7 @@ class ChangeLeaves:
         candidates: list[_Candidate | None] = []
         for position, (leaf, random) in enumerate(zip(leaves, randoms, strict=True)):
             at = np.flatnonzero(tried[:, position])
-            candidates.append(self._try(leaf, random, at, batch, replies) if len(at) else None)
+            candidates.append(self._candidate(leaf, random, at, batch, replies) if len(at) else None)
             if candidates[-1] is not None:
                 effective[at, position] = candidates[-1].effective
         taken = self.selection.select(effective, batch)
@@ -272,7 +272,10 @@ class ChangeLeaves:
         if changes:
             self._deliver(batch[taken.any(1)], changes, replies)
 
-    def _try(self, leaf: Leaf, random: CallRandom, at: Rows, batch: AffectedCalls, replies: Replies) -> _Candidate:
+    def _candidate(
+        self, leaf: Leaf, random: CallRandom, at: Rows, batch: AffectedCalls, replies: Replies
+    ) -> _Candidate:
+        """What the leaf would become in the calls `at` of the batch. Nothing is written."""
         batch_here, drawn = (batch, random) if len(at) == len(batch) else (batch[at], random[at])
         before = replies.values(leaf, batch_here.rows)
         found = self.edit(leaf, before, drawn, batch_here)

@@ -51,8 +51,10 @@ def slot_layout(leaves: tuple[Leaf, ...], config: LatentConfig) -> SlotLayout:
 
 def _split_by_slots(leaves: tuple[Leaf, ...]) -> tuple[tuple[Leaf, ...], tuple[Leaf, ...]]:
     """(leaves whose variables are categorical slots, leaves with dense slots)."""
-    dense = tuple(leaf for leaf in leaves if leaf.kind in CODECS and not (leaf.kind == "text" and is_short(leaf)))
-    return tuple(leaf for leaf in leaves if leaf not in dense), dense
+    categorical = tuple(
+        leaf for leaf in leaves if leaf.kind == "categorical" or (leaf.kind == "text" and is_short(leaf))
+    )
+    return categorical, tuple(leaf for leaf in leaves if leaf not in categorical)
 
 
 class ObservationCodec(nn.Module):
