@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 
 import worldsim
 from worldsim import grammar
-from worldsim.cli import INTERRUPTED, VERBS, _schema, main
+from worldsim.cli import INTERRUPTED, VERBS, _schema, _with_keys, main
 from worldsim.errors import ConfigError
 from worldsim.faults import FAMILIES, ready_plans
 from worldsim.rollouts.collect import CollectConfig
@@ -253,7 +253,7 @@ def test_the_examples_of_a_verb_are_right(verb: str) -> None:
         words = [word for word in shlex.split(example) if word != "--multirun"]
         if "--multirun" in example:
             words = [word.partition(",")[0] for word in words]
-        grammar.compose(verb, _schema(verb), words)
+        grammar.compose(verb, _schema(verb), _with_keys(VERBS[verb], words))
 
 
 def test_help_shows_the_chosen_option(capsys: pytest.CaptureFixture[str]) -> None:

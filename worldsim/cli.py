@@ -40,6 +40,7 @@ class Verb:
     examples: tuple[str, str, str]
     keeps: bool = True  # writes its configuration into its output folder; False: its output is one file, or none
     first: str = ""  # the key for a first argument without "="
+    rest: str = ""  # the key for a command after "--"
 
 
 def _quickstart(composed: "Composed[Any]") -> None:
@@ -175,6 +176,14 @@ def _schema_faults(composed: "Composed[Any]") -> None:
     print(f"the schema of plans in {out}")
 
 
+def _proxy(composed: "Composed[Any]") -> None:
+    from worldsim.sandbox.proxying import run_proxy
+
+    code = run_proxy(composed.config)
+    if code:
+        raise SystemExit(code)
+
+
 VERBS = {
     "quickstart": Verb(
         "the whole job on one environment: collect, train, validate, look, stress, report",
@@ -227,6 +236,18 @@ VERBS = {
         _ppo,
         ("env=atari/breakout out=runs/ppo.zip", "env=CartPole-v1 steps=20000", "env=vizdoom/defend_center seed=1"),
         keeps=False,
+    ),
+    "proxy": Verb(
+        "put faults between an agent and an MCP server",
+        "worldsim.sandbox.proxying:ProxyConfig",
+        _proxy,
+        (
+            "faults=slow_api -- python server.py",
+            "faults=plan.yaml severity=0.5 record=calls.jsonl -- npx -y some-mcp-server",
+            "faults=flaky_vendor url=http://127.0.0.1:8000/mcp port=8765",
+        ),
+        keeps=False,
+        rest="command",
     ),
     "info": Verb(
         "show a world's parameters, costs, spaces, provenance and certificate",
@@ -323,14 +344,27 @@ def _run(words: Sequence[str]) -> None:
         print(_overview(words[0]))
         return
     name, rest = _verb(words)
-    if VERBS[name].first and rest and not re.match(r"[+~-]|[^/]*=", rest[0]):
-        rest[0] = f"{VERBS[name].first}={rest[0]}"
+    rest = _with_keys(VERBS[name], rest)
     if "--version" in rest:
         print(f"worldsim {worldsim.__version__}")
         return
     from worldsim.hydra_app import HydraApp
 
     HydraApp(name, _schema(name), VERBS[name].keeps, run_verb).run(rest, VERBS[name].summary, VERBS[name].examples)
+
+
+def _with_keys(verb: Verb, words: Sequence[str]) -> list[str]:
+    """The words of a verb as key=value, also a first one without a key, and a command after "--"."""
+    words, command = list(words), list[str]()
+    if verb.rest and "--" in words:
+        from worldsim.overrides import written
+
+        at = words.index("--")
+        literal = [word.replace("${", "\\${") for word in words[at + 1 :]]  # no interpolation
+        words, command = words[:at], [f"{verb.rest}={written(literal)}"]
+    if verb.first and words and not re.match(r"[+~-]|[^/]*=", words[0]):
+        words[0] = f"{verb.first}={words[0]}"
+    return words + command
 
 
 def _verb(words: Sequence[str]) -> tuple[str, list[str]]:

@@ -13,6 +13,8 @@ import pytest
 
 from worldsim.errors import ConfigError
 from worldsim.faults import (
+    FAMILIES,
+    KINDS,
     DuplicateExecution,
     FalseSuccess,
     Faults,
@@ -329,3 +331,18 @@ def test_what_is_raised_can_be_sent_to_another_process() -> None:
         tool([RateLimited(severity=1.0, rate=1.0)])(order)(1)
     copied = pickle.loads(pickle.dumps(caught.value))
     assert (str(copied), copied.reply, copied.status) == (str(caught.value), caught.value.reply, 429)
+
+
+EVERY_KIND = sorted({kind.kind for family in FAMILIES.values() for kind in family} - {"plausible_lie"})
+
+
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_what_a_tool_raises_is_delayed_or_lost_but_never_changed(kind: str) -> None:
+    def find(number: int) -> dict[str, Any]:
+        raise KeyError(number)
+
+    faulty = tool([KINDS[kind](severity=1.0)])(find)
+    for number in range(20):
+        with pytest.raises((KeyError, ToolTimeout, ToolConnectionError, ToolRefused)) as raised:
+            faulty(number=number)
+        assert isinstance(raised.value, ToolError) or type(raised.value) is KeyError

@@ -28,6 +28,10 @@ ERRORS: Final[Mapping[str, str]] = {
 """Kinds of failure -> which of the three basic ones each looks like to a caller who knows only those."""
 
 
+class Unchangeable:
+    """Base class of payloads that faults may delay, lose and repeat, but not change: what a tool has raised."""
+
+
 class Call(NamedTuple):
     """What goes in.
 

@@ -78,7 +78,11 @@ def _mcp(result: Mapping[str, Any]) -> PayloadView:
         return {**rest, "content": [{"type": "text", "text": raw}]}
 
     if structured is not None:
-        return PayloadView(structured, lambda inner: _rewritten(result, texts, structured, inner), malformed)
+
+        def rebuild(inner: Any) -> Any:
+            return result if inner is structured else _rewritten(result, texts, structured, inner)
+
+        return PayloadView(structured, rebuild, malformed)
     if len(texts) != 1:
         inner = list(texts.values())
         return PayloadView(

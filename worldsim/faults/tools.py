@@ -23,7 +23,7 @@ import numpy as np
 
 from worldsim.errors import ConfigError
 from worldsim.faults.call_recorder import CallRecorder
-from worldsim.faults.calls import ERRORS, LOST, Call, FaultRecord, Reply
+from worldsim.faults.calls import ERRORS, LOST, Call, FaultRecord, Reply, Unchangeable
 from worldsim.faults.clock import Clock, VirtualClock, WallClock, call_time
 from worldsim.faults.definition import Fault
 from worldsim.faults.effects.base import Effect
@@ -106,8 +106,8 @@ def _error_text(tool: str, reply: Reply) -> str:
     return f"{tool}: {(reply.error or 'failed').replace('_', ' ')}{status}{wait}{raw}"
 
 
-class _ToolException:
-    """What a tool itself raised: an answer like any other, which faults may delay or lose, but cannot change."""
+class _ToolException(Unchangeable):
+    """What a tool itself raised."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error

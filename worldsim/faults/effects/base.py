@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from worldsim.faults.arrays import Mask, Rows
 from worldsim.faults.call_batch import CallBatch
-from worldsim.faults.calls import Call
+from worldsim.faults.calls import Call, Unchangeable
 from worldsim.faults.fault_log import CallIdentity, Details
 from worldsim.faults.keys import CallRandom, Keys, fold_in, last_where
 from worldsim.faults.parameters import EVERYTHING, matches
@@ -293,6 +293,13 @@ class AffectedCalls:
     def answered(self, replies: Replies) -> "AffectedCalls":
         """The calls that got a payload."""
         return self[replies.ok[self.rows]]
+
+    def changeable(self, replies: Replies) -> "AffectedCalls":
+        """Those of these answered calls whose payload faults may change."""
+        if not self.scope.plain:
+            return self
+        fixed = [isinstance(replies.payload(row), Unchangeable) for row in self.rows.tolist()]
+        return self[~np.array(fixed)] if any(fixed) else self
 
     @property
     def now_s(self) -> Floats:

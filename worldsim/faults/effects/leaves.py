@@ -52,7 +52,7 @@ class ChangeReplies(Effect):
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies = yield from forward(batch.calls)
         answered, remembers = batch.answered(replies), self.needs_all_calls(batch.scope)
-        changing = answered[answered.triggered] if remembers else answered
+        changing = (answered[answered.triggered] if remembers else answered).changeable(replies)
         for alike in changing.one_by_one(replies) if len(changing) else ():
             self.change(alike, replies)
         if remembers and len(answered):
