@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import sys
 import {}
@@ -17,9 +19,13 @@ def loaded(module: str) -> set[str]:
     return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
 
 
+@pytest.mark.parametrize("module", ["worldsim", "worldsim.faults", "worldsim.wrappers", "worldsim.sandbox"])
+def test_importing_it_loads_nothing_heavy(module: str) -> None:
+    assert not loaded(module) & HEAVY
+
+
 def test_importing_the_wrappers_loads_no_more_than_gymnasium_and_pydantic() -> None:
     found = loaded("worldsim.wrappers")
-    assert not found & HEAVY
     needed = loaded("gymnasium, gymnasium.vector, pydantic, yaml")
     others = found - needed - set(sys.stdlib_module_names)
     assert {name for name in others if not name.startswith("_")} <= {"worldsim", "annotated_types"}
