@@ -13,7 +13,8 @@ from worldsim.faults.tools import Faults
 from worldsim.sandbox.proxy import StdioProxy
 from worldsim.sandbox.tool_calls import Failures, ToolCalls
 
-# "echo" gives its arguments back, "add" counts, "never" does not answer, "fail" and "wrong" are errors, "die" ends it.
+# "echo" gives its arguments back, "add" and "sum" count, "never" does not answer, "fail" and "wrong" are errors, and
+# "die" ends the server.
 SERVER = r"""
 import json, os, sys
 
@@ -30,11 +31,11 @@ for line in sys.stdin:
         total += arguments["amount"]
     if name == "die":
         os._exit(7)
+    if message.get("method") == "notifications/cancelled":
+        print(json.dumps({"jsonrpc": "2.0", "method": "notifications/heard", "params": params}), flush=True)
     if name == "never" or "id" not in message:
-        sys.stderr.write(line)
-        sys.stderr.flush()
         continue
-    text = json.dumps({"total": total} if name == "add" else arguments)
+    text = json.dumps({"total": total} if name in ("add", "sum") else arguments)
     if name == "big":
         text = "x" * arguments["size"]
     if name == "wrong":

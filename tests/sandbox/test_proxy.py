@@ -148,6 +148,63 @@ def test_calls_that_nothing_holds_up_reach_the_server_in_their_order() -> None:
     run(in_order)
 
 
+NEVER_LATE = faults.LostAnswer(severity=1.0, rate=0.0)  # watches the time of calls, and never acts
+
+
+@pytest.mark.parametrize("fault", [NEVER_LATE, faults.NullFields(severity=1.0, rate=0.0)])
+def test_calls_with_faults_and_without_reach_the_server_in_their_order(fault: Fault) -> None:
+    async def in_order() -> None:
+        async with Proxied([fault.replace(tools=["add"])]) as proxy:
+            pairs = [(call(f"add {number}", "add", amount=1), call(number, "sum")) for number in range(20)]
+            proxy.send(b"".join(line(one) + line(other) for one, other in pairs))
+            found = {(each := json.loads(await proxy.read()))["id"]: each for _ in range(40)}
+            totals = [json.loads(found[number]["result"]["content"][0]["text"])["total"] for number in range(20)]
+            assert totals == list(range(1, 21))
+
+    run(in_order)
+
+
+@pytest.mark.parametrize("fault", [NEVER_LATE, faults.DuplicateExecution(severity=1.0, rate=1.0)])
+def test_a_call_that_is_cancelled_at_once_is_cancelled_at_the_server_too(fault: Fault) -> None:
+    async def cancelled() -> None:
+        async with Proxied([fault]) as proxy:
+            notification = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}
+            proxy.send(line(call(1, "never")) + line(notification))
+            heard = json.loads(await proxy.read())
+            assert (heard["method"], heard["params"]) == ("notifications/heard", {"requestId": 1})
+            assert (await proxy.ask(call(2, "echo")))["id"] == 2
+
+    run(cancelled)
+
+
+def test_replies_that_are_delivered_in_another_order_keep_their_own_form() -> None:
+    async def reordered() -> None:
+        async with Proxied([faults.ReorderedDelivery(severity=1.0)], clock=faults.VirtualClock) as proxy:
+            for number in range(12):
+                tool = "echo" if number % 2 else "add"
+                found = await proxy.ask(call(number, tool, amount=number))
+                if "result" in found and not found["result"].get("isError"):
+                    (content,) = found["result"]["content"]
+                    assert set(json.loads(content["text"])) == ({"amount"} if number % 2 else {"total"})
+
+    run(reordered)
+
+
+def test_a_slow_reader_gets_everything() -> None:
+    async def slowly() -> None:
+        async with Proxied([NEVER_LATE]) as proxy:
+            for number in range(20):
+                proxy.send(line(call(number, "big", size=300_000)))
+            await asyncio.sleep(0.5)
+            proxy._lines._transport.pause_reading()  # type: ignore[attr-defined]
+            closing = asyncio.ensure_future(proxy.close())
+            await asyncio.sleep(4)
+            proxy._lines._transport.resume_reading()  # type: ignore[attr-defined]
+            assert len(await closing) == 21 and proxy.code == 0 and proxy.notes == []
+
+    run(slowly)
+
+
 def test_a_cancelled_call_is_cancelled_at_the_server_and_never_answered() -> None:
     async def cancelled() -> None:
         async with Proxied([faults.ConstantLatency(severity=1.0, seconds=0.2)]) as proxy:

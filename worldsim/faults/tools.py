@@ -142,13 +142,13 @@ class Session:
 
         What `forward` raises goes on to the caller, unless a fault has lost the answer.
         """
-        adapter = _CallAdapter(self)
+        adapter = _CallAdapter(self, tool, arguments)
         reply, _ = self.call_with_records(tool, arguments, adapter.sync(forward))
         return adapter.restore_payload(tool, reply)
 
     async def acall(self, tool: str, arguments: Mapping[str, Any], forward: Callable[[Call], Awaitable[Any]]) -> Reply:
         """`call` for a coroutine."""
-        adapter = _CallAdapter(self)
+        adapter = _CallAdapter(self, tool, arguments)
         reply, _ = await self.acall_with_records(tool, arguments, adapter.coroutine(forward))
         return adapter.restore_payload(tool, reply)
 
@@ -239,15 +239,18 @@ _current: ContextVar[Session | None] = ContextVar("worldsim.faults.session", def
 
 
 class _CallAdapter:
-    """Executes one call, and keeps the view of its answer that the faults changed."""
+    """Executes one call, and keeps the view of its answer that the faults changed.
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    With it, a call that a fault has held back may be executed, too: its answer has a view of its own.
+    """
+
+    def __init__(self, session: Session, tool: str, arguments: Mapping[str, Any]) -> None:
+        self._session, self._tool, self._arguments = session, tool, arguments
         self.view: PayloadView | None = None
 
     def sync(self, forward: Callable[[Call], Any]) -> Callable[[Call, ForwardContext], Reply]:
         def execute(call: Call, context: ForwardContext) -> Reply:
-            return self._open_payload(call.tool, forward(call))
+            return self._open_payload(call, forward(call))
 
         return execute
 
@@ -259,7 +262,7 @@ class _CallAdapter:
                 answer = await self._in_time(forward(call), context)
             except _CallerTimedOut:
                 return Reply.failed("timeout")
-            return self._open_payload(call.tool, answer)
+            return self._open_payload(call, answer)
 
         return execute
 
@@ -269,7 +272,11 @@ class _CallAdapter:
             return await answer
         task = asyncio.ensure_future(answer)
         left_s = max(0.0, context.deadline_s - self._session.clock.now())
-        done, _ = await asyncio.wait({task}, timeout=left_s)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=left_s)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
         if not done:
             self._session._faults._abandoned.add(task)
             task.add_done_callback(self._session._faults._forget)
@@ -281,12 +288,14 @@ class _CallAdapter:
         view = self.view or self._session._views.get(tool)
         return reply if reply.payload is LOST or view is None else reply._replace(payload=view.rebuild(reply.payload))
 
-    def _open_payload(self, tool: str, answer: Any) -> Reply:
+    def _open_payload(self, call: Call, answer: Any) -> Reply:
         reply = answer if isinstance(answer, Reply) else Reply(answer)
         if reply.payload is LOST:
             return reply
-        self.view = self._session._views[tool] = view_of(reply.payload)
-        return reply._replace(payload=self.view.inner)
+        view = self._session._views[call.tool] = view_of(reply.payload)
+        if self.view is None or (call.tool == self._tool and call.arguments == self._arguments):
+            self.view = view
+        return reply._replace(payload=view.inner)
 
 
 class _CallerTimedOut(Exception):

@@ -9,33 +9,43 @@ import math
 import re
 import socket
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
 from worldsim.errors import ConfigError, MissingExtraError
 from worldsim.faults.tools import DEFAULT, STATUSES, Faults
-from worldsim.sandbox.proxy import ListedTools, parsed
-from worldsim.sandbox.tool_calls import Answer, Failures, Message, Response, ToolCalls, as_line
+from worldsim.sandbox.proxy import ListedTools, key_of, parsed
+from worldsim.sandbox.tool_calls import (
+    INTERNAL_ERROR,
+    Answer,
+    Failures,
+    Message,
+    Response,
+    ToolCalls,
+    as_line,
+    error_text,
+)
 
 try:
     import httpx2 as httpx
     import uvicorn
     from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
-    from starlette.background import BackgroundTask
     from starlette.requests import Request
     from starlette.responses import Response as Reply
-    from starlette.responses import StreamingResponse
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import Receive, Scope, Send
 except ImportError as error:
     raise MissingExtraError('url= needs the extra mcp: pip install "worldsim[mcp]"') from error
 
-# Headers of one connection (RFC 9110, section 7.6.1).
-HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
+# Headers of one connection (RFC 9110, section 7.6.1), and those that are made anew.
+HOP_BY_HOP = {b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade"}
+MADE_ANEW = HOP_BY_HOP | {b"host", b"content-length"}
 MOST_SESSIONS = 1000  # of which counters are kept
 GATEWAY_TIMEOUT = 504
 EMPTY_LINE = re.compile(rb"\r\n\r\n|\n\n|\r\r")  # the end of an event
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+Headers = list[tuple[bytes, bytes]]
 
 
 class HTTPProxy:
@@ -52,11 +62,14 @@ class HTTPProxy:
         self.url = httpx.URL(url)
         if self.url.scheme not in ("http", "https") or not self.url.host:
             raise ConfigError(f"url={url} is no address of a server; give one like http://127.0.0.1:8000/mcp")
-        self._faults, self._failures, self._note = faults, failures, note
+        self.note, self._faults, self._failures = note, faults, failures
         self._tools = ListedTools(faults.plan, note)
-        self._client = httpx.AsyncClient(timeout=None, follow_redirects=False)
+        # A transport and no client: that would add headers of its own, and send one client's cookies for another.
+        self._transport = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=None))
+        self._shared = ToolCalls(faults, failures=failures)
         self._sessions: OrderedDict[str, ToolCalls] = OrderedDict()
         self._begun = count(1)
+        self._open: dict[tuple[str, str], CallResponse] = {}  # calls under way, by session and the JSON of their id
         hosts = [f"{host}:*" for host in LOOPBACK]
         origins = [f"{scheme}://{host}" for scheme in ("http", "https") for host in hosts]
         self._security = TransportSecurityMiddleware(
@@ -67,47 +80,80 @@ class HTTPProxy:
         if scope["type"] != "http":
             return
         request = Request(scope, receive)
-        response = await self._security.validate_request(request) or await self._response(request)
-        await response(scope, receive, send)
-
-    async def _response(self, request: Request) -> ASGIApp:
+        if refused := await self._security.validate_request(request):
+            return await refused(scope, receive, send)
         body = await request.body()
         message = parsed(body) if request.method == "POST" else None
-        calls = self._calls(request.headers.get("mcp-session-id", DEFAULT))
-        if isinstance(message, dict) and calls.is_targeted(message):
-            return CallResponse(self, request, body, message, calls, self._failures)
+        session = request.headers.get("mcp-session-id", DEFAULT)
+        if not isinstance(message, dict):
+            return await self._pass_on(request, body, {}, send)
+        if self._shared.is_targeted(message):
+            key = session, key_of(message["id"])
+            self._open[key] = call = CallResponse(self, request, body, message, self._calls(session), self._failures)
+            try:
+                return await call(scope, receive, send)
+            finally:
+                if self._open.get(key) is call:
+                    del self._open[key]
+        if message.get("method") == "notifications/cancelled" and isinstance(message.get("params"), dict):
+            call_there = self._open.get((session, key_of(message["params"].get("requestId"))))
+            if call_there is not None and not call_there.cancel():
+                return await Reply(status_code=202)(scope, receive, send)  # the server never heard of it
+        await self._pass_on(request, body, message, send)
+
+    async def _pass_on(self, request: Request, body: bytes, message: Message, send: Send) -> None:
+        """Passes a request and its response on as they are, until the client leaves."""
+        passing = asyncio.ensure_future(self._stream(request, body, message, send))
+        leaving = asyncio.ensure_future(_left(request.receive))
         try:
-            upstream = await self.send(request, body)
+            await asyncio.wait({passing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if passing.done():
+                passing.result()
+        finally:
+            for task in (passing, leaving):
+                task.cancel()
+            await asyncio.wait({passing, leaving})
+
+    async def _stream(self, request: Request, body: bytes, message: Message, send: Send) -> None:
+        try:
+            upstream = await self.send(request, body, passed_on(request.scope["headers"]))
         except httpx.TransportError as error:
-            return self.unreachable(error)
-        if isinstance(message, dict) and message.get("method") == "tools/list":
-            await upstream.aread()
+            return await respond(send, 502, PLAIN, self.unreachable(error))
+        listed = bytearray()
+        is_list = message.get("method") == "tools/list"
+        try:
+            await _start(send, upstream.status_code, passed_on(upstream.headers.raw))
+            async for chunk in upstream.aiter_raw():
+                listed += chunk if is_list else b""
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except httpx.TransportError as error:  # the client's response breaks off, too
+            self.unreachable(error)
+        finally:
+            await upstream.aclose()
+        if is_list and "content-encoding" not in upstream.headers:
             self._tools.see_request(message)
-            for found in messages_in(upstream):
+            for found in messages_in(bytes(listed), is_stream(upstream)):
                 self._tools.see_response(found)
-            return Reply(upstream.content, upstream.status_code, _passed_on(upstream.headers, decoded=True))
-        return StreamingResponse(
-            upstream.aiter_raw(),
-            upstream.status_code,
-            _passed_on(upstream.headers),
-            background=BackgroundTask(upstream.aclose),
-        )
 
-    async def send(self, request: Request, body: bytes, **headers: str) -> httpx.Response:
-        """The server's response to a request, whose body is not read yet. headers: other than the client's."""
-        path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-        given = {**_passed_on(request.headers), **headers}
-        passed = self._client.build_request(request.method, self.url.join(path), headers=given, content=body)
-        return await self._client.send(passed, stream=True)
+    async def send(self, request: Request, body: bytes, headers: Headers) -> httpx.Response:
+        """The server's response to a request, whose body is not read yet. It always goes to the server of `url`."""
+        query = request.scope["query_string"] or self.url.query
+        path = request.scope.get("raw_path") or request.url.path.encode()
+        url = self.url.copy_with(raw_path=path + (b"?" + query if query else b""))
+        passed = httpx.Request(request.method, url, headers=headers, content=body)
+        return await self._transport.handle_async_request(passed)
 
-    def unreachable(self, error: Exception) -> Reply:
+    def unreachable(self, error: Exception) -> bytes:
         """What a client gets where the server cannot be reached."""
-        self._note(problem := f"{self.url} cannot be reached ({type(error).__name__}: {error})")
-        return Reply(problem, 502)
+        self.note(problem := f"{self.url.copy_with(query=None)} failed ({type(error).__name__}: {error})")
+        return problem.encode()
 
     def _calls(self, session: str) -> ToolCalls:
+        if session == DEFAULT:
+            return self._shared
         if session not in self._sessions:
-            name = session if session == DEFAULT else f"session {next(self._begun)}"  # ids are random, names are not
+            name = f"session {next(self._begun)}"  # ids are random, and the same seed is to do the same
             self._sessions[session] = ToolCalls(self._faults, name, self._failures)
             if len(self._sessions) > MOST_SESSIONS:
                 self._sessions.popitem(last=False)
@@ -126,14 +172,23 @@ class CallResponse:
     ) -> None:
         self._proxy, self._request, self._body, self._message = proxy, request, body, message
         self._calls, self._failures = calls, failures
-        self._events = asyncio.Queue[bytes]()  # of the first execution, before its response
+        self._events = asyncio.Queue[bytes]()  # before the response
         self._executions = 0
-        self._headers: dict[str, str] | None = None  # of the server's first response, where it is a stream
+        self._head: Headers | None = None  # of the server's first response
+        self._streams = False  # whether that is a stream of events
+        self._last: dict[bytes, bytes] = {}  # the text of a response -> the event that it came in
+        self._answering: asyncio.Future[Answer] | None = None
+
+    def cancel(self) -> bool:
+        """Gives the call up, and ends its response. Whether the server has heard of it."""
+        if self._answering is not None:
+            self._answering.cancel()
+        return self._executions > 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answering = asyncio.ensure_future(self._calls.answer(self._message, self._send))
+        self._answering = answering = asyncio.ensure_future(self._calls.answer(self._message, self._send))
         leaving = asyncio.ensure_future(_left(receive))
-        streams = False
+        begun = False
         try:
             while not answering.done() or not self._events.empty():
                 event = asyncio.ensure_future(self._events.get())
@@ -144,67 +199,83 @@ class CallResponse:
                 if event not in done:
                     event.cancel()
                     continue
-                if not streams:
-                    await _start(send, 200, self._headers or {})
-                    streams = True
+                if not begun:
+                    await _start(send, 200, self._head or [])
+                    begun = True
                 await send({"type": "http.response.body", "body": event.result(), "more_body": True})
-            await self._finish(answering, streams, send, scope, receive)
+            await self._finish(answering, begun, send)
         finally:
             answering.cancel()
             leaving.cancel()
+            await asyncio.wait({answering, leaving})
 
-    async def _finish(
-        self, answering: "asyncio.Future[Answer]", streams: bool, send: Send, scope: Scope, receive: Receive
-    ) -> None:
+    async def _finish(self, answering: "asyncio.Future[Answer]", begun: bool, send: Send) -> None:
         try:
             answer = answering.result()
+        except asyncio.CancelledError:  # by the client, who expects no response
+            return await _end(send) if begun else await respond(send, 202, [], b"")
         except _OtherResponse as other:
-            headers = _passed_on(other.response.headers, decoded=True)
-            return await Reply(other.response.content, other.response.status_code, headers)(scope, receive, send)
+            if begun:
+                return await _end(send)
+            head = passed_on(other.response.headers.raw, decoded=True)
+            return await respond(send, other.response.status_code, head, other.response.content)
         except httpx.TransportError as error:
-            return await self._proxy.unreachable(error)(scope, receive, send)
+            problem = self._proxy.unreachable(error)
+            return await _end(send) if begun else await respond(send, 502, PLAIN, problem)
+        except Exception as error:
+            problem_text = f"{self._message['params']['name']}: {type(error).__name__}: {error}"
+            self._proxy.note(problem_text)
+            answer = Answer(error_text(self._message["id"], INTERNAL_ERROR, f"worldsim proxy: {problem_text}"))
         failed = answer.failed
-        if failed is not None and self._failures == "protocol" and not streams:
-            if failed.error == "connection":  # the server closes it where a response is not finished
-                await _start(send, 200, {"content-type": "application/json", "content-length": str(len(answer.text))})
-                return
+        if failed is not None and self._failures == "protocol" and not begun:
+            if failed.error == "connection":  # uvicorn closes it where a response is not finished
+                return await _start(send, 200, [*JSON, (b"content-length", b"%d" % len(answer.text))])
             status = GATEWAY_TIMEOUT if failed.error == "timeout" else STATUSES.get(str(failed.error), 200)
-            wait = {} if failed.retry_after_s is None else {"retry-after": str(math.ceil(failed.retry_after_s))}
-            return await Reply(answer.text, status, wait, "application/json")(scope, receive, send)
-        if self._headers is None:
-            return await Reply(answer.text, 200, media_type="application/json")(scope, receive, send)
-        if not streams:
-            await _start(send, 200, self._headers)
-        body = b"event: message\ndata: " + answer.text.strip().replace(b"\n", b"\ndata: ") + b"\n\n"
-        await send({"type": "http.response.body", "body": body})
+            wait = [] if failed.retry_after_s is None else [(b"retry-after", b"%d" % math.ceil(failed.retry_after_s))]
+            return await respond(send, status, JSON + wait, answer.text)
+        if not self._streams:
+            return await respond(send, 200, self._head or JSON, answer.text)
+        if not begun:
+            await _start(send, 200, self._head or [])
+        event = self._last.get(answer.text)
+        if event is None:
+            event = b"event: message\ndata: " + answer.text.strip().replace(b"\n", b"\ndata: ") + b"\n\n"
+        await send({"type": "http.response.body", "body": event})
 
     async def _send(self, message: Message) -> Response:
         self._executions += 1
         is_first = self._executions == 1
-        headers = {"accept-encoding": "identity"}
-        if "mcp-name" in self._request.headers:
-            headers["mcp-name"] = message["params"]["name"]
+        own = {b"accept-encoding": b"identity"}
+        if message["params"] != self._message["params"]:  # what repeats them in headers must say the same
+            own |= {b"mcp-name": message["params"]["name"].encode("latin-1", "replace")}
+        head = [pair for pair in passed_on(self._request.scope["headers"]) if not _is_repeated(pair[0], own)]
+        head += [pair for pair in own.items() if pair[0] != b"mcp-name" or b"mcp-name" in self._names()]
         body = self._body if message is self._message else as_line(message)
-        upstream = await self._proxy.send(self._request, body, **headers)
+        upstream = await self._proxy.send(self._request, body, head)
         try:
-            if not upstream.headers.get("content-type", "").startswith("text/event-stream"):
+            if is_first:
+                self._streams = is_stream(upstream)
+                self._head = passed_on(upstream.headers.raw, decoded=True)
+            if not is_stream(upstream):
                 await upstream.aread()
                 found = parsed(upstream.content)
                 if upstream.status_code != 200 or not _is_response(found, message):
                     raise _OtherResponse(upstream)
                 return Response(upstream.content, found)
-            if is_first:
-                self._headers = _passed_on(upstream.headers)
             async for event in events_of(upstream.aiter_bytes()):
                 data = data_of(event)
                 found = parsed(data)
                 if _is_response(found, message):
+                    self._last[data] = event
                     return Response(data, found)
-                if is_first:
-                    self._events.put_nowait(event)
+                if is_first or (isinstance(found, dict) and "method" in found and "id" in found):
+                    self._events.put_nowait(event)  # of a repetition only what the server asks
             raise httpx.RemoteProtocolError("the stream ended without a response")
         finally:
             await upstream.aclose()
+
+    def _names(self) -> set[bytes]:
+        return {name.lower() for name, _ in self._request.scope["headers"]}
 
 
 class _OtherResponse(Exception):
@@ -233,22 +304,34 @@ def data_of(event: bytes) -> bytes:
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))
 
 
-def messages_in(response: httpx.Response) -> list[Message]:
-    """The messages in the body of a response that was read: one, or those of its events."""
-    texts = [response.content]
-    if response.headers.get("content-type", "").startswith("text/event-stream"):
-        texts = [data_of(event) for event in re.split(rb"(?<=\n\n)|(?<=\r\n\r\n)", response.content)]
+def messages_in(body: bytes, stream: bool) -> list[Message]:
+    """The messages in a body: one, or those of its events."""
+    texts = [data_of(event) for event in re.split(rb"(?<=\n\n)|(?<=\r\n\r\n)", body)] if stream else [body]
     return [found for found in map(parsed, texts) if isinstance(found, dict) and "id" in found]
+
+
+def is_stream(response: httpx.Response) -> bool:
+    """Whether a response is a stream of events."""
+    return bool(response.headers.get("content-type", "").startswith("text/event-stream"))
 
 
 def _is_response(found: Any, request: Message) -> bool:
     return isinstance(found, dict) and "method" not in found and found.get("id") == request["id"]
 
 
-def _passed_on(headers: Mapping[str, str], decoded: bool = False) -> dict[str, str]:
+def _is_repeated(name: bytes, own: Mapping[bytes, bytes]) -> bool:
+    """Whether a header of the client is replaced: one of `own`, and parameters where the call is another one."""
+    return name.lower() in own or (b"mcp-name" in own and name.lower().startswith(b"mcp-param-"))
+
+
+def passed_on(headers: Sequence[tuple[bytes, bytes]], decoded: bool = False) -> Headers:
     """Headers without those of one connection. decoded: the body is passed on decoded."""
-    own = HOP_BY_HOP | {"host", "content-length"} | ({"content-encoding"} if decoded else set())
-    return {name: value for name, value in headers.items() if name.lower() not in own}
+    without = MADE_ANEW | ({b"content-encoding"} if decoded else set())
+    return [(name, value) for name, value in headers if name.lower() not in without]
+
+
+PLAIN: Headers = [(b"content-type", b"text/plain; charset=utf-8")]
+JSON: Headers = [(b"content-type", b"application/json")]
 
 
 async def _left(receive: Receive) -> None:
@@ -257,9 +340,18 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-async def _start(send: Send, status: int, headers: Mapping[str, str]) -> None:
-    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": status, "headers": raw})
+async def _start(send: Send, status: int, headers: Headers) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _end(send: Send) -> None:
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def respond(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Sends a whole response."""
+    await _start(send, status, [*headers, (b"content-length", b"%d" % len(body))])
+    await send({"type": "http.response.body", "body": body})
 
 
 def serve(url: str, faults: Faults, failures: Failures, port: int, note: Callable[[str], None]) -> None:

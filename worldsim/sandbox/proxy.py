@@ -9,6 +9,8 @@ import json
 import queue
 import signal
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
@@ -26,6 +28,10 @@ from worldsim.sandbox.tool_calls import (
 
 LONGEST_LINE = 2**30  # bytes of a message
 SHUTDOWN_S = 2.0  # a server has this long to end by itself, and again after it was asked to
+SLOWEST_READER_S = 30.0  # a client that has read nothing for so long gets no more
+TURNS = 5  # of the event loop, in which a call that nothing holds up has been sent
+PART = 2**16  # bytes of a line that are written at once
+MOST_CANCELLED = 1000  # requests whose responses are still dropped
 
 
 class StdioProxy:
@@ -57,6 +63,8 @@ class StdioProxy:
         self._tools = ListedTools(plan, note)
         self._waiting: dict[str, asyncio.Future[Response]] = {}  # requests at the server, by the JSON of their id
         self._answering: dict[str, asyncio.Task[None]] = {}  # requests of the client, by the same
+        self._at_server: dict[str, Any] = {}  # the id under which the server has a request of the client
+        self._cancelled: OrderedDict[str, None] = OrderedDict()  # ids at the server to which no response is wanted
 
     async def run(self) -> int:
         """Passes messages on until the client or the server is gone. Returns the exit code of the server."""
@@ -76,7 +84,7 @@ class StdioProxy:
         stopped = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # on Windows, in other threads
-                asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+                asyncio.get_running_loop().add_signal_handler(number, self._stop, stopped)
         client, server = asyncio.ensure_future(self._read_client()), asyncio.ensure_future(self._read_server())
         ends: list[asyncio.Future[Any]] = [client, server, asyncio.ensure_future(stopped.wait())]
         try:
@@ -87,7 +95,9 @@ class StdioProxy:
                 await self._finish_answers()
             code = await self._shut_down()
             await asyncio.wait([server], timeout=SHUTDOWN_S)  # what the server has said in the end
-            await asyncio.to_thread(self._writer.close, SHUTDOWN_S)
+            if not await asyncio.to_thread(self._writer.close):
+                self._note(f"the client has read nothing for {SLOWEST_READER_S:.0f} s, and got no more")
+                return code or 1
             return code
         finally:
             for task in [*ends, *self._answering.values()]:
@@ -103,18 +113,23 @@ class StdioProxy:
         while line := await lines.get():
             message = parsed(line)
             if self._calls.is_targeted(message):
-                key = _key(message["id"])
+                key = key_of(message["id"])
                 self._answering[key] = asyncio.ensure_future(self._answer(key, message, line))
-                await asyncio.sleep(0)  # a call that nothing holds up keeps its place before the next line
+                for _ in range(TURNS):  # a call that nothing holds up keeps its place before the next line
+                    if key in self._at_server or key not in self._answering:
+                        break
+                    await asyncio.sleep(0)
                 continue
             if isinstance(message, dict):
-                if message.get("method") == "notifications/cancelled" and self._cancel(message):
+                if message.get("method") == "notifications/cancelled":
+                    await self._cancel(message, line)
                     continue
                 self._tools.see_request(message)
             await self._send_line(line)
 
     async def _answer(self, key: str, request: Message, line: bytes) -> None:
         async def send(message: Message) -> Response:
+            self._at_server[key] = message["id"]
             return await self._send(message, line if message is request else as_line(message))
 
         try:
@@ -128,11 +143,12 @@ class StdioProxy:
         finally:
             if self._answering.get(key) is asyncio.current_task():
                 del self._answering[key]
+                self._at_server.pop(key, None)
         self._writer.write(text)
 
     async def _send(self, request: Message, line: bytes) -> Response:
         """Sends a request to the server, as this line, and waits for its response."""
-        key = _key(request["id"])
+        key = key_of(request["id"])
         response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self._waiting[key] = response
         await self._send_line(line)
@@ -143,21 +159,39 @@ class StdioProxy:
             self._to_server.write(line)
             await self._to_server.drain()
 
-    def _cancel(self, notification: Message) -> bool:
-        """Stops what answers the request that a client cancels. Whether the server never heard of that request."""
+    async def _cancel(self, notification: Message, line: bytes) -> None:
+        """Stops what answers the request that a client cancels; the server is told if it has heard of that request."""
         params = notification.get("params")
-        key = _key(params.get("requestId")) if isinstance(params, dict) else ""
+        key = key_of(params.get("requestId")) if isinstance(params, dict) else ""
         task = self._answering.pop(key, None)
         if task is None:
-            return False
-        task.cancel()  # nobody waits for its response any more, which is dropped when it comes
-        return key not in self._waiting
+            return await self._send_line(line)
+        task.cancel()
+        if key not in self._at_server:
+            return
+        there = self._at_server.pop(key)
+        if self._waiting.pop(key_of(there), None) is not None:
+            self._cancelled[key_of(there)] = None
+            if len(self._cancelled) > MOST_CANCELLED:
+                self._cancelled.popitem(last=False)
+        if there != params["requestId"]:  # type: ignore[index]
+            line = as_line({**notification, "params": {**params, "requestId": there}})  # type: ignore[dict-item]
+        await self._send_line(line)
+
+    def _stop(self, stopped: asyncio.Event) -> None:
+        """Ends everything at once: a signal has come."""
+        stopped.set()
+        for task in self._answering.values():
+            task.cancel()
+        self._writer.give_up()
+        with contextlib.suppress(ProcessLookupError):
+            self._server.terminate()
 
     # --- from the server ---
 
     async def _read_server(self) -> None:
         while line := await self._from_server.readline():
-            if not self._waiting and not self._tools.is_waiting:
+            if not self._waiting and not self._cancelled and not self._tools.is_waiting:
                 self._writer.write(line)
                 continue
             message = parsed(line)
@@ -165,8 +199,11 @@ class StdioProxy:
                 self._writer.write(line)
                 continue
             self._tools.see_response(message)
-            waiting = self._waiting.pop(_key(message["id"]), None)
-            if waiting is None:
+            key = key_of(message["id"])
+            waiting = self._waiting.pop(key, None)
+            if key in self._cancelled:
+                del self._cancelled[key]
+            elif waiting is None:
                 self._writer.write(line)
             elif not waiting.done():
                 waiting.set_result(Response(line, message))
@@ -215,12 +252,12 @@ class ListedTools:
 
     def see_request(self, message: Message) -> None:
         if message.get("method") == "tools/list" and "id" in message and self._plan.faults:
-            self._requests.add(_key(message["id"]))
+            self._requests.add(key_of(message["id"]))
 
     def see_response(self, message: Message) -> None:
-        if _key(message["id"]) not in self._requests:
+        if key_of(message["id"]) not in self._requests:
             return
-        self._requests.discard(_key(message["id"]))
+        self._requests.discard(key_of(message["id"]))
         result = message.get("result")
         if not isinstance(result, dict) or not isinstance(tools := result.get("tools"), list):
             return
@@ -246,7 +283,8 @@ def parsed(line: bytes) -> Any:
         return None
 
 
-def _key(identifier: Any) -> str:
+def key_of(identifier: Any) -> str:
+    """The id of a request as a key: 1 and "1" are two."""
     return json.dumps(identifier)
 
 
@@ -255,22 +293,37 @@ class LineWriter:
 
     def __init__(self, sink: BinaryIO) -> None:
         self._sink, self._lines = sink, queue.SimpleQueue[bytes | None]()
+        self._written = 0  # parts of lines
+        self._given_up = False
         self._thread = threading.Thread(target=self._write_all, daemon=True)
         self._thread.start()
 
     def write(self, line: bytes) -> None:
         self._lines.put(line)
 
-    def close(self, timeout_s: float) -> None:
-        """Waits, at most this long, until everything is written."""
+    def give_up(self) -> None:
+        """From now on `close` does not wait."""
+        self._given_up = True
+
+    def close(self) -> bool:
+        """Waits until everything is written, as long as the client reads. Returns whether it was."""
         self._lines.put(None)
-        self._thread.join(timeout_s)
+        before, since = self._written, time.monotonic()
+        while self._thread.is_alive() and not self._given_up:
+            self._thread.join(0.05)
+            if self._written != before:
+                before, since = self._written, time.monotonic()
+            elif time.monotonic() - since > SLOWEST_READER_S:
+                return False
+        return True
 
     def _write_all(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # the client is gone, which the end of its input tells, too
             while (line := self._lines.get()) is not None:
-                self._sink.write(line)
-                self._sink.flush()
+                for start in range(0, len(line), PART):
+                    self._sink.write(line[start : start + PART])
+                    self._sink.flush()
+                    self._written += 1
 
 
 def _lines_of(source: BinaryIO) -> "asyncio.Queue[bytes]":

@@ -48,7 +48,7 @@ class ReplayReply(Effect):
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies = yield from forward(batch.calls)
-        answered = batch.answered(replies)
+        answered = batch.answered(replies).changeable(replies)
         if not len(answered):
             return replies
         history, buffers = answers_to_same_request(answered, self.oldest + 1)
@@ -89,7 +89,7 @@ class ReplayOtherReply(Effect):
 
     def run(self, batch: AffectedCalls, forward: ForwardCalls) -> EffectGenerator:
         replies = yield from forward(batch.calls)
-        batch = batch.answered(replies)
+        batch = batch.answered(replies).changeable(replies)
         if not len(batch):
             return replies
         history, calls = self._answers(batch)
@@ -117,7 +117,7 @@ def last_answers(batch: AffectedCalls) -> tuple[PayloadHistory, Rows]:
 
 def remember_last(batch: AffectedCalls, replies: Replies) -> None:
     """Remember these answers as the last ones of their tools."""
-    answered = batch.answered(replies)
+    answered = batch.answered(replies).changeable(replies)
     if len(answered):
         history, buffers = last_answers(answered)
         history.add(buffers, answered.rows, replies, answered.scope.leaves or ())
