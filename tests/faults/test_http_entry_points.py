@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.faults.http_entry_points import AsyncHttp, Http
@@ -50,6 +50,7 @@ VALUES = st.recursive(
 
 
 @settings(max_examples=100, deadline=None)
+@example(kind="malformed_output", payloads=[10], seed=0)
 @given(kind=st.sampled_from(ALL), payloads=st.lists(VALUES, min_size=1, max_size=3), seed=st.integers(0, 1000))
 def test_on_any_json(kind: str, payloads: list[Any], seed: int) -> None:
     service = MockService(None, lambda number: payloads[number % len(payloads)], seed)

@@ -132,9 +132,9 @@ class HTTPProxy:
         finally:
             await upstream.aclose()
         if is_list and "content-encoding" not in upstream.headers:
-            self._tools.see_request(message)
+            self._tools.on_request(message)
             for found in messages_in(bytes(listed), is_stream(upstream)):
-                self._tools.see_response(found)
+                self._tools.on_response(found)
 
     async def send(self, request: Request, body: bytes, headers: Headers) -> httpx.Response:
         """The server's response to a request, whose body is not read yet. It always goes to the server of `url`."""

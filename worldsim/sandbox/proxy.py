@@ -44,7 +44,7 @@ class StdioProxy:
         command: of the server, with its arguments.
         calls: carries the calls of tools.
         source, sink: the client's lines, and where it gets its own.
-        note: is told, in a line, what a user should know.
+        note: called with a line that a user should see.
 
     Raises ConfigError where the command cannot be started.
     """
@@ -124,7 +124,7 @@ class StdioProxy:
                 if message.get("method") == "notifications/cancelled":
                     await self._cancel(message, line)
                     continue
-                self._tools.see_request(message)
+                self._tools.on_request(message)
             await self._send_line(line)
 
     async def _answer(self, key: str, request: Message, line: bytes) -> None:
@@ -160,7 +160,7 @@ class StdioProxy:
             await self._to_server.drain()
 
     async def _cancel(self, notification: Message, line: bytes) -> None:
-        """Stops what answers the request that a client cancels; the server is told if it has heard of that request."""
+        """Stops what answers a cancelled request; passes the notification on if the server has that request."""
         params = notification.get("params")
         key = key_of(params.get("requestId")) if isinstance(params, dict) else ""
         task = self._answering.pop(key, None)
@@ -198,7 +198,7 @@ class StdioProxy:
             if not isinstance(message, dict) or "method" in message or "id" not in message:
                 self._writer.write(line)
                 continue
-            self._tools.see_response(message)
+            self._tools.on_response(message)
             key = key_of(message["id"])
             waiting = self._waiting.pop(key, None)
             if key in self._cancelled:
@@ -239,7 +239,7 @@ class StdioProxy:
 
 
 class ListedTools:
-    """Names of tools, as the server lists them to the client: globs of the plan that match none of them are told."""
+    """Names of tools, as the server lists them to the client: notes globs of the plan that match none of them."""
 
     def __init__(self, plan: Plan, note: Callable[[str], None]) -> None:
         self._plan, self._note = plan, note
@@ -250,11 +250,11 @@ class ListedTools:
     def is_waiting(self) -> bool:
         return bool(self._requests)
 
-    def see_request(self, message: Message) -> None:
+    def on_request(self, message: Message) -> None:
         if message.get("method") == "tools/list" and "id" in message and self._plan.faults:
             self._requests.add(key_of(message["id"]))
 
-    def see_response(self, message: Message) -> None:
+    def on_response(self, message: Message) -> None:
         if key_of(message["id"]) not in self._requests:
             return
         self._requests.discard(key_of(message["id"]))

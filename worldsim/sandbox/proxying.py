@@ -55,17 +55,17 @@ def run_proxy(config: ProxyConfig) -> int:
         if config.url is not None:
             from worldsim.sandbox.http_proxy import serve
 
-            serve(config.url, faults, config.failures, config.port, tell)
+            serve(config.url, faults, config.failures, config.port, print_note)
         else:
             calls = ToolCalls(faults, failures=config.failures)
             source = os.fdopen(os.dup(0), "rb")  # a thread may wait for it when Python ends
-            code = asyncio.run(StdioProxy(config.command, calls, plan, source, sys.stdout.buffer, tell).run())
+            code = asyncio.run(StdioProxy(config.command, calls, plan, source, sys.stdout.buffer, print_note).run())
     counts = Counter(record.fault for record in faults.records)
     done = ", ".join(f"{kind} {count} times" for kind, count in counts.most_common()) or "nothing"
-    tell(f"what the faults did: {done}")
+    print_note(f"what the faults did: {done}")
     return code
 
 
-def tell(line: str) -> None:
+def print_note(line: str) -> None:
     """Prints a line on standard error: standard output belongs to the protocol."""
     print(f"worldsim: {printable(line)}", file=sys.stderr, flush=True)

@@ -1,5 +1,7 @@
 """One HTTP exchange through faults: the request that goes upstream, its responses, and the one that the client gets."""
 
+import contextlib
+import json
 import math
 import re
 import threading
@@ -260,7 +262,7 @@ class HTTPExchange:
             error = "Server disconnected without sending a response."
             raise self.library.RemoteProtocolError(error, request=self._request)
         if raw is None:
-            return self._with_body(upstream, upstream.body[: len(upstream.body) // 2])
+            return self._with_body(upstream, _half(upstream.body))
         if raw.startswith("\xff\xfe"):
             text = raw.encode("latin-1").decode("utf-16", "replace")
             text = (upstream.text or text) if text == upstream.sent_text else text
@@ -302,6 +304,16 @@ class HTTPExchange:
         self._streamed = None
         event = "".join(f"data: {line}\n" for line in raw.splitlines()) + "\n"
         return self._with_body(upstream, event.encode(upstream.charset, "replace"))
+
+
+def _half(body: bytes) -> bytes:
+    """The first half of a body, or less where that would be JSON again, as the half of a number is."""
+    half = body[: len(body) // 2]
+    with contextlib.suppress(ValueError, RecursionError):
+        while True:
+            json.loads(half)
+            half = half[:-1]
+    return half
 
 
 def _are_truncated(records: Sequence[FaultRecord]) -> bool:
