@@ -31,6 +31,9 @@ ERRORS: Final[Mapping[str, str]] = {
 class Unchangeable:
     """Base class of payloads that faults may delay, lose and repeat, but not change: what a tool has raised."""
 
+    def __deepcopy__(self, memo: Any) -> "Unchangeable":
+        return self
+
 
 class Call(NamedTuple):
     """What goes in.

@@ -112,9 +112,6 @@ class _ToolException(Unchangeable):
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def __deepcopy__(self, memo: Any) -> "_ToolException":
-        return self
-
 
 class Session:
     """The calls of one conversation: its own counters, clock and records. Made by `Faults.session`.

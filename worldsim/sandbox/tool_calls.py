@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
 from typing import Any, Literal, NamedTuple
 
-from worldsim.faults.calls import LOST, Call, Reply
+from worldsim.faults.calls import LOST, Call, Reply, Unchangeable
 from worldsim.faults.parameters import matches
 from worldsim.faults.payload_views import is_mcp_result
 from worldsim.faults.tools import DEFAULT, Faults, ToolError
@@ -85,14 +85,16 @@ class ToolCalls:
             response = await send(self._request(request, call, first=next(sent) == 0))
             responses.append(response)
             result = response.message.get("result")
-            if not isinstance(result, Mapping) or not is_mcp_result(result) or result.get("isError"):
-                raise _UnchangedResponse(response)
-            return result
+            if not isinstance(result, Mapping) or result.get("isError"):
+                raise _ServerError(response)
+            return result if is_mcp_result(result) else _Unfinished(response)
 
         try:
             reply = await self.session.acall(name, arguments, forward)
-        except _UnchangedResponse as unchanged:
-            return Answer(self._for_request(unchanged.response, request))
+        except _ServerError as error:
+            return Answer(self._for_request(error.response, request))
+        if isinstance(reply.payload, _Unfinished):
+            return Answer(self._for_request(reply.payload.response, request))
         if reply.payload is LOST:
             return Answer(self._failed(request, reply), reply)
         if not (isinstance(reply.payload, Mapping) and is_mcp_result(reply.payload)):  # of another tool, or of none yet
@@ -135,11 +137,19 @@ class ToolCalls:
         return error_text(request["id"], code or INTERNAL_ERROR, problem, **data)
 
 
-class _UnchangedResponse(Exception):
-    """A response that faults may delay or lose, but not change."""
+class _ServerError(Exception):
+    """An error that the server reports, of the tool or of the protocol."""
 
     def __init__(self, response: Response) -> None:
-        super().__init__(response.message.get("error", {}).get("message", "no content"))
+        error = response.message.get("error")
+        super().__init__(error.get("message") if isinstance(error, dict) else "the tool reports an error")
+        self.response = response
+
+
+class _Unfinished(Unchangeable):
+    """A result that is not a tool's content yet: a task, a question to the user."""
+
+    def __init__(self, response: Response) -> None:
         self.response = response
 
 
